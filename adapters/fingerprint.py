@@ -1,0 +1,45 @@
+"""The fingerprint: what the training stack says an adapter does, so that a server can prove it does the same."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from adapters.manifest import Record
+
+FINGERPRINT_FILE = "fingerprint.json"
+
+
+class GoldenPrompt(Record):
+    """One conversation with its teacher-forced log-probabilities."""
+
+    messages: tuple[dict[str, str], ...] = Field(description="System and user turns, without the answer.")
+    prompt_token_ids: tuple[int, ...] = Field(description="(P,) the messages in the chat template.")
+    answer_token_ids: tuple[int, ...] = Field(description="(A,) the reference answer, with its end token.")
+    adapter_logprobs: tuple[float, ...] = Field(description="(A,) nats, by transformers + peft.")
+    base_logprobs: tuple[float, ...] = Field(description="(A,) nats, the same base without the adapter.")
+
+
+class Fingerprint(Record):
+    """`fingerprint.json` of a version folder."""
+
+    schema_version: Literal[1] = 1
+    base_digest: str
+    chat_template_sha256: str
+    stop_token_ids: tuple[int, ...]
+    modules: tuple[str, ...] = Field(description="Full names of the base's layers that carry LoRA weights.")
+    prompts: tuple[GoldenPrompt, ...]
+
+    @property
+    def adapter_effect_nats(self) -> float:
+        """Mean |adapter − base| log-probability per answer token: how much the adapter changes."""
+        gaps = [
+            abs(a - b) for p in self.prompts for a, b in zip(p.adapter_logprobs, p.base_logprobs, strict=True)
+        ]
+        return sum(gaps) / max(len(gaps), 1)
+
+
+def read_fingerprint(folder: Path) -> Fingerprint | None:
+    """The fingerprint of a version folder, or None where the adapter was imported without one."""
+    path = folder / FINGERPRINT_FILE
+    return Fingerprint.model_validate_json(path.read_text()) if path.exists() else None

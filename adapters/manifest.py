@@ -1,0 +1,146 @@
+"""The manifests: what is known of a prepared base and of an adapter version. Frozen models, stored as JSON."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MANIFEST_FILE = "manifest.json"
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileEntry(Record):
+    path: str = Field(description="Relative to the version folder, with forward slashes.")
+    size_bytes: int
+    sha256: str
+
+
+class BaseRef(Record):
+    """The base that an adapter belongs to; `digest` alone decides whether two are the same."""
+
+    name: str
+    digest: str
+    quantization: Literal["nf4", "int8", "none"]
+
+
+class BaseManifest(Record):
+    """`manifest.json` of a prepared base folder; written last, so its presence marks the folder complete."""
+
+    schema_version: Literal[1] = 1
+    name: str
+    source: str = Field(description="What it was prepared from: package, hub id or folder name.")
+    licence: str | None = None
+    quantization: Literal["nf4", "int8", "none"]
+    storage: Literal["dequantized", "bitsandbytes", "plain"] = Field(
+        description="How the weights lie on disk: quantized once and dequantized to bf16, as bitsandbytes "
+        "tensors, or never quantized."
+    )
+    architecture: str
+    num_parameters: int
+    max_position_embeddings: int
+    weights_sha256: str
+    tokenizer_sha256: str
+    chat_template_sha256: str
+    digest: str = Field(description="SHA-256 over weights, tokenizer, chat template and quantization.")
+    files: tuple[FileEntry, ...]
+    libraries: dict[str, str]
+    created_at: str = Field(description="UTC, ISO 8601.")
+
+    @property
+    def ref(self) -> BaseRef:
+        return BaseRef(name=self.name, digest=self.digest, quantization=self.quantization)
+
+
+class LoraSpec(Record):
+    peft_type: Literal["LORA"] = "LORA"
+    lora_r: int
+    lora_alpha: float
+    use_rslora: bool = False
+    target_modules: tuple[str, ...] = Field(description="Short names (`q_proj`), sorted.")
+    num_modules: int = Field(description="Layers of the base that the adapter changes.")
+
+
+class DatasetRef(Record):
+    dataset_sha256: str
+    source: str
+    licence: str | None
+    num_train: int
+    num_validation: int
+    num_test: int
+
+
+class TrainingRecord(Record):
+    arguments: dict[str, Any]
+    metrics: dict[str, float]
+    duration_s: float
+    device: str
+    libraries: dict[str, str]
+
+
+class Score(Record):
+    """A share with its 95% Wilson interval, all 0 to 1."""
+
+    value: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+class Evaluation(Record):
+    """Base (zero-shot) and adapter on the same held-out split, by the training stack."""
+
+    metric: str
+    base: Score
+    adapter: Score
+    base_valid_format: Score
+    valid_format: Score
+
+
+class Forgetting(Record):
+    """Mean negative log-likelihood of general text, nats per token, without and with the adapter."""
+
+    text: str = Field(description="Which text was measured.")
+    num_tokens: int
+    base_nll: float
+    adapter_nll: float
+
+
+class QualityBaseline(Record):
+    """What answers of this version looked like at publish; drift is measured against it."""
+
+    n: int
+    mean_answer_tokens: float
+    mean_token_logprob: float
+    mean_prompt_tokens: float
+
+
+class ManifestDraft(Record):
+    """All that the maker of an adapter knows; the store adds version, digest and files."""
+
+    name: str
+    base: BaseRef
+    lora: LoraSpec
+    origin: Literal["trained", "imported"] = "trained"
+    description: str = ""
+    answer_schema: dict[str, Any] | None = Field(None, description="JSON schema of a valid answer.")
+    dataset: DatasetRef | None = None
+    training: TrainingRecord | None = None
+    evaluation: Evaluation | None = None
+    forgetting: Forgetting | None = None
+    quality_baseline: QualityBaseline | None = None
+
+
+class Manifest(ManifestDraft):
+    """`manifest.json` of a version folder; written last."""
+
+    schema_version: Literal[1] = 1
+    version: int = Field(ge=1)
+    digest: str = Field(description="SHA-256 over the sorted `path sha256` lines of `files`.")
+    files: tuple[FileEntry, ...]
+    created_at: str = Field(description="UTC, ISO 8601.")
+
+    @property
+    def lora_name(self) -> str:
+        return f"{self.name}@{self.version}"

@@ -1,0 +1,1 @@
+"""Typed configuration: frozen pydantic models, and the YAML files that fill them."""

@@ -1,0 +1,32 @@
+"""Where Lorikeet keeps its state: one root folder with a fixed layout."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Home:
+    """The state folder (`var/` by default, `LORIKEET_HOME` on the command line)."""
+
+    root: Path
+
+    @property
+    def bases(self) -> Path:
+        return self.root / "bases"
+
+    @property
+    def datasets(self) -> Path:
+        return self.root / "datasets"
+
+    @property
+    def runs(self) -> Path:
+        """Checkpoints and logs of training runs, one folder a domain."""
+        return self.root / "runs"
+
+    @property
+    def adapters(self) -> Path:
+        return self.root / "adapters"
+
+    @property
+    def demo(self) -> Path:
+        return self.root / "demo"

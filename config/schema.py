@@ -1,0 +1,133 @@
+"""The configuration models, one per command. Frozen; an unknown key is an error."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+Quantization = Literal["nf4", "int8", "none"]
+
+
+class Config(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class DataConfig(Config):
+    """Where a domain's examples come from, and how they are split."""
+
+    source: Literal["icd10cm", "iso18245", "licensedcode", "jsonl"]
+    path: Path | None = Field(None, description="JSONL file of `{input, output}` rows (source: jsonl).")
+    licence: str | None = Field(None, description="Licence of the data (packaged sources know theirs).")
+    num_train: int = Field(2000, ge=1, description="Most training examples.")
+    num_validation: int = Field(64, ge=1, description="Examples for early stopping.")
+    num_test: int = Field(240, ge=1, description="Held-out examples; never trained on.")
+    out_of_scope_share: float = Field(0.06, ge=0, lt=1, description="Share of inputs that must be refused.")
+    max_input_chars: int = Field(400, ge=1, description="Longer inputs are cut.")
+    near_duplicate_jaccard: float = Field(
+        0.8, gt=0, le=1, description="MinHash similarity from which a training example is dropped."
+    )
+    seed: int = 13
+
+    @model_validator(mode="after")
+    def _jsonl_needs_a_path(self) -> "DataConfig":
+        if (self.source == "jsonl") != (self.path is not None):
+            raise ValueError(f"`path` goes with `source: jsonl`; got source {self.source!r}, path {self.path}")
+        return self
+
+
+class ChatConfig(Config):
+    """How an example becomes a conversation."""
+
+    system: str = Field(description="System prompt, the same in training, evaluation and use.")
+    user: str = Field("{input}", description="User turn; `{input}` is replaced.")
+
+    @model_validator(mode="after")
+    def _user_has_the_input(self) -> "ChatConfig":
+        if "{input}" not in self.user:
+            raise ValueError(f"`user` must contain {{input}}; got {self.user!r}")
+        return self
+
+
+class AnswerConfig(Config):
+    """What a valid answer looks like."""
+
+    json_schema: dict[str, Any] | None = Field(None, description="JSON schema of a valid answer.")
+    refusal: str | None = Field(None, description="The agreed answer to an out-of-scope input.")
+
+
+class RecipeConfig(Config):
+    """LoRA and optimiser settings, in PEFT's and TRL's words."""
+
+    lora_r: int = Field(16, ge=1)
+    lora_alpha: int = Field(32, ge=1)
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: str | tuple[str, ...] = "all-linear"
+    use_rslora: bool = False
+    use_dora: bool = False
+    bias: str = "none"
+    modules_to_save: tuple[str, ...] | None = None
+    init_lora_weights: bool | str = True
+    learning_rate: float = Field(1e-3, gt=0)
+    lr_scheduler_type: str = "cosine"
+    warmup_steps: float = Field(0.05, ge=0, description="Steps, or a share of them when below 1.")
+    weight_decay: float = Field(0.0, ge=0)
+    max_grad_norm: float = Field(1.0, gt=0)
+    max_steps: int = Field(80, ge=1)
+    per_device_train_batch_size: int = Field(16, ge=1)
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    max_length: int = Field(256, ge=16, description="Tokens per example; longer ones are cut.")
+    eval_steps: int = Field(20, ge=1)
+    early_stopping_patience: int = Field(2, ge=1, description="Evaluations without a better held-out loss.")
+    seed: int = 13
+
+
+class EvaluationConfig(Config):
+    metric: Literal["exact_match"] = "exact_match"
+    max_new_tokens: int = Field(32, ge=1)
+    stop: tuple[str, ...] = Field((), description="Strings that end an answer; they stay in it.")
+    num_few_shot: int = Field(5, ge=0, description="Examples in the prompt of the few-shot baseline.")
+
+
+class GatesConfig(Config):
+    """What a version must reach before `stable` moves to it by itself."""
+
+    min_gain: float = Field(0.0, description="Adapter's score minus the base's on the held-out split.")
+    min_valid_format: float = Field(0.0, ge=0, le=1)
+
+
+class DomainConfig(Config):
+    """`config/domains/<domain>.yaml`: everything that makes one adapter."""
+
+    name: AdapterName
+    description: str
+    base: str = Field("smollm2-135m-nf4", description="Prepared base, a folder of `var/bases`.")
+    data: DataConfig
+    chat: ChatConfig
+    answer: AnswerConfig = AnswerConfig()
+    recipe: RecipeConfig = RecipeConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    gates: GatesConfig = GatesConfig()
+
+
+class ServeConfig(Config):
+    """`config/serve.yaml`: one server."""
+
+    base: str = Field(description="Prepared base, a folder of `var/bases`.")
+    served_model_name: str = Field("base", description="The base model's name for clients.")
+    host: str = Field("127.0.0.1", description="Loopback by default: there are no API keys yet.")
+    port: int = Field(8000, ge=0, le=65535)
+    max_loras: int = Field(4, ge=1, description="Adapters in one batch (vLLM `max_loras`).")
+    max_cpu_loras: int | None = Field(None, ge=1, description="Adapters kept in host memory.")
+    max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
+    max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
+    max_num_seqs: int = Field(32, ge=1, description="Requests in one batch.")
+    max_num_batched_tokens: int = Field(2048, ge=16, description="Tokens in one engine step.")
+    kv_cache_bytes: int = Field(1 << 30, ge=1 << 24, description="KV cache on a CPU, bytes.")
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    parity_tolerance_nats: float = Field(
+        0.15, gt=0, description="Most mean |log-probability difference| to the training stack, per token."
+    )
+    ready_timeout_s: float = Field(600.0, gt=0)
+    drain_timeout_s: float = Field(30.0, ge=0, description="Time in-flight requests get at shutdown, seconds.")
+    log_level: Literal["debug", "info", "warning"] = "info"
