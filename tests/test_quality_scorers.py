@@ -1,0 +1,66 @@
+import jsonschema
+import pytest
+
+from quality.scorers import is_exact_match, is_valid_format
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"chapter": {"type": "string"}},
+    "required": ["chapter"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('{"a": 1, "b": [true]}', '{"b":[true],"a":1.0}'),
+        ("  plain words\n", "plain words"),
+        ('"text"', ' "text" '),
+        ("null", "null"),
+    ],
+)
+def test_same_value_is_a_match(answer, expected):
+    assert is_exact_match(answer, expected)
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        ('{"a": 1}', '{"a": true}'),
+        ('{"a": 1}', '{"a": 1, "b": 2}'),
+        ("[1, 2]", "[2, 1]"),
+        ("[1]", "[1, 1]"),
+        ("0", "false"),
+        ('{"a": 1} and more', '{"a": 1}'),
+        ("Plain words", "plain words"),
+    ],
+)
+def test_another_value_is_no_match(answer, expected):
+    assert not is_exact_match(answer, expected)
+
+
+def test_text_that_python_alone_takes_for_json_is_compared_as_text():
+    assert is_exact_match("NaN", "NaN")
+    assert not is_exact_match("NaN ?", "NaN")
+
+
+def test_absurdly_nested_answers_are_text():
+    assert not is_exact_match("[" * 100_000, "{}")
+    assert not is_valid_format("[" * 100_000, {})
+
+
+def test_an_answer_that_the_schema_accepts_is_valid():
+    assert is_valid_format('{"chapter": "Neoplasms"}', SCHEMA)
+
+
+@pytest.mark.parametrize(
+    "answer", ["", "Neoplasms", '{"chapter": 2}', '{"chapter": "Neoplasms"} indeed', '{"chapter": "N', "NaN"]
+)
+def test_other_answers_are_invalid(answer):
+    assert not is_valid_format(answer, SCHEMA)
+
+
+def test_a_broken_schema_is_the_callers_error_not_an_invalid_answer():
+    with pytest.raises(jsonschema.SchemaError):
+        is_valid_format("{}", {"type": "chapter"})
