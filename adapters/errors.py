@@ -7,6 +7,8 @@ AdapterError
 │   ├── UnsupportedAdapterError                  422  valid for PEFT, but vLLM cannot serve it
 │   └── IntegrityError                           422  a file differs from its manifest
 ├── BaseModelMismatchError   (ValueError)        409  made for another base, template or quantization
+├── BaseNotFoundError        (LookupError)       404  no such prepared base
+├── InvalidBaseError         (ValueError)        422  a base folder that is unfinished or changed
 └── AdapterInUseError        (RuntimeError)      409  an alias points to what should be removed
 """
 
@@ -37,6 +39,14 @@ class IntegrityError(InvalidAdapterError):
 
 class BaseModelMismatchError(AdapterError, ValueError):
     """An adapter for another base model, chat template or quantization."""
+
+
+class BaseNotFoundError(AdapterError, LookupError):
+    """No such prepared base."""
+
+
+class InvalidBaseError(AdapterError, ValueError):
+    """A base folder that is unfinished, or that differs from its manifest."""
 
 
 class AdapterInUseError(AdapterError, RuntimeError):

