@@ -1,4 +1,4 @@
-"""The fingerprint: what the training stack says an adapter does, so that a server can prove it does the same."""
+"""The fingerprint: what the training stack says an adapter does, so a server can prove it does the same."""
 
 from pathlib import Path
 from typing import Literal

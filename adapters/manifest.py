@@ -1,4 +1,4 @@
-"""The manifests: what is known of a prepared base and of an adapter version. Frozen models, stored as JSON."""
+"""The manifests: what is known of a prepared base and of an adapter version. Frozen, stored as JSON."""
 
 from typing import Any, Literal
 

@@ -31,6 +31,10 @@ class Target:
         return f"{self.name}@{self.version}"
 
 
+def is_adapter_name(text: str) -> bool:
+    return re.fullmatch(NAME_PATTERN, text) is not None
+
+
 def parse_reference(text: str) -> Reference:
     """Parse a model reference; a bare name means its `stable` alias.
 

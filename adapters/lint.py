@@ -1,0 +1,194 @@
+"""Lint of a PEFT folder, ours or not: can this base and this engine serve it, and if not, why not."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.base_modules import Shape, read_base_modules
+from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
+from adapters.lint_config import Finding, check_adapter_config, rank_of
+from adapters.peft_folder import (
+    CONFIG_FILE,
+    WEIGHTS_FILE,
+    LoraModule,
+    LoraTensors,
+    read_adapter_config,
+    read_lora_tensors,
+)
+from adapters.tensors import FLOAT_DTYPES, is_finite, is_zero
+
+_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
+# What a Trainer leaves beside an adapter: never loaded, never copied, so no reason to refuse.
+_TRAINER_FILES = {"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"}
+_MAX_EXAMPLES = 3
+
+
+def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -> list[Finding]:
+    """What speaks against serving a PEFT folder; it can be served when no finding has the level "error".
+
+    Args:
+        base_folder: A Hugging Face model folder to compare with, or None to look at the adapter alone.
+        max_lora_rank: The server's setting of that name.
+
+    Raises:
+        InvalidBaseError: `base_folder` holds no weights.
+    """
+    findings = list(_check_files(folder))
+    try:
+        config, tensors = read_adapter_config(folder), read_lora_tensors(folder)
+    except InvalidAdapterError as error:
+        return [*findings, Finding("error", "unreadable", str(error))]
+    findings += _check_required(config)
+    config_findings = check_adapter_config(config, max_lora_rank=max_lora_rank)
+    findings += config_findings
+    findings += _check_tensors(tensors)
+    if all(finding.level != "error" or finding.is_unsupported for finding in config_findings):
+        findings += _check_shapes(tensors.modules, config)
+    findings += _check_values(folder / WEIGHTS_FILE, tensors.modules)
+    if base_folder is not None:
+        findings += _check_base(tensors.modules, read_base_modules(base_folder), base_folder.name, config)
+    return findings
+
+
+def raise_errors(findings: Sequence[Finding], subject: str) -> None:
+    """Do nothing without findings of level "error".
+
+    Raises:
+        UnsupportedAdapterError: All that speaks against it is that vLLM cannot serve it.
+        InvalidAdapterError: Something is broken.
+    """
+    errors = [finding for finding in findings if finding.level == "error"]
+    if not errors:
+        return
+    is_unsupported = all(finding.is_unsupported for finding in errors)
+    error_class = UnsupportedAdapterError if is_unsupported else InvalidAdapterError
+    raise error_class(f"{subject} cannot be served: " + " ".join(map(str, errors)))
+
+
+def _check_files(folder: Path) -> Iterator[Finding]:
+    paths = sorted(folder.iterdir()) if folder.is_dir() else []
+    for path in paths:
+        if path.is_symlink():
+            yield Finding(
+                "error",
+                "symlink",
+                f"{path.name!r} is a symbolic link.",
+                "Replace it with a copy of the file.",
+            )
+        elif path.name in _TRAINER_FILES:
+            yield Finding(
+                "warning", "trainer-file", f"{path.name!r} belongs to a trainer and is never copied."
+            )
+        elif path.suffix in _PICKLE_SUFFIXES:
+            yield Finding(
+                "error",
+                "pickle",
+                f"{path.name!r} is a pickle, which can run code when it is loaded.",
+                "Save the adapter with safe_serialization=True and delete that file.",
+            )
+    if any(path.name in ("tokenizer.json", "chat_template.jinja") for path in paths):
+        yield Finding(
+            "warning",
+            "tokenizer",
+            "The folder's own tokenizer and chat template are not used; the base's are.",
+        )
+
+
+def _check_required(config: dict[str, Any]) -> Iterator[Finding]:
+    missing = sorted({"r", "lora_alpha", "target_modules"} - config.keys())
+    if missing and config.get("peft_type", "LORA") == "LORA":
+        yield Finding(
+            "error", "config-keys", f"{CONFIG_FILE} lacks {missing!r}.", "Save the adapter with PEFT again."
+        )
+
+
+def _check_tensors(tensors: LoraTensors) -> Iterator[Finding]:
+    if tensors.foreign:
+        yield Finding(
+            "error",
+            "not-lora",
+            f"{len(tensors.foreign)} tensors are neither lora_A nor lora_B: {_examples(tensors.foreign)}.",
+            "vLLM serves LoRA weights only; train without whole modules, prompts or magnitudes.",
+            is_unsupported=True,
+        )
+    if tensors.halves:
+        yield _broken("half-pair", f"{len(tensors.halves)} modules lack lora_A or lora_B", tensors.halves)
+    if not tensors.modules and not tensors.foreign:
+        yield Finding("error", "empty", f"{WEIGHTS_FILE} holds no LoRA weights.", "Save the adapter again.")
+
+
+def _check_shapes(modules: Sequence[LoraModule], config: dict[str, Any]) -> Iterator[Finding]:
+    wrong = []
+    for module in modules:
+        rank = rank_of(module.name, config)
+        shapes = module.lora_a.shape, module.lora_b.shape
+        if any(len(shape) != 2 for shape in shapes) or shapes[0][0] != rank or shapes[1][1] != rank:
+            wrong.append(f"{module.name} (rank {rank}) has A {shapes[0]} and B {shapes[1]}")
+    if wrong:
+        yield _broken("rank-shape", f"{len(wrong)} modules do not have the rank of {CONFIG_FILE}", wrong)
+
+
+def _check_values(path: Path, modules: Sequence[LoraModule]) -> Iterator[Finding]:
+    headers = [header for module in modules for header in (module.lora_a, module.lora_b)]
+    if other := [f"{header.name} ({header.dtype})" for header in headers if header.dtype not in FLOAT_DTYPES]:
+        yield _broken("dtype", f"{len(other)} tensors are not F32, F16 or BF16", other)
+        return
+    if bad := [header.name for header in headers if not is_finite(path, header)]:
+        yield _broken("not-finite", f"{len(bad)} tensors hold NaN or infinity", bad)
+    if modules and all(is_zero(path, module.lora_b) for module in modules):
+        yield Finding(
+            "warning",
+            "no-op",
+            "Every lora_B is zero, so the adapter answers exactly as the base.",
+            "Train it for at least one step.",
+        )
+
+
+def _check_base(
+    modules: Sequence[LoraModule], base: dict[str, Shape | None], name: str, config: dict[str, Any]
+) -> Iterator[Finding]:
+    missing = [module.name for module in modules if _layer(module) not in base]
+    if modules and len(missing) == len(modules):
+        yield Finding(
+            "error",
+            "no-module-applies",
+            f"0/{len(modules)} modules apply to {name!r}, so it would answer as the base: "
+            f"the base has no {_examples(missing)}.",
+            "Give the base that the adapter was trained on.",
+        )
+        return
+    if missing:
+        yield _broken("module-missing", f"{len(missing)} modules do not exist in {name!r}", missing)
+    transposed = bool(config.get("fan_in_fan_out"))
+    if wrong := list(_wrong_shapes(modules, base, transposed)):
+        yield _broken("base-shape", f"{len(wrong)} modules do not fit the layers of {name!r}", wrong)
+    num_good = len(modules) - len(missing) - len(wrong)
+    yield Finding("info", "modules-apply", f"{num_good}/{len(modules)} modules apply to {name!r}.")
+
+
+def _wrong_shapes(
+    modules: Sequence[LoraModule], base: dict[str, Shape | None], transposed: bool
+) -> Iterator[str]:
+    for module in modules:
+        shape = base.get(_layer(module))
+        if shape is None or len(module.lora_a.shape) != 2 or len(module.lora_b.shape) != 2:
+            continue
+        # An embedding is looked up: its weight is (in_features, out_features), as in GPT-2's Conv1D.
+        wanted = shape[::-1] if module.is_embedding or transposed else shape
+        if module.shape != wanted:
+            yield f"{module.name} is for {module.shape}, the base has {wanted}"
+
+
+def _layer(module: LoraModule) -> str:
+    return module.name.removesuffix(".base_layer")  # PEFT wraps fused experts once more
+
+
+def _broken(code: str, problem: str, examples: Sequence[str]) -> Finding:
+    return Finding(
+        "error", code, f"{problem}: {_examples(examples)}.", "Save it again, or give its own base."
+    )
+
+
+def _examples(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _MAX_EXAMPLES} more" if len(names) > _MAX_EXAMPLES else ""
+    return ", ".join(names[:_MAX_EXAMPLES]) + more

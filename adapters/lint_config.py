@@ -1,0 +1,134 @@
+"""Lint of a LoRA configuration: what vLLM 0.32 would refuse, told before a training run or an upload."""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+MAX_LORA_RANK = 512  # the largest `max_lora_rank` that vLLM takes
+
+# Other inits of PEFT change the base model's weights, so the adapter alone is not what was trained.
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+
+_VARIANTS = {
+    "lora_bias": "a bias inside the LoRA layers",
+    "alora_invocation_tokens": "Activated LoRA",
+    "layer_replication": "replicated layers",
+    "use_bdlora": "block-diagonal LoRA",
+    "use_qalora": "QA-LoRA",
+    "arrow_config": "Arrow routing",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "trainable_token_indices": "trained token embeddings",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that lint has to say; `code` is stable, `fix` is the next step ("" where none is needed)."""
+
+    level: Literal["error", "warning", "info"]
+    code: str
+    message: str
+    fix: str = ""
+    is_unsupported: bool = False
+    """Whole and good for PEFT, but vLLM cannot serve it."""
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.fix}".strip()
+
+
+def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[Finding]:
+    """What vLLM would refuse in a LoRA configuration, planned or saved; empty when it is fine.
+
+    Args:
+        config: PEFT's words (`r`, `lora_alpha`, `bias`…); an absent key means PEFT's default.
+        max_lora_rank: The server's setting of that name.
+    """
+    peft_type = str(config.get("peft_type") or "LORA").rpartition(".")[
+        2
+    ]  # PeftType.LORA, where it is an enum
+    if peft_type != "LORA":
+        return [
+            _unsupported(
+                "peft-type",
+                f"peft_type is {peft_type!r}; vLLM serves 'LORA' only.",
+                "Train a LoRA, or convert the adapter with PEFT's convert_to_lora.",
+            )
+        ]
+    return [*_check_features(config), *_check_ranks(config, max_lora_rank)]
+
+
+def _check_features(config: dict[str, Any]) -> Iterator[Finding]:
+    if config.get("use_dora"):
+        yield _unsupported("use-dora", "use_dora is true; vLLM serves no DoRA.", "Set use_dora: false.")
+    if (bias := config.get("bias") or "none") != "none":
+        yield _unsupported("bias", f"bias is {bias!r}; vLLM wants 'none'.", "Set bias: none.")
+    if modules := config.get("modules_to_save"):
+        yield _unsupported(
+            "modules-to-save",
+            f"modules_to_save is {list(modules)!r}; vLLM loads no whole modules with an adapter.",
+            "Leave modules_to_save out and put these modules into target_modules.",
+        )
+    init = config.get("init_lora_weights", True)
+    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+        yield _unsupported(
+            "init-lora-weights",
+            f"init_lora_weights is {init!r}, which changes the base's weights; vLLM serves it unchanged.",
+            "Set init_lora_weights: true, or save the trained adapter with PEFT's "
+            "path_initial_model_for_weight_conversion.",
+        )
+    for key, meaning in _VARIANTS.items():
+        if config.get(key):
+            yield _unsupported(
+                key.replace("_", "-"), f"{key} is set; vLLM does not serve {meaning}.", f"Leave {key} out."
+            )
+
+
+def rank_of(module_name: str, config: dict[str, Any]) -> Any:
+    """Rank that a configuration gives a module: the first pattern that ends its name, else `r`."""
+    for pattern, rank in (config.get("rank_pattern") or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module_name):
+            return rank
+    return config.get("r", 8)
+
+
+def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding]:
+    pattern = config.get("rank_pattern") or {}
+    if not isinstance(pattern, dict) or not all(map(_is_regex, pattern)):
+        yield Finding(
+            "error", "rank-pattern", f"rank_pattern is no map of patterns: {pattern!r}.", "Leave it out."
+        )
+        return
+    ranks = {"r": config.get("r", 8)} | {f"rank_pattern[{key!r}]": rank for key, rank in pattern.items()}
+    for key, rank in ranks.items():
+        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+            yield Finding("error", "rank", f"{key} is {rank!r}; it must be a positive integer.", "Set r: 16.")
+        elif rank > max_lora_rank:
+            yield _unsupported(
+                "rank",
+                f"{key} is {rank}; the server takes at most max_lora_rank {max_lora_rank}.",
+                f"Train with r up to {max_lora_rank}"
+                + (f", or serve with a max_lora_rank of {rank} or more." if rank <= MAX_LORA_RANK else "."),
+            )
+    alpha = config.get("lora_alpha", 8)
+    if not isinstance(alpha, int | float) or isinstance(alpha, bool):
+        yield Finding(
+            "error", "lora-alpha", f"lora_alpha is {alpha!r}; it must be a number.", "Set lora_alpha: 32."
+        )
+    elif alpha == 0:
+        yield Finding(
+            "warning", "no-op", "lora_alpha is 0, so the adapter changes nothing.", "Set lora_alpha: 32."
+        )
+
+
+def _is_regex(pattern: str) -> bool:
+    try:
+        re.compile(pattern)
+    except re.error:
+        return False
+    return True
+
+
+def _unsupported(code: str, message: str, fix: str) -> Finding:
+    return Finding("error", code, message, fix, is_unsupported=True)

@@ -1,0 +1,125 @@
+"""A PEFT folder as others wrote it: its configuration and its LoRA pairs, read from the headers."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from adapters.errors import InvalidAdapterError
+from adapters.manifest import LoraSpec
+from adapters.tensors import TensorHeader, read_headers
+
+CONFIG_FILE = "adapter_config.json"
+WEIGHTS_FILE = "adapter_model.safetensors"
+
+_PREFIX = "base_model.model."
+# vLLM skips these copies of the base's own embeddings, which PEFT saves beside an adapted embedding.
+_BASE_COPIES = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
+
+
+@dataclass(frozen=True)
+class LoraModule:
+    """The LoRA pair of one layer of the base; `name` is that layer's full name.
+
+    A has the shape (rank, in_features) and B (out_features, rank).
+    """
+
+    name: str
+    lora_a: TensorHeader
+    lora_b: TensorHeader
+    is_embedding: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(out_features, in_features), the shape of the layer's change."""
+        return self.lora_b.shape[0], self.lora_a.shape[1]
+
+
+@dataclass(frozen=True)
+class LoraTensors:
+    """What a weights file holds: whole pairs, pairs that lack a half, and tensors that are no LoRA."""
+
+    modules: tuple[LoraModule, ...]
+    halves: tuple[str, ...]
+    foreign: tuple[str, ...]
+
+
+def read_adapter_config(folder: Path) -> dict[str, Any]:
+    """`adapter_config.json` of a PEFT folder.
+
+    Raises:
+        InvalidAdapterError: No such file, or no JSON object in it.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise InvalidAdapterError(
+            f"{folder.name!r} has no {CONFIG_FILE}. Give the folder that PEFT's save_pretrained wrote."
+        )
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} is no JSON: {error}.") from error
+    if not isinstance(config, dict):
+        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} holds no JSON object.")
+    return config
+
+
+def read_lora_tensors(folder: Path) -> LoraTensors:
+    """The LoRA pairs of a PEFT folder, by vLLM's rules for tensor names.
+
+    Raises:
+        InvalidAdapterError: No weights file, or a torn one.
+    """
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise InvalidAdapterError(
+            f"{folder.name!r} has no {WEIGHTS_FILE}. Save it with safe_serialization=True."
+        )
+    pairs: dict[str, dict[str, TensorHeader]] = {}
+    foreign = []
+    for name, header in sorted(read_headers(path).items()):
+        module, side = _parse_name(name)
+        if side:
+            pairs.setdefault(module, {})[side] = header
+        elif not name.endswith(_BASE_COPIES):
+            foreign.append(name)
+    modules = [_pair(module, sides) for module, sides in pairs.items() if len(sides) == 2]
+    halves = [module for module, sides in pairs.items() if len(sides) != 2]
+    return LoraTensors(tuple(modules), tuple(halves), tuple(foreign))
+
+
+def read_lora_spec(folder: Path) -> LoraSpec:
+    """What a manifest says of the LoRA in a PEFT folder.
+
+    Raises:
+        InvalidAdapterError: The folder's configuration or weights cannot be read.
+    """
+    config = read_adapter_config(folder)
+    modules = read_lora_tensors(folder).modules
+    try:
+        return LoraSpec(
+            lora_r=config.get("r", 8),
+            lora_alpha=config.get("lora_alpha", 8),
+            use_rslora=bool(config.get("use_rslora")),
+            target_modules=tuple(sorted({module.name.rpartition(".")[2] for module in modules})),
+            num_modules=len(modules),
+        )
+    except ValidationError as error:
+        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r}: {error.errors()[0]['msg']}.") from error
+
+
+def _parse_name(name: str) -> tuple[str, str]:
+    """Full name of the base's layer and "A" or "B"; ("", "") for a tensor that is no LoRA."""
+    parts = name.removeprefix(_PREFIX).split(".")
+    if parts[-1] == "weight" and len(parts) > 2 and parts[-2] in ("lora_A", "lora_B"):
+        return ".".join(parts[:-2]), parts[-2][-1]
+    if parts[-1] in ("lora_embedding_A", "lora_embedding_B") and len(parts) > 1:
+        return ".".join(parts[:-1]), parts[-1][-1]
+    return "", ""
+
+
+def _pair(module: str, sides: dict[str, TensorHeader]) -> LoraModule:
+    is_embedding = "lora_embedding_" in sides["A"].name
+    return LoraModule(module, sides["A"], sides["B"], is_embedding)

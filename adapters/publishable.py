@@ -1,0 +1,61 @@
+"""Everything that must be true of a PEFT folder and its draft before the store takes them."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from adapters.base import read_base
+from adapters.errors import BaseModelMismatchError, InvalidAdapterError
+from adapters.fingerprint import FINGERPRINT_FILE, read_fingerprint
+from adapters.lint import lint_folder, raise_errors
+from adapters.lint_config import MAX_LORA_RANK
+from adapters.manifest import ManifestDraft
+from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_lora_spec
+
+VERSION_FILES = (CONFIG_FILE, WEIGHTS_FILE, FINGERPRINT_FILE, "README.md")
+"""The files that are copied into a version; nothing else is."""
+
+
+def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | None) -> None:
+    """Do nothing when the folder may be published with this draft.
+
+    Raises:
+        InvalidAdapterError: The folder is broken, or contradicts the draft.
+        UnsupportedAdapterError: vLLM cannot serve it.
+        BaseModelMismatchError: Its fingerprint or `base_folder` belongs to another base.
+    """
+    if base_folder is not None:
+        _check_same_base(draft, read_base(base_folder).digest, f"the base {base_folder.name!r}")
+    findings = lint_folder(source, base_folder=base_folder, max_lora_rank=MAX_LORA_RANK)
+    raise_errors(findings, f"Adapter {draft.name!r}")
+    _check_spec(source, draft)
+    _check_fingerprint(source, draft)
+
+
+def _check_spec(source: Path, draft: ManifestDraft) -> None:
+    found = read_lora_spec(source)
+    if found != draft.lora:
+        raise InvalidAdapterError(
+            f"The draft of {draft.name!r} says {draft.lora!r}, but its folder holds {found!r}. "
+            "Take the draft's `lora` from read_lora_spec(folder)."
+        )
+
+
+def _check_fingerprint(source: Path, draft: ManifestDraft) -> None:
+    try:
+        fingerprint = read_fingerprint(source)
+    except ValidationError as error:
+        raise InvalidAdapterError(
+            f"{FINGERPRINT_FILE} of {draft.name!r} is broken: {error.errors()[0]['msg']}. Write it again."
+        ) from error
+    if fingerprint is not None:
+        _check_same_base(draft, fingerprint.base_digest, "its fingerprint")
+
+
+def _check_same_base(draft: ManifestDraft, digest: str, subject: str) -> None:
+    if digest != draft.base.digest:
+        raise BaseModelMismatchError(
+            f"Adapter {draft.name!r} was made for the base {draft.base.name!r} with digest "
+            f"{draft.base.digest[:12]}, but {subject} has {digest[:12]}. "
+            "Train it on this base, or give its own."
+        )

@@ -1,0 +1,97 @@
+"""Reading safetensors files by their headers: names, types and shapes first, bytes only where asked for."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adapters.errors import InvalidAdapterError
+
+_MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
+_CHUNK_ITEMS = 1 << 22
+
+# Bit masks of the exponent and of everything but the sign. All exponent bits set means NaN or infinity.
+_FLOATS: dict[str, tuple[type[np.unsignedinteger[Any]], int, int]] = {
+    "F16": (np.uint16, 0x7C00, 0x7FFF),
+    "BF16": (np.uint16, 0x7F80, 0x7FFF),
+    "F32": (np.uint32, 0x7F80_0000, 0x7FFF_FFFF),
+}
+FLOAT_DTYPES = frozenset(_FLOATS)
+
+
+@dataclass(frozen=True)
+class TensorHeader:
+    """One tensor of a safetensors file; `begin` and `end` are byte offsets in that file."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def read_headers(path: Path) -> dict[str, TensorHeader]:
+    """The tensors of a safetensors file by name, without reading their bytes.
+
+    Raises:
+        InvalidAdapterError: Not a safetensors file, or a torn one.
+    """
+    try:
+        return {header.name: header for header in _parse_headers(path)}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InvalidAdapterError(
+            f"{path.name!r} is no whole safetensors file ({error}). Save or copy it again."
+        ) from error
+
+
+def is_finite(path: Path, header: TensorHeader) -> bool:
+    """Whether a float tensor holds neither NaN nor infinity."""
+    unsigned, exponent, _ = _FLOATS[header.dtype]
+    return not any(
+        np.any((chunk & unsigned(exponent)) == exponent) for chunk in _chunks(path, header, unsigned)
+    )
+
+
+def is_zero(path: Path, header: TensorHeader) -> bool:
+    """Whether a float tensor is zero everywhere; stops reading at the first other value."""
+    unsigned, _, magnitude = _FLOATS[header.dtype]
+    return not any(np.any(chunk & unsigned(magnitude)) for chunk in _chunks(path, header, unsigned))
+
+
+def _parse_headers(path: Path) -> Iterator[TensorHeader]:
+    size_bytes = path.stat().st_size
+    with path.open("rb") as file:
+        header_bytes = int.from_bytes(file.read(8), "little")
+        if header_bytes > min(_MAX_HEADER_BYTES, size_bytes - 8):
+            raise ValueError(f"a header of {header_bytes} bytes in a file of {size_bytes}")
+        entries = json.loads(file.read(header_bytes))
+    start = 8 + header_bytes
+    for name, entry in entries.items():
+        if name != "__metadata__":
+            yield _parse_entry(name, entry, start, size_bytes)
+
+
+def _parse_entry(name: str, entry: dict[str, Any], start: int, size_bytes: int) -> TensorHeader:
+    begin, end = entry["data_offsets"]
+    header = TensorHeader(name, entry["dtype"], tuple(entry["shape"]), start + begin, start + end)
+    if not start <= header.begin <= header.end <= size_bytes:
+        raise ValueError(f"tensor {name!r} ends at byte {header.end} of {size_bytes}")
+    if header.dtype in _FLOATS:
+        wanted = math.prod(header.shape) * np.dtype(_FLOATS[header.dtype][0]).itemsize
+        if header.end - header.begin != wanted:
+            raise ValueError(f"tensor {name!r} has {header.end - header.begin} bytes, not {wanted}")
+    return header
+
+
+def _chunks(
+    path: Path, header: TensorHeader, unsigned: type[np.unsignedinteger[Any]]
+) -> Iterator[np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]]:
+    num_items = math.prod(header.shape)
+    with path.open("rb") as file:
+        file.seek(header.begin)
+        for first in range(0, num_items, _CHUNK_ITEMS):
+            yield np.fromfile(file, dtype=unsigned, count=min(_CHUNK_ITEMS, num_items - first))

@@ -1,0 +1,32 @@
+"""Fixtures that tests of several packages share."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from adapters.store import AdapterStore
+from tests.peft_folders import write_base_folder, write_peft_folder
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture
+def peft_folder(tmp_path: Path) -> Path:
+    """A tiny valid PEFT folder: rank 2, four modules."""
+    return write_peft_folder(tmp_path / "peft")
+
+
+@pytest.fixture
+def base_folder(tmp_path: Path) -> Path:
+    """A prepared base that `peft_folder` fits."""
+    return write_base_folder(tmp_path / "bases" / "tiny")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> AdapterStore:
+    """An empty adapter store whose clock stands still."""
+    return AdapterStore(tmp_path / "adapters", clock=lambda: datetime(2026, 11, 21, tzinfo=UTC))
