@@ -1,0 +1,128 @@
+import pytest
+from typer.testing import CliRunner
+
+from adapters.cli import app
+from adapters.reference import Target
+from adapters.store import AdapterStore
+from tests.peft_folders import MODULES, draft_for, write_base_folder, write_peft_folder
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A home with a prepared base and two versions of `medical`, the first one stable."""
+    home = tmp_path / "home"
+    write_base_folder(home / "bases" / "tiny")
+    source = write_peft_folder(tmp_path / "source")
+    store = AdapterStore(home / "adapters")
+    store.publish(source, draft_for(source, description="codes [of] diseases"))
+    store.publish(source, draft_for(source))
+    store.promote("medical", 1)
+    return home
+
+
+@pytest.fixture
+def lorikeet(home):
+    def run(*arguments):
+        return CliRunner().invoke(
+            app, [*arguments, "--home", str(home)], env={"COLUMNS": "200", "NO_COLOR": "1"}
+        )
+
+    return run
+
+
+def test_list_shows_versions_and_aliases(lorikeet):
+    lines = lorikeet("list").stdout.splitlines()
+    assert any("medical@1" in line and "stable" in line for line in lines)
+    assert any("medical@2" in line and "stable" not in line for line in lines)
+
+
+def test_list_of_an_empty_home_says_what_to_do(tmp_path):
+    result = CliRunner().invoke(app, ["list", "--home", str(tmp_path / "nothing")])
+    assert result.exit_code == 0
+    assert "lorikeet train" in result.stdout
+
+
+def test_show_has_the_manifest_and_the_history(lorikeet):
+    output = lorikeet("show", "medical").stdout
+    assert "codes [of] diseases" in output
+    assert "r 2, alpha 4, 4 modules: q_proj, v_proj" in output
+    assert "promoted" in output
+
+
+def test_verify_goes_through_all_versions_and_names_the_broken_one(lorikeet, home):
+    path = home / "adapters" / "medical" / "1" / "README.md"
+    path.unlink()
+    result = lorikeet("verify")
+    assert result.exit_code == 1
+    assert "medical@1 lacks its file 'README.md'" in result.stderr
+    assert "medical@2: 3 files as published" in result.stdout
+
+
+def test_promote_and_rollback_move_the_alias(lorikeet):
+    assert "medical@stable is now medical@2" in lorikeet("promote", "medical@2").stdout
+    assert "medical@stable is now medical@1" in lorikeet("rollback", "medical", "--reason", "slow").stdout
+
+
+def test_promote_moves_stable_to_where_canary_is(lorikeet):
+    lorikeet("promote", "medical@2", "--alias", "canary")
+    assert "medical@stable is now medical@2" in lorikeet("promote", "medical@canary").stdout
+
+
+def test_rm_removes_a_version_without_alias(lorikeet, home):
+    assert lorikeet("rm", "medical@2").exit_code == 0
+    assert AdapterStore(home / "adapters").versions("medical") == [1]
+
+
+def test_gc_keeps_what_is_asked(lorikeet):
+    assert "no version" in lorikeet("gc").stdout
+    assert "medical@2" in lorikeet("gc", "--keep-last", "0").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "legal"], "There is no 'legal'"),
+        (["show", "../x"], "is no model reference"),
+        (["rm", "medical@1"], "'medical@1' is stable"),
+        (["rollback", "medical"], "no earlier one"),
+        (["lint", ".", "--base", "other"], "There is no base 'other'"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_1(lorikeet, arguments, message):
+    result = lorikeet(*arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_lint_says_that_a_folder_can_be_served(lorikeet, peft_folder):
+    result = lorikeet("lint", str(peft_folder), "--base", "tiny")
+    assert result.exit_code == 0
+    assert "4/4 modules apply to 'tiny'" in result.stdout
+    assert "can be served" in result.stdout
+
+
+def test_lint_says_why_a_folder_cannot_be_served(lorikeet, tmp_path):
+    result = lorikeet("lint", str(write_peft_folder(tmp_path / "dora", use_dora=True)))
+    assert result.exit_code == 1
+    assert "use-dora" in result.stdout
+    assert "Set use_dora: false." in result.stdout
+
+
+def test_import_publishes_a_foreign_folder_bound_to_its_base(lorikeet, peft_folder, home):
+    result = lorikeet("import", str(peft_folder), "foreign", "--base", "tiny")
+    assert "published foreign@1" in result.stdout
+    manifest = AdapterStore(home / "adapters").manifest(Target("foreign", 1))
+    assert (manifest.origin, manifest.base.name, manifest.lora.num_modules) == (
+        "imported",
+        "tiny",
+        len(MODULES),
+    )
+
+
+def test_import_refuses_a_folder_for_another_base(lorikeet, tmp_path, home):
+    write_base_folder(home / "bases" / "gpt", modules=("transformer.h.0.attn.c_attn",))
+    result = lorikeet("import", str(write_peft_folder(tmp_path / "llama")), "foreign", "--base", "gpt")
+    assert result.exit_code == 1
+    assert "would answer as the base" in result.stderr
+    assert AdapterStore(home / "adapters").names() == ["medical"]

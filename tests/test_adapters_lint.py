@@ -1,0 +1,300 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from adapters.errors import InvalidAdapterError, InvalidBaseError, UnsupportedAdapterError
+from adapters.lint import lint_folder, raise_errors
+from adapters.lint_config import check_adapter_config
+from tests.peft_folders import (
+    CONFIG,
+    HIDDEN,
+    MODULES,
+    RANK,
+    lora_tensors,
+    write_base_folder,
+    write_peft_folder,
+)
+
+A, B = f"base_model.model.{MODULES[0]}.lora_A.weight", f"base_model.model.{MODULES[0]}.lora_B.weight"
+
+
+def lint(folder, base_folder=None, max_lora_rank=16):
+    return lint_folder(folder, base_folder=base_folder, max_lora_rank=max_lora_rank)
+
+
+def errors(findings):
+    return [finding.code for finding in findings if finding.level == "error"]
+
+
+def warnings(findings):
+    return [finding.code for finding in findings if finding.level == "warning"]
+
+
+def test_a_good_folder_fits_its_base_and_says_how_much_of_it(peft_folder, base_folder):
+    (finding,) = lint(peft_folder, base_folder)
+    assert (finding.level, finding.message) == ("info", "4/4 modules apply to 'tiny'.")
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"peft_type": "IA3"}, "peft-type"),
+        ({"use_dora": True}, "use-dora"),
+        ({"bias": "lora_only"}, "bias"),
+        ({"lora_bias": True}, "lora-bias"),
+        ({"modules_to_save": ["lm_head"]}, "modules-to-save"),
+        ({"init_lora_weights": "pissa"}, "init-lora-weights"),
+        ({"init_lora_weights": "pissa_niter_16"}, "init-lora-weights"),
+        ({"init_lora_weights": "olora"}, "init-lora-weights"),
+        ({"init_lora_weights": "corda"}, "init-lora-weights"),
+        ({"init_lora_weights": "loftq"}, "init-lora-weights"),
+        ({"alora_invocation_tokens": [1]}, "alora-invocation-tokens"),
+        ({"layer_replication": [[0, 1]]}, "layer-replication"),
+        ({"use_bdlora": {"nblocks": 2}}, "use-bdlora"),
+        ({"use_qalora": True}, "use-qalora"),
+        ({"kasa_config": {}, "arrow_config": {"top_k": 1}}, "arrow-config"),
+        ({"trainable_token_indices": [0]}, "trainable-token-indices"),
+        ({"r": 17}, "rank"),
+        ({"rank_pattern": {"q_proj": 32}}, "rank"),
+    ],
+)
+def test_what_vllm_does_not_serve_is_an_error_with_a_fix(change, code):
+    (finding,) = check_adapter_config(CONFIG | change, max_lora_rank=16)
+    assert (finding.level, finding.code, finding.is_unsupported) == ("error", code, True)
+    assert finding.fix
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"use_rslora": True},
+        {"alpha_pattern": {"q_proj": 8}},
+        {"rank_pattern": {"q_proj": 16}},
+        {"init_lora_weights": "gaussian"},
+        {"init_lora_weights": "eva"},
+        {"init_lora_weights": False},
+        {"lora_dropout": 0.1},
+        {"bias": None},
+    ],
+)
+def test_what_vllm_serves_is_no_finding(change):
+    assert check_adapter_config(CONFIG | change, max_lora_rank=16) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"r": 0}, "rank"),
+        ({"r": "16"}, "rank"),
+        ({"r": True}, "rank"),
+        ({"rank_pattern": {"(": 4}}, "rank-pattern"),
+        ({"rank_pattern": ["q_proj"]}, "rank-pattern"),
+        ({"lora_alpha": None}, "lora-alpha"),
+    ],
+)
+def test_a_senseless_configuration_is_broken_not_unsupported(change, code):
+    (finding,) = check_adapter_config(CONFIG | change, max_lora_rank=16)
+    assert (finding.level, finding.code, finding.is_unsupported) == ("error", code, False)
+
+
+def test_a_rank_message_names_got_and_wanted_and_both_ways_out():
+    (finding,) = check_adapter_config(CONFIG | {"r": 64}, max_lora_rank=16)
+    assert str(finding) == (
+        "r is 64; the server takes at most max_lora_rank 16. "
+        "Train with r up to 16, or serve with a max_lora_rank of 64 or more."
+    )
+
+
+def test_pefts_own_defaults_are_served():
+    from peft import LoraConfig
+
+    config = LoraConfig(r=16, lora_alpha=32, target_modules="all-linear").to_dict()
+    assert check_adapter_config(config, max_lora_rank=16) == []
+
+
+def test_an_adapter_of_another_architecture_would_answer_as_the_base(peft_folder, tmp_path):
+    base = write_base_folder(tmp_path / "gpt", modules=("transformer.h.0.attn.c_attn",))
+    (finding,) = lint(peft_folder, base)
+    assert finding.code == "no-module-applies"
+    assert "0/4 modules apply to 'gpt', so it would answer as the base" in finding.message
+
+
+def test_an_adapter_of_a_deeper_base_names_the_layers_that_are_missing(peft_folder, tmp_path):
+    base = write_base_folder(tmp_path / "shallow", modules=MODULES[:2])
+    findings = lint(peft_folder, base)
+    assert errors(findings) == ["module-missing"]
+    assert "2 modules do not exist in 'shallow': model.layers.1.self_attn.q_proj" in findings[0].message
+    assert findings[1].message == "2/4 modules apply to 'shallow'."
+
+
+def test_an_adapter_of_a_wider_base_names_both_shapes(tmp_path, base_folder):
+    tensors = lora_tensors() | {A: torch.ones(RANK, 16)}
+    findings = lint(write_peft_folder(tmp_path / "wide", tensors=tensors), base_folder)
+    assert errors(findings) == ["base-shape"]
+    assert f"{MODULES[0]} is for (8, 16), the base has (8, 8)" in findings[0].message
+
+
+def test_packed_weights_tell_no_shape_and_are_not_compared(peft_folder, tmp_path):
+    base = tmp_path / "packed"
+    base.mkdir()
+    packed = {f"{module}.weight": torch.zeros(32, 1, dtype=torch.uint8) for module in MODULES}
+    save_file(packed, base / "model.safetensors")
+    assert errors(lint(peft_folder, base)) == []
+
+
+def test_a_tied_output_head_is_a_layer(tmp_path):
+    base = tmp_path / "tied"
+    base.mkdir()
+    save_file({"model.embed_tokens.weight": torch.zeros(20, HIDDEN)}, base / "model.safetensors")
+    (base / "config.json").write_text('{"tie_word_embeddings": true}')
+    tensors = {
+        "base_model.model.lm_head.lora_A.weight": torch.ones(RANK, HIDDEN),
+        "base_model.model.lm_head.lora_B.weight": torch.ones(20, RANK),
+        "base_model.model.model.embed_tokens.lora_embedding_A": torch.ones(RANK, 20),
+        "base_model.model.model.embed_tokens.lora_embedding_B": torch.ones(HIDDEN, RANK),
+    }
+    (finding,) = lint(write_peft_folder(tmp_path / "head", tensors=tensors), base)
+    assert finding.message == "2/2 modules apply to 'tied'."
+
+
+def test_a_base_without_weights_is_refused(peft_folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InvalidBaseError, match=r"'empty' holds no \*\.safetensors file"):
+        lint(peft_folder, tmp_path / "empty")
+
+
+def test_a_sharded_base_is_read_whole(peft_folder, tmp_path):
+    base = tmp_path / "sharded"
+    base.mkdir()
+    for shard, modules in enumerate((MODULES[:2], MODULES[2:])):
+        weights = {f"{module}.weight": torch.zeros(HIDDEN, HIDDEN) for module in modules}
+        save_file(weights, base / f"model-{shard}.safetensors")
+    assert errors(lint(peft_folder, base)) == []
+
+
+@pytest.mark.parametrize(
+    ("tensors", "code"),
+    [
+        pytest.param({"base_model.model.prompt_embeddings": torch.ones(2, 2)}, "not-lora", id="prompt"),
+        pytest.param(
+            {A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(8)}, "not-lora", id="DoRA"
+        ),
+        pytest.param({A: torch.ones(3, HIDDEN)}, "rank-shape", id="another rank than the configuration"),
+        pytest.param({A: torch.ones(RANK, HIDDEN, 1)}, "rank-shape", id="a convolution"),
+        pytest.param({A: torch.full((RANK, HIDDEN), float("nan"))}, "not-finite", id="NaN"),
+        pytest.param({B: torch.full((HIDDEN, RANK), float("-inf"))}, "not-finite", id="infinity"),
+        pytest.param({A: torch.ones(RANK, HIDDEN, dtype=torch.int8)}, "dtype", id="integers"),
+    ],
+)
+def test_bad_tensors_are_found(tmp_path, tensors, code):
+    folder = write_peft_folder(tmp_path / "bad", tensors=lora_tensors() | tensors)
+    assert errors(lint(folder)) == [code]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_every_float_type_is_read_bit_by_bit(tmp_path, dtype):
+    good = {name: tensor.to(dtype) for name, tensor in lora_tensors().items()}
+    bad = good | {A: torch.full((RANK, HIDDEN), float("inf"), dtype=dtype)}
+    assert lint(write_peft_folder(tmp_path / "good", tensors=good)) == []
+    assert errors(lint(write_peft_folder(tmp_path / "bad", tensors=bad))) == ["not-finite"]
+
+
+def test_half_a_pair_is_found(tmp_path):
+    tensors = lora_tensors()
+    del tensors[B]
+    assert errors(lint(write_peft_folder(tmp_path / "half", tensors=tensors))) == ["half-pair"]
+
+
+def test_a_file_without_tensors_is_found(tmp_path):
+    assert errors(lint(write_peft_folder(tmp_path / "empty", tensors={}))) == ["empty"]
+
+
+def test_all_zero_lora_b_is_a_warning(tmp_path):
+    tensors = {name: t * 0 if "lora_B" in name else t for name, t in lora_tensors().items()}
+    tensors[B] = torch.full((HIDDEN, RANK), -0.0)
+    findings = lint(write_peft_folder(tmp_path / "zero", tensors=tensors))
+    assert (errors(findings), warnings(findings)) == ([], ["no-op"])
+
+
+def test_zero_alpha_is_a_warning(tmp_path):
+    assert warnings(lint(write_peft_folder(tmp_path / "alpha", lora_alpha=0))) == ["no-op"]
+
+
+def test_a_rank_pattern_is_followed(tmp_path):
+    tensors = lora_tensors() | {A: torch.ones(4, HIDDEN), B: torch.ones(HIDDEN, 4)}
+    folder = write_peft_folder(
+        tmp_path / "pattern", tensors=tensors, rank_pattern={"layers.0.self_attn.q_proj": 4}
+    )
+    assert lint(folder) == []
+
+
+@pytest.mark.parametrize("name", ["adapter_model.bin", "weights.pt", "x.pkl", "model.ckpt"])
+def test_a_pickle_is_refused(peft_folder, name):
+    (peft_folder / name).write_bytes(b"")
+    assert errors(lint(peft_folder)) == ["pickle"]
+
+
+def test_what_a_trainer_leaves_is_only_a_warning(peft_folder):
+    (peft_folder / "training_args.bin").write_bytes(b"")
+    (peft_folder / "tokenizer.json").write_text("{}")
+    assert warnings(lint(peft_folder)) == ["trainer-file", "tokenizer"]
+
+
+def test_a_link_is_refused(peft_folder):
+    (peft_folder / "README.md").unlink()
+    (peft_folder / "README.md").symlink_to("/etc/hostname")
+    assert errors(lint(peft_folder)) == ["symlink"]
+
+
+def test_a_folder_that_is_none_is_unreadable(tmp_path):
+    (finding,) = lint(tmp_path / "nowhere")
+    assert finding.code == "unreadable"
+    assert "'nowhere' has no adapter_config.json" in finding.message
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "null", "[" * 100_000])
+def test_a_configuration_that_is_no_object_is_unreadable(peft_folder, text):
+    (peft_folder / "adapter_config.json").write_text(text)
+    assert errors(lint(peft_folder)) == ["unreadable"]
+
+
+def test_a_configuration_without_the_keys_that_vllm_reads_is_found(peft_folder):
+    (peft_folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": RANK}))
+    (finding,) = lint(peft_folder)
+    assert finding.message == "adapter_config.json lacks ['lora_alpha', 'target_modules']."
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda content: content[:-1], id="the last byte is missing"),
+        pytest.param(lambda content: content[:20], id="torn in the header"),
+        pytest.param(lambda content: b"", id="empty"),
+        pytest.param(lambda content: b"\xff" * 8 + content[8:], id="a huge header"),
+        pytest.param(lambda content: (4).to_bytes(8, "little") + b"null", id="no object"),
+        pytest.param(lambda content: (8).to_bytes(8, "little") + b'{"a":{}}', id="no offsets"),
+        pytest.param(lambda content: b"<html>not found</html>", id="a web page"),
+    ],
+)
+def test_torn_weights_are_unreadable(peft_folder, damage):
+    path = peft_folder / "adapter_model.safetensors"
+    path.write_bytes(damage(path.read_bytes()))
+    (finding,) = lint(peft_folder)
+    assert finding.code == "unreadable"
+    assert "is no whole safetensors file" in finding.message
+
+
+def test_only_unsupported_findings_raise_unsupported(tmp_path):
+    dora = lint(write_peft_folder(tmp_path / "dora", use_dora=True))
+    with pytest.raises(UnsupportedAdapterError, match="no DoRA"):
+        raise_errors(dora, "It")
+    broken = lint(write_peft_folder(tmp_path / "both", use_dora=True, tensors={}))
+    with pytest.raises(InvalidAdapterError, match="holds no LoRA weights") as refusal:
+        raise_errors(broken, "It")
+    assert not isinstance(refusal.value, UnsupportedAdapterError)
+
+
+def test_warnings_raise_nothing(tmp_path):
+    raise_errors(lint(write_peft_folder(tmp_path / "alpha", lora_alpha=0)), "It")
