@@ -32,7 +32,9 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _jsonl_needs_a_path(self) -> "DataConfig":
         if (self.source == "jsonl") != (self.path is not None):
-            raise ValueError(f"`path` goes with `source: jsonl`; got source {self.source!r}, path {self.path}")
+            raise ValueError(
+                f"`path` goes with `source: jsonl`; got source {self.source!r}, path {self.path}"
+            )
         return self
 
 
@@ -118,7 +120,7 @@ class ServeConfig(Config):
     host: str = Field("127.0.0.1", description="Loopback by default: there are no API keys yet.")
     port: int = Field(8000, ge=0, le=65535)
     max_loras: int = Field(4, ge=1, description="Adapters in one batch (vLLM `max_loras`).")
-    max_cpu_loras: int | None = Field(None, ge=1, description="Adapters kept in host memory.")
+    max_cpu_loras: int = Field(16, ge=1, description="Adapters kept in host memory.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
     max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
     max_num_seqs: int = Field(32, ge=1, description="Requests in one batch.")
@@ -129,5 +131,19 @@ class ServeConfig(Config):
         0.15, gt=0, description="Most mean |log-probability difference| to the training stack, per token."
     )
     ready_timeout_s: float = Field(600.0, gt=0)
-    drain_timeout_s: float = Field(30.0, ge=0, description="Time in-flight requests get at shutdown, seconds.")
+    drain_timeout_s: float = Field(
+        30.0, ge=0, description="Time in-flight requests get at shutdown, seconds."
+    )
+    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body, bytes.")
+    tool_call_parser: str | None = Field(
+        None, description="vLLM's parser for `tool_choice: auto`, e.g. hermes; named tools need none."
+    )
     log_level: Literal["debug", "info", "warning"] = "info"
+
+    @model_validator(mode="after")
+    def _host_memory_holds_the_slots(self) -> "ServeConfig":
+        if self.max_cpu_loras < self.max_loras:
+            raise ValueError(
+                f"max_cpu_loras {self.max_cpu_loras} must be at least max_loras {self.max_loras}"
+            )
+        return self

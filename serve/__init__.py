@@ -1,0 +1,1 @@
+"""The OpenAI-compatible server. `serve.engine` is the only door to vllm."""

@@ -1,0 +1,1 @@
+"""The door to vllm: nothing outside this folder imports it."""

@@ -1,0 +1,52 @@
+"""From our configuration to vLLM's arguments and environment."""
+
+import os
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from config.schema import ServeConfig
+
+
+def set_environment(log_level: str) -> None:
+    """Environment of vLLM and its child processes; call before vllm is imported.
+
+    Private data must not leave: usage statistics are off, and no hub is asked.
+    """
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if log_level == "debug" else "ERROR")
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    os.environ["DO_NOT_TRACK"] = "1"
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    # vLLM's resolvers would read adapters from paths that a client names; ours is the only one.
+    os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
+
+
+def server_arguments(config: ServeConfig, base_folder: Path) -> Namespace:
+    """The arguments of vLLM's own server (`vllm serve`), parsed by its own parser."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser
+    from vllm.platforms import current_platform
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    flags: dict[str, object] = {
+        "--model": base_folder,
+        "--served-model-name": config.served_model_name,
+        "--dtype": "bfloat16",
+        "--max-model-len": config.max_model_len,
+        "--max-num-seqs": config.max_num_seqs,
+        "--max-num-batched-tokens": config.max_num_batched_tokens,
+        "--max-loras": config.max_loras,
+        "--max-cpu-loras": config.max_cpu_loras,
+        "--max-lora-rank": config.max_lora_rank,
+    }
+    if current_platform.is_cpu():
+        flags["--kv-cache-memory-bytes"] = config.kv_cache_bytes
+    else:
+        flags["--gpu-memory-utilization"] = config.gpu_memory_utilization
+    switches = ["--enable-lora", "--enable-prompt-tokens-details"]
+    if config.tool_call_parser:
+        flags["--tool-call-parser"] = config.tool_call_parser
+        switches.append("--enable-auto-tool-choice")
+    words = [str(word) for flag in flags.items() for word in flag] + switches
+    parser: Any = FlexibleArgumentParser
+    arguments: Namespace = make_arg_parser(parser()).parse_args(words)
+    return arguments

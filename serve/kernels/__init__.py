@@ -1,0 +1,1 @@
+"""LoRA arithmetic on the CPU, free of vllm."""

@@ -1,0 +1,90 @@
+"""The proof that what is served is what was trained: a fingerprint held against the engine's own answers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adapters.fingerprint import Fingerprint, GoldenPrompt
+from adapters.reference import Target
+from serve.engine.protocol import Engine
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Mean |log-probability difference| per answer token, nats; `reason` is None where all is well."""
+
+    adapter_error_nats: float
+    base_error_nats: float
+    reason: str | None = None
+
+    @property
+    def is_ok(self) -> bool:
+        return self.reason is None
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What the engine says of the golden answers, in the order of the fingerprint's prompts."""
+
+    adapter_logprobs: tuple[tuple[float, ...], ...]
+    base_logprobs: tuple[tuple[float, ...], ...]
+    rendered_token_ids: tuple[tuple[int, ...], ...]
+
+
+async def replay(fingerprint: Fingerprint, engine: Engine, target: Target) -> Replay:
+    """Teacher-force every golden answer through the engine, with the adapter and without."""
+    adapter, base, rendered = [], [], []
+    for prompt in fingerprint.prompts:
+        adapter.append(await _answer_logprobs(prompt, engine, target))
+        base.append(await _answer_logprobs(prompt, engine, None))
+        rendered.append(tuple(engine.render(prompt.messages)))
+    return Replay(tuple(adapter), tuple(base), tuple(rendered))
+
+
+def judge_parity(fingerprint: Fingerprint, served: Replay, tolerance_nats: float) -> Parity:
+    """Compare the engine's figures with the training stack's; the first thing wrong is the reason."""
+    adapter_error = _mean_gap([p.adapter_logprobs for p in fingerprint.prompts], served.adapter_logprobs)
+    base_error = _mean_gap([p.base_logprobs for p in fingerprint.prompts], served.base_logprobs)
+    return Parity(adapter_error, base_error, _fault(fingerprint, served, adapter_error, base_error, tolerance_nats))
+
+
+def _fault(
+    fingerprint: Fingerprint, served: Replay, adapter_error: float, base_error: float, tolerance: float
+) -> str | None:
+    for prompt, rendered in zip(fingerprint.prompts, served.rendered_token_ids, strict=True):
+        if rendered != prompt.prompt_token_ids:
+            return (
+                "the server's chat template or tokenizer turns a golden prompt into other tokens "
+                f"({len(rendered)} instead of {len(prompt.prompt_token_ids)}); serve the base it was trained on"
+            )
+    if base_error > tolerance:
+        return (
+            f"the base model answers {base_error:.3f} nats per token away from the base it was trained on "
+            f"(at most {tolerance:g}); serve the base it was trained on"
+        )
+    effect = fingerprint.adapter_effect_nats
+    if _is_like_the_base(served) and effect > tolerance:
+        return (
+            f"it answers as the base model does, where training measured a difference of {effect:.3f} nats "
+            "per token: no module of it was applied; see `lorikeet adapters lint`"
+        )
+    if adapter_error > tolerance:
+        return (
+            f"it answers {adapter_error:.3f} nats per token away from what training measured (at most "
+            f"{tolerance:g}); its weights or its scaling are applied wrongly"
+        )
+    return None
+
+
+def _is_like_the_base(served: Replay) -> bool:
+    return _mean_gap(served.base_logprobs, served.adapter_logprobs) < 1e-6
+
+
+def _mean_gap(want: Sequence[Sequence[float]], got: Sequence[Sequence[float]]) -> float:
+    gaps = [abs(w - g) for ws, gs in zip(want, got, strict=True) for w, g in zip(ws, gs, strict=True)]
+    return sum(gaps) / max(len(gaps), 1)
+
+
+async def _answer_logprobs(prompt: GoldenPrompt, engine: Engine, target: Target | None) -> tuple[float, ...]:
+    token_ids = (*prompt.prompt_token_ids, *prompt.answer_token_ids)
+    logprobs = await engine.logprobs(token_ids, target)
+    return tuple(logprobs[-len(prompt.answer_token_ids) :])
