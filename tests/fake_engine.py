@@ -1,0 +1,92 @@
+"""A hand-written engine: says what it was told to say, and remembers what it was asked."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Any
+
+from starlette.requests import Request
+
+from adapters.fingerprint import Fingerprint, GoldenPrompt
+from adapters.reference import Target
+from serve.engine.protocol import Answer, Endpoint
+from serve.errors import AdapterRefusedError
+
+PROMPT_IDS, ANSWER_IDS = (1, 2, 3), (4, 5)
+BASE_LOGPROBS, ADAPTER_LOGPROBS = (-3.0, -4.0), (-0.5, -0.25)
+
+
+def fingerprint(base_digest: str, template_sha256: str) -> Fingerprint:
+    """What training would say of an adapter that `FakeEngine` serves rightly."""
+    prompt = GoldenPrompt(
+        messages=({"role": "user", "content": "Angina"},),
+        prompt_token_ids=PROMPT_IDS,
+        answer_token_ids=ANSWER_IDS,
+        adapter_logprobs=ADAPTER_LOGPROBS,
+        base_logprobs=BASE_LOGPROBS,
+    )
+    return Fingerprint(
+        base_digest=base_digest,
+        chat_template_sha256=template_sha256,
+        stop_token_ids=(5,),
+        modules=("model.layers.0.self_attn.q_proj",),
+        prompts=(prompt,),
+    )
+
+
+class FakeEngine:
+    """An `Engine` without a model."""
+
+    def __init__(self) -> None:
+        self.is_ready = True
+        self.loads: list[str] = []
+        self.resident: set[str] = set()
+        self.bodies: list[dict[str, Any]] = []
+        self.rendered = PROMPT_IDS
+        self.adapter_logprobs, self.base_logprobs = ADAPTER_LOGPROBS, BASE_LOGPROBS
+        self.load_error: str | None = None
+        self.answering = asyncio.Event()
+        self.was_cancelled = False
+        self.never_answers = False
+
+    async def start(self) -> None:
+        self.is_ready = True
+
+    async def stop(self) -> None:
+        self.is_ready = False
+
+    async def load(self, target: Target, folder: Path) -> None:
+        self.loads.append(str(target))
+        await asyncio.sleep(0)
+        if self.load_error:
+            raise AdapterRefusedError(self.load_error)
+        self.resident.add(str(target))
+
+    async def unload(self, target: Target) -> None:
+        self.resident.discard(str(target))
+
+    def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
+        return list(self.rendered)
+
+    async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:
+        return [-9.0, -9.0, *(self.base_logprobs if target is None else self.adapter_logprobs)]
+
+    async def answer(self, endpoint: Endpoint, body: dict[str, Any], request: Request) -> Answer:
+        self.bodies.append(body)
+        self.answering.set()
+        if self.never_answers:
+            await self._wait_for_ever()
+        if body.get("stream"):
+            return Answer(self._stream(body["model"]))
+        return Answer({"model": body["model"], "endpoint": endpoint})
+
+    async def _wait_for_ever(self) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            self.was_cancelled = True
+            raise
+
+    async def _stream(self, model: str) -> AsyncGenerator[str, None]:
+        yield f'data: {{"model": "{model}"}}\n\n'
+        yield "data: [DONE]\n\n"
