@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages share."""
 
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -30,3 +31,11 @@ def base_folder(tmp_path: Path) -> Path:
 def store(tmp_path: Path) -> AdapterStore:
     """An empty adapter store whose clock stands still."""
     return AdapterStore(tmp_path / "adapters", clock=lambda: datetime(2026, 11, 21, tzinfo=UTC))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip the tests marked `gpu` where there is none."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and shutil.which("nvidia-smi") is None:
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU; nvidia-smi is not here"))

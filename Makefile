@@ -1,0 +1,39 @@
+# One line a habit. ARGS goes to the program: make test ARGS="-k store", make demo ARGS=--fresh
+.DEFAULT_GOAL := help
+.PHONY: help setup demo serve test test-fast check format lock clean
+BIN := .venv/bin
+ARGS ?=
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+setup: ## Create .venv and install the pinned packages (instant when done)
+	@scripts/setup.sh
+
+demo: setup ## Train three adapters, serve them from one engine, measure, report
+	$(BIN)/lorikeet demo $(ARGS)
+
+serve: setup ## Serve the base and every published adapter
+	$(BIN)/lorikeet serve config/serve.yaml $(ARGS)
+
+test: setup ## Run all tests; those that need a GPU are skipped without one
+	$(BIN)/pytest $(ARGS)
+
+test-fast: setup ## Run the tests that start no engine and train nothing
+	$(BIN)/pytest -m "not engine and not slow and not gpu" $(ARGS)
+
+check: setup ## Check format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+format: setup ## Format the code and sort its imports
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup ## Resolve pyproject.toml anew into requirements/*.lock
+	$(BIN)/python requirements/lock.py cpu
+	$(BIN)/python requirements/lock.py gpu
+
+clean: ## Remove .venv and caches; var/ (bases, adapters, reports) stays
+	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

