@@ -1,0 +1,27 @@
+# docker build --target cpu -t lorikeet:cpu .     docker run -p 8000:8000 -v lorikeet:/app/var lorikeet:cpu
+# docker build --target gpu -t lorikeet:gpu .     docker run --gpus all -p 8000:8000 -v lorikeet:/app/var lorikeet:gpu
+#
+# The volume holds the prepared bases and the adapters. Fill it with the same image, for instance
+#   docker run -v lorikeet:/app/var lorikeet:cpu lorikeet demo
+
+FROM python:3.11-slim AS source
+# g++ compiles the CPU kernel for LoRA when the server first starts.
+RUN apt-get update \
+    && apt-get install --yes --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
+RUN useradd --create-home lorikeet && mkdir -p /app/var && chown -R lorikeet /app
+USER lorikeet
+WORKDIR /app
+COPY --chown=lorikeet . .
+ENV PATH=/app/.venv/bin:$PATH LORIKEET_HOME=/app/var PIP_NO_CACHE_DIR=1
+VOLUME /app/var
+EXPOSE 8000
+HEALTHCHECK --start-period=10m CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=3)"]
+# Everyone who reaches the published port can use the server: put it behind something that asks who they are.
+CMD ["lorikeet", "serve", "config/serve.yaml", "--host", "0.0.0.0"]
+
+FROM source AS gpu
+RUN LORIKEET_DEVICE=gpu scripts/setup.sh
+
+FROM source AS cpu
+RUN LORIKEET_DEVICE=cpu scripts/setup.sh

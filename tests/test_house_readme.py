@@ -1,0 +1,21 @@
+"""README's file tree is true."""
+
+import re
+
+from tests.tracked_files import ROOT, tracked_files
+
+
+def tree_lines():
+    """Lines of the fenced block under the heading "The house"."""
+    section = (ROOT / "README.md").read_text().partition("\n## The house\n")[2]
+    return section.split("```")[1].strip("\n").splitlines()
+
+
+def test_every_line_names_one_entry_and_says_what_it_is():
+    assert [line for line in tree_lines() if not re.fullmatch(r"[\w.-]+/? {2,}\S.*", line)] == []
+
+
+def test_the_tree_names_exactly_what_is_tracked():
+    tops = {f"{path.parts[0]}/" if len(path.parts) > 1 else path.name for path in tracked_files()}
+    named = [line.split()[0] for line in tree_lines()]
+    assert sorted(named) == sorted(top for top in tops if not top.startswith("."))
