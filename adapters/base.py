@@ -56,9 +56,7 @@ def base_files(folder: Path) -> tuple[FileEntry, ...]:
     """Every file of a base folder but its manifest, hashed, sorted by path."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_FILE)
     return tuple(
-        FileEntry(
-            path=p.relative_to(folder).as_posix(), size_bytes=p.stat().st_size, sha256=sha256_file(p)
-        )
+        FileEntry(path=p.relative_to(folder).as_posix(), size_bytes=p.stat().st_size, sha256=sha256_file(p))
         for p in paths
     )
 

@@ -22,9 +22,7 @@ from config.home import Home
 
 app = typer.Typer(no_args_is_help=True, help="The adapter store: list, check, promote, roll back.")
 
-HomeOption = Annotated[
-    Path, typer.Option("--home", envvar="LORIKEET_HOME", help="Where Lorikeet keeps its state.")
-]
+HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="Where Lorikeet keeps its state.")]
 ReferenceArgument = Annotated[str, typer.Argument(help="`medical`, `medical@3` or `medical@canary`.")]
 AliasOption = Annotated[str, typer.Option("--alias", help="The alias to move.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the history.")]
@@ -167,8 +165,7 @@ def import_(
     for finding in findings:
         _print_finding(finding)
     console.print(
-        f"published {manifest.lora_name}, {manifest.digest[:12]}; "
-        f"next: lorikeet adapters promote {manifest.lora_name}"
+        f"published {manifest.lora_name}, {manifest.digest[:12]}; next: lorikeet adapters promote {manifest.lora_name}"
     )
 
 
@@ -243,9 +240,7 @@ def _manifest_table(manifest: Manifest) -> Table:
         "base": f"{manifest.base.name} ({manifest.base.quantization}, {manifest.base.digest[:12]})",
         "LoRA": f"r {lora.lora_r}, alpha {lora.lora_alpha:g}, {lora.num_modules} modules: "
         + ", ".join(lora.target_modules),
-        "data": f"{dataset.source}, {dataset.num_train} examples, {dataset.dataset_sha256[:12]}"
-        if dataset
-        else "-",
+        "data": f"{dataset.source}, {dataset.num_train} examples, {dataset.dataset_sha256[:12]}" if dataset else "-",
         "trained in": f"{manifest.training.duration_s:.0f} s on {manifest.training.device}"
         if manifest.training
         else "-",

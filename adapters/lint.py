@@ -76,9 +76,7 @@ def _check_files(folder: Path) -> Iterator[Finding]:
                 "Replace it with a copy of the file.",
             )
         elif path.name in _TRAINER_FILES:
-            yield Finding(
-                "warning", "trainer-file", f"{path.name!r} belongs to a trainer and is never copied."
-            )
+            yield Finding("warning", "trainer-file", f"{path.name!r} belongs to a trainer and is never copied.")
         elif path.suffix in _PICKLE_SUFFIXES:
             yield Finding(
                 "error",
@@ -97,9 +95,7 @@ def _check_files(folder: Path) -> Iterator[Finding]:
 def _check_required(config: dict[str, Any]) -> Iterator[Finding]:
     missing = sorted({"r", "lora_alpha", "target_modules"} - config.keys())
     if missing and config.get("peft_type", "LORA") == "LORA":
-        yield Finding(
-            "error", "config-keys", f"{CONFIG_FILE} lacks {missing!r}.", "Save the adapter with PEFT again."
-        )
+        yield Finding("error", "config-keys", f"{CONFIG_FILE} lacks {missing!r}.", "Save the adapter with PEFT again.")
 
 
 def _check_tensors(tensors: LoraTensors) -> Iterator[Finding]:
@@ -166,9 +162,7 @@ def _check_base(
     yield Finding("info", "modules-apply", f"{num_good}/{len(modules)} modules apply to {name!r}.")
 
 
-def _wrong_shapes(
-    modules: Sequence[LoraModule], base: dict[str, Shape | None], transposed: bool
-) -> Iterator[str]:
+def _wrong_shapes(modules: Sequence[LoraModule], base: dict[str, Shape | None], transposed: bool) -> Iterator[str]:
     for module in modules:
         shape = base.get(_layer(module))
         if shape is None or len(module.lora_a.shape) != 2 or len(module.lora_b.shape) != 2:
@@ -184,9 +178,7 @@ def _layer(module: LoraModule) -> str:
 
 
 def _broken(code: str, problem: str, examples: Sequence[str]) -> Finding:
-    return Finding(
-        "error", code, f"{problem}: {_examples(examples)}.", "Save it again, or give its own base."
-    )
+    return Finding("error", code, f"{problem}: {_examples(examples)}.", "Save it again, or give its own base.")
 
 
 def _examples(names: Sequence[str]) -> str:

@@ -45,9 +45,7 @@ def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[
         config: PEFT's words (`r`, `lora_alpha`, `bias`…); an absent key means PEFT's default.
         max_lora_rank: The server's setting of that name.
     """
-    peft_type = str(config.get("peft_type") or "LORA").rpartition(".")[
-        2
-    ]  # PeftType.LORA, where it is an enum
+    peft_type = str(config.get("peft_type") or "LORA").rpartition(".")[2]  # PeftType.LORA, where it is an enum
     if peft_type != "LORA":
         return [
             _unsupported(
@@ -96,9 +94,7 @@ def rank_of(module_name: str, config: dict[str, Any]) -> Any:
 def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding]:
     pattern = config.get("rank_pattern") or {}
     if not isinstance(pattern, dict) or not all(map(_is_regex, pattern)):
-        yield Finding(
-            "error", "rank-pattern", f"rank_pattern is no map of patterns: {pattern!r}.", "Leave it out."
-        )
+        yield Finding("error", "rank-pattern", f"rank_pattern is no map of patterns: {pattern!r}.", "Leave it out.")
         return
     ranks = {"r": config.get("r", 8)} | {f"rank_pattern[{key!r}]": rank for key, rank in pattern.items()}
     for key, rank in ranks.items():
@@ -113,13 +109,9 @@ def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding
             )
     alpha = config.get("lora_alpha", 8)
     if not isinstance(alpha, int | float) or isinstance(alpha, bool):
-        yield Finding(
-            "error", "lora-alpha", f"lora_alpha is {alpha!r}; it must be a number.", "Set lora_alpha: 32."
-        )
+        yield Finding("error", "lora-alpha", f"lora_alpha is {alpha!r}; it must be a number.", "Set lora_alpha: 32.")
     elif alpha == 0:
-        yield Finding(
-            "warning", "no-op", "lora_alpha is 0, so the adapter changes nothing.", "Set lora_alpha: 32."
-        )
+        yield Finding("warning", "no-op", "lora_alpha is 0, so the adapter changes nothing.", "Set lora_alpha: 32.")
 
 
 def _is_regex(pattern: str) -> bool:

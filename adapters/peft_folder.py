@@ -74,9 +74,7 @@ def read_lora_tensors(folder: Path) -> LoraTensors:
     """
     path = folder / WEIGHTS_FILE
     if not path.is_file():
-        raise InvalidAdapterError(
-            f"{folder.name!r} has no {WEIGHTS_FILE}. Save it with safe_serialization=True."
-        )
+        raise InvalidAdapterError(f"{folder.name!r} has no {WEIGHTS_FILE}. Save it with safe_serialization=True.")
     pairs: dict[str, dict[str, TensorHeader]] = {}
     foreign = []
     for name, header in sorted(read_headers(path).items()):

@@ -78,9 +78,7 @@ class AdapterStore:
         try:
             manifest = Manifest.model_validate_json(text)
         except ValidationError as error:
-            raise IntegrityError(
-                f"{MANIFEST_FILE} of {target} is broken. Publish the adapter again."
-            ) from error
+            raise IntegrityError(f"{MANIFEST_FILE} of {target} is broken. Publish the adapter again.") from error
         if manifest.lora_name != str(target):
             raise IntegrityError(f"The folder of {target} holds the manifest of {manifest.lora_name}.")
         return manifest
@@ -215,9 +213,7 @@ class AdapterStore:
             self.remove(target, reason=f"gc, keep_last {keep_last}")
         return Collected(self._clear_staging(), tuple(removed))
 
-    def _commit(
-        self, folder: Path, staged: Path, draft: ManifestDraft, files: tuple[FileEntry, ...]
-    ) -> Manifest:
+    def _commit(self, folder: Path, staged: Path, draft: ManifestDraft, files: tuple[FileEntry, ...]) -> Manifest:
         manifest = Manifest(
             **dict(draft),
             version=self._next_version(draft.name),
@@ -252,13 +248,9 @@ class AdapterStore:
         previous: int | None = None,
         reason: str = "",
     ) -> None:
-        event = Event(
-            kind=kind, at=self._now(), version=version, alias=alias, previous=previous, reason=reason
-        )
+        event = Event(kind=kind, at=self._now(), version=version, alias=alias, previous=previous, reason=reason)
         append_event(folder, event)
-        logger.info(
-            "%s@%d %s alias=%s previous=%s reason=%s", folder.name, version, kind, alias, previous, reason
-        )
+        logger.info("%s@%d %s alias=%s previous=%s reason=%s", folder.name, version, kind, alias, previous, reason)
 
     def _now(self) -> str:
         return self._clock().isoformat(timespec="seconds")
@@ -273,15 +265,9 @@ class AdapterStore:
     def _existing(self, name: str) -> str:
         """What there is instead, for an error message."""
         if versions := self.versions(name):
-            aliases = ", ".join(
-                f"{alias} = {version}" for alias, version in sorted(self.aliases(name).items())
-            )
-            return f"{name!r} has the versions {versions}" + (
-                f" and the aliases {aliases}." if aliases else "."
-            )
-        return (
-            f"The store has {self.names()}." if self.names() else "The store is empty; train or import one."
-        )
+            aliases = ", ".join(f"{alias} = {version}" for alias, version in sorted(self.aliases(name).items()))
+            return f"{name!r} has the versions {versions}" + (f" and the aliases {aliases}." if aliases else ".")
+        return f"The store has {self.names()}." if self.names() else "The store is empty; train or import one."
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[Path]:

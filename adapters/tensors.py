@@ -51,9 +51,7 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
 def is_finite(path: Path, header: TensorHeader) -> bool:
     """Whether a float tensor holds neither NaN nor infinity."""
     unsigned, exponent, _ = _FLOATS[header.dtype]
-    return not any(
-        np.any((chunk & unsigned(exponent)) == exponent) for chunk in _chunks(path, header, unsigned)
-    )
+    return not any(np.any((chunk & unsigned(exponent)) == exponent) for chunk in _chunks(path, header, unsigned))
 
 
 def is_zero(path: Path, header: TensorHeader) -> bool:

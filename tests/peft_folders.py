@@ -24,9 +24,7 @@ CONFIG: dict[str, Any] = {
 BASE = BaseRef(name="tiny", digest="d" * 64, quantization="none")
 
 
-def lora_tensors(
-    modules: tuple[str, ...] = MODULES, rank: int = RANK, seed: int = 0
-) -> dict[str, torch.Tensor]:
+def lora_tensors(modules: tuple[str, ...] = MODULES, rank: int = RANK, seed: int = 0) -> dict[str, torch.Tensor]:
     """PEFT's tensors: A (rank, HIDDEN) and B (HIDDEN, rank) a module."""
     generator = torch.Generator().manual_seed(seed)
     return {
@@ -36,9 +34,7 @@ def lora_tensors(
     }
 
 
-def write_peft_folder(
-    folder: Path, *, tensors: dict[str, torch.Tensor] | None = None, **changes: Any
-) -> Path:
+def write_peft_folder(folder: Path, *, tensors: dict[str, torch.Tensor] | None = None, **changes: Any) -> Path:
     """A valid PEFT folder, but for `tensors` and the changed keys of its configuration."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps(CONFIG | changes))
@@ -50,9 +46,7 @@ def write_peft_folder(
 def write_base_folder(folder: Path, modules: tuple[str, ...] = MODULES) -> Path:
     """A prepared base with a (HIDDEN, HIDDEN) layer a module; no tokenizer that works."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(
-        {f"{module}.weight": torch.zeros(HIDDEN, HIDDEN) for module in modules}, folder / "model.safetensors"
-    )
+    save_file({f"{module}.weight": torch.zeros(HIDDEN, HIDDEN) for module in modules}, folder / "model.safetensors")
     (folder / "config.json").write_text("{}")
     (folder / "tokenizer.json").write_text("{}")
     (folder / "chat_template.jinja").write_text("{{ messages }}")

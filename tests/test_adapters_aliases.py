@@ -32,9 +32,7 @@ def test_each_alias_points_where_it_moved_last():
         pytest.param(promoted(1, 2, 1), 2, id="promoted back by hand"),
         pytest.param([*promoted(1, 2, 3), event("rolled_back", 2)], 1, id="twice goes further back"),
         pytest.param([*promoted(1, 2), event("rolled_back", 1)], None, id="never to the bad version"),
-        pytest.param(
-            [*promoted(1, 2), event("rolled_back", 1), *promoted(3)], 1, id="not to a version rolled back"
-        ),
+        pytest.param([*promoted(1, 2), event("rolled_back", 1), *promoted(3)], 1, id="not to a version rolled back"),
         pytest.param([*promoted(1, 2, 3), event("removed", 2)], 1, id="not to a removed version"),
         pytest.param([*promoted(1), *promoted(2, alias="canary")], None, id="other aliases do not count"),
     ],

@@ -23,9 +23,7 @@ def home(tmp_path):
 @pytest.fixture
 def lorikeet(home):
     def run(*arguments):
-        return CliRunner().invoke(
-            app, [*arguments, "--home", str(home)], env={"COLUMNS": "200", "NO_COLOR": "1"}
-        )
+        return CliRunner().invoke(app, [*arguments, "--home", str(home)], env={"COLUMNS": "200", "NO_COLOR": "1"})
 
     return run
 

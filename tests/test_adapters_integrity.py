@@ -27,9 +27,7 @@ def test_one_flipped_bit_is_found_and_both_hashes_named(store, folder):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     overwrite(path, bytes(content))
-    with pytest.raises(
-        IntegrityError, match=r"'adapter_model\.safetensors' has SHA-256 \w{64}.*promises \w{64}"
-    ):
+    with pytest.raises(IntegrityError, match=r"'adapter_model\.safetensors' has SHA-256 \w{64}.*promises \w{64}"):
         store.verify(TARGET)
 
 

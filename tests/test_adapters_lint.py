@@ -178,9 +178,7 @@ def test_a_sharded_base_is_read_whole(peft_folder, tmp_path):
     ("tensors", "code"),
     [
         pytest.param({"base_model.model.prompt_embeddings": torch.ones(2, 2)}, "not-lora", id="prompt"),
-        pytest.param(
-            {A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(8)}, "not-lora", id="DoRA"
-        ),
+        pytest.param({A.replace("lora_A.weight", "lora_magnitude_vector"): torch.ones(8)}, "not-lora", id="DoRA"),
         pytest.param({A: torch.ones(3, HIDDEN)}, "rank-shape", id="another rank than the configuration"),
         pytest.param({A: torch.ones(RANK, HIDDEN, 1)}, "rank-shape", id="a convolution"),
         pytest.param({A: torch.full((RANK, HIDDEN), float("nan"))}, "not-finite", id="NaN"),
@@ -224,9 +222,7 @@ def test_zero_alpha_is_a_warning(tmp_path):
 
 def test_a_rank_pattern_is_followed(tmp_path):
     tensors = lora_tensors() | {A: torch.ones(4, HIDDEN), B: torch.ones(HIDDEN, 4)}
-    folder = write_peft_folder(
-        tmp_path / "pattern", tensors=tensors, rank_pattern={"layers.0.self_attn.q_proj": 4}
-    )
+    folder = write_peft_folder(tmp_path / "pattern", tensors=tensors, rank_pattern={"layers.0.self_attn.q_proj": 4})
     assert lint(folder) == []
 
 

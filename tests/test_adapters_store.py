@@ -113,13 +113,9 @@ def test_a_folder_that_contradicts_its_draft_is_refused(store, peft_folder, tmp_
 
 
 def test_a_fingerprint_of_another_base_is_refused(store, peft_folder):
-    fingerprint = Fingerprint(
-        base_digest="e" * 64, chat_template_sha256="", stop_token_ids=(), modules=(), prompts=()
-    )
+    fingerprint = Fingerprint(base_digest="e" * 64, chat_template_sha256="", stop_token_ids=(), modules=(), prompts=())
     (peft_folder / "fingerprint.json").write_text(fingerprint.model_dump_json())
-    with pytest.raises(
-        BaseModelMismatchError, match="digest dddddddddddd, but its fingerprint has eeeeeeeeeeee"
-    ):
+    with pytest.raises(BaseModelMismatchError, match="digest dddddddddddd, but its fingerprint has eeeeeeeeeeee"):
         store.publish(peft_folder, draft_for(peft_folder))
 
 
@@ -155,9 +151,7 @@ def test_references_resolve_to_versions(store, published):
 def test_an_unknown_version_or_alias_names_what_exists(store, published, reference):
     published(2)
     store.promote("medical", 2)
-    with pytest.raises(
-        AdapterNotFoundError, match=rf"no '{reference}'.*versions \[1, 2\] and the aliases stable = 2"
-    ):
+    with pytest.raises(AdapterNotFoundError, match=rf"no '{reference}'.*versions \[1, 2\] and the aliases stable = 2"):
         store.resolve(reference)
 
 
