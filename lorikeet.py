@@ -1,10 +1,17 @@
-"""The command line: joins the packages' own sub-commands, and does nothing else."""
+"""Train one LoRA adapter per domain, serve all of them from one vLLM engine, know how good and how fast each one is."""
 
 import typer
 
-from adapters import cli as adapters_cli
-from serve import cli as serve_cli
+import adapters.cli
+import demo.cli
+import loadtest.cli
+import serve.cli
 
-app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_show_locals=False)
-app.add_typer(adapters_cli.app, name="adapters")
-app.command()(serve_cli.serve)
+app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
+app.add_typer(adapters.cli.app, name="adapters")
+app.command("serve")(serve.cli.serve)
+app.command("eval")(loadtest.cli.evaluate)
+app.command("demo")(demo.cli.demo)
+
+if __name__ == "__main__":
+    app()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters.store import AdapterStore
+from tests.live_server import live, live_home  # noqa: F401 - fixtures of the session
 from tests.peft_folders import write_base_folder, write_peft_folder
 
 

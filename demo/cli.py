@@ -1,0 +1,52 @@
+"""`lorikeet demo`: the whole loop, from nothing to a report."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from config.home import Home
+
+DOMAINS = ("medical", "finance", "legal")
+
+
+def demo(
+    fresh: Annotated[bool, typer.Option(help="Prepare, build and train again, as new versions.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only so many examples a domain.")] = None,
+    home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
+) -> None:
+    """Base, data, three adapters, one server, questions, answers and figures; reuses what is there."""
+    from config.errors import ConfigError, DatasetError
+    from config.load import load_domain
+    from demo.report import print_report, write_report
+    from demo.run import Demo, StepFailedError, run_demo
+    from demo.server import ServerError
+    from loadtest.evaluate import EvaluationError
+
+    console = Console()
+    folder = Path("config")
+    files = tuple(folder / "domains" / f"{name}.yaml" for name in DOMAINS)
+    try:
+        domains = tuple(load_domain(file) for file in files)
+        plan = Demo(Home(home), domains, files, folder / "serve.yaml", console, fresh, limit)
+        report = run_demo(plan)
+    except (ConfigError, DatasetError, StepFailedError, ServerError, EvaluationError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(1) from None
+    json_file, html_file = write_report(report, plan.home.demo)
+    print_report(report, console)
+    _say_what_is_next(console, report.seconds, json_file, html_file)
+
+
+def _say_what_is_next(console: Console, seconds: float, json_file: Path, html_file: Path) -> None:
+    console.print(
+        f"Done in {seconds / 60:.1f} minutes. Figures: {json_file}, plots: {html_file}\n\n"
+        "Next, [bold]make serve[/bold], and in a second terminal:\n"
+        "  curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d '\n"
+        '    {"model": "medical", "messages": [\n'
+        '      {"role": "system", "content": "ICD-10-CM chapter of the term, as JSON {\\"chapter\\": \\"...\\"}."},\n'
+        '      {"role": "user", "content": "Tuberculous pneumonia"}]}\'',
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,1 @@
+"""Everything that looks at a server from outside. Speaks HTTP only."""

@@ -1,0 +1,134 @@
+"""Quality through the endpoint: a held-out split is asked of a live server, and its answers are scored."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from openai import APIError, AsyncOpenAI
+
+from config.dataset import DatasetManifest, DatasetRow, Message, few_shot_messages, read_dataset, read_split
+from quality.intervals import Share, share_of
+from quality.scorers import is_exact_match, is_valid_format
+
+
+@dataclass(frozen=True)
+class LiveAnswer:
+    """One answer, as a client saw it. Times in seconds from the moment of sending."""
+
+    input: str
+    expected: str
+    text: str
+    served_by: str
+    ttft_s: float
+    e2e_s: float
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class LiveScore:
+    """What a model scored on a held-out split, and how fast, at the concurrency of the evaluation."""
+
+    model: str
+    served_by: str
+    accuracy: Share
+    valid_format: Share
+    ttft_p50_s: float
+    ttft_p99_s: float
+    tokens_per_s: float
+    seconds: float
+    concurrency: int
+    answers: tuple[LiveAnswer, ...]
+
+
+class EvaluationError(Exception):
+    """The server did not answer every question."""
+
+
+async def evaluate_live(
+    client: AsyncOpenAI,
+    dataset_folder: Path,
+    model: str,
+    *,
+    few_shot: bool = False,
+    limit: int | None = None,
+    concurrency: int = 16,
+    on_answer: Callable[[], None] = lambda: None,
+) -> LiveScore:
+    """Ask every row of the test split, greedily and streaming, and score the answers.
+
+    Args:
+        few_shot: Put the data set's fixed examples before each question.
+        limit: Only the first so many rows.
+
+    Raises:
+        DatasetError: The data set is missing or unreadable.
+        EvaluationError: A request failed; nothing is scored then.
+    """
+    manifest, rows = read_dataset(dataset_folder), read_split(dataset_folder, "test")[:limit]
+    slots = asyncio.Semaphore(concurrency)
+
+    async def ask(row: DatasetRow) -> LiveAnswer:
+        messages = few_shot_messages(manifest, row.input) if few_shot else row.prompt
+        async with slots:
+            answer = await _ask(client, manifest, model, messages, row)
+        on_answer()
+        return answer
+
+    start = time.perf_counter()
+    try:
+        answers = await asyncio.gather(*(ask(row) for row in rows))
+    except APIError as error:
+        raise EvaluationError(f"{model!r} on {manifest.domain!r}: {error.message}") from error
+    return _score(manifest, model, answers, time.perf_counter() - start, concurrency)
+
+
+async def _ask(
+    client: AsyncOpenAI, manifest: DatasetManifest, model: str, messages: Sequence[Message], row: DatasetRow
+) -> LiveAnswer:
+    start = time.perf_counter()
+    arguments: dict[str, Any] = {
+        "model": model,
+        "messages": [message.model_dump() for message in messages],
+        "temperature": 0.0,
+        "max_tokens": manifest.evaluation.max_new_tokens,
+        "stop": list(manifest.evaluation.stop) or None,
+        "stream_options": {"include_usage": True},
+        # vLLM's own extension of the API: the closing brace that ends an answer stays in it.
+        "extra_body": {"include_stop_str_in_output": True},
+    }
+    stream = await client.chat.completions.create(stream=True, **arguments)
+    ttft_s, text, num_tokens, served_by = 0.0, "", 0, model
+    async for chunk in stream:
+        served_by = chunk.model
+        if chunk.choices and chunk.choices[0].delta.content:
+            ttft_s = ttft_s or time.perf_counter() - start
+            text += chunk.choices[0].delta.content
+        if chunk.usage:
+            num_tokens = chunk.usage.completion_tokens
+    e2e_s = time.perf_counter() - start
+    return LiveAnswer(row.input, row.output, text, served_by, ttft_s or e2e_s, e2e_s, num_tokens)
+
+
+def _score(
+    manifest: DatasetManifest, model: str, answers: Sequence[LiveAnswer], seconds: float, concurrency: int
+) -> LiveScore:
+    schema = manifest.answer.json_schema
+    num_right = sum(is_exact_match(answer.text, answer.expected) for answer in answers)
+    num_valid = sum(schema is None or is_valid_format(answer.text, schema) for answer in answers)
+    ttfts = sorted(answer.ttft_s for answer in answers)
+    return LiveScore(
+        model=model,
+        served_by=answers[0].served_by,
+        accuracy=share_of(num_right, len(answers)),
+        valid_format=share_of(num_valid, len(answers)),
+        ttft_p50_s=statistics.median(ttfts),
+        ttft_p99_s=ttfts[int(0.99 * (len(ttfts) - 1))],
+        tokens_per_s=sum(answer.num_tokens for answer in answers) / seconds,
+        seconds=seconds,
+        concurrency=concurrency,
+        answers=tuple(answers),
+    )

@@ -1,0 +1,113 @@
+"""One real server for the whole test session: real vLLM, the real small model, two adapters trained for a few steps."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from adapters.fingerprint import Fingerprint, read_fingerprint
+from adapters.store import AdapterStore
+from config.home import Home
+from demo.server import running_server
+
+BASE = "smollm2-135m-nf4"
+BASE_NAME = "smollm2-135m"
+ANSWERS = {"colours": '{"colour": "red"}', "shapes": '{"shape": "circle"}'}
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    url: str
+    home: Home
+    log_file: Path
+
+    @property
+    def store(self) -> AdapterStore:
+        return AdapterStore(self.home.adapters)
+
+    def fingerprint(self, reference: str) -> Fingerprint:
+        found = read_fingerprint(self.store.folder(self.store.resolve(reference)))
+        assert found is not None
+        return found
+
+
+def lorikeet(home: Home, *words: str) -> str:
+    """Run a command as a user would; its output, or a failure that shows it."""
+    command = [sys.executable, "-m", "lorikeet", *words, "--home", str(home.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, f"lorikeet {' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
+    return done.stdout
+
+
+def write_domain(folder: Path, name: str) -> Path:
+    """A synthetic domain in which every question has the same answer: learnt within a few steps."""
+    folder.mkdir(parents=True, exist_ok=True)
+    answer = ANSWERS[name]
+    rows = [{"input": f"What is number {n} of the {name}?", "output": answer} for n in range(100, 220)]
+    data_file = folder / f"{name}.jsonl"
+    data_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    key = next(iter(json.loads(answer)))
+    domain = {
+        "name": name,
+        "description": "Synthetic.",
+        "base": BASE,
+        "data": {
+            "source": "jsonl",
+            "path": str(data_file),
+            "num_train": 80,
+            "num_validation": 8,
+            "num_test": 8,
+            "out_of_scope_share": 0.0,
+            "near_duplicate_jaccard": 1.0,
+        },
+        "chat": {"system": f"Answer about {name} in JSON."},
+        "answer": {"json_schema": {"type": "object", "required": [key], "additionalProperties": False,
+                                   "properties": {key: {"type": "string"}}}},
+        "recipe": {"lora_r": 8, "lora_alpha": 16, "max_steps": 14, "per_device_train_batch_size": 4,
+                   "learning_rate": 0.003, "eval_steps": 14, "max_length": 96},
+        "evaluation": {"max_new_tokens": 16, "stop": ["}"], "num_few_shot": 2},
+    }  # fmt: skip
+    file = folder / f"{name}.yaml"
+    file.write_text(yaml.safe_dump(domain))
+    return file
+
+
+def write_serve_config(folder: Path) -> Path:
+    file = folder / "serve.yaml"
+    file.write_text(
+        yaml.safe_dump(
+            {
+                "base": BASE,
+                "served_model_name": BASE_NAME,
+                "max_loras": 2,
+                "max_cpu_loras": 4,
+                "max_lora_rank": 16,
+                "max_model_len": 1024,
+                "kv_cache_bytes": 1 << 28,
+            }
+        )
+    )
+    return file
+
+
+@pytest.fixture(scope="session")
+def live_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A state folder with the real base and one published version of each synthetic domain."""
+    home = Home(tmp_path_factory.mktemp("live"))
+    lorikeet(home, "base", "prepare", "smollm2-135m", "--quantization", "nf4")
+    for name in ANSWERS:
+        lorikeet(home, "train", str(write_domain(home.root / "domains", name)))
+    return home
+
+
+@pytest.fixture(scope="session")
+def live(live_home: Home) -> Iterator[LiveServer]:
+    log_file = live_home.root / "serve.log"
+    with running_server(write_serve_config(live_home.root), live_home.root, log_file) as server:
+        yield LiveServer(server.url, live_home, log_file)
+    assert "Traceback" not in log_file.read_text()
