@@ -1,5 +1,6 @@
 """The proof that what is served is what was trained: a fingerprint held against the engine's own answers."""
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -31,13 +32,12 @@ class Replay:
 
 
 async def replay(fingerprint: Fingerprint, engine: Engine, target: Target) -> Replay:
-    """Teacher-force every golden answer through the engine, with the adapter and without."""
-    adapter, base, rendered = [], [], []
-    for prompt in fingerprint.prompts:
-        adapter.append(await _answer_logprobs(prompt, engine, target))
-        base.append(await _answer_logprobs(prompt, engine, None))
-        rendered.append(tuple(engine.render(prompt.messages)))
-    return Replay(tuple(adapter), tuple(base), tuple(rendered))
+    """Teacher-force every golden answer through the engine, with the adapter and without, in one mixed batch."""
+    prompts = fingerprint.prompts
+    adapter, base = ([_answer_logprobs(prompt, engine, who) for prompt in prompts] for who in (target, None))
+    logprobs = await asyncio.gather(*adapter, *base)
+    rendered = tuple(tuple(engine.render(prompt.messages)) for prompt in prompts)
+    return Replay(tuple(logprobs[: len(prompts)]), tuple(logprobs[len(prompts) :]), rendered)
 
 
 def judge_parity(fingerprint: Fingerprint, served: Replay, tolerance_nats: float) -> Parity:
