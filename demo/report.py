@@ -43,7 +43,7 @@ Every answer came through the OpenAI-compatible endpoint, {{ report.concurrency 
 and the trained log-probability of the golden answers, in nats per token.</small></p>
 <h2>How fast</h2>
 {{ speed_plot }}
-<h2>All asked at once, in one batch</h2>
+<h2>All asked at the same time</h2>
 <div class="scroll"><table><tr><th>model</th><th>served by</th><th>question</th><th>answer</th>
 <th class="num">seconds</th></tr>
 {% for a in report.answers %}<tr><td>{{ a.model }}</td><td><code>{{ a.served_by }}</code></td><td>{{ a.input }}</td>
@@ -72,7 +72,7 @@ def render_html(report: DemoReport) -> str:
         share=_share,
         parity=_parity,
         accuracy_plot=Markup(_plot(_draw_accuracy, report, (8, 3.4))),
-        speed_plot=Markup(_plot(_draw_speed, report, (8, 2.8))),
+        speed_plot=Markup(_plot(_draw_speed, report, (8, 3.0))),
         steps_plot=Markup(_plot(_draw_steps, report, (8, 0.6 + 0.32 * len(report.steps)))),
     )
 
@@ -148,7 +148,8 @@ def _draw_speed(figure: Any, report: DemoReport) -> None:
             )
         axes.set_xticks(range(len(names)), names)
         axes.set_title(title, fontsize=10)
-    left.legend(frameon=False)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, ncols=2, loc="outside upper center")
 
 
 def _draw_steps(figure: Any, report: DemoReport) -> None:
