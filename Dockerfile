@@ -20,8 +20,11 @@ HEALTHCHECK --start-period=10m CMD ["python", "-c", "import urllib.request as r;
 # Everyone who reaches the published port can use the server: put it behind something that asks who they are.
 CMD ["lorikeet", "serve", "config/serve.yaml", "--host", "0.0.0.0"]
 
+# The set-up leaves byte code out; here it makes every start faster. (Templates that are no Python fail: never mind.)
 FROM source AS gpu
 RUN LORIKEET_DEVICE=gpu scripts/setup.sh
+RUN python -m compileall -q .venv || true
 
 FROM source AS cpu
 RUN LORIKEET_DEVICE=cpu scripts/setup.sh
+RUN python -m compileall -q .venv || true

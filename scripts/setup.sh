@@ -53,11 +53,13 @@ step() {
 }
 
 create_venv() {
-    "$PYTHON_FOUND" -m venv --clear "$1" || fail "python -m venv failed. On Debian or Ubuntu: apt install python3.11-venv"
+    "$PYTHON_FOUND" -m venv --clear "$VENV" || fail "python -m venv failed. On Debian or Ubuntu: apt install python3.11-venv"
 }
 
+# Without --no-compile pip would spend half of its time on byte code, most of it never imported.
 pip_install() {
-    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off --no-deps "$@"
+    "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
+        --no-compile --no-deps "$@"
 }
 
 # Plain PyPI has only CUDA builds of torch, so a CPU build comes from the configured index or else PyTorch's own.
@@ -91,7 +93,7 @@ INSTALLED_DEVICE=$(cut -d ' ' -f 1 "$STAMP" 2>/dev/null || true)
 PYTHON_FOUND=$(find_python)
 if [[ ${INSTALLED_DEVICE:-$DEVICE} != "$DEVICE" ]] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     printf 'setup: environment for %s in %s, with %s\n' "$DEVICE" "$VENV" "$("$PYTHON_FOUND" --version)"
-    create_venv "$VENV"
+    create_venv
 fi
 rm -f "$STAMP" # Written last: its presence marks the environment complete.
 : >"$LOG"
