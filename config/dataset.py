@@ -80,9 +80,7 @@ def conversation(chat: ChatConfig, text: str, answer: str) -> tuple[Message, ...
 
 def few_shot_messages(manifest: DatasetManifest, text: str) -> tuple[Message, ...]:
     """A prompt for the base model: the fixed examples as earlier turns, then `text`; no answer."""
-    shots = [
-        turn for shot in manifest.few_shot for turn in conversation(manifest.chat, shot.input, shot.output)[1:]
-    ]
+    shots = [turn for shot in manifest.few_shot for turn in conversation(manifest.chat, shot.input, shot.output)[1:]]
     system, user, _ = conversation(manifest.chat, text, "")
     return (system, *shots, user)
 
@@ -156,6 +154,4 @@ def hash_splits(folder: Path) -> str:
 
 def rows_to_jsonl(rows: Sequence[DatasetRow]) -> str:
     """One sorted-key JSON object a line: the same rows give the same bytes."""
-    return "".join(
-        json.dumps(row.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) + "\n" for row in rows
-    )
+    return "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) + "\n" for row in rows)

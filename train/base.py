@@ -65,9 +65,7 @@ def find_source(text: str) -> Source:
     folder = Path(text)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise PrepareBaseError(
-                f"Folder {folder.name!r} has no config.json; a base is a Hugging Face model folder."
-            )
+            raise PrepareBaseError(f"Folder {folder.name!r} has no config.json; a base is a Hugging Face model folder.")
         return Source(folder.name, str(folder), _slug(folder.name), licence=_licence_of_card(folder))
     if text.startswith((".", "/", "~")):
         raise PrepareBaseError(f"There is no folder {text!r}. Give a model folder, a hub id or {DEFAULT_SOURCE!r}.")

@@ -1,0 +1,251 @@
+"""A source's examples to a data set folder: cut, deduplicated, split by seed, hashed."""
+
+import hashlib
+import os
+import random
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from config.dataset import (
+    DATASET_MANIFEST_FILE,
+    DatasetManifest,
+    DatasetRow,
+    FewShotExample,
+    conversation,
+    hash_splits,
+    read_dataset,
+    rows_to_jsonl,
+)
+from config.errors import DatasetError
+from config.home import Home
+from config.schema import DataConfig, DomainConfig
+from train.duplicates import NearDuplicates
+from train.errors import DataError
+from train.sources import Example, SourceData, normalize, read_source
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The three splits and what was dropped on the way."""
+
+    train: tuple[Example, ...]
+    validation: tuple[Example, ...]
+    test: tuple[Example, ...]
+    num_exact_duplicates: int = 0
+    num_conflicts: int = 0
+    num_near_duplicates: int = 0
+    num_cut: int = 0
+
+
+def build_dataset(config: DomainConfig, home: Home, *, force: bool = False) -> DatasetManifest:
+    """Build `home.datasets/<domain>`; a data set of the same configuration and source is reused unless `force`.
+
+    Raises:
+        DataError: The source is missing or malformed, or has too few examples.
+    """
+    folder = home.datasets / config.name
+    source = read_source(config.data, config.answer)
+    key = config_sha256(config, source)
+    if not force and _built_from(folder) == key:
+        return read_dataset(folder)
+    splits = split_examples(source.examples, config.data)
+    return _write(folder, config, source, splits, key)
+
+
+def split_examples(examples: Sequence[Example], config: DataConfig) -> Splits:
+    """Clean and split; test and validation first, then as many training examples as are wanted and allowed.
+
+    Raises:
+        DataError: Too few examples for the wanted splits.
+    """
+    rng = random.Random(config.seed)
+    cut = [replace(e, input=cut_text(e.input, config.max_input_chars)) for e in examples]
+    num_cut = sum(a.input != " ".join(b.input.split()) for a, b in zip(cut, examples, strict=True))
+    unique, num_exact, num_conflicts = drop_duplicates(cut)
+    in_scope = _shuffled(rng, [e for e in unique if e.in_scope])
+    refused = _shuffled(rng, [e for e in unique if not e.in_scope])
+
+    test, in_scope, refused = _take(in_scope, refused, config.num_test, config, "test")
+    validation, in_scope, refused = _take(in_scope, refused, config.num_validation, config, "validation")
+    held_out = NearDuplicates(config.near_duplicate_jaccard)
+    for example in test + validation:
+        held_out.add(normalize(example.input))
+    candidates = [e for e in in_scope if e.split in (None, "train")]
+    kept = [e for e in candidates if not held_out.has_similar(normalize(e.input))]
+    train = _interleave(kept)[: config.num_train]
+    refused = [e for e in refused if not held_out.has_similar(normalize(e.input))]
+    train = _mix(train, refused, config)
+    if not train:
+        raise DataError(
+            f"{len(unique)} distinct examples leave none to train on after num_test {config.num_test} and "
+            f"num_validation {config.num_validation}. Give more data, or lower those numbers."
+        )
+    rng.shuffle(train)
+    return Splits(
+        tuple(train),
+        tuple(validation),
+        tuple(_shuffled(rng, test)),
+        num_exact,
+        num_conflicts,
+        len(candidates) - len(kept),
+        num_cut,
+    )
+
+
+def cut_text(text: str, max_chars: int) -> str:
+    """White space collapsed, and cut at a word's end to at most `max_chars` characters."""
+    text = " ".join(text.split())
+    if len(text) <= max_chars:
+        return text
+    head = text[:max_chars]
+    return head.rsplit(" ", 1)[0] if " " in head else head
+
+
+def drop_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int, int]:
+    """Keep the first of equal inputs, and none of an input with several answers.
+
+    Returns the kept examples, the number of copies dropped, and the number of contradicting rows dropped. A copy
+    that may only be trained on wins over one that may be held out.
+    """
+    groups: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        groups[normalize(example.input)].append(example)
+    kept, num_exact, num_conflicts = [], 0, 0
+    for group in groups.values():
+        if len({example.output for example in group}) > 1:
+            num_conflicts += len(group)
+            continue
+        kept.append(next((e for e in group if e.split == "train"), group[0]))
+        num_exact += len(group) - 1
+    return kept, num_exact, num_conflicts
+
+
+def config_sha256(config: DomainConfig, source: SourceData) -> str:
+    """Hash of everything that decides a data set's rows and manifest."""
+    parts = [
+        config.data.model_dump_json(exclude={"path"}),
+        config.chat.model_dump_json(),
+        config.answer.model_dump_json(),
+        config.evaluation.model_dump_json(),
+        config.description,
+        repr(source),
+    ]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _take(
+    in_scope: list[Example], refused: list[Example], wanted: int, config: DataConfig, split: str
+) -> tuple[list[Example], list[Example], list[Example]]:
+    """Pick one held-out split, balanced over strata; returns it and what is left of the two pools."""
+    num_refused = round(wanted * config.out_of_scope_share) if refused else 0
+    # An example pinned to training may serve early stopping, never the test.
+    allowed = (None, "test") if split == "test" else (None, "train")
+    pool = _interleave([e for e in in_scope if e.split in allowed])
+    if len(pool) < wanted - num_refused or len(refused) < num_refused:
+        raise DataError(
+            f"The {split} split wants {wanted - num_refused} examples and {num_refused} out-of-scope ones, but "
+            f"{len(pool)} and {len(refused)} distinct ones are there. Lower `data.num_{split}`, or give more data."
+        )
+    picked = pool[: wanted - num_refused]
+    taken = set(map(id, picked))
+    return picked + refused[:num_refused], [e for e in in_scope if id(e) not in taken], refused[num_refused:]
+
+
+def _mix(train: list[Example], refused: list[Example], config: DataConfig) -> list[Example]:
+    """Replace the last training examples by out-of-scope ones, so that they make up their share."""
+    share = config.out_of_scope_share
+    total = min(config.num_train, round(len(train) / (1 - share)))
+    num_refused = min(len(refused), round(total * share))
+    return train[: config.num_train - num_refused] + refused[:num_refused]
+
+
+def _interleave(examples: Sequence[Example]) -> list[Example]:
+    """Round-robin over the strata, so that any prefix is as balanced as the data allows."""
+    queues: dict[str, list[Example]] = defaultdict(list)
+    for example in examples:
+        queues[example.stratum].append(example)
+    ranked = [(rank, stratum, e) for stratum, queue in queues.items() for rank, e in enumerate(queue)]
+    return [example for _, _, example in sorted(ranked, key=lambda item: item[:2])]
+
+
+def _shuffled(rng: random.Random, examples: Sequence[Example]) -> list[Example]:
+    shuffled = list(examples)
+    rng.shuffle(shuffled)
+    return shuffled
+
+
+def _built_from(folder: Path) -> str | None:
+    try:
+        manifest = read_dataset(folder)
+        return manifest.config_sha256 if hash_splits(folder) == manifest.dataset_sha256 else None
+    except (DatasetError, FileNotFoundError):
+        return None
+
+
+def _write(folder: Path, config: DomainConfig, source: SourceData, splits: Splits, key: str) -> DatasetManifest:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        staging.chmod(0o755)
+        for name, examples in (
+            ("train", splits.train),
+            ("validation", splits.validation),
+            ("test", splits.test),
+        ):
+            rows = [_row(config, example) for example in examples]
+            (staging / f"{name}.jsonl").write_text(rows_to_jsonl(rows), encoding="utf-8")
+        manifest = _describe(staging, config, source, splits, key)
+        # Written last: its presence marks the folder complete.
+        (staging / DATASET_MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+        shutil.rmtree(folder, ignore_errors=True)
+        os.rename(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return manifest
+
+
+def _row(config: DomainConfig, example: Example) -> DatasetRow:
+    return DatasetRow(
+        messages=conversation(config.chat, example.input, example.output),
+        input=example.input,
+        output=example.output,
+        in_scope=example.in_scope,
+    )
+
+
+def _describe(folder: Path, config: DomainConfig, source: SourceData, splits: Splits, key: str) -> DatasetManifest:
+    return DatasetManifest(
+        domain=config.name,
+        description=config.description,
+        source=source.name,
+        source_version=source.version,
+        licence=source.licence,
+        chat=config.chat,
+        answer=config.answer,
+        evaluation=config.evaluation,
+        few_shot=few_shot_examples(splits.train, config.evaluation.num_few_shot),
+        num_train=len(splits.train),
+        num_validation=len(splits.validation),
+        num_test=len(splits.test),
+        num_test_out_of_scope=sum(not e.in_scope for e in splits.test),
+        num_exact_duplicates=splits.num_exact_duplicates,
+        num_conflicts=splits.num_conflicts,
+        num_near_duplicates=splits.num_near_duplicates,
+        num_cut=splits.num_cut,
+        config_sha256=key,
+        dataset_sha256=hash_splits(folder),
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def few_shot_examples(train: Sequence[Example], wanted: int) -> tuple[FewShotExample, ...]:
+    """The first in-scope training examples with answers that differ from each other, as far as there are any."""
+    in_scope = [e for e in train if e.in_scope]
+    first_of_answer = list({e.output: e for e in reversed(in_scope)}.values())[::-1]
+    rest = [e for e in in_scope if e not in first_of_answer]
+    return tuple(FewShotExample(input=e.input, output=e.output) for e in (first_of_answer + rest)[:wanted])

@@ -1,0 +1,82 @@
+"""Golden prompts with the training stack's log-probabilities: what a server must reproduce before it may answer."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
+from transformers import PreTrainedTokenizerBase
+
+from adapters.fingerprint import FINGERPRINT_FILE, Fingerprint, GoldenPrompt
+from adapters.manifest import BaseManifest
+from config.dataset import DatasetRow
+from train.encode import Encoded, encode
+from train.evaluate import without_adapter
+
+NUM_GOLDEN_PROMPTS = 6
+
+
+def make_fingerprint(
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, base: BaseManifest, rows: Sequence[DatasetRow]
+) -> Fingerprint:
+    """Teacher-forced log-probabilities of reference answers, by adapter and by base, in bf16 weights."""
+    return Fingerprint(
+        base_digest=base.digest,
+        chat_template_sha256=base.chat_template_sha256,
+        stop_token_ids=stop_token_ids(model, tokenizer),
+        modules=adapted_modules(model),
+        prompts=tuple(_golden_prompt(model, tokenizer, row) for row in golden_rows(rows)),
+    )
+
+
+def golden_rows(rows: Sequence[DatasetRow], wanted: int = NUM_GOLDEN_PROMPTS) -> list[DatasetRow]:
+    """The first rows with answers that differ, so that the prompts cover the answers broadly."""
+    first_of_answer = list({row.output: row for row in reversed(rows)}.values())[::-1]
+    rest = [row for row in rows if row not in first_of_answer]
+    return (first_of_answer + rest)[:wanted]
+
+
+@torch.inference_mode()
+def answer_logprobs(model: PeftModel, encoded: Encoded) -> tuple[float, ...]:
+    """Log-probability of each answer token given all before it, nats; softmax in fp32."""
+    ids = torch.tensor([encoded.input_ids], device=model.device)
+    first = len(encoded.prompt_ids)
+    logits = model(input_ids=ids, use_cache=False).logits[0, first - 1 : -1].float()
+    chosen = torch.log_softmax(logits, -1).gather(-1, ids[0, first:, None]).squeeze(-1)
+    return tuple(chosen.tolist())
+
+
+def adapted_modules(model: PeftModel) -> tuple[str, ...]:
+    """Full names, in the base model, of the layers that carry LoRA weights."""
+    return tuple(
+        sorted(
+            name
+            for name, module in model.get_base_model().named_modules()
+            if isinstance(module, BaseTunerLayer) and module.active_adapters
+        )
+    )
+
+
+def stop_token_ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Ids that end an answer: the tokenizer's end token and those of the generation configuration."""
+    configured = model.generation_config.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return tuple(sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None}))
+
+
+def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
+    (folder / FINGERPRINT_FILE).write_text(fingerprint.model_dump_json(indent=1) + "\n")
+
+
+def _golden_prompt(model: PeftModel, tokenizer: PreTrainedTokenizerBase, row: DatasetRow) -> GoldenPrompt:
+    encoded = encode(tokenizer, row.messages)
+    with without_adapter(model):
+        base_logprobs = answer_logprobs(model, encoded)
+    return GoldenPrompt(
+        messages=tuple(message.model_dump() for message in row.prompt),
+        prompt_token_ids=encoded.prompt_ids,
+        answer_token_ids=encoded.answer_ids,
+        adapter_logprobs=answer_logprobs(model, encoded),
+        base_logprobs=base_logprobs,
+    )

@@ -1,0 +1,133 @@
+"""`lorikeet train`: data, training, evaluation, fingerprint, publication and, if the gates pass, promotion."""
+
+import logging
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from adapters.base import verify_base
+from adapters.manifest import (
+    BaseManifest,
+    DatasetRef,
+    Evaluation,
+    Forgetting,
+    LoraSpec,
+    Manifest,
+    ManifestDraft,
+    QualityBaseline,
+)
+from adapters.reference import DEFAULT_ALIAS
+from adapters.store import AdapterStore
+from config.dataset import SPLITS, DatasetManifest, read_split
+from config.home import Home
+from config.schema import DomainConfig, GatesConfig
+from train.card import write_model_card
+from train.dataset import build_dataset
+from train.evaluate import evaluate, measure_forgetting
+from train.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
+from train.recipe import check_recipe
+from train.sft import ADAPTER_NAME, Trained, save_adapter, train_adapter
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A published version, and why it was or was not promoted."""
+
+    manifest: Manifest
+    is_promoted: bool
+    reason: str
+
+
+def train_and_publish(
+    config: DomainConfig, home: Home, *, resume: bool = False, console: Console | None = None
+) -> Outcome:
+    """From a domain's configuration to a published, evaluated version.
+
+    Raises:
+        TrainError: Data or recipe cannot be used; nothing was published.
+        AdapterError: The base is missing or changed, or the store refuses the adapter.
+    """
+    check_recipe(config.recipe)
+    base_folder = home.bases / config.base
+    base = verify_base(base_folder)
+    dataset = build_dataset(config, home)
+    rows = {split: read_split(home.datasets / config.name, split) for split in SPLITS}
+    trained = train_adapter(
+        config, base, base_folder, dataset, rows, home.runs / config.name, resume=resume, console=console
+    )
+    evaluation, quality_baseline = evaluate(trained.model, trained.tokenizer, dataset, rows["test"])
+    forgetting = measure_forgetting(trained.model, trained.tokenizer)
+    fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, rows["test"])
+    draft = draft_manifest(config, base, dataset, trained, evaluation, forgetting, quality_baseline)
+    store = AdapterStore(home.adapters)
+    with tempfile.TemporaryDirectory(dir=home.runs) as name:
+        folder = Path(name)
+        save_adapter(trained.model, folder, base.name)
+        write_fingerprint(fingerprint, folder)
+        write_model_card(draft, folder)
+        manifest = store.publish(folder, draft, base_folder=base_folder)
+    passed, reason = judge_gates(evaluation, config.gates)
+    if passed:
+        store.promote(manifest.name, manifest.version, alias=DEFAULT_ALIAS, reason=reason)
+    logger.info("%s published; %s", manifest.lora_name, reason)
+    return Outcome(manifest, passed, reason)
+
+
+def judge_gates(evaluation: Evaluation, gates: GatesConfig) -> tuple[bool, str]:
+    """Whether a version may become `stable` by itself, and why."""
+    gain = evaluation.adapter.value - evaluation.base.value
+    valid = evaluation.valid_format.value
+    failures = []
+    if gain < gates.min_gain:
+        failures.append(f"gain {gain:+.3f} is below min_gain {gates.min_gain:+.3f}")
+    if valid < gates.min_valid_format:
+        failures.append(f"valid format {valid:.3f} is below min_valid_format {gates.min_valid_format:.3f}")
+    if failures:
+        return False, "gates failed: " + "; ".join(failures)
+    return True, f"gates passed: gain {gain:+.3f}, valid format {valid:.3f}"
+
+
+def draft_manifest(
+    config: DomainConfig,
+    base: BaseManifest,
+    dataset: DatasetManifest,
+    trained: Trained,
+    evaluation: Evaluation,
+    forgetting: Forgetting,
+    quality_baseline: QualityBaseline,
+) -> ManifestDraft:
+    """All that training knows of the new version."""
+    return ManifestDraft(
+        name=config.name,
+        base=base.ref,
+        lora=_lora_spec(trained),
+        description=config.description,
+        answer_schema=config.answer.json_schema,
+        dataset=DatasetRef(
+            dataset_sha256=dataset.dataset_sha256,
+            source=f"{dataset.source} {dataset.source_version}",
+            licence=dataset.licence,
+            num_train=dataset.num_train,
+            num_validation=dataset.num_validation,
+            num_test=dataset.num_test,
+        ),
+        training=trained.record,
+        evaluation=evaluation,
+        forgetting=forgetting,
+        quality_baseline=quality_baseline,
+    )
+
+
+def _lora_spec(trained: Trained) -> LoraSpec:
+    config = trained.model.peft_config[ADAPTER_NAME]
+    return LoraSpec(
+        lora_r=config.r,
+        lora_alpha=config.lora_alpha,
+        use_rslora=config.use_rslora,
+        target_modules=tuple(sorted(config.target_modules)),
+        num_modules=len(adapted_modules(trained.model)),
+    )

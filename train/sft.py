@@ -1,0 +1,248 @@
+"""Supervised fine-tuning of one LoRA adapter on a prepared base, by TRL's trainer."""
+
+import hashlib
+import json
+import logging
+import shutil
+import time
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from peft import PeftModel
+from rich.console import Console
+from transformers import (
+    AutoTokenizer,
+    EarlyStoppingCallback,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    set_seed,
+)
+from transformers.trainer_utils import get_last_checkpoint
+from trl import SFTConfig, SFTTrainer
+
+from adapters.manifest import BaseManifest, TrainingRecord
+from config.dataset import DatasetManifest, DatasetRow
+from config.schema import DomainConfig, RecipeConfig
+from train.base import library_versions
+from train.encode import Encoded, encode_rows
+from train.errors import ResumeError
+from train.progress import TrainingProgress
+from train.quantize import load_causal_lm
+from train.recipe import check_recipe, lora_config
+
+LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
+RUN_FILE = "run.json"
+ADAPTER_NAME = "default"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained adapter on its base, in memory, in bf16 as it will be saved and served."""
+
+    model: PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    record: TrainingRecord
+
+
+class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
+    """TRL's trainer with logits for the answer's positions only.
+
+    TRL does the same where Triton runs; on a CPU it projects every position onto the vocabulary, and computes
+    metrics on them, which takes longer than the model itself.
+    """
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        assert not return_outputs  # `prediction_loss_only` is set
+        causal_lm = self.accelerator.unwrap_model(model).get_base_model()
+        labels = inputs["labels"][:, 1:]
+        is_answer = labels != -100
+        with self.accelerator.autocast():
+            hidden = causal_lm.get_decoder()(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False
+            ).last_hidden_state[:, :-1]
+            logits = causal_lm.get_output_embeddings()(hidden[is_answer])
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[is_answer], reduction="sum")
+        num_tokens = is_answer.sum() if num_items_in_batch is None else num_items_in_batch
+        return loss / num_tokens
+
+
+def train_adapter(
+    config: DomainConfig,
+    base: BaseManifest,
+    base_folder: Path,
+    dataset: DatasetManifest,
+    rows: dict[str, list[DatasetRow]],
+    run_folder: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Trained:
+    """Train one adapter; the model comes back with the weights of the best held-out loss.
+
+    Raises:
+        RecipeError: The recipe asks for what vLLM does not serve.
+        ResumeError: `resume` without a checkpoint of this base, data set and recipe.
+        DataError: An example does not fit into `max_length`.
+    """
+    check_recipe(config.recipe)
+    checkpoint = _prepare_run(run_folder, run_key(config.recipe, base, dataset), resume=resume)
+    tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    encoded = {
+        split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length)
+        for split in ("train", "validation")
+    }
+    set_seed(config.recipe.seed)
+    trainer = _trainer(config.recipe, base_folder, tokenizer, encoded, run_folder)
+    started = time.monotonic()
+    output = _run(trainer, config.name, checkpoint, console)
+    duration_s = time.monotonic() - started
+    model = trainer.model
+    cast_adapter(model)
+    model.eval()
+    record = TrainingRecord(
+        arguments=config.recipe.model_dump(mode="json"),
+        metrics=_metrics(trainer, output.training_loss),
+        duration_s=round(duration_s, 1),
+        device=_device_name(),
+        libraries=library_versions(*LIBRARIES),
+    )
+    logger.info("%s trained in %.0f s, held-out loss %.3f", config.name, duration_s, record.metrics["eval_loss"])
+    return Trained(model, tokenizer, record)
+
+
+def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) -> str:
+    """What a checkpoint belongs to."""
+    text = f"{base.digest}\n{dataset.dataset_sha256}\n{recipe.model_dump_json()}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cast_adapter(model: PeftModel) -> None:
+    """LoRA weights in bf16: what is evaluated is what is saved and what vLLM computes with."""
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
+    """Write PEFT's files, the same bytes for the same weights and without a path of this machine."""
+    model.peft_config[ADAPTER_NAME].base_model_name_or_path = base_name
+    model.save_pretrained(folder, save_embedding_layers=False)
+    path = folder / "adapter_config.json"
+    saved: dict[str, Any] = json.loads(path.read_text())
+    # PEFT keeps a set, whose order changes from process to process.
+    saved["target_modules"] = sorted(saved["target_modules"])
+    path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
+
+
+def _prepare_run(folder: Path, key: str, *, resume: bool) -> str | None:
+    """A fresh run folder, or the last checkpoint of an interrupted one."""
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / RUN_FILE).write_text(json.dumps({"key": key}) + "\n")
+        return None
+    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    if checkpoint is None:
+        raise ResumeError(f"There is no checkpoint of {folder.name!r} to resume. Train without `--resume`.")
+    if json.loads((folder / RUN_FILE).read_text())["key"] != key:
+        raise ResumeError(
+            f"The checkpoint of {folder.name!r} is of another base, data set or recipe. "
+            "Restore those, or train without `--resume`."
+        )
+    return str(checkpoint)
+
+
+def _trainer(
+    recipe: RecipeConfig,
+    base_folder: Path,
+    tokenizer: PreTrainedTokenizerBase,
+    encoded: dict[str, list[Encoded]],
+    run_folder: Path,
+) -> SFTTrainer:
+    model = load_causal_lm(base_folder)
+    model.config.use_cache = False
+    trainer_class = SFTTrainer if torch.cuda.is_available() else AnswerLossTrainer
+    trainer = trainer_class(
+        model=model,
+        args=_sft_config(recipe, run_folder),
+        train_dataset=_to_dataset(encoded["train"]),
+        eval_dataset=_to_dataset(encoded["validation"]),
+        processing_class=tokenizer,
+        peft_config=lora_config(recipe, model),
+        callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    return trainer
+
+
+def _sft_config(recipe: RecipeConfig, run_folder: Path) -> SFTConfig:
+    has_cuda = torch.cuda.is_available()
+    eval_steps = min(recipe.eval_steps, recipe.max_steps)
+    return SFTConfig(
+        output_dir=str(run_folder),
+        learning_rate=recipe.learning_rate,
+        lr_scheduler_type=recipe.lr_scheduler_type,
+        warmup_steps=recipe.warmup_steps,
+        weight_decay=recipe.weight_decay,
+        max_grad_norm=recipe.max_grad_norm,
+        max_steps=recipe.max_steps,
+        per_device_train_batch_size=recipe.per_device_train_batch_size,
+        per_device_eval_batch_size=recipe.per_device_train_batch_size,
+        gradient_accumulation_steps=recipe.gradient_accumulation_steps,
+        gradient_checkpointing=has_cuda,
+        train_sampling_strategy="group_by_length",
+        max_length=None,  # already cut, without losing the answer
+        dataset_kwargs={"skip_prepare_dataset": True},
+        eval_strategy="steps",
+        eval_steps=eval_steps,
+        save_strategy="steps",
+        save_steps=eval_steps,
+        save_total_limit=2,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        prediction_loss_only=True,
+        logging_steps=5,
+        disable_tqdm=True,
+        report_to=[],
+        bf16=True,
+        use_cpu=not has_cuda,
+        dataloader_pin_memory=has_cuda,
+        seed=recipe.seed,
+        data_seed=recipe.seed,
+    )
+
+
+def _run(trainer: SFTTrainer, name: str, checkpoint: str | None, console: Console | None) -> Any:
+    progress = TrainingProgress(console, f"train {name}") if console is not None else None
+    if progress is not None:
+        trainer.add_callback(progress)
+    with progress or nullcontext():
+        return trainer.train(resume_from_checkpoint=checkpoint)
+
+
+def _to_dataset(encoded: Sequence[Encoded]) -> Dataset:
+    return Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in encoded])
+
+
+def _metrics(trainer: SFTTrainer, train_loss: float) -> dict[str, float]:
+    state = trainer.state
+    best = state.best_metric if state.best_metric is not None else float("nan")
+    return {"train_loss": round(train_loss, 4), "eval_loss": round(best, 4), "steps": float(state.global_step)}
+
+
+def _device_name() -> str:
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"

@@ -1,0 +1,215 @@
+"""Where examples come from: three packages with real, licensed domain data, or a JSONL file of one's own."""
+
+import csv
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from config.schema import AnswerConfig, DataConfig
+from train.errors import DataError
+from train.general import GENERAL_REQUESTS
+
+# Number of the ICD-10-CM chapter -> its subject in words (short, so that an answer is few tokens).
+ICD_CHAPTERS = {
+    "1": "infectious diseases",
+    "2": "neoplasms",
+    "4": "endocrine and metabolic diseases",
+    "5": "mental disorders",
+    "6": "nervous system",
+    "9": "circulatory system",
+    "11": "digestive system",
+    "12": "skin",
+    "13": "musculoskeletal system",
+    "14": "genitourinary system",
+    "15": "pregnancy and childbirth",
+    "17": "congenital malformations",
+    "19": "injury and poisoning",
+    "20": "external causes",
+    "21": "health status and services",
+}
+# Wordings of these schemes are trained on; those that only the others use are held out.
+TRAIN_SCHEMES = ("iso18245_official_list", "usda_list", "visa_list", "alipay_list", "amex_list")
+HELD_OUT_SCHEMES = ("stripe_list", "mastercard_list")
+NUM_LICENCE_KEYS = 30
+# ScanCode's catch-all keys name no licence, so a notice under them has no right answer.
+CATCH_ALL_KEYS = frozenset(
+    {
+        "commercial-license",
+        "free-unknown",
+        "other-copyleft",
+        "other-permissive",
+        "proprietary-license",
+        "unknown-license-reference",
+        "warranty-disclaimer",
+    }
+)
+MIN_INPUT_CHARS = 8
+
+_NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
+_LICENCE_KEY = re.compile(r"^license_expression: ([\w.+-]+)$", re.MULTILINE)
+_PRIVATE_CODES = range(3000, 4000)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One input and its answer. `stratum` balances splits; `split` pins an example to train or test."""
+
+    input: str
+    output: str
+    stratum: str = ""
+    split: str | None = None
+    in_scope: bool = True
+
+
+@dataclass(frozen=True)
+class SourceData:
+    name: str
+    version: str
+    licence: str | None
+    examples: tuple[Example, ...]
+
+
+def normalize(text: str) -> str:
+    """Lower case, letters and digits only: two wordings that differ in punctuation are one."""
+    return _NOT_ALPHANUMERIC.sub(" ", text.lower()).strip()
+
+
+def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
+    """All examples of a source, with the out-of-scope ones where a refusal is agreed.
+
+    Raises:
+        DataError: The package is not installed, or the JSONL file is missing or malformed.
+    """
+    if config.source == "jsonl":
+        data = _read_jsonl(config, answer)
+    elif config.source == "icd10cm":
+        data = SourceData("ICD-10-CM (simple-icd-10-cm)", _version("simple-icd-10-cm"), "public domain", _icd10cm())
+    elif config.source == "iso18245":
+        data = SourceData("ISO 18245 (iso18245)", _version("iso18245"), "MIT", _iso18245())
+    else:
+        data = SourceData("ScanCode (licensedcode-data)", _version("licensedcode-data"), "CC-BY-4.0", _licensedcode())
+    licence = config.licence or data.licence
+    return SourceData(data.name, data.version, licence, data.examples + _out_of_scope(config, answer))
+
+
+def _icd10cm() -> tuple[Example, ...]:
+    """Inclusion terms of the 15 largest chapters, under each chapter's subject in words."""
+    import simple_icd_10_cm as icd
+
+    examples = []
+    for chapter, subject in ICD_CHAPTERS.items():
+        for code in icd.get_descendants(chapter):
+            examples += [
+                Example(term, json.dumps({"chapter": subject}), stratum=subject)
+                for term in icd.get_inclusion_term(code)
+                if len(term) >= MIN_INPUT_CHARS
+            ]
+    return tuple(examples)
+
+
+def _iso18245() -> tuple[Example, ...]:
+    """Descriptions of merchant category codes; a wording that any training scheme uses is never held out."""
+    folder = _package_folder("iso18245") / "data"
+    ranges = [(int(row[0]), int(row[1]), row[2]) for row in _rows(folder / "iso18245_ranges.csv")]
+    seen_in_training: set[str] = set()
+    examples = []
+    for scheme in TRAIN_SCHEMES + HELD_OUT_SCHEMES:
+        split = "train" if scheme in TRAIN_SCHEMES else "test"
+        for code, description in _descriptions(folder / f"{scheme}.csv"):
+            if split == "train":
+                seen_in_training.add(normalize(description))
+            elif normalize(description) in seen_in_training:
+                continue
+            group = next(name for first, last, name in ranges if first <= code <= last)
+            examples.append(Example(description, json.dumps({"group": group}), split=split))
+    return tuple(examples)
+
+
+def _descriptions(path: Path) -> Iterator[tuple[int, str]]:
+    for row in _rows(path):
+        code, description = int(row[0]), row[1].strip()
+        # Private codes are names of single airlines, car rentals and hotels.
+        if code not in _PRIVATE_CODES and len(description) >= MIN_INPUT_CHARS:
+            yield code, description
+
+
+def _licensedcode() -> tuple[Example, ...]:
+    """Licence notices of the most frequent single keys (no `a OR b` expressions)."""
+    notices = list(_notices(_package_folder("licensedcode") / "data" / "rules"))
+    frequent = dict(Counter(key for key, _ in notices).most_common(NUM_LICENCE_KEYS))
+    return tuple(Example(text, json.dumps({"licence": key}), stratum=key) for key, text in notices if key in frequent)
+
+
+def _notices(folder: Path) -> Iterator[tuple[str, str]]:
+    # 34,859 files: their three front-matter lines are matched, as a YAML parser would take a minute.
+    for path in sorted(folder.glob("*.RULE")):
+        _, front, text = path.read_text(encoding="utf-8").split("---", 2)
+        key = _LICENCE_KEY.search(front)
+        if key and key.group(1) not in CATCH_ALL_KEYS and "is_license_notice: yes" in front:
+            yield key.group(1), " ".join(text.split())
+
+
+def _read_jsonl(config: DataConfig, answer: AnswerConfig) -> SourceData:
+    path = config.path
+    assert path is not None  # the schema pairs `source: jsonl` with `path`
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise DataError(f"Cannot read {str(path)!r}: {error.strerror or error}. Check `data.path`.") from error
+    examples = tuple(
+        _jsonl_example(line, f"{path.name} line {number}", answer)
+        for number, line in enumerate(lines, start=1)
+        if line.strip()
+    )
+    return SourceData(path.name, "1", config.licence, examples)
+
+
+def _jsonl_example(line: str, where: str, answer: AnswerConfig) -> Example:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON ({error.msg}). Write one object a line.") from error
+    if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row["input"].strip():
+        raise DataError(f'{where}: got {line[:80]!r}; wanted {{"input": "…", "output": "…"}}.')
+    in_scope = bool(row.get("in_scope", True))
+    output = row.get("output", None if in_scope else answer.refusal)
+    if isinstance(output, dict | list):
+        output = json.dumps(output, ensure_ascii=False)
+    if not isinstance(output, str) or not output.strip():
+        raise DataError(f"{where}: `output` is {output!r}; wanted text or JSON, the answer to `input`.")
+    return Example(row["input"], output, in_scope=in_scope)
+
+
+def _out_of_scope(config: DataConfig, answer: AnswerConfig) -> tuple[Example, ...]:
+    """Inputs that are none of the domain's business: everyday requests, and inputs of the other packaged domains."""
+    if answer.refusal is None or config.out_of_scope_share == 0:
+        return ()
+    inputs = list(GENERAL_REQUESTS)
+    if config.source not in ("jsonl", "icd10cm"):
+        inputs += [example.input for example in _icd10cm()[::20]]
+    if config.source not in ("jsonl", "iso18245"):
+        inputs += [example.input for example in _iso18245()[::10]]
+    return tuple(Example(text, answer.refusal, stratum="out of scope", in_scope=False) for text in inputs)
+
+
+def _rows(path: Path) -> list[list[str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.reader(file))[1:]
+
+
+def _package_folder(name: str) -> Path:
+    # Found without importing: licensedcode-data has no code.
+    spec = find_spec(name)
+    locations = list(spec.submodule_search_locations or ()) if spec else []
+    if not locations:
+        raise DataError(f"The package with the {name} data is not installed. Run `make install`.")
+    return Path(locations[0])
+
+
+def _version(package: str) -> str:
+    return version(package)
