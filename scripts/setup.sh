@@ -17,14 +17,15 @@ fail() {
 }
 
 find_python() {
-    local candidate
-    for candidate in "${PYTHON:-}" python3.11 /usr/bin/python3.11 python3 python; do
-        if [[ -n $candidate ]] && "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
+    local candidate candidates=(python3.11 /usr/bin/python3.11 python3 python)
+    [[ -n ${PYTHON:-} ]] && candidates=("$PYTHON")
+    for candidate in "${candidates[@]}"; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
             printf '%s' "$candidate"
             return
         fi
     done
-    fail "Lorikeet needs Python 3.11; found $(python3 --version 2>/dev/null || echo no python3)." \
+    fail "Lorikeet needs Python 3.11; found $("${PYTHON:-python3}" --version 2>/dev/null || echo no Python)." \
         "Install it (apt install python3.11 python3.11-venv, pyenv install 3.11)" \
         "and run: PYTHON=/path/to/python3.11 make setup"
 }
