@@ -33,9 +33,7 @@ class Fingerprint(Record):
     @property
     def adapter_effect_nats(self) -> float:
         """Mean |adapter − base| log-probability per answer token: how much the adapter changes."""
-        gaps = [
-            abs(a - b) for p in self.prompts for a, b in zip(p.adapter_logprobs, p.base_logprobs, strict=True)
-        ]
+        gaps = [abs(a - b) for p in self.prompts for a, b in zip(p.adapter_logprobs, p.base_logprobs, strict=True)]
         return sum(gaps) / max(len(gaps), 1)
 
 
