@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -212,19 +213,20 @@ def _print_finding(finding: Finding) -> None:
 
 
 def _versions_table(store: AdapterStore, manifests: list[Manifest]) -> Table:
-    table = Table("version", "aliases", "base", "r", "base score", "adapter score", "digest", "created")
+    """One line a version, narrow enough for 80 columns; `show` has the intervals and the digest."""
+    table = Table("version", "aliases", "base", "r", "base score", "score", "n", "created", box=SIMPLE_HEAD)
     for manifest in manifests:
         aliases = store.aliases(manifest.name).items()
-        evaluation = manifest.evaluation
+        scores = manifest.evaluation
         table.add_row(
             manifest.lora_name,
             ", ".join(sorted(alias for alias, version in aliases if version == manifest.version)),
             manifest.base.name,
             str(manifest.lora.lora_r),
-            _score(evaluation.base if evaluation else None),
-            _score(evaluation.adapter if evaluation else None),
-            manifest.digest[:12],
-            manifest.created_at,
+            f"{scores.base.value:.2f}" if scores else "-",
+            f"{scores.adapter.value:.2f}" if scores else "-",
+            str(scores.adapter.n) if scores else "-",
+            manifest.created_at[:10],
         )
     return table
 
