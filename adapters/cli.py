@@ -9,7 +9,7 @@ import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 
 from adapters.base import read_base
 from adapters.errors import AdapterError
@@ -213,8 +213,8 @@ def _print_finding(finding: Finding) -> None:
 
 
 def _versions_table(store: AdapterStore, manifests: list[Manifest]) -> Table:
-    """One line a version, narrow enough for 80 columns; `show` has the intervals and the digest."""
-    table = Table("version", "aliases", "base", "r", "base score", "score", "n", "created", box=SIMPLE_HEAD)
+    """One line a version, narrow enough for 80 columns; `show` has the rest."""
+    table = Table("version", "aliases", "base", "r", "base score", "score", "n", box=SIMPLE_HEAD)
     for manifest in manifests:
         aliases = store.aliases(manifest.name).items()
         scores = manifest.evaluation
@@ -226,13 +226,12 @@ def _versions_table(store: AdapterStore, manifests: list[Manifest]) -> Table:
             f"{scores.base.value:.2f}" if scores else "-",
             f"{scores.adapter.value:.2f}" if scores else "-",
             str(scores.adapter.n) if scores else "-",
-            manifest.created_at[:10],
         )
     return table
 
 
 def _manifest_table(manifest: Manifest) -> Table:
-    table = Table("what", "value", title=manifest.lora_name, show_header=False)
+    table = Table("what", Column(overflow="fold"), title=manifest.lora_name, show_header=False, box=SIMPLE_HEAD)
     lora, dataset, evaluation = manifest.lora, manifest.dataset, manifest.evaluation
     rows = {
         "description": manifest.description,
@@ -256,10 +255,11 @@ def _manifest_table(manifest: Manifest) -> Table:
 
 
 def _history_table(store: AdapterStore, name: str) -> Table:
-    table = Table("at", "event", "version", "alias", "previous", "reason", title=f"history of {name}")
+    head = (Column("at", no_wrap=True), "event", "version", "alias", "previous", "reason")
+    table = Table(*head, title=f"history of {name}", box=SIMPLE_HEAD)
     for event in store.history(name):
         previous = str(event.previous or "")
-        table.add_row(event.at, event.kind, str(event.version), event.alias, previous, escape(event.reason))
+        table.add_row(event.at[:16], event.kind, str(event.version), event.alias, previous, escape(event.reason))
     return table
 
 
