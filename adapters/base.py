@@ -1,6 +1,7 @@
 """Reading a prepared base folder: its manifest, and whether its files are what the manifest promises."""
 
 import hashlib
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +14,8 @@ CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
 _TOKENIZER_PATTERNS = ("tokenizer.json", "tokenizer.model", "vocab.*", "merges.txt", "added_tokens.json")
 _CHUNK_BYTES = 1 << 20
+
+logger = logging.getLogger(__name__)
 
 
 def read_base(folder: Path) -> BaseManifest:
@@ -52,6 +55,17 @@ def verify_base(folder: Path) -> BaseManifest:
     return manifest
 
 
+def list_bases(root: Path) -> list[BaseManifest]:
+    """Every usable base under `home.bases`, by name; unfinished folders are left out with a warning."""
+    manifests = []
+    for path in sorted(root.glob(f"[!.]*/{MANIFEST_FILE}")):
+        try:
+            manifests.append(read_base(path.parent))
+        except InvalidBaseError as error:
+            logger.warning("%s", error)
+    return manifests
+
+
 def base_files(folder: Path) -> tuple[FileEntry, ...]:
     """Every file of a base folder but its manifest, hashed, sorted by path."""
     paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.name != MANIFEST_FILE)
@@ -68,9 +82,7 @@ def weights_sha256(files: Iterable[FileEntry]) -> str:
 
 def tokenizer_sha256(files: Iterable[FileEntry]) -> str:
     """SHA-256 over the files that decide the token ids (not over `tokenizer_config.json`, which holds paths)."""
-    return _sha256_entries(
-        f for f in files if any(Path(f.path).match(pattern) for pattern in _TOKENIZER_PATTERNS)
-    )
+    return _sha256_entries(f for f in files if any(Path(f.path).match(pattern) for pattern in _TOKENIZER_PATTERNS))
 
 
 def chat_template_sha256(folder: Path) -> str:
@@ -90,10 +102,7 @@ def chat_template_sha256(folder: Path) -> str:
 
 def base_digest(weights: str, tokenizer: str, chat_template: str, quantization: str) -> str:
     """The identity of a base: two bases with the same digest answer alike."""
-    lines = (
-        f"weights {weights}\ntokenizer {tokenizer}\nchat_template {chat_template}\n"
-        f"quantization {quantization}\n"
-    )
+    lines = f"weights {weights}\ntokenizer {tokenizer}\nchat_template {chat_template}\nquantization {quantization}\n"
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
@@ -108,8 +117,7 @@ def sha256_file(path: Path) -> str:
 def _read_manifest(folder: Path) -> BaseManifest:
     if not folder.is_dir():
         raise BaseNotFoundError(
-            f"There is no base {folder.name!r}. Prepare it with `lorikeet base prepare`, or see "
-            "`lorikeet base list`."
+            f"There is no base {folder.name!r}. Prepare it with `lorikeet base prepare`, or see `lorikeet base list`."
         )
     path = folder / MANIFEST_FILE
     if not path.is_file():

@@ -12,9 +12,9 @@ from config.errors import DatasetError
 from config.schema import AnswerConfig, ChatConfig, Config, EvaluationConfig
 
 DATASET_MANIFEST_FILE = "manifest.json"
-SPLITS = ("train", "validation", "test")
-
 Split = Literal["train", "validation", "test"]
+
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
 class Message(Config):

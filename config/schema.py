@@ -32,9 +32,7 @@ class DataConfig(Config):
     @model_validator(mode="after")
     def _jsonl_needs_a_path(self) -> "DataConfig":
         if (self.source == "jsonl") != (self.path is not None):
-            raise ValueError(
-                f"`path` goes with `source: jsonl`; got source {self.source!r}, path {self.path}"
-            )
+            raise ValueError(f"`path` goes with `source: jsonl`; got source {self.source!r}, path {self.path}")
         return self
 
 
@@ -131,9 +129,7 @@ class ServeConfig(Config):
         0.15, gt=0, description="Most mean |log-probability difference| to the training stack, per token."
     )
     ready_timeout_s: float = Field(600.0, gt=0)
-    drain_timeout_s: float = Field(
-        30.0, ge=0, description="Time in-flight requests get at shutdown, seconds."
-    )
+    drain_timeout_s: float = Field(30.0, ge=0, description="Time in-flight requests get at shutdown, seconds.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body, bytes.")
     tool_call_parser: str | None = Field(
         None, description="vLLM's parser for `tool_choice: auto`, e.g. hermes; named tools need none."
@@ -143,7 +139,5 @@ class ServeConfig(Config):
     @model_validator(mode="after")
     def _host_memory_holds_the_slots(self) -> "ServeConfig":
         if self.max_cpu_loras < self.max_loras:
-            raise ValueError(
-                f"max_cpu_loras {self.max_cpu_loras} must be at least max_loras {self.max_loras}"
-            )
+            raise ValueError(f"max_cpu_loras {self.max_cpu_loras} must be at least max_loras {self.max_loras}")
         return self

@@ -26,7 +26,6 @@ from adapters.base import (
     tokenizer_sha256,
     weights_sha256,
 )
-from adapters.errors import InvalidBaseError
 from adapters.manifest import MANIFEST_FILE, BaseManifest
 from config.home import Home
 from config.schema import Quantization
@@ -103,17 +102,6 @@ def prepare_base(
         manifest = _build(staging, folder.name, found, quantization, chosen, chat_template)
     logger.info("base %s prepared: %s, %s, digest %s", folder.name, quantization, chosen, manifest.digest[:12])
     return manifest
-
-
-def list_bases(home: Home) -> list[BaseManifest]:
-    """Every complete base, by name; unfinished folders are left out."""
-    manifests = []
-    for path in sorted(home.bases.glob(f"[!.]*/{MANIFEST_FILE}")):
-        try:
-            manifests.append(read_base(path.parent))
-        except InvalidBaseError as error:
-            logger.warning("%s", error)
-    return manifests
 
 
 def library_versions(*names: str) -> dict[str, str]:

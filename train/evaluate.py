@@ -30,7 +30,7 @@ class Answer:
     mean_logprob: float
 
 
-class StopStrings(StoppingCriteria):  # type: ignore[misc]  # transformers is untyped here
+class StopStrings(StoppingCriteria):
     """Ends a row once its newest tokens spell a stop string."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], prompt_length: int) -> None:

@@ -5,6 +5,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+from peft import LoraConfig
 from rich.console import Console
 
 from adapters.base import verify_base
@@ -124,10 +125,11 @@ def draft_manifest(
 
 def _lora_spec(trained: Trained) -> LoraSpec:
     config = trained.model.peft_config[ADAPTER_NAME]
+    assert isinstance(config, LoraConfig)
     return LoraSpec(
         lora_r=config.r,
         lora_alpha=config.lora_alpha,
         use_rslora=config.use_rslora,
-        target_modules=tuple(sorted(config.target_modules)),
+        target_modules=tuple(sorted(config.target_modules or ())),
         num_modules=len(adapted_modules(trained.model)),
     )

@@ -8,7 +8,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class TrainingProgress(TrainerCallback):  # type: ignore[misc]  # transformers' callback is untyped
+class TrainingProgress(TrainerCallback):
     """A rich progress bar fed by the trainer; a context manager, so that it also ends on an error."""
 
     def __init__(self, console: Console, title: str) -> None:
@@ -22,6 +22,7 @@ class TrainingProgress(TrainerCallback):  # type: ignore[misc]  # transformers' 
             TimeRemainingColumn(),
             console=console,
         )
+        self._console, self._title = console, title
         self._task = self._progress.add_task(title, total=None, loss="…", eval_loss="…")
 
     def __enter__(self) -> "TrainingProgress":
@@ -51,3 +52,8 @@ class TrainingProgress(TrainerCallback):  # type: ignore[misc]  # transformers' 
     ) -> None:
         shown = {key: f"{value:.3f}" for key, value in (logs or {}).items() if key in ("loss", "eval_loss")}
         self._progress.update(self._task, **shown)  # type: ignore[arg-type]  # rich's extra fields
+        # A log file gets lines instead of a bar.
+        if "eval_loss" in shown and not self._console.is_terminal:
+            self._console.print(
+                f"{self._title}: step {state.global_step}/{state.max_steps}, held-out loss {shown['eval_loss']}"
+            )

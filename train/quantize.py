@@ -55,7 +55,7 @@ def keep_gradient_flow(model: torch.nn.Module) -> int:
     On such CPUs the first forward under `eval()` repacks each layer for good, and later training steps get no
     gradient through it: only a UserWarning shows, and the loss still falls.
     """
-    from bitsandbytes.nn import Linear4bit
+    from bitsandbytes.nn.modules import Linear4bit
 
     layers = [module for module in model.modules() if isinstance(module, Linear4bit)]
     for layer in layers:

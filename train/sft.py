@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,10 +23,11 @@ from transformers import (
     set_seed,
 )
 from transformers.trainer_utils import get_last_checkpoint
-from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import SFTTrainer
 
 from adapters.manifest import BaseManifest, TrainingRecord
-from config.dataset import DatasetManifest, DatasetRow
+from config.dataset import DatasetManifest, DatasetRow, Split
 from config.schema import DomainConfig, RecipeConfig
 from train.base import library_versions
 from train.encode import Encoded, encode_rows
@@ -37,6 +38,7 @@ from train.recipe import check_recipe, lora_config
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 RUN_FILE = "run.json"
+TRAINED_SPLITS: tuple[Split, ...] = ("train", "validation")
 ADAPTER_NAME = "default"
 
 logger = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class Trained:
     record: TrainingRecord
 
 
-class AnswerLossTrainer(SFTTrainer):  # type: ignore[misc]  # TRL is untyped
+class AnswerLossTrainer(SFTTrainer):
     """TRL's trainer with logits for the answer's positions only.
 
     TRL does the same where Triton runs; on a CPU it projects every position onto the vocabulary, and computes
@@ -84,7 +86,7 @@ def train_adapter(
     base: BaseManifest,
     base_folder: Path,
     dataset: DatasetManifest,
-    rows: dict[str, list[DatasetRow]],
+    rows: Mapping[Split, list[DatasetRow]],
     run_folder: Path,
     *,
     resume: bool = False,
@@ -101,8 +103,7 @@ def train_adapter(
     checkpoint = _prepare_run(run_folder, run_key(config.recipe, base, dataset), resume=resume)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     encoded = {
-        split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length)
-        for split in ("train", "validation")
+        split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length) for split in TRAINED_SPLITS
     }
     set_seed(config.recipe.seed)
     trainer = _trainer(config.recipe, base_folder, tokenizer, encoded, run_folder)
@@ -110,6 +111,7 @@ def train_adapter(
     output = _run(trainer, config.name, checkpoint, console)
     duration_s = time.monotonic() - started
     model = trainer.model
+    assert isinstance(model, PeftModel)
     cast_adapter(model)
     model.eval()
     record = TrainingRecord(
@@ -139,7 +141,7 @@ def cast_adapter(model: PeftModel) -> None:
 def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
     """Write PEFT's files, the same bytes for the same weights and without a path of this machine."""
     model.peft_config[ADAPTER_NAME].base_model_name_or_path = base_name
-    model.save_pretrained(folder, save_embedding_layers=False)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
     path = folder / "adapter_config.json"
     saved: dict[str, Any] = json.loads(path.read_text())
     # PEFT keeps a set, whose order changes from process to process.
@@ -169,7 +171,7 @@ def _trainer(
     recipe: RecipeConfig,
     base_folder: Path,
     tokenizer: PreTrainedTokenizerBase,
-    encoded: dict[str, list[Encoded]],
+    encoded: Mapping[Split, list[Encoded]],
     run_folder: Path,
 ) -> SFTTrainer:
     model = load_causal_lm(base_folder)

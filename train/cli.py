@@ -1,0 +1,173 @@
+"""`lorikeet base`, `lorikeet data` and `lorikeet train`. Heavy libraries are imported when a command runs."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+
+from adapters.cli import DEFAULT_HOME, HomeOption
+from adapters.errors import AdapterError
+from config.errors import ConfigError, DatasetError
+from config.home import Home
+from config.load import load_domain
+from config.schema import DomainConfig, Quantization
+from train.errors import TrainError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, list, show.")
+data_app = typer.Typer(no_args_is_help=True, help="Data sets of the domains: build, show.")
+console = Console()
+
+DomainFile = Annotated[Path, typer.Argument(help="A domain's YAML file, e.g. config/domains/medical.yaml.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Make it again, even if it is there.")]
+
+
+@base_app.command()
+def prepare(
+    source: Annotated[
+        str, typer.Argument(help="`smollm2-135m` (packaged), a model folder, or a hub id.")
+    ] = "smollm2-135m",
+    name: Annotated[
+        str | None, typer.Option(help="Folder of `bases`; by default from source and quantization.")
+    ] = None,
+    quantization: Annotated[Quantization, typer.Option(help="Quantization of the linear layers.")] = "nf4",
+    storage: Annotated[
+        Literal["auto", "dequantized", "bitsandbytes"],
+        typer.Option(help="auto: bitsandbytes on a CUDA GPU; on a CPU quantized once and stored as bf16."),
+    ] = "auto",
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja file, for a base without one.")] = None,
+    force: ForceOption = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Prepare a base model: quantize it once, for training and serving alike."""
+    with _shell():
+        from train.base import prepare_base
+        from train.tables import base_table
+
+        with console.status(f"preparing {source} ({quantization}); the first time takes about a minute"):
+            manifest = prepare_base(
+                source, name, quantization, storage, home=Home(home), chat_template=chat_template, force=force
+            )
+        console.print(base_table([manifest]))
+
+
+@base_app.command("list")
+def list_bases(home: HomeOption = DEFAULT_HOME) -> None:
+    """List the prepared bases."""
+    with _shell():
+        from adapters.base import list_bases
+        from train.tables import base_table
+
+        manifests = list_bases(Home(home).bases)
+        console.print(base_table(manifests) if manifests else "No base yet. Run `lorikeet base prepare`.")
+
+
+@base_app.command("show")
+def show_base(
+    name: Annotated[str, typer.Argument(help="A prepared base, as `lorikeet base list` names it.")],
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Show a base's manifest, after hashing its files."""
+    with _shell():
+        from adapters.base import verify_base
+
+        console.print_json(verify_base(Home(home).bases / name).model_dump_json())
+
+
+@data_app.command()
+def build(file: DomainFile, force: ForceOption = False, home: HomeOption = DEFAULT_HOME) -> None:
+    """Build a domain's data set: load, clean, split, hash."""
+    with _shell():
+        from train.dataset import build_dataset
+        from train.tables import dataset_table
+
+        config = load_domain(file)
+        with console.status(f"building {config.name}"):
+            manifest = build_dataset(config, Home(home), force=force)
+        console.print(dataset_table(manifest))
+
+
+@data_app.command("show")
+def show_data(
+    file: DomainFile,
+    num_examples: Annotated[int, typer.Option("--num-examples", "-n", min=0, help="Examples to render.")] = 3,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Show what the model will learn: examples in the chat template, the learnt tokens in colour."""
+    with _shell():
+        from config.dataset import read_split
+        from train.dataset import build_dataset
+        from train.encode import encode_rows
+        from train.tables import dataset_table, render_example, token_table
+
+        config = load_domain(file)
+        manifest = build_dataset(config, Home(home))
+        tokenizer = _tokenizer(config, Home(home))
+        rows = read_split(Home(home).datasets / config.name, "train")
+        encoded = encode_rows(tokenizer, rows, manifest.chat, config.recipe.max_length)
+        console.print(dataset_table(manifest))
+        console.print(token_table(encoded, config.recipe.max_length))
+        for example in encoded[:num_examples]:
+            console.print(render_example(tokenizer, example))
+
+
+def train(
+    file: DomainFile,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Train a domain's adapter, evaluate it, publish it, and promote it if its gates pass."""
+    with _shell():
+        config = load_domain(file)
+        console.print(f"[bold]{config.name}[/]: loading the training stack")
+
+        from train.pipeline import train_and_publish
+        from train.tables import outcome_table
+
+        try:
+            outcome = train_and_publish(config, Home(home), resume=resume, console=console)
+        except KeyboardInterrupt:
+            console.print(f"\ninterrupted; go on with `lorikeet train {file} --resume`")
+            raise typer.Exit(130) from None
+        console.print(outcome_table(outcome.manifest))
+        colour = "green" if outcome.is_promoted else "yellow"
+        became = "is now stable" if outcome.is_promoted else "was published, but is NOT stable"
+        console.print(f"[{colour}]{outcome.manifest.lora_name} {became}[/]: {escape(outcome.reason)}")
+
+
+@contextmanager
+def _shell() -> Iterator[None]:
+    """Quiet libraries, our log lines, and one-line errors instead of tracebacks."""
+    # Their bars and advice would drown ours; both read these before they are imported.
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    handler = RichHandler(console=console, show_path=False, show_level=False)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    for noisy in ("bitsandbytes", "httpx", "datasets", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    try:
+        yield
+    except (TrainError, AdapterError, ConfigError, DatasetError) as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _tokenizer(config: DomainConfig, home: Home) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
+    from adapters.base import read_base
+
+    folder = home.bases / config.base
+    read_base(folder)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    return tokenizer

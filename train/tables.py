@@ -1,0 +1,76 @@
+"""What the command line shows: bases, data sets, the loss mask, and a trained version."""
+
+from collections.abc import Sequence
+from statistics import mean
+
+from rich.table import Table
+from rich.text import Text
+from transformers import PreTrainedTokenizerBase
+
+from adapters.manifest import BaseManifest, Manifest, Score
+from config.dataset import DatasetManifest
+from train.encode import Encoded
+
+_LEARNT = "bold green"
+
+
+def base_table(manifests: Sequence[BaseManifest]) -> Table:
+    table = Table("base", "quantization", "stored as", "parameters", "source", "licence", "digest")
+    for m in manifests:
+        size = f"{m.num_parameters / 1e6:.0f}M"
+        table.add_row(m.name, m.quantization, m.storage, size, m.source, m.licence or "?", m.digest[:12])
+    return table
+
+
+def dataset_table(manifest: DatasetManifest) -> Table:
+    table = Table(title=f"{manifest.domain}: {manifest.source} {manifest.source_version}", show_header=False)
+    table.add_row("licence", manifest.licence or "unknown")
+    table.add_row(
+        "train / validation / test", f"{manifest.num_train} / {manifest.num_validation} / {manifest.num_test}"
+    )
+    table.add_row("out of scope in test", str(manifest.num_test_out_of_scope))
+    table.add_row("dropped: exact copies", str(manifest.num_exact_duplicates))
+    table.add_row("dropped: near a held-out text", str(manifest.num_near_duplicates))
+    table.add_row("dropped: several answers", str(manifest.num_conflicts))
+    table.add_row("cut inputs", str(manifest.num_cut))
+    table.add_row("dataset_sha256", manifest.dataset_sha256)
+    return table
+
+
+def token_table(encoded: Sequence[Encoded], max_length: int) -> Table:
+    """Token counts of the training split, and how many examples had to be shortened."""
+    lengths = [len(example) for example in encoded]
+    answers = [len(example.answer_ids) for example in encoded]
+    num_cut = sum(example.is_cut for example in encoded)
+    table = Table("tokens", "mean", "longest", "in all")
+    table.add_row("example", f"{mean(lengths):.1f}", str(max(lengths)), f"{sum(lengths):,}")
+    table.add_row("learnt (answer)", f"{mean(answers):.1f}", str(max(answers)), f"{sum(answers):,}")
+    table.caption = f"{num_cut} of {len(encoded)} examples shortened to max_length {max_length}"
+    return table
+
+
+def render_example(tokenizer: PreTrainedTokenizerBase, example: Encoded) -> Text:
+    """One conversation as the model sees it; the tokens that the loss covers are green."""
+    text = Text()
+    text.append(str(tokenizer.decode(list(example.prompt_ids))), style="dim")
+    text.append(str(tokenizer.decode(list(example.answer_ids))), style=_LEARNT)
+    text.append(f"\n[{len(example.prompt_ids)} tokens read, {len(example.answer_ids)} learnt]\n", style="italic dim")
+    return text
+
+
+def outcome_table(manifest: Manifest) -> Table:
+    table = Table("", "base", "adapter", title=manifest.lora_name)
+    if manifest.evaluation is not None:
+        e = manifest.evaluation
+        table.add_row(f"{e.metric} (n={e.adapter.n})", _percent(e.base), _percent(e.adapter))
+        table.add_row("valid format", _percent(e.base_valid_format), _percent(e.valid_format))
+    if manifest.forgetting is not None:
+        f = manifest.forgetting
+        table.add_row("general text, nats/token", f"{f.base_nll:.3f}", f"{f.adapter_nll:.3f}")
+    if manifest.training is not None:
+        table.add_row("training", "", f"{manifest.training.duration_s:.0f} s")
+    return table
+
+
+def _percent(score: Score) -> str:
+    return f"{score.value:.1%} ({score.ci_low:.1%} to {score.ci_high:.1%})"
