@@ -21,8 +21,8 @@ def demo(
     from config.load import load_domain
     from demo.report import print_report, write_report
     from demo.run import Demo, StepFailedError, run_demo
-    from demo.server import ServerError
     from loadtest.evaluate import EvaluationError
+    from loadtest.server import ServerError
 
     console = Console()
     folder = Path("config")

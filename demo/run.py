@@ -26,9 +26,9 @@ from config.load import load_serve
 from config.schema import DomainConfig
 from demo.figures import DemoReport, DomainFigures, StepFigures, answer_figures, domain_figures, machine_name
 from demo.questions import Question, Reply, ask_together
-from demo.server import RunningServer, running_server
 from loadtest.evaluate import LiveScore, evaluate_live
 from loadtest.progress import answers_progress
+from loadtest.server import RunningServer, running_server
 
 CONCURRENCY = 16
 KINDS = ("base", "few_shot", "adapter")

@@ -13,7 +13,7 @@ import yaml
 from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.store import AdapterStore
 from config.home import Home
-from demo.server import running_server
+from loadtest.server import running_server
 
 BASE = "smollm2-135m-nf4"
 BASE_NAME = "smollm2-135m"

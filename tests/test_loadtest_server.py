@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from demo import server
-from demo.server import ServerError, running_server
+from loadtest import server
+from loadtest.server import ServerError, running_server
 
 
 def test_a_server_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path) -> None:
