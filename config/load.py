@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from config.errors import ConfigError
+from config.loadtest import LoadtestConfig, TraceArrival
 from config.schema import Config, DomainConfig, ServeConfig
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -35,6 +36,19 @@ def load_serve(path: Path) -> ServeConfig:
         ConfigError: As `load_domain`.
     """
     return load_config(path, ServeConfig)
+
+
+def load_loadtest(path: Path) -> LoadtestConfig:
+    """Read `config/loadtest.yaml`; a relative `arrival.path` of a trace starts at the file's folder.
+
+    Raises:
+        ConfigError: As `load_domain`.
+    """
+    config = load_config(path, LoadtestConfig)
+    if not isinstance(config.arrival, TraceArrival) or config.arrival.path.is_absolute():
+        return config
+    arrival = config.arrival.model_copy(update={"path": path.parent / config.arrival.path})
+    return config.model_copy(update={"arrival": arrival})
 
 
 def load_config(path: Path, model: type[ConfigT]) -> ConfigT:
