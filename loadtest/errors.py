@@ -1,0 +1,23 @@
+"""Errors of a load test that keep it from starting. What goes wrong with a request is data, never an exception.
+
+LoadtestError       (Exception)
+    TraceError      (ValueError)   a trace file that cannot be replayed
+    TargetError     (ValueError)   a server that cannot be reached or does not know the models
+    SloError        (ValueError)   a service level objective that does not say what it should
+"""
+
+
+class LoadtestError(Exception):
+    """A load test that cannot start."""
+
+
+class TraceError(LoadtestError, ValueError):
+    """A trace file that cannot be replayed."""
+
+
+class TargetError(LoadtestError, ValueError):
+    """A server that cannot be reached, or does not know the models."""
+
+
+class SloError(LoadtestError, ValueError):
+    """A service level objective that does not say what it should."""

@@ -1,0 +1,68 @@
+"""A recorded load: when each request came, and optionally what it asked for. CSV or JSONL."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from loadtest.errors import TraceError
+
+
+class TraceEvent(BaseModel):
+    """One line of a trace. What it leaves out, the workload fills in."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    time_s: float = Field(ge=0)
+    model: str | None = None
+    prompt: str | None = None
+    max_tokens: int | None = Field(None, ge=1)
+
+
+def read_trace(path: Path) -> tuple[TraceEvent, ...]:
+    """The events, by time.
+
+    Raises:
+        TraceError: No such file, another format, an empty file, or a line that is no event.
+    """
+    readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
+    if path.suffix not in readers:
+        raise TraceError(f"Trace {path.name!r}: got {path.suffix or 'no suffix'!r}, wanted .csv or .jsonl.")
+    try:
+        lines = readers[path.suffix](path)
+    except OSError as error:
+        raise TraceError(f"Trace {path.name!r}: {error.strerror or error}. Give the path of a file.") from error
+    events = [_event(path, number, fields) for number, fields in lines]
+    if not events:
+        raise TraceError(f"Trace {path.name!r} holds no requests; wanted one a line, with at least `time_s`.")
+    return tuple(sorted(events, key=lambda event: event.time_s))
+
+
+def _read_csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = csv.DictReader(file)
+        return [(rows.line_num, {key: value for key, value in row.items() if value}) for row in rows]
+
+
+def _read_jsonl(path: Path) -> list[tuple[int, Any]]:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return [(number, _json(path, number, line)) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def _json(path: Path, number: int, line: str) -> Any:
+    try:
+        return json.loads(line)
+    except ValueError as error:
+        raise TraceError(f"Trace {path.name!r}, line {number}: not JSON ({error}).") from None
+
+
+def _event(path: Path, number: int, fields: Any) -> TraceEvent:
+    try:
+        return TraceEvent.model_validate(fields)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = ".".join(str(part) for part in problem["loc"])
+        wanted = "time_s, model, prompt, max_tokens"
+        raise TraceError(f"Trace {path.name!r}, line {number}: `{key}`: {problem['msg']}. Known: {wanted}.") from None
