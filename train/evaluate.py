@@ -101,9 +101,9 @@ def quality_baseline(answers: Sequence[Answer]) -> QualityBaseline:
 
 
 @torch.inference_mode()
-def measure_forgetting(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> Forgetting:
+def measure_forgetting(model: PeftModel, tokenizer: PreTrainedTokenizerBase, text: str = FORGETTING_TEXT) -> Forgetting:
     """How much worse the adapter makes the model at general English, in nats per token."""
-    ids = torch.tensor([tokenizer(FORGETTING_TEXT, add_special_tokens=False)["input_ids"]], device=model.device)
+    ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=model.device)
     with without_adapter(model):
         base_nll = _mean_nll(model, ids)
     return Forgetting(

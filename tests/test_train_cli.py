@@ -1,0 +1,81 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from config.home import Home
+from tests.tiny_llama import prepare_tiny_base, write_colour_data, write_tiny_llama
+from train.cli import base_app, data_app, train
+
+runner = CliRunner()
+train_app = typer.Typer()
+train_app.command()(train)
+
+DOMAIN = """
+name: colours
+description: Names the colour.
+base: tiny
+data:
+  {source: jsonl, path: colours.jsonl, num_train: 20, num_validation: 4, num_test: 8, near_duplicate_jaccard: 1.0}
+chat: {system: "Colour?"}
+recipe: {max_length: 128}
+"""
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path / "var")
+
+
+@pytest.fixture
+def domain_file(tmp_path: Path) -> Path:
+    write_colour_data(tmp_path / "colours.jsonl")
+    path = tmp_path / "colours.yaml"
+    path.write_text(DOMAIN)
+    return path
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, train.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'trl')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_base_prepare_list_and_show(home: Home, tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "tiny")
+    options = ["--home", str(home.root)]
+    prepared = runner.invoke(base_app, ["prepare", str(folder), "--quantization", "none", *options])
+    assert prepared.exit_code == 0, prepared.output
+    assert "tiny" in runner.invoke(base_app, ["list", *options]).output
+    assert '"quantization": "none"' in runner.invoke(base_app, ["show", "tiny", *options]).output
+
+
+def test_data_build_prints_the_counts_and_the_hash(home: Home, domain_file: Path) -> None:
+    result = runner.invoke(data_app, ["build", str(domain_file), "--home", str(home.root)])
+    assert result.exit_code == 0, result.output
+    assert "20 / 4 / 8" in result.output
+    assert "dataset_sha256" in result.output
+
+
+def test_data_show_renders_examples_in_the_chat_template(home: Home, domain_file: Path, tmp_path: Path) -> None:
+    prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
+    result = runner.invoke(data_app, ["show", str(domain_file), "-n", "1", "--home", str(home.root)])
+    assert result.exit_code == 0, result.output
+    assert "<|im_start|>user" in result.output
+    assert "0 of 20 examples shortened" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("arguments", [["nowhere.yaml"], ["nowhere.yaml", "--resume"]])
+def test_a_mistake_is_one_line_and_no_traceback(arguments: list[str], home: Home) -> None:
+    result = runner.invoke(train_app, [*arguments, "--home", str(home.root)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: nowhere.yaml: No such file")
+    assert "Traceback" not in result.output
+
+
+def test_a_missing_base_names_the_command_that_prepares_it(home: Home, domain_file: Path) -> None:
+    result = runner.invoke(train_app, [str(domain_file), "--home", str(home.root)])
+    assert result.exit_code == 1
+    assert "lorikeet base prepare" in result.stderr

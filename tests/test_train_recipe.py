@@ -1,0 +1,49 @@
+from typing import Any
+
+import pytest
+import torch
+
+from config.schema import RecipeConfig
+from train.errors import RecipeError
+from train.recipe import check_recipe, resolve_target_modules
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"use_dora": True}, "use_dora: false"),
+        ({"bias": "all"}, "bias: none"),
+        ({"modules_to_save": ("lm_head",)}, "modules_to_save"),
+        ({"lora_r": 1024}, "max_lora_rank 512"),
+        ({"init_lora_weights": "pissa"}, "pissa"),
+        ({"init_lora_weights": "olora"}, "olora"),
+        ({"init_lora_weights": "corda"}, "corda"),
+        ({"init_lora_weights": "loftq"}, "loftq"),
+        ({"target_modules": ("q_proj", "lm_head")}, "lm_head"),
+    ],
+)
+def test_what_vllm_would_refuse_is_refused_before_training(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        check_recipe(RecipeConfig(**values))
+
+
+def test_all_reasons_are_told_at_once() -> None:
+    with pytest.raises(RecipeError, match=r"use_dora.*bias"):
+        check_recipe(RecipeConfig(use_dora=True, bias="all"))
+
+
+def test_rslora_is_served_and_so_trained() -> None:
+    check_recipe(RecipeConfig(use_rslora=True, lora_r=64))
+
+
+def layers() -> torch.nn.Module:
+    return torch.nn.ModuleDict({"q_proj": torch.nn.Linear(2, 2), "lm_head": torch.nn.Linear(2, 2)})
+
+
+def test_all_linear_means_every_linear_layer_but_the_output() -> None:
+    assert resolve_target_modules(layers(), "all-linear") == ["q_proj"]
+
+
+def test_an_unknown_target_module_is_refused_with_those_that_exist() -> None:
+    with pytest.raises(RecipeError, match=r"\['wrong'\].*\['q_proj'\]"):
+        resolve_target_modules(layers(), ("wrong",))

@@ -1,0 +1,108 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from safetensors.torch import load_file
+from trl.trainer.sft_trainer import SFTTrainer
+
+from adapters.manifest import BaseManifest
+from config.dataset import DatasetManifest, DatasetRow, Split, read_split
+from config.home import Home
+from config.schema import DomainConfig
+from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
+from train.dataset import build_dataset
+from train.errors import RecipeError, ResumeError
+from train.sft import AnswerLossTrainer, Trained, save_adapter, train_adapter
+
+
+class Bench:
+    """A tiny base and a tiny data set, to train on again and again."""
+
+    def __init__(self, root: Path) -> None:
+        self.home = Home(root / "var")
+        self.base: BaseManifest = prepare_tiny_base(self.home, write_tiny_llama(root / "model"))
+        self.domain: DomainConfig = tiny_domain(write_colour_data(root / "colours.jsonl"))
+        self.dataset: DatasetManifest = build_dataset(self.domain, self.home)
+        folder = self.home.datasets / "colours"
+        self.rows: dict[Split, list[DatasetRow]] = {s: read_split(folder, s) for s in ("train", "validation", "test")}
+
+    def train(self, run: str, *, resume: bool = False, **recipe: object) -> Trained:
+        config = self.domain.model_copy(update={"recipe": self.domain.recipe.model_copy(update=recipe)})
+        folder = self.home.bases / "tiny"
+        return train_adapter(config, self.base, folder, self.dataset, self.rows, self.home.runs / run, resume=resume)
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    return Bench(tmp_path_factory.mktemp("sft"))
+
+
+def lora_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
+
+
+def test_training_changes_the_adapter_and_nothing_else(bench: Bench) -> None:
+    trained = bench.train("change")
+    weights = lora_weights(trained.model)
+    assert any(tensor.abs().sum() > 0 for name, tensor in weights.items() if "lora_B" in name)
+    assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+    assert trained.record.metrics["steps"] == 3
+    assert trained.record.arguments == bench.domain.recipe.model_dump(mode="json")
+
+
+def test_the_same_seed_gives_the_same_adapter_byte_for_byte(bench: Bench, tmp_path: Path) -> None:
+    save_adapter(bench.train("one").model, tmp_path / "one", "tiny")
+    save_adapter(bench.train("two").model, tmp_path / "two", "tiny")
+    files = ("adapter_model.safetensors", "adapter_config.json")
+    assert [(tmp_path / "one" / f).read_bytes() for f in files] == [(tmp_path / "two" / f).read_bytes() for f in files]
+
+
+def test_a_saved_adapter_names_its_base_and_no_path_of_this_machine(bench: Bench, tmp_path: Path) -> None:
+    save_adapter(bench.train("saved").model, tmp_path, "tiny")
+    saved = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert saved["base_model_name_or_path"] == "tiny"
+    assert saved["target_modules"] == sorted(saved["target_modules"])
+    assert len(load_file(tmp_path / "adapter_model.safetensors")) == 2 * 7 * 2
+
+
+def test_an_interrupted_run_resumes_where_it_stopped(bench: Bench) -> None:
+    whole = lora_weights(bench.train("resumed").model)
+    run = bench.home.runs / "resumed"
+    last = run / "checkpoint-3"
+    last.rename(run / "lost")
+    resumed = bench.train("resumed", resume=True)
+    assert resumed.record.metrics["steps"] == 3
+    assert {n: t.shape for n, t in lora_weights(resumed.model).items()} == {n: t.shape for n, t in whole.items()}
+    torch.testing.assert_close(lora_weights(resumed.model), whole, atol=1e-3, rtol=0.02)
+
+
+def test_resuming_without_a_checkpoint_says_what_to_do(bench: Bench) -> None:
+    with pytest.raises(ResumeError, match=r"no checkpoint of 'never'.*without `--resume`"):
+        bench.train("never", resume=True)
+
+
+def test_a_checkpoint_of_another_recipe_is_not_resumed(bench: Bench) -> None:
+    bench.train("other", max_steps=1)
+    with pytest.raises(ResumeError, match="another base, data set or recipe"):
+        bench.train("other", resume=True, max_steps=2)
+
+
+def test_training_stops_early_when_the_held_out_loss_rises(bench: Bench) -> None:
+    trained = bench.train("early", max_steps=12, learning_rate=3.0, early_stopping_patience=1, max_grad_norm=1e9)
+    assert trained.record.metrics["steps"] < 12
+
+
+def test_a_refused_recipe_leaves_no_run_folder(bench: Bench) -> None:
+    with pytest.raises(RecipeError, match="use_dora"):
+        bench.train("refused", use_dora=True)
+    assert not (bench.home.runs / "refused").exists()
+
+
+def test_the_answer_only_loss_equals_trls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = bench.train("ours", max_steps=1)
+    monkeypatch.setattr(AnswerLossTrainer, "compute_loss", SFTTrainer.compute_loss)
+    theirs = bench.train("theirs", max_steps=1)
+    assert ours.record.metrics["train_loss"] == pytest.approx(theirs.record.metrics["train_loss"], rel=0.01)
+    assert ours.record.metrics["eval_loss"] == pytest.approx(theirs.record.metrics["eval_loss"], rel=0.01)

@@ -1,0 +1,98 @@
+"""A two-layer Llama with random weights and a byte tokenizer: a whole model folder in 100 kB, made in a second."""
+
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from adapters.manifest import BaseManifest
+from config.home import Home
+from config.schema import DomainConfig
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+
+
+def tiny_tokenizer(chat_template: str | None = CHAT_TEMPLATE) -> PreTrainedTokenizerFast:
+    """One token a byte, and ChatML's special tokens."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: index for index, token in enumerate([*SPECIAL_TOKENS, *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(list(SPECIAL_TOKENS))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|im_end|>",
+        chat_template=chat_template,
+    )
+
+
+def write_tiny_llama(folder: Path, chat_template: str | None = CHAT_TEMPLATE) -> Path:
+    tokenizer = tiny_tokenizer(chat_template)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def prepare_tiny_base(home: Home, model_folder: Path, name: str = "tiny") -> BaseManifest:
+    from train.base import prepare_base
+
+    return prepare_base(str(model_folder), name, "none", home=home)
+
+
+def write_colour_data(path: Path, num_rows: int = 60) -> Path:
+    """A task that a tiny model can learn: each input names its answer."""
+    colours = ("red", "green", "blue")
+    lines = [f'{{"input": "item {i} is {colours[i % 3]}", "output": "{colours[i % 3]}"}}' for i in range(num_rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def tiny_domain(data_path: Path, **recipe: object) -> DomainConfig:
+    return DomainConfig.model_validate(
+        {
+            "name": "colours",
+            "description": "Names the colour.",
+            "base": "tiny",
+            "data": {
+                "source": "jsonl",
+                "path": data_path,
+                "num_train": 30,
+                "num_validation": 4,
+                "num_test": 8,
+                "out_of_scope_share": 0.0,
+                "near_duplicate_jaccard": 1.0,
+            },
+            "chat": {"system": "Colour?"},
+            "recipe": {
+                "lora_r": 4,
+                "lora_alpha": 8,
+                "max_steps": 3,
+                "eval_steps": 1,
+                "per_device_train_batch_size": 4,
+                "early_stopping_patience": 9,
+                "max_length": 128,
+                **recipe,
+            },
+            "evaluation": {"max_new_tokens": 4, "num_few_shot": 2},
+        }
+    )
