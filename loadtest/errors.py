@@ -4,6 +4,8 @@ LoadtestError       (Exception)
     TraceError      (ValueError)   a trace file that cannot be replayed
     TargetError     (ValueError)   a server that cannot be reached or does not know the models
     SloError        (ValueError)   a service level objective that does not say what it should
+    RunFileError    (ValueError)   a `run.json` that is missing or broken
+    SweepError      (ValueError)   a search or sweep with impossible bounds
 """
 
 
@@ -21,3 +23,11 @@ class TargetError(LoadtestError, ValueError):
 
 class SloError(LoadtestError, ValueError):
     """A service level objective that does not say what it should."""
+
+
+class RunFileError(LoadtestError, ValueError):
+    """A `run.json` that is missing or broken."""
+
+
+class SweepError(LoadtestError, ValueError):
+    """A search or sweep with impossible bounds."""
