@@ -1,0 +1,42 @@
+"""Files of load tests: written whole or not at all, and runs read back."""
+
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from loadtest.errors import RunFileError
+from loadtest.records import RunResult
+
+RUN_FILE = "run.json"
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, then rename it."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def write_run(result: RunResult, folder: Path) -> Path:
+    """Write `run.json`: all that was measured, from which every report can be made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / RUN_FILE
+    replace_text(path, result.model_dump_json() + "\n")
+    return path
+
+
+def read_run(path: Path) -> RunResult:
+    """Read a `run.json`, or the one in a run's folder.
+
+    Raises:
+        RunFileError: It is missing, or holds no run.
+    """
+    file = path / RUN_FILE if path.is_dir() else path
+    try:
+        return RunResult.model_validate_json(file.read_bytes())
+    except OSError as error:
+        raise RunFileError(f"{str(file)!r}: {error.strerror}. Give the folder of a `lorikeet loadtest run`.") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise RunFileError(f"{str(file)!r} holds no run: {key}: {first['msg']}. Run the load test again.") from error

@@ -1,0 +1,100 @@
+"""Reports of runs, for programs and for people."""
+
+import io
+import json
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from loadtest.errors import RunFileError
+from loadtest.figures import Report, make_report
+from loadtest.files import read_run, write_run
+from loadtest.records import RunResult
+from loadtest.report import summary_markdown, summary_table, write_reports
+from loadtest.slo import parse_slo
+from tests.runs import random_run, request, run_of
+
+SLO = parse_slo("ttft=500ms,itl=100ms")
+
+
+def page_of(result: RunResult, folder: Path) -> str:
+    return write_reports(result, SLO, folder).html_file.read_text()
+
+
+def test_the_json_report_reads_back_as_the_documented_model(tmp_path: Path) -> None:
+    result = random_run(num_models=3)
+    report = Report.model_validate_json(write_reports(result, SLO, tmp_path).json_file.read_bytes())
+    assert report == make_report(result, SLO)
+    assert sum(adapter.num_requests for adapter in report.adapters) == report.overall.num_requests == 300
+    assert report.slo is not None
+
+
+def test_the_json_report_without_an_slo_has_no_verdict(tmp_path: Path) -> None:
+    assert json.loads(write_reports(random_run(num_requests=60), None, tmp_path).json_file.read_text())["slo"] is None
+
+
+def test_the_page_is_one_file_with_four_plots_and_no_reference_to_elsewhere(tmp_path: Path) -> None:
+    page = page_of(random_run(num_requests=60), tmp_path)
+    assert page.count("<svg") == 4
+    assert re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page) == []
+
+
+def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
+    assert page_of(random_run(num_requests=40), tmp_path / "a") == page_of(random_run(num_requests=40), tmp_path / "b")
+
+
+def test_what_a_server_named_its_models_is_escaped(tmp_path: Path) -> None:
+    page = page_of(run_of(request(model="<script>alert(1)</script>")), tmp_path)
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
+
+
+def test_a_run_without_an_answer_has_a_page(tmp_path: Path) -> None:
+    assert "no request has this value" in page_of(run_of(request(error="timeout")), tmp_path)
+
+
+def test_a_run_without_requests_has_a_page(tmp_path: Path) -> None:
+    assert "no request has this value" in page_of(run_of(duration_s=0.0), tmp_path)
+
+
+def test_a_page_on_many_models_says_that_its_plots_show_the_most_asked(tmp_path: Path) -> None:
+    result = run_of(*(request(model=f"adapter-{n}", at_s=n / 10) for n in range(50)))
+    assert page_of(result, tmp_path).count("the 40 most asked of 50 models") == 2
+
+
+def test_the_page_warns_where_the_generator_was_the_bottleneck(tmp_path: Path) -> None:
+    assert "it was the bottleneck" in page_of(run_of(request(), is_bottleneck=True), tmp_path)
+
+
+def test_the_markdown_has_a_row_for_all_traffic_and_one_a_model() -> None:
+    run = run_of(request(model="a"), request(model="b", ttft_s=0.7), request(model="b", error="timeout"))
+    lines = summary_markdown(make_report(run, SLO)).splitlines()
+    assert "| all | 3 | 0 | 1 | 0.20 | 2.2 | 400.0 | 694.0 | 20.0 | 20.0 | 600.0 | 894.0 |" in lines
+    assert [line.split("|")[1].strip() for line in lines if line.startswith("| ")] == ["model", "all", "b", "a"]
+    assert "- MISSED: ttft p99 694ms, limit 500ms" in lines
+
+
+def test_the_terminal_table_fits_eighty_columns() -> None:
+    out = io.StringIO()
+    Console(file=out, width=80).print(summary_table(make_report(random_run(), None)))
+    assert "…" not in out.getvalue()
+    assert "adapter-002" in out.getvalue()
+
+
+def test_a_run_is_read_back_from_its_folder_or_its_file(tmp_path: Path) -> None:
+    result = random_run(num_requests=5)
+    file = write_run(result, tmp_path)
+    assert read_run(tmp_path) == read_run(file) == result
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match=r"run\.json'?: No such file or directory\. Give the folder of a"):
+        read_run(tmp_path)
+
+
+def test_a_file_that_is_no_run_is_refused_with_the_key_that_is_wrong(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text('{"name": 3}')
+    with pytest.raises(RunFileError, match="holds no run: name: Input should be a valid string"):
+        read_run(tmp_path)
