@@ -12,43 +12,43 @@ from loadtest.errors import RunFileError
 from loadtest.figures import Report, make_report
 from loadtest.files import read_run, write_run
 from loadtest.records import RunResult
-from loadtest.report import summary_markdown, summary_table, write_reports
+from loadtest.report import ReportPaths, summary_markdown, summary_table, write_reports
+from loadtest.report_html import render_html
 from loadtest.slo import parse_slo
 from tests.runs import random_run, request, run_of
 
+RUN = random_run(num_requests=60)
 SLO = parse_slo("ttft=500ms,itl=100ms")
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> ReportPaths:
+    return write_reports(RUN, SLO, tmp_path_factory.mktemp("report"))
 
 
 def page_of(result: RunResult, folder: Path) -> str:
     return write_reports(result, SLO, folder).html_file.read_text()
 
 
-def test_the_json_report_reads_back_as_the_documented_model(tmp_path: Path) -> None:
-    result = random_run(num_models=3)
-    report = Report.model_validate_json(write_reports(result, SLO, tmp_path).json_file.read_bytes())
-    assert report == make_report(result, SLO)
-    assert sum(adapter.num_requests for adapter in report.adapters) == report.overall.num_requests == 300
+def test_the_json_report_reads_back_as_the_documented_model(paths: ReportPaths) -> None:
+    report = Report.model_validate_json(paths.json_file.read_bytes())
+    assert report == make_report(RUN, SLO)
+    assert sum(adapter.num_requests for adapter in report.adapters) == report.overall.num_requests == 60
     assert report.slo is not None
 
 
-def test_the_json_report_without_an_slo_has_no_verdict(tmp_path: Path) -> None:
-    assert json.loads(write_reports(random_run(num_requests=60), None, tmp_path).json_file.read_text())["slo"] is None
+def test_a_report_without_an_slo_has_no_verdict() -> None:
+    assert json.loads(make_report(RUN, None).model_dump_json())["slo"] is None
 
 
-def test_the_page_is_one_file_with_four_plots_and_no_reference_to_elsewhere(tmp_path: Path) -> None:
-    page = page_of(random_run(num_requests=60), tmp_path)
+def test_the_page_is_one_file_with_four_plots_and_no_reference_to_elsewhere(paths: ReportPaths) -> None:
+    page = paths.html_file.read_text()
     assert page.count("<svg") == 4
     assert re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page) == []
 
 
-def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
-    assert page_of(random_run(num_requests=40), tmp_path / "a") == page_of(random_run(num_requests=40), tmp_path / "b")
-
-
-def test_what_a_server_named_its_models_is_escaped(tmp_path: Path) -> None:
-    page = page_of(run_of(request(model="<script>alert(1)</script>")), tmp_path)
-    assert "<script>" not in page
-    assert "&lt;script&gt;" in page
+def test_the_same_run_gives_the_same_page(paths: ReportPaths) -> None:
+    assert render_html(make_report(RUN, SLO), RUN) == paths.html_file.read_text()
 
 
 def test_a_run_without_an_answer_has_a_page(tmp_path: Path) -> None:
@@ -64,8 +64,11 @@ def test_a_page_on_many_models_says_that_its_plots_show_the_most_asked(tmp_path:
     assert page_of(result, tmp_path).count("the 40 most asked of 50 models") == 2
 
 
-def test_the_page_warns_where_the_generator_was_the_bottleneck(tmp_path: Path) -> None:
-    assert "it was the bottleneck" in page_of(run_of(request(), is_bottleneck=True), tmp_path)
+def test_the_page_warns_of_a_late_generator_and_escapes_what_a_server_named_its_models(tmp_path: Path) -> None:
+    page = page_of(run_of(request(model="<script>alert(1)</script>"), is_bottleneck=True), tmp_path)
+    assert "it was the bottleneck" in page
+    assert "<script>" not in page
+    assert "&lt;script&gt;" in page
 
 
 def test_the_markdown_has_a_row_for_all_traffic_and_one_a_model() -> None:
