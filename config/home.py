@@ -28,5 +28,10 @@ class Home:
         return self.root / "adapters"
 
     @property
+    def loadtests(self) -> Path:
+        """Results of load tests, one folder a run."""
+        return self.root / "loadtests"
+
+    @property
     def demo(self) -> Path:
         return self.root / "demo"

@@ -1,5 +1,6 @@
 """YAML files to configuration models, with errors that name the file, the key, what it holds and what it should."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -44,10 +45,14 @@ def load_loadtest(path: Path) -> LoadtestConfig:
     Raises:
         ConfigError: As `load_domain`.
     """
-    config = load_config(path, LoadtestConfig)
-    if not isinstance(config.arrival, TraceArrival) or config.arrival.path.is_absolute():
+    return trace_from(path.parent, load_config(path, LoadtestConfig))
+
+
+def trace_from(folder: Path, config: LoadtestConfig) -> LoadtestConfig:
+    """The same load test, with a relative path of a trace starting at a folder."""
+    if not isinstance(config.arrival, TraceArrival):
         return config
-    arrival = config.arrival.model_copy(update={"path": path.parent / config.arrival.path})
+    arrival = config.arrival.model_copy(update={"path": folder / config.arrival.path})
     return config.model_copy(update={"arrival": arrival})
 
 
@@ -57,15 +62,28 @@ def load_config(path: Path, model: type[ConfigT]) -> ConfigT:
     Raises:
         ConfigError: As `load_domain`.
     """
-    values = _read_mapping(path)
+    return validate(read_mapping(path), model, str(path))
+
+
+def validate(values: Mapping[str, Any], model: type[ConfigT], origin: str) -> ConfigT:
+    """Values to one model; `origin` says in errors where they come from.
+
+    Raises:
+        ConfigError: A key is unknown, missing or wrong.
+    """
     try:
         return model.model_validate(values)
     except ValidationError as error:
         problems = "; ".join(_explain(problem) for problem in error.errors())
-        raise ConfigError(f"{path}: {problems}") from error
+        raise ConfigError(f"{origin}: {problems}") from error
 
 
-def _read_mapping(path: Path) -> dict[str, Any]:
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, not yet checked.
+
+    Raises:
+        ConfigError: The file is missing, or is no YAML mapping.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -24,7 +24,12 @@ class RequestRecord(Record):
     is_cold: bool | None = Field(None, description="`x-lorikeet-cold`; None where the server does not say.")
     intended_s: float
     sent_s: float
-    chunk_times_s: tuple[float, ...] = Field((), description="When each piece of text arrived.")
+    chunk_times_s: tuple[float, ...] = Field(
+        (),
+        repr=False,
+        description="When each piece of the answer arrived: a token without visible text counts, the opening chunk "
+        "that only names the role does not.",
+    )
     ended_s: float
     num_prompt_tokens: int | None = None
     num_completion_tokens: int = 0
@@ -65,7 +70,7 @@ class RequestRecord(Record):
 class GeneratorFigures(Record):
     """Whether the generator itself was the bottleneck."""
 
-    lag_p50_s: float
+    lag_p50_s: float = Field(description="How late it was: in an open loop with sending, and with a probe every 50 ms.")
     lag_p99_s: float
     cpu_share: float = Field(description="Of one core, over the run.")
     is_bottleneck: bool
@@ -83,5 +88,5 @@ class RunResult(Record):
     seed: int
     duration_s: float
     generator: GeneratorFigures
-    records: tuple[RequestRecord, ...]
+    records: tuple[RequestRecord, ...] = Field(repr=False)
     warnings: tuple[str, ...] = ()

@@ -1,0 +1,123 @@
+"""`lorikeet loadtest run`: send a load, watch it, keep what was measured, and judge it."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from config.errors import ConfigError, DatasetError
+from config.home import Home
+from config.load import read_mapping, trace_from
+from config.loadtest import LoadtestConfig
+from loadtest.errors import LoadtestError
+from loadtest.options import RunOptions, with_options
+
+app = typer.Typer(no_args_is_help=True, help="Load over HTTP: run, compare, capacity, cliff.")
+
+
+@app.command()
+def run(
+    config_file: Annotated[Path | None, typer.Argument(help="Load test, YAML, e.g. config/loadtest.yaml.")] = None,
+    url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, with /v1.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="Model reference; may be repeated.")] = None,
+    mix: Annotated[
+        str | None, typer.Option(help="zipf[:S], uniform, weights:3,1, hot-set:SIZE[,SHARE[,ROTATE_AFTER]], one-shot.")
+    ] = None,
+    base: Annotated[str | None, typer.Option(help="The base model's served name.")] = None,
+    base_share: Annotated[float | None, typer.Option(help="Share of requests for the base model.")] = None,
+    arrival: Annotated[str | None, typer.Option(help="poisson, gamma, constant, step, ramp, trace or closed.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests per second; of a ramp, at its start.")] = None,
+    rate_to: Annotated[float | None, typer.Option(help="Ramp to so many requests per second.")] = None,
+    burstiness: Annotated[float | None, typer.Option(help="Shape of gamma gaps: 1 is Poisson, less bursts.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Closed loop with so many users.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Replay a CSV or JSONL trace.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Seconds in which requests are sent.")] = None,
+    num_requests: Annotated[int | None, typer.Option(help="Most requests.")] = None,
+    prompt_words: Annotated[int | None, typer.Option(help="Random prompts of so many words.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Prompts of this built data set; `own`: of each adapter's own.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Tokens of each answer.")] = None,
+    slo: Annotated[str | None, typer.Option(help="e.g. ttft=500ms,itl=100ms; exit code 1 where it is missed.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder of the results; by default under the state folder.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Same seed, same requests at the same times.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run in reports.")] = None,
+    api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Where the server wants one.")] = None,
+    home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
+) -> None:
+    """Send a load to an OpenAI-compatible server, and report latencies, throughput and errors per model."""
+    options = RunOptions(
+        url=url,
+        duration_s=duration,
+        num_requests=num_requests,
+        seed=seed,
+        arrival=arrival,
+        rate=rate,
+        rate_to=rate_to,
+        burstiness=burstiness,
+        concurrency=concurrency,
+        trace=trace and trace.absolute(),
+        models=tuple(model or ()),
+        mix=mix,
+        base=base,
+        base_share=base_share,
+        dataset=dataset,
+        prompt_words=prompt_words,
+        max_tokens=max_tokens,
+    )
+    started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = output or Home(home).loadtests / (name or started)
+    try:
+        config = read_config(config_file, options)
+        is_met = _run_and_report(config, Home(home), folder, name or folder.name, slo, api_key)
+    except (ConfigError, DatasetError, LoadtestError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from None
+    if not is_met:
+        raise typer.Exit(1)
+
+
+def read_config(config_file: Path | None, options: RunOptions) -> LoadtestConfig:
+    """The file's load test with the options laid over it; without a file, the options and the defaults.
+
+    Raises:
+        ConfigError: The file cannot be read, or the two together are no load test.
+    """
+    if config_file is None:
+        return with_options({}, options, "load test")
+    config = with_options(read_mapping(config_file), options, str(config_file))
+    return trace_from(config_file.parent, config)
+
+
+def _run_and_report(
+    config: LoadtestConfig, home: Home, folder: Path, name: str, slo_text: str | None, api_key: str | None
+) -> bool:
+    """Run, write, print; whether the SLO was met, where there is one."""
+    from loadtest.figures import make_report
+    from loadtest.files import write_run
+    from loadtest.live import live_view
+    from loadtest.report import summary_table, verdict_lines, write_reports
+    from loadtest.session import run_load
+    from loadtest.slo import parse_slo
+
+    console, slo = Console(), parse_slo(slo_text) if slo_text else None
+    result = run_load(
+        config,
+        home.datasets,
+        name=name,
+        api_key=api_key,
+        watch=lambda progress: live_view(config, progress, console),
+    )
+    run_file = write_run(result, folder)
+    report, paths = make_report(result, slo), write_reports(result, slo, folder)
+    console.print(summary_table(report))
+    for line in verdict_lines(report.slo) if report.slo else ():
+        console.print(line, highlight=False)
+    for warning in result.warnings:
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+    console.print(f"{run_file}, {paths.html_file.name}, {paths.markdown_file.name}", highlight=False)
+    return report.slo is None or report.slo.is_met
