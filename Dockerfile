@@ -5,7 +5,7 @@
 #   docker run -v lorikeet:/app/var lorikeet:cpu lorikeet demo
 
 FROM python:3.11-slim AS source
-# g++ compiles the CPU kernel for LoRA when the server first starts.
+# g++: torch.compile builds C++ on a CPU, where vLLM uses it.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*
