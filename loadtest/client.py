@@ -136,7 +136,7 @@ def _is_piece(choice: dict[str, Any]) -> bool:
 
 async def _refusal(response: httpx.Response) -> _FailedError:
     content = b""
-    async for received in response.aiter_raw():
+    async for received in response.aiter_bytes():
         content += received
         if len(content) > _MAX_ERROR_BYTES:
             break
