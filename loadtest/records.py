@@ -87,6 +87,7 @@ class RunResult(Record):
     workload: dict[str, object] = Field(description="The configuration of the run, as it was given.")
     seed: int
     duration_s: float
+    was_stopped: bool = Field(False, description="Whether somebody ended it early.")
     generator: GeneratorFigures
     records: tuple[RequestRecord, ...] = Field(repr=False)
     warnings: tuple[str, ...] = ()

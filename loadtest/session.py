@@ -71,6 +71,7 @@ async def run_load_async(
         workload=config.model_dump(mode="json"),
         seed=config.seed,
         duration_s=outcome.duration_s,
+        was_stopped=outcome.was_stopped,
         generator=outcome.generator,
         records=outcome.records,
         warnings=_warnings(outcome, unknown),

@@ -1,0 +1,176 @@
+"""`lorikeet loadtest compare`, `capacity` and `cliff`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from adapters.errors import AdapterError
+from config.errors import ConfigError, DatasetError
+from config.home import Home
+from loadtest.errors import LoadtestError
+from loadtest.load_cli import read_config
+from loadtest.options import RunOptions
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="Load test, YAML, e.g. config/loadtest.yaml.")]
+Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, with /v1.")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="Model reference; may be repeated.")]
+Seconds = Annotated[float | None, typer.Option(help="Seconds in which requests of one probe are sent.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Tokens of each answer.")]
+PromptWords = Annotated[int | None, typer.Option(help="Random prompts of so many words.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Where the server wants one.")]
+HomeFolder = Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")]
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="Folder of a run, or its run.json.")],
+    b: Annotated[Path, typer.Argument(help="The run to hold against it.")],
+    fail_if_worse: Annotated[
+        str | None, typer.Option(help="e.g. 5%: exit code 1 where a figure of all traffic is surely worse by more.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the comparison here.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 13,
+) -> None:
+    """Compare two runs: ratios with 95% intervals, and whether B is better, worse or no different."""
+    from loadtest.compare import compare as compare_runs
+    from loadtest.compare_tables import comparison_table, parse_share
+    from loadtest.files import read_run, replace_text
+
+    console = Console()
+    with _errors_shown():
+        share = parse_share(fail_if_worse) if fail_if_worse else None
+        comparison = compare_runs(read_run(a), read_run(b), seed)
+    console.print(comparison_table(comparison))
+    for warning in comparison.warnings:
+        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+    if json_file:
+        replace_text(json_file, comparison.model_dump_json(indent=2) + "\n")
+    worse = comparison.worse_than(share) if share is not None else ()
+    if worse:
+        console.print(f"[red]Surely worse by more than {fail_if_worse}:[/red] {', '.join(d.metric for d in worse)}")
+        raise typer.Exit(1)
+
+
+def capacity(
+    config_file: ConfigFile = None,
+    slo: Annotated[str, typer.Option(help="e.g. ttft=500ms,itl=100ms,p=99,errors=1%.")] = "ttft=1s,errors=1%",
+    low: Annotated[float, typer.Option(help="Rate that should hold, requests per second.")] = 0.5,
+    high: Annotated[float, typer.Option(help="Rate that should fail.")] = 16.0,
+    tolerance: Annotated[float, typer.Option(help="End when the failing rate is this much above the other.")] = 0.15,
+    max_probes: Annotated[int, typer.Option(help="Most runs.")] = 16,
+    resume: Annotated[bool, typer.Option(help="Go on with the probes that --output holds.")] = False,
+    url: Url = None,
+    model: Models = None,
+    duration: Seconds = None,
+    prompt_words: PromptWords = None,
+    max_tokens: MaxTokens = None,
+    output: Annotated[Path | None, typer.Option(help="Folder of capacity.json, .md, .svg and probes.jsonl.")] = None,
+    api_key: ApiKey = None,
+    home: HomeFolder = Path("var"),
+) -> None:
+    """Find the highest rate within an SLO, by bisection; a rate fails when it fails twice."""
+    from loadtest.probing import search_capacity
+    from loadtest.search_report import write_capacity
+    from loadtest.slo import parse_slo
+
+    options = RunOptions(
+        url=url, duration_s=duration, models=tuple(model or ()), prompt_words=prompt_words, max_tokens=max_tokens
+    )
+    folder, console = output or Home(home).loadtests / f"capacity-{_now_text()}", Console()
+    with _errors_shown():
+        report = search_capacity(
+            read_config(config_file, options),
+            parse_slo(slo),
+            (low, high, tolerance, max_probes),
+            folder / "probes.jsonl",
+            Home(home).datasets,
+            is_resumed=resume,
+            api_key=api_key,
+            say=lambda line: console.print(line, highlight=False),
+        )
+    path = write_capacity(report, folder)
+    console.print(f"[bold]{report.result.reason}[/bold]\n{path}", highlight=False)
+    if report.result.capacity is None:
+        raise typer.Exit(1)
+
+
+def cliff(
+    config_file: ConfigFile = None,
+    max_loras: Annotated[list[int] | None, typer.Option(help="Of the server; repeat it for several settings.")] = None,
+    max_cpu_loras: Annotated[list[int] | None, typer.Option(help="Of the server, for each --max-loras.")] = None,
+    working_set: Annotated[
+        list[int] | None, typer.Option(help="Adapters in use; repeat it. Default: by limits.")
+    ] = None,
+    adapter: Annotated[str, typer.Option(help="Copied as often as needed, into a temporary folder.")] = "medical",
+    url: Annotated[str | None, typer.Option(help="A running server instead of our own; name its --model s.")] = None,
+    model: Models = None,
+    rate: Annotated[float | None, typer.Option(help="Requests per second.")] = None,
+    duration: Seconds = None,
+    prompt_words: PromptWords = None,
+    max_tokens: MaxTokens = None,
+    factor: Annotated[float, typer.Option(help="The cliff is where TTFT p50 exceeds so many plateaus.")] = 2.0,
+    wanted: Annotated[int | None, typer.Option(help="Adapters to recommend for; default: the most swept.")] = None,
+    serve_file: Annotated[Path, typer.Option("--serve", help="The servers' other settings.")] = Path(
+        "config/serve.yaml"
+    ),
+    output: Annotated[Path | None, typer.Option(help="Folder of cliff.json, .md and .svg.")] = None,
+    home: HomeFolder = Path("var"),
+) -> None:
+    """Find at how many adapters in use first tokens get late, and recommend max_loras and max_cpu_loras."""
+    from loadtest.probing import CliffPlan, search_cliff
+    from loadtest.search_report import write_cliff
+    from loadtest.sweep import pair_settings, working_sets_for
+
+    folder, console = output or Home(home).loadtests / f"cliff-{_now_text()}", Console()
+    with _errors_shown():
+        settings = pair_settings(max_loras or [4], max_cpu_loras or [16])
+        sizes = tuple(working_set or working_sets_for(settings))
+        # The models of copies are known only when they are made; a stand-in satisfies the configuration until then.
+        models = tuple(model or ()) if url else tuple(f"{adapter}" for _ in range(max(sizes)))
+        options = RunOptions(
+            url=url,
+            models=models,
+            rate=rate,
+            duration_s=duration,
+            prompt_words=prompt_words,
+            max_tokens=max_tokens,
+        )
+        plan = CliffPlan(
+            read_config(config_file, options),
+            settings,
+            sizes,
+            factor,
+            wanted,
+            adapter,
+            serve_file,
+            Home(home),
+            bool(url),
+        )
+        report = search_cliff(plan, say=lambda line: console.print(line, highlight=False))
+    path = write_cliff(report, folder)
+    chosen = report.recommendation
+    console.print(
+        f"[bold]Recommended: max_loras {chosen.max_loras}, max_cpu_loras {chosen.max_cpu_loras}.[/bold] "
+        f"{chosen.reason}\n{path}",
+        highlight=False,
+    )
+
+
+@contextmanager
+def _errors_shown() -> Iterator[None]:
+    """What a user can mend is shown without a traceback; exit code 2."""
+    from loadtest.server import ServerError
+
+    try:
+        yield
+    except (AdapterError, ConfigError, DatasetError, LoadtestError, ServerError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from None
+
+
+def _now_text() -> str:
+    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")

@@ -1,0 +1,215 @@
+"""The searches as they run against real servers: the thin shell around `capacity.py` and `cliff.py`."""
+
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from config.home import Home
+from config.loadtest import ConstantArrival, GammaArrival, LoadtestConfig, PoissonArrival
+from loadtest.capacity import Measure, Probe, find_capacity, most_probes
+from loadtest.cliff import CliffPoint, find_cliff, recommend
+from loadtest.copies import copy_adapter
+from loadtest.errors import RunFileError, SweepError
+from loadtest.search_report import CapacityReport, CliffReport
+from loadtest.session import machine, run_load
+from loadtest.slo import Slo, SloVerdict, judge
+from loadtest.sweep import Setting, StartServer, own_servers, sweep
+
+Say = Callable[[str], None]
+
+_PAUSE_S = 2.0
+"""Between probes: what an overloaded server was left with must not fall on the next one."""
+
+
+def search_capacity(
+    config: LoadtestConfig,
+    slo: Slo,
+    bounds: tuple[float, float, float, int],
+    probes_file: Path,
+    datasets: Path,
+    *,
+    is_resumed: bool = False,
+    api_key: str | None = None,
+    say: Say = lambda line: None,
+) -> CapacityReport:
+    """Search the capacity of a running server. Every probe is appended to `probes_file`, so a search can go on.
+
+    Args:
+        bounds: Low and high rate, tolerance, most probes; see `find_capacity`.
+
+    Raises:
+        SweepError: The arrivals have no rate to search, the bounds are impossible, or a run was interrupted.
+        RunFileError: Resumed, but `probes_file` is missing, broken or of another SLO.
+        TargetError: Nobody answers.
+    """
+    rate_of(config)
+    low, high, tolerance, max_probes = bounds
+    started = datetime.now(UTC)
+    earlier = read_probes(probes_file, slo) if is_resumed else ()
+    if not is_resumed:
+        probes_file.unlink(missing_ok=True)
+    seconds: list[float] = []
+    measure = _timed(_measure_with(config, slo, datasets, api_key), seconds)
+
+    def on_probe(probe: Probe) -> None:
+        _append(probes_file, probe)
+        left = max(0, min(most_probes(low, high, tolerance), max_probes) - len(earlier) - len(seconds))
+        say(
+            f"{probe.rate:.3g} requests/s {'hold' if probe.verdict.is_met else 'fail'}: {probe.verdict.reason} "
+            f"(at most {left} more probes, {_minutes(left * seconds[-1])})"
+        )
+
+    result = find_capacity(measure, low, high, tolerance, max_probes, probes=earlier, on_probe=on_probe)
+    return CapacityReport(
+        url=config.url,
+        started_at=started.isoformat(timespec="seconds"),
+        machine=machine(),
+        slo=slo,
+        workload=config.model_dump(mode="json"),
+        result=result,
+    )
+
+
+def rate_of(config: LoadtestConfig) -> PoissonArrival | GammaArrival | ConstantArrival:
+    """The arrivals, where they are of a kind with one rate.
+
+    Raises:
+        SweepError: They are not.
+    """
+    if isinstance(config.arrival, PoissonArrival | GammaArrival | ConstantArrival):
+        return config.arrival
+    raise SweepError(
+        f"A capacity is a rate, but arrivals of kind {config.arrival.kind!r} have no single one. "
+        "Use poisson, gamma or constant."
+    )
+
+
+def read_probes(path: Path, slo: Slo) -> tuple[Probe, ...]:
+    """Probes of an earlier search.
+
+    Raises:
+        RunFileError: The file is missing, broken or of another SLO.
+    """
+    try:
+        probes = tuple(Probe.model_validate_json(line) for line in path.read_text().splitlines())
+    except OSError as error:
+        raise RunFileError(f"{str(path)!r}: {error.strerror}. Leave out --resume to start a search.") from error
+    except ValidationError as error:
+        raise RunFileError(f"{str(path)!r} holds no probes. Leave out --resume to start a search.") from error
+    if other := next((probe.verdict.slo for probe in probes if probe.verdict.slo != slo), None):
+        raise RunFileError(f"{str(path)!r} was searched for {other}, not for {slo}. Give the same SLO, or start anew.")
+    return probes
+
+
+@dataclass(frozen=True)
+class CliffPlan:
+    """What to sweep, and on whose servers."""
+
+    config: LoadtestConfig
+    settings: tuple[Setting, ...]
+    working_sets: tuple[int, ...]
+    factor: float
+    wanted: int | None
+    adapter: str
+    serve_file: Path
+    home: Home
+    is_running: bool
+    """Whether a server runs already at the configuration's URL, with the one setting that is given."""
+
+
+def search_cliff(plan: CliffPlan, say: Say = lambda line: None) -> CliffReport:
+    """Sweep, find the cliff of each setting, recommend one.
+
+    Raises:
+        SweepError: A running server was given several settings, or fewer models than the largest working set.
+        AdapterError: The adapter to copy is not there.
+        ConfigError: The servers' configuration cannot be read.
+        ServerError: A server did not become ready.
+        TargetError: Nobody answers.
+    """
+    started = datetime.now(UTC)
+    if plan.is_running and len(plan.settings) > 1:
+        raise SweepError(
+            f"A running server has one setting; got {len(plan.settings)}. Leave out --url to start own ones."
+        )
+    with tempfile.TemporaryDirectory(prefix="lorikeet-cliff-") as folder:
+        config, start = _target(plan, Path(folder) / "home")
+        points = sweep(config, plan.settings, plan.working_sets, start, plan.home.datasets, _narrator(plan, say))
+    by_setting = [
+        [p for p in points if (p.max_loras, p.max_cpu_loras) == (s.max_loras, s.max_cpu_loras)] for s in plan.settings
+    ]
+    cliffs = tuple(find_cliff(group, plan.factor) for group in by_setting)
+    return CliffReport(
+        started_at=started.isoformat(timespec="seconds"),
+        machine=machine(),
+        workload=config.model_dump(mode="json"),
+        factor=plan.factor,
+        cliffs=cliffs,
+        recommendation=recommend(cliffs, plan.wanted),
+    )
+
+
+def _target(plan: CliffPlan, folder: Path) -> tuple[LoadtestConfig, StartServer]:
+    """The load with the models that it will find, and how to start what it is sent to."""
+    if plan.is_running:
+        return plan.config, lambda _: nullcontext(plan.config.url)
+    copies, names = copy_adapter(plan.home, plan.adapter, max(plan.working_sets), folder)
+    mix = plan.config.mix.model_copy(update={"models": names})
+    return plan.config.model_copy(update={"mix": mix}), own_servers(plan.serve_file, copies)
+
+
+def _narrator(plan: CliffPlan, say: Say) -> Callable[[CliffPoint], None]:
+    total, start_s, num_done = len(plan.settings) * len(plan.working_sets), time.perf_counter(), 0
+
+    def on_point(point: CliffPoint) -> None:
+        nonlocal num_done
+        num_done += 1
+        left_s = (time.perf_counter() - start_s) / num_done * (total - num_done)
+        ttft = "no answer" if point.ttft_p50_s is None else f"TTFT p50 {1000 * point.ttft_p50_s:.0f} ms"
+        say(
+            f"max_loras {point.max_loras}, max_cpu_loras {point.max_cpu_loras}, {point.working_set} adapters: {ttft}, "
+            f"{100 * point.cold_share:.0f}% cold ({num_done}/{total}, about {_minutes(left_s)})"
+        )
+
+    return on_point
+
+
+def _measure_with(config: LoadtestConfig, slo: Slo, datasets: Path, api_key: str | None) -> Measure:
+    def measure(rate: float) -> SloVerdict:
+        arrival = rate_of(config).model_copy(update={"rate": rate})
+        # An overloaded server must not make a search wait longer than it measures.
+        drain_s = min(config.drain_timeout_s, config.duration_s)
+        probe = config.model_copy(update={"arrival": arrival, "drain_timeout_s": drain_s})
+        result = run_load(probe, datasets, name=f"{rate:.3g} requests/s", api_key=api_key)
+        if result.was_stopped:
+            raise SweepError("Interrupted. Go on with --resume and the same --output.")
+        time.sleep(_PAUSE_S)
+        return judge(result, slo)
+
+    return measure
+
+
+def _timed(measure: Measure, seconds: list[float]) -> Measure:
+    def timed(rate: float) -> SloVerdict:
+        start_s = time.perf_counter()
+        verdict = measure(rate)
+        seconds.append(time.perf_counter() - start_s)
+        return verdict
+
+    return timed
+
+
+def _append(path: Path, probe: Probe) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(probe.model_dump_json() + "\n")
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min left" if seconds >= 90 else f"{seconds:.0f} s left"
