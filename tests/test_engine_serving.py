@@ -3,6 +3,7 @@
 import asyncio
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,15 @@ from tests.live_server import ANSWERS, BASE_NAME, LiveServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-# Mean |served - trained| log-probability per token; bf16 on both sides, different kernels.
-TOLERANCE_NATS = 0.1
+# Mean |served - trained| log-probability per token. Logits are bf16 on both sides, and a bf16 number near 16 has a
+# step of 0.125: where the base finds an answer unlikely, a tenth of a nat is rounding.
+TOLERANCE_NATS = 0.2
 
 
 @pytest.fixture(scope="module")
-def sdk(live: LiveServer) -> OpenAI:
-    return OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0, timeout=300)
+def sdk(live: LiveServer) -> Iterator[OpenAI]:
+    with OpenAI(base_url=f"{live.url}/v1", api_key="none", max_retries=0, timeout=300) as client:
+        yield client
 
 
 def question(domain: str, number: int = 7) -> list[Any]:
@@ -123,10 +126,10 @@ def test_openai_features_come_from_vllm(sdk: OpenAI) -> None:
     )
     assert json.loads(structured.choices[0].message.content or "")["animal"] in {"cat", "dog"}
 
-    tool: Any = {"type": "function", "function": {"name": "choose", "parameters": schema}}
+    tool: Any = {"type": "function", "function": {"name": "choose", "parameters": schema, "strict": True}}
     choice: Any = {"type": "function", "function": {"name": "choose"}}
     called = sdk.chat.completions.create(
-        model=BASE_NAME, messages=messages, max_tokens=24, tools=[tool], tool_choice=choice
+        model=BASE_NAME, messages=messages, max_tokens=80, tools=[tool], tool_choice=choice
     )
     calls: Any = called.choices[0].message.tool_calls
     assert calls[0].function.name == "choose"
