@@ -4,7 +4,10 @@ import typer
 
 import adapters.cli
 import demo.cli
+import loadtest.analysis_cli
+import loadtest.bench.cli
 import loadtest.cli
+import loadtest.load_cli
 import serve.cli
 import train.cli
 
@@ -15,6 +18,11 @@ app.command("train")(train.cli.train)
 app.add_typer(adapters.cli.app, name="adapters")
 app.command("serve")(serve.cli.serve)
 app.command("eval")(loadtest.cli.evaluate)
+app.add_typer(loadtest.load_cli.app, name="loadtest")
+loadtest.load_cli.app.command("compare")(loadtest.analysis_cli.compare)
+loadtest.load_cli.app.command("capacity")(loadtest.analysis_cli.capacity)
+loadtest.load_cli.app.command("cliff")(loadtest.analysis_cli.cliff)
+app.command("bench")(loadtest.bench.cli.bench)
 app.command("demo")(demo.cli.demo)
 
 if __name__ == "__main__":

@@ -23,9 +23,6 @@ from loadtest.sweep import Setting, StartServer, own_servers, sweep
 
 Say = Callable[[str], None]
 
-_PAUSE_S = 2.0
-"""Between probes: what an overloaded server was left with must not fall on the next one."""
-
 
 def search_capacity(
     config: LoadtestConfig,
@@ -36,12 +33,14 @@ def search_capacity(
     *,
     is_resumed: bool = False,
     api_key: str | None = None,
+    pause_s: float = 2.0,
     say: Say = lambda line: None,
 ) -> CapacityReport:
     """Search the capacity of a running server. Every probe is appended to `probes_file`, so a search can go on.
 
     Args:
         bounds: Low and high rate, tolerance, most probes; see `find_capacity`.
+        pause_s: After each probe: what it left an overloaded server with must not fall on the next one.
 
     Raises:
         SweepError: The arrivals have no rate to search, the bounds are impossible, or a run was interrupted.
@@ -55,7 +54,7 @@ def search_capacity(
     if not is_resumed:
         probes_file.unlink(missing_ok=True)
     seconds: list[float] = []
-    measure = _timed(_measure_with(config, slo, datasets, api_key), seconds)
+    measure = _timed(_measure_with(config, slo, datasets, api_key, pause_s), seconds)
 
     def on_probe(probe: Probe) -> None:
         _append(probes_file, probe)
@@ -180,7 +179,7 @@ def _narrator(plan: CliffPlan, say: Say) -> Callable[[CliffPoint], None]:
     return on_point
 
 
-def _measure_with(config: LoadtestConfig, slo: Slo, datasets: Path, api_key: str | None) -> Measure:
+def _measure_with(config: LoadtestConfig, slo: Slo, datasets: Path, api_key: str | None, pause_s: float) -> Measure:
     def measure(rate: float) -> SloVerdict:
         arrival = rate_of(config).model_copy(update={"rate": rate})
         # An overloaded server must not make a search wait longer than it measures.
@@ -189,7 +188,7 @@ def _measure_with(config: LoadtestConfig, slo: Slo, datasets: Path, api_key: str
         result = run_load(probe, datasets, name=f"{rate:.3g} requests/s", api_key=api_key)
         if result.was_stopped:
             raise SweepError("Interrupted. Go on with --resume and the same --output.")
-        time.sleep(_PAUSE_S)
+        time.sleep(pause_s)
         return judge(result, slo)
 
     return measure

@@ -71,7 +71,7 @@ def sweep(
         datasets: Folder of the built data sets, for prompts of `kind: dataset`.
 
     Raises:
-        SweepError: A working set is larger than the number of models.
+        SweepError: A working set is larger than the number of models, or somebody interrupted the sweep.
         ServerError: A server did not become ready.
         TargetError: Nobody answers at the server's URL.
     """
@@ -97,8 +97,10 @@ def _measure(config: LoadtestConfig, setting: Setting, size: int, datasets: Path
     # One after the other: a slow machine would take too long to load many at once.
     one_by_one = ClosedArrival(kind="closed", concurrency=1)
     warm_up = {"mix": once, "arrival": one_by_one, "duration_s": 600.0, "num_requests": size}
-    run_load(config.model_copy(update=warm_up), datasets, name="warm-up")
+    first = run_load(config.model_copy(update=warm_up), datasets, name="warm-up")
     result = run_load(config.model_copy(update={"mix": evenly}), datasets, name=f"{size} adapters")
+    if first.was_stopped or result.was_stopped:
+        raise SweepError("Interrupted.")
     return point_of(result, setting.max_loras, setting.max_cpu_loras, size, config.seed)
 
 

@@ -1,0 +1,116 @@
+"""`lorikeet bench adapters`: what adapters cost. Throughput of 16 streams for the base alone, for one adapter, and for
+the base mixed with two adapters, on one server, each beside the base of the same minutes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from config.load import load_serve
+from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
+from loadtest.bench.alternate import Alternated, alternate
+from loadtest.bench.options import BenchOptions
+from loadtest.bench.results import BenchResult
+from loadtest.copies import copy_adapter
+from loadtest.errors import LoadtestError, TargetError
+from loadtest.server import running_server
+from loadtest.session import run_load
+from loadtest.stats import summarize
+
+NUM_STREAMS = 16
+NUM_TOKENS = 32
+NUM_WORDS = 48
+_WAVES = 3
+"""Requests of one measurement, in full batches: every stream gets as many."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A server with its models."""
+
+    url: str
+    base: str
+    adapters: tuple[str, str]
+
+
+def bench_adapters(options: BenchOptions) -> tuple[BenchResult, ...]:
+    """Base against adapter, and base against the mix.
+
+    Raises:
+        ServerError: Our own server did not become ready.
+        TargetError: The server given is not there, or a request failed.
+    """
+    with _target(options) as target:
+        base, one = (target.base,), (target.adapters[0],)
+        mixed = (target.base, *target.adapters)
+        for models in (base, mixed):  # first loads and first kernels are not what is measured
+            tokens_per_s(target.url, models)
+        options.say(f"{options.rounds} rounds of {NUM_STREAMS} streams: base and one adapter, then base and the mix")
+        measure = partial(tokens_per_s, target.url)
+        pairs = [
+            alternate(partial(measure, base), partial(measure, other), options.rounds, options.pause_s)
+            for other in (one, mixed)
+        ]
+    return (
+        BenchResult(name="base", value=pairs[0].baseline, unit="tok/s"),
+        _result("one adapter", pairs[0]),
+        _result("base and 2 adapters mixed", pairs[1]),
+    )
+
+
+def tokens_per_s(url: str, models: tuple[str, ...]) -> float:
+    """Output tokens per second of NUM_STREAMS users who ask again as soon as they are answered.
+
+    Raises:
+        TargetError: A request failed: the figure would be of another load.
+        LoadtestError: Somebody interrupted it.
+    """
+    config = LoadtestConfig(
+        url=url,
+        mix=MixConfig(models=models),
+        arrival=ClosedArrival(kind="closed", concurrency=NUM_STREAMS),
+        num_requests=_WAVES * NUM_STREAMS,
+        duration_s=300,
+        prompts=SyntheticPrompts(num_words=FixedLength(value=NUM_WORDS)),
+        max_tokens=FixedLength(value=NUM_TOKENS),
+    )
+    result = run_load(config, Path(), name="+".join(models))
+    summary = summarize(result)
+    if result.was_stopped:
+        raise LoadtestError("Interrupted.")
+    if summary.num_ok < summary.num_requests:
+        failed = next(record for record in result.records if not record.is_ok)
+        raise TargetError(f"{failed.model!r} at {url!r}: {failed.error}: {failed.error_message}")
+    return summary.output_tokens_per_s
+
+
+def _result(name: str, pair: Alternated) -> BenchResult:
+    return BenchResult(
+        name=name,
+        value=pair.candidate,
+        unit="tok/s",
+        baseline=pair.baseline,
+        ratio=pair.ratio,
+        ratio_interval=(pair.ratio_interval.low, pair.ratio_interval.high),
+    )
+
+
+@contextmanager
+def _target(options: BenchOptions) -> Iterator[Target]:
+    """The server that was given, else one of our own with two copies of an adapter."""
+    if options.url is not None:
+        yield _given(options.url, options.models)
+        return
+    with TemporaryDirectory(prefix="lorikeet-bench-") as folder:
+        copies, names = copy_adapter(options.home, options.adapter, 2, Path(folder) / "home")
+        with running_server(options.serve_file, copies.root, Path(folder) / "serve.log") as server:
+            base = load_serve(options.serve_file).served_model_name
+            yield Target(f"{server.url}/v1", base, (names[0], names[1]))
+
+
+def _given(url: str, models: tuple[str, ...]) -> Target:
+    if len(models) != 3:
+        raise TargetError(f"Give three --model with --url: the base and two adapters; got {list(models)}.")
+    return Target(url, models[0], (models[1], models[2]))

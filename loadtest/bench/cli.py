@@ -1,0 +1,73 @@
+"""`lorikeet bench NAME`: the project's own benchmarks, one function each."""
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from adapters.errors import AdapterError
+from config.errors import ConfigError
+from config.home import Home
+from loadtest.bench.options import BenchOptions
+from loadtest.bench.results import BenchReport, BenchResult, results_table
+from loadtest.errors import LoadtestError
+
+Bench = Callable[[BenchOptions], tuple[BenchResult, ...]]
+
+BENCHES = {
+    "adapters": "loadtest.bench.adapters:bench_adapters",
+}
+"""By name, module and function: what a benchmark imports is paid by those who run it."""
+
+
+def bench(
+    name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")],
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
+    url: Annotated[str | None, typer.Option(help="A running server, with /v1, instead of one of our own.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="With --url: the base, then adapters.")] = None,
+    adapter: Annotated[str, typer.Option(help="Without --url: the adapter to copy.")] = "medical",
+    rounds: Annotated[int, typer.Option(min=1, help="Pairs to measure.")] = 3,
+    serve_file: Annotated[Path, typer.Option("--serve", help="Configuration of our own server.")] = Path(
+        "config/serve.yaml"
+    ),
+    home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
+) -> None:
+    """Run a benchmark: ratios against a baseline of the same run. Exit code 1 where a target is missed."""
+    from loadtest.files import replace_text
+    from loadtest.server import ServerError
+    from loadtest.session import machine
+
+    console, started = Console(), datetime.now(UTC)
+    if name not in BENCHES:
+        raise typer.BadParameter(f"{name!r} is no benchmark; there are {', '.join(BENCHES)}.", param_hint="NAME")
+    options = BenchOptions(
+        Home(home),
+        serve_file,
+        url,
+        tuple(model or ()),
+        adapter,
+        rounds,
+        say=lambda line: console.print(line, highlight=False),
+    )
+    try:
+        results = _function(name)(options)
+    except (AdapterError, ConfigError, LoadtestError, ServerError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from None
+    at = started.isoformat(timespec="seconds")
+    report = BenchReport(bench=name, machine=machine(), started_at=at, results=results)
+    console.print(results_table(report))
+    if json_file:
+        replace_text(json_file, report.to_json())
+    if not report.is_pass:
+        raise typer.Exit(1)
+
+
+def _function(name: str) -> Bench:
+    module, _, function = BENCHES[name].partition(":")
+    found: Bench = getattr(import_module(module), function)
+    return found

@@ -1,0 +1,21 @@
+"""What every benchmark is given."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.home import Home
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """Where to measure. Without a URL, a benchmark starts what it needs, and ends it."""
+
+    home: Home
+    serve_file: Path = Path("config/serve.yaml")
+    url: str | None = None
+    models: tuple[str, ...] = ()
+    adapter: str = "medical"
+    rounds: int = 3
+    pause_s: float = 1.0
+    say: Callable[[str], None] = lambda line: None

@@ -1,0 +1,69 @@
+"""What a benchmark says: figures beside a baseline of the same run, as a table and as JSON."""
+
+from typing import Literal
+
+from pydantic import ConfigDict, Field
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from loadtest.records import Record
+
+
+class BenchResult(Record):
+    """One figure. `ratio` is value / baseline, from pairs measured one after the other."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    name: str
+    value: float
+    unit: str
+    baseline: float | None = Field(None, description="The same figure of what it is held against, in this run.")
+    ratio: float | None = None
+    ratio_interval: tuple[float, float] | None = Field(None, description="95% bootstrap interval of the ratio.")
+    target: str | None = Field(None, description="What the project wants, in words; None: nothing.")
+    is_pass: bool | None = Field(None, alias="pass", description="None where there is no target.")
+
+
+class BenchReport(Record):
+    """`lorikeet bench NAME --json PATH`."""
+
+    schema_version: Literal[1] = 1
+    bench: str
+    machine: str
+    started_at: str = Field(description="UTC, ISO 8601.")
+    results: tuple[BenchResult, ...]
+
+    @property
+    def is_pass(self) -> bool:
+        """Whether no target was missed."""
+        return all(result.is_pass is not False for result in self.results)
+
+    def to_json(self) -> str:
+        return self.model_dump_json(indent=2, by_alias=True) + "\n"
+
+
+def results_table(report: BenchReport) -> Table:
+    table = Table(title=f"bench {report.bench}, {report.machine}", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column("figure", overflow="fold")
+    for column in ("value", "baseline", "ratio", "95% interval"):
+        table.add_column(column, justify="right")
+    table.add_column("target")
+    for result in report.results:
+        table.add_row(*_cells(result), style={True: "green", False: "bold red", None: ""}[result.is_pass])
+    return table
+
+
+def _cells(result: BenchResult) -> tuple[str, ...]:
+    low_high = result.ratio_interval
+    return (
+        result.name,
+        f"{_number(result.value)} {result.unit}",
+        "" if result.baseline is None else _number(result.baseline),
+        "" if result.ratio is None else f"{result.ratio:.3f}",
+        "" if low_high is None else f"{low_high[0]:.3f} to {low_high[1]:.3f}",
+        "" if result.target is None else f"{result.target}: {'yes' if result.is_pass else 'NO'}",
+    )
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
