@@ -5,6 +5,7 @@ Per chunk it splits lines and parses one small JSON object, nothing more: this i
 
 import asyncio
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -21,12 +22,21 @@ _MAX_MESSAGE_CHARS = 300
 _MAX_ERROR_BYTES = 1 << 16
 
 
-def open_client(api_key: str | None = None, transport: httpx.AsyncBaseTransport | None = None) -> httpx.AsyncClient:
-    """A client with no limits of its own: no bound on connections, no time-out, no retries, no proxy."""
+def open_client(
+    api_key: str | None = None,
+    *,
+    clock: Clock = time.perf_counter,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> httpx.AsyncClient:
+    """A client with no limits of its own: no bound on connections, no time-out, no retries, no proxy.
+
+    `clock` is the one that requests are timed with.
+    """
     headers = {"accept-encoding": "identity", "content-type": "application/json"}
     if api_key:
         headers["authorization"] = f"Bearer {api_key}"
-    return httpx.AsyncClient(headers=headers, timeout=None, trust_env=False, transport=transport or LoadTransport())
+    transport = transport or LoadTransport(clock)
+    return httpx.AsyncClient(headers=headers, timeout=None, trust_env=False, transport=transport)
 
 
 class Attempt:
@@ -88,9 +98,10 @@ class Attempt:
             await self._read_events(response)
 
     async def _read_events(self, response: httpx.Response) -> None:
-        clock, rest, is_done = self._clock, b"", False
+        arrived_s: Clock = response.extensions.get("arrived_s", self._clock)
+        rest, is_done = b"", False
         async for received in response.aiter_raw():
-            now_s = clock()
+            now_s = arrived_s()
             *lines, rest = (rest + received).split(b"\n")
             for line in lines:
                 if line.startswith(b"data:"):

@@ -59,8 +59,13 @@ async def run_load_async(
     requests = plan(config, datasets)
     async with open_client(api_key) as client:
         unknown = await _unlisted_models(client, config)
-        started_at, start_s = datetime.now(UTC), time.perf_counter()
-        runner = Runner(config, client, lambda: time.perf_counter() - start_s)
+    started_at, start_s = datetime.now(UTC), time.perf_counter()
+
+    def clock() -> float:
+        return time.perf_counter() - start_s
+
+    async with open_client(api_key, clock=clock) as client:
+        runner = Runner(config, client, clock)
         with watch(runner.progress), _stops_on_interrupt(runner):
             outcome = await runner.run(requests)
     return RunResult(

@@ -54,7 +54,7 @@ def streamed(*parts: bytes | Exception, headers: dict[str, str] | None = None) -
 async def ask(answer: Callable[[httpx.Request], httpx.Response], *, timeout_s: float = 5.0) -> RequestRecord:
     """One request; each look at the clock is a second later than the one before."""
     ticks = count()
-    async with open_client("key", httpx.MockTransport(answer)) as client:
+    async with open_client("key", transport=httpx.MockTransport(answer)) as client:
         attempt = Attempt(planned(7), lambda: float(next(ticks)))
         return await attempt.run(client, "http://test/v1/chat/completions", timeout_s)
 
