@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from loadtest.bootstrap import Interval, median_interval
+from loadtest.bootstrap import median_interval
 from loadtest.errors import SweepError
 from loadtest.records import Record, RunResult
 from loadtest.stats import percentile, summarize, values_of
@@ -30,8 +30,8 @@ class CliffPoint(Record):
     working_set: int = Field(description="Adapters in the traffic, all equally likely.")
     num_requests: int
     ttft_p50_s: float | None = Field(description="None where no request ended well.")
-    ttft_p50_low_s: float = Field(description="95% bootstrap interval of the p50.")
-    ttft_p50_high_s: float
+    ttft_p50_low_s: float | None = Field(description="95% bootstrap interval of the p50.")
+    ttft_p50_high_s: float | None
     ttft_p99_s: float | None
     cold_share: float = Field(description="Of the requests that ended well.")
     error_share: float
@@ -60,15 +60,15 @@ class Recommendation(Record):
 
 def point_of(result: RunResult, max_loras: int, max_cpu_loras: int, working_set: int, seed: int = 13) -> CliffPoint:
     summary, ttfts = summarize(result), values_of(result.records, "ttft")
-    interval = median_interval(ttfts, seed) if ttfts else Interval(0.0, float("inf"))
+    interval = median_interval(ttfts, seed) if ttfts else None
     return CliffPoint(
         max_loras=max_loras,
         max_cpu_loras=max_cpu_loras,
         working_set=working_set,
         num_requests=summary.num_requests,
         ttft_p50_s=percentile(ttfts, 50) if ttfts else None,
-        ttft_p50_low_s=interval.low,
-        ttft_p50_high_s=interval.high,
+        ttft_p50_low_s=interval.low if interval else None,
+        ttft_p50_high_s=interval.high if interval else None,
         ttft_p99_s=percentile(ttfts, 99) if ttfts else None,
         cold_share=summary.num_cold / summary.num_ok if summary.num_ok else 0.0,
         error_share=summary.error_share,
@@ -115,14 +115,16 @@ def recommend(cliffs: Sequence[Cliff], wanted: int | None = None) -> Recommendat
     carrying = [cliff for cliff in cliffs if cliff.carries is not None and cliff.carries >= size]
     if carrying:
         cheapest = min(carrying, key=lambda cliff: (cliff.max_cpu_loras, cliff.max_loras))
-        return _recommendation(cheapest, cheapest.max_loras, cheapest.max_cpu_loras, size, is_measured=True)
+        chosen = _recommendation(cheapest, cheapest.max_loras, cheapest.max_cpu_loras, size, is_measured=True)
+        too_small = [f"{_setting(cliff)}: {cliff.reason}" for cliff in cliffs if cliff not in carrying]
+        return chosen.model_copy(update={"reason": " ".join([chosen.reason, *too_small])})
     best = max(cliffs, key=lambda cliff: (cliff.carries or 0, -cliff.max_cpu_loras, -cliff.max_loras))
     max_loras = max(best.max_loras, size) if best.cause == "max_loras" else best.max_loras
     return _recommendation(best, max_loras, max(best.max_cpu_loras, size, max_loras), size, is_measured=False)
 
 
 def _is_broken(point: CliffPoint, before: Sequence[CliffPoint], factor: float) -> bool:
-    if point.ttft_p50_s is None:
+    if point.ttft_p50_low_s is None:
         return True
     plateau_s = _plateau_s(before)
     return plateau_s is not None and point.ttft_p50_low_s > factor * plateau_s
@@ -142,7 +144,7 @@ def _cause(point: CliffPoint) -> Cause:
 def _reason(good: Sequence[CliffPoint], broken: CliffPoint | None, cause: Cause) -> str:
     plateau_s = _plateau_s(good)
     if broken is None:
-        return f"No cliff: TTFT p50 stays near {_ms(plateau_s)} up to {good[-1].working_set} adapters."
+        return f"TTFT p50 stays near {_ms(plateau_s)} up to {good[-1].working_set} adapters: no cliff."
     before = f"TTFT p50 stays near {_ms(plateau_s)} up to {good[-1].working_set} adapters and " if good else "TTFT p50 "
     jump = f"is {_ms(broken.ttft_p50_s)} at {broken.working_set}"
     because = {
@@ -162,8 +164,12 @@ def _recommendation(cliff: Cliff, max_loras: int, max_cpu_loras: int, size: int,
         ending = "Lower the rate and sweep again: here the load hides what the settings do."
     else:
         ending = f"No setting of the sweep carries {size} adapters; this one should, sweep it to be sure."
-    reason = f"With max_loras {cliff.max_loras} and max_cpu_loras {cliff.max_cpu_loras}: {cliff.reason} {ending}"
+    reason = f"{_setting(cliff)}: {cliff.reason} {ending}"
     return Recommendation(max_loras=max_loras, max_cpu_loras=max_cpu_loras, is_measured=is_measured, reason=reason)
+
+
+def _setting(cliff: Cliff) -> str:
+    return f"With max_loras {cliff.max_loras} and max_cpu_loras {cliff.max_cpu_loras}"
 
 
 def _ms(seconds: float | None) -> str:

@@ -34,13 +34,13 @@ class Difference(Record):
     a: float | None
     b: float | None
     ratio: float | None = Field(description="B/A; None for `errors`, and where a side has no value.")
-    low: float = Field(description="95% interval of the ratio; of the difference B - A for `errors`.")
-    high: float
+    low: float | None = Field(description="95% interval of the ratio; of the difference B - A for `errors`.")
+    high: float | None = Field(description="None, as `low`, where the figure is not judged.")
     change: Change
 
     def worsening(self) -> float:
         """By which share B is surely worse: the end of the interval that lies nearer to no change, else 0."""
-        if self.change != "worse":
+        if self.change != "worse" or self.low is None or self.high is None:
             return 0.0
         if self.ratio is None:
             return self.low
@@ -129,7 +129,7 @@ def _ratio_difference(
     a, b = values
     ratio = b / a if a and b is not None else None
     is_judged = ratio is not None and bool(draws)
-    interval = Interval(0.0, float("inf"))
+    interval = None
     if is_judged:
         with np.errstate(divide="ignore", invalid="ignore"):
             interval = interval_of(draws[1] / draws[0])
@@ -140,9 +140,9 @@ def _ratio_difference(
         a=a,
         b=b,
         ratio=ratio,
-        low=interval.low,
-        high=interval.high,
-        change=_change(interval, 1.0, is_higher_better) if is_judged else "unknown",
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        change=_change(interval, 1.0, is_higher_better) if interval else "unknown",
     )
 
 
@@ -150,7 +150,7 @@ def _error_difference(model: str | None, a: Sequence[RequestRecord], b: Sequence
     """Difference of two shares with Newcombe's interval (1998, method 10), made of two Wilson intervals."""
     failed_a, failed_b = (sum(not record.is_ok for record in side) for side in (a, b))
     if not a or not b:
-        return _errors(model, None, None, Interval(-1.0, 1.0), "unknown")
+        return _errors(model, None, None, None, "unknown")
     share_a, share_b = failed_a / len(a), failed_b / len(b)
     (low_a, high_a), (low_b, high_b) = wilson_interval(failed_a, len(a)), wilson_interval(failed_b, len(b))
     difference = share_b - share_a
@@ -161,7 +161,9 @@ def _error_difference(model: str | None, a: Sequence[RequestRecord], b: Sequence
     return _errors(model, share_a, share_b, interval, _change(interval, 0.0, is_higher_better=False))
 
 
-def _errors(model: str | None, a: float | None, b: float | None, interval: Interval, change: Change) -> Difference:
+def _errors(
+    model: str | None, a: float | None, b: float | None, interval: Interval | None, change: Change
+) -> Difference:
     return Difference(
         metric="errors",
         model=model,
@@ -169,8 +171,8 @@ def _errors(model: str | None, a: float | None, b: float | None, interval: Inter
         a=a,
         b=b,
         ratio=None,
-        low=interval.low,
-        high=interval.high,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
         change=change,
     )
 

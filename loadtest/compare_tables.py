@@ -28,31 +28,32 @@ def comparison_table(comparison: Comparison) -> Table:
     table = Table(title=f"{comparison.a} (A) and {comparison.b} (B)", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")
     table.add_column("figure")
-    for column in ("A", "B", "B/A", "95% interval"):
-        table.add_column(column, justify="right")
-    table.add_column("B is")
+    for column in ("A", "B", "B/A", "95%"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("B is", no_wrap=True)
     for difference in (*comparison.overall, *comparison.by_model):
         table.add_row(*_cells(difference), style=_STYLES[difference.change])
     return table
 
 
 def _cells(difference: Difference) -> tuple[str, ...]:
-    is_judged = difference.change != "unknown"
     return (
         difference.model or "all",
-        difference.metric,
+        difference.metric.replace("output tokens", "tok").replace("requests", "req"),
         _value(difference.metric, difference.a),
         _value(difference.metric, difference.b),
-        "" if difference.ratio is None else f"{difference.ratio:.3f}",
-        _interval(difference) if is_judged else "",
+        "" if difference.ratio is None else f"{difference.ratio:.2f}",
+        _interval(difference),
         difference.change,
     )
 
 
 def _interval(difference: Difference) -> str:
+    if difference.low is None or difference.high is None:
+        return ""
     if difference.metric == "errors":
-        return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f} pts"
-    return f"{difference.low:.3f} to {difference.high:.3f}"
+        return f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f}"
+    return f"{difference.low:.2f}–{difference.high:.2f}"
 
 
 def _value(metric: str, value: float | None) -> str:

@@ -42,6 +42,16 @@ def plain(axes: Any) -> Any:
     return axes
 
 
+def plain_logarithm(axis: Any) -> None:
+    """Ticks at 1, 2, 5, 10, 20…, as plain numbers."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs="all"))
+    axis.set_minor_formatter("")
+
+
 def draw_cdfs(figure: Any, result: RunResult, slo: Slo | None) -> None:
     """Share of requests (of gaps, for ITL) that took at most so long; the SLO's limit as a dashed line."""
     for axes, metric in zip(figure.subplots(1, 3, sharey=True), _LATENCIES, strict=True):

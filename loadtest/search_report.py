@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from loadtest.capacity import CapacityResult
 from loadtest.cliff import Cliff, CliffPoint, Recommendation
 from loadtest.files import replace_text
-from loadtest.plots import BLUE, GREEN, GREY, ORANGE, RED, plain, svg
+from loadtest.plots import BLUE, GREEN, GREY, ORANGE, RED, plain, plain_logarithm, svg
 from loadtest.records import Record
 from loadtest.slo import Slo
 
@@ -119,12 +119,10 @@ def draw_capacity(figure: Any, report: CapacityReport) -> None:
         axes.axvline(report.result.capacity, color=GREEN, linestyle=":", linewidth=1.4)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    rates = sorted({probe.rate for probe in report.result.probes})
-    axes.set_xticks(rates, [f"{rate:.3g}" for rate in rates], rotation=45 if len(rates) > 6 else 0)
-    axes.set_xticks([], minor=True)
+    plain_logarithm(axes.xaxis)
+    plain_logarithm(axes.yaxis)
     axes.set_xlabel("requests per second")
     axes.set_ylabel("worst measured / limit")
-    axes.yaxis.set_major_formatter("{x:g}")
     axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
 
 
@@ -135,8 +133,7 @@ def draw_cliffs(figure: Any, report: CliffReport) -> None:
         _draw_cliff(plain(top), plain(bottom), cliff, _COLOURS[index % len(_COLOURS)])
     top.set_yscale("log")
     top.set_ylabel("TTFT p50, ms")
-    top.yaxis.set_major_formatter("{x:g}")
-    top.yaxis.set_minor_formatter("")
+    plain_logarithm(top.yaxis)
     bottom.set_ylabel("cold, %")
     bottom.set_ylim(-4, 104)
     bottom.set_xlabel("adapters in use (working set)")
@@ -149,8 +146,8 @@ def _draw_cliff(top: Any, bottom: Any, cliff: Cliff, colour: str) -> None:
     known = [point for point in cliff.points if point.ttft_p50_s is not None]
     sizes = [point.working_set for point in known]
     middles = [1000 * (point.ttft_p50_s or 0) for point in known]
-    below = [m - 1000 * p.ttft_p50_low_s for m, p in zip(middles, known, strict=True)]
-    above = [1000 * p.ttft_p50_high_s - m for m, p in zip(middles, known, strict=True)]
+    below = [m - 1000 * (p.ttft_p50_low_s or 0) for m, p in zip(middles, known, strict=True)]
+    above = [1000 * (p.ttft_p50_high_s or 0) - m for m, p in zip(middles, known, strict=True)]
     label = f"max_loras {cliff.max_loras}, max_cpu_loras {cliff.max_cpu_loras}"
     spans = [[max(0.0, span) for span in side] for side in (below, above)]
     top.errorbar(sizes, middles, yerr=spans, fmt="o-", color=colour, capsize=3, markersize=4, label=label)
