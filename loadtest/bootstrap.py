@@ -30,7 +30,8 @@ def block_weights(n: int, rng: np.random.Generator, num_resamples: int = NUM_RES
     length = max(1, round(n ** (1 / 3)))
     starts = rng.integers(n, size=(num_resamples, -(-n // length)))
     drawn = ((starts[:, :, None] + np.arange(length)) % n).reshape(num_resamples, -1)[:, :n]
-    return np.stack([np.bincount(row, minlength=n) for row in drawn])
+    places = drawn + n * np.arange(num_resamples)[:, None]
+    return np.bincount(places.ravel(), minlength=n * num_resamples).reshape(num_resamples, n)
 
 
 def resampled_percentiles(groups: Sequence[Sequence[float]], qs: Sequence[float], rng: np.random.Generator) -> Floats:

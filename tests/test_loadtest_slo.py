@@ -108,6 +108,6 @@ def test_the_limit_on_gaps_looks_at_each_gap_of_a_request() -> None:
 
 @given(st.floats(0.01, 3.0), st.floats(0.01, 3.0))
 def test_a_looser_limit_never_lowers_goodput(a: float, b: float) -> None:
-    run = random_run(num_requests=40)
+    run = random_run(num_requests=15)
     tight, loose = sorted((a, b))
     assert judge(run, Slo(ttft_s=tight)).num_good <= judge(run, Slo(ttft_s=loose)).num_good
