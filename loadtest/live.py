@@ -30,23 +30,23 @@ _MOST_MODELS = 12
 
 
 @contextmanager
-def live_view(config: LoadtestConfig, progress: Progress, console: Console) -> Iterator[None]:
+def live_view(config: LoadtestConfig, progress: Progress, console: Console) -> Iterator["View"]:
     """Show a run's progress until the block ends."""
-    view, before_s = _View(config, progress), sys.getswitchinterval()
+    view, before_s = View(config, progress), sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
         with _table(view, console) if console.is_terminal else _lines(view, console):
-            yield
+            yield view
     finally:
         sys.setswitchinterval(before_s)
 
 
-def _table(view: "_View", console: Console) -> Live:
+def _table(view: "View", console: Console) -> Live:
     return Live(console=console, get_renderable=view.render, refresh_per_second=_REFRESH_PER_S, transient=True)
 
 
 @contextmanager
-def _lines(view: "_View", console: Console) -> Iterator[None]:
+def _lines(view: "View", console: Console) -> Iterator[None]:
     ended = threading.Event()
 
     def print_lines() -> None:
@@ -62,7 +62,7 @@ def _lines(view: "_View", console: Console) -> Iterator[None]:
         printer.join()
 
 
-class _View:
+class View:
     """What can be said of a run so far."""
 
     def __init__(self, config: LoadtestConfig, progress: Progress) -> None:

@@ -20,6 +20,7 @@ Bench = Callable[[BenchOptions], tuple[BenchResult, ...]]
 
 BENCHES = {
     "adapters": "loadtest.bench.adapters:bench_adapters",
+    "agreement": "loadtest.bench.agreement:bench_agreement",
     "generator": "loadtest.bench.generator:bench_generator",
 }
 """By name, module and function: what a benchmark imports is paid by those who run it."""

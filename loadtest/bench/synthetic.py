@@ -16,6 +16,9 @@ from typing import Any
 
 import httpx
 
+UNKNOWN_MODEL = "unknown"
+"""The one model that it does not have."""
+
 _HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 _END = b"0\r\n\r\n"
 
@@ -116,6 +119,9 @@ class _Connection(asyncio.Protocol):
         self._transport.write(b"HTTP/1.1 %d -\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
 
     def _stream(self, headers: dict[str, str], fields: dict[str, Any]) -> None:
+        if fields["model"] == UNKNOWN_MODEL:
+            self._write_json(404, {"error": {"message": f"The model {UNKNOWN_MODEL!r} does not exist."}})
+            return
         served = self._state.note(headers.get("x-request-id", ""))
         due_s = self._loop.time() + self._state.delays.ttft_s
         pieces = _pieces(fields["model"], fields["max_tokens"])

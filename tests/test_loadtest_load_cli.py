@@ -1,0 +1,111 @@
+"""`lorikeet loadtest run`, against the synthetic server."""
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from rich.console import Console
+from typer.testing import CliRunner
+
+from config.loadtest import LoadtestConfig, MixConfig
+from loadtest.bench.synthetic import UNKNOWN_MODEL, Delays, SyntheticServer, synthetic_server
+from loadtest.files import read_run
+from loadtest.live import live_view
+from loadtest.runner import Progress
+from lorikeet import app
+from tests.runs import request
+
+LOAD = ("--arrival", "constant", "--rate", "50", "--num-requests", "10", "--max-tokens", "4")
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[SyntheticServer]:
+    with synthetic_server(Delays(ttft_s=0.01, itl_s=0.002)) as running:
+        yield running
+
+
+def loadtest_run(server: SyntheticServer, folder: Path, *words: str) -> Result:
+    arguments = ["loadtest", "run", "--url", f"{server.url}/v1", "--output", str(folder), *words]
+    return CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
+
+
+def test_a_run_leaves_its_records_and_its_reports(server: SyntheticServer, tmp_path: Path) -> None:
+    result = loadtest_run(server, tmp_path, *LOAD, "--model", "a", "--model", "b", "--name", "first")
+    assert result.exit_code == 0, result.output
+    run = read_run(tmp_path)
+    assert (run.name, len(run.records), sum(record.is_ok for record in run.records)) == ("first", 10, 10)
+    assert {record.num_completion_tokens for record in run.records} == {4}
+    assert run.workload["arrival"] == {"kind": "constant", "rate": 50.0}
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"run.json", "report.json", "report.html", "report.md"}
+
+
+def test_the_same_seed_sends_the_same_again(server: SyntheticServer, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        loadtest_run(server, tmp_path / name, *LOAD, "--model", "a", "--model", "b", "--seed", "5")
+    one, two = (
+        [(record.model, record.intended_s) for record in read_run(tmp_path / name).records] for name in ("one", "two")
+    )
+    assert one == two
+
+
+@pytest.mark.parametrize(("slo", "exit_code", "word"), [("ttft=60s", 0, "met"), ("ttft=1ms", 1, "missed")])
+def test_the_exit_code_tells_whether_the_slo_was_met(
+    server: SyntheticServer, tmp_path: Path, slo: str, exit_code: int, word: str
+) -> None:
+    result = loadtest_run(server, tmp_path, *LOAD, "--model", "a", "--slo", slo)
+    assert result.exit_code == exit_code
+    assert word in result.output
+    assert json.loads((tmp_path / "report.json").read_text())["slo"]["is_met"] is (exit_code == 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "--model"),
+        (("--model", "a", "--rate", "0"), "greater than 0"),
+        (("--model", "a", "--slo", "ttft=500"), "ttft"),
+        (("--model", "a", "--dataset", "nowhere"), "no finished data set"),
+        (("--model", "a", "--trace", "nowhere.csv"), "No such file"),
+        (("--model", "a", "--url", "http://127.0.0.1:9/v1"), "Nobody answers"),
+    ],
+)
+def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
+    server: SyntheticServer, tmp_path: Path, words: tuple[str, ...], message: str
+) -> None:
+    result = loadtest_run(server, tmp_path / "out", "--home", str(tmp_path), *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()
+
+
+def test_requests_that_fail_are_records_and_a_warning_never_a_crash(server: SyntheticServer, tmp_path: Path) -> None:
+    result = loadtest_run(server, tmp_path, *LOAD, "--model", UNKNOWN_MODEL)
+    assert result.exit_code == 0, result.output
+    assert "No request succeeded" in " ".join(result.output.split())
+    assert {(record.status, record.error) for record in read_run(tmp_path).records} == {(404, "client_error")}
+
+
+def shown(*, is_terminal: bool, models: tuple[str, ...]) -> str:
+    """What the live view last said of a run with a request for each model."""
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=100)
+    progress = Progress(num_sent=len(models) + 1, records=[request(model=model, ttft_s=0.2) for model in models])
+    with live_view(LoadtestConfig(mix=MixConfig(models=models)), progress, console) as view:
+        lines, table = view.line(), view.render()
+    with console.capture() as capture:
+        console.print(lines, table)
+    return capture.get()
+
+
+def test_the_live_view_shows_what_is_open_and_how_fast_it_is() -> None:
+    text = shown(is_terminal=False, models=("a", "b"))
+    assert "3 sent, 2 ok, 0 errors, 1 open" in text
+    assert "TTFT 200/200 ms" in text
+
+
+def test_the_live_view_has_a_line_for_each_model() -> None:
+    lines = shown(is_terminal=True, models=("medical", "legal", "legal")).splitlines()
+    assert [line.split()[:2] for line in lines[-2:]] == [["legal", "2"], ["medical", "1"]]
