@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import mean
 
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 from transformers import PreTrainedTokenizerBase
 
@@ -15,7 +15,9 @@ _LEARNT = "bold green"
 
 
 def base_table(manifests: Sequence[BaseManifest]) -> Table:
-    table = Table("base", "quantization", "stored as", "parameters", "source", "licence", "digest")
+    table = Table(
+        Column("base", no_wrap=True), "quantization", "stored as", "parameters", "source", "licence", "digest"
+    )
     for m in manifests:
         size = f"{m.num_parameters / 1e6:.0f}M"
         table.add_row(m.name, m.quantization, m.storage, size, m.source, m.licence or "?", m.digest[:12])
