@@ -1,7 +1,11 @@
 """`lorikeet train`: data, training, evaluation, fingerprint, publication and, if the gates pass, promotion."""
 
 import logging
+import shutil
 import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +64,9 @@ def train_and_publish(
     trained = train_adapter(
         config, base, base_folder, dataset, rows, home.runs / config.name, resume=resume, console=console
     )
-    evaluation, quality_baseline = evaluate(trained.model, trained.tokenizer, dataset, rows["test"])
-    forgetting = measure_forgetting(trained.model, trained.tokenizer)
+    with _stage(console, f"evaluating base and adapter on {len(rows['test'])} held-out examples"):
+        evaluation, quality_baseline = evaluate(trained.model, trained.tokenizer, dataset, rows["test"])
+        forgetting = measure_forgetting(trained.model, trained.tokenizer)
     fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, rows["test"])
     draft = draft_manifest(config, base, dataset, trained, evaluation, forgetting, quality_baseline)
     store = AdapterStore(home.adapters)
@@ -75,7 +80,17 @@ def train_and_publish(
     if passed:
         store.promote(manifest.name, manifest.version, alias=DEFAULT_ALIAS, reason=reason)
     logger.info("%s published; %s", manifest.lora_name, reason)
+    shutil.rmtree(home.runs / config.name)  # the version is in the store; its checkpoints are no longer needed
     return Outcome(manifest, passed, reason)
+
+
+@contextmanager
+def _stage(console: Console | None, text: str) -> Iterator[None]:
+    """Say what takes a while, and how long it took."""
+    start = time.monotonic()
+    with console.status(text) if console is not None else nullcontext():
+        yield
+    logger.info("%s took %.0f s", text, time.monotonic() - start)
 
 
 def judge_gates(evaluation: Evaluation, gates: GatesConfig) -> tuple[bool, str]:
