@@ -124,7 +124,7 @@ class _Connection(asyncio.Protocol):
             return
         served = self._state.note(headers.get("x-request-id", ""))
         due_s = self._loop.time() + self._state.delays.ttft_s
-        pieces = _pieces(fields["model"], fields["max_tokens"])
+        pieces = _pieces(fields["model"], fields.get("max_tokens") or fields["max_completion_tokens"])
         self._transport.write(_HEAD)
         self._loop.call_at(due_s, self._send, served, pieces, 0, due_s)
 
