@@ -90,10 +90,10 @@ def capacity(
             Home(home).datasets,
             is_resumed=resume,
             api_key=api_key,
-            say=lambda line: console.print(line, highlight=False),
+            say=lambda line: console.print(line, highlight=False, soft_wrap=True),
         )
     path = write_capacity(report, folder)
-    console.print(f"[bold]{report.result.reason}[/bold]\n{path}", highlight=False)
+    console.print(f"[bold]{report.result.reason}[/bold]\n{path}", highlight=False, soft_wrap=True)
     if report.result.capacity is None:
         raise typer.Exit(1)
 
@@ -150,13 +150,14 @@ def cliff(
             Home(home),
             bool(url),
         )
-        report = search_cliff(plan, say=lambda line: console.print(line, highlight=False))
+        report = search_cliff(plan, say=lambda line: console.print(line, highlight=False, soft_wrap=True))
     path = write_cliff(report, folder)
     chosen = report.recommendation
     console.print(
         f"[bold]Recommended: max_loras {chosen.max_loras}, max_cpu_loras {chosen.max_cpu_loras}.[/bold] "
         f"{chosen.reason}\n{path}",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -18,6 +18,9 @@ from loadtest.stats import percentile, summarize, values_of
 
 Cause = Literal["none", "max_cpu_loras", "max_loras", "load"]
 
+MIN_REQUESTS = 10
+"""With fewer in a point nothing about it is sure."""
+
 _COLD_SHARE = 0.05
 """From this share of cold requests on, loading is what costs."""
 
@@ -99,7 +102,7 @@ def find_cliff(points: Sequence[CliffPoint], factor: float = 2.0) -> Cliff:
         breaks_at=None if broken is None else ordered[broken].working_set,
         plateau_s=_plateau_s(good),
         cause=cause,
-        reason=_reason(good, None if broken is None else ordered[broken], cause),
+        reason=_reason(good, None if broken is None else ordered[broken], cause) + _doubt(ordered),
     )
 
 
@@ -127,6 +130,8 @@ def _is_broken(point: CliffPoint, before: Sequence[CliffPoint], factor: float) -
     if point.ttft_p50_low_s is None:
         return True
     plateau_s = _plateau_s(before)
+    if point.num_requests < MIN_REQUESTS:
+        return False
     return plateau_s is not None and point.ttft_p50_low_s > factor * plateau_s
 
 
@@ -144,8 +149,8 @@ def _cause(point: CliffPoint) -> Cause:
 def _reason(good: Sequence[CliffPoint], broken: CliffPoint | None, cause: Cause) -> str:
     plateau_s = _plateau_s(good)
     if broken is None:
-        return f"TTFT p50 stays near {_ms(plateau_s)} up to {good[-1].working_set} adapters: no cliff."
-    before = f"TTFT p50 stays near {_ms(plateau_s)} up to {good[-1].working_set} adapters and " if good else "TTFT p50 "
+        return f"TTFT p50 stays near {_ms(plateau_s)} up to {_adapters(good[-1])}: no cliff."
+    before = f"TTFT p50 stays near {_ms(plateau_s)} up to {_adapters(good[-1])} and " if good else "TTFT p50 "
     jump = f"is {_ms(broken.ttft_p50_s)} at {broken.working_set}"
     because = {
         "max_cpu_loras": f"{100 * broken.cold_share:.0f}% of the requests wait for their adapter to be loaded and "
@@ -155,6 +160,17 @@ def _reason(good: Sequence[CliffPoint], broken: CliffPoint | None, cause: Cause)
         "none": "",
     }[cause]
     return f"{before}{jump}: {because}."
+
+
+def _doubt(points: Sequence[CliffPoint]) -> str:
+    few = [point for point in points if point.num_requests < MIN_REQUESTS]
+    if not few:
+        return ""
+    return f" {len(few)} of the points had fewer than {MIN_REQUESTS} requests and say little: measure longer."
+
+
+def _adapters(point: CliffPoint) -> str:
+    return "1 adapter" if point.working_set == 1 else f"{point.working_set} adapters"
 
 
 def _recommendation(cliff: Cliff, max_loras: int, max_cpu_loras: int, size: int, is_measured: bool) -> Recommendation:

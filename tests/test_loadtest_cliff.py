@@ -44,6 +44,13 @@ def test_a_wide_interval_is_no_cliff() -> None:
     assert find_cliff(noisy).breaks_at is None
 
 
+def test_a_handful_of_requests_is_no_cliff_and_is_called_little() -> None:
+    few = point(2, 0.9).model_copy(update={"num_requests": 9})
+    cliff = find_cliff([point(1, 0.2), few])
+    assert cliff.breaks_at is None
+    assert cliff.reason.endswith("1 of the points had fewer than 10 requests and say little: measure longer.")
+
+
 def test_points_may_come_in_any_order() -> None:
     points = [point(5, 0.9), point(1, 0.2), point(4, 0.2)]
     assert (find_cliff(points).carries, find_cliff(points).breaks_at) == (4, 5)
