@@ -72,6 +72,13 @@ def test_a_built_data_set_is_used_again_and_force_builds_it_again(tmp_path: Path
     assert (home.datasets / "colours" / "train.jsonl").stat().st_mtime_ns != before
 
 
+def test_changed_source_data_is_built_again(tmp_path: Path, domain: DomainConfig) -> None:
+    first = build_dataset(domain, Home(tmp_path))
+    assert domain.data.path is not None
+    domain.data.path.write_text(domain.data.path.read_text().replace("red", "crimson"))
+    assert build_dataset(domain, Home(tmp_path)).dataset_sha256 != first.dataset_sha256
+
+
 def test_rows_are_conversations_and_the_splits_do_not_overlap(tmp_path: Path, domain: DomainConfig) -> None:
     home = Home(tmp_path)
     manifest = build_dataset(domain, home)

@@ -26,7 +26,10 @@ from config.home import Home
 from config.schema import DataConfig, DomainConfig
 from train.duplicates import NearDuplicates
 from train.errors import DataError
-from train.sources import Example, SourceData, normalize, read_source
+from train.sources import Example, SourceData, normalize, read_source, source_identity
+
+# The code that decides the rows: a data set built by other code is built again.
+BUILDERS = ("dataset.py", "duplicates.py", "general.py", "sources.py")
 
 
 @dataclass(frozen=True)
@@ -49,10 +52,10 @@ def build_dataset(config: DomainConfig, home: Home, *, force: bool = False) -> D
         DataError: The source is missing or malformed, or has too few examples.
     """
     folder = home.datasets / config.name
-    source = read_source(config.data, config.answer)
-    key = config_sha256(config, source)
+    key = config_sha256(config)
     if not force and _built_from(folder) == key:
         return read_dataset(folder)
+    source = read_source(config.data, config.answer)
     splits = split_examples(source.examples, config.data)
     return _write(folder, config, source, splits, key)
 
@@ -125,15 +128,16 @@ def drop_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int, in
     return kept, num_exact, num_conflicts
 
 
-def config_sha256(config: DomainConfig, source: SourceData) -> str:
-    """Hash of everything that decides a data set's rows and manifest."""
+def config_sha256(config: DomainConfig) -> str:
+    """Hash of everything that decides a data set's rows and manifest: configuration, source, and our own code."""
     parts = [
         config.data.model_dump_json(exclude={"path"}),
         config.chat.model_dump_json(),
         config.answer.model_dump_json(),
         config.evaluation.model_dump_json(),
         config.description,
-        repr(source),
+        source_identity(config.data),
+        *((Path(__file__).parent / name).read_text(encoding="utf-8") for name in BUILDERS),
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 

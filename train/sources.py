@@ -1,12 +1,13 @@
 """Where examples come from: three packages with real, licensed domain data, or a JSONL file of one's own."""
 
 import csv
+import hashlib
 import json
 import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -49,6 +50,8 @@ CATCH_ALL_KEYS = frozenset(
     }
 )
 MIN_INPUT_CHARS = 8
+# A domain's out-of-scope inputs come from the other packages, so each data set depends on all of them.
+_PACKAGES = ("simple-icd-10-cm", "iso18245", "licensedcode-data")
 
 _NOT_ALPHANUMERIC = re.compile(r"[\W_]+")
 _LICENCE_KEY = re.compile(r"^license_expression: ([\w.+-]+)$", re.MULTILINE)
@@ -95,6 +98,17 @@ def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
         data = SourceData("ScanCode (licensedcode-data)", _version("licensedcode-data"), "CC-BY-4.0", _licensedcode())
     licence = config.licence or data.licence
     return SourceData(data.name, data.version, licence, data.examples + _out_of_scope(config, answer))
+
+
+def source_identity(config: DataConfig) -> str:
+    """What decides a source's examples, without reading a package of tens of thousands of files again.
+
+    Raises:
+        DataError: The package is not installed, or the JSONL file is missing.
+    """
+    if config.source == "jsonl":
+        return hashlib.sha256(_read_bytes(config)).hexdigest()
+    return " ".join(f"{package}=={_version(package)}" for package in _PACKAGES)
 
 
 def _icd10cm() -> tuple[Example, ...]:
@@ -155,18 +169,22 @@ def _notices(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def _read_jsonl(config: DataConfig, answer: AnswerConfig) -> SourceData:
-    path = config.path
-    assert path is not None  # the schema pairs `source: jsonl` with `path`
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"Cannot read {str(path)!r}: {error.strerror or error}. Check `data.path`.") from error
+    lines = _read_bytes(config).decode("utf-8", errors="replace").splitlines()
+    name = config.path.name if config.path else ""
     examples = tuple(
-        _jsonl_example(line, f"{path.name} line {number}", answer)
+        _jsonl_example(line, f"{name} line {number}", answer)
         for number, line in enumerate(lines, start=1)
         if line.strip()
     )
-    return SourceData(path.name, "1", config.licence, examples)
+    return SourceData(name, "1", config.licence, examples)
+
+
+def _read_bytes(config: DataConfig) -> bytes:
+    assert config.path is not None  # the schema pairs `source: jsonl` with `path`
+    try:
+        return config.path.read_bytes()
+    except OSError as error:
+        raise DataError(f"Cannot read {str(config.path)!r}: {error.strerror or error}. Check `data.path`.") from error
 
 
 def _jsonl_example(line: str, where: str, answer: AnswerConfig) -> Example:
@@ -207,9 +225,12 @@ def _package_folder(name: str) -> Path:
     spec = find_spec(name)
     locations = list(spec.submodule_search_locations or ()) if spec else []
     if not locations:
-        raise DataError(f"The package with the {name} data is not installed. Run `make install`.")
+        raise DataError(f"The package with the {name} data is not installed. Run `make setup`.")
     return Path(locations[0])
 
 
 def _version(package: str) -> str:
-    return version(package)
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise DataError(f"The package {package!r} with the data is not installed. Run `make setup`.") from None
