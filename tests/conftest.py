@@ -35,7 +35,8 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked `gpu` where there is none."""
+    """Run the engine's tests last, and skip the tests marked `gpu` where there is none."""
+    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and shutil.which("nvidia-smi") is None:
         for item in marked:
