@@ -151,8 +151,6 @@ def _shell() -> Iterator[None]:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    # OpenMP's threads spin while they wait, and starve each other where the machine has other work to do.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     handler = RichHandler(console=console, show_path=False, show_level=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     for noisy in ("bitsandbytes", "httpx", "datasets", "accelerate"):
