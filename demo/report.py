@@ -80,7 +80,7 @@ def render_html(report: DemoReport) -> str:
 def print_report(report: DemoReport, console: Console) -> None:
     """The table, and the seconds."""
     table = Table(title=f"Held-out exact match through the endpoint, {report.concurrency} requests at a time")
-    for column in ("domain", "n", "base", "base + 5 examples", "adapter", "valid format", "tokens/s", "TTFT p50"):
+    for column in ("domain", "n", "base", "5-shot", "adapter", "valid format", "tokens/s", "TTFT p50"):
         table.add_column(column, justify="left" if column == "domain" else "right")
     for d in report.domains:
         table.add_row(
