@@ -22,6 +22,8 @@ from loadtest.runner import Outcome, Runner
 from loadtest.stats import percentile
 from loadtest.workload import plan
 
+pytestmark = pytest.mark.slow
+
 TOLERANCE_S = 0.002
 ITL_S = 0.01
 TIMER_STEP_S = 0.001  # asyncio's own, on any machine

@@ -16,6 +16,8 @@ from train.dataset import build_dataset
 from train.errors import RecipeError, ResumeError
 from train.sft import AnswerLossTrainer, Trained, save_adapter, shared_prefix_length, train_adapter
 
+pytestmark = pytest.mark.slow
+
 
 class Bench:
     """A tiny base and a tiny data set, to train on again and again."""
