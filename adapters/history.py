@@ -1,5 +1,6 @@
 """What happened to an adapter: `history.jsonl`, one appended event a line. Aliases derive from it."""
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -37,8 +38,15 @@ def read_history(folder: Path) -> tuple[Event, ...]:
         IntegrityError: A line in the middle is no event.
     """
     path = folder / HISTORY_FILE
-    if not path.exists():
+    try:
+        status = path.stat()
+    except FileNotFoundError:
         return ()
+    return _read(path, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=2048)  # every request resolves a name; a history only grows, so its size tells
+def _read(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[Event, ...]:
     *lines, _torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
     return tuple(_parse(path, number, line) for number, line in enumerate(lines, 1))
 

@@ -1,7 +1,6 @@
 """The demo's report for people: a table in the terminal, and `report.html` with plots."""
 
-import io
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.figures import DemoReport
+from loadtest.plots import BLUE, GREEN, GREY, plain, svg
 
-_COLOURS = {"base": "#9aa5b1", "few_shot": "#5b8def", "adapter": "#1f9d61"}
+_COLOURS = {"base": GREY, "few_shot": BLUE, "adapter": GREEN}
 _LABELS = {"base": "base, zero-shot", "few_shot": "base, 5 examples in the prompt", "adapter": "adapter"}
 
 _PAGE = """<!doctype html>
@@ -71,9 +71,9 @@ def render_html(report: DemoReport) -> str:
         report=report,
         share=_share,
         parity=_parity,
-        accuracy_plot=Markup(_plot(_draw_accuracy, report, (8, 3.4))),
-        speed_plot=Markup(_plot(_draw_speed, report, (8, 3.0))),
-        steps_plot=Markup(_plot(_draw_steps, report, (8, 0.6 + 0.32 * len(report.steps)))),
+        accuracy_plot=Markup(svg(partial(_draw_accuracy, report=report), (8, 3.4))),
+        speed_plot=Markup(svg(partial(_draw_speed, report=report), (8, 3.0))),
+        steps_plot=Markup(svg(partial(_draw_steps, report=report), (8, 0.6 + 0.32 * len(report.steps)))),
     )
 
 
@@ -104,22 +104,8 @@ def _parity(error_nats: float | None) -> str:
     return "unknown" if error_nats is None else f"{error_nats:.3f}"
 
 
-def _plot(draw: Callable[[Any, DemoReport], None], report: DemoReport, size: tuple[float, float]) -> str:
-    """An SVG element; `size` in inches."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    draw(figure, report)
-    for axes in figure.axes:
-        axes.spines[["top", "right"]].set_visible(False)
-    text = io.StringIO()
-    figure.savefig(text, format="svg", metadata={"Date": None})
-    svg = text.getvalue()
-    return svg[svg.index("<svg") :]
-
-
 def _draw_accuracy(figure: Any, report: DemoReport) -> None:
-    axes = figure.subplots()
+    axes = plain(figure.subplots())
     width = 0.26
     for offset, kind in enumerate(("base", "few_shot", "adapter")):
         values = [100 * getattr(d, kind) for d in report.domains]
@@ -141,6 +127,7 @@ def _draw_speed(figure: Any, report: DemoReport) -> None:
         (left, "tokens per second", "tokens_per_s", 1),
         (right, "TTFT p50, ms", "ttft_p50_s", 1000),
     ):
+        plain(axes)
         for offset, (prefix, kind) in enumerate((("base_", "base"), ("", "adapter"))):
             values = [factor * getattr(d, prefix + field) for d in report.domains]
             axes.bar(
@@ -153,9 +140,10 @@ def _draw_speed(figure: Any, report: DemoReport) -> None:
 
 
 def _draw_steps(figure: Any, report: DemoReport) -> None:
-    axes = figure.subplots()
+    axes = plain(figure.subplots())
+    axes.grid(visible=False)
     names = [step.name for step in report.steps]
-    bars = axes.barh(names, [step.seconds for step in report.steps], color="#5b8def")
+    bars = axes.barh(names, [step.seconds for step in report.steps], color=BLUE)
     axes.bar_label(bars, fmt="%.0f s", padding=3)
     axes.invert_yaxis()
     axes.set_xlabel("seconds")

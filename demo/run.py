@@ -94,8 +94,7 @@ def _prepare(demo: Demo) -> None:
     with _step(demo, "prepare the base"):
         _lorikeet(demo, "base", "prepare", "smollm2-135m", "--quantization", "nf4", *force)
     with _step(demo, "build the data"):
-        for file in demo.domain_files:
-            _lorikeet(demo, "data", "build", str(file), *force)
+        _lorikeet(demo, "data", "build", *map(str, demo.domain_files), *force)
 
 
 def _train(demo: Demo, domain: DomainConfig, file: Path) -> None:

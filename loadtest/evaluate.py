@@ -12,7 +12,7 @@ from openai import APIError, AsyncOpenAI
 
 from config.dataset import DatasetManifest, DatasetRow, Message, few_shot_messages, read_dataset, read_split
 from quality.intervals import Share, share_of
-from quality.scorers import is_exact_match, is_valid_format
+from quality.scorers import AnswerFormat, is_exact_match
 
 
 @dataclass(frozen=True)
@@ -116,9 +116,9 @@ async def _ask(
 def _score(
     manifest: DatasetManifest, model: str, answers: Sequence[LiveAnswer], seconds: float, concurrency: int
 ) -> LiveScore:
-    schema = manifest.answer.json_schema
+    answer_format = AnswerFormat(manifest.answer.json_schema)
     num_right = sum(is_exact_match(answer.text, answer.expected) for answer in answers)
-    num_valid = sum(schema is None or is_valid_format(answer.text, schema) for answer in answers)
+    num_valid = sum(answer_format.accepts(answer.text) for answer in answers)
     ttfts = sorted(answer.ttft_s for answer in answers)
     return LiveScore(
         model=model,

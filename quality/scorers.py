@@ -22,20 +22,30 @@ def is_exact_match(answer: str, expected: str) -> bool:
         return answer.strip() == expected.strip()
 
 
-def is_valid_format(answer: str, schema: dict[str, Any]) -> bool:
-    """Whether the whole answer is one JSON value that the JSON schema accepts.
+class AnswerFormat:
+    """A domain's answer format: one JSON value that its JSON schema accepts; without a schema, any text.
 
     Raises:
         jsonschema.SchemaError: The schema itself is broken.
     """
-    validator_class = validator_for(schema)
-    validator_class.check_schema(schema)
-    try:
-        value = _parse_json(answer)
-    except _NotJsonError:
-        return False
-    # An empty registry: a `$ref` must never make us fetch something.
-    return validator_class(schema, registry=Registry()).is_valid(value)
+
+    def __init__(self, schema: dict[str, Any] | None) -> None:
+        self._validator = None
+        if schema is None:
+            return
+        validator_class = validator_for(schema)
+        validator_class.check_schema(schema)
+        # An empty registry: a `$ref` must never make us fetch something.
+        self._validator = validator_class(schema, registry=Registry())
+
+    def accepts(self, answer: str) -> bool:
+        """Whether the whole answer is such a value, or, without a schema, not blank."""
+        if self._validator is None:
+            return bool(answer.strip())
+        try:
+            return bool(self._validator.is_valid(_parse_json(answer)))
+        except _NotJsonError:
+            return False
 
 
 def _parse_json(text: str) -> Any:

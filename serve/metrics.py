@@ -4,7 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disa
 
 from adapters.manifest import Manifest, Score
 from adapters.reference import Target
-from quality.scorers import is_valid_format
+from quality.scorers import AnswerFormat
 from serve.parity import Parity
 from serve.records import GenerationRecord
 
@@ -26,7 +26,7 @@ class ServeMetrics:
     def __init__(self, registry: CollectorRegistry, base_name: str) -> None:
         self.registry = registry
         self._base_name = base_name
-        self._manifests: dict[str, Manifest] = {}
+        self._formats: dict[str, AnswerFormat] = {}
         self.requests = Counter(
             "lorikeet_requests",
             "Requests by HTTP outcome: ok, cancelled, client_error or server_error.",
@@ -91,7 +91,8 @@ class ServeMetrics:
 
     def adapter_loaded(self, manifest: Manifest, load_s: float, parity: Parity | None) -> None:
         labels = (manifest.name, str(manifest.version))
-        self._manifests[manifest.lora_name] = manifest
+        if manifest.answer_schema is not None:
+            self._formats[manifest.lora_name] = AnswerFormat(manifest.answer_schema)
         self.loads.labels(*labels).inc()
         self.load_seconds.labels(*labels).observe(load_s)
         if parity is not None:
@@ -109,13 +110,12 @@ class ServeMetrics:
         self.base_heldout.labels(*labels).set(base.value)
 
     def _check_format(self, record: GenerationRecord) -> None:
-        manifest = self._manifests.get(record.lora_name or "")
-        if manifest is None or manifest.answer_schema is None:
+        answer_format = self._formats.get(record.lora_name or "")
+        if answer_format is None:
             return
-        for text in record.texts:
-            self.answers_checked.labels(manifest.name, str(manifest.version)).inc()
-            if is_valid_format(text, manifest.answer_schema):
-                self.answers_valid.labels(manifest.name, str(manifest.version)).inc()
+        labels = self._split(record.lora_name)
+        self.answers_checked.labels(*labels).inc(len(record.texts))
+        self.answers_valid.labels(*labels).inc(sum(map(answer_format.accepts, record.texts)))
 
     def _split(self, name: str | None) -> tuple[str, str]:
         """The labels of a `lora_name`; the base model has no version."""

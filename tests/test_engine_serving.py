@@ -21,8 +21,10 @@ from tests.live_server import ANSWERS, BASE_NAME, LiveServer
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # Mean |served - trained| log-probability per token. Logits are bf16 on both sides, and a bf16 number near 16 has a
-# step of 0.125: where the base finds an answer unlikely, a tenth of a nat is rounding.
-TOLERANCE_NATS = 0.2
+# step of 0.125: where the base finds an answer unlikely, two tenths of a nat are rounding. An adapter is sure of its
+# answer, and off by less than a thousandth.
+ADAPTER_TOLERANCE_NATS = 0.05
+BASE_TOLERANCE_NATS = 0.4
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +63,14 @@ async def test_a_mixed_batch_gives_each_request_its_own_adapter_and_the_base_its
     ]
     async with httpx.AsyncClient(base_url=live.url, timeout=300) as client:
         served = await asyncio.gather(*(forced_logprobs(client, model, prompt) for model, prompt, _ in jobs))
-    errors = [mean_gap(want, got) for (_, _, want), got in zip(jobs, served, strict=True)]
-    assert max(errors) < TOLERANCE_NATS
+    errors = {True: 0.0, False: 0.0}
+    for (model, _, want), got in zip(jobs, served, strict=True):
+        errors[model == BASE_NAME] = max(errors[model == BASE_NAME], mean_gap(want, got))
+    assert errors[False] < ADAPTER_TOLERANCE_NATS
+    assert errors[True] < BASE_TOLERANCE_NATS
     # The adapters do change the answers, so that a wrong one would have been seen.
-    assert min(mean_gap(prompt.base_logprobs, prompt.adapter_logprobs) for _, prompt, _ in jobs) > 5 * TOLERANCE_NATS
+    changes = [mean_gap(prompt.base_logprobs, prompt.adapter_logprobs) for _, prompt, _ in jobs]
+    assert min(changes) > 3 * BASE_TOLERANCE_NATS
 
 
 async def forced_logprobs(client: httpx.AsyncClient, model: str, prompt: GoldenPrompt) -> list[float]:
@@ -236,7 +242,7 @@ def test_metrics_know_each_adapter_and_version_beside_vllms_own(live: LiveServer
     assert grown("lorikeet_completion_tokens_total") >= 3 * 5
     assert grown("lorikeet_answers_valid_format_total") == grown("lorikeet_answers_checked_total") == 3
     assert after["lorikeet_requests_in_flight", labels] == 0
-    assert 0 < after["lorikeet_adapter_parity_error_nats", labels] < TOLERANCE_NATS
+    assert 0 < after["lorikeet_adapter_parity_error_nats", labels] < ADAPTER_TOLERANCE_NATS
     assert after["lorikeet_adapter_heldout_accuracy", labels] == 1
     assert after["lorikeet_adapter_load_seconds_count", labels] >= 1
     assert any(name.startswith("vllm:") for name, _ in after)

@@ -1,7 +1,7 @@
 import jsonschema
 import pytest
 
-from quality.scorers import is_exact_match, is_valid_format
+from quality.scorers import AnswerFormat, is_exact_match
 
 SCHEMA = {
     "type": "object",
@@ -47,20 +47,25 @@ def test_text_that_python_alone_takes_for_json_is_compared_as_text():
 
 def test_absurdly_nested_answers_are_text():
     assert not is_exact_match("[" * 100_000, "{}")
-    assert not is_valid_format("[" * 100_000, {})
+    assert not AnswerFormat({}).accepts("[" * 100_000)
 
 
 def test_an_answer_that_the_schema_accepts_is_valid():
-    assert is_valid_format('{"chapter": "Neoplasms"}', SCHEMA)
+    assert AnswerFormat(SCHEMA).accepts('{"chapter": "Neoplasms"}')
 
 
 @pytest.mark.parametrize(
     "answer", ["", "Neoplasms", '{"chapter": 2}', '{"chapter": "Neoplasms"} indeed', '{"chapter": "N', "NaN"]
 )
 def test_other_answers_are_invalid(answer):
-    assert not is_valid_format(answer, SCHEMA)
+    assert not AnswerFormat(SCHEMA).accepts(answer)
 
 
 def test_a_broken_schema_is_the_callers_error_not_an_invalid_answer():
     with pytest.raises(jsonschema.SchemaError):
-        is_valid_format("{}", {"type": "chapter"})
+        AnswerFormat({"type": "chapter"})
+
+
+def test_without_a_schema_every_answer_that_says_something_is_valid() -> None:
+    assert AnswerFormat(None).accepts("Aye.")
+    assert not AnswerFormat(None).accepts(" \n")

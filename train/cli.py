@@ -28,6 +28,7 @@ data_app = typer.Typer(no_args_is_help=True, help="Data sets of the domains: bui
 console = Console()
 
 DomainFile = Annotated[Path, typer.Argument(help="A domain's YAML file, e.g. config/domains/medical.yaml.")]
+DomainFiles = Annotated[list[Path], typer.Argument(help="YAML files of domains, e.g. config/domains/*.yaml.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Make it again, even if it is there.")]
 
 
@@ -84,16 +85,16 @@ def show_base(
 
 
 @data_app.command()
-def build(file: DomainFile, force: ForceOption = False, home: HomeOption = DEFAULT_HOME) -> None:
-    """Build a domain's data set: load, clean, split, hash."""
+def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEFAULT_HOME) -> None:
+    """Build the data sets of domains: load, clean, split, hash."""
     with _shell():
         from train.dataset import build_dataset
         from train.tables import dataset_table
 
-        config = load_domain(file)
-        with console.status(f"building {config.name}"):
-            manifest = build_dataset(config, Home(home), force=force)
-        console.print(dataset_table(manifest))
+        for config in [load_domain(file) for file in files]:
+            with console.status(f"building {config.name}"):
+                manifest = build_dataset(config, Home(home), force=force)
+            console.print(dataset_table(manifest))
 
 
 @data_app.command("show")

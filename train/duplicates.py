@@ -39,7 +39,11 @@ def similarity(left: frozenset[str], right: frozenset[str]) -> float:
     return len(left & right) / len(left | right)
 
 
+# Its random permutations are drawn once: they cost more than a short text's hashes.
+_EMPTY = MinHash(num_perm=_NUM_PERM, seed=1)
+
+
 def _minhash(grams: frozenset[str]) -> MinHash:
-    sketch = MinHash(num_perm=_NUM_PERM, seed=1)
+    sketch = _EMPTY.copy()
     sketch.update_batch([gram.encode() for gram in sorted(grams)])
     return sketch

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCrit
 from adapters.manifest import Evaluation, Forgetting, QualityBaseline, Score
 from config.dataset import DatasetManifest, DatasetRow
 from quality.intervals import share_of
-from quality.scorers import is_exact_match, is_valid_format
+from quality.scorers import AnswerFormat, is_exact_match
 from train.encode import encode_prompt
 from train.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
 
@@ -85,9 +85,8 @@ def exact_match(answers: Sequence[Answer], rows: Sequence[DatasetRow]) -> Score:
 
 def valid_format(answers: Sequence[Answer], dataset: DatasetManifest) -> Score:
     """Share of answers in the domain's JSON schema; without a schema every non-empty answer is valid."""
-    schema = dataset.answer.json_schema
-    valid = sum(bool(a.text.strip()) if schema is None else is_valid_format(a.text, schema) for a in answers)
-    return _score(valid, len(answers))
+    answer_format = AnswerFormat(dataset.answer.json_schema)
+    return _score(sum(answer_format.accepts(a.text) for a in answers), len(answers))
 
 
 def quality_baseline(answers: Sequence[Answer]) -> QualityBaseline:

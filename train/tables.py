@@ -2,14 +2,18 @@
 
 from collections.abc import Sequence
 from statistics import mean
+from typing import TYPE_CHECKING
 
 from rich.table import Column, Table
 from rich.text import Text
-from transformers import PreTrainedTokenizerBase
 
 from adapters.manifest import BaseManifest, Manifest, Score
 from config.dataset import DatasetManifest
-from train.encode import Encoded
+
+if TYPE_CHECKING:  # transformers takes seconds to import, and only an example's rendering needs it
+    from transformers import PreTrainedTokenizerBase
+
+    from train.encode import Encoded
 
 _LEARNT = "bold green"
 
@@ -39,7 +43,7 @@ def dataset_table(manifest: DatasetManifest) -> Table:
     return table
 
 
-def token_table(encoded: Sequence[Encoded], max_length: int) -> Table:
+def token_table(encoded: Sequence["Encoded"], max_length: int) -> Table:
     """Token counts of the training split, and how many examples had to be shortened."""
     lengths = [len(example) for example in encoded]
     answers = [len(example.answer_ids) for example in encoded]
@@ -51,7 +55,7 @@ def token_table(encoded: Sequence[Encoded], max_length: int) -> Table:
     return table
 
 
-def render_example(tokenizer: PreTrainedTokenizerBase, example: Encoded) -> Text:
+def render_example(tokenizer: "PreTrainedTokenizerBase", example: "Encoded") -> Text:
     """One conversation as the model sees it; the tokens that the loss covers are green."""
     text = Text()
     text.append(str(tokenizer.decode(list(example.prompt_ids))), style="dim")

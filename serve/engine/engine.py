@@ -22,12 +22,14 @@ from vllm.entrypoints.serve.exception_handling.error_response import create_erro
 from vllm.exceptions import VLLMError
 from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
+from vllm.platforms import current_platform
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.reference import Target
 from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
+from serve.engine.cpu import set_cpu_environment
 from serve.engine.observed import ObservedAsyncLLM
 from serve.engine.protocol import Answer, Endpoint
 from serve.engine.streams import server_sent_events
@@ -60,6 +62,8 @@ class VllmEngine:
         return self._llm is not None and hasattr(self._serving, "openai_serving_chat") and not self._llm.errored
 
     async def start(self) -> None:
+        if current_platform.is_cpu():
+            set_cpu_environment()
         arguments = server_arguments(self._config, self._base_folder)
         self._llm = await asyncio.to_thread(_build, arguments)
         self._llm.observer = self._observer
