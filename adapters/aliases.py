@@ -1,13 +1,29 @@
-"""Aliases as pure functions of an adapter's history: where each points, and where a rollback leads."""
+"""Aliases as pure functions of an adapter's history: where each points, and where moves and rollbacks lead."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from adapters.history import Event
+from adapters.reference import DEFAULT_ALIAS
 
 
 def current_aliases(history: Iterable[Event]) -> dict[str, int]:
     """Version that each alias points to, by alias."""
-    return {event.alias: event.version for event in history if event.alias is not None}
+    return {event.alias: event.version for event in history if event.alias is not None and event.version is not None}
+
+
+def plan_moves(history: Sequence[Event], moves: Mapping[str, int], *, at: str, reason: str) -> list[Event]:
+    """The events that point each alias to its version; none for an alias that is there already.
+
+    `stable` moves first: where it takes over the canary's version while a new canary comes, the old canary's
+    traffic split ends instead of going to the new one.
+    """
+    before = current_aliases(history)
+    ordered = sorted(moves.items(), key=lambda move: (move[0] != DEFAULT_ALIAS, move[0]))
+    return [
+        Event(kind="promoted", at=at, version=version, alias=alias, previous=before.get(alias), reason=reason)
+        for alias, version in ordered
+        if before.get(alias) != version
+    ]
 
 
 def rollback_version(history: Iterable[Event], alias: str) -> int | None:
@@ -18,6 +34,8 @@ def rollback_version(history: Iterable[Event], alias: str) -> int | None:
     """
     stack: list[int] = []
     for event in history:
+        if event.version is None:
+            continue
         if event.kind == "removed":
             stack = [version for version in stack if version != event.version]
         elif event.alias == alias:

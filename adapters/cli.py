@@ -1,30 +1,34 @@
-"""`lorikeet adapters`: what is in the store, what is wrong with a folder, and moving aliases."""
+"""`lorikeet adapters`: what is in the store, what is wrong with a folder, moving aliases, and remote stores."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Column, Table
 
 from adapters.base import read_base
-from adapters.errors import AdapterError
+from adapters.errors import AdapterError, AdapterNotFoundError
 from adapters.lint import lint_folder, raise_errors
 from adapters.lint_config import MAX_LORA_RANK, Finding
-from adapters.manifest import Manifest, ManifestDraft, Score
+from adapters.manifest import ManifestDraft
 from adapters.peft_folder import read_lora_spec
-from adapters.reference import DEFAULT_ALIAS, Target
+from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.store import AdapterStore
+from adapters.tables import history_table, manifest_table, versions_table
 from config.home import Home
 
-app = typer.Typer(no_args_is_help=True, help="The adapter store: list, check, promote, roll back.")
+if TYPE_CHECKING:
+    from adapters.remote import RemoteStore
+
+app = typer.Typer(no_args_is_help=True, help="The adapter store: list, check, promote, roll back, push and pull.")
 
 HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="Where Lorikeet keeps its state.")]
 ReferenceArgument = Annotated[str, typer.Argument(help="`medical`, `medical@3` or `medical@canary`.")]
+NameArgument = Annotated[str, typer.Argument(help="The adapter's name.")]
+UrlArgument = Annotated[str, typer.Argument(help="A remote store: s3://bucket/adapters, gs://…, hf://… or file:///….")]
 AliasOption = Annotated[str, typer.Option("--alias", help="The alias to move.")]
 ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the history.")]
 
@@ -37,14 +41,14 @@ _STYLES = {"error": "red", "warning": "yellow", "info": "green"}
 
 @app.command("list")
 def list_(home: HomeOption = DEFAULT_HOME) -> None:
-    """List all versions with their aliases and scores."""
+    """List all versions with their aliases, traffic, pins and scores."""
     with _errors_in_one_line():
         store = _store(home)
-        manifests = [store.manifest(target) for target in _all_targets(store)]
-        if not manifests:
+        targets = _all_targets(store)
+        if not targets:
             console.print("The store is empty. Train an adapter with `lorikeet train`, or import one.")
             return
-        console.print(_versions_table(store, manifests))
+        console.print(versions_table(store, targets))
 
 
 @app.command()
@@ -53,8 +57,8 @@ def show(reference: ReferenceArgument, home: HomeOption = DEFAULT_HOME) -> None:
     with _errors_in_one_line():
         store = _store(home)
         target = store.resolve(reference)
-        console.print(_manifest_table(store.manifest(target)))
-        console.print(_history_table(store, target.name))
+        console.print(manifest_table(store, target))
+        console.print(history_table(store, target.name))
 
 
 @app.command()
@@ -88,7 +92,7 @@ def promote(
 
 @app.command()
 def rollback(
-    name: Annotated[str, typer.Argument(help="The adapter's name.")],
+    name: NameArgument,
     alias: AliasOption = DEFAULT_ALIAS,
     reason: ReasonOption = "",
     home: HomeOption = DEFAULT_HOME,
@@ -97,6 +101,43 @@ def rollback(
     with _errors_in_one_line():
         target = _store(home).rollback(name, alias, reason)
         console.print(f"{name}@{alias} is now {target}")
+
+
+@app.command()
+def split(
+    name: NameArgument,
+    canary_weight: Annotated[float, typer.Option(min=0.0, max=1.0, help="The canary's share of the requests.")],
+    shadow: Annotated[bool, typer.Option("--shadow", help="Show the canary requests, but answer with stable.")] = False,
+    reason: ReasonOption = "",
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Share the requests for NAME between stable and canary."""
+    with _errors_in_one_line():
+        store = _store(home)
+        store.set_aliases(name, {}, canary_weight=canary_weight, is_shadow=shadow, reason=reason)
+        shown = store.split(name)
+        share = "is a shadow" if shown.is_shadow else f"has {shown} of the traffic"
+        console.print(f"{name}: the canary {share}")
+
+
+@app.command()
+def pin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption = DEFAULT_HOME) -> None:
+    """Keep a version loaded in every server, and out of `gc --keep-last`."""
+    with _errors_in_one_line():
+        store = _store(home)
+        target = store.resolve(reference)
+        store.pin(target, reason)
+        console.print(f"{target} is pinned")
+
+
+@app.command()
+def unpin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption = DEFAULT_HOME) -> None:
+    """Take a pin off."""
+    with _errors_in_one_line():
+        store = _store(home)
+        target = store.resolve(reference)
+        store.unpin(target, reason)
+        console.print(f"{target} is not pinned")
 
 
 @app.command()
@@ -112,7 +153,7 @@ def rm(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption
 @app.command()
 def gc(
     keep_last: Annotated[
-        int | None, typer.Option(min=0, help="Also remove versions without alias but the newest N.")
+        int | None, typer.Option(min=0, help="Also remove versions without alias and pin but the newest N.")
     ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
@@ -121,6 +162,33 @@ def gc(
         collected = _store(home).gc(keep_last=keep_last)
         versions = ", ".join(map(str, collected.removed)) or "no version"
         console.print(f"removed {collected.num_staged} unfinished folders and {versions}")
+
+
+@app.command()
+def push(reference: ReferenceArgument, url: UrlArgument, home: HomeOption = DEFAULT_HOME) -> None:
+    """Copy a version, what its adapter's aliases point to, and its history to a remote store."""
+    with _errors_in_one_line():
+        store = _store(home)
+        target = store.resolve(reference)
+        remote = _remote(store, url)
+        pushed = remote.push(target)
+        console.print(f"pushed {', '.join(map(str, pushed)) or 'the history'} to {escape(remote.url)}", soft_wrap=True)
+
+
+@app.command()
+def pull(
+    url: UrlArgument,
+    reference: Annotated[str | None, typer.Argument(help="One adapter or version; all when left out.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Mirror a remote store's histories, and fetch the version named, or all with an alias or a pin."""
+    with _errors_in_one_line():
+        store = _store(home)
+        remote = _remote(store, url)
+        remote.sync(parse_reference(reference).name if reference else None)
+        for target in _wanted(store, remote, reference):
+            remote.fetch(target)
+            console.print(f"{target} is here, {store.manifest(target).digest[:12]}")
 
 
 @app.command()
@@ -174,6 +242,23 @@ def _store(home: Path) -> AdapterStore:
     return AdapterStore(Home(home).adapters)
 
 
+def _remote(store: AdapterStore, url: str) -> "RemoteStore":
+    from adapters.remote import RemoteStore  # fsspec and its kind take a while to import
+
+    return RemoteStore(url, store)
+
+
+def _wanted(store: AdapterStore, remote: "RemoteStore", reference: str | None) -> list[Target]:
+    """What `pull` fetches."""
+    if reference is not None and "@" in reference:
+        return [store.recorded(reference)]
+    names = store.folders.names() if reference is None else [reference]
+    targets = [target for name in names for target in remote.in_traffic(name)]
+    if reference is not None and not targets:
+        raise AdapterNotFoundError(f"No alias of {reference!r} points anywhere. Name a version: `{reference}@1`.")
+    return targets
+
+
 def _base_folder(home: Path, base: str) -> Path:
     folder = Home(home).bases / base
     read_base(folder)
@@ -210,61 +295,3 @@ def _print_error(error: AdapterError) -> None:
 def _print_finding(finding: Finding) -> None:
     style = _STYLES[finding.level]
     console.print(f"[{style}]{finding.level}[/] {finding.code}: {escape(str(finding))}", soft_wrap=True)
-
-
-def _versions_table(store: AdapterStore, manifests: list[Manifest]) -> Table:
-    """One line a version, narrow enough for 80 columns; `show` has the rest."""
-    table = Table("version", "aliases", "base", "r", "base score", "score", "n", box=SIMPLE_HEAD)
-    for manifest in manifests:
-        aliases = store.aliases(manifest.name).items()
-        scores = manifest.evaluation
-        table.add_row(
-            manifest.lora_name,
-            ", ".join(sorted(alias for alias, version in aliases if version == manifest.version)),
-            manifest.base.name,
-            str(manifest.lora.lora_r),
-            f"{scores.base.value:.2f}" if scores else "-",
-            f"{scores.adapter.value:.2f}" if scores else "-",
-            str(scores.adapter.n) if scores else "-",
-        )
-    return table
-
-
-def _manifest_table(manifest: Manifest) -> Table:
-    table = Table("what", Column(overflow="fold"), title=manifest.lora_name, show_header=False, box=SIMPLE_HEAD)
-    lora, dataset, evaluation = manifest.lora, manifest.dataset, manifest.evaluation
-    rows = {
-        "description": manifest.description,
-        "origin": manifest.origin,
-        "created": manifest.created_at,
-        "digest": manifest.digest,
-        "base": f"{manifest.base.name} ({manifest.base.quantization}, {manifest.base.digest[:12]})",
-        "LoRA": f"r {lora.lora_r}, alpha {lora.lora_alpha:g}, {lora.num_modules} modules: "
-        + ", ".join(lora.target_modules),
-        "data": f"{dataset.source}, {dataset.num_train} examples, {dataset.dataset_sha256[:12]}" if dataset else "-",
-        "trained in": f"{manifest.training.duration_s:.0f} s on {manifest.training.device}"
-        if manifest.training
-        else "-",
-        "base score": _score(evaluation.base if evaluation else None),
-        "adapter score": _score(evaluation.adapter if evaluation else None),
-        "valid format": _score(evaluation.valid_format if evaluation else None),
-    }
-    for what, value in rows.items():
-        table.add_row(what, escape(value))
-    return table
-
-
-def _history_table(store: AdapterStore, name: str) -> Table:
-    head = (Column("at", no_wrap=True), "event", "version", "alias", "previous", "reason")
-    table = Table(*head, title=f"history of {name}", box=SIMPLE_HEAD)
-    for event in store.history(name):
-        previous = str(event.previous or "")
-        table.add_row(event.at[:16], event.kind, str(event.version), event.alias, previous, escape(event.reason))
-    return table
-
-
-def _score(score: Score | None) -> str:
-    """`0.73 (0.67 to 0.78, n 240)`."""
-    if score is None:
-        return "-"
-    return f"{score.value:.2f} ({score.ci_low:.2f} to {score.ci_high:.2f}, n {score.n})"

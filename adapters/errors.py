@@ -6,10 +6,14 @@ AdapterError
 ├── InvalidAdapterError      (ValueError)        422  a folder that cannot be published or served
 │   ├── UnsupportedAdapterError                  422  valid for PEFT, but vLLM cannot serve it
 │   └── IntegrityError                           422  a file differs from its manifest
+├── InvalidSplitError        (ValueError)        422  a traffic split that makes no sense
 ├── BaseModelMismatchError   (ValueError)        409  made for another base, template or quantization
 ├── BaseNotFoundError        (LookupError)       404  no such prepared base
 ├── InvalidBaseError         (ValueError)        422  a base folder that is unfinished or changed
-└── AdapterInUseError        (RuntimeError)      409  an alias points to what should be removed
+├── AdapterInUseError        (RuntimeError)      409  what should be removed has an alias, or is loaded
+├── StoreDiskError           (OSError)           507  the store's disk is full or read-only
+└── RemoteStoreError         (ConnectionError)   503  a remote store cannot be reached or used
+    └── RemoteConflictError                      409  the remote holds something else by that name
 """
 
 
@@ -37,6 +41,10 @@ class IntegrityError(InvalidAdapterError):
     """Files that differ from what their manifest promises."""
 
 
+class InvalidSplitError(AdapterError, ValueError):
+    """A canary weight outside 0 to 1, or traffic for a canary that does not exist."""
+
+
 class BaseModelMismatchError(AdapterError, ValueError):
     """An adapter for another base model, chat template or quantization."""
 
@@ -50,4 +58,16 @@ class InvalidBaseError(AdapterError, ValueError):
 
 
 class AdapterInUseError(AdapterError, RuntimeError):
-    """A version that an alias still points to."""
+    """A version that an alias still points to, or that a server has loaded."""
+
+
+class StoreDiskError(AdapterError, OSError):
+    """A disk without room for what was to be written; nothing of it stays."""
+
+
+class RemoteStoreError(AdapterError, ConnectionError):
+    """A remote store that is away, refuses, or lacks what its history promises."""
+
+
+class RemoteConflictError(RemoteStoreError):
+    """A remote store that holds another version or another history by the same name."""

@@ -1,10 +1,11 @@
 """The fingerprint: what the training stack says an adapter does, so a server can prove it does the same."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, FiniteFloat, NonNegativeInt, ValidationError, model_validator
 
+from adapters.errors import InvalidAdapterError
 from adapters.manifest import Record
 
 FINGERPRINT_FILE = "fingerprint.json"
@@ -14,10 +15,17 @@ class GoldenPrompt(Record):
     """One conversation with its teacher-forced log-probabilities."""
 
     messages: tuple[dict[str, str], ...] = Field(description="System and user turns, without the answer.")
-    prompt_token_ids: tuple[int, ...] = Field(description="(P,) the messages in the chat template.")
-    answer_token_ids: tuple[int, ...] = Field(description="(A,) the reference answer, with its end token.")
-    adapter_logprobs: tuple[float, ...] = Field(description="(A,) nats, by transformers + peft.")
-    base_logprobs: tuple[float, ...] = Field(description="(A,) nats, the same base without the adapter.")
+    prompt_token_ids: tuple[NonNegativeInt, ...] = Field(description="(P,) the messages in the chat template.")
+    answer_token_ids: tuple[NonNegativeInt, ...] = Field(description="(A,) the reference answer, with its end token.")
+    adapter_logprobs: tuple[FiniteFloat, ...] = Field(description="(A,) nats, by transformers + peft.")
+    base_logprobs: tuple[FiniteFloat, ...] = Field(description="(A,) nats, the same base without the adapter.")
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        lengths = len(self.answer_token_ids), len(self.adapter_logprobs), len(self.base_logprobs)
+        if len(set(lengths)) > 1:
+            raise ValueError(f"an answer has {lengths} token ids, adapter and base log-probabilities")
+        return self
 
 
 class Fingerprint(Record):
@@ -38,6 +46,19 @@ class Fingerprint(Record):
 
 
 def read_fingerprint(folder: Path) -> Fingerprint | None:
-    """The fingerprint of a version folder, or None where the adapter was imported without one."""
+    """The fingerprint of a version folder, or None where the adapter was imported without one.
+
+    Raises:
+        InvalidAdapterError: The file is no fingerprint.
+    """
     path = folder / FINGERPRINT_FILE
-    return Fingerprint.model_validate_json(path.read_text()) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        return Fingerprint.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise InvalidAdapterError(
+            f"{FINGERPRINT_FILE} of {folder.name!r} is broken at {'.'.join(map(str, problem['loc'])) or 'top'}: "
+            f"{problem['msg']}. Write it again."
+        ) from error

@@ -1,18 +1,19 @@
-"""What happened to an adapter: `history.jsonl`, one appended event a line. Aliases derive from it."""
+"""What happened to an adapter: `history.jsonl`, one event a line. Aliases, traffic split and pins derive from it."""
 
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
-from adapters.durable import append_line
+from adapters.durable import append_lines
 from adapters.errors import IntegrityError
 from adapters.manifest import Record
 
 HISTORY_FILE = "history.jsonl"
 
-EventKind = Literal["published", "promoted", "rolled_back", "removed"]
+EventKind = Literal["published", "promoted", "rolled_back", "removed", "split", "pinned", "unpinned"]
 
 
 class Event(Record):
@@ -20,15 +21,37 @@ class Event(Record):
 
     kind: EventKind
     at: str = Field(description="UTC, ISO 8601.")
-    version: int = Field(ge=1)
+    version: int | None = Field(None, ge=1, description="None for a `split`, which belongs to the whole adapter.")
     alias: str | None = None
     previous: int | None = None
+    canary_weight: float | None = Field(None, ge=0, le=1, description="Of a `split`: the canary's share.")
+    is_shadow: bool | None = Field(None, description="Of a `split`: whether the canary's answers are thrown away.")
     reason: str = ""
 
+    @model_validator(mode="after")
+    def _check_fields(self) -> Self:
+        is_split = self.kind == "split"
+        if (self.version is None) != is_split or (self.canary_weight is None or self.is_shadow is None) == is_split:
+            raise ValueError(f"{self.kind!r} lacks a field, or has one of another kind of event")
+        return self
 
-def append_event(folder: Path, event: Event) -> None:
-    """Append an event to the history of an adapter's folder, durably. The caller holds the adapter's lock."""
-    append_line(folder / HISTORY_FILE, event.model_dump_json(exclude_none=True))
+
+class HistoryKey(NamedTuple):
+    """Tells one content of a history file from another: a history only grows, so its size alone nearly does."""
+
+    path: Path
+    inode: int
+    size_bytes: int
+    mtime_ns: int
+
+
+def append_events(folder: Path, events: Sequence[Event]) -> None:
+    """Append events to the history of an adapter's folder, durably, all or none.
+
+    The caller holds the adapter's lock.
+    """
+    if events:
+        append_lines(folder / HISTORY_FILE, [event.model_dump_json(exclude_none=True) for event in events])
 
 
 def read_history(folder: Path) -> tuple[Event, ...]:
@@ -37,25 +60,58 @@ def read_history(folder: Path) -> tuple[Event, ...]:
     Raises:
         IntegrityError: A line in the middle is no event.
     """
+    return read_at(history_key(folder))
+
+
+def history_key(folder: Path) -> HistoryKey | None:
+    """Differs whenever the history does; None where there is none."""
     path = folder / HISTORY_FILE
     try:
         status = path.stat()
     except FileNotFoundError:
-        return ()
-    return _read(path, status.st_ino, status.st_size, status.st_mtime_ns)
+        return None
+    return HistoryKey(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-@lru_cache(maxsize=2048)  # every request resolves a name; a history only grows, so its size tells
-def _read(path: Path, inode: int, size: int, mtime_ns: int) -> tuple[Event, ...]:
-    *lines, _torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return tuple(_parse(path, number, line) for number, line in enumerate(lines, 1))
+def read_at(key: HistoryKey | None) -> tuple[Event, ...]:
+    """All events of the history that has this key.
+
+    Raises:
+        IntegrityError: A line in the middle is no event.
+    """
+    return _read(key) if key is not None else ()
 
 
-def _parse(path: Path, number: int, line: str) -> Event:
+def parse_history(content: bytes, subject: str) -> tuple[Event, ...]:
+    """All events of a history's bytes; a torn last line does not count.
+
+    Raises:
+        IntegrityError: A line in the middle is no event; the message calls the history `subject`.
+    """
+    *lines, _torn = content.decode(errors="replace").split("\n")
+    return tuple(_parse(subject, number, line) for number, line in enumerate(lines, 1))
+
+
+def published_versions(history: Iterable[Event]) -> frozenset[int]:
+    """Versions that were published, also those removed since."""
+    return frozenset(event.version for event in history if event.kind == "published" and event.version is not None)
+
+
+def removed_versions(history: Iterable[Event]) -> frozenset[int]:
+    """Versions that are gone, even where a killed process left their folder."""
+    return frozenset(event.version for event in history if event.kind == "removed" and event.version is not None)
+
+
+@lru_cache(maxsize=2048)
+def _read(key: HistoryKey) -> tuple[Event, ...]:
+    return parse_history(key.path.read_bytes(), f"{key.path.parent.name}/{key.path.name}")
+
+
+def _parse(subject: str, number: int, line: str) -> Event:
     try:
         return Event.model_validate_json(line)
     except ValidationError as error:
         raise IntegrityError(
-            f"Line {number} of {path.parent.name}/{path.name} is no event: {line[:80]!r}. "
+            f"Line {number} of {subject} is no event: {line[:80]!r}. "
             "Restore the file from a backup, or delete that line."
         ) from error

@@ -4,9 +4,13 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from adapters.base import sha256_file
 from adapters.errors import IntegrityError
 from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest
+from adapters.reference import Target
+from adapters.version_files import MAX_BYTES, MAX_MANIFEST_BYTES
 
 
 def file_entry(folder: Path, path: str) -> FileEntry:
@@ -19,18 +23,57 @@ def digest_of(files: Iterable[FileEntry]) -> str:
     return hashlib.sha256("".join(lines).encode()).hexdigest()
 
 
-def verify_folder(folder: Path, manifest: Manifest) -> None:
-    """Compare every file of a version folder with its manifest.
+def read_manifest(folder: Path, target: Target) -> Manifest:
+    """The manifest of a version folder.
 
     Raises:
-        IntegrityError: A file is missing, unknown or changed, or the manifest contradicts itself.
+        IntegrityError: It is too large, cannot be read, or belongs to another version.
     """
-    subject = manifest.lora_name
-    wanted = {entry.path for entry in manifest.files} | {MANIFEST_FILE}
-    for path in sorted({entry.name for entry in folder.iterdir()} - wanted):
-        raise IntegrityError(f"{subject} holds {path!r}, which its manifest does not know. Delete that file.")
+    path = folder / MANIFEST_FILE
+    if (size_bytes := path.stat().st_size) > MAX_MANIFEST_BYTES:
+        raise IntegrityError(
+            f"{MANIFEST_FILE} of {target} has {size_bytes} bytes; at most {MAX_MANIFEST_BYTES} are read. "
+            "Publish the adapter again."
+        )
+    return parse_manifest(path.read_bytes(), target)
+
+
+def parse_manifest(content: bytes, target: Target) -> Manifest:
+    """The manifest of a version, from its bytes.
+
+    Raises:
+        IntegrityError: It cannot be read, or belongs to another version.
+    """
+    try:
+        manifest = Manifest.model_validate_json(content)
+    except ValidationError as error:
+        raise IntegrityError(f"{MANIFEST_FILE} of {target} is broken. Publish the adapter again.") from error
+    if manifest.lora_name != str(target):
+        raise IntegrityError(f"The folder of {target} holds the manifest of {manifest.lora_name}.")
+    return manifest
+
+
+def check_manifest(manifest: Manifest) -> None:
+    """Do nothing when a manifest lists only files of a version, each once, and their digest.
+
+    Raises:
+        IntegrityError: It lists another file (also one outside the folder), or contradicts itself.
+    """
+    subject, paths = manifest.lora_name, [entry.path for entry in manifest.files]
+    for path in paths:
+        if path not in MAX_BYTES:
+            raise IntegrityError(
+                f"{subject}: its manifest lists {path[:200]!r}; a version holds only {sorted(MAX_BYTES)}. "
+                "Publish the adapter again."
+            )
+        if paths.count(path) > 1:
+            raise IntegrityError(f"{subject}: its manifest lists {path!r} twice. Publish the adapter again.")
     for entry in manifest.files:
-        _verify_file(folder, entry, subject)
+        if not 0 <= entry.size_bytes <= MAX_BYTES[entry.path]:
+            raise IntegrityError(
+                f"{subject}: its manifest promises {entry.size_bytes} bytes of {entry.path!r}; "
+                f"at most {MAX_BYTES[entry.path]} are taken. Publish the adapter again."
+            )
     if (got := digest_of(manifest.files)) != manifest.digest:
         raise IntegrityError(
             f"{subject}: the manifest's files give digest {got}, but it promises {manifest.digest}. "
@@ -38,7 +81,25 @@ def verify_folder(folder: Path, manifest: Manifest) -> None:
         )
 
 
-def _verify_file(folder: Path, entry: FileEntry, subject: str) -> None:
+def verify_folder(folder: Path, manifest: Manifest) -> None:
+    """Compare every file of a version folder with its manifest.
+
+    Raises:
+        IntegrityError: A file is missing, unknown or changed, or the manifest contradicts itself.
+    """
+    subject = manifest.lora_name
+    check_manifest(manifest)
+    for path in (folder, folder / MANIFEST_FILE):
+        if path.is_symlink():
+            raise IntegrityError(f"{subject}: {path.name!r} is a symbolic link. Publish the adapter again.")
+    wanted = {entry.path for entry in manifest.files} | {MANIFEST_FILE}
+    for name in sorted({entry.name for entry in folder.iterdir()} - wanted):
+        raise IntegrityError(f"{subject} holds {name!r}, which its manifest does not know. Delete that file.")
+    for entry in manifest.files:
+        verify_file(folder, entry, subject)
+
+
+def verify_file(folder: Path, entry: FileEntry, subject: str) -> None:
     path = folder / entry.path
     if path.is_symlink() or not path.is_file():
         raise IntegrityError(f"{subject} lacks its file {entry.path!r}. Publish the adapter again.")

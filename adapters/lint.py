@@ -16,11 +16,14 @@ from adapters.peft_folder import (
     read_lora_tensors,
 )
 from adapters.tensors import FLOAT_DTYPES, is_finite, is_zero
+from adapters.version_files import find_oversized
 
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 # What a Trainer leaves beside an adapter: never loaded, never copied, so no reason to refuse.
 _TRAINER_FILES = {"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"}
 _MAX_EXAMPLES = 3
+_MAX_NAME_CHARS = 300
+_UNREAD = {"symlink", "too-large"}  # with these, no file is even opened
 
 
 def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -> list[Finding]:
@@ -33,7 +36,9 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
     Raises:
         InvalidBaseError: `base_folder` holds no weights.
     """
-    findings = list(_check_files(folder))
+    findings = [*_check_files(folder), *_check_sizes(folder)]
+    if any(finding.code in _UNREAD for finding in findings):
+        return findings
     try:
         config, tensors = read_adapter_config(folder), read_lora_tensors(folder)
     except InvalidAdapterError as error:
@@ -67,17 +72,17 @@ def raise_errors(findings: Sequence[Finding], subject: str) -> None:
 
 def _check_files(folder: Path) -> Iterator[Finding]:
     paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    for path in paths:
+    for path in (folder, *paths):
         if path.is_symlink():
             yield Finding(
                 "error",
                 "symlink",
                 f"{path.name!r} is a symbolic link.",
-                "Replace it with a copy of the file.",
+                "Replace it with a copy, or give the folder that it points to.",
             )
         elif path.name in _TRAINER_FILES:
             yield Finding("warning", "trainer-file", f"{path.name!r} belongs to a trainer and is never copied.")
-        elif path.suffix in _PICKLE_SUFFIXES:
+        elif path.suffix in _PICKLE_SUFFIXES and path != folder:
             yield Finding(
                 "error",
                 "pickle",
@@ -89,6 +94,13 @@ def _check_files(folder: Path) -> Iterator[Finding]:
             "warning",
             "tokenizer",
             "The folder's own tokenizer and chat template are not used; the base's are.",
+        )
+
+
+def _check_sizes(folder: Path) -> Iterator[Finding]:
+    for name, size_bytes, largest in find_oversized(folder):
+        yield Finding(
+            "error", "too-large", f"{name!r} has {size_bytes} bytes; at most {largest} are taken.", "Make it smaller."
         )
 
 
@@ -183,4 +195,10 @@ def _broken(code: str, problem: str, examples: Sequence[str]) -> Finding:
 
 def _examples(names: Sequence[str]) -> str:
     more = f" and {len(names) - _MAX_EXAMPLES} more" if len(names) > _MAX_EXAMPLES else ""
-    return ", ".join(names[:_MAX_EXAMPLES]) + more
+    return ", ".join(map(_printable, names[:_MAX_EXAMPLES])) + more
+
+
+def _printable(name: str) -> str:
+    """A name from a file as one may show it on a terminal."""
+    short = name[:_MAX_NAME_CHARS]
+    return short if short.isprintable() else repr(short)

@@ -1,6 +1,5 @@
 """A PEFT folder as others wrote it: its configuration and its LoRA pairs, read from the headers."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from pydantic import ValidationError
 
 from adapters.errors import InvalidAdapterError
 from adapters.manifest import LoraSpec
+from adapters.strict_json import load_json
 from adapters.tensors import TensorHeader, read_headers
 
 CONFIG_FILE = "adapter_config.json"
@@ -58,9 +58,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
             f"{folder.name!r} has no {CONFIG_FILE}. Give the folder that PEFT's save_pretrained wrote."
         )
     try:
-        config = json.loads(path.read_bytes())
+        config = load_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} is no JSON: {error}.") from error
+        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} is no good JSON: {error}.") from error
     if not isinstance(config, dict):
         raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} holds no JSON object.")
     return config

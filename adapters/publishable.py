@@ -2,18 +2,13 @@
 
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from adapters.base import read_base
 from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import FINGERPRINT_FILE, read_fingerprint
 from adapters.lint import lint_folder, raise_errors
 from adapters.lint_config import MAX_LORA_RANK
 from adapters.manifest import ManifestDraft
-from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_lora_spec
-
-VERSION_FILES = (CONFIG_FILE, WEIGHTS_FILE, FINGERPRINT_FILE, "README.md")
-"""The files that are copied into a version; nothing else is."""
+from adapters.peft_folder import read_lora_spec
 
 
 def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | None) -> None:
@@ -44,10 +39,8 @@ def _check_spec(source: Path, draft: ManifestDraft) -> None:
 def _check_fingerprint(source: Path, draft: ManifestDraft) -> None:
     try:
         fingerprint = read_fingerprint(source)
-    except ValidationError as error:
-        raise InvalidAdapterError(
-            f"{FINGERPRINT_FILE} of {draft.name!r} is broken: {error.errors()[0]['msg']}. Write it again."
-        ) from error
+    except InvalidAdapterError as error:
+        raise InvalidAdapterError(f"The {FINGERPRINT_FILE} of {draft.name!r} cannot be used. {error}") from error
     if fingerprint is not None:
         _check_same_base(draft, fingerprint.base_digest, "its fingerprint")
 

@@ -51,3 +51,15 @@ def parse_reference(text: str) -> Reference:
     if version is not None:
         return Reference(name, version=int(version))
     return Reference(name, alias=alias or DEFAULT_ALIAS)
+
+
+def parse_alias(name: str, alias: str) -> Reference:
+    """The reference that an adapter's name and an alias make.
+
+    Raises:
+        InvalidReferenceError: No adapter or alias name; `3` is a version, not an alias.
+    """
+    reference = parse_reference(f"{name}@{alias}")
+    if reference.alias != alias:
+        raise InvalidReferenceError(f"{alias[:80]!r} is no alias. Write a word like `stable` or `canary`.")
+    return reference

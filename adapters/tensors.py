@@ -1,8 +1,7 @@
 """Reading safetensors files by their headers: names, types and shapes first, bytes only where asked for."""
 
-import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from adapters.errors import InvalidAdapterError
+from adapters.strict_json import load_json
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _CHUNK_ITEMS = 1 << 22
@@ -66,23 +66,35 @@ def _parse_headers(path: Path) -> Iterator[TensorHeader]:
         header_bytes = int.from_bytes(file.read(8), "little")
         if header_bytes > min(_MAX_HEADER_BYTES, size_bytes - 8):
             raise ValueError(f"a header of {header_bytes} bytes in a file of {size_bytes}")
-        entries = json.loads(file.read(header_bytes))
+        entries = load_json(file.read(header_bytes))
     start = 8 + header_bytes
-    for name, entry in entries.items():
-        if name != "__metadata__":
-            yield _parse_entry(name, entry, start, size_bytes)
+    headers = [_parse_entry(name, entry, start) for name, entry in entries.items() if name != "__metadata__"]
+    _check_layout(headers, start, size_bytes)
+    yield from headers
 
 
-def _parse_entry(name: str, entry: dict[str, Any], start: int, size_bytes: int) -> TensorHeader:
+def _parse_entry(name: str, entry: dict[str, Any], start: int) -> TensorHeader:
     begin, end = entry["data_offsets"]
+    for number in (begin, end, *entry["shape"]):
+        if type(number) is not int or number < 0:  # bool is an int too
+            raise ValueError(f"tensor {name[:200]!r} has {str(number)[:80]!r} for an offset or a dimension")
     header = TensorHeader(name, entry["dtype"], tuple(entry["shape"]), start + begin, start + end)
-    if not start <= header.begin <= header.end <= size_bytes:
-        raise ValueError(f"tensor {name!r} ends at byte {header.end} of {size_bytes}")
     if header.dtype in _FLOATS:
         wanted = math.prod(header.shape) * np.dtype(_FLOATS[header.dtype][0]).itemsize
         if header.end - header.begin != wanted:
-            raise ValueError(f"tensor {name!r} has {header.end - header.begin} bytes, not {wanted}")
+            raise ValueError(f"tensor {name[:200]!r} has {header.end - header.begin} bytes, not {wanted}")
     return header
+
+
+def _check_layout(headers: Sequence[TensorHeader], start: int, size_bytes: int) -> None:
+    """The format's own rule: the tensors fill the rest of the file without overlap, gap or remainder."""
+    position = start
+    for header in sorted(headers, key=lambda header: (header.begin, header.end)):
+        if header.begin != position or header.end < header.begin:
+            raise ValueError(f"tensor {header.name[:200]!r} begins at byte {header.begin}, not {position}")
+        position = header.end
+    if position != size_bytes:
+        raise ValueError(f"the tensors end at byte {position} of {size_bytes}")
 
 
 def _chunks(

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from adapters.aliases import current_aliases, rollback_version
 from adapters.errors import IntegrityError
-from adapters.history import HISTORY_FILE, Event, append_event, read_history
+from adapters.history import HISTORY_FILE, Event, append_events, read_history
 
 
 def event(kind, version, alias="stable"):
@@ -54,22 +54,22 @@ def test_repeated_rollbacks_end_at_the_first_version_and_never_stay(versions):
 
 def test_history_is_read_back_as_written(tmp_path):
     events = promoted(1, 2)
-    append_event(tmp_path, events[0])
-    append_event(tmp_path, events[1])
+    append_events(tmp_path, events[:1])
+    append_events(tmp_path, events[1:])
     assert read_history(tmp_path) == tuple(events)
 
 
 def test_a_torn_last_line_does_not_count_and_is_cut_off_by_the_next_event(tmp_path):
-    append_event(tmp_path, *promoted(1))
+    append_events(tmp_path, promoted(1))
     with (tmp_path / HISTORY_FILE).open("a") as file:
         file.write('{"kind":"promo')
     assert read_history(tmp_path) == tuple(promoted(1))
-    append_event(tmp_path, *promoted(2))
+    append_events(tmp_path, promoted(2))
     assert read_history(tmp_path) == tuple(promoted(1, 2))
 
 
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / HISTORY_FILE).write_text("nonsense\n")
-    append_event(tmp_path, *promoted(1))
+    append_events(tmp_path, promoted(1))
     with pytest.raises(IntegrityError, match=r"Line 1 of .*history\.jsonl is no event: 'nonsense'"):
         read_history(tmp_path)

@@ -66,6 +66,31 @@ def test_promote_moves_stable_to_where_canary_is(lorikeet):
     assert "medical@stable is now medical@2" in lorikeet("promote", "medical@canary").stdout
 
 
+def test_split_and_pin_are_shown(lorikeet):
+    lorikeet("promote", "medical@2", "--alias", "canary")
+    assert "medical: the canary has 0.1 of the traffic" in lorikeet("split", "medical", "--canary-weight", "0.1").stdout
+    assert "medical@1 is pinned" in lorikeet("pin", "medical").stdout
+    lines = lorikeet("list").stdout.splitlines()
+    assert any("medical@1" in line and "stable, pinned" in line for line in lines)
+    assert any("medical@2" in line and "canary 0.1" in line for line in lines)
+    output = lorikeet("show", "medical").stdout
+    assert "stable, pinned" in output
+    assert "canary 0.1" in output
+
+
+def test_a_shadow_is_shown_as_one(lorikeet):
+    lorikeet("promote", "medical@2", "--alias", "canary")
+    result = lorikeet("split", "medical", "--canary-weight", "0", "--shadow", "--reason", "try it")
+    assert "medical: the canary is a shadow" in result.stdout
+    assert "canary shadow: try it" in lorikeet("show", "medical").stdout
+
+
+def test_unpin_takes_the_pin_off(lorikeet):
+    lorikeet("pin", "medical@2")
+    assert "medical@2 is not pinned" in lorikeet("unpin", "medical@2").stdout
+    assert "pinned" not in lorikeet("list").stdout
+
+
 def test_rm_removes_a_version_without_alias(lorikeet, home):
     assert lorikeet("rm", "medical@2").exit_code == 0
     assert AdapterStore(home / "adapters").versions("medical") == [1]
@@ -83,6 +108,7 @@ def test_gc_keeps_what_is_asked(lorikeet):
         (["show", "../x"], "is no model reference"),
         (["rm", "medical@1"], "'medical@1' is stable"),
         (["rollback", "medical"], "no earlier one"),
+        (["split", "medical", "--canary-weight", "0.5"], "no canary to send traffic to"),
         (["lint", ".", "--base", "other"], "There is no base 'other'"),
     ],
 )

@@ -15,6 +15,7 @@ from adapters.errors import (
 from adapters.fingerprint import Fingerprint
 from adapters.reference import Target
 from adapters.store import AdapterStore
+from adapters.usage import in_use
 from tests.peft_folders import BASE, draft_for, lora_tensors, write_peft_folder
 
 
@@ -121,7 +122,9 @@ def test_a_fingerprint_of_another_base_is_refused(store, peft_folder):
 
 def test_a_broken_fingerprint_is_refused(store, peft_folder):
     (peft_folder / "fingerprint.json").write_text("{}")
-    with pytest.raises(InvalidAdapterError, match=r"fingerprint\.json of 'medical' is broken"):
+    with pytest.raises(
+        InvalidAdapterError, match=r"fingerprint\.json of 'medical' cannot be used.* broken at base_digest"
+    ):
         store.publish(peft_folder, draft_for(peft_folder))
 
 
@@ -223,6 +226,16 @@ def test_a_version_with_an_alias_is_not_removed(store, published):
     with pytest.raises(AdapterInUseError, match="'medical@1' is canary and stable"):
         store.remove(Target("medical", 1))
     assert store.versions("medical") == [1, 2]
+
+
+def test_a_version_that_a_server_has_loaded_is_not_removed(store, published):
+    published(2)
+    with in_use(store.root, Target("medical", 1), "lorikeet serve on port 8000"):
+        with pytest.raises(AdapterInUseError, match=r"'medical@1' is loaded by lorikeet serve on port 8000\. Unload"):
+            store.remove(Target("medical", 1))
+        assert store.gc(keep_last=0).removed == (Target("medical", 2),)
+    store.remove(Target("medical", 1))
+    assert store.versions("medical") == []
 
 
 def test_a_removed_version_is_gone_and_recorded(store, published):

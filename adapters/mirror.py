@@ -1,0 +1,43 @@
+"""Histories of a remote store in the local cache: they only ever grow, and never lose a local event."""
+
+from adapters.durable import replace_file, whole_lines
+from adapters.errors import RemoteConflictError
+from adapters.folders import StoreFolders
+from adapters.history import HISTORY_FILE, parse_history
+
+
+def mirror_history(folders: StoreFolders, name: str, content: bytes, *, url: str) -> bool:
+    """Bring a local history up to the remote's; returns whether it moved on.
+
+    Where the local history is ahead, e.g. by a rollback that happened here, it stays as it is.
+
+    Raises:
+        IntegrityError: The remote history is broken.
+        RemoteConflictError: Both have events that the other lacks.
+    """
+    remote = whole_lines(content)
+    parse_history(remote, f"{name}/{HISTORY_FILE} at {url!r}")
+    with folders.locked(name) as folder:
+        local = local_history(folders, name)
+        if local.startswith(remote):
+            return False
+        if not remote.startswith(local):
+            raise grown_apart(name, local, remote, url=url)
+        replace_file(folder / HISTORY_FILE, remote)
+    return True
+
+
+def local_history(folders: StoreFolders, name: str) -> bytes:
+    """The whole lines of a local history; none where there is no such adapter."""
+    path = folders.adapter(name) / HISTORY_FILE
+    return whole_lines(path.read_bytes()) if path.exists() else b""
+
+
+def grown_apart(name: str, local: bytes, remote: bytes, *, url: str) -> RemoteConflictError:
+    """The error that says where two histories part."""
+    pairs = zip(local.splitlines(), remote.splitlines(), strict=False)
+    num_common = next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), 0)
+    return RemoteConflictError(
+        f"The histories of {name!r} here and at {url!r} differ after event {num_common}: each has events that the "
+        f"other lacks. Keep one of them: to take the remote's, delete the local {name}/{HISTORY_FILE} and pull again."
+    )

@@ -1,0 +1,131 @@
+"""Reading the adapter store: which versions there are, what a reference means, what the files say."""
+
+import logging
+from pathlib import Path
+
+from adapters.errors import AdapterNotFoundError, IntegrityError
+from adapters.folders import StoreFolders, is_complete, version_folders
+from adapters.history import Event, read_history
+from adapters.integrity import read_manifest, verify_folder
+from adapters.manifest import Manifest
+from adapters.reference import Target, parse_reference
+from adapters.state import AdapterState, read_state
+from adapters.traffic import Split
+
+logger = logging.getLogger(__name__)
+
+
+class StoreReader:
+    """The reading half of `AdapterStore`; takes no lock and changes nothing."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.folders = StoreFolders(root)
+
+    def names(self) -> list[str]:
+        """Adapters that have a version, sorted; one with a broken history is left out with a warning."""
+        return [name for name in self.folders.names() if self._has_versions(name)]
+
+    def versions(self, name: str) -> list[int]:
+        """Published versions of an adapter, oldest first; empty when there is none."""
+        found = version_folders(self.folders.adapter(name))
+        removed = self._state(name).removed
+        return sorted(version for version, path in found.items() if version not in removed and is_complete(path))
+
+    def has_version(self, target: Target) -> bool:
+        """Whether the version's folder is here, complete and not removed."""
+        folder = self.folders.adapter(target.name)
+        return target.version not in self._state(target.name).removed and is_complete(folder / str(target.version))
+
+    def folder(self, target: Target) -> Path:
+        """The immutable folder of a version.
+
+        Raises:
+            AdapterNotFoundError: No such version.
+        """
+        if not self.has_version(target):
+            raise AdapterNotFoundError(f"There is no {str(target)!r}. {self.existing(target.name)}")
+        return self.root / target.name / str(target.version)
+
+    def manifest(self, target: Target) -> Manifest:
+        """The manifest of a version.
+
+        Raises:
+            AdapterNotFoundError: No such version.
+            IntegrityError: Its manifest cannot be read, or belongs to another version.
+        """
+        return read_manifest(self.folder(target), target)
+
+    def resolve(self, reference_text: str) -> Target:
+        """The version that a model reference means now.
+
+        Raises:
+            InvalidReferenceError: Not of the form `name`, `name@version` or `name@alias`.
+            AdapterNotFoundError: No such adapter, version or alias.
+        """
+        target = self.recorded(reference_text)
+        self.folder(target)
+        return target
+
+    def recorded(self, reference_text: str) -> Target:
+        """The version that a model reference means by the history, whether or not its folder is here.
+
+        Raises:
+            InvalidReferenceError: Not of the form `name`, `name@version` or `name@alias`.
+            AdapterNotFoundError: No such alias.
+        """
+        reference = parse_reference(reference_text)
+        version = reference.version
+        if reference.alias is not None:
+            version = self._state(reference.name).aliases.get(reference.alias)
+        if version is None:
+            raise AdapterNotFoundError(f"There is no {reference_text!r}. {self.existing(reference.name)}")
+        return Target(reference.name, version)
+
+    def aliases(self, name: str) -> dict[str, int]:
+        """Version that each alias of an adapter points to."""
+        return dict(self._state(name).aliases)
+
+    def split(self, name: str) -> Split:
+        """How requests for the bare name are shared between `stable` and `canary`."""
+        return self._state(name).split
+
+    def pins(self, name: str) -> frozenset[int]:
+        """Versions of an adapter that stay resident."""
+        return self._state(name).pins
+
+    def history(self, name: str) -> tuple[Event, ...]:
+        """All that happened to an adapter, oldest first.
+
+        Raises:
+            IntegrityError: A line in the middle is no event.
+        """
+        return read_history(self.folders.adapter(name))
+
+    def existing(self, name: str) -> str:
+        """What there is instead of what was asked for, for an error message."""
+        if versions := self.versions(name):
+            aliases = ", ".join(f"{alias} = {version}" for alias, version in sorted(self.aliases(name).items()))
+            return f"{name!r} has the versions {versions}" + (f" and the aliases {aliases}." if aliases else ".")
+        return f"The store has {self.names()}." if self.names() else "The store is empty; train or import one."
+
+    def verify(self, target: Target) -> Manifest:
+        """Hash every file of a version again.
+
+        Raises:
+            AdapterNotFoundError: No such version.
+            IntegrityError: A file is missing, unknown, a link or changed.
+        """
+        manifest = self.manifest(target)
+        verify_folder(self.folder(target), manifest)
+        return manifest
+
+    def _state(self, name: str) -> AdapterState:
+        return read_state(self.folders.adapter(name))
+
+    def _has_versions(self, name: str) -> bool:
+        try:
+            return bool(self.versions(name))
+        except IntegrityError as error:
+            logger.warning("%s is left out: %s", name, error)
+            return False

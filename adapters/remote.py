@@ -1,0 +1,230 @@
+"""A remote adapter store (s3, gs, hf, a shared folder) and its local cache, which is an ordinary store.
+
+The remote has the store's own layout: `<url>/<name>/history.jsonl` and `<url>/<name>/<version>/…`.
+"""
+
+import logging
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from adapters.durable import seal_file, whole_lines, write_file
+from adapters.errors import AdapterNotFoundError, IntegrityError, RemoteConflictError, RemoteStoreError
+from adapters.history import HISTORY_FILE, published_versions, removed_versions
+from adapters.integrity import check_manifest, parse_manifest, verify_file
+from adapters.manifest import MANIFEST_FILE, Manifest
+from adapters.mirror import grown_apart, local_history, mirror_history
+from adapters.reference import Target, is_adapter_name
+from adapters.remote_files import RemoteFiles
+from adapters.retry import Retry
+from adapters.store import AdapterStore
+from adapters.version_files import MAX_HISTORY_BYTES, MAX_MANIFEST_BYTES
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteStore:
+    """Histories are mirrored by `sync`, versions are fetched when they are first needed."""
+
+    def __init__(
+        self,
+        url: str,
+        store: AdapterStore,
+        *,
+        storage_options: Mapping[str, Any] = MappingProxyType({}),
+        retry: Retry | None = None,
+    ) -> None:
+        """Args:
+            url: Anything that fsspec knows, e.g. `s3://bucket/adapters`.
+            store: The cache. It may hold versions of its own.
+            storage_options: fsspec's, for that kind of storage (`endpoint_url`, `token`…).
+
+        Raises:
+            RemoteStoreError: The URL is none, or its kind of storage needs a package that is not installed.
+        """
+        self._store = store
+        self._files = RemoteFiles(url, storage_options=storage_options, retry=retry or Retry())
+        self.url = self._files.url
+        """As it may be shown: without credentials."""
+        self._stamps: dict[str, str] = {}
+
+    def sync(self, name: str | None = None) -> tuple[str, ...]:
+        """Mirror the histories that changed; returns the adapters whose local history moved on.
+
+        Args:
+            name: Only this adapter; None means all of them.
+
+        Raises:
+            AdapterNotFoundError: The remote has no adapter `name`.
+            IntegrityError: A remote history is broken; the others are mirrored all the same.
+            RemoteConflictError: A local history has grown apart from it; the others are mirrored all the same.
+            RemoteStoreError: The remote is away.
+            StoreDiskError: The local disk is full.
+        """
+        if name is not None:
+            self._store.folders.adapter(name)
+        # Other names, `..` among them, are no adapters and are never touched.
+        names = [name] if name is not None else list(filter(is_adapter_name, self._files.names()))
+        changed: list[str] = []
+        problems: list[IntegrityError | RemoteConflictError] = []
+        for each in names:
+            try:
+                if self._mirror(each, must_exist=name is not None):
+                    changed.append(each)
+            except (IntegrityError, RemoteConflictError) as error:
+                logger.warning("%s is not mirrored: %s", each, error)
+                problems.append(error)
+        if problems:
+            raise problems[0]
+        return tuple(changed)
+
+    def locate(self, reference_text: str) -> Target:
+        """The version that a model reference means by the mirrored history, fetched if it is not here.
+
+        Asks the remote nothing when the version is here already.
+
+        Raises:
+            InvalidReferenceError: Not of the form `name`, `name@version` or `name@alias`.
+            AdapterNotFoundError: No such adapter, version or alias.
+            IntegrityError: The remote's files are not what its manifest promises.
+            RemoteStoreError: The remote is away, or lacks the version.
+            StoreDiskError: The local disk is full.
+        """
+        target = self._store.recorded(reference_text)
+        self.fetch(target)
+        return target
+
+    def fetch(self, target: Target) -> Path:
+        """Bring a version of the mirrored history here, once however many threads and processes ask.
+
+        Raises:
+            AdapterNotFoundError: The mirrored history does not have the version, or has removed it.
+            IntegrityError: The remote's files are not what its manifest promises.
+            RemoteStoreError: The remote is away, or lacks the version.
+            StoreDiskError: The local disk is full.
+        """
+        if not self._store.has_version(target):
+            self._check_published(target)
+            with self._store.folders.staged_alone(target) as staged:
+                if not self._store.has_version(target):  # another may have been faster
+                    self._download(target, staged)
+                    self._store.adopt(staged, target)
+        return self._store.folder(target)
+
+    def in_traffic(self, name: str) -> list[Target]:
+        """The versions of an adapter that an alias points to or that are pinned, by the mirrored history."""
+        versions = {*self._store.aliases(name).values(), *self._store.pins(name)}
+        return [Target(name, version) for version in sorted(versions)]
+
+    def push(self, target: Target) -> tuple[Target, ...]:
+        """Copy a version, what its adapter's aliases point to, and its history; returns the versions that were new.
+
+        Each version's manifest goes last, and the history after all: a reader never sees half of it. One store at
+        a time should push an adapter; a second one is told of the conflict.
+
+        Raises:
+            AdapterNotFoundError: No such version.
+            IntegrityError: The local files are damaged.
+            RemoteConflictError: The remote has other bytes by that version number, or another history.
+            RemoteStoreError: The remote is away.
+        """
+        name = target.name
+        self._store.verify(target)
+        self._store.heal(name)  # the remote's history must name every version that it gets
+        local = local_history(self._store.folders, name)
+        remote = whole_lines(self._files.read(_history_path(name), max_bytes=MAX_HISTORY_BYTES) or b"")
+        self._check_pushable(name, local, remote)
+        versions = sorted({target.version, *self._store.aliases(name).values()})
+        pushed = tuple(each for each in (Target(name, v) for v in versions) if self._push_version(each))
+        if local != remote:
+            self._push_history(name, local)
+        return pushed
+
+    def _mirror(self, name: str, *, must_exist: bool) -> bool:
+        stamp = self._files.stamp(_history_path(name))
+        if stamp is None and must_exist:
+            raise AdapterNotFoundError(f"There is no {name!r} at {self.url!r}. Push a version of it first.")
+        has_local = (self._store.folders.adapter(name) / HISTORY_FILE).exists()
+        if stamp is None or (has_local and self._stamps.get(name) == stamp):
+            return False
+        content = self._files.read(_history_path(name), max_bytes=MAX_HISTORY_BYTES)
+        has_changed = mirror_history(self._store.folders, name, content or b"", url=self.url)
+        self._stamps[name] = stamp
+        return has_changed
+
+    def _check_published(self, target: Target) -> None:
+        history = self._store.history(target.name)
+        versions = published_versions(history) - removed_versions(history)
+        if target.version not in versions:
+            raise AdapterNotFoundError(
+                f"There is no {str(target)!r}: the history of {target.name!r} has the versions {sorted(versions)}. "
+                f"Pull it again: `lorikeet adapters pull {self.url} {target.name}`."
+            )
+
+    def _download(self, target: Target, staged: Path) -> None:
+        """Only what the manifest lists, each file checked by size and SHA-256, the manifest last."""
+        content = self._files.read(_path(target, MANIFEST_FILE), max_bytes=MAX_MANIFEST_BYTES)
+        if content is None:
+            raise RemoteStoreError(
+                f"The history at {self.url!r} has {str(target)!r}, but its folder is not there. "
+                f"Push it from where it was published: `lorikeet adapters push {target} {self.url}`."
+            )
+        manifest = parse_manifest(content, target)
+        check_manifest(manifest)
+        for entry in manifest.files:
+            check = partial(verify_file, staged, entry, str(target))
+            self._files.download(
+                _path(target, entry.path), staged / entry.path, size_bytes=entry.size_bytes, check=check
+            )
+            seal_file(staged / entry.path)
+        write_file(staged / MANIFEST_FILE, content)
+        logger.info("Fetched %s from %s, %d files", target, self.url, len(manifest.files))
+
+    def _check_pushable(self, name: str, local: bytes, remote: bytes) -> None:
+        if local.startswith(remote):
+            return
+        if remote.startswith(local):
+            raise RemoteConflictError(
+                f"The history of {name!r} at {self.url!r} is ahead of this store's. "
+                f"Pull it first: `lorikeet adapters pull {self.url} {name}`."
+            )
+        raise grown_apart(name, local, remote, url=self.url)
+
+    def _push_version(self, target: Target) -> bool:
+        """Upload a version unless the remote has it; returns whether it was new."""
+        remote = self._remote_manifest(target)
+        if remote is not None and not self._store.has_version(target):
+            return False
+        manifest = self._store.verify(target)
+        if remote is not None and remote.digest != manifest.digest:
+            raise RemoteConflictError(
+                f"{str(target)!r} at {self.url!r} has digest {remote.digest[:12]}, here it has "
+                f"{manifest.digest[:12]}. Versions never change: publish these files as a new version."
+            )
+        if remote is None:
+            for name in (*(entry.path for entry in manifest.files), MANIFEST_FILE):
+                self._files.upload(self._store.folder(target) / name, _path(target, name))
+            logger.info("Pushed %s to %s", target, self.url)
+        return remote is None
+
+    def _remote_manifest(self, target: Target) -> Manifest | None:
+        content = self._files.read(_path(target, MANIFEST_FILE), max_bytes=MAX_MANIFEST_BYTES)
+        return parse_manifest(content, target) if content is not None else None
+
+    def _push_history(self, name: str, content: bytes) -> None:
+        self._files.write(_history_path(name), content)
+        if self._files.read(_history_path(name), max_bytes=MAX_HISTORY_BYTES) != content:
+            raise RemoteConflictError(
+                f"Another store pushed {name!r} to {self.url!r} at the same time, and its history won. "
+                "Pull, then push again."
+            )
+
+
+def _path(target: Target, file: str) -> str:
+    return f"{target.name}/{target.version}/{file}"
+
+
+def _history_path(name: str) -> str:
+    return f"{name}/{HISTORY_FILE}"

@@ -1,0 +1,210 @@
+"""The files of a remote store: the only door to fsspec. Tries again, and says in one error what went wrong."""
+
+import errno
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import fsspec
+
+from adapters.durable import disk_errors
+from adapters.errors import AdapterError, IntegrityError, RemoteStoreError
+from adapters.retry import Result, Retry
+
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "az": "adlfs",
+    "abfs": "adlfs",
+    "adl": "adlfs",
+    "hf": "huggingface_hub",
+    "oss": "ossfs",
+    "http": "aiohttp",
+    "https": "aiohttp",
+    "sftp": "paramiko",
+    "ssh": "paramiko",
+    "smb": "smbprotocol",
+    "webdav": "webdav4",
+}
+# What tells one content of a file from another, as far as each kind of storage says it.
+_STAMP_KEYS = (
+    "size",
+    "ETag",
+    "etag",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "created",
+    "updated",
+    "generation",
+    "md5Hash",
+    "blob_id",
+)
+_WILL_COME_AGAIN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+class RemoteFiles:
+    """Files below a URL, by paths relative to it. Safe for several threads."""
+
+    def __init__(self, url: str, *, storage_options: Mapping[str, Any], retry: Retry) -> None:
+        self.url = re.sub(r"//[^/@]*@", "//", url)  # as it may be shown: without credentials
+        self._retry = retry
+        self._fs, root = _open(url, self.url, storage_options)
+        self._root = root.rstrip("/")
+
+    def names(self) -> list[str]:
+        """Names of what lies directly below the URL, sorted.
+
+        Raises:
+            RemoteStoreError: The remote is away, or has nothing there.
+        """
+        try:
+            entries = self._call("list the adapters", lambda: self._fs.ls(self._root, detail=False))
+        except FileNotFoundError as error:
+            raise RemoteStoreError(
+                f"There is nothing at {self.url!r}. Check the URL, or push a version there first."
+            ) from error
+        return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
+
+    def stamp(self, path: str) -> str | None:
+        """Differs whenever the file's content does; None where there is no such file.
+
+        Raises:
+            RemoteStoreError: The remote is away.
+        """
+        try:
+            info = self._call(f"look at {path!r}", lambda: self._fs.info(self._full(path)))
+        except FileNotFoundError:
+            return None
+        return repr([(key, str(info[key])) for key in _STAMP_KEYS if info.get(key) is not None])
+
+    def read(self, path: str, *, max_bytes: int) -> bytes | None:
+        """A small file's bytes; None where there is no such file.
+
+        Raises:
+            IntegrityError: It has more than `max_bytes`.
+            RemoteStoreError: The remote is away.
+        """
+
+        def read_once() -> bytes:
+            size_bytes = self._fs.info(self._full(path))["size"] or 0
+            if size_bytes > max_bytes:
+                raise IntegrityError(f"{path!r} at {self.url!r} has {size_bytes} bytes; at most {max_bytes} are read.")
+            return bytes(self._fs.cat_file(self._full(path)))
+
+        try:
+            return self._call(f"read {path!r}", read_once)
+        except FileNotFoundError:
+            return None
+
+    def download(self, path: str, local: Path, *, size_bytes: int, check: Callable[[], None]) -> None:
+        """Copy a remote file to a local one.
+
+        Args:
+            size_bytes: What the remote must say of the file's size before a byte of it is fetched.
+            check: Raises IntegrityError where wrong bytes have come; then they are fetched again.
+
+        Raises:
+            IntegrityError: Of another size, or refused by `check`, at every attempt.
+            StoreDiskError: The local disk is full.
+            RemoteStoreError: The remote is away, or lacks the file.
+        """
+
+        def download_once() -> None:
+            found = self._fs.info(self._full(path))["size"]
+            if found != size_bytes:
+                raise IntegrityError(
+                    f"{path!r} at {self.url!r} has {found} bytes, its manifest promises {size_bytes}. Push it again."
+                )
+            with disk_errors(local.parent):
+                self._fs.get_file(self._full(path), str(local))
+            check()
+
+        try:
+            self._call(f"fetch {path!r}", download_once)
+        except FileNotFoundError as error:
+            raise RemoteStoreError(f"{path!r} is missing at {self.url!r}. Push that version again.") from error
+
+    def upload(self, local: Path, path: str) -> None:
+        """Copy a local file to a remote one, over what is there.
+
+        Raises:
+            RemoteStoreError: The remote is away, or takes nothing.
+        """
+
+        def upload_once() -> None:
+            self._fs.put_file(str(local), self._full(path))
+            self._fs.invalidate_cache()
+            found, wanted = self._fs.info(self._full(path))["size"], local.stat().st_size
+            if found != wanted:
+                raise ConnectionError(f"{found} of {wanted} bytes arrived")
+
+        self._write(path, upload_once)
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write a small remote file, over what is there.
+
+        Raises:
+            RemoteStoreError: The remote is away, or takes nothing.
+        """
+        self._write(path, lambda: self._fs.pipe_file(self._full(path), content))
+
+    def _write(self, path: str, work: Callable[[], None]) -> None:
+        try:
+            self._call(f"write {path!r}", work)
+        except FileNotFoundError as error:
+            raise RemoteStoreError(
+                f"Could not write {path!r} to {self.url!r}: {error}. Create the bucket or repository first."
+            ) from error
+
+    def _full(self, path: str) -> str:
+        return f"{self._root}/{path}"
+
+    def _call(self, what: str, work: Callable[[], Result]) -> Result:
+        """Do remote work, again where that may help; FileNotFoundError and our own errors come out as they are."""
+
+        def fresh() -> Result:
+            self._fs.invalidate_cache()  # s3fs remembers listings, and with them the sizes of yesterday
+            return work()
+
+        try:
+            return self._retry.call(fresh, what=f"{self.url}: {what}", is_final=_is_final)
+        except (AdapterError, FileNotFoundError):
+            raise
+        except PermissionError as error:
+            raise RemoteStoreError(
+                f"Could not {what} at {self.url!r}: permission denied ({error}). Check this process's credentials."
+            ) from error
+        except Exception as error:  # a border: each kind of storage has its own errors
+            raise RemoteStoreError(
+                f"Could not {what} at {self.url!r}: {type(error).__name__}: {error}. "
+                "What is cached here can still be used; try again when the remote is back."
+            ) from error
+
+
+def _open(url: str, shown: str, storage_options: Mapping[str, Any]) -> tuple[Any, str]:
+    scheme = url.partition("://")[0] if "://" in url else "file"
+    options = ({"auto_mkdir": True} if scheme in ("file", "local") else {}) | dict(storage_options)
+    try:
+        fs, root = fsspec.url_to_fs(url, **options)
+    except ImportError as error:
+        package = _PACKAGES.get(scheme)
+        hint = f"Install it: `pip install {package}`." if package else f"{error}."
+        raise RemoteStoreError(f"{shown!r}: {scheme}:// needs a package that is not installed. {hint}") from error
+    except ValueError as error:
+        raise RemoteStoreError(
+            f"{shown!r} cannot be used: {error}. Give a URL like s3://bucket/adapters, gs://…, hf://… or file:///…."
+        ) from error
+    return fs, str(root)
+
+
+def _is_final(error: Exception) -> bool:
+    """Whether trying again is of no use. Bytes that do not fit their manifest may have been cut off on the way."""
+    if isinstance(error, IntegrityError):
+        return False
+    if isinstance(error, AdapterError | FileNotFoundError | PermissionError):
+        return True
+    return isinstance(error, OSError) and error.errno in _WILL_COME_AGAIN

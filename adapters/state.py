@@ -1,0 +1,37 @@
+"""What an adapter's history adds up to now: worked out once a change, for every request asks."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from adapters.aliases import current_aliases
+from adapters.history import HistoryKey, history_key, read_at, removed_versions
+from adapters.traffic import Split, current_split, pinned_versions
+
+
+@dataclass(frozen=True)
+class AdapterState:
+    """Where aliases point, how traffic is split, which versions are pinned, which are gone."""
+
+    aliases: Mapping[str, int]
+    split: Split
+    pins: frozenset[int]
+    removed: frozenset[int]
+
+
+def read_state(folder: Path) -> AdapterState:
+    """The state of an adapter's folder.
+
+    Raises:
+        IntegrityError: A line in the middle of its history is no event.
+    """
+    return _derive(history_key(folder))
+
+
+@lru_cache(maxsize=2048)
+def _derive(key: HistoryKey | None) -> AdapterState:
+    history = read_at(key)
+    return AdapterState(
+        current_aliases(history), current_split(history), pinned_versions(history), removed_versions(history)
+    )

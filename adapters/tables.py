@@ -1,0 +1,90 @@
+"""What the command line shows of a store: tables of versions, of one version, and of an adapter's history."""
+
+from rich.box import SIMPLE_HEAD
+from rich.markup import escape
+from rich.table import Column, Table
+
+from adapters.history import Event
+from adapters.manifest import Manifest, Score
+from adapters.reference import Target
+from adapters.store import AdapterStore
+from adapters.traffic import CANARY_ALIAS, Split
+
+
+def versions_table(store: AdapterStore, targets: list[Target]) -> Table:
+    """One line a version, narrow enough for 80 columns; `show` has the rest."""
+    table = Table("version", "aliases", "base", "r", "base score", "score", "n", box=SIMPLE_HEAD)
+    for target in targets:
+        manifest = store.manifest(target)
+        scores = manifest.evaluation
+        table.add_row(
+            manifest.lora_name,
+            ", ".join(labels(store, target)),
+            escape(manifest.base.name),
+            str(manifest.lora.lora_r),
+            f"{scores.base.value:.2f}" if scores else "-",
+            f"{scores.adapter.value:.2f}" if scores else "-",
+            str(scores.adapter.n) if scores else "-",
+        )
+    return table
+
+
+def labels(store: AdapterStore, target: Target) -> list[str]:
+    """The aliases of a version, the canary's with its share of the traffic, and whether it is pinned."""
+    aliases = sorted(alias for alias, version in store.aliases(target.name).items() if version == target.version)
+    split = store.split(target.name)
+    shown = [f"{alias} {split}" if alias == CANARY_ALIAS and split != Split() else alias for alias in aliases]
+    return [*shown, "pinned"] if target.version in store.pins(target.name) else shown
+
+
+def manifest_table(store: AdapterStore, target: Target) -> Table:
+    manifest = store.manifest(target)
+    table = Table("what", Column(overflow="fold"), title=manifest.lora_name, show_header=False, box=SIMPLE_HEAD)
+    rows = {"aliases": ", ".join(labels(store, target)) or "-"} | _manifest_rows(manifest)
+    for what, value in rows.items():
+        table.add_row(what, escape(value))
+    return table
+
+
+def history_table(store: AdapterStore, name: str) -> Table:
+    head = (Column("at", no_wrap=True), "event", "version", "alias", "previous", "reason")
+    table = Table(*head, title=f"history of {name}", box=SIMPLE_HEAD)
+    for event in store.history(name):
+        version, previous = str(event.version or ""), str(event.previous or "")
+        table.add_row(event.at[:16], event.kind, version, event.alias, previous, escape(_reason(event)))
+    return table
+
+
+def _manifest_rows(manifest: Manifest) -> dict[str, str]:
+    lora, dataset, evaluation = manifest.lora, manifest.dataset, manifest.evaluation
+    return {
+        "description": manifest.description,
+        "origin": manifest.origin,
+        "created": manifest.created_at,
+        "digest": manifest.digest,
+        "base": f"{manifest.base.name} ({manifest.base.quantization}, {manifest.base.digest[:12]})",
+        "LoRA": f"r {lora.lora_r}, alpha {lora.lora_alpha:g}, {lora.num_modules} modules: "
+        + ", ".join(lora.target_modules),
+        "data": f"{dataset.source}, {dataset.num_train} examples, {dataset.dataset_sha256[:12]}" if dataset else "-",
+        "trained in": f"{manifest.training.duration_s:.0f} s on {manifest.training.device}"
+        if manifest.training
+        else "-",
+        "base score": _score(evaluation.base if evaluation else None),
+        "adapter score": _score(evaluation.adapter if evaluation else None),
+        "valid format": _score(evaluation.valid_format if evaluation else None),
+    }
+
+
+def _reason(event: Event) -> str:
+    """The reason, after what a split changed to."""
+    if event.kind != "split":
+        return event.reason
+    split = Split(event.canary_weight or 0.0, bool(event.is_shadow))
+    return f"{CANARY_ALIAS} {split}" + (f": {event.reason}" if event.reason else "")
+
+
+def _score(score: Score | None) -> str:
+    """`0.73 (0.67 to 0.78, n 240)`."""
+    if score is None:
+        return "-"
+    return f"{score.value:.2f} ({score.ci_low:.2f} to {score.ci_high:.2f}, n {score.n})"

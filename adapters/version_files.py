@@ -1,0 +1,29 @@
+"""The files of a version folder, and how large each may be."""
+
+from pathlib import Path
+
+from adapters.fingerprint import FINGERPRINT_FILE
+from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+
+README_FILE = "README.md"
+
+MAX_BYTES = {
+    CONFIG_FILE: 1 << 20,
+    WEIGHTS_FILE: 64 << 30,  # rank 512 on every layer of a 70B base is a quarter of this
+    FINGERPRINT_FILE: 64 << 20,
+    README_FILE: 4 << 20,
+}
+"""Largest size in bytes of each file that is copied into a version; nothing else is copied."""
+
+MAX_MANIFEST_BYTES = 16 << 20
+MAX_HISTORY_BYTES = 64 << 20
+
+
+def find_oversized(folder: Path) -> list[tuple[str, int, int]]:
+    """(name, size in bytes, largest allowed) of every file that is too large."""
+    paths = [(folder / name, largest) for name, largest in MAX_BYTES.items()]
+    return [
+        (path.name, path.stat().st_size, largest)
+        for path, largest in paths
+        if path.is_file() and path.stat().st_size > largest
+    ]
