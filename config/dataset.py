@@ -9,7 +9,8 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from config.errors import DatasetError
-from config.schema import AnswerConfig, ChatConfig, Config, EvaluationConfig
+from config.model import Config
+from config.schema import AnswerConfig, ChatConfig, EvaluationConfig
 
 DATASET_MANIFEST_FILE = "manifest.json"
 Split = Literal["train", "validation", "test"]

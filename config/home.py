@@ -28,6 +28,11 @@ class Home:
         return self.root / "adapters"
 
     @property
+    def keys(self) -> Path:
+        """API keys of the server, as hashes."""
+        return self.root / "keys.json"
+
+    @property
     def loadtests(self) -> Path:
         """Results of load tests, one folder a run."""
         return self.root / "loadtests"

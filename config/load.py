@@ -10,7 +10,8 @@ from pydantic_core import ErrorDetails
 
 from config.errors import ConfigError
 from config.loadtest import LoadtestConfig, TraceArrival
-from config.schema import Config, DomainConfig, ServeConfig
+from config.model import Config
+from config.schema import DomainConfig, ServeConfig
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

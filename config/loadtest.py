@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from config.schema import AdapterName, Config
+from config.model import Config
+from config.schema import AdapterName
 
 
 class PoissonArrival(Config):

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
+
+from config.limits import RequestLimits
+from config.model import Config
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Quantization = Literal["nf4", "int8", "none"]
-
-
-class Config(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class DataConfig(Config):
@@ -115,7 +114,7 @@ class ServeConfig(Config):
 
     base: str = Field(description="Prepared base, a folder of `var/bases`.")
     served_model_name: str = Field("base", description="The base model's name for clients.")
-    host: str = Field("127.0.0.1", description="Loopback by default: there are no API keys yet.")
+    host: str = Field("127.0.0.1", description="Loopback; another one needs API keys.")
     port: int = Field(8000, ge=0, le=65535)
     max_loras: int = Field(4, ge=1, description="Adapters in one batch (vLLM `max_loras`).")
     max_cpu_loras: int = Field(16, ge=1, description="Adapters kept in host memory.")
@@ -130,7 +129,16 @@ class ServeConfig(Config):
     )
     ready_timeout_s: float = Field(600.0, gt=0)
     drain_timeout_s: float = Field(30.0, ge=0, description="Time in-flight requests get at shutdown, seconds.")
+    request_timeout_s: float = Field(600.0, gt=0, description="Longest time from a request to its last token.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body, bytes.")
+    limits: RequestLimits = Field(default_factory=RequestLimits, description="How much one request may ask for.")
+    keys_file: Path | None = Field(None, description="API keys; by default `keys.json` of the state folder, if there.")
+    max_waiting: int = Field(256, ge=0, description="Requests that wait for a place in the engine.")
+    max_wait_s: float = Field(60.0, gt=0, description="Longest wait for a place; then a 429.")
+    remote_store: str | None = Field(None, description="Store to mirror, e.g. s3://bucket/adapters.")
+    remote_sync_s: float = Field(5.0, gt=0, description="Time between two looks at the remote store.")
+    canary_probes: bool = Field(False, description="Replay golden prompts of resident versions, for ever.")
+    canary_probe_interval_s: float = Field(30.0, gt=0)
     tool_call_parser: str | None = Field(
         "hermes", description="vLLM's parser of tool calls, by the base's format; null refuses `tools`."
     )
