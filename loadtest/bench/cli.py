@@ -1,5 +1,6 @@
 """`lorikeet bench NAME`: the project's own benchmarks, one function each."""
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib import import_module
@@ -22,6 +23,7 @@ BENCHES = {
     "adapters": "loadtest.bench.adapters:bench_adapters",
     "agreement": "loadtest.bench.agreement:bench_agreement",
     "generator": "loadtest.bench.generator:bench_generator",
+    "overhead": "loadtest.bench.overhead:bench_overhead",
 }
 """By name, module and function: what a benchmark imports is paid by those who run it."""
 
@@ -33,6 +35,7 @@ def bench(
     model: Annotated[list[str] | None, typer.Option(help="With --url: the base, then adapters.")] = None,
     adapter: Annotated[str, typer.Option(help="Without --url: the adapter to copy.")] = "medical",
     rounds: Annotated[int, typer.Option(min=1, help="Pairs to measure.")] = 3,
+    stock: Annotated[bool, typer.Option("--stock", help="overhead: vLLM's server without our plugin of vLLM.")] = False,
     serve_file: Annotated[Path, typer.Option("--serve", help="Configuration of our own server.")] = Path(
         "config/serve.yaml"
     ),
@@ -46,6 +49,8 @@ def bench(
     console, started = Console(), datetime.now(UTC)
     if name not in BENCHES:
         raise typer.BadParameter(f"{name!r} is no benchmark; there are {', '.join(BENCHES)}.", param_hint="NAME")
+    if stock and name != "overhead":
+        raise typer.BadParameter(f"Only `overhead` takes it, not {name!r}.", param_hint="--stock")
     options = BenchOptions(
         Home(home),
         serve_file,
@@ -53,6 +58,8 @@ def bench(
         tuple(model or ()),
         adapter,
         rounds,
+        is_stock=stock,
+        environment=dict(os.environ),
         say=lambda line: console.print(line, highlight=False),
     )
     try:

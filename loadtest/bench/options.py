@@ -1,7 +1,7 @@
 """What every benchmark is given."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.home import Home
@@ -18,4 +18,6 @@ class BenchOptions:
     adapter: str = "medical"
     rounds: int = 3
     pause_s: float = 1.0
+    is_stock: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     say: Callable[[str], None] = lambda line: None
