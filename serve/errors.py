@@ -2,10 +2,15 @@
 
 ServeError                                      500  server_error
 ├── InvalidRequestError    (ValueError)         400  invalid_request_error
+├── UnauthorizedError      (PermissionError)    401  invalid_api_key: missing, malformed, unknown or revoked
+├── ForbiddenError         (PermissionError)    403  insufficient_permissions
 ├── ModelNotFoundError     (LookupError)        404  model_not_found
+├── ConflictError          (RuntimeError)       409  what an operator asked for contradicts what is
 ├── AdapterRefusedError    (RuntimeError)       422  adapter_refused: it does not do what it was trained to do
+├── RateLimitedError       (RuntimeError)       429  rate_limit_exceeded: over a key's limit, or no place in time
 ├── EngineRequestError                          as vLLM says
-└── NotReadyError          (RuntimeError)       503  starting, draining, or the engine is gone
+├── NotReadyError          (RuntimeError)       503  starting, draining, or the engine is gone
+└── DeadlineError          (TimeoutError)       504  the answer took longer than this server waits
 """
 
 
@@ -16,6 +21,7 @@ class ServeError(Exception):
     type = "server_error"
     code: str | None = None
     param: str | None = None
+    retry_after_s: float | None = None
 
 
 class InvalidRequestError(ServeError, ValueError):
@@ -29,6 +35,22 @@ class InvalidRequestError(ServeError, ValueError):
         self.param = param
 
 
+class UnauthorizedError(ServeError, PermissionError):
+    """A request without a valid API key."""
+
+    status = 401
+    type = "invalid_request_error"
+    code = "invalid_api_key"
+
+
+class ForbiddenError(ServeError, PermissionError):
+    """A valid key, but not for this."""
+
+    status = 403
+    type = "invalid_request_error"
+    code = "insufficient_permissions"
+
+
 class ModelNotFoundError(ServeError, LookupError):
     """No such base, adapter, version or alias."""
 
@@ -38,6 +60,14 @@ class ModelNotFoundError(ServeError, LookupError):
     param = "model"
 
 
+class ConflictError(ServeError, RuntimeError):
+    """An operator's wish that what is there now stands against."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "conflict"
+
+
 class AdapterRefusedError(ServeError, RuntimeError):
     """A published version that this server will not answer with, and why."""
 
@@ -45,6 +75,19 @@ class AdapterRefusedError(ServeError, RuntimeError):
     type = "invalid_request_error"
     code = "adapter_refused"
     param = "model"
+
+
+class RateLimitedError(ServeError, RuntimeError):
+    """Too much at once; the same request may succeed after `retry_after_s` seconds."""
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
+    retry_after_s: float
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class EngineRequestError(ServeError):
@@ -63,3 +106,12 @@ class NotReadyError(ServeError, RuntimeError):
     status = 503
     type = "server_error"
     code = "not_ready"
+    retry_after_s = 5.0
+
+
+class DeadlineError(ServeError, TimeoutError):
+    """An answer that did not end in time."""
+
+    status = 504
+    type = "server_error"
+    code = "deadline_exceeded"

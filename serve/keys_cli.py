@@ -1,0 +1,131 @@
+"""`lorikeet keys`: make, list and revoke the API keys of a server, also while it runs."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from config.errors import ConfigError
+from config.home import Home
+from config.load import validate
+from serve.keys import KeyGrant, KeyRecord, create_key, list_keys, revoke_key
+
+app = typer.Typer(no_args_is_help=True, help="API keys of the server: create, list, revoke.")
+
+FileOption = Annotated[
+    Path | None, typer.Option("--file", help="The key file; `keys.json` in the state folder when left out.")
+]
+HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="Where Lorikeet keeps its state.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="No limit when left out.")]
+
+DEFAULT_HOME = Path("var")
+
+
+@app.command()
+def create(
+    tenant: Annotated[str, typer.Argument(help="Who the key is for; a tenant may have many keys.")],
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Adapter name, base name or glob that it allows; repeat for more.")
+    ] = None,
+    requests_per_minute: LimitOption = None,
+    tokens_per_minute: LimitOption = None,
+    max_concurrency: LimitOption = None,
+    priority: Annotated[int, typer.Option(help="Lower first, as in vLLM.")] = 0,
+    admin: Annotated[bool, typer.Option("--admin", help="Allow the administration routes.")] = False,
+    file: FileOption = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Make a key and print its token, once: only a hash of it is kept."""
+    values = {
+        "tenant": tenant,
+        "adapters": tuple(adapter or ["*"]),
+        "requests_per_minute": requests_per_minute,
+        "tokens_per_minute": tokens_per_minute,
+        "max_concurrency": max_concurrency,
+        "priority": priority,
+        "is_admin": admin,
+    }
+    with _errors_in_one_line():
+        grant = validate(values, KeyGrant, "lorikeet keys create")
+        created = create_key(_key_file(file, home), grant, now=datetime.now(UTC))
+    # The token alone goes to stdout, so that a script can take it.
+    typer.echo(created.token)
+    _note(f"Key {created.record.id} of {tenant!r}. Keep the token now: it is not shown again.")
+
+
+@app.command("list")
+def list_(file: FileOption = None, home: HomeOption = DEFAULT_HOME) -> None:
+    """List the keys and what they allow, revoked ones too."""
+    with _errors_in_one_line():
+        records = list_keys(_key_file(file, home))
+    if not records:
+        Console().print("There are no keys. Make one with `lorikeet keys create TENANT`.")
+        return
+    Console().print(_keys_table(records))
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")],
+    file: FileOption = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Revoke a key for good; a running server follows within a second."""
+    with _errors_in_one_line():
+        record = revoke_key(_key_file(file, home), key_id, now=datetime.now(UTC))
+    Console().print(f"Key {record.id} of {record.tenant!r} is revoked since {record.revoked_at}.", highlight=False)
+
+
+def _key_file(file: Path | None, home: Path) -> Path:
+    return file or Home(home).keys
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (ConfigError, OSError) as error:
+        _note(f"[red]error:[/] {escape(str(error))}")
+        raise typer.Exit(1) from None
+
+
+def _note(text: str) -> None:
+    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
+
+
+def _keys_table(records: tuple[KeyRecord, ...]) -> Table:
+    """What a key allows is below one another, so that it can be read in 80 columns."""
+    names = (Column(name, overflow="fold") for name in ("tenant", "adapters"))
+    rest = (Column(name, no_wrap=True) for name in ("terms", "created", "revoked"))
+    table = Table(Column("id", no_wrap=True), *names, *rest, box=SIMPLE_HEAD)
+    for record in records:
+        table.add_row(
+            record.id,
+            record.tenant,
+            escape("\n".join(record.adapters)),
+            "\n".join(_terms(record)),
+            record.created_at[:10],
+            (record.revoked_at or "")[:10],
+        )
+    return table
+
+
+def _terms(record: KeyRecord) -> Iterator[str]:
+    """`600 req/min`, `8 at once`: all that differs from a key without limits."""
+    if record.requests_per_minute is not None:
+        yield f"{record.requests_per_minute} req/min"
+    if record.tokens_per_minute is not None:
+        yield f"{record.tokens_per_minute} tok/min"
+    if record.max_concurrency is not None:
+        yield f"{record.max_concurrency} at once"
+    if record.priority != 0:
+        yield f"priority {record.priority}"
+    if record.is_admin:
+        yield "admin"
