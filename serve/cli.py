@@ -6,16 +6,15 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from adapters.base import read_base
 from adapters.errors import AdapterError
-from adapters.store import AdapterStore
 from config.errors import ConfigError
 from config.home import Home
 from config.load import load_serve
 from config.schema import ServeConfig
+from serve.keys import KeyRing
 
 logger = logging.getLogger(__name__)
 
@@ -32,14 +31,15 @@ def serve(
         overrides = {key: value for key, value in (("port", port), ("host", host)) if value is not None}
         config = ServeConfig.model_validate(config.model_dump() | overrides)
         read_base(Home(home).bases / config.base)
+        keys = _keys(config, Home(home))
     except (ConfigError, AdapterError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
     _set_up_logging(config)
-    run(config, Home(home))
+    run(config, Home(home), keys)
 
 
-def run(config: ServeConfig, home: Home) -> None:
+def run(config: ServeConfig, home: Home, keys: KeyRing) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight get `drain_timeout_s` to finish."""
     import uvicorn
 
@@ -47,20 +47,11 @@ def run(config: ServeConfig, home: Home) -> None:
 
     set_environment(config.log_level)
 
-    from serve.app import Parts, create_app
-    from serve.engine.engine import VllmEngine
-    from serve.metrics import ServeMetrics
-    from serve.residency import Residency
-    from serve.resolver import Resolver
+    from serve.app import create_app
+    from serve.build import build_server
 
-    base_folder = (home.bases / config.base).resolve()
-    store = AdapterStore(home.adapters.resolve())
-    metrics = ServeMetrics(CollectorRegistry(), config.served_model_name)
-    engine = VllmEngine(config, base_folder, metrics)
-    residency = Residency(store, engine, base_folder, config, metrics)
-    resolver = Resolver(store, residency, config.served_model_name)
-    app = create_app(Parts(engine, resolver, metrics, config.max_body_bytes))
-    logger.info("Starting the engine on %s; %d adapters in the store", config.base, len(store.names()))
+    logger.info("Starting the engine on %s", config.base)
+    app = create_app(build_server(config, home, keys))
     uvicorn.run(
         app,
         host=config.host,
@@ -71,11 +62,21 @@ def run(config: ServeConfig, home: Home) -> None:
     )
 
 
+def _keys(config: ServeConfig, home: Home) -> KeyRing:
+    """Raises ConfigError for a broken file, and for a server that everybody could reach and use."""
+    default = home.keys if home.keys.exists() else None
+    path = config.keys_file or default
+    if path is None and not _is_loopback(config.host):
+        raise ConfigError(
+            f"Without API keys the server listens on loopback only, not on {config.host!r}. Create a key first: "
+            f"`lorikeet keys create TENANT --home {home.root}`."
+        )
+    return KeyRing(path)
+
+
 def _set_up_logging(config: ServeConfig) -> None:
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
-    if not _is_loopback(config.host):
-        logger.warning("Listening on %s without API keys: everyone who reaches it can use it.", config.host)
 
 
 def _is_loopback(host: str) -> bool:

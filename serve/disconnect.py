@@ -22,6 +22,8 @@ async def run_until_disconnect(request: Request, work: Coroutine[Any, Any, T]) -
     finally:
         working.cancel()
         leaving.cancel()
+        # Whatever the work held is given back before the caller goes on.
+        await asyncio.gather(working, leaving, return_exceptions=True)
 
 
 async def _disconnected(request: Request) -> None:

@@ -1,6 +1,10 @@
 """Prometheus metrics, labelled by adapter and version of known adapters only."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.metrics import MetricWrapperBase
 
 from adapters.manifest import Manifest, Score
 from adapters.reference import Target
@@ -59,6 +63,29 @@ class ServeMetrics:
         )
         self.answers_checked = self._counter("lorikeet_answers_checked", "Answers checked for the domain's format.")
         self.answers_valid = self._counter("lorikeet_answers_valid_format", "Checked answers in the valid format.")
+        self.unloads = self._counter("lorikeet_adapter_unloads", "Versions freed from the engine.")
+        self.shadow = Counter(
+            "lorikeet_shadow_requests",
+            "Copies sent to a canary in shadow mode: ok, error or dropped.",
+            (*_LABELS, "outcome"),
+            registry=registry,
+        )
+        self.probes = Counter(
+            "lorikeet_isolation_probes",
+            "Replays of a resident version's golden prompts: ok, or wrong.",
+            (*_LABELS, "outcome"),
+            registry=registry,
+        )
+        self.probe_error = self._gauge(
+            "lorikeet_isolation_probe_error_nats", "Parity error of the last replay, nats per token."
+        )
+        self.rejections = Counter(
+            "lorikeet_rejections", "Requests answered by an error, by its code.", ("reason",), registry=registry
+        )
+        self.waiting = Gauge(
+            "lorikeet_requests_waiting", "Requests that wait for their turn, by why.", ("reason",), registry=registry
+        )
+        self.engine_restarts = Counter("lorikeet_engine_restarts", "Engines that died.", registry=registry)
         self.ready = Gauge("lorikeet_ready", "1 when requests are taken.", registry=registry)
         self.engine_start_seconds = Gauge(
             "lorikeet_engine_start_seconds", "Seconds from start to ready.", registry=registry
@@ -68,6 +95,15 @@ class ServeMetrics:
         """Count an HTTP request; `served_name` None where the model was unknown."""
         adapter, version = ("", "") if served_name is None else self._split(served_name)
         self.requests.labels(adapter, version, endpoint, outcome).inc()
+
+    def request_rejected(self, reason: str) -> None:
+        """Count an error that was answered, by its `code`, or its `type` where it has none."""
+        self.rejections.labels(reason).inc()
+
+    def follow_waiting(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Export at each scrape how many requests wait, by reason; `counts` names every reason."""
+        for reason in counts():
+            self.waiting.labels(reason).set_function(partial(_count_of, counts, reason))
 
     def generation_started(self, lora_name: str | None) -> None:
         self.in_flight.labels(*self._split(lora_name)).inc()
@@ -103,6 +139,24 @@ class ServeMetrics:
     def adapter_refused(self, target: Target) -> None:
         self.refusals.labels(target.name, str(target.version)).inc()
 
+    def adapter_unloaded(self, target: Target) -> None:
+        self.unloads.labels(target.name, str(target.version)).inc()
+
+    def adapter_retired(self, target: Target) -> None:
+        """Drop every series of a version that was removed from the store."""
+        self._formats.pop(str(target), None)
+        labels = {"adapter": target.name, "version": str(target.version)}
+        for metric in vars(self).values():
+            if isinstance(metric, MetricWrapperBase) and set(_LABELS) <= set(metric._labelnames):
+                metric.remove_by_labels(labels)
+
+    def shadow_finished(self, target: Target, outcome: str) -> None:
+        self.shadow.labels(target.name, str(target.version), outcome).inc()
+
+    def probe_finished(self, target: Target, error_nats: float, *, is_ok: bool) -> None:
+        self.probes.labels(target.name, str(target.version), "ok" if is_ok else "wrong").inc()
+        self.probe_error.labels(target.name, str(target.version)).set(error_nats)
+
     def _set_heldout(self, labels: tuple[str, str], adapter: Score, base: Score) -> None:
         self.heldout.labels(*labels).set(adapter.value)
         self.heldout_low.labels(*labels).set(adapter.ci_low)
@@ -130,3 +184,7 @@ class ServeMetrics:
 
     def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, _LABELS, buckets=buckets, registry=self.registry)
+
+
+def _count_of(counts: Callable[[], Mapping[str, int]], reason: str) -> float:
+    return counts()[reason]

@@ -1,7 +1,20 @@
 """One record per generation: what the engine did for a request, for the metrics and later the quality monitor."""
 
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Literal, Protocol
+
+
+@dataclass
+class RequestContext:
+    """Whose request it is, and its prompt and completion tokens so far. It follows the request through vLLM."""
+
+    tenant: str
+    request_id: str
+    num_tokens: int = 0
+
+
+current_request: ContextVar[RequestContext | None] = ContextVar("current_request", default=None)
 
 Outcome = Literal["ok", "cancelled", "error"]
 

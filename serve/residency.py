@@ -1,27 +1,28 @@
-"""Which versions are resident in the engine: loaded on first use, checked before they answer, refused with a reason."""
+"""Which versions are resident in the engine: loaded on first use, checked before they answer, freed when idle.
+
+Three tiers: an engine slot (`max_loras`), the engine's host memory (`max_cpu_loras`), the store. Loads and unloads
+are ours alone, so that the engine never evicts what a request is using.
+"""
 
 import asyncio
 import logging
 import time
 from collections import OrderedDict
-from pathlib import Path
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from adapters.base import read_base
-from adapters.errors import AdapterError, BaseModelMismatchError
-from adapters.fingerprint import Fingerprint, read_fingerprint
-from adapters.lint import lint_folder, raise_errors
+from adapters.errors import AdapterError, RemoteStoreError
+from adapters.fingerprint import Fingerprint
 from adapters.manifest import Manifest
 from adapters.reference import Target
-from adapters.store import AdapterStore
-from config.schema import ServeConfig
+from serve.checks import AnswerChecks, Checked, FileChecks
 from serve.engine.protocol import Engine
-from serve.errors import AdapterRefusedError, ServeError
-from serve.parity import Parity, judge_parity, replay
+from serve.errors import AdapterRefusedError, ConflictError, NotReadyError, ServeError
+from serve.parity import Parity
 
 logger = logging.getLogger(__name__)
-
-_PROBE = ({"role": "user", "content": "Say what you can help with."},)
 
 
 class ResidencyObserver(Protocol):
@@ -31,115 +32,237 @@ class ResidencyObserver(Protocol):
 
     def adapter_refused(self, target: Target) -> None: ...
 
+    def adapter_unloaded(self, target: Target) -> None: ...
+
+
+@dataclass
+class Resident:
+    """One loaded version. `in_flight` counts requests; times in seconds, `last_used_at` since the epoch."""
+
+    manifest: Manifest
+    fingerprint: Fingerprint | None
+    parity: Parity | None
+    load_s: float
+    hold: ExitStack
+    is_pinned: bool = False
+    in_flight: int = 0
+    last_used_at: float = field(default_factory=time.time)
+
+
+class Lease:
+    """A request's hold on a resident version: it is not unloaded before `release`."""
+
+    def __init__(self, residency: "Residency", resident: Resident, *, is_cold: bool) -> None:
+        self.manifest = resident.manifest
+        self.is_cold = is_cold
+        self._residency = residency
+        self._resident: Resident | None = resident
+        resident.in_flight += 1
+        resident.last_used_at = time.time()
+
+    def release(self) -> None:
+        """Done with it; a second call does nothing."""
+        resident, self._resident = self._resident, None
+        if resident is not None:
+            resident.in_flight -= 1
+            resident.last_used_at = time.time()
+            self._residency.wake()
+
+    def __enter__(self) -> "Lease":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 class Residency:
-    """The adapters that the engine holds. One load at a time per version, however many requests wait for it."""
+    """The versions that the engine holds. One load at a time per version, however many requests wait for it."""
 
     def __init__(
         self,
-        store: AdapterStore,
         engine: Engine,
-        base_folder: Path,
-        config: ServeConfig,
+        file_checks: FileChecks,
+        answer_checks: AnswerChecks,
         observer: ResidencyObserver,
+        *,
+        max_loras: int,
+        max_cpu_loras: int,
     ) -> None:
-        self._store = store
         self._engine = engine
-        self._base_folder = base_folder
-        self._base = read_base(base_folder)
-        self._config = config
+        self._file_checks = file_checks
+        self._answer_checks = answer_checks
         self._observer = observer
-        self._resident: OrderedDict[Target, Manifest] = OrderedDict()
+        self._max_pinned = max_loras - 1
+        self._max_resident = max_cpu_loras
+        self._residents: OrderedDict[Target, Resident] = OrderedDict()
         self._refused: dict[Target, ServeError] = {}
-        self._loading: dict[Target, asyncio.Task[Manifest]] = {}
+        self._loading: dict[Target, asyncio.Task[None]] = {}
+        self._unloading: dict[Target, asyncio.Task[None]] = {}
+        self._changed = asyncio.Event()
+        self._room = asyncio.Lock()
 
-    async def ensure(self, target: Target) -> tuple[Manifest, bool]:
-        """Make a version resident; returns its manifest and whether it had to be loaded for this call.
+    @property
+    def residents(self) -> dict[Target, Resident]:
+        """What is loaded now, least recently used first."""
+        return dict(self._residents)
+
+    async def lease(self, target: Target) -> Lease:
+        """Make a version resident and keep it so until the lease is released.
 
         Raises:
             AdapterRefusedError: It failed a check; versions are immutable, so this is remembered.
             NotReadyError: The engine is not running.
         """
-        if target in self._resident:
-            self._resident.move_to_end(target)
-            return self._resident[target], False
-        if target in self._refused:
-            raise self._refused[target]
-        if target not in self._loading:
-            self._loading[target] = asyncio.create_task(self._load(target))
-            self._loading[target].add_done_callback(lambda task: self._forget_loading(target, task))
-        # Shielded: a client that leaves must not cancel the load that others wait for.
-        return await asyncio.shield(self._loading[target]), True
+        is_cold = False
+        while True:
+            if target in self._unloading:
+                await asyncio.shield(self._unloading[target])
+            elif target in self._residents:
+                self._residents.move_to_end(target)
+                return Lease(self, self._residents[target], is_cold=is_cold)
+            elif target in self._refused:
+                raise self._refused[target]
+            else:
+                is_cold = True
+                # Shielded: a client that leaves must not cancel the load that others wait for.
+                await asyncio.shield(self._loading.get(target) or self._start_loading(target))
 
-    def _forget_loading(self, target: Target, task: asyncio.Task[Manifest]) -> None:
-        del self._loading[target]
+    async def load(self, target: Target) -> None:
+        """Make a version resident, for nobody yet. Raises as `lease` does."""
+        (await self.lease(target)).release()
+
+    async def unload(self, target: Target) -> None:
+        """Free a version's slot and memory once its last request is done; new requests wait, then load it again.
+
+        Raises:
+            ConflictError: It is pinned.
+        """
+        resident = self._residents.get(target)
+        if resident is None:
+            return
+        if resident.is_pinned:
+            raise ConflictError(f"{str(target)!r} is pinned. Unpin it first.")
+        if target not in self._unloading:
+            task = self._unloading[target] = asyncio.create_task(self._drain(target, resident))
+            task.add_done_callback(lambda done: self._forget(self._unloading, target, done))
+        await asyncio.shield(self._unloading[target])
+
+    async def pin(self, target: Target) -> None:
+        """Load a version and keep it in its slot.
+
+        Raises:
+            ConflictError: As many are pinned as may be: one slot stays free for all other adapters.
+        """
+        if target in self._residents and self._residents[target].is_pinned:
+            return
+        pinned = [t for t, resident in self._residents.items() if resident.is_pinned]
+        if len(pinned) >= self._max_pinned:
+            names = ", ".join(map(str, pinned)) or "none"
+            raise ConflictError(
+                f"At most {self._max_pinned} adapters can be pinned (max_loras - 1); pinned now: {names}."
+            )
+        with await self.lease(target):
+            self._residents[target].is_pinned = True
+            await self._engine.pin(target)
+
+    async def unpin(self, target: Target) -> None:
+        resident = self._residents.get(target)
+        if resident is not None and resident.is_pinned:
+            resident.is_pinned = False
+            await self._engine.unpin(target)
+
+    def reset(self) -> tuple[Target, ...]:
+        """Forget everything: the engine is gone. Returns what was resident, most recently used first."""
+        targets = tuple(reversed(self._residents))
+        for resident in self._residents.values():
+            resident.hold.close()
+        self._residents.clear()
+        self.wake()
+        return targets
+
+    async def restore(self, targets: Iterable[Target]) -> None:
+        """Load versions again; one that cannot be is logged, and refused when it is asked for."""
+        for target in targets:
+            try:
+                await self.load(target)
+            except ServeError as error:
+                logger.warning("Not loaded again: %s", error)
+
+    def wake(self) -> None:
+        """A lease was released or a version unloaded: who waits for that looks again."""
+        self._changed.set()
+
+    def _start_loading(self, target: Target) -> asyncio.Task[None]:
+        task = self._loading[target] = asyncio.create_task(self._load(target))
+        task.add_done_callback(lambda done: self._forget(self._loading, target, done))
+        return task
+
+    @staticmethod
+    def _forget(tasks: dict[Target, asyncio.Task[None]], target: Target, task: asyncio.Task[None]) -> None:
+        del tasks[target]
         if not task.cancelled():
             task.exception()  # seen, also where every client that waited for it has left
 
-    async def _load(self, target: Target) -> Manifest:
+    async def _load(self, target: Target) -> None:
         start = time.perf_counter()
+        with ExitStack() as hold:
+            try:
+                checked = await asyncio.to_thread(self._file_checks.check, target, hold)
+                async with self._room:
+                    await self._make_room()
+                    await self._engine.load(target, checked.folder)
+                parity = await self._answer_checks.check(target, checked)
+            except RemoteStoreError as error:
+                raise NotReadyError(f"{str(target)!r} cannot be fetched now: {error}") from error
+            except (AdapterError, AdapterRefusedError) as error:
+                await self._refuse(target, error)
+            load_s = time.perf_counter() - start
+            self._residents[target] = Resident(checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all())
+        self._observer.adapter_loaded(checked.manifest, load_s, parity)
+        _log_load(target, checked, load_s, parity)
+
+    async def _refuse(self, target: Target, error: Exception) -> None:
+        await self._engine.unload(target)
+        refusal = self._refused[target] = AdapterRefusedError(f"{str(target)!r} is refused: {error}")
+        self._observer.adapter_refused(target)
+        logger.warning("Refused %s: %s", target, error)
+        raise refusal from error
+
+    async def _make_room(self) -> None:
+        """Unload the least recently used idle version while host memory is full; waits where none is idle."""
+        while len(self._residents) >= self._max_resident:
+            idle = [t for t, r in self._residents.items() if not r.in_flight and not r.is_pinned]
+            if idle:
+                await self.unload(idle[0])
+            else:
+                await self._wait_for_change()
+
+    async def _drain(self, target: Target, resident: Resident) -> None:
+        while resident.in_flight:
+            await self._wait_for_change()
+        if self._residents.get(target) is not resident:
+            return  # the engine was started anew meanwhile
         try:
-            manifest, fingerprint = await asyncio.to_thread(self._check_files, target)
-            await self._engine.load(target, self._store.folder(target))
-            parity = await self._check_answers(target, fingerprint)
-        except (AdapterError, AdapterRefusedError) as error:
             await self._engine.unload(target)
-            refusal = self._refused[target] = AdapterRefusedError(f"{str(target)!r} is refused: {error}")
-            self._observer.adapter_refused(target)
-            logger.warning("Refused %s: %s", target, error)
-            raise refusal from error
-        self._remember(target, manifest)
-        load_s = time.perf_counter() - start
-        self._observer.adapter_loaded(manifest, load_s, parity)
-        logger.info(
-            "Loaded %s in %.2f s: rank %d, %d modules, parity error %s",
-            target,
-            load_s,
-            manifest.lora.lora_r,
-            manifest.lora.num_modules,
-            f"{parity.adapter_error_nats:.4f} nats per token" if parity else "unknown (no fingerprint)",
-        )
-        return manifest
+        except NotReadyError:
+            return  # a dead engine holds nothing
+        self._residents.pop(target, None)
+        resident.hold.close()
+        self._observer.adapter_unloaded(target)
+        logger.info("Unloaded %s", target)
+        self.wake()
 
-    def _check_files(self, target: Target) -> tuple[Manifest, Fingerprint | None]:
-        """All that the disk can tell, before the engine is asked."""
-        manifest = self._store.verify(target)
-        folder = self._store.folder(target)
-        if manifest.base.digest != self._base.digest:
-            raise BaseModelMismatchError(
-                f"it was trained on {manifest.base.name!r} ({manifest.base.quantization}, digest "
-                f"{manifest.base.digest[:12]}…), this server runs {self._base.name!r} "
-                f"({self._base.quantization}, {self._base.digest[:12]}…); retrain it, or serve that base"
-            )
-        findings = lint_folder(folder, base_folder=self._base_folder, max_lora_rank=self._config.max_lora_rank)
-        raise_errors(findings, str(target))
-        fingerprint = read_fingerprint(folder)
-        if fingerprint and fingerprint.chat_template_sha256 != self._base.chat_template_sha256:
-            raise BaseModelMismatchError(
-                "its fingerprint was taken with another chat template than this base's; retrain it"
-            )
-        return manifest, fingerprint
+    async def _wait_for_change(self) -> None:
+        self._changed.clear()
+        await self._changed.wait()
 
-    async def _check_answers(self, target: Target, fingerprint: Fingerprint | None) -> Parity | None:
-        if fingerprint is None:
-            await self._check_has_an_effect(target)
-            return None
-        served = await replay(fingerprint, self._engine, target)
-        parity = judge_parity(fingerprint, served, self._config.parity_tolerance_nats)
-        if parity.reason is not None:
-            raise AdapterRefusedError(parity.reason)
-        return parity
 
-    async def _check_has_an_effect(self, target: Target) -> None:
-        """An imported adapter has no fingerprint, but it must at least change something."""
-        token_ids = self._engine.render(_PROBE)
-        if await self._engine.logprobs(token_ids, target) == await self._engine.logprobs(token_ids, None):
-            raise AdapterRefusedError(
-                "it answers exactly as the base model does: no module of it was applied, or its weights are zero"
-            )
-
-    def _remember(self, target: Target, manifest: Manifest) -> None:
-        """Mirror vLLM's host cache, which keeps the `max_cpu_loras` most recently used adapters."""
-        self._resident[target] = manifest
-        while len(self._resident) > self._config.max_cpu_loras:
-            self._resident.popitem(last=False)
+def _log_load(target: Target, checked: Checked, load_s: float, parity: Parity | None) -> None:
+    logger.info(
+        "Loaded %s in %.2f s: rank %d, %d modules, parity error %s",
+        target,
+        load_s,
+        checked.manifest.lora.lora_r,
+        checked.manifest.lora.num_modules,
+        f"{parity.adapter_error_nats:.4f} nats per token" if parity else "unknown (no fingerprint)",
+    )

@@ -1,32 +1,26 @@
 """From the `model` of a request to what answers it: the base model, or one immutable adapter version."""
 
-import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from adapters.errors import AdapterNotFoundError, InvalidReferenceError
-from adapters.manifest import Manifest
+from adapters.history import published_versions, removed_versions
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.store import AdapterStore
+from adapters.traffic import CANARY_ALIAS, choose
 from serve.errors import InvalidRequestError, ModelNotFoundError
-from serve.residency import Residency
+
+Permission = Callable[[str], bool]
+"""Whether a client may use the adapter, or the base, of this name."""
 
 
 @dataclass(frozen=True)
-class Resolved:
-    """What answers a request. `manifest` is None for the base model."""
+class Resolution:
+    """What answers a request (None: the base model), and which version gets a copy of it."""
 
     served_name: str
-    manifest: Manifest | None
-    is_cold: bool
-
-    @property
-    def headers(self) -> dict[str, str]:
-        digest = self.manifest.digest if self.manifest else "base"
-        return {
-            "x-lorikeet-adapter": self.served_name,
-            "x-lorikeet-digest": digest,
-            "x-lorikeet-cold": str(int(self.is_cold)),
-        }
+    target: Target | None = None
+    shadow: Target | None = None
 
 
 @dataclass(frozen=True)
@@ -38,44 +32,70 @@ class ServedModel:
 
 
 class Resolver:
-    """Resolves references against the store as it is now; an unknown name never reaches the engine."""
+    """Resolves references against the store as it is now; an unknown name never reaches the engine.
 
-    def __init__(self, store: AdapterStore, residency: Residency, base_name: str) -> None:
+    Args:
+        has_remote: Versions that the store's history names may still have to be fetched.
+    """
+
+    def __init__(self, store: AdapterStore, base_name: str, *, has_remote: bool = False) -> None:
         self._store = store
-        self._residency = residency
         self._base_name = base_name
+        self._has_remote = has_remote
 
-    async def resolve(self, model: object) -> Resolved:
-        """Resolve and make resident.
+    def resolve(self, model: object, may_use: Permission, sticky_key: str) -> Resolution:
+        """The version that a reference means for this request.
+
+        Args:
+            sticky_key: Requests of one key get the same side of a canary split.
 
         Raises:
             InvalidRequestError: `model` is no string.
-            ModelNotFoundError: It names nothing.
-            AdapterRefusedError: It names a version that failed its checks.
+            ModelNotFoundError: It names nothing, or nothing that this client may use: both answer the same.
         """
         if not isinstance(model, str) or not model:
             raise InvalidRequestError("`model` must name the base model or an adapter.", param="model")
+        if not may_use(model):
+            raise _not_found(model)
         if model == self._base_name:
-            return Resolved(self._base_name, None, is_cold=False)
-        target = await asyncio.to_thread(self._find, model)
-        manifest, is_cold = await self._residency.ensure(target)
-        return Resolved(str(target), manifest, is_cold)
+            return Resolution(self._base_name)
+        try:
+            resolution = self._find(model, sticky_key)
+        except (AdapterNotFoundError, InvalidReferenceError):
+            raise _not_found(model) from None
+        if resolution.target is None or not self._exists(resolution.target):
+            raise _not_found(model)
+        return resolution
 
-    def models(self) -> list[ServedModel]:
-        """Every reference that can be asked for: the base, then each adapter's aliases and versions."""
-        rows = [ServedModel(self._base_name, None)]
-        for name in self._store.names():
+    def models(self, may_use: Permission) -> list[ServedModel]:
+        """Every reference that a client can ask for: the base, then each adapter's aliases and versions."""
+        rows = [ServedModel(self._base_name, None)] if may_use(self._base_name) else []
+        for name in filter(may_use, self._store.names()):
             for alias, version in sorted(self._store.aliases(name).items()):
                 reference = name if alias == DEFAULT_ALIAS else f"{name}@{alias}"
                 rows.append(ServedModel(reference, Target(name, version)))
-            for version in self._store.versions(name):
-                rows.append(ServedModel(f"{name}@{version}", Target(name, version)))
+            rows += [ServedModel(f"{name}@{version}", Target(name, version)) for version in self._store.versions(name)]
         return rows
 
-    def _find(self, model: str) -> Target:
-        try:
-            return self._store.resolve(model)
-        except (AdapterNotFoundError, InvalidReferenceError):
-            raise ModelNotFoundError(
-                f"The model {model[:80]!r} does not exist. GET /v1/models lists what does."
-            ) from None
+    def _find(self, model: str, sticky_key: str) -> Resolution:
+        target = self._store.recorded(model)
+        if "@" in model:
+            return Resolution(str(target), target)
+        aliases, split = self._store.aliases(model), self._store.split(model)
+        canary = aliases.get(CANARY_ALIAS)
+        if canary is None or canary == target.version:
+            return Resolution(str(target), target)
+        if split.is_shadow:
+            return Resolution(str(target), target, shadow=Target(model, canary))
+        chosen = Target(model, aliases[choose(split, aliases, sticky_key, salt=model)])
+        return Resolution(str(chosen), chosen)
+
+    def _exists(self, target: Target) -> bool:
+        if self._store.has_version(target):
+            return True
+        history = self._store.history(target.name) if self._has_remote else ()
+        return target.version in published_versions(history) - removed_versions(history)
+
+
+def _not_found(model: str) -> ModelNotFoundError:
+    return ModelNotFoundError(f"The model {model[:80]!r} does not exist. GET /v1/models lists what does.")

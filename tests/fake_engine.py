@@ -5,11 +5,9 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 from typing import Any
 
-from starlette.requests import Request
-
 from adapters.fingerprint import Fingerprint, GoldenPrompt
 from adapters.reference import Target
-from serve.engine.protocol import Answer, Endpoint
+from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.errors import AdapterRefusedError
 
 PROMPT_IDS, ANSWER_IDS = (1, 2, 3), (4, 5)
@@ -41,6 +39,10 @@ class FakeEngine:
         self.is_ready = True
         self.loads: list[str] = []
         self.resident: set[str] = set()
+        self.pinned: set[str] = set()
+        self.died = asyncio.Event()
+        self.starts = 0
+        self.start_errors: list[Exception] = []
         self.bodies: list[dict[str, Any]] = []
         self.rendered = PROMPT_IDS
         self.adapter_logprobs, self.base_logprobs = ADAPTER_LOGPROBS, BASE_LOGPROBS
@@ -50,9 +52,19 @@ class FakeEngine:
         self.never_answers = False
 
     async def start(self) -> None:
+        self.starts += 1
+        if self.start_errors:
+            raise self.start_errors.pop(0)
         self.is_ready = True
 
     async def stop(self) -> None:
+        self.is_ready = False
+        self.resident.clear()
+        self.pinned.clear()
+
+    async def wait_until_dead(self) -> None:
+        await self.died.wait()
+        self.died.clear()
         self.is_ready = False
 
     async def load(self, target: Target, folder: Path) -> None:
@@ -65,13 +77,22 @@ class FakeEngine:
     async def unload(self, target: Target) -> None:
         self.resident.discard(str(target))
 
+    async def pin(self, target: Target) -> None:
+        self.pinned.add(str(target))
+
+    async def unpin(self, target: Target) -> None:
+        self.pinned.discard(str(target))
+
+    async def adapters(self) -> EngineAdapters:
+        return EngineAdapters(tuple(sorted(self.resident))[:2], frozenset(self.resident))
+
     def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
         return list(self.rendered)
 
     async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:
         return [-9.0, -9.0, *(self.base_logprobs if target is None else self.adapter_logprobs)]
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any], request: Request) -> Answer:
+    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
         self.bodies.append(body)
         self.answering.set()
         if self.never_answers:

@@ -13,9 +13,11 @@ from adapters.manifest import Manifest
 from adapters.store import AdapterStore
 from config.schema import ServeConfig
 from serve.app import Parts, create_app
+from serve.build import build_parts
+from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
+from serve.probes import IsolationProbe
 from serve.residency import Residency
-from serve.resolver import Resolver
 from tests.fake_engine import FakeEngine, fingerprint
 from tests.peft_folders import draft_for, write_peft_folder
 
@@ -31,6 +33,7 @@ class Serving:
     base_folder: Path
     metrics: ServeMetrics
     residency: Residency
+    parts: Parts
     app: FastAPI
 
     def publish(self, name: str = "medical", *, promote: bool = True, **changes: object) -> Manifest:
@@ -44,14 +47,17 @@ class Serving:
             self.store.promote(name, manifest.version)
         return manifest
 
-    def client(self) -> httpx.AsyncClient:
+    def probe(self) -> IsolationProbe:
+        return IsolationProbe(self.engine, self.residency, self.metrics, interval_s=0.01, tolerance_nats=0.25)
+
+    def client(self, token: str | None = None) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
-        return httpx.AsyncClient(transport=transport, base_url="http://test")
+        headers = {"authorization": f"Bearer {token}"} if token else {}
+        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
 
 
-def make_serving(store: AdapterStore, base_folder: Path, **changes: object) -> Serving:
+def make_serving(store: AdapterStore, base_folder: Path, *, keys: KeyRing | None = None, **changes: object) -> Serving:
     config = ServeConfig.model_validate({"base": base_folder.name, "served_model_name": BASE_NAME} | changes)
     engine, metrics = FakeEngine(), ServeMetrics(CollectorRegistry(), BASE_NAME)
-    residency = Residency(store, engine, base_folder, config, metrics)
-    app = create_app(Parts(engine, Resolver(store, residency, BASE_NAME), metrics, config.max_body_bytes))
-    return Serving(engine, store, base_folder, metrics, residency, app)
+    parts = build_parts(config, store, base_folder, engine, metrics, keys or KeyRing(None))
+    return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts))

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from adapters.errors import AdapterInUseError
 from adapters.manifest import BaseRef
 from adapters.reference import Target
 from adapters.store import AdapterStore
-from serve.errors import AdapterRefusedError
+from serve.errors import AdapterRefusedError, ConflictError
 from tests.fake_engine import BASE_LOGPROBS
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import Serving, make_serving
@@ -24,17 +25,17 @@ def serving(store: AdapterStore, base_folder: Path) -> Serving:
 
 async def test_many_requests_for_a_cold_adapter_load_it_once(serving: Serving) -> None:
     serving.publish("medical")
-    await asyncio.gather(*(serving.residency.ensure(MEDICAL) for _ in range(8)))
+    await asyncio.gather(*(serving.residency.lease(MEDICAL) for _ in range(8)))
     assert serving.engine.loads == ["medical@1"]
 
 
 async def test_a_client_that_leaves_does_not_cancel_the_load_that_others_wait_for(serving: Serving) -> None:
     serving.publish("medical")
-    first, second = (asyncio.create_task(serving.residency.ensure(MEDICAL)) for _ in range(2))
+    first, second = (asyncio.create_task(serving.residency.lease(MEDICAL)) for _ in range(2))
     await asyncio.sleep(0)
     first.cancel()
-    manifest, is_cold = await second
-    assert (manifest.lora_name, is_cold) == ("medical@1", True)
+    lease = await second
+    assert (lease.manifest.lora_name, lease.is_cold) == ("medical@1", True)
 
 
 async def test_an_adapter_of_another_base_is_refused_before_the_engine_sees_it(serving: Serving) -> None:
@@ -42,7 +43,7 @@ async def test_an_adapter_of_another_base_is_refused_before_the_engine_sees_it(s
     folder = write_peft_folder(serving.store.root.parent / "foreign")
     serving.store.publish(folder, draft_for(folder, base=other))
     with pytest.raises(AdapterRefusedError, match=r"trained on 'other' \(nf4.*retrain it, or serve that base"):
-        await serving.residency.ensure(MEDICAL)
+        await serving.residency.lease(MEDICAL)
     assert serving.engine.loads == []
 
 
@@ -54,7 +55,7 @@ async def test_a_changed_file_is_refused(serving: Serving) -> None:
     content[-1] ^= 1
     weights.write_bytes(content)
     with pytest.raises(AdapterRefusedError, match=r"adapter_model\.safetensors"):
-        await serving.residency.ensure(MEDICAL)
+        await serving.residency.lease(MEDICAL)
     assert serving.engine.loads == []
 
 
@@ -62,7 +63,7 @@ async def test_an_adapter_that_answers_as_the_base_is_refused_and_unloaded(servi
     serving.publish("medical")
     serving.engine.adapter_logprobs = BASE_LOGPROBS
     with pytest.raises(AdapterRefusedError, match="no module of it was applied"):
-        await serving.residency.ensure(MEDICAL)
+        await serving.residency.lease(MEDICAL)
     assert serving.engine.resident == set()
 
 
@@ -72,7 +73,7 @@ async def test_an_imported_adapter_without_effect_is_refused(serving: Serving, b
     serving.store.publish(folder, draft_for(folder, "imported", base=manifest.base, origin="imported"))
     serving.engine.adapter_logprobs = BASE_LOGPROBS
     with pytest.raises(AdapterRefusedError, match="exactly as the base model does"):
-        await serving.residency.ensure(Target("imported", 1))
+        await serving.residency.lease(Target("imported", 1))
 
 
 async def test_a_refusal_is_remembered_and_counted_once(serving: Serving) -> None:
@@ -80,7 +81,7 @@ async def test_a_refusal_is_remembered_and_counted_once(serving: Serving) -> Non
     serving.engine.load_error = "broken"
     for _ in range(3):
         with pytest.raises(AdapterRefusedError, match="broken"):
-            await serving.residency.ensure(MEDICAL)
+            await serving.residency.lease(MEDICAL)
     labels = {"adapter": "medical", "version": "1"}
     assert serving.engine.loads == ["medical@1"]
     assert serving.metrics.registry.get_sample_value("lorikeet_adapter_refusals_total", labels) == 1
@@ -88,7 +89,7 @@ async def test_a_refusal_is_remembered_and_counted_once(serving: Serving) -> Non
 
 async def test_a_load_is_measured_with_its_parity_error(serving: Serving) -> None:
     serving.publish("medical")
-    await serving.residency.ensure(MEDICAL)
+    await serving.residency.lease(MEDICAL)
     labels = {"adapter": "medical", "version": "1"}
     registry = serving.metrics.registry
     assert registry.get_sample_value("lorikeet_adapter_loads_total", labels) == 1
@@ -103,5 +104,99 @@ async def test_the_least_recently_used_adapter_is_cold_again_when_host_memory_is
     for name in ("a", "b", "a", "c", "a", "b"):
         if not store.versions(name):
             serving.publish(name)
-        await serving.residency.ensure(Target(name, 1))
+        await serving.residency.load(Target(name, 1))
     assert serving.engine.loads == ["a@1", "b@1", "c@1", "b@1"]
+    assert serving.engine.resident == {"a@1", "b@1"}
+
+
+async def test_a_version_in_use_is_never_the_one_that_makes_room(store: AdapterStore, base_folder: Path) -> None:
+    serving = make_serving(store, base_folder, max_loras=1, max_cpu_loras=2)
+    for name in ("a", "b", "c"):
+        serving.publish(name)
+    with await serving.residency.lease(Target("a", 1)):
+        await serving.residency.load(Target("b", 1))
+        await serving.residency.load(Target("c", 1))
+        assert serving.engine.resident == {"a@1", "c@1"}
+
+
+async def test_an_unload_waits_for_the_last_request_and_then_really_frees(serving: Serving) -> None:
+    serving.publish("medical")
+    lease = await serving.residency.lease(MEDICAL)
+    unloading = asyncio.create_task(serving.residency.unload(MEDICAL))
+    await asyncio.sleep(0.01)
+    assert serving.engine.resident == {"medical@1"}
+    lease.release()
+    await unloading
+    assert (serving.engine.resident, serving.residency.residents) == (set(), {})
+
+
+async def test_a_request_that_comes_during_an_unload_gets_the_version_loaded_again(serving: Serving) -> None:
+    serving.publish("medical")
+    first = await serving.residency.lease(MEDICAL)
+    unloading = asyncio.create_task(serving.residency.unload(MEDICAL))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(serving.residency.lease(MEDICAL))
+    await asyncio.sleep(0.01)
+    assert not second.done()
+    first.release()
+    assert (await second).is_cold
+    await unloading
+    assert serving.engine.loads == ["medical@1", "medical@1"]
+
+
+async def test_a_lease_is_released_once(serving: Serving) -> None:
+    serving.publish("medical")
+    first, _second = [await serving.residency.lease(MEDICAL) for _ in range(2)]
+    first.release()
+    first.release()
+    assert serving.residency.residents[MEDICAL].in_flight == 1
+
+
+async def test_a_pinned_version_stays(store: AdapterStore, base_folder: Path) -> None:
+    serving = make_serving(store, base_folder, max_loras=2, max_cpu_loras=2)
+    for name in ("a", "b", "c"):
+        serving.publish(name)
+    await serving.residency.pin(Target("a", 1))
+    for name in ("b", "c", "b"):
+        await serving.residency.load(Target(name, 1))
+    assert "a@1" in serving.engine.resident
+    assert serving.engine.pinned == {"a@1"}
+    with pytest.raises(ConflictError, match="pinned"):
+        await serving.residency.unload(Target("a", 1))
+    with pytest.raises(ConflictError, match=r"At most 1 adapters can be pinned.*a@1"):
+        await serving.residency.pin(Target("b", 1))
+    await serving.residency.unpin(Target("a", 1))
+    await serving.residency.unload(Target("a", 1))
+    assert serving.engine.pinned == set()
+
+
+async def test_a_version_that_serves_cannot_be_removed_from_the_store(serving: Serving) -> None:
+    serving.publish("medical")
+    serving.publish("medical")
+    await serving.residency.load(MEDICAL)
+    with pytest.raises(AdapterInUseError, match=r"lorikeet serve on port 8000 \(process \d+\)"):
+        serving.store.remove(MEDICAL)
+    await serving.residency.unload(MEDICAL)
+    serving.store.remove(MEDICAL)
+    assert serving.store.versions("medical") == [2]
+
+
+async def test_after_the_engine_died_what_was_resident_is_loaded_again(serving: Serving) -> None:
+    serving.publish("medical")
+    serving.publish("legal")
+    for name in ("medical", "legal"):
+        await serving.residency.load(Target(name, 1))
+    lost = serving.residency.reset()
+    assert [str(target) for target in lost] == ["legal@1", "medical@1"]
+    assert serving.residency.residents == {}
+    await serving.residency.restore(lost)
+    assert set(serving.residency.residents) == set(lost)
+
+
+async def test_a_later_load_is_checked_too(serving: Serving) -> None:
+    serving.publish("medical")
+    await serving.residency.load(MEDICAL)
+    await serving.residency.unload(MEDICAL)
+    serving.engine.adapter_logprobs = BASE_LOGPROBS
+    with pytest.raises(AdapterRefusedError, match="no module of it was applied"):
+        await serving.residency.load(MEDICAL)

@@ -37,6 +37,8 @@ def server_arguments(config: ServeConfig, base_folder: Path) -> Namespace:
         "--max-loras": config.max_loras,
         "--max-cpu-loras": config.max_cpu_loras,
         "--max-lora-rank": config.max_lora_rank,
+        "--scheduling-policy": "priority",
+        "--worker-extension-cls": "serve.engine.worker.AdapterInspection",
     }
     if current_platform.is_cpu():
         flags["--kv-cache-memory-bytes"] = config.kv_cache_bytes

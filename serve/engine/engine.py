@@ -3,7 +3,8 @@
 import asyncio
 import logging
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,12 +32,14 @@ from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.cpu import set_cpu_environment
 from serve.engine.observed import ObservedAsyncLLM
-from serve.engine.protocol import Answer, Endpoint
+from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.engine.streams import server_sent_events
 from serve.errors import AdapterRefusedError, EngineRequestError, InvalidRequestError, NotReadyError
 from serve.records import GenerationObserver
 
 logger = logging.getLogger(__name__)
+
+_DEATH_POLL_S = 0.2
 
 _REQUEST_TYPES: dict[Endpoint, Any] = {
     "chat/completions": ChatCompletionRequest,
@@ -73,23 +76,49 @@ class VllmEngine:
     async def stop(self) -> None:
         if self._llm is not None:
             llm, self._llm = self._llm, None
+            self._serving = State()
             await asyncio.to_thread(llm.shutdown)
+
+    async def wait_until_dead(self) -> None:
+        # vLLM has a flag for it, and nothing to wait on.
+        while self._llm is not None and not self._llm.errored:
+            await asyncio.sleep(_DEATH_POLL_S)
 
     async def load(self, target: Target, folder: Path) -> None:
         request = LoRARequest(str(target), next(self._lora_ids), str(folder))
         try:
             await self._require_llm().add_lora(request)
         except EngineDeadError:
-            raise NotReadyError("The engine is not running; try again in a minute.") from None
+            raise _engine_is_dead() from None
         except Exception as error:  # vLLM raises bare exceptions of its worker here: boundary
             reason = create_error_response(error).error.message
             raise AdapterRefusedError(f"vLLM cannot load {str(target)!r}: {reason}") from error
         self._adapters[str(target)] = request
 
     async def unload(self, target: Target) -> None:
+        llm = self._require_llm()
         request = self._adapters.pop(str(target), None)
         if request is not None:
-            await self._require_llm().remove_lora(request.lora_int_id)
+            with _dead_engine_reported():
+                await llm.remove_lora(request.lora_int_id)
+
+    async def pin(self, target: Target) -> None:
+        with _dead_engine_reported():
+            await self._require_llm().pin_lora(self._adapters[str(target)].lora_int_id)
+
+    async def unpin(self, target: Target) -> None:
+        with _dead_engine_reported():
+            lora_int_id = self._adapters[str(target)].lora_int_id
+            await self._require_llm().collective_rpc("lorikeet_unpin", args=(lora_int_id,))
+
+    async def adapters(self) -> EngineAdapters:
+        with _dead_engine_reported():
+            # All workers hold the same adapters: each has its part of every one.
+            slots, host = (await self._require_llm().collective_rpc("lorikeet_adapters"))[0]
+        names = {request.lora_int_id: name for name, request in self._adapters.items()}
+        return EngineAdapters(
+            tuple(names.get(number) for number in slots), frozenset(names[number] for number in host if number in names)
+        )
 
     def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
         tokenizer: Any = self._require_llm().get_tokenizer()
@@ -117,15 +146,12 @@ class VllmEngine:
             if position is not None
         ]
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any], request: Request) -> Answer:
+    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
         self._require_llm()
         try:
-            parsed = _REQUEST_TYPES[endpoint].model_validate(body)
-            result = await self._create(endpoint, parsed, request)
-        except ValidationError as error:
-            raise _invalid_request(error) from None
+            result = await self._create(endpoint, _parse(endpoint, body))
         except EngineDeadError:
-            raise NotReadyError("The engine is not running; try again in a minute.") from None
+            raise _engine_is_dead() from None
         except (VLLMError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
             raise _engine_request_error(create_error_response(error)) from error
         if isinstance(result, ErrorResponse):
@@ -134,7 +160,9 @@ class VllmEngine:
             return Answer(result.model_dump(mode="json", by_alias=True))
         return Answer(server_sent_events(result))
 
-    async def _create(self, endpoint: Endpoint, parsed: Any, request: Request) -> Any:
+    async def _create(self, endpoint: Endpoint, parsed: Any) -> Any:
+        # Without the client's headers: vLLM would take a priority, a request id or a data-parallel rank from them.
+        request = Request({"type": "http", "method": "POST", "path": f"/v1/{endpoint}", "headers": []})
         if endpoint == "chat/completions":
             return await self._serving.openai_serving_chat.create_chat_completion(parsed, request)
         if endpoint == "completions":
@@ -160,6 +188,16 @@ def _build(arguments: Namespace) -> ObservedAsyncLLM:
     return llm
 
 
+def _parse(endpoint: Endpoint, body: dict[str, Any]) -> Any:
+    try:
+        return _REQUEST_TYPES[endpoint].model_validate(body)
+    except ValidationError as error:
+        raise _invalid_request(error) from None
+    except (AttributeError, KeyError, IndexError, TypeError, RecursionError) as error:
+        # vLLM's own validators take the shape of what they look at for granted.
+        raise InvalidRequestError(f"A field of the request has the wrong shape: {error}") from error
+
+
 def _invalid_request(error: ValidationError) -> InvalidRequestError:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"]) or None
@@ -168,3 +206,15 @@ def _invalid_request(error: ValidationError) -> InvalidRequestError:
 
 def _engine_request_error(response: ErrorResponse) -> EngineRequestError:
     return EngineRequestError(response.error.message, response.error.code, response.error.param)
+
+
+def _engine_is_dead() -> NotReadyError:
+    return NotReadyError("The engine is not running; try again in a minute.")
+
+
+@contextmanager
+def _dead_engine_reported() -> Iterator[None]:
+    try:
+        yield
+    except EngineDeadError:
+        raise _engine_is_dead() from None

@@ -9,7 +9,7 @@ from typing import Any
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.records import GenerationObserver, GenerationRecord, Outcome
+from serve.records import GenerationObserver, GenerationRecord, Outcome, current_request
 
 
 class ObservedAsyncLLM(AsyncLLM):
@@ -42,6 +42,7 @@ class _Watch:
 
     def __init__(self, lora_name: str | None) -> None:
         self.lora_name = lora_name
+        self._context = current_request.get()
         self._start = time.perf_counter()
         self._last: RequestOutput | None = None
         self._ttft_s: float | None = None
@@ -61,6 +62,9 @@ class _Watch:
 
     def record(self, outcome: Outcome) -> GenerationRecord:
         last = self._last
+        num_prompt_tokens = len(last.prompt_token_ids or ()) if last else 0
+        if self._context is not None:
+            self._context.num_tokens += num_prompt_tokens + sum(self._num_tokens.values())
         stats: Any = last.metrics if last else None
         return GenerationRecord(
             lora_name=self.lora_name,
@@ -70,7 +74,7 @@ class _Watch:
             ttft_s=stats.first_token_latency if stats and stats.first_token_latency else self._ttft_s,
             tpot_s=_mean_gap_s(stats),
             e2e_s=time.perf_counter() - self._start,
-            num_prompt_tokens=len(last.prompt_token_ids or ()) if last else 0,
+            num_prompt_tokens=num_prompt_tokens,
             num_cached_tokens=(last.num_cached_tokens or 0) if last else 0,
             num_completion_tokens=sum(self._num_tokens.values()),
             finish_reasons=tuple(self._finish_reasons.values()),

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from starlette.requests import Request
-
 from adapters.reference import Target
 
 Endpoint = Literal["chat/completions", "completions", "responses"]
@@ -19,6 +17,14 @@ class Answer:
     body: dict[str, Any] | AsyncGenerator[str, None]
 
 
+@dataclass(frozen=True)
+class EngineAdapters:
+    """What the engine itself says it holds: `lora_name` per slot (None: free, or another's), and in host memory."""
+
+    slots: tuple[str | None, ...]
+    host: frozenset[str]
+
+
 class Engine(Protocol):
     """One base model and the adapters resident on it."""
 
@@ -29,14 +35,30 @@ class Engine(Protocol):
         """Load the base; returns when requests can be taken."""
         ...
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """End it and all its processes; afterwards it can be started again."""
+        ...
+
+    async def wait_until_dead(self) -> None:
+        """Returns when a started engine can no longer answer."""
+        ...
 
     async def load(self, target: Target, folder: Path) -> None:
         """Make a version resident. Raises `AdapterRefusedError` with vLLM's reason."""
         ...
 
     async def unload(self, target: Target) -> None:
-        """Forget a version and free its slot."""
+        """Forget a version and free its slot and its memory."""
+        ...
+
+    async def pin(self, target: Target) -> None:
+        """Keep a resident version in its slot."""
+        ...
+
+    async def unpin(self, target: Target) -> None: ...
+
+    async def adapters(self) -> EngineAdapters:
+        """What is in the slots and in host memory, asked of the engine."""
         ...
 
     def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
@@ -47,7 +69,7 @@ class Engine(Protocol):
         """Teacher-forced log-probability, nats, of every token after the first: (T,) -> (T-1,)."""
         ...
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any], request: Request) -> Answer:
+    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
         """Answer a request whose `model` is the base's name or a resident version's `lora_name`.
 
         Raises:

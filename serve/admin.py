@@ -1,0 +1,168 @@
+"""The operator's routes: which versions are where, what an alias means, and both changed without a restart."""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from fastapi import APIRouter, Depends, Request
+from pydantic import BaseModel, ConfigDict, Field
+
+from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReferenceError
+from adapters.reference import DEFAULT_ALIAS, Target
+from adapters.store import AdapterStore
+from adapters.traffic import CANARY_ALIAS
+from serve.engine.protocol import Engine, EngineAdapters
+from serve.errors import ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
+from serve.keys import KeyRecord
+from serve.residency import Residency, Resident
+
+
+class AliasMove(BaseModel):
+    """Where an adapter's aliases point to, and how its traffic is split; what is left out stays."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    stable: int | None = Field(None, ge=1)
+    canary: int | None = Field(None, ge=1)
+    canary_weight: float | None = Field(None, ge=0, le=1, description="Share of `name` requests for the canary.")
+    shadow: bool | None = Field(None, description="The canary gets copies, and answers nobody.")
+    reason: str = Field("", max_length=500)
+
+
+class AliasRollback(BaseModel):
+    """Which alias goes back to the version that it had before."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    alias: str = DEFAULT_ALIAS
+    reason: str = Field("", max_length=500)
+
+
+class AdapterRow(BaseModel):
+    """One version. `tier`: `slot`, `host` or `store`, as the engine itself says; times in seconds."""
+
+    adapter: str
+    digest: str
+    aliases: list[str]
+    tier: str
+    size_bytes: int
+    is_pinned: bool
+    in_flight: int
+    last_used_at: str | None
+    load_s: float | None
+    parity_error_nats: float | None
+
+
+def admin_router(
+    store: AdapterStore, residency: Residency, engine: Engine, require_admin: Callable[[Request], KeyRecord]
+) -> APIRouter:
+    """Routes under `/admin`; `require_admin` raises for everybody else."""
+    router = APIRouter(prefix="/admin", dependencies=[Depends(require_admin)])
+    _add_adapter_routes(router, store, residency, engine)
+    _add_alias_routes(router, store)
+    return router
+
+
+def _add_adapter_routes(router: APIRouter, store: AdapterStore, residency: Residency, engine: Engine) -> None:
+    @router.get("/adapters")
+    async def adapters() -> dict[str, list[AdapterRow]]:
+        held = await engine.adapters() if engine.is_ready else EngineAdapters((), frozenset())
+        rows = await asyncio.to_thread(adapter_rows, store, residency.residents, held)
+        return {"adapters": rows}
+
+    @router.post("/adapters/{reference}/{action}")
+    async def act(reference: str, action: str) -> dict[str, str]:
+        target = await asyncio.to_thread(_resolve, store, reference)
+        if action not in ("load", "unload", "pin", "unpin"):
+            raise InvalidRequestError(f"There is no action {action[:80]!r}; choose load, unload, pin or unpin.")
+        if not engine.is_ready:
+            raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
+        if action == "load":
+            await residency.load(target)
+        elif action == "unload":
+            await residency.unload(target)
+        elif action == "pin":
+            await residency.pin(target)
+            await asyncio.to_thread(store.pin, target)
+        else:
+            await asyncio.to_thread(store.unpin, target)
+            await residency.unpin(target)
+        return {"adapter": str(target), "done": action}
+
+
+def _add_alias_routes(router: APIRouter, store: AdapterStore) -> None:
+    @router.get("/aliases/{name}")
+    def aliases(name: str) -> dict[str, Any]:
+        return _aliases(store, name)
+
+    @router.post("/aliases/{name}")
+    def move(name: str, wanted: AliasMove) -> dict[str, Any]:
+        versions = {DEFAULT_ALIAS: wanted.stable, CANARY_ALIAS: wanted.canary}
+        moves = {alias: version for alias, version in versions.items() if version is not None}
+        with _as_http_errors():
+            store.set_aliases(
+                name, moves, canary_weight=wanted.canary_weight, is_shadow=wanted.shadow, reason=wanted.reason
+            )
+        return _aliases(store, name)
+
+    @router.post("/aliases/{name}/rollback")
+    def rollback(name: str, wanted: AliasRollback) -> dict[str, Any]:
+        with _as_http_errors():
+            store.rollback(name, alias=wanted.alias, reason=wanted.reason)
+        return _aliases(store, name)
+
+
+def adapter_rows(store: AdapterStore, residents: dict[Target, Resident], held: EngineAdapters) -> list[AdapterRow]:
+    """Every version of the store, with the tier that the engine says it is in."""
+    return [
+        _row(store, Target(name, version), residents.get(Target(name, version)), held)
+        for name in store.names()
+        for version in store.versions(name)
+    ]
+
+
+def _row(store: AdapterStore, target: Target, resident: Resident | None, held: EngineAdapters) -> AdapterRow:
+    manifest = resident.manifest if resident else store.manifest(target)
+    tier = "slot" if str(target) in held.slots else "host" if str(target) in held.host else "store"
+    return AdapterRow(
+        adapter=str(target),
+        digest=manifest.digest,
+        aliases=sorted(a for a, version in store.aliases(target.name).items() if version == target.version),
+        tier=tier,
+        size_bytes=sum(file.size_bytes for file in manifest.files),
+        is_pinned=target.version in store.pins(target.name),
+        in_flight=resident.in_flight if resident else 0,
+        last_used_at=_time_text(resident.last_used_at) if resident else None,
+        load_s=round(resident.load_s, 3) if resident else None,
+        parity_error_nats=resident.parity.adapter_error_nats if resident and resident.parity else None,
+    )
+
+
+def _time_text(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+
+def _aliases(store: AdapterStore, name: str) -> dict[str, Any]:
+    with _as_http_errors():
+        aliases, split = store.aliases(name), store.split(name)
+        if not store.versions(name):
+            raise AdapterNotFoundError(f"There is no adapter {name!r}.")
+    return {"name": name, "aliases": aliases, "canary_weight": split.canary_weight, "shadow": split.is_shadow}
+
+
+@contextmanager
+def _as_http_errors() -> Iterator[None]:
+    """The store's errors, as answers."""
+    try:
+        yield
+    except (AdapterNotFoundError, InvalidReferenceError) as error:
+        raise ModelNotFoundError(str(error)) from None
+    except AdapterError as error:
+        raise ConflictError(str(error)) from None
+
+
+def _resolve(store: AdapterStore, reference: str) -> Target:
+    with _as_http_errors():
+        return store.resolve(reference)

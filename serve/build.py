@@ -1,0 +1,119 @@
+"""The server, put together from its configuration."""
+
+import asyncio
+import logging
+import os
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry
+
+from adapters.errors import AdapterError
+from adapters.remote import RemoteStore
+from adapters.store import AdapterStore
+from config.home import Home
+from config.schema import ServeConfig
+from serve.admission import Admission
+from serve.app import Parts
+from serve.checks import AnswerChecks, FileChecks
+from serve.completions import Completions, Gate
+from serve.engine.protocol import Engine
+from serve.keys import KeyRing
+from serve.metrics import ServeMetrics
+from serve.probes import IsolationProbe
+from serve.residency import Residency
+from serve.resolver import Resolver
+from serve.shadow import Shadow
+from serve.supervisor import Supervisor
+from serve.tenants import TenantLimits
+from serve.watch import StoreWatcher
+
+logger = logging.getLogger(__name__)
+
+
+def build_parts(
+    config: ServeConfig,
+    store: AdapterStore,
+    base_folder: Path,
+    engine: Engine,
+    metrics: ServeMetrics,
+    keys: KeyRing,
+) -> Parts:
+    """Everything but the engine, which tests replace.
+
+    Raises:
+        AdapterError: The base is not there, or the remote store's address is none.
+    """
+    remote = RemoteStore(config.remote_store, store) if config.remote_store else None
+    who = f"lorikeet serve on port {config.port} (process {os.getpid()})"
+    files = FileChecks(
+        store, base_folder, max_lora_rank=config.max_lora_rank, who=who, fetch=remote.fetch if remote else None
+    )
+    answers = AnswerChecks(engine, tolerance_nats=config.parity_tolerance_nats)
+    residency = Residency(
+        engine, files, answers, metrics, max_loras=config.max_loras, max_cpu_loras=config.max_cpu_loras
+    )
+    watcher = StoreWatcher(store, residency, metrics.adapter_retired)
+    admission = Admission(config.max_num_seqs, config.max_loras, config.max_waiting, config.max_wait_s)
+    metrics.follow_waiting(admission.waiting_by_reason)
+    gate = Gate(config.limits, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission)
+    resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
+    shadow = Shadow(engine, residency, metrics)
+    background = [watcher.run]
+    if remote is not None:
+        background.append(RemoteMirror(remote, config.remote_sync_s).run)
+    if config.canary_probes:
+        probe = IsolationProbe(
+            engine,
+            residency,
+            metrics,
+            interval_s=config.canary_probe_interval_s,
+            tolerance_nats=config.parity_tolerance_nats,
+        )
+        background.append(probe.run)
+    return Parts(
+        engine=engine,
+        store=store,
+        resolver=resolver,
+        residency=residency,
+        completions=Completions(engine, resolver, residency, gate, shadow, metrics),
+        keys=keys,
+        shadow=shadow,
+        metrics=metrics,
+        supervisor=Supervisor(engine, residency, watcher, metrics),
+        background=tuple(background),
+    )
+
+
+def build_server(config: ServeConfig, home: Home, keys: KeyRing) -> Parts:
+    """The real thing; vLLM is imported here.
+
+    Raises:
+        AdapterError: The base is not there, or the remote store's address is none.
+    """
+    from serve.engine.engine import VllmEngine
+
+    base_folder = (home.bases / config.base).resolve()
+    metrics = ServeMetrics(CollectorRegistry(), config.served_model_name)
+    engine = VllmEngine(config, base_folder, metrics)
+    return build_parts(config, AdapterStore(home.adapters.resolve()), base_folder, engine, metrics, keys)
+
+
+class RemoteMirror:
+    """Mirrors a remote store's histories for ever; the store's watcher sees what changed."""
+
+    def __init__(self, remote: RemoteStore, interval_s: float) -> None:
+        self._remote = remote
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        """Look, wait, look again. While the remote is away, what is here goes on being served."""
+        was_away = False
+        while True:
+            try:
+                await asyncio.to_thread(self._remote.sync)
+                was_away = False
+            except AdapterError as error:
+                if not was_away:
+                    logger.warning("The remote store: %s", error)
+                was_away = True
+            await asyncio.sleep(self._interval_s)

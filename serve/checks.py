@@ -1,0 +1,126 @@
+"""What a version must pass before it answers: its files first, then its answers."""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.base import read_base
+from adapters.errors import BaseModelMismatchError
+from adapters.fingerprint import Fingerprint, read_fingerprint
+from adapters.lint import lint_folder, raise_errors
+from adapters.manifest import Manifest
+from adapters.reference import Target
+from adapters.store import AdapterStore
+from adapters.usage import in_use
+from serve.engine.protocol import Engine
+from serve.errors import AdapterRefusedError
+from serve.parity import Parity, judge_parity, replay
+
+_PROBE = ({"role": "user", "content": "Say what you can help with."},)
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A version whose files are sound. `fingerprint` is None for an imported adapter."""
+
+    folder: Path
+    manifest: Manifest
+    fingerprint: Fingerprint | None
+
+
+class FileChecks:
+    """All that the disk can tell, before the engine is asked.
+
+    Args:
+        who: What an operator reads who wants to remove a version that is in use.
+        fetch: Brings a version here from a remote store.
+    """
+
+    def __init__(
+        self,
+        store: AdapterStore,
+        base_folder: Path,
+        *,
+        max_lora_rank: int,
+        who: str,
+        fetch: Callable[[Target], object] | None = None,
+    ) -> None:
+        self._store = store
+        self._fetch = fetch
+        self._base_folder = base_folder
+        self._base = read_base(base_folder)
+        self._max_lora_rank = max_lora_rank
+        self._who = who
+
+    def check(self, target: Target, hold: ExitStack) -> Checked:
+        """Hash and lint a version's files.
+
+        Args:
+            hold: Gets the mark that the version is in use, so that no other process removes it.
+
+        Raises:
+            AdapterError: A file is missing or changed, the adapter is of another base, or vLLM cannot serve it.
+            RemoteStoreError: It is not here, and the remote store is away.
+        """
+        if self._fetch is not None and not self._store.has_version(target):
+            self._fetch(target)
+        folder = self._store.folder(target)
+        hold.enter_context(in_use(self._store.root, target, self._who))
+        manifest = self._store.verify(target)
+        self._check_base(manifest)
+        findings = lint_folder(folder, base_folder=self._base_folder, max_lora_rank=self._max_lora_rank)
+        raise_errors(findings, str(target))
+        fingerprint = read_fingerprint(folder)
+        if fingerprint and fingerprint.chat_template_sha256 != self._base.chat_template_sha256:
+            raise BaseModelMismatchError(
+                "its fingerprint was taken with another chat template than this base's; retrain it"
+            )
+        return Checked(folder, manifest, fingerprint)
+
+    def _check_base(self, manifest: Manifest) -> None:
+        if manifest.base.digest != self._base.digest:
+            raise BaseModelMismatchError(
+                f"it was trained on {manifest.base.name!r} ({manifest.base.quantization}, digest "
+                f"{manifest.base.digest[:12]}…), this server runs {self._base.name!r} "
+                f"({self._base.quantization}, {self._base.digest[:12]}…); retrain it, or serve that base"
+            )
+
+
+class AnswerChecks:
+    """The proof that what the engine serves is what was trained."""
+
+    def __init__(self, engine: Engine, *, tolerance_nats: float) -> None:
+        self._engine = engine
+        self._tolerance_nats = tolerance_nats
+        self._passed: set[str] = set()
+
+    async def check(self, target: Target, checked: Checked) -> Parity | None:
+        """Replay the fingerprint on the loaded version; None where it has none.
+
+        The whole of it at a version's first load, one golden prompt of it at later ones: the bytes are the same.
+
+        Raises:
+            AdapterRefusedError: It does not answer as it was trained to, or, imported, as the base does.
+            NotReadyError: The engine is not running.
+        """
+        if checked.fingerprint is None:
+            await self._check_has_an_effect(target)
+            return None
+        fingerprint = checked.fingerprint
+        if checked.manifest.digest in self._passed:
+            fingerprint = fingerprint.model_copy(update={"prompts": fingerprint.prompts[:1]})
+        served = await replay(fingerprint, self._engine, target)
+        parity = judge_parity(fingerprint, served, self._tolerance_nats)
+        if parity.reason is not None:
+            raise AdapterRefusedError(parity.reason)
+        self._passed.add(checked.manifest.digest)
+        return parity
+
+    async def _check_has_an_effect(self, target: Target) -> None:
+        """An imported adapter has no fingerprint, but it must at least change something."""
+        token_ids = self._engine.render(_PROBE)
+        if await self._engine.logprobs(token_ids, target) == await self._engine.logprobs(token_ids, None):
+            raise AdapterRefusedError(
+                "it answers exactly as the base model does: no module of it was applied, or its weights are zero"
+            )

@@ -1,0 +1,164 @@
+"""One request, from its body to its answer: who asks, what for, whether it may, when, and by which version."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass, field
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import JSONResponse, Response
+from starlette.requests import ClientDisconnect
+
+from config.limits import RequestLimits
+from serve.admission import Admission
+from serve.disconnect import run_until_disconnect
+from serve.engine.protocol import Answer, Endpoint, Engine
+from serve.errors import DeadlineError, NotReadyError, ServeError
+from serve.keys import ANONYMOUS, KeyRecord, may_use
+from serve.limits import check_limits
+from serve.metrics import ServeMetrics
+from serve.records import RequestContext, current_request
+from serve.residency import Residency
+from serve.resolver import Resolution, Resolver
+from serve.responses import HoldingStream, error_event, error_response, read_body, request_id
+from serve.shadow import Shadow
+from serve.tenants import TenantLimits
+
+_BASE_HEADERS = {"x-lorikeet-digest": "base", "x-lorikeet-cold": "0"}
+
+
+@dataclass
+class Call:
+    """One request on its way. `held` gives back all that it holds: its turn, its version, its tenant's share."""
+
+    endpoint: Endpoint
+    tenant: KeyRecord
+    context: RequestContext
+    deadline: float
+    held: AsyncExitStack
+    body: dict[str, Any] = field(default_factory=dict)
+    served_name: str | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a request passes before the engine sees it."""
+
+    limits: RequestLimits
+    max_body_bytes: int
+    request_timeout_s: float
+    tenants: TenantLimits
+    admission: Admission
+
+
+class Completions:
+    """Answers `/v1/chat/completions`, `/v1/completions` and `/v1/responses`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        resolver: Resolver,
+        residency: Residency,
+        gate: Gate,
+        shadow: Shadow,
+        metrics: ServeMetrics,
+    ) -> None:
+        self._engine = engine
+        self._resolver = resolver
+        self._residency = residency
+        self._gate = gate
+        self._shadow = shadow
+        self._metrics = metrics
+
+    async def answer(self, endpoint: Endpoint, request: Request, tenant: KeyRecord) -> Response:
+        """The whole of a request; every error is an answer in OpenAI's shape."""
+        deadline = asyncio.get_running_loop().time() + self._gate.request_timeout_s
+        async with AsyncExitStack() as held:
+            context = RequestContext(tenant.tenant, request_id(request))
+            current_request.set(context)
+            call = Call(endpoint, tenant, context, deadline, held)
+            try:
+                call.body = await read_body(request, self._gate.max_body_bytes)
+                async with asyncio.timeout_at(deadline):
+                    answer = await run_until_disconnect(request, self._begin(call))
+            except TimeoutError:
+                return self._failed(call, self._too_late())
+            except ServeError as error:
+                return self._failed(call, error)
+            except ClientDisconnect:
+                answer = None
+            if answer is None:
+                self._count(call, "cancelled")
+                return Response(status_code=499)  # nobody reads it: the client has gone
+            if isinstance(answer.body, dict):
+                self._count(call, "ok")
+                return JSONResponse(answer.body, headers=call.headers)
+            return HoldingStream(self._stream(call, answer.body), call.headers, held.pop_all())
+
+    async def _begin(self, call: Call) -> Answer:
+        """Until the answer has begun: check, resolve, wait for a turn, make resident, ask the engine."""
+        check_limits(call.body, call.endpoint, self._gate.limits)
+        if not self._engine.is_ready:
+            raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
+        resolution = self._resolver.resolve(
+            call.body.get("model"), lambda name: may_use(call.tenant, name), _sticky_key(call)
+        )
+        call.served_name = resolution.served_name
+        await self._take_turn(call, resolution)
+        call.body |= {"model": resolution.served_name, "priority": call.tenant.priority}
+        answer = await self._engine.answer(call.endpoint, call.body)
+        if resolution.shadow is not None:
+            self._shadow.submit(call.endpoint, call.body, resolution.shadow)
+        return answer
+
+    async def _take_turn(self, call: Call, resolution: Resolution) -> None:
+        """Hold the tenant's share, a place in the engine, and the version; sets the answer's headers."""
+        share = call.held.enter_context(self._gate.tenants.lease(call.tenant))
+        call.held.callback(lambda: share.debit(call.context.num_tokens))
+        adapter = str(resolution.target) if resolution.target else None
+        turn = self._gate.admission.enter(call.tenant.tenant, adapter, call.tenant.priority)
+        await call.held.enter_async_context(turn)
+        call.headers = {
+            "x-lorikeet-adapter": resolution.served_name,
+            "x-request-id": call.context.request_id,
+            **_BASE_HEADERS,
+        }
+        if resolution.target is not None:
+            lease = await self._residency.lease(resolution.target)
+            call.held.callback(lease.release)
+            call.headers |= {"x-lorikeet-digest": lease.manifest.digest, "x-lorikeet-cold": str(int(lease.is_cold))}
+
+    async def _stream(self, call: Call, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
+        """The engine's events, counted; an error after the first byte is an event too."""
+        outcome = "cancelled"
+        try:
+            async with asyncio.timeout_at(call.deadline), aclosing(events):
+                async for event in events:
+                    yield event
+            outcome = "ok"
+        except TimeoutError:
+            outcome = "server_error"
+            yield error_event(self._too_late())
+        finally:
+            self._count(call, outcome)
+
+    def _too_late(self) -> DeadlineError:
+        return DeadlineError(f"The answer took longer than {self._gate.request_timeout_s:g} s.")
+
+    def _failed(self, call: Call, error: ServeError) -> Response:
+        self._count(call, "client_error" if error.status < 500 else "server_error")
+        self._metrics.request_rejected(error.code or error.type)
+        return error_response(error, {"x-request-id": call.context.request_id})
+
+    def _count(self, call: Call, outcome: str) -> None:
+        self._metrics.request_finished(call.served_name, call.endpoint, outcome)
+
+
+def _sticky_key(call: Call) -> str:
+    """Whose requests stay on one side of a canary split: the `user`'s, else the API key's, else nobody's."""
+    user = call.body.get("user")
+    if isinstance(user, str) and user:
+        return user
+    return call.context.request_id if call.tenant is ANONYMOUS else call.tenant.id

@@ -1,0 +1,61 @@
+"""The isolation canary: golden prompts of the resident versions, replayed for ever, each against its own answers."""
+
+import asyncio
+import logging
+
+from adapters.reference import Target
+from serve.engine.protocol import Engine
+from serve.errors import ServeError
+from serve.metrics import ServeMetrics
+from serve.parity import judge_parity, replay
+from serve.residency import Residency
+
+logger = logging.getLogger(__name__)
+
+
+class IsolationProbe:
+    """Replays one resident version's fingerprint at a time; a version that answers as another fails its own."""
+
+    def __init__(
+        self, engine: Engine, residency: Residency, metrics: ServeMetrics, *, interval_s: float, tolerance_nats: float
+    ) -> None:
+        self._engine = engine
+        self._residency = residency
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._tolerance_nats = tolerance_nats
+        self._last: Target | None = None
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            if self._engine.is_ready and (target := self._next()) is not None:
+                try:
+                    await self.probe(target)
+                except ServeError as error:
+                    logger.info("Probe of %s: %s", target, error)
+
+    async def probe(self, target: Target) -> bool:
+        """Replay one version's fingerprint; whether it answered as itself.
+
+        Raises:
+            ServeError: It could not be asked.
+        """
+        with await self._residency.lease(target):
+            resident = self._residency.residents[target]
+            assert resident.fingerprint is not None  # `_next` chooses no other
+            served = await replay(resident.fingerprint, self._engine, target)
+        parity = judge_parity(resident.fingerprint, served, self._tolerance_nats)
+        self._metrics.probe_finished(target, parity.adapter_error_nats, is_ok=parity.is_ok)
+        if not parity.is_ok:
+            logger.error("%s no longer answers as itself: %s", target, parity.reason)
+        return parity.is_ok
+
+    def _next(self) -> Target | None:
+        """The resident versions with a fingerprint, in turn."""
+        targets = [t for t, resident in self._residency.residents.items() if resident.fingerprint is not None]
+        targets.sort(key=str)
+        later = [target for target in targets if self._last is None or str(target) > str(self._last)]
+        self._last = next(iter(later or targets), None)
+        return self._last

@@ -1,0 +1,112 @@
+"""What goes over the wire: bodies with a limit, errors in OpenAI's shape, streams that give back what they hold."""
+
+import json
+import logging
+import math
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack
+from typing import Any
+from uuid import uuid4
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
+
+from serve.errors import InvalidRequestError, ServeError
+
+logger = logging.getLogger(__name__)
+
+_MOST_ID_CHARS = 80
+
+
+class HoldingStream(StreamingResponse):
+    """A stream that gives back what its request holds however it ends, also when it never begins."""
+
+    def __init__(self, events: AsyncGenerator[str, None], headers: dict[str, str], held: AsyncExitStack) -> None:
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self._held = held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async with self._held:
+            await super().__call__(scope, receive, send)
+
+
+async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
+    """The JSON object of a request; read in pieces, so that a large one is refused before it is in memory.
+
+    Raises:
+        InvalidRequestError: Too large, no JSON, or no object.
+    """
+    received = bytearray()
+    async for piece in request.stream():
+        received += piece
+        if len(received) > max_bytes:
+            raise InvalidRequestError(f"The body is larger than {max_bytes} bytes.")
+    try:
+        body = json.loads(received)
+    except (ValueError, RecursionError):
+        raise InvalidRequestError("The body is not JSON.") from None
+    if not isinstance(body, dict):
+        raise InvalidRequestError(f"The body must be a JSON object, not {type(body).__name__}.")
+    return body
+
+
+def request_id(request: Request) -> str:
+    """The client's, if it is short and plain enough for a log line; else a new one."""
+    given = request.headers.get("x-request-id", "")
+    is_plain = 0 < len(given) <= _MOST_ID_CHARS and given.isascii() and given.isprintable()
+    return given if is_plain else uuid4().hex
+
+
+def error_body(error: ServeError) -> dict[str, Any]:
+    """OpenAI's error object."""
+    return {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
+
+
+def error_response(error: ServeError, headers: dict[str, str] | None = None) -> JSONResponse:
+    """An error as an answer, with `Retry-After` where waiting helps."""
+    more = dict(headers or {})
+    if error.retry_after_s is not None:
+        more["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
+    if error.status == 401:
+        more["www-authenticate"] = "Bearer"
+    return JSONResponse(error_body(error), error.status, more)
+
+
+def error_event(error: ServeError) -> str:
+    """An error in a stream that has begun."""
+    return f"data: {json.dumps(error_body(error))}\n\ndata: [DONE]\n\n"
+
+
+def add_error_handlers(app: FastAPI) -> None:
+    """One table from error to answer; no traceback and no path leaves the process."""
+    app.add_exception_handler(ServeError, _answer_serve_error)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(Exception, _answer_bug)
+
+
+async def _answer_serve_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, ServeError)
+    return error_response(error)
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    message = f"{request.method} {request.url.path[:80]}: {error.detail}"
+    body = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": body}, error.status_code)
+
+
+async def _answer_validation_error(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    return error_response(InvalidRequestError(f"{place}: {first['msg']}"))
+
+
+async def _answer_bug(_: Request, error: Exception) -> JSONResponse:
+    logger.error("Unexpected error", exc_info=error)
+    return error_response(ServeError("Something went wrong in the server; its log says what."))

@@ -1,0 +1,58 @@
+"""Copies of requests for a canary in shadow mode: low priority, few at a time, answered to nobody."""
+
+import asyncio
+import logging
+from typing import Any
+
+from adapters.reference import Target
+from serve.engine.protocol import Endpoint, Engine
+from serve.errors import ServeError
+from serve.metrics import ServeMetrics
+from serve.residency import Residency
+
+logger = logging.getLogger(__name__)
+
+# vLLM's scheduler serves lower numbers first.
+SHADOW_PRIORITY = 1_000_000
+_MOST_AT_ONCE = 2
+
+
+class Shadow:
+    """Sends copies while few are under way, and drops the others: traffic must not wait for its shadow."""
+
+    def __init__(self, engine: Engine, residency: Residency, metrics: ServeMetrics) -> None:
+        self._engine = engine
+        self._residency = residency
+        self._metrics = metrics
+        self._running: set[asyncio.Task[None]] = set()
+
+    def submit(self, endpoint: Endpoint, body: dict[str, Any], target: Target) -> None:
+        """Send a copy of a request to another version, in the background."""
+        if len(self._running) >= _MOST_AT_ONCE:
+            self._metrics.shadow_finished(target, "dropped")
+            return
+        copy = body | {"model": str(target), "priority": SHADOW_PRIORITY, "stream": False}
+        copy.pop("stream_options", None)  # vLLM refuses it without `stream`
+        task = asyncio.create_task(self._send(endpoint, copy, target))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+
+    async def drain(self) -> None:
+        """Wait for what is under way."""
+        await asyncio.gather(*self._running)
+
+    async def stop(self) -> None:
+        """Cancel what is under way."""
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _send(self, endpoint: Endpoint, body: dict[str, Any], target: Target) -> None:
+        try:
+            with await self._residency.lease(target):
+                await self._engine.answer(endpoint, body)
+        except ServeError as error:
+            logger.info("Shadow request to %s: %s", target, error)
+            self._metrics.shadow_finished(target, "error")
+        else:
+            self._metrics.shadow_finished(target, "ok")

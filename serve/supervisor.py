@@ -1,0 +1,78 @@
+"""Starts the engine, and starts it again when it dies: with growing pauses, and with the adapters it held."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from adapters.reference import Target
+from serve.engine.protocol import Engine
+from serve.metrics import ServeMetrics
+from serve.residency import Residency
+from serve.watch import StoreWatcher
+
+logger = logging.getLogger(__name__)
+
+_LONGEST_PAUSE_S = 60.0
+_HEALTHY_AFTER_S = 60.0
+"""An engine that lived so long died of something new: the pauses start from one second again."""
+
+
+class Supervisor:
+    """Keeps one engine running until it is cancelled."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        residency: Residency,
+        watcher: StoreWatcher,
+        metrics: ServeMetrics,
+        *,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._engine = engine
+        self._residency = residency
+        self._watcher = watcher
+        self._metrics = metrics
+        self._sleep = sleep
+        self._lost: tuple[Target, ...] = ()
+
+    async def run(self) -> None:
+        """Start, wait for the end, start again."""
+        pause_s = 1.0
+        while True:
+            start = time.monotonic()
+            if await self._start():
+                await self._engine.wait_until_dead()
+                logger.error("The engine died; it is started again in %.0f s.", pause_s)
+                await self._clean_up()
+            if time.monotonic() - start > _HEALTHY_AFTER_S:
+                pause_s = 1.0
+            await self._sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def stop(self) -> None:
+        self._metrics.ready.set(0)
+        await self._engine.stop()
+
+    async def _start(self) -> bool:
+        start = time.perf_counter()
+        self._lost = self._residency.reset() or self._lost
+        try:
+            await self._engine.start()
+        except Exception:  # whatever a model, a driver or a full memory raises: boundary
+            logger.exception("The engine did not start; /ready stays 503 and it is tried again. The cause is above.")
+            await self._engine.stop()
+            return False
+        seconds = time.perf_counter() - start
+        self._metrics.engine_start_seconds.set(seconds)
+        self._metrics.ready.set(1)
+        logger.info("Ready after %.1f s", seconds)
+        await self._watcher.follow_all()
+        await self._residency.restore(self._lost)
+        return True
+
+    async def _clean_up(self) -> None:
+        self._metrics.ready.set(0)
+        self._metrics.engine_restarts.inc()
+        await self._engine.stop()

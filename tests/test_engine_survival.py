@@ -1,0 +1,253 @@
+"""What the running server survives, with nothing lost and nothing wrong served. The last test ends the server."""
+
+import asyncio
+import random
+import signal
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adapters.manifest import ManifestDraft
+from adapters.reference import Target
+from tests.live_server import ANSWERS, BASE_NAME, LiveServer
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+NUM_REQUESTS = 2000
+CONCURRENCY = 16
+COPIES = ("b", "c")
+
+
+def chat(model: str, **more: Any) -> dict[str, Any]:
+    domain = model.partition("@")[0].partition("-")[0]
+    messages = [
+        {"role": "system", "content": f"Answer about {domain} in JSON."},
+        {"role": "user", "content": f"What is number 7 of the {domain}?"},
+    ]
+    stop = {"stop": ["}"], "include_stop_str_in_output": True}
+    return {"model": model, "messages": messages, "temperature": 0.0, "max_tokens": 12} | stop | more
+
+
+def client(live: LiveServer) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=4 * CONCURRENCY)
+    return httpx.AsyncClient(base_url=live.url, timeout=300, limits=limits)
+
+
+async def tiers(http: httpx.AsyncClient) -> dict[str, str]:
+    rows = (await http.get("/admin/adapters")).raise_for_status().json()["adapters"]
+    return {row["adapter"]: row["tier"] for row in rows}
+
+
+def publish_copy(live: LiveServer, source: str, name: str) -> None:
+    """The same weights under another name: it must answer as its source does."""
+    target = Target(source, 1)
+    fields = live.store.manifest(target).model_dump(include=set(ManifestDraft.model_fields))
+    live.store.publish(live.store.folder(target), ManifestDraft.model_validate(fields | {"name": name}))
+    live.store.promote(name, 1)
+
+
+@pytest.fixture(scope="module")
+def adapters(live: LiveServer) -> dict[str, str]:
+    """Six adapters for two slots, and what each one answers."""
+    names = {f"{domain}-{copy}": domain for domain in ANSWERS for copy in COPIES}
+    for name, domain in names.items():
+        publish_copy(live, domain, name)
+    return {name: ANSWERS[domain] for name, domain in ({domain: domain for domain in ANSWERS} | names).items()}
+
+
+@pytest.mark.anyio
+async def test_an_unload_really_frees_the_slot_and_the_memory(live: LiveServer) -> None:
+    """By the engine's own list, not by our bookkeeping."""
+    async with client(live) as http:
+        await http.post("/admin/adapters/colours@1/load")
+        assert (await tiers(http))["colours@1"] == "slot"
+        await http.post("/admin/adapters/colours@1/unload")
+        assert (await tiers(http))["colours@1"] == "store"
+        answered = await http.post("/v1/chat/completions", json=chat("colours"))
+        assert (await tiers(http))["colours@1"] == "slot"
+    assert answered.headers["x-lorikeet-cold"] == "1"
+    assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
+
+
+@pytest.mark.anyio
+async def test_a_pinned_version_keeps_its_slot_while_others_come_and_go(
+    live: LiveServer, adapters: dict[str, str]
+) -> None:
+    async with client(live) as http:
+        (await http.post("/admin/adapters/colours@1/pin")).raise_for_status()
+        for name in list(adapters)[1:]:
+            (await http.post(f"/admin/adapters/{name}/load")).raise_for_status()
+            assert (await tiers(http))["colours@1"] == "slot"
+        (await http.post("/admin/adapters/colours@1/unpin")).raise_for_status()
+
+
+@dataclass
+class Tally:
+    """What came back."""
+
+    right: int = 0
+    cancelled: int = 0
+    wrong: list[str] = field(default_factory=list)
+    cold: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+
+
+@pytest.mark.anyio
+async def test_no_request_is_answered_by_another_adapter(
+    live: LiveServer, adapters: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Six adapters, two slots, room for four in memory, unloaded at random, clients that leave: 2,000 requests."""
+    draw, tally = random.Random(11), Tally()
+    jobs = iter(range(NUM_REQUESTS))
+    start = time.monotonic()
+    async with client(live) as http:
+        churning = asyncio.create_task(churn(http, adapters, random.Random(12)))
+        workers = [asyncio.create_task(ask_all(http, adapters, jobs, draw, tally)) for _ in range(CONCURRENCY)]
+        await asyncio.gather(*workers)
+        churning.cancel()
+        rows = (await http.get("/admin/adapters")).json()["adapters"]
+    with capsys.disabled():
+        print(
+            f"\n{tally.right} right, {len(tally.wrong)} wrong, {tally.cancelled} cancelled, {tally.cold} cold, "
+            f"{time.monotonic() - start:.0f} s"
+        )
+    assert tally.wrong == []
+    assert tally.right + tally.cancelled == NUM_REQUESTS
+    assert tally.right > 0.8 * NUM_REQUESTS
+    assert tally.cold > 10
+    assert all(row["in_flight"] == 0 for row in rows)
+
+
+async def churn(http: httpx.AsyncClient, adapters: dict[str, str], draw: random.Random) -> None:
+    """Free a version that is in use, for ever."""
+    while True:
+        await asyncio.sleep(1.0)
+        await http.post(f"/admin/adapters/{draw.choice(list(adapters))}/unload")
+
+
+async def ask_all(
+    http: httpx.AsyncClient, adapters: dict[str, str], jobs: Any, draw: random.Random, tally: Tally
+) -> None:
+    names = list(adapters)
+    for number in jobs:
+        # Three in four requests are for two adapters, which change all the time.
+        hot = number // 60 % len(names)
+        name = draw.choice([names[hot], names[hot - 1]]) if draw.random() < 0.9 else draw.choice(names)
+        patience_s = draw.uniform(0.0, 0.3) if draw.random() < 0.08 else None
+        tally.asked[name] += 1
+        try:
+            async with asyncio.timeout(patience_s):
+                response = await http.post("/v1/chat/completions", json=chat(name))
+        except TimeoutError:
+            tally.cancelled += 1
+            continue
+        text = response.json()["choices"][0]["message"]["content"] if response.status_code == 200 else response.text
+        if text == adapters[name] and response.headers["x-lorikeet-adapter"] == f"{name}@1":
+            tally.right += 1
+            tally.cold += response.headers["x-lorikeet-cold"] == "1"
+        else:
+            tally.wrong.append(f"{name}: {response.status_code} {text!r}")
+
+
+@pytest.mark.anyio
+async def test_a_slow_reader_does_not_hold_up_the_others(live: LiveServer) -> None:
+    async with client(live) as http:
+        body = chat(BASE_NAME, stream=True, max_tokens=200, stop=None, ignore_eos=True)
+        async with http.stream("POST", "/v1/chat/completions", json=body) as slow:
+            lines = slow.aiter_lines()
+            await anext(lines)
+            answered = await http.post("/v1/chat/completions", json=chat("colours"))
+            assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
+            rest = [line async for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+
+
+# What a client may send as any field of a request; numbers beyond what a float or an int64 holds, too.
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=8,
+)
+FIELDS = (
+    "messages", "temperature", "top_p", "top_k", "min_p", "n", "stop", "seed", "stream", "stream_options", "logprobs",
+    "top_logprobs", "logit_bias", "tools", "tool_choice", "response_format", "presence_penalty", "frequency_penalty",
+    "repetition_penalty", "user", "min_tokens", "stop_token_ids", "bad_words", "prompt_logprobs", "allowed_token_ids",
+    "structured_outputs", "skip_special_tokens", "parallel_tool_calls", "add_generation_prompt", "echo", "metadata",
+    "truncate_prompt_tokens", "prompt", "input", "text", "reasoning", "suffix", "cache_salt", "documents",
+    "service_tier",
+)  # fmt: skip
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    endpoint=st.sampled_from(["chat/completions", "completions", "responses"]),
+    changes=st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES, max_size=3),
+)
+def test_no_body_makes_the_server_fail(live: LiveServer, endpoint: str, changes: dict[str, Any]) -> None:
+    """Requests that are right but for a few fields: an answer or a 4xx in OpenAI's shape, never a 5xx, never a hang."""
+    ask = {"chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
+           "completions": {"prompt": "Hi", "max_tokens": 2},
+           "responses": {"input": "Hi", "max_output_tokens": 2}}[endpoint]  # fmt: skip
+    response = httpx.post(f"{live.url}/v1/{endpoint}", json={"model": BASE_NAME} | ask | changes, timeout=60)
+    assert response.status_code < 500, response.text
+    if response.status_code >= 400:
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+        assert "Traceback" not in response.text
+
+
+@pytest.mark.anyio
+async def test_a_killed_engine_is_started_again_and_its_adapters_come_back(live: LiveServer) -> None:
+    assert "Traceback" not in live.log_file.read_text()
+    async with client(live) as http:
+        (await http.post("/admin/adapters/colours@1/load")).raise_for_status()
+        asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat(BASE_NAME, max_tokens=500, stop=None)))
+        await asyncio.sleep(1.0)
+        engine_process(live.pid).send_signal(signal.SIGKILL)
+        lost = await asked
+        assert lost.status_code == 503, lost.text
+        assert set(lost.json()["error"]) == {"message", "type", "param", "code"}
+        await until(http, 503)
+        refused = await http.post("/v1/chat/completions", json=chat("colours"))
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        assert (await http.get("/health")).status_code == 200
+        await until(http, 200)
+        answered = await http.post("/v1/chat/completions", json=chat("colours"))
+        assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
+        assert "lorikeet_engine_restarts_total 1.0" in (await http.get("/metrics")).text
+
+
+def engine_process(server_pid: int) -> psutil.Process:
+    children = psutil.Process(server_pid).children()
+    return next(
+        child for child in children if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
+    )
+
+
+async def until(http: httpx.AsyncClient, status: int, timeout_s: float = 240.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while (await http.get("/ready")).status_code != status:
+            await asyncio.sleep(0.2)
+
+
+@pytest.mark.anyio
+async def test_a_server_that_is_told_to_end_finishes_what_it_began(live: LiveServer) -> None:
+    """SIGTERM: a running stream ends whole, a new request finds nobody, the process leaves no child behind."""
+    server = psutil.Process(live.pid)
+    family = [server, *server.children(recursive=True)]
+    async with client(live) as http:
+        body = chat(BASE_NAME, stream=True, max_tokens=60, stop=None, ignore_eos=True)
+        async with http.stream("POST", "/v1/chat/completions", json=body) as stream:
+            lines = stream.aiter_lines()
+            await anext(lines)
+            server.send_signal(signal.SIGTERM)
+            rest = [line async for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family, 60)
+    assert [process.pid for process in alive] == []

@@ -1,0 +1,76 @@
+"""An engine that dies is started again, with what it held; one that does not start is tried again, ever later."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from adapters.reference import Target
+from adapters.store import AdapterStore
+from serve.supervisor import Supervisor
+from serve.watch import StoreWatcher
+from tests.serving import Serving, make_serving
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def serving(store: AdapterStore, base_folder: Path) -> Serving:
+    return make_serving(store, base_folder)
+
+
+class Pauses:
+    """Sleeps that end at once, and are remembered; after the last one the supervisor is left to wait."""
+
+    def __init__(self, most: int) -> None:
+        self.seconds: list[float] = []
+        self.reached = asyncio.Event()
+        self._most = most
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        if len(self.seconds) >= self._most:
+            self.reached.set()
+            await asyncio.Event().wait()
+
+
+def supervisor(serving: Serving, pauses: Pauses) -> Supervisor:
+    watcher = StoreWatcher(serving.store, serving.residency, serving.metrics.adapter_retired)
+    return Supervisor(serving.engine, serving.residency, watcher, serving.metrics, sleep=pauses.sleep)
+
+
+async def test_a_dead_engine_is_started_again_and_its_adapters_come_back(serving: Serving) -> None:
+    serving.publish("medical")
+    pauses = Pauses(2)
+    running = asyncio.create_task(supervisor(serving, pauses).run())
+    await asyncio.sleep(0.01)
+    await serving.residency.load(Target("medical", 1))
+    serving.engine.died.set()
+    while serving.engine.starts < 2 or not serving.residency.residents:
+        await asyncio.sleep(0.01)
+    assert serving.engine.is_ready
+    assert serving.engine.resident == {"medical@1"}
+    assert serving.metrics.registry.get_sample_value("lorikeet_engine_restarts_total") == 1
+    assert serving.metrics.registry.get_sample_value("lorikeet_ready") == 1
+    running.cancel()
+
+
+async def test_an_engine_that_does_not_start_is_tried_again_ever_later(serving: Serving) -> None:
+    serving.engine.is_ready = False
+    serving.engine.start_errors = [RuntimeError("no memory") for _ in range(9)]
+    pauses = Pauses(9)
+    running = asyncio.create_task(supervisor(serving, pauses).run())
+    await pauses.reached.wait()
+    assert pauses.seconds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert not serving.engine.is_ready
+    running.cancel()
+
+
+async def test_what_the_store_says_is_pinned_is_pinned_after_a_start(serving: Serving) -> None:
+    serving.publish("medical")
+    serving.store.pin(Target("medical", 1))
+    running = asyncio.create_task(supervisor(serving, Pauses(1)).run())
+    while not serving.engine.pinned:
+        await asyncio.sleep(0.01)
+    assert serving.engine.pinned == {"medical@1"}
+    running.cancel()
