@@ -169,6 +169,17 @@ async def test_a_client_that_leaves_cancels_its_work(serving: Serving) -> None:
     assert serving.engine.was_cancelled
 
 
+async def test_an_answer_that_takes_too_long_is_a_504_and_holds_nothing(store: AdapterStore, base_folder: Path) -> None:
+    serving = make_serving(store, base_folder, request_timeout_s=0.05)
+    serving.publish("medical")
+    serving.engine.never_answers = True
+    async with serving.client() as client:
+        response = await client.post("/v1/chat/completions", json=chat("medical"))
+    assert (response.status_code, response.json()["error"]["code"]) == (504, "deadline_exceeded")
+    assert serving.engine.was_cancelled
+    assert [resident.in_flight for resident in serving.residency.residents.values()] == [0]
+
+
 async def test_a_client_that_leaves_before_its_body_is_read_is_no_error(
     serving: Serving, caplog: pytest.LogCaptureFixture
 ) -> None:
