@@ -76,7 +76,8 @@ def _keys(config: ServeConfig, home: Home) -> KeyRing:
 
 def _set_up_logging(config: ServeConfig) -> None:
     logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for chatty in ("httpx", "watchfiles"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _is_loopback(host: str) -> bool:

@@ -207,7 +207,8 @@ async def test_a_killed_engine_is_started_again_and_its_adapters_come_back(live:
     assert "Traceback" not in live.log_file.read_text()
     async with client(live) as http:
         (await http.post("/admin/adapters/colours@1/load")).raise_for_status()
-        asked = asyncio.create_task(http.post("/v1/chat/completions", json=chat(BASE_NAME, max_tokens=500, stop=None)))
+        long_answer = chat(BASE_NAME, max_tokens=800, stop=None, ignore_eos=True)
+        asked = asyncio.create_task(http.post("/v1/chat/completions", json=long_answer))
         await asyncio.sleep(1.0)
         engine_process(live.pid).send_signal(signal.SIGKILL)
         lost = await asked
