@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -22,6 +23,13 @@ from tests.fake_engine import FakeEngine, fingerprint
 from tests.peft_folders import draft_for, write_peft_folder
 
 BASE_NAME = "tiny-base"
+
+
+COMPLETION_SCOPE: dict[str, Any] = {
+    "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
+    "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1),
+}  # fmt: skip
+"""An ASGI request, for tests that hand in their own `receive`."""
 
 
 @dataclass

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adapters.store import AdapterStore
-from tests.serving import BASE_NAME, Serving, make_serving
+from tests.serving import BASE_NAME, COMPLETION_SCOPE, Serving, make_serving
 
 pytestmark = pytest.mark.anyio
 
@@ -160,11 +160,7 @@ async def test_a_client_that_leaves_cancels_its_work(serving: Serving) -> None:
     async def send(_: Any) -> None:
         pass
 
-    scope = {
-        "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
-        "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1),
-    }  # fmt: skip
-    await serving.app(scope, receive, send)
+    await serving.app(dict(COMPLETION_SCOPE), receive, send)
     await asyncio.sleep(0)
     assert serving.engine.was_cancelled
 
@@ -189,11 +185,7 @@ async def test_a_client_that_leaves_before_its_body_is_read_is_no_error(
     async def send(_: Any) -> None:
         pass
 
-    scope = {
-        "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
-        "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1),
-    }  # fmt: skip
-    await serving.app(scope, receive, send)
+    await serving.app(dict(COMPLETION_SCOPE), receive, send)
     labels = {"adapter": "", "version": "", "endpoint": "chat/completions", "outcome": "cancelled"}
     assert serving.metrics.registry.get_sample_value("lorikeet_requests_total", labels) == 1
     assert caplog.text == ""

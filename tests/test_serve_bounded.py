@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adapters.store import AdapterStore
-from tests.serving import Serving, make_serving
+from tests.serving import COMPLETION_SCOPE, Serving, make_serving
 from tests.tracked_files import ROOT
 
 STRANGER = "stranger-"
@@ -35,11 +35,7 @@ async def ask(serving: Serving, model: str) -> int:
     async def send(message: dict[str, Any]) -> None:
         statuses.extend([message["status"]] if "status" in message else [])
 
-    scope = {
-        "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
-        "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1),
-    }  # fmt: skip
-    await serving.app(scope, receive, send)
+    await serving.app(dict(COMPLETION_SCOPE), receive, send)
     return statuses[0]
 
 
