@@ -1,8 +1,10 @@
 # docker build --target cpu -t lorikeet:cpu .     docker run -p 8000:8000 -v lorikeet:/app/var lorikeet:cpu
 # docker build --target gpu -t lorikeet:gpu .     docker run --gpus all -p 8000:8000 -v lorikeet:/app/var lorikeet:gpu
 #
-# The volume holds the prepared bases and the adapters. Fill it with the same image, for instance
+# The volume holds the prepared bases, the adapters and the API keys, without which the server answers nobody from outside
+# its container. Fill it with the same image, for instance
 #   docker run -v lorikeet:/app/var lorikeet:cpu lorikeet demo
+#   docker run -v lorikeet:/app/var lorikeet:cpu lorikeet keys create me
 
 FROM python:3.11-slim AS source
 # g++: torch.compile builds C++ on a CPU, where vLLM uses it.
@@ -17,14 +19,10 @@ ENV PATH=/app/.venv/bin:$PATH LORIKEET_HOME=/app/var PIP_NO_CACHE_DIR=1
 VOLUME /app/var
 EXPOSE 8000
 HEALTHCHECK --start-period=10m CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=3)"]
-# Everyone who reaches the published port can use the server: put it behind something that asks who they are.
 CMD ["lorikeet", "serve", "config/serve.yaml", "--host", "0.0.0.0"]
 
-# The set-up leaves byte code out; here it makes every start faster. (Templates that are no Python fail: never mind.)
 FROM source AS gpu
 RUN LORIKEET_DEVICE=gpu scripts/setup.sh
-RUN python -m compileall -q .venv || true
 
 FROM source AS cpu
 RUN LORIKEET_DEVICE=cpu scripts/setup.sh
-RUN python -m compileall -q .venv || true
