@@ -2,7 +2,8 @@
 
 A point is one run with uniform traffic over a working set of adapters. Going up in size, the plateau is the median of
 the TTFT p50s so far, and the cliff the first point whose p50 is surely, with the lower end of its bootstrap interval,
-above `factor` times the plateau.
+above `factor` times the plateau. A p50 above it whose interval is not ends what a setting is said to carry, and asks
+for a longer run.
 """
 
 from collections.abc import Sequence
@@ -92,8 +93,9 @@ def find_cliff(points: Sequence[CliffPoint], factor: float = 2.0) -> Cliff:
         raise SweepError(f"The factor must be above 1, e.g. 2; got {factor:g}.")
     ordered = tuple(sorted(points, key=lambda point: point.working_set))
     broken = next((i for i in range(len(ordered)) if _is_broken(ordered[i], ordered[:i], factor)), None)
-    good = ordered if broken is None else ordered[:broken]
-    cause: Cause = "none" if broken is None else _cause(ordered[broken])
+    good = _undoubted(ordered if broken is None else ordered[:broken], factor)
+    cause: Cause = "none" if len(good) == len(ordered) else _cause(ordered[len(good)])
+    doubtful = ordered[len(good)] if len(good) not in (broken, len(ordered)) else None
     return Cliff(
         max_loras=ordered[0].max_loras,
         max_cpu_loras=ordered[0].max_cpu_loras,
@@ -102,7 +104,7 @@ def find_cliff(points: Sequence[CliffPoint], factor: float = 2.0) -> Cliff:
         breaks_at=None if broken is None else ordered[broken].working_set,
         plateau_s=_plateau_s(good),
         cause=cause,
-        reason=_reason(good, None if broken is None else ordered[broken], cause) + _doubt(ordered),
+        reason=_reason(good, doubtful, None if broken is None else ordered[broken], cause) + _doubt(ordered),
     )
 
 
@@ -135,6 +137,15 @@ def _is_broken(point: CliffPoint, before: Sequence[CliffPoint], factor: float) -
     return plateau_s is not None and point.ttft_p50_low_s > factor * plateau_s
 
 
+def _undoubted(points: tuple[CliffPoint, ...], factor: float) -> tuple[CliffPoint, ...]:
+    """The points before the first one that looks like a cliff, but may be chance."""
+    for index, point in enumerate(points):
+        plateau_s = _plateau_s(points[:index])
+        if plateau_s is not None and point.ttft_p50_s is not None and point.ttft_p50_s > factor * plateau_s:
+            return points[:index]
+    return points
+
+
 def _plateau_s(points: Sequence[CliffPoint]) -> float | None:
     values = [point.ttft_p50_s for point in points if point.ttft_p50_s is not None]
     return median(values) if values else None
@@ -146,8 +157,14 @@ def _cause(point: CliffPoint) -> Cause:
     return "max_loras" if point.working_set > point.max_loras else "load"
 
 
-def _reason(good: Sequence[CliffPoint], broken: CliffPoint | None, cause: Cause) -> str:
+def _reason(good: Sequence[CliffPoint], doubtful: CliffPoint | None, broken: CliffPoint | None, cause: Cause) -> str:
     plateau_s = _plateau_s(good)
+    if doubtful is not None:
+        return (
+            f"TTFT p50 stays near {_ms(plateau_s)} up to {_adapters(good[-1])}; at {doubtful.working_set} it is "
+            f"{_ms(doubtful.ttft_p50_s)}, but its 95% interval ({_ms(doubtful.ttft_p50_low_s)} to "
+            f"{_ms(doubtful.ttft_p50_high_s)}) is too wide to be sure: measure longer."
+        )
     if broken is None:
         return f"TTFT p50 stays near {_ms(plateau_s)} up to {_adapters(good[-1])}: no cliff."
     before = f"TTFT p50 stays near {_ms(plateau_s)} up to {_adapters(good[-1])} and " if good else "TTFT p50 "

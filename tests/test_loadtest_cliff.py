@@ -44,6 +44,13 @@ def test_a_wide_interval_is_no_cliff() -> None:
     assert find_cliff(noisy).breaks_at is None
 
 
+def test_what_may_be_a_cliff_is_not_said_to_be_carried() -> None:
+    cliff = find_cliff([point(4, 0.2), point(6, 0.6, wide=0.6, cold=0.35)])
+    assert (cliff.carries, cliff.breaks_at, cliff.cause) == (4, None, "max_cpu_loras")
+    assert "at 6 it is 600 ms, but its 95% interval (240 ms to 960 ms) is too wide to be sure" in cliff.reason
+    assert recommend([cliff]).max_cpu_loras == 6
+
+
 def test_a_handful_of_requests_is_no_cliff_and_is_called_little() -> None:
     few = point(2, 0.9).model_copy(update={"num_requests": 9})
     cliff = find_cliff([point(1, 0.2), few])
