@@ -22,6 +22,8 @@ from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.traffic import Split
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 60
 UNTOUCHED, STRUCK, UNHARMED = 0, 3, 4

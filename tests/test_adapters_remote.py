@@ -30,6 +30,8 @@ from adapters.retry import Retry
 from adapters.store import AdapterStore
 from tests.peft_folders import draft_for, lora_tensors, write_peft_folder
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND = Target("medical", 1), Target("medical", 2)
 WEIGHTS = "adapter_model.safetensors"
 FLAKY_URL = "flaky://remote"

@@ -10,6 +10,8 @@ from adapters.retry import Retry
 from adapters.store import AdapterStore
 from tests.peft_folders import draft_for
 
+pytestmark = pytest.mark.slow
+
 FIRST, SECOND = Target("medical", 1), Target("medical", 2)
 
 

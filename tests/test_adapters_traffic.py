@@ -163,6 +163,7 @@ def test_several_moves_and_the_split_are_recorded_with_their_reason(two_versions
     assert {event.reason for event in events} == {"swap"}
 
 
+@pytest.mark.slow
 def test_a_reader_never_sees_half_of_a_change(two_versions):
     one, other = {"stable": 1, "canary": 2}, {"stable": 2, "canary": 1}
 

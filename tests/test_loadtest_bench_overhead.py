@@ -168,6 +168,7 @@ def test_rounds_ask_other_questions_and_both_servers_the_same(options: BenchOpti
     assert [url for url, _ in ttft.asked] == ["vllm", "ours", "ours", "vllm", "vllm", "ours"]
 
 
+@pytest.mark.slow
 def test_two_servers_are_measured_for_the_base_and_for_an_adapter(tmp_path: Path) -> None:
     said: list[str] = []
     options, delays = BenchOptions(Home(tmp_path), rounds=1, pause_s=0, say=said.append), Delays(0.005, 0.001)

@@ -43,6 +43,7 @@ def test_a_run_leaves_its_records_and_its_reports(server: SyntheticServer, tmp_p
     assert names == {"run.json", "report.json", "report.html", "report.md"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_sends_the_same_again(server: SyntheticServer, tmp_path: Path) -> None:
     for name in ("one", "two"):
         loadtest_run(server, tmp_path / name, *LOAD, "--model", "a", "--model", "b", "--seed", "5")

@@ -15,6 +15,8 @@ from adapters.store import AdapterStore
 from tests.serving import COMPLETION_SCOPE, Serving, make_serving
 from tests.tracked_files import ROOT
 
+pytestmark = pytest.mark.slow
+
 STRANGER = "stranger-"
 
 
