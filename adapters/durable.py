@@ -94,11 +94,17 @@ def whole_lines(content: bytes) -> bytes:
     return content[: content.rfind(b"\n") + 1]
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, durably: a reader sees the old bytes or the new ones."""
+def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Write a file whole or not at all, durably: a reader sees the old bytes or the new ones.
+
+    Args:
+        mode: Permissions, from its first byte on.
+    """
     fresh = _fresh(path)
     try:
-        with fresh.open("wb") as writer:
+        fresh.unlink(missing_ok=True)  # what a writer left that was killed
+        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as writer:
             writer.write(content)
             writer.flush()
             os.fsync(writer.fileno())

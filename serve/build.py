@@ -1,13 +1,10 @@
 """The server, put together from its configuration."""
 
-import asyncio
-import logging
 import os
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from adapters.errors import AdapterError
 from adapters.remote import RemoteStore
 from adapters.store import AdapterStore
 from config.home import Home
@@ -19,6 +16,7 @@ from serve.completions import Completions, Gate
 from serve.engine.protocol import Engine
 from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
+from serve.mirror import RemoteMirror
 from serve.probes import IsolationProbe
 from serve.residency import Residency
 from serve.resolver import Resolver
@@ -26,8 +24,6 @@ from serve.shadow import Shadow
 from serve.supervisor import Supervisor
 from serve.tenants import TenantLimits
 from serve.watch import StoreWatcher
-
-logger = logging.getLogger(__name__)
 
 
 def build_parts(
@@ -96,24 +92,3 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing) -> Parts:
     metrics = ServeMetrics(CollectorRegistry(), config.served_model_name)
     engine = VllmEngine(config, base_folder, metrics)
     return build_parts(config, AdapterStore(home.adapters.resolve()), base_folder, engine, metrics, keys)
-
-
-class RemoteMirror:
-    """Mirrors a remote store's histories for ever; the store's watcher sees what changed."""
-
-    def __init__(self, remote: RemoteStore, interval_s: float) -> None:
-        self._remote = remote
-        self._interval_s = interval_s
-
-    async def run(self) -> None:
-        """Look, wait, look again. While the remote is away, what is here goes on being served."""
-        was_away = False
-        while True:
-            try:
-                await asyncio.to_thread(self._remote.sync)
-                was_away = False
-            except AdapterError as error:
-                if not was_away:
-                    logger.warning("The remote store: %s", error)
-                was_away = True
-            await asyncio.sleep(self._interval_s)

@@ -3,7 +3,6 @@
 import hashlib
 import hmac
 import logging
-import os
 import re
 import secrets
 import threading
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from adapters.durable import file_lock, sync_folder
+from adapters.durable import file_lock, replace_file
 from config.errors import ConfigError
 from config.model import Config
 from serve.errors import UnauthorizedError
@@ -259,19 +258,8 @@ def _read(path: Path) -> tuple[KeyRecord, ...]:
 
 def _write(path: Path, records: Iterable[KeyRecord]) -> None:
     """Replace the file in one step: a reader sees the old keys or the new ones. The caller holds the lock."""
-    staged = path.with_name(f".{path.name}.new")
-    staged.unlink(missing_ok=True)  # what a writer left that was killed
-    descriptor = os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as writer:
-            writer.write(KeyFile(keys=tuple(records)).model_dump_json(indent=2) + "\n")
-            writer.flush()
-            os.fsync(writer.fileno())
-        staged.replace(path)
-    except BaseException:
-        staged.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+    content = KeyFile(keys=tuple(records)).model_dump_json(indent=2) + "\n"
+    replace_file(path, content.encode(), mode=0o600)
 
 
 def _lock_file(path: Path) -> Path:

@@ -8,12 +8,12 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterable
-from contextlib import ExitStack
+from collections.abc import AsyncIterator, Iterable
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from adapters.errors import AdapterError, RemoteStoreError
+from adapters.errors import AdapterError, RemoteStoreError, StoreDiskError
 from adapters.fingerprint import Fingerprint
 from adapters.manifest import Manifest
 from adapters.reference import Target
@@ -100,6 +100,7 @@ class Residency:
         self._unloading: dict[Target, asyncio.Task[None]] = {}
         self._changed = asyncio.Event()
         self._room = asyncio.Lock()
+        self._claimed = 0  # places in host memory of versions that are in the engine, but not yet checked
 
     @property
     def residents(self) -> dict[Target, Resident]:
@@ -136,6 +137,7 @@ class Residency:
 
         Raises:
             ConflictError: It is pinned.
+            NotReadyError: The engine is not running.
         """
         resident = self._residents.get(target)
         if resident is None:
@@ -208,16 +210,16 @@ class Residency:
         with ExitStack() as hold:
             try:
                 checked = await asyncio.to_thread(self._file_checks.check, target, hold)
-                async with self._room:
-                    await self._make_room()
+                async with self._place():
                     await self._engine.load(target, checked.folder)
-                parity = await self._answer_checks.check(target, checked)
-            except RemoteStoreError as error:
+                    parity = await self._answer_checks.check(target, checked)
+                    load_s = time.perf_counter() - start
+                    resident = Resident(checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all())
+                    self._residents[target] = resident
+            except (RemoteStoreError, StoreDiskError) as error:  # of the moment, not of the version
                 raise NotReadyError(f"{str(target)!r} cannot be fetched now: {error}") from error
             except (AdapterError, AdapterRefusedError) as error:
                 await self._refuse(target, error)
-            load_s = time.perf_counter() - start
-            self._residents[target] = Resident(checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all())
         self._observer.adapter_loaded(checked.manifest, load_s, parity)
         _log_load(target, checked, load_s, parity)
 
@@ -228,9 +230,21 @@ class Residency:
         logger.warning("Refused %s: %s", target, error)
         raise refusal from error
 
+    @asynccontextmanager
+    async def _place(self) -> AsyncIterator[None]:
+        """A place in host memory for the length of a load; the resident that it becomes keeps it."""
+        async with self._room:
+            await self._make_room()
+            self._claimed += 1
+        try:
+            yield
+        finally:
+            self._claimed -= 1
+            self.wake()
+
     async def _make_room(self) -> None:
         """Unload the least recently used idle version while host memory is full; waits where none is idle."""
-        while len(self._residents) >= self._max_resident:
+        while len(self._residents) + self._claimed >= self._max_resident:
             idle = [t for t, r in self._residents.items() if not r.in_flight and not r.is_pinned]
             if idle:
                 await self.unload(idle[0])
@@ -242,10 +256,7 @@ class Residency:
             await self._wait_for_change()
         if self._residents.get(target) is not resident:
             return  # the engine was started anew meanwhile
-        try:
-            await self._engine.unload(target)
-        except NotReadyError:
-            return  # a dead engine holds nothing
+        await self._engine.unload(target)
         self._residents.pop(target, None)
         resident.hold.close()
         self._observer.adapter_unloaded(target)

@@ -44,10 +44,10 @@ class Supervisor:
             start = time.monotonic()
             if await self._start():
                 await self._engine.wait_until_dead()
+                if time.monotonic() - start > _HEALTHY_AFTER_S:
+                    pause_s = 1.0
                 logger.error("The engine died; it is started again in %.0f s.", pause_s)
                 await self._clean_up()
-            if time.monotonic() - start > _HEALTHY_AFTER_S:
-                pause_s = 1.0
             await self._sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from watchfiles import Change, awatch
 
 from adapters.errors import AdapterError
-from adapters.history import HISTORY_FILE
+from adapters.history import HISTORY_FILE, removed_versions
 from adapters.reference import DEFAULT_ALIAS, Target, is_adapter_name
 from adapters.store import AdapterStore
 from adapters.traffic import CANARY_ALIAS
@@ -53,12 +53,11 @@ class StoreWatcher:
             logger.warning("Following %s: %s", name, error)
 
     async def _unload_removed(self, name: str) -> None:
-        for event in self._store.history(name):
-            if event.kind == "removed" and event.version is not None:
-                target = Target(name, event.version)
-                await self._residency.unpin(target)
-                await self._residency.unload(target)
-                self._retired(target)
+        for version in sorted(removed_versions(self._store.history(name))):
+            target = Target(name, version)
+            await self._residency.unpin(target)
+            await self._residency.unload(target)
+            self._retired(target)
 
     async def _follow_pins(self, name: str) -> None:
         pinned = self._store.pins(name)

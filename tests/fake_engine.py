@@ -9,6 +9,7 @@ from adapters.fingerprint import Fingerprint, GoldenPrompt
 from adapters.reference import Target
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.errors import AdapterRefusedError
+from serve.records import RequestContext, current_request
 
 PROMPT_IDS, ANSWER_IDS = (1, 2, 3), (4, 5)
 BASE_LOGPROBS, ADAPTER_LOGPROBS = (-3.0, -4.0), (-0.5, -0.25)
@@ -39,7 +40,9 @@ class FakeEngine:
         self.is_ready = True
         self.loads: list[str] = []
         self.resident: set[str] = set()
+        self.most_resident = 0
         self.pinned: set[str] = set()
+        self.contexts: list[RequestContext | None] = []
         self.died = asyncio.Event()
         self.starts = 0
         self.start_errors: list[Exception] = []
@@ -73,6 +76,7 @@ class FakeEngine:
         if self.load_error:
             raise AdapterRefusedError(self.load_error)
         self.resident.add(str(target))
+        self.most_resident = max(self.most_resident, len(self.resident))
 
     async def unload(self, target: Target) -> None:
         self.resident.discard(str(target))
@@ -94,6 +98,7 @@ class FakeEngine:
 
     async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
         self.bodies.append(body)
+        self.contexts.append(current_request.get())
         self.answering.set()
         if self.never_answers:
             await self._wait_for_ever()

@@ -148,6 +148,9 @@ async def test_a_shadow_gets_copies_and_answers_nobody(serving: Serving) -> None
         )
     await serving.parts.shadow.drain()
     assert response.headers["x-lorikeet-adapter"] == "medical@1"
+    answered, copied = serving.engine.contexts
+    assert answered is not None  # its tokens are the client's
+    assert copied is None  # and the copy's are nobody's
     copy = serving.engine.bodies[-1]
     assert (copy["model"], copy["stream"], copy["priority"] > 1000) == ("medical@2", False, True)
     assert "stream_options" not in copy

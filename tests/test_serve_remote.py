@@ -9,7 +9,7 @@ import pytest
 
 from adapters.remote import RemoteStore
 from adapters.store import AdapterStore
-from serve.build import RemoteMirror
+from serve.mirror import RemoteMirror
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio

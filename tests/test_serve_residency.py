@@ -200,3 +200,13 @@ async def test_a_later_load_is_checked_too(serving: Serving) -> None:
     serving.engine.adapter_logprobs = BASE_LOGPROBS
     with pytest.raises(AdapterRefusedError, match="no module of it was applied"):
         await serving.residency.load(MEDICAL)
+
+
+async def test_loads_at_the_same_time_do_not_overfill_host_memory(store: AdapterStore, base_folder: Path) -> None:
+    serving = make_serving(store, base_folder, max_loras=1, max_cpu_loras=2)
+    names = ("a", "b", "c", "d")
+    for name in names:
+        serving.publish(name)
+    await asyncio.gather(*(serving.residency.load(Target(name, 1)) for name in names))
+    assert serving.engine.most_resident <= 2
+    assert sorted(serving.engine.loads) == ["a@1", "b@1", "c@1", "d@1"]

@@ -1,0 +1,30 @@
+"""Follows a remote store: its histories are mirrored here, and the store's watcher sees what changed."""
+
+import asyncio
+import logging
+
+from adapters.errors import AdapterError
+from adapters.remote import RemoteStore
+
+logger = logging.getLogger(__name__)
+
+
+class RemoteMirror:
+    """Mirrors a remote store's histories for ever; the store's watcher sees what changed."""
+
+    def __init__(self, remote: RemoteStore, interval_s: float) -> None:
+        self._remote = remote
+        self._interval_s = interval_s
+
+    async def run(self) -> None:
+        """Look, wait, look again. While the remote is away, what is here goes on being served."""
+        was_away = False
+        while True:
+            try:
+                await asyncio.to_thread(self._remote.sync)
+                was_away = False
+            except AdapterError as error:
+                if not was_away:
+                    logger.warning("The remote store: %s", error)
+                was_away = True
+            await asyncio.sleep(self._interval_s)
