@@ -7,9 +7,9 @@ are ours alone, so that the engine never evicts what a request is using.
 import asyncio
 import logging
 import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterable
-from contextlib import ExitStack, asynccontextmanager
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -98,6 +98,7 @@ class Residency:
         self._refused: dict[Target, ServeError] = {}
         self._loading: dict[Target, asyncio.Task[None]] = {}
         self._unloading: dict[Target, asyncio.Task[None]] = {}
+        self._wanted: Counter[Target] = Counter()  # requests that have asked for a version and do not hold it yet
         self._changed = asyncio.Event()
         self._room = asyncio.Lock()
         self._claimed = 0  # places in host memory of versions that are in the engine, but not yet checked
@@ -115,18 +116,21 @@ class Residency:
             NotReadyError: The engine is not running.
         """
         is_cold = False
-        while True:
-            if target in self._unloading:
-                await asyncio.shield(self._unloading[target])
-            elif target in self._residents:
-                self._residents.move_to_end(target)
-                return Lease(self, self._residents[target], is_cold=is_cold)
-            elif target in self._refused:
-                raise self._refused[target]
-            else:
-                is_cold = True
-                # Shielded: a client that leaves must not cancel the load that others wait for.
-                await asyncio.shield(self._loading.get(target) or self._start_loading(target))
+        with self._wanting(target):
+            while True:
+                if target in self._unloading:
+                    await asyncio.shield(self._unloading[target])
+                elif target in self._residents:
+                    self._residents.move_to_end(target)
+                    return Lease(self, self._residents[target], is_cold=is_cold)
+                elif target in self._refused:
+                    raise self._refused[target]
+                else:
+                    is_cold = True
+                    if target not in self._loading:
+                        self._start(self._loading, target, lambda: self._load(target))
+                    # Shielded: a client that leaves must not cancel the load that others wait for.
+                    await asyncio.shield(self._loading[target])
 
     async def load(self, target: Target) -> None:
         """Make a version resident, for nobody yet. Raises as `lease` does."""
@@ -145,8 +149,7 @@ class Residency:
         if resident.is_pinned:
             raise ConflictError(f"{str(target)!r} is pinned. Unpin it first.")
         if target not in self._unloading:
-            task = self._unloading[target] = asyncio.create_task(self._drain(target, resident))
-            task.add_done_callback(lambda done: self._forget(self._unloading, target, done))
+            self._start(self._unloading, target, lambda: self._drain(target, resident))
         await asyncio.shield(self._unloading[target])
 
     async def pin(self, target: Target) -> None:
@@ -194,16 +197,31 @@ class Residency:
         """A lease was released or a version unloaded: who waits for that looks again."""
         self._changed.set()
 
-    def _start_loading(self, target: Target) -> asyncio.Task[None]:
-        task = self._loading[target] = asyncio.create_task(self._load(target))
-        task.add_done_callback(lambda done: self._forget(self._loading, target, done))
-        return task
+    @contextmanager
+    def _wanting(self, target: Target) -> Iterator[None]:
+        """Nobody makes room with a version between its load and its first request."""
+        self._wanted[target] += 1
+        try:
+            yield
+        finally:
+            self._wanted[target] -= 1
+            if not self._wanted[target]:
+                del self._wanted[target]
+                self.wake()
 
     @staticmethod
-    def _forget(tasks: dict[Target, asyncio.Task[None]], target: Target, task: asyncio.Task[None]) -> None:
-        del tasks[target]
-        if not task.cancelled():
-            task.exception()  # seen, also where every client that waited for it has left
+    def _start(tasks: dict[Target, asyncio.Task[None]], target: Target, work: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            try:
+                await work()
+            finally:
+                # Not in a callback, which comes a turn of the loop later: to await a task that is done is no turn,
+                # and who then finds it here again would hold up the loop for ever.
+                del tasks[target]
+
+        tasks[target] = asyncio.create_task(run())
+        # Its error counts as seen, also where every client that waited for it has left.
+        tasks[target].add_done_callback(lambda task: task.cancelled() or task.exception())
 
     async def _load(self, target: Target) -> None:
         start = time.perf_counter()
@@ -245,7 +263,7 @@ class Residency:
     async def _make_room(self) -> None:
         """Unload the least recently used idle version while host memory is full; waits where none is idle."""
         while len(self._residents) + self._claimed >= self._max_resident:
-            idle = [t for t, r in self._residents.items() if not r.in_flight and not r.is_pinned]
+            idle = [t for t, r in self._residents.items() if not (r.in_flight or r.is_pinned or t in self._wanted)]
             if idle:
                 await self.unload(idle[0])
             else:

@@ -144,6 +144,17 @@ async def test_a_request_that_comes_during_an_unload_gets_the_version_loaded_aga
     assert serving.engine.loads == ["medical@1", "medical@1"]
 
 
+async def test_a_request_that_comes_just_as_an_unload_ends_does_not_hold_up_the_loop(serving: Serving) -> None:
+    serving.publish("medical")
+    await serving.residency.load(MEDICAL)
+    unloading = asyncio.create_task(serving.residency.unload(MEDICAL))
+    await asyncio.sleep(0)
+    lease = await asyncio.create_task(serving.residency.lease(MEDICAL))  # its first step comes after the unload's last
+    assert lease.is_cold
+    await unloading
+    assert serving.engine.loads == ["medical@1", "medical@1"]
+
+
 async def test_a_lease_is_released_once(serving: Serving) -> None:
     serving.publish("medical")
     first, _second = [await serving.residency.lease(MEDICAL) for _ in range(2)]
