@@ -1,9 +1,18 @@
 """Lorikeet's vLLM plugin: the entry point `vllm.general_plugins` loads it in every vLLM process.
 
-On a CPU it puts `GroupedPunicaWrapper` in the place of vLLM's own; on a GPU it changes nothing.
+On a CPU it takes over the arithmetic of LoRA; on a GPU it changes nothing.
 """
 
-from typing import Any
+import os
+from typing import Any, Literal, get_args
+
+from serve.kernels.build import load_kernels
+
+CpuLora = Literal["native", "torch", "stock"]
+"""By our operator, by plain torch, or as vLLM does it (wrong where base and adapters share a batch)."""
+
+CPU_LORA_VARIABLE = "LORIKEET_CPU_LORA"
+"""Set for the engine's processes by `ServeConfig.cpu_lora`."""
 
 _WRAPPER = "serve.engine.punica.GroupedPunicaWrapper"
 
@@ -12,9 +21,33 @@ def register() -> None:
     """Install the plugin; called more than once in a process, it does the same again."""
     from vllm.platforms import current_platform
 
-    if current_platform.is_cpu():
-        platform: Any = type(current_platform)
-        platform.get_punica_wrapper = classmethod(lambda _: _WRAPPER)
-        # The first request for log-probabilities would stop every stream for 35 s, while Inductor compiles a
-        # function of one line (vllm/v1/sample/ops/logprobs.py).
-        platform.simple_compile_backend = "eager"
+    if not current_platform.is_cpu():
+        return
+    platform: Any = type(current_platform)
+    # The first request for log-probabilities would stop every stream for 35 s, while Inductor compiles a
+    # function of one line (vllm/v1/sample/ops/logprobs.py).
+    platform.simple_compile_backend = "eager"
+    if cpu_lora() != "stock":
+        platform.get_punica_wrapper = classmethod(lambda _: _punica_wrapper())
+
+
+def cpu_lora() -> CpuLora:
+    """What computes LoRA in this process.
+
+    Raises:
+        ValueError: The variable has another value.
+    """
+    value = os.environ.get(CPU_LORA_VARIABLE, "native")
+    for known in get_args(CpuLora):
+        if value == known:
+            return known  # type: ignore[no-any-return] # one of the three
+    raise ValueError(f"{CPU_LORA_VARIABLE}={value!r}; it is one of {', '.join(get_args(CpuLora))}")
+
+
+def _punica_wrapper() -> str:
+    """vLLM asks once, in the worker, before it makes the LoRA layers."""
+    if cpu_lora() == "native" and load_kernels():
+        from serve.engine import native
+
+        native.install()
+    return _WRAPPER

@@ -18,13 +18,33 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
     def __init__(self, max_num_batched_tokens: int, max_batches: int, device: Any, **kwargs: Any) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
-        self._token_groups: tuple[TokenGroup, ...] = ()
-        self._sampler_groups: tuple[TokenGroup, ...] = ()
+        self.has_adapters = False
+        self.slots.fill_(-1)  # stock leaves it uninitialised
+        self._groups: dict[str, tuple[TokenGroup, ...]] = {}
+
+    @property
+    def slots(self) -> Tensor:
+        """int64, one a token of the batch, -1: none; longer than the batch."""
+        slots: Tensor = self._token_lora_indices
+        return slots
 
     def update_metadata(self, mapping: Any, *args: Any, **kwargs: Any) -> None:
         super().update_metadata(mapping, *args, **kwargs)
-        self._token_groups = group_tokens(self.token_lora_indices.tolist())
-        self._sampler_groups = group_tokens(self.sampler_indices.tolist())
+        self.has_adapters = any(mapping.index_mapping)
+        self._groups = {}
+
+    @property
+    def _token_groups(self) -> tuple[TokenGroup, ...]:
+        return self._grouped("tokens", self.token_lora_indices)
+
+    @property
+    def _sampler_groups(self) -> tuple[TokenGroup, ...]:
+        return self._grouped("sampler", self.sampler_indices)
+
+    def _grouped(self, name: str, slots: Tensor) -> tuple[TokenGroup, ...]:
+        if name not in self._groups:  # not every batch needs it
+            self._groups[name] = group_tokens(slots.tolist()) if self.has_adapters else ()
+        return self._groups[name]
 
     def add_lora_linear(
         self,
@@ -76,7 +96,8 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
     ) -> None:
         if not add_inputs:
             y.zero_()
-        expand(y.view(-1, y.shape[-1]), x, self._token_groups, lora_b_stacked)
+        groups = [group for group in self._token_groups if lora_b_stacked[group.slot].any()]
+        expand(y.view(-1, y.shape[-1]), x, groups, lora_b_stacked)
 
     def add_lora_logits(
         self,

@@ -1,0 +1,146 @@
+"""vLLM's linear LoRA layers on a CPU, computed by our operator on weights that stay where they are.
+
+vLLM (0.32, lora/layers) copies each activated adapter into buffers that are as large as the largest rank. Here a
+layer's slot only points at the packed weights (serve/kernels/packed.py), which are packed once, when an adapter comes
+into host memory; to activate it again costs nothing, and no rank is padded to the largest.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.lora.layers import LogitsProcessorWithLoRA, MergedColumnParallelLinearWithLoRA, VocabParallelEmbeddingWithLoRA
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.model_manager import LoRAModelManager
+
+from serve.kernels.packed import LayerWeights, SlotTable, pack_layer
+
+_MARK = "_lorikeet_stock"
+
+
+class PackedModule:
+    """In the place of vLLM's `LoRALayerWeights`: one module of one adapter, packed."""
+
+    lora_b = None
+
+    def __init__(self, weights: LayerWeights) -> None:
+        self.lora_a = weights
+
+    def optimize(self) -> "PackedModule":
+        """vLLM merges the scaling into B by this name; it is merged already."""
+        return self
+
+
+def install() -> None:
+    """Put our methods in the place of vLLM's; done twice, it does no more."""
+    for layer_class in (BaseLinearLayerWithLoRA, MergedColumnParallelLinearWithLoRA):
+        _replace(layer_class, "create_lora_weights", _create_lora_weights)
+        _replace(layer_class, "set_lora", _set_lora)
+    _replace(BaseLinearLayerWithLoRA, "reset_lora", _reset_lora)
+    _replace(BaseLinearLayerWithLoRA, "_apply_lora_to_output", _apply_lora_to_output)
+    for vocabulary_class in (VocabParallelEmbeddingWithLoRA, LogitsProcessorWithLoRA):
+        _replace(vocabulary_class, "set_lora", _set_vocabulary_lora)
+        _replace(vocabulary_class, "reset_lora", _reset_vocabulary_lora)
+    _replace(LoRAModelManager, "_add_adapter", _add_adapter)
+
+
+def slot_table(layer: Any) -> SlotTable | None:
+    """The layer's slots; None where vLLM's own buffers are used."""
+    table: SlotTable | None = layer.__dict__.get("lorikeet_slots")
+    return table
+
+
+def _replace(owner: type, name: str, ours: Callable[..., Any]) -> None:
+    """`owner.name` becomes `ours`, which gets vLLM's own method first."""
+    stock = owner.__dict__[name]
+    if hasattr(stock, _MARK):
+        return
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return ours(stock, self, *args, **kwargs)
+
+    setattr(method, _MARK, stock)
+    setattr(owner, name, method)
+
+
+def _create_lora_weights(stock: Any, layer: Any, max_loras: int, lora_config: Any, model_config: Any = None) -> None:
+    is_ours = (
+        lora_config.lora_dtype == torch.bfloat16
+        and layer.input_size % 2 == 0
+        and not (lora_config.fully_sharded_loras and layer.tp_size > 1)
+    )
+    # Of no slots: vLLM reads shapes from its buffers, and nothing else.
+    stock(layer, 0 if is_ours else max_loras, lora_config, model_config)
+    if is_ours:
+        layer.lorikeet_slots = SlotTable(max_loras, layer.output_slices)
+
+
+def _set_lora(stock: Any, layer: Any, index: int, lora_a: Any, lora_b: Any) -> None:
+    slots = slot_table(layer)
+    if slots is None:
+        stock(layer, index, lora_a, lora_b)
+    else:
+        slots.set(index, lora_a if isinstance(lora_a, LayerWeights) else _pack(layer, lora_a, lora_b))
+
+
+def _reset_lora(stock: Any, layer: Any, index: int) -> None:
+    slots = slot_table(layer)
+    if slots is None:
+        stock(layer, index)
+    else:
+        slots.clear(index)
+
+
+def _apply_lora_to_output(stock: Any, layer: Any, x: Tensor, output: Tensor) -> Tensor:
+    slots = slot_table(layer)
+    if slots is None:
+        return stock(layer, x, output)  # type: ignore[no-any-return] # vLLM's, returns a tensor
+    wrapper = layer.punica_wrapper
+    if wrapper.has_adapters:
+        inputs = x.reshape(-1, x.shape[-1]).contiguous()
+        rows = output.view(-1, output.shape[-1])
+        if rows.dtype == inputs.dtype == torch.bfloat16:
+            torch.ops.lorikeet.add_lora(rows, inputs, slots.table, wrapper.slots, slots.widths)
+        else:
+            delta = torch.zeros_like(rows, dtype=torch.bfloat16)
+            torch.ops.lorikeet.add_lora(delta, inputs.bfloat16(), slots.table, wrapper.slots, slots.widths)
+            rows.add_(delta)
+    return output
+
+
+def _add_adapter(stock: Any, manager: Any, adapter: LoRAModel) -> None:
+    stock(manager, adapter)
+    for name, layer in manager.modules.items():
+        weights = manager._get_lora_layer_weights(adapter, name)
+        if weights is not None and slot_table(layer) is not None and not isinstance(weights, PackedModule):
+            key = name if adapter.check_lora_name(name) else name.removeprefix("model.")  # as vLLM looks it up
+            loras: dict[str, Any] = adapter.loras
+            loras[key] = PackedModule(_pack(layer, weights.lora_a, weights.lora_b))
+
+
+def _pack(layer: Any, lora_a: Any, lora_b: Any) -> LayerWeights:
+    """Of vLLM's tensors for one layer, one of the whole or one a slice, this worker's part."""
+    if isinstance(lora_a, list) and len(lora_b) != layer.n_slices:
+        lora_a, lora_b = layer.expand_packed_lora(lora_a, lora_b)
+    elif not isinstance(lora_a, list) and layer.n_slices > 1:
+        lora_a, lora_b = [lora_a] * layer.n_slices, list(lora_b.split(layer.base_layer.output_sizes))
+    if layer.tp_size > 1:
+        lora_a, lora_b = layer.slice_lora_a(lora_a), layer.slice_lora_b(lora_b)
+    if not isinstance(lora_a, list):
+        lora_a, lora_b = [lora_a], [lora_b]
+    return pack_layer([None if a is None or b is None else (a, b) for a, b in zip(lora_a, lora_b, strict=True)])
+
+
+def _set_vocabulary_lora(stock: Any, layer: Any, index: int, lora_a: Any, lora_b: Any) -> None:
+    stock(layer, index, lora_a, lora_b)
+    layer.__dict__.setdefault("lorikeet_used", set()).add(index)
+
+
+def _reset_vocabulary_lora(stock: Any, layer: Any, index: int) -> None:
+    """Only where something was set: it writes over the whole vocabulary, and few adapters have a part there."""
+    used = layer.__dict__.setdefault("lorikeet_used", set())
+    if index in used:
+        stock(layer, index)
+        used.discard(index)

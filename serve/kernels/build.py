@@ -1,0 +1,94 @@
+"""Compiles `lora.cpp` and loads it: at set-up, or at first use. Where that cannot be done, plain torch computes.
+
+`python -m serve.kernels.build` compiles it now.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch.utils import cpp_extension
+
+logger = logging.getLogger(__name__)
+
+_SOURCE = Path(__file__).with_name("lora.cpp")
+# GCC's own AVX-512 headers trip -Wmaybe-uninitialized.
+_FLAGS = ["-O3", "-fopenmp", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
+_NAME = "lorikeet_kernels"
+
+
+@cache
+def load_kernels() -> bool:
+    """Make `torch.ops.lorikeet` available, compiling it where that was not done yet (about 30 s).
+
+    Returns:
+        False where there is no compiler, or it fails: a warning says why.
+    """
+    library = library_file()
+    try:
+        if not library.exists():
+            _compile(library)
+        torch.ops.load_library(library)  # type: ignore[no-untyped-call]
+    except (OSError, RuntimeError) as error:
+        logger.warning("LoRA is computed by plain torch, several times slower: %s", _last_line(error))
+        return False
+    return True
+
+
+def library_file() -> Path:
+    """Where the compiled operator lies: in torch's folder for extensions, by what it was made of."""
+    made_of = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), torch.__version__.encode(), sys.version.encode())
+    digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()
+    return Path(cpp_extension.get_default_build_root()) / _NAME / f"{digest[:16]}.so"
+
+
+def _compile(library: Path) -> None:
+    """Compile in a folder of its own and move the result: no process sees half of it, and none waits for another.
+
+    Raises:
+        RuntimeError: There is no compiler, or it failed.
+        OSError: The folder cannot be written.
+    """
+    compiler = os.environ.get("CXX", "c++")
+    if shutil.which(compiler) is None:
+        raise RuntimeError(f"there is no C++ compiler ({compiler!r}) here")
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=library.parent) as folder, _ninja_on_path():
+        cpp_extension.load(
+            _NAME,
+            [str(_SOURCE)],
+            extra_cflags=_FLAGS,
+            extra_ldflags=["-fopenmp"],
+            build_directory=folder,
+            is_python_module=False,
+        )
+        (Path(folder) / f"{_NAME}.so").replace(library)
+
+
+@contextmanager
+def _ninja_on_path() -> Iterator[None]:
+    """Torch looks for `ninja` on the path, and it lies beside this Python."""
+    before = os.environ["PATH"]
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), before))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def _last_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+
+
+if __name__ == "__main__":
+    logging.basicConfig(format="%(message)s")
+    if load_kernels():
+        print("LoRA is computed by", torch.ops.lorikeet.instruction_sets()[-1])

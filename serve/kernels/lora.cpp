@@ -1,0 +1,530 @@
+// LoRA for a batch of mixed adapters on a CPU: y[rows of adapter i] += x[rows] * A_i^T * B_i^T, for every slice of a layer.
+//
+// Tokens are grouped by adapter, each weight is read once a block of 16 tokens, in bfloat16; sums are float32. The
+// weights stay where their adapter lies in memory: a layer's table holds their addresses, so that to activate an
+// adapter is to write addresses. See serve/kernels/packed.py for the layout of the weights and for the table.
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
+namespace {
+
+using bf16 = uint16_t;
+
+constexpr int kBlock = 16;       // tokens a block; also the rows of an AMX tile
+constexpr int kPanel = 16;       // columns a panel
+constexpr int kColumnsAnItem = 192;  // of one slice of y; whole panels
+constexpr int64_t kSerialBelow = 1 << 16;  // multiply-adds that are not worth waking a thread for
+
+// ---------------------------------------------------------------------------------------------------------------
+// Products of a block of rows and panels of weights, for each instruction set.
+
+// targets[i][c] = sum over k of rows[i][k] * panel[k][c]: one panel, `width` (8 or 16) columns, 2 * `pairs` inputs.
+using Shrink = void (*)(const bf16* const* rows, int count, int64_t pairs, const bf16* panel, int width,
+                        bf16* const* targets);
+// targets[i][c] += the same, over all `columns`: as many panels of 16 as they need.
+using Expand = void (*)(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                        bf16* const* targets);
+
+struct Instructions {
+  const char* name;
+  Shrink shrink;
+  Expand expand;
+};
+
+inline float widen(bf16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
+
+inline bf16 narrow(float value) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<bf16>((bits >> 16) | 0x40);  // stays a NaN
+  return static_cast<bf16>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);                  // to nearest, ties to even
+}
+
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#define PORTABLE __attribute__((target_clones("arch=haswell", "default")))
+#else
+#define PORTABLE
+#endif
+#define INLINE inline __attribute__((always_inline))
+
+template <int kWidth>
+INLINE void multiply_row(const bf16* row, int64_t pairs, const bf16* panel, float* sums) {
+  float total[kWidth] = {};
+  for (int64_t k = 0; k < pairs; ++k, panel += 2 * kWidth) {
+    const float first = widen(row[2 * k]), second = widen(row[2 * k + 1]);
+    uint32_t both[kWidth];
+    std::memcpy(both, panel, sizeof both);
+    for (int c = 0; c < kWidth; ++c) {
+      total[c] += first * std::bit_cast<float>(both[c] << 16);
+      total[c] += second * std::bit_cast<float>(both[c] & 0xffff0000u);
+    }
+  }
+  std::memcpy(sums, total, sizeof total);
+}
+
+PORTABLE void shrink_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panel, int width,
+                              bf16* const* targets) {
+  for (int i = 0; i < count; ++i) {
+    float sums[kPanel];
+    if (width == kPanel) {
+      multiply_row<kPanel>(rows[i], pairs, panel, sums);
+    } else {
+      multiply_row<kPanel / 2>(rows[i], pairs, panel, sums);
+    }
+    for (int c = 0; c < width; ++c) targets[i][c] = narrow(sums[c]);
+  }
+}
+
+PORTABLE void expand_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                              bf16* const* targets) {
+  for (int64_t column = 0; column < columns; column += kPanel, panels += 2 * kPanel * pairs) {
+    const int width = static_cast<int>(std::min<int64_t>(kPanel, columns - column));
+    for (int i = 0; i < count; ++i) {
+      float sums[kPanel];
+      multiply_row<kPanel>(rows[i], pairs, panels, sums);
+      for (int c = 0; c < width; ++c) targets[i][column + c] = narrow(widen(targets[i][column + c]) + sums[c]);
+    }
+  }
+}
+
+#if defined(__x86_64__)
+#define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
+
+AVX512_BF16 inline __mmask16 first_columns(int64_t width) { return static_cast<__mmask16>((1u << width) - 1u); }
+
+AVX512_BF16 inline __m512bh broadcast_pair(const bf16* row, int64_t pair) {
+  int32_t both;
+  std::memcpy(&both, row + 2 * pair, sizeof both);
+  return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
+}
+
+AVX512_BF16 inline void add_to(bf16* target, __mmask16 columns, __m512 sums) {
+  const __m256i before = _mm256_maskz_loadu_epi16(columns, target);
+  const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(before), 16));
+  const __m256bh after = _mm512_cvtneps_pbh(_mm512_add_ps(wide, sums));
+  _mm256_mask_storeu_epi16(target, columns, reinterpret_cast<__m256i>(after));
+}
+
+// total[i] = products of rows[i] and one panel.
+template <int kRows>
+AVX512_BF16 INLINE void multiply_rows(const bf16* const* rows, int64_t pairs, const bf16* panel, int width,
+                                      __m512* total) {
+  // Several sums a row where rows are few: a product waits for the one before it.
+  constexpr int kChains = kRows <= 4 ? 4 : (kRows <= 8 ? 2 : 1);
+  const __mmask16 columns = first_columns(width);
+  __m512 chains[kRows][kChains];
+  for (int i = 0; i < kRows; ++i)
+    for (int chain = 0; chain < kChains; ++chain) chains[i][chain] = _mm512_setzero_ps();
+  for (int64_t k = 0; k < pairs; k += kChains) {
+#pragma GCC unroll 4
+    for (int chain = 0; chain < kChains; ++chain) {
+      if (k + chain >= pairs) break;
+      const __m512bh weights =
+          reinterpret_cast<__m512bh>(_mm512_maskz_loadu_epi32(columns, panel + 2 * width * (k + chain)));
+#pragma GCC unroll 16
+      for (int i = 0; i < kRows; ++i)
+        chains[i][chain] = _mm512_dpbf16_ps(chains[i][chain], broadcast_pair(rows[i], k + chain), weights);
+    }
+  }
+  for (int i = 0; i < kRows; ++i) {
+    total[i] = chains[i][0];
+    for (int chain = 1; chain < kChains; ++chain) total[i] = _mm512_add_ps(total[i], chains[i][chain]);
+  }
+}
+
+template <int kRows>
+AVX512_BF16 void shrink_rows(const bf16* const* rows, int64_t pairs, const bf16* panel, int width,
+                             bf16* const* targets) {
+  __m512 total[kRows];
+  multiply_rows<kRows>(rows, pairs, panel, width, total);
+  for (int i = 0; i < kRows; ++i)
+    _mm256_mask_storeu_epi16(targets[i], first_columns(width),
+                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(total[i])));
+}
+
+template <int kRows>
+AVX512_BF16 void expand_rows(const bf16* const* rows, int64_t pairs, const bf16* panels, int64_t columns,
+                             bf16* const* targets) {
+  for (int64_t column = 0; column < columns; column += kPanel, panels += 2 * kPanel * pairs) {
+    __m512 total[kRows];
+    multiply_rows<kRows>(rows, pairs, panels, kPanel, total);
+    const __mmask16 width = first_columns(std::min<int64_t>(kPanel, columns - column));
+    for (int i = 0; i < kRows; ++i) add_to(targets[i] + column, width, total[i]);
+  }
+}
+
+// Calls work.operator()<n>(first row) for parts of 16, 8, 4, 2 and 1 rows.
+template <typename Work>
+void in_parts(int count, const Work& work) {
+  int first = 0;
+  for (; count - first >= 16; first += 16) work.template operator()<16>(first);
+  if (count - first >= 8) work.template operator()<8>(first), first += 8;
+  if (count - first >= 4) work.template operator()<4>(first), first += 4;
+  if (count - first >= 2) work.template operator()<2>(first), first += 2;
+  if (count - first >= 1) work.template operator()<1>(first);
+}
+
+void shrink_avx512(const bf16* const* rows, int count, int64_t pairs, const bf16* panel, int width,
+                   bf16* const* targets) {
+  in_parts(count, [&]<int kRows>(int first) {
+    shrink_rows<kRows>(rows + first, pairs, panel, width, targets + first);
+  });
+}
+
+void expand_avx512(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                   bf16* const* targets) {
+  in_parts(count, [&]<int kRows>(int first) {
+    expand_rows<kRows>(rows + first, pairs, panels, columns, targets + first);
+  });
+}
+
+#if defined(__GNUC__) && !defined(__clang__)
+#define WITH_AMX 1
+#define AMX __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,amx-tile,amx-bf16")))
+
+constexpr int kFewestRows = 4;   // for fewer, AVX-512 is as fast
+constexpr int kFewestPairs = 4;  // a tile row of 16 bytes
+
+// Bytes between rows that lie at equal distances; 0 where they do not.
+int64_t row_distance(const bf16* const* rows, int count) {
+  const int64_t distance = rows[1] - rows[0];
+  for (int i = 2; i < count; ++i)
+    if (rows[i] - rows[i - 1] != distance) return 0;
+  return distance * static_cast<int64_t>(sizeof(bf16));
+}
+
+// Pairs of inputs a tile takes, so that no smaller tile is left over; 0 where there is no such number.
+int64_t pairs_of_a_tile(int64_t pairs) {
+  for (int64_t size = std::min<int64_t>(16, pairs); size >= kFewestPairs; --size)
+    if (pairs % size == 0) return size;
+  return 0;
+}
+
+// Tiles 0, 1, 2: sums; 3, 4, 5: weights; 6: rows.
+AMX void shape_tiles(int rows, int64_t pairs, int width) {
+  struct alignas(64) {  // Intel's manual, LDTILECFG
+    uint8_t palette = 1, start_row = 0, reserved[14] = {};
+    uint16_t bytes_a_row[16] = {};
+    uint8_t rows[16] = {};
+  } shape;
+  for (int tile = 0; tile < 7; ++tile) {
+    shape.rows[tile] = static_cast<uint8_t>(tile < 3 || tile == 6 ? rows : pairs);
+    shape.bytes_a_row[tile] = static_cast<uint16_t>(tile == 6 ? 4 * pairs : 4 * width);
+  }
+  _tile_loadconfig(&shape);
+}
+
+AMX void shrink_amx(const bf16* const* rows, int count, int64_t pairs, const bf16* panel, int width,
+                    bf16* const* targets) {
+  const int64_t distance = count >= kFewestRows ? row_distance(rows, count) : 0, step = pairs_of_a_tile(pairs);
+  if (!distance || !step) return shrink_avx512(rows, count, pairs, panel, width, targets);
+  alignas(64) float sums[kBlock][kPanel];
+  shape_tiles(count, step, width);
+  _tile_zero(0);
+  for (int64_t k = 0; k < pairs; k += step) {
+    _tile_loadd(6, rows[0] + 2 * k, distance);
+    _tile_loadd(3, panel + 2 * width * k, 4 * width);
+    _tile_dpbf16ps(0, 6, 3);
+  }
+  _tile_stored(0, sums, sizeof sums[0]);
+  _tile_release();
+  for (int i = 0; i < count; ++i)
+    _mm256_mask_storeu_epi16(targets[i], first_columns(width),
+                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_load_ps(sums[i]))));
+}
+
+AMX void expand_amx(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                    bf16* const* targets) {
+  const int64_t distance = count >= kFewestRows ? row_distance(rows, count) : 0, step = pairs_of_a_tile(pairs);
+  if (!distance || !step) return expand_avx512(rows, count, pairs, panels, columns, targets);
+  constexpr int64_t kColumns = 3 * kPanel;  // at once
+  constexpr int64_t kStride = kColumns * sizeof(float);
+  const int64_t panel_size = 2 * kPanel * pairs;
+  // Sums are added to their targets one step late: a load must not wait for the tile store before it.
+  alignas(64) float sums[2][kBlock][kColumns];
+  const auto add = [&](int64_t first) AMX {
+    const int64_t width = std::min(kColumns, columns - first);
+    const auto& ready = sums[first / kColumns % 2];
+    for (int i = 0; i < count; ++i)
+      for (int64_t c = 0; c < width; c += kPanel)
+        add_to(targets[i] + first + c, first_columns(std::min<int64_t>(kPanel, width - c)),
+               _mm512_load_ps(ready[i] + c));
+  };
+  shape_tiles(count, step, kPanel);
+  for (int64_t column = 0; column < columns; column += kColumns, panels += 3 * panel_size) {
+    const bool has_second = columns - column > kPanel, has_third = columns - column > 2 * kPanel;
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    for (int64_t k = 0; k < pairs; k += step) {
+      const bf16* weights = panels + 2 * kPanel * k;
+      _tile_loadd(6, rows[0] + 2 * k, distance);
+      _tile_loadd(3, weights, 4 * kPanel);
+      _tile_dpbf16ps(0, 6, 3);
+      if (has_second) {
+        _tile_loadd(4, weights + panel_size, 4 * kPanel);
+        _tile_dpbf16ps(1, 6, 4);
+      }
+      if (has_third) {
+        _tile_loadd(5, weights + 2 * panel_size, 4 * kPanel);
+        _tile_dpbf16ps(2, 6, 5);
+      }
+    }
+    float* ready = sums[column / kColumns % 2][0];
+    _tile_stored(0, ready, kStride);
+    if (has_second) _tile_stored(1, ready + kPanel, kStride);
+    if (has_third) _tile_stored(2, ready + 2 * kPanel, kStride);
+    if (column) add(column - kColumns);
+  }
+  add((columns - 1) / kColumns * kColumns);
+  _tile_release();
+}
+
+bool may_use_amx() {
+  constexpr int kRequestPermission = 0x1023, kTileData = 18;  // Linux: arch/x86/include/uapi/asm/prctl.h
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+}
+#endif
+#endif
+
+const std::vector<Instructions>& instruction_sets() {
+  static const std::vector<Instructions> sets = [] {
+    std::vector<Instructions> found{{"portable", shrink_portable, expand_portable}};
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
+      found.push_back({"avx512_bf16", shrink_avx512, expand_avx512});
+#if defined(WITH_AMX)
+      if (__builtin_cpu_supports("amx-bf16") && may_use_amx())
+        found.push_back({"amx_bf16", shrink_amx, expand_amx});
+#endif
+    }
+#endif
+    return found;
+  }();
+  return sets;
+}
+
+const Instructions* chosen = &instruction_sets().back();
+
+// ---------------------------------------------------------------------------------------------------------------
+// The work of one layer.
+
+struct Weights {  // one slice of one adapter; see serve/kernels/packed.py
+  const bf16* a;
+  const bf16* b;
+  int64_t rank;  // padded to a multiple of 8; 0: the adapter leaves this slice alone
+};
+
+class Layer {
+ public:
+  Layer(const at::Tensor& table, at::IntArrayRef widths)
+      : entries_(table.const_data_ptr<int64_t>()), slots_(table.size(0)), widths_(widths) {}
+
+  int64_t slots() const { return slots_; }
+  int64_t slices() const { return static_cast<int64_t>(widths_.size()); }
+  int64_t width(int64_t slice) const { return widths_[slice]; }
+  Weights weights(int64_t slot, int64_t slice) const {
+    const int64_t* entry = entries_ + 3 * (slot * slices() + slice);
+    return {reinterpret_cast<const bf16*>(entry[0]), reinterpret_cast<const bf16*>(entry[1]), entry[2]};
+  }
+  int64_t total_rank(int64_t slot) const {
+    int64_t sum = 0;
+    for (int64_t slice = 0; slice < slices(); ++slice) sum += weights(slot, slice).rank;
+    return sum;
+  }
+
+ private:
+  const int64_t* entries_;
+  int64_t slots_;
+  at::IntArrayRef widths_;
+};
+
+struct Block {  // up to kBlock tokens of one adapter: places [first, first + count) of the order
+  int64_t slot, first;
+  int count;
+};
+
+struct Item {  // one panel of A from row `first` on, or columns [first, last) of one slice, for one block
+  int32_t block, slice, hidden, first, last;
+  int64_t column;
+};
+
+// Buffers of the calling thread, kept from call to call.
+struct Plan {
+  std::vector<int64_t> order, starts;
+  std::vector<Block> blocks;
+  std::vector<Item> shrinks, expands;
+  std::vector<bf16> hidden;
+  int64_t hidden_stride = 0, multiply_adds = 0;
+};
+
+void group_tokens(Plan& plan, const int64_t* slots, int64_t num_tokens, const Layer& layer) {
+  plan.starts.assign(layer.slots() + 1, 0);
+  int64_t used = 0;
+  for (int64_t token = 0; token < num_tokens; ++token) {
+    const int64_t slot = slots[token];
+    if (slot < 0) continue;
+    TORCH_CHECK(slot < layer.slots(), "adapter slot ", slot, " of ", layer.slots());
+    ++plan.starts[slot + 1];
+    ++used;
+  }
+  for (int64_t slot = 0; slot < layer.slots(); ++slot) plan.starts[slot + 1] += plan.starts[slot];
+  plan.order.resize(used);
+  for (int64_t token = 0; token < num_tokens; ++token)
+    if (slots[token] >= 0) plan.order[plan.starts[slots[token]]++] = token;
+  // Each start is now the next one's: the end of its own group.
+  plan.blocks.clear();
+  plan.hidden_stride = plan.multiply_adds = 0;
+  int64_t first = 0;
+  for (int64_t slot = 0; slot < layer.slots(); ++slot) {
+    const int64_t end = plan.starts[slot], rank = layer.total_rank(slot);
+    if (first == end || rank == 0) {
+      first = end;
+      continue;
+    }
+    plan.hidden_stride = std::max(plan.hidden_stride, rank);
+    for (; first < end; first += kBlock)
+      plan.blocks.push_back({slot, first, static_cast<int>(std::min<int64_t>(kBlock, end - first))});
+    first = end;
+  }
+}
+
+void list_items(Plan& plan, const Layer& layer, int64_t input_size) {
+  plan.shrinks.clear();
+  plan.expands.clear();
+  for (size_t b = 0; b < plan.blocks.size(); ++b) {
+    int64_t hidden = 0, column = 0;
+    for (int64_t s = 0; s < layer.slices(); ++s) {
+      const int64_t rank = layer.weights(plan.blocks[b].slot, s).rank;
+      const auto item = [&](int64_t first, int64_t last) {
+        return Item{static_cast<int32_t>(b),     static_cast<int32_t>(s),    static_cast<int32_t>(hidden),
+                    static_cast<int32_t>(first), static_cast<int32_t>(last), column};
+      };
+      if (rank) {
+        for (int64_t first = 0; first < rank; first += kPanel) plan.shrinks.push_back(item(first, first + kPanel));
+        for (int64_t first = 0; first < layer.width(s); first += kColumnsAnItem)
+          plan.expands.push_back(item(first, std::min<int64_t>(layer.width(s), first + kColumnsAnItem)));
+        plan.multiply_adds += plan.blocks[b].count * rank * (input_size + layer.width(s));
+      }
+      hidden += rank;
+      column += layer.width(s);
+    }
+  }
+  plan.hidden.resize(plan.order.size() * plan.hidden_stride);
+}
+
+// hidden = x * A^T
+void shrink(Plan& plan, const Layer& layer, const Item& item, const bf16* x, int64_t input_size) {
+  const Block& block = plan.blocks[item.block];
+  const Weights weights = layer.weights(block.slot, item.slice);
+  const bf16* rows[kBlock];
+  bf16* targets[kBlock];
+  for (int i = 0; i < block.count; ++i) {
+    rows[i] = x + plan.order[block.first + i] * input_size;
+    targets[i] = plan.hidden.data() + (block.first + i) * plan.hidden_stride + item.hidden + item.first;
+  }
+  const int width = static_cast<int>(std::min<int64_t>(kPanel, weights.rank - item.first));
+  chosen->shrink(rows, block.count, input_size / 2, weights.a + item.first * input_size, width, targets);
+}
+
+// y += hidden * B^T
+void expand(Plan& plan, const Layer& layer, const Item& item, bf16* y, int64_t output_stride) {
+  const Block& block = plan.blocks[item.block];
+  const Weights weights = layer.weights(block.slot, item.slice);
+  const bf16* rows[kBlock];
+  bf16* targets[kBlock];
+  for (int i = 0; i < block.count; ++i) {
+    rows[i] = plan.hidden.data() + (block.first + i) * plan.hidden_stride + item.hidden;
+    targets[i] = y + plan.order[block.first + i] * output_stride + item.column + item.first;
+  }
+  chosen->expand(rows, block.count, weights.rank / 2, weights.b + item.first * weights.rank, item.last - item.first,
+                 targets);
+}
+
+void add_lora(at::Tensor& y, const at::Tensor& x, const at::Tensor& table, const at::Tensor& slots,
+              at::IntArrayRef widths) {
+  TORCH_CHECK(y.dim() == 2 && x.dim() == 2 && y.size(0) == x.size(0), "y and x are (tokens, features)");
+  TORCH_CHECK(y.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kBFloat16, "y and x are bfloat16");
+  TORCH_CHECK(y.stride(1) == 1 && x.is_contiguous() && x.size(1) % 2 == 0, "rows are dense, x has even features");
+  TORCH_CHECK(slots.scalar_type() == at::kLong && slots.is_contiguous() && slots.size(0) >= x.size(0),
+              "slots are int64, one a token");
+  TORCH_CHECK(table.scalar_type() == at::kLong && table.is_contiguous() && table.dim() == 3 &&
+                  table.size(1) == static_cast<int64_t>(widths.size()) && table.size(2) == 3,
+              "the table is int64 (slots, slices, 3)");
+  int64_t columns = 0;
+  for (const int64_t width : widths) columns += width;
+  TORCH_CHECK(columns <= y.size(1), "the slices are wider than y");
+
+  static thread_local Plan own;
+  Plan& plan = own;
+  const Layer layer(table, widths);
+  group_tokens(plan, slots.const_data_ptr<int64_t>(), x.size(0), layer);
+  if (plan.blocks.empty()) return;
+  const int64_t input_size = x.size(1), output_stride = y.stride(0);
+  list_items(plan, layer, input_size);
+
+  const bf16* inputs = static_cast<const bf16*>(x.const_data_ptr());
+  bf16* outputs = static_cast<bf16*>(y.mutable_data_ptr());
+  const auto share = [](const std::vector<Item>& items, int thread, int threads, const auto& work) {
+    const size_t first = items.size() * thread / threads, last = items.size() * (thread + 1) / threads;
+    for (size_t i = first; i < last; ++i) work(items[i]);
+  };
+  const auto do_shrink = [&](const Item& item) { shrink(plan, layer, item, inputs, input_size); };
+  const auto do_expand = [&](const Item& item) { expand(plan, layer, item, outputs, output_stride); };
+  const int threads = plan.multiply_adds < kSerialBelow ? 1 : at::get_num_threads();
+  if (threads == 1) {
+    share(plan.shrinks, 0, 1, do_shrink);
+    share(plan.expands, 0, 1, do_expand);
+    return;
+  }
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t thread = begin; thread < end; ++thread)
+      share(plan.shrinks, static_cast<int>(thread), threads, do_shrink);
+  });
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t thread = begin; thread < end; ++thread)
+      share(plan.expands, static_cast<int>(thread), threads, do_expand);
+  });
+}
+
+// What this CPU can do, best last.
+std::vector<std::string> available() {
+  std::vector<std::string> names;
+  for (const Instructions& set : instruction_sets()) names.emplace_back(set.name);
+  return names;
+}
+
+void use(const std::string& name) {
+  for (const Instructions& set : instruction_sets()) {
+    if (name == set.name) {
+      chosen = &set;
+      return;
+    }
+  }
+  TORCH_CHECK(false, "this CPU has no instruction set ", name);
+}
+
+}  // namespace
+
+TORCH_LIBRARY(lorikeet, library) {
+  library.def("add_lora(Tensor(a!) y, Tensor x, Tensor table, Tensor slots, int[] widths) -> ()");
+  library.def("instruction_sets() -> str[]", available);
+  library.def("use_instruction_set(str name) -> ()", [](std::string name) { use(name); });
+}
+
+TORCH_LIBRARY_IMPL(lorikeet, CPU, library) { library.impl("add_lora", add_lora); }

@@ -1,0 +1,89 @@
+"""The layout in which `lora.cpp` reads an adapter's weights.
+
+A matrix (N, K) lies in panels of 16 of its N rows, a panel as [K/2][16][2]: for each pair of inputs the weights of 16
+outputs side by side, as AVX512-BF16's dot product and AMX's tile product take them. The last panel of A is 8 wide
+where 8 are enough.
+
+A layer's table, int64 (slots, slices, 3), holds the address of A, the address of B, and the padded rank of each
+slice of each adapter slot; rank 0 says that the adapter leaves the slice alone.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+_PANEL = 16
+_RANK_STEP = 8
+
+
+@dataclass(frozen=True)
+class LayerWeights:
+    """One adapter's part of one layer, ready to be used where it lies.
+
+    Attributes:
+        entries: int64 (slices, 3), a row of the layer's table.
+        memory: What the addresses point into.
+    """
+
+    entries: Tensor
+    memory: tuple[Tensor, ...]
+
+
+class SlotTable:
+    """Which weights each adapter slot of one layer has; `table` is what the operator reads."""
+
+    def __init__(self, num_slots: int, widths: Sequence[int]) -> None:
+        self.widths = list(widths)
+        self.table = torch.zeros(num_slots, len(widths), 3, dtype=torch.int64)
+        self._weights: list[LayerWeights | None] = [None] * num_slots
+
+    def set(self, slot: int, weights: LayerWeights) -> None:
+        """Point a slot at weights, and keep them in memory."""
+        self.table[slot] = weights.entries
+        self._weights[slot] = weights
+
+    def clear(self, slot: int) -> None:
+        if self._weights[slot] is not None:
+            self.table[slot] = 0
+            self._weights[slot] = None
+
+
+def padded_rank(rank: int) -> int:
+    """The rank that is stored: zeros fill it up to a multiple of 8."""
+    return -(-rank // _RANK_STEP) * _RANK_STEP
+
+
+def pack_layer(slices: Sequence[tuple[Tensor, Tensor] | None]) -> LayerWeights:
+    """Pack A (R, K) and B (N, R) of each slice of a layer; None: the adapter leaves the slice alone.
+
+    K must be even.
+    """
+    packed = [pair and (pack_a(pair[0]), pack_b(pair[1]), padded_rank(pair[0].shape[0])) for pair in slices]
+    entries = [(p[0].data_ptr(), p[1].data_ptr(), p[2]) if p else (0, 0, 0) for p in packed]
+    return LayerWeights(torch.tensor(entries), tuple(part for p in packed if p for part in p[:2]))
+
+
+def pack_a(lora_a: Tensor) -> Tensor:
+    """A (R, K) as panels: bfloat16, 1-D, `padded_rank(R) * K` long."""
+    padded = _padded(lora_a, padded_rank(lora_a.shape[0]), lora_a.shape[1])
+    whole = padded.shape[0] // _PANEL * _PANEL
+    return torch.cat([_panels(padded[:whole], _PANEL), _panels(padded[whole:], _RANK_STEP)])
+
+
+def pack_b(lora_b: Tensor) -> Tensor:
+    """B (N, R) as panels: bfloat16, 1-D, N rounded up to 16 times `padded_rank(R)` long."""
+    rows = -(-lora_b.shape[0] // _PANEL) * _PANEL
+    return _panels(_padded(lora_b, rows, padded_rank(lora_b.shape[1])), _PANEL)
+
+
+def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    padded = torch.zeros(rows, columns, dtype=torch.bfloat16)
+    padded[: matrix.shape[0], : matrix.shape[1]] = matrix
+    return padded
+
+
+def _panels(matrix: Tensor, width: int) -> Tensor:
+    rows, columns = matrix.shape
+    return matrix.view(rows // width, width, columns // 2, 2).transpose(1, 2).reshape(-1)

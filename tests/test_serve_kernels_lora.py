@@ -1,0 +1,173 @@
+"""The C++ operator against a float64 reference, over shapes, ranks, mixes of adapters and instruction sets."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from serve.kernels.build import load_kernels
+from serve.kernels.packed import SlotTable, pack_layer, padded_rank
+
+SLOTS = 3
+Pair = tuple[Tensor, Tensor]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> None:
+    if not load_kernels():
+        pytest.skip("the operator cannot be compiled here")
+
+
+@pytest.fixture(scope="module", params=["portable", "avx512_bf16", "amx_bf16"])
+def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
+    available = torch.ops.lorikeet.instruction_sets()
+    if request.param not in available:
+        pytest.skip(f"this CPU has no {request.param}")
+    torch.ops.lorikeet.use_instruction_set(request.param)
+    yield request.param
+    torch.ops.lorikeet.use_instruction_set(available[-1])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`ranks[slot][slice]`; 0: the adapter leaves the slice alone."""
+
+    slots: list[int]
+    inputs: int
+    widths: tuple[int, ...]
+    ranks: list[list[int]]
+    seed: int
+
+
+@st.composite
+def batches(draw: st.DrawFn) -> Batch:
+    if draw(st.booleans()):  # runs of one adapter, as prefills make them
+        runs = draw(st.lists(st.tuples(st.integers(-1, SLOTS - 1), st.integers(1, 40)), min_size=1, max_size=4))
+        slots = [slot for slot, length in runs for _ in range(length)]
+    else:
+        slots = draw(st.lists(st.integers(-1, SLOTS - 1), min_size=1, max_size=40))
+    widths = tuple(draw(st.lists(st.integers(1, 300), min_size=1, max_size=3)))
+    rank = st.sampled_from([0, 1, 3, 8, 16, 20, 40, 64, 128, 256])
+    ranks = [[draw(rank) for _ in widths] for _ in range(SLOTS)]
+    return Batch(slots, 2 * draw(st.integers(1, 80)), widths, ranks, draw(st.integers(0, 2**16)))
+
+
+def weights(batch: Batch) -> list[list[Pair | None]]:
+    """Per slot and slice."""
+    generator = torch.Generator().manual_seed(batch.seed)
+    made: list[list[Pair | None]] = []
+    for ranks in batch.ranks:
+        pairs: list[Pair | None] = []
+        for width, rank in zip(batch.widths, ranks, strict=True):
+            a = torch.randn(rank, batch.inputs, generator=generator) / batch.inputs**0.5
+            b = torch.randn(width, rank, generator=generator) / max(rank, 1) ** 0.5
+            pairs.append((a.bfloat16(), b.bfloat16()) if rank else None)
+        made.append(pairs)
+    return made
+
+
+def reference(
+    y: Tensor, x: Tensor, slots: list[int], adapters: list[list[Pair | None]], widths: tuple[int, ...]
+) -> Tensor:
+    """Row by row in float64, but for the hidden values, which every bfloat16 implementation rounds."""
+    want = y.double()
+    for row, slot in enumerate(slots):
+        parts = want[row].split(list(widths))
+        for part, pair in zip(parts, adapters[slot] if slot >= 0 else [], strict=False):
+            if pair is not None:
+                hidden = (pair[0].double() @ x[row].double()).bfloat16().double()
+                part += pair[1].double() @ hidden
+    return want
+
+
+def slot_table(batch: Batch, adapters: list[list[Pair | None]]) -> SlotTable:
+    table = SlotTable(SLOTS, batch.widths)
+    for slot, slices in enumerate(adapters):
+        table.set(slot, pack_layer(slices))
+    return table
+
+
+@settings(max_examples=80, deadline=None)
+@given(batch=batches())
+def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(instructions: str, batch: Batch) -> None:
+    generator = torch.Generator().manual_seed(batch.seed + 1)
+    x = torch.randn(len(batch.slots), batch.inputs, generator=generator).bfloat16()
+    y = torch.randn(len(batch.slots), sum(batch.widths), generator=generator).bfloat16()
+    adapters = weights(batch)
+    table = slot_table(batch, adapters)
+    got = y.clone()
+    torch.ops.lorikeet.add_lora(got, x, table.table, torch.tensor(batch.slots), table.widths)
+    want = reference(y, x, batch.slots, adapters, batch.widths)
+    # Half a unit in the last place of bfloat16 (2**-9), and hidden values that were rounded the other way.
+    torch.testing.assert_close(got.double(), want, rtol=2**-8, atol=0.02)
+    base_rows = [row for row, slot in enumerate(batch.slots) if slot < 0]
+    assert torch.equal(got[base_rows], y[base_rows])
+
+
+def test_an_output_may_be_part_of_a_wider_one(instructions: str) -> None:
+    batch = Batch([0, 1, 0, 1, 0], 32, (20, 12), [[8, 8], [16, 0], [0, 0]], 5)
+    adapters = weights(batch)
+    table = slot_table(batch, adapters)
+    wide = torch.zeros(5, 64, dtype=torch.bfloat16)
+    x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1)).bfloat16()
+    torch.ops.lorikeet.add_lora(wide[:, :32], x, table.table, torch.tensor(batch.slots), table.widths)
+    want = reference(torch.zeros(5, 32), x, batch.slots, adapters, batch.widths)
+    torch.testing.assert_close(wide[:, :32].double(), want, rtol=2**-8, atol=0.02)
+    assert not wide[:, 32:].any()
+
+
+def test_a_cleared_slot_adds_nothing(instructions: str) -> None:
+    batch = Batch([0, 1], 32, (20,), [[8], [8], [8]], 3)
+    table = slot_table(batch, weights(batch))
+    table.clear(0)
+    y = torch.zeros(2, 20, dtype=torch.bfloat16)
+    x = torch.ones(2, 32, dtype=torch.bfloat16)
+    torch.ops.lorikeet.add_lora(y, x, table.table, torch.tensor(batch.slots), table.widths)
+    assert not y[0].any()
+    assert y[1].any()
+
+
+def test_a_nan_in_a_weight_reaches_its_own_rows_only(instructions: str) -> None:
+    batch = Batch([0, 1, -1], 32, (20,), [[8], [8], [8]], 3)
+    adapters = weights(batch)
+    adapters[0][0][0][0, 0] = float("nan")  # type: ignore[index] # slot 0, slice 0, A
+    table = slot_table(batch, adapters)
+    y = torch.zeros(3, 20, dtype=torch.bfloat16)
+    x = torch.ones(3, 32, dtype=torch.bfloat16)
+    torch.ops.lorikeet.add_lora(y, x, table.table, torch.tensor(batch.slots), table.widths)
+    assert y[0].isnan().all()
+    assert not y[1:].isnan().any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"y": torch.zeros(3, 20)}, "bfloat16"),
+        ({"x": torch.zeros(2, 32, dtype=torch.bfloat16)}, "tokens"),
+        ({"slots": torch.zeros(2, dtype=torch.long)}, "one a token"),
+        ({"slots": torch.full((3,), SLOTS)}, "adapter slot 3 of 3"),
+        ({"widths": [24]}, "wider than y"),
+        ({"widths": [10, 10]}, "slices, 3"),
+    ],
+)
+def test_operands_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
+    operands: dict[str, object] = {
+        "y": torch.zeros(3, 20, dtype=torch.bfloat16),
+        "x": torch.zeros(3, 32, dtype=torch.bfloat16),
+        "table": SlotTable(SLOTS, (20,)).table,
+        "slots": torch.zeros(3, dtype=torch.long),
+        "widths": [20],
+    }
+    with pytest.raises(RuntimeError, match=message):
+        torch.ops.lorikeet.add_lora(**(operands | change))
+
+
+@pytest.mark.parametrize(("rank", "stored"), [(1, 8), (8, 8), (9, 16), (64, 64)])
+def test_ranks_are_padded_to_eight_and_no_further(rank: int, stored: int) -> None:
+    assert padded_rank(rank) == stored
+    packed = pack_layer([(torch.ones(rank, 6), torch.ones(4, rank))])
+    assert [part.numel() for part in packed.memory] == [stored * 6, 16 * stored]
