@@ -1,5 +1,6 @@
 """Lint of a LoRA configuration: what vLLM 0.32 would refuse, told before a training run or an upload."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[
                 "Train a LoRA, or convert the adapter with PEFT's convert_to_lora.",
             )
         ]
-    return [*_check_features(config), *_check_ranks(config, max_lora_rank)]
+    return [*_check_features(config), *_check_ranks(config, max_lora_rank), *_check_alphas(config)]
 
 
 def _check_features(config: dict[str, Any]) -> Iterator[Finding]:
@@ -86,10 +87,22 @@ def _check_features(config: dict[str, Any]) -> Iterator[Finding]:
 
 def rank_of(module_name: str, config: dict[str, Any]) -> Any:
     """Rank that a configuration gives a module: the first pattern that ends its name, else `r`."""
-    for pattern, rank in (config.get("rank_pattern") or {}).items():
+    return _of_pattern(module_name, config.get("rank_pattern"), config.get("r", 8))
+
+
+def scaling_of(module_name: str, config: dict[str, Any]) -> float:
+    """What B A is multiplied by: alpha / r, or alpha / sqrt(r) with rsLoRA (https://arxiv.org/abs/2312.03732)."""
+    rank = rank_of(module_name, config)
+    alpha = float(_of_pattern(module_name, config.get("alpha_pattern"), config.get("lora_alpha", 8)))
+    return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
+
+
+def _of_pattern(module_name: str, patterns: dict[str, Any] | None, default: Any) -> Any:
+    """PEFT's rule (peft.utils.other, `get_pattern_key`): the first pattern that ends a module's name."""
+    for pattern, value in (patterns or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module_name):
-            return rank
-    return config.get("r", 8)
+            return value
+    return default
 
 
 def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding]:
@@ -110,10 +123,25 @@ def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding
                 f"Train with r up to {max_lora_rank}"
                 + (f", or serve with a max_lora_rank of {rank} or more." if rank <= MAX_LORA_RANK else "."),
             )
-    alpha = config.get("lora_alpha", 8)
-    if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= _MAX_ALPHA:
-        yield Finding("error", "lora-alpha", f"lora_alpha is {alpha!r}; it must be a number.", "Set lora_alpha: 32.")
-    elif alpha == 0:
+
+
+def _check_alphas(config: dict[str, Any]) -> Iterator[Finding]:
+    pattern = config.get("alpha_pattern") or {}
+    if not isinstance(pattern, dict) or not all(map(_is_harmless_regex, pattern)):
+        yield Finding(
+            "error",
+            "alpha-pattern",
+            f"alpha_pattern is no map of plain patterns: {str(pattern)[:200]}.",
+            "Leave it out.",
+        )
+        return
+    alphas = {"lora_alpha": config.get("lora_alpha", 8)} | {
+        f"alpha_pattern[{key!r}]": alpha for key, alpha in pattern.items()
+    }
+    for key, alpha in alphas.items():
+        if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= _MAX_ALPHA:
+            yield Finding("error", "lora-alpha", f"{key} is {alpha!r}; it must be a number.", "Set lora_alpha: 32.")
+    if alphas["lora_alpha"] == 0:
         yield Finding("warning", "no-op", "lora_alpha is 0, so the adapter changes nothing.", "Set lora_alpha: 32.")
 
 

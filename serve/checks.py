@@ -93,12 +93,16 @@ class AnswerChecks:
     def __init__(self, engine: Engine, *, tolerance_nats: float) -> None:
         self._engine = engine
         self._tolerance_nats = tolerance_nats
-        self._passed: set[str] = set()
+        self._passed: dict[str, tuple[str | None, Parity]] = {}
 
-    async def check(self, target: Target, checked: Checked) -> Parity | None:
+    async def check(self, target: Target, checked: Checked, loaded: str | None) -> Parity | None:
         """Replay the fingerprint on the loaded version; None where it has none.
 
-        The whole of it at a version's first load, one golden prompt of it at later ones: the bytes are the same.
+        The whole of it at a version's first load. Later, none of it where the engine has the very weights that
+        passed, and one golden prompt where it cannot tell.
+
+        Args:
+            loaded: The engine's digest of the weights as it has them.
 
         Raises:
             AdapterRefusedError: It does not answer as it was trained to, or, imported, as the base does.
@@ -107,14 +111,17 @@ class AnswerChecks:
         if checked.fingerprint is None:
             await self._check_has_an_effect(target)
             return None
-        fingerprint = checked.fingerprint
-        if checked.manifest.digest in self._passed:
+        fingerprint, digest = checked.fingerprint, checked.manifest.digest
+        if digest in self._passed:
+            passed, parity = self._passed[digest]
+            if loaded is not None and loaded == passed:
+                return parity
             fingerprint = fingerprint.model_copy(update={"prompts": fingerprint.prompts[:1]})
         served = await replay(fingerprint, self._engine, target)
         parity = judge_parity(fingerprint, served, self._tolerance_nats)
         if parity.reason is not None:
             raise AdapterRefusedError(parity.reason)
-        self._passed.add(checked.manifest.digest)
+        self._passed.setdefault(digest, (loaded, parity))
         return parity
 
     async def _check_has_an_effect(self, target: Target) -> None:

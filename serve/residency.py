@@ -229,8 +229,8 @@ class Residency:
             try:
                 checked = await asyncio.to_thread(self._file_checks.check, target, hold)
                 async with self._place():
-                    await self._engine.load(target, checked.folder)
-                    parity = await self._answer_checks.check(target, checked)
+                    loaded = await self._engine.load(target, checked.folder)
+                    parity = await self._answer_checks.check(target, checked, loaded)
                     load_s = time.perf_counter() - start
                     resident = Resident(checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all())
                     self._residents[target] = resident

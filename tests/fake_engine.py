@@ -41,6 +41,8 @@ class FakeEngine:
         self.loads: list[str] = []
         self.resident: set[str] = set()
         self.most_resident = 0
+        self.loaded_digest: str | None = None
+        self.replays = 0
         self.pinned: set[str] = set()
         self.contexts: list[RequestContext | None] = []
         self.died = asyncio.Event()
@@ -70,13 +72,14 @@ class FakeEngine:
         self.died.clear()
         self.is_ready = False
 
-    async def load(self, target: Target, folder: Path) -> None:
+    async def load(self, target: Target, folder: Path) -> str | None:
         self.loads.append(str(target))
         await asyncio.sleep(0)
         if self.load_error:
             raise AdapterRefusedError(self.load_error)
         self.resident.add(str(target))
         self.most_resident = max(self.most_resident, len(self.resident))
+        return self.loaded_digest
 
     async def unload(self, target: Target) -> None:
         self.resident.discard(str(target))
@@ -94,6 +97,7 @@ class FakeEngine:
         return list(self.rendered)
 
     async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:
+        self.replays += 1
         return [-9.0, -9.0, *(self.base_logprobs if target is None else self.adapter_logprobs)]
 
     async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:

@@ -92,6 +92,8 @@ def test_what_vllm_serves_is_no_finding(change):
         ({"rank_pattern": {"(": 4}}, "rank-pattern"),
         ({"rank_pattern": ["q_proj"]}, "rank-pattern"),
         ({"lora_alpha": None}, "lora-alpha"),
+        ({"alpha_pattern": {"(a+)+": 4}}, "alpha-pattern"),
+        ({"alpha_pattern": {"q_proj": "4"}}, "lora-alpha"),
     ],
 )
 def test_a_senseless_configuration_is_broken_not_unsupported(change, code):

@@ -73,14 +73,16 @@ def weights(batch: Batch) -> list[list[Pair | None]]:
 def reference(
     y: Tensor, x: Tensor, slots: list[int], adapters: list[list[Pair | None]], widths: tuple[int, ...]
 ) -> Tensor:
-    """Row by row in float64, but for the hidden values, which every bfloat16 implementation rounds."""
+    """In float64, but for the hidden values, which every bfloat16 implementation rounds."""
     want = y.double()
-    for row, slot in enumerate(slots):
-        parts = want[row].split(list(widths))
-        for part, pair in zip(parts, adapters[slot] if slot >= 0 else [], strict=False):
+    for slot in set(slots) - {-1}:
+        rows = [row for row, own in enumerate(slots) if own == slot]
+        start = 0
+        for width, pair in zip(widths, adapters[slot], strict=True):
             if pair is not None:
-                hidden = (pair[0].double() @ x[row].double()).bfloat16().double()
-                part += pair[1].double() @ hidden
+                hidden = (x[rows].double() @ pair[0].double().t()).bfloat16().double()
+                want[rows, start : start + width] += hidden @ pair[1].double().t()
+            start += width
     return want
 
 
@@ -91,7 +93,7 @@ def slot_table(batch: Batch, adapters: list[list[Pair | None]]) -> SlotTable:
     return table
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(batch=batches())
 def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(instructions: str, batch: Batch) -> None:
     generator = torch.Generator().manual_seed(batch.seed + 1)

@@ -221,3 +221,16 @@ async def test_loads_at_the_same_time_do_not_overfill_host_memory(store: Adapter
     await asyncio.gather(*(serving.residency.load(Target(name, 1)) for name in names))
     assert serving.engine.most_resident <= 2
     assert sorted(serving.engine.loads) == ["a@1", "b@1", "c@1", "d@1"]
+
+
+async def test_weights_that_passed_before_are_not_asked_again(serving: Serving) -> None:
+    """The same version, loaded again: the engine says by its digest whether it has the very same weights."""
+    serving.publish("medical")
+    asked = []
+    for digest in ("packed", "packed", None, "other"):
+        serving.engine.loaded_digest = digest
+        before = serving.engine.replays
+        await serving.residency.load(MEDICAL)
+        asked.append(serving.engine.replays - before)
+        await serving.residency.unload(MEDICAL)
+    assert [count > 0 for count in asked] == [True, False, True, True]

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,7 @@ from serve.engine.arguments import server_arguments
 from serve.engine.cpu import set_cpu_environment
 from serve.engine.observed import ObservedAsyncLLM
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
+from serve.engine.staging import LayerShape, Stager
 from serve.engine.streams import server_sent_events
 from serve.errors import AdapterRefusedError, EngineRequestError, InvalidRequestError, NotReadyError
 from serve.records import GenerationObserver
@@ -56,6 +58,7 @@ class VllmEngine:
         self._base_folder = base_folder
         self._observer = observer
         self._llm: ObservedAsyncLLM | None = None
+        self._stager: Stager | None = None
         self._serving = State()
         self._lora_ids = count(1)
         self._replay_ids = count(1)
@@ -72,28 +75,39 @@ class VllmEngine:
         self._llm.observer = self._observer
         tasks = await self._llm.get_supported_tasks()
         await init_app_state(self._llm, self._serving, arguments, tasks)
+        layers = (await self._llm.collective_rpc("lorikeet_layers"))[0]
+        self._stager = Stager([LayerShape(*fields) for fields in layers]) if layers else None
 
     async def stop(self) -> None:
         if self._llm is not None:
             llm, self._llm = self._llm, None
             self._serving = State()
             await asyncio.to_thread(llm.shutdown)
+        if self._stager is not None:
+            stager, self._stager = self._stager, None
+            await asyncio.to_thread(stager.close)
 
     async def wait_until_dead(self) -> None:
         # vLLM has a flag for it, and nothing to wait on.
         while self._llm is not None and not self._llm.errored:
             await asyncio.sleep(_DEATH_POLL_S)
 
-    async def load(self, target: Target, folder: Path) -> None:
+    async def load(self, target: Target, folder: Path) -> str | None:
         request = LoRARequest(str(target), next(self._lora_ids), str(folder))
+        staged = await self._stager.stage(folder) if self._stager else None
+        source = staged.folder if staged else folder
         try:
-            await self._require_llm().add_lora(request)
+            await self._require_llm().add_lora(LoRARequest(request.lora_name, request.lora_int_id, str(source)))
         except EngineDeadError:
             raise _engine_is_dead() from None
         except Exception as error:  # vLLM raises bare exceptions of its worker here: boundary
             reason = create_error_response(error).error.message
             raise AdapterRefusedError(f"vLLM cannot load {str(target)!r}: {reason}") from error
+        finally:
+            if staged:
+                shutil.rmtree(staged.folder, ignore_errors=True)  # the worker has mapped it
         self._adapters[str(target)] = request
+        return staged.digest if staged else None
 
     async def unload(self, target: Target) -> None:
         llm = self._require_llm()

@@ -6,6 +6,7 @@ into host memory; to activate it again costs nothing, and no rank is padded to t
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,7 +15,10 @@ from vllm.lora.layers import LogitsProcessorWithLoRA, MergedColumnParallelLinear
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
+from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import WorkerLoRAManager
 
+from serve.engine.staging import LayerShape, read_staged
 from serve.kernels.packed import LayerWeights, SlotTable, pack_layer
 
 _MARK = "_lorikeet_stock"
@@ -44,6 +48,24 @@ def install() -> None:
         _replace(vocabulary_class, "set_lora", _set_vocabulary_lora)
         _replace(vocabulary_class, "reset_lora", _reset_vocabulary_lora)
     _replace(LoRAModelManager, "_add_adapter", _add_adapter)
+    _replace(WorkerLoRAManager, "_load_adapter", _load_adapter)
+
+
+def layer_shapes(manager: Any) -> list[LayerShape]:
+    """The layers for which adapters can be staged; none where only vLLM can read an adapter for this model."""
+    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    if manager.is_pooling_model or getattr(manager.model, "lora_skip_prefixes", None):
+        return []
+    shapes = []
+    for name, layer in manager.modules.items():
+        slots = slot_table(layer)
+        parts = tuple(manager.packed_modules.get(name, (name,)))
+        if slots is None or layer.tp_size > 1 or len(parts) != len(slots.widths):
+            continue
+        if mapper and any(mapper.get_rename_mapper().map_name(part) != part for part in parts):
+            return []
+        shapes.append(LayerShape(name, layer.input_size, tuple(slots.widths), parts))
+    return shapes
 
 
 def slot_table(layer: Any) -> SlotTable | None:
@@ -108,6 +130,18 @@ def _apply_lora_to_output(stock: Any, layer: Any, x: Tensor, output: Tensor) -> 
             torch.ops.lorikeet.add_lora(delta, inputs.bfloat16(), slots.table, wrapper.slots, slots.widths)
             rows.add_(delta)
     return output
+
+
+def _load_adapter(stock: Any, worker_manager: Any, request: LoRARequest) -> LoRAModel:
+    manager = worker_manager._adapter_manager
+    shapes = layer_shapes(manager)
+    staged = read_staged(Path(request.lora_path), [len(shape.widths) for shape in shapes])
+    if staged is None:
+        return stock(worker_manager, request)  # type: ignore[no-any-return] # vLLM's, returns a LoRAModel
+    modules: dict[str, Any] = {
+        shape.name: PackedModule(weights) for shape, weights in zip(shapes, staged, strict=True) if weights is not None
+    }
+    return LoRAModel(request.lora_int_id, manager.lora_config.max_lora_rank, modules)
 
 
 def _add_adapter(stock: Any, manager: Any, adapter: LoRAModel) -> None:

@@ -43,8 +43,15 @@ class Engine(Protocol):
         """Returns when a started engine can no longer answer."""
         ...
 
-    async def load(self, target: Target, folder: Path) -> None:
-        """Make a version resident. Raises `AdapterRefusedError` with vLLM's reason."""
+    async def load(self, target: Target, folder: Path) -> str | None:
+        """Make a version resident.
+
+        Returns:
+            A digest of the weights as the engine has them, where it has one: of the same digest, the same answers.
+
+        Raises:
+            AdapterRefusedError: With vLLM's reason.
+        """
         ...
 
     async def unload(self, target: Target) -> None:

@@ -1,0 +1,108 @@
+"""Staged adapters: what the helper process writes is what vLLM's own loader would have packed."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from serve.engine.staging import LayerShape, Stager, read_staged, write_staged
+from serve.kernels.packed import pack_a, pack_b
+from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
+
+pytestmark = pytest.mark.anyio
+ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
+MODULES = (f"{ATTENTION}.q_proj", f"{ATTENTION}.v_proj")
+LAYERS = (
+    LayerShape(
+        f"{ATTENTION}.qkv_proj",
+        HIDDEN,
+        (HIDDEN, HIDDEN, HIDDEN),
+        (f"{ATTENTION}.q_proj", f"{ATTENTION}.k_proj", f"{ATTENTION}.v_proj"),
+    ),
+    LayerShape(f"{MLP}.down_proj", HIDDEN, (HIDDEN,), (f"{MLP}.down_proj",)),
+)
+
+
+@pytest.fixture
+def adapter(tmp_path: Path) -> Path:
+    return write_peft_folder(tmp_path / "adapter", tensors=lora_tensors(MODULES), lora_alpha=32)
+
+
+@pytest.fixture
+def stager() -> Iterator[Stager]:
+    stager = Stager(LAYERS)
+    yield stager
+    stager.close()
+
+
+def test_the_weights_are_the_adapters_scaled_and_packed(adapter: Path, tmp_path: Path) -> None:
+    assert write_staged(adapter, LAYERS, tmp_path / "staged")
+    staged = read_staged(tmp_path / "staged", [3, 1])
+    assert staged is not None
+    attention, mlp = staged
+    assert mlp is None  # the adapter leaves it alone
+    assert attention is not None
+    ranks = attention.entries[:, 2].tolist()
+    assert ranks == [8, 0, 8]
+    tensors, config = (
+        load_file(adapter / "adapter_model.safetensors"),
+        json.loads((adapter / "adapter_config.json").read_text()),
+    )
+    (memory,) = attention.memory
+    for part, (address_a, address_b, _) in zip(LAYERS[0].parts, attention.entries.tolist(), strict=True):
+        if part not in MODULES:
+            continue
+        want_a = pack_a(tensors[f"base_model.model.{part}.lora_A.weight"])
+        want_b = pack_b(tensors[f"base_model.model.{part}.lora_B.weight"] * (32 / config["r"]))
+        for address, want in ((address_a, want_a), (address_b, want_b)):
+            assert address % 64 == 0
+            start = address - memory.data_ptr()
+            assert torch.equal(memory[start : start + 2 * want.numel()].view(torch.bfloat16), want)
+
+
+def test_the_folder_may_go_once_it_is_mapped(adapter: Path, tmp_path: Path) -> None:
+    write_staged(adapter, LAYERS, tmp_path / "staged")
+    staged = read_staged(tmp_path / "staged", [3, 1])
+    assert staged is not None
+    assert staged[0] is not None
+    before = staged[0].memory[0].clone()
+    for file in (tmp_path / "staged").iterdir():
+        file.unlink()
+    assert torch.equal(staged[0].memory[0], before)
+
+
+def test_the_digest_tells_one_adapters_weights_from_anothers(adapter: Path, tmp_path: Path) -> None:
+    other = write_peft_folder(tmp_path / "other", tensors=lora_tensors(MODULES), lora_alpha=16)
+    digests = [write_staged(folder, LAYERS, tmp_path / str(n)) for n, folder in enumerate((adapter, adapter, other))]
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_what_no_layer_takes_is_left_to_the_engine(tmp_path: Path) -> None:
+    modules = (*MODULES, "model.layers.0.self_attn.o_proj")
+    adapter = write_peft_folder(tmp_path / "adapter", tensors=lora_tensors(modules))
+    assert write_staged(adapter, LAYERS, tmp_path / "staged") is None
+    assert not (tmp_path / "staged").exists()
+
+
+def test_a_folder_that_is_no_staged_one_is_not_mapped(adapter: Path) -> None:
+    assert read_staged(adapter, [3, 1]) is None
+
+
+async def test_a_process_of_its_own_stages(stager: Stager, adapter: Path) -> None:
+    staged = await stager.stage(adapter)
+    assert staged is not None
+    assert staged.digest == write_staged(adapter, LAYERS, adapter.parent / "here")
+    stager.close()
+    assert not staged.folder.exists()
+
+
+async def test_a_process_that_dies_is_started_again(stager: Stager, adapter: Path) -> None:
+    await stager.stage(adapter)
+    (process,) = stager._pool._processes.values()
+    process.kill()
+    process.join()
+    assert await stager.stage(adapter) is None  # the engine reads this one itself
+    assert await stager.stage(adapter) is not None
