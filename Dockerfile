@@ -7,7 +7,7 @@
 #   docker run -v lorikeet:/app/var lorikeet:cpu lorikeet keys create me
 
 FROM python:3.11-slim AS source
-# g++: torch.compile builds C++ on a CPU, where vLLM uses it.
+# g++: our LoRA operator is compiled on a CPU, and torch.compile builds C++ where vLLM uses it.
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends g++ \
     && rm -rf /var/lib/apt/lists/*

@@ -113,5 +113,6 @@ SERVING="serve.app, serve.build, serve.engine.engine, serve.engine.worker, vllm.
 SERVING="$SERVING, vllm.v1.executor.multiproc_executor, vllm.model_executor.models.llama"
 [[ $DEVICE == cpu ]] && SERVING="$SERVING, vllm.v1.worker.cpu_worker, vllm.v1.worker.cpu_model_runner"
 step "byte code of the serving stack" compile_used "$SERVING"
+[[ $DEVICE == cpu ]] && step "the LoRA operator (without a C++ compiler: plain torch)" "$VENV/bin/python" -m serve.kernels.build
 printf '%s\n' "$WANTED" >"$STAMP"
 printf 'setup: done in %d s\n' "$SECONDS"

@@ -110,6 +110,25 @@ def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(instructi
     assert torch.equal(got[base_rows], y[base_rows])
 
 
+def test_the_number_of_threads_changes_no_bit(instructions: str) -> None:
+    """What one thread reads, no other writes: a race would show as another answer."""
+    slots = [row % 4 - 1 for row in range(96)]
+    batch = Batch(slots, 128, (200, 72, 300), [[64, 16, 24], [128, 0, 8], [256, 256, 256]], 9)
+    table = slot_table(batch, weights(batch))
+    x = torch.randn(len(slots), 128, generator=torch.Generator().manual_seed(2)).bfloat16()
+    answers = []
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, *[2, 3, 4] * 10):
+            torch.set_num_threads(threads)
+            y = torch.zeros(len(slots), 572, dtype=torch.bfloat16)
+            torch.ops.lorikeet.add_lora(y, x, table.table, torch.tensor(slots), table.widths)
+            answers.append(y)
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(answer, answers[0]) for answer in answers)
+
+
 def test_an_output_may_be_part_of_a_wider_one(instructions: str) -> None:
     batch = Batch([0, 1, 0, 1, 0], 32, (20, 12), [[8, 8], [16, 0], [0, 0]], 5)
     adapters = weights(batch)

@@ -173,7 +173,7 @@ def _write(path: Path, packed: Sequence[tuple[int, Tensor]]) -> str:
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for offset, part in packed:
-            content = memoryview(part.view(torch.uint8).numpy())
+            content = part.view(torch.uint8).numpy().data
             file.seek(offset)
             file.write(content)
             digest.update(content)

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from subprocess import SubprocessError
 from tempfile import TemporaryDirectory
 
 import torch
@@ -37,7 +38,7 @@ def load_kernels() -> bool:
         if not library.exists():
             _compile(library)
         torch.ops.load_library(library)  # type: ignore[no-untyped-call]
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SubprocessError) as error:
         logger.warning("LoRA is computed by plain torch, several times slower: %s", _last_line(error))
         return False
     return True
@@ -47,7 +48,8 @@ def library_file() -> Path:
     """Where the compiled operator lies: in torch's folder for extensions, by what it was made of."""
     made_of = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), torch.__version__.encode(), sys.version.encode())
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()
-    return Path(cpp_extension.get_default_build_root()) / _NAME / f"{digest[:16]}.so"
+    root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
+    return Path(root) / _NAME / f"{digest[:16]}.so"
 
 
 def _compile(library: Path) -> None:
@@ -55,6 +57,7 @@ def _compile(library: Path) -> None:
 
     Raises:
         RuntimeError: There is no compiler, or it failed.
+        SubprocessError: It does not say which version it is.
         OSError: The folder cannot be written.
     """
     compiler = os.environ.get("CXX", "c++")
