@@ -29,13 +29,13 @@ class StoreReader:
     def versions(self, name: str) -> list[int]:
         """Published versions of an adapter, oldest first; empty when there is none."""
         found = version_folders(self.folders.adapter(name))
-        removed = self._state(name).removed
+        removed = self.state(name).removed
         return sorted(version for version, path in found.items() if version not in removed and is_complete(path))
 
     def has_version(self, target: Target) -> bool:
         """Whether the version's folder is here, complete and not removed."""
         folder = self.folders.adapter(target.name)
-        return target.version not in self._state(target.name).removed and is_complete(folder / str(target.version))
+        return target.version not in self.state(target.name).removed and is_complete(folder / str(target.version))
 
     def folder(self, target: Target) -> Path:
         """The immutable folder of a version.
@@ -77,22 +77,26 @@ class StoreReader:
         reference = parse_reference(reference_text)
         version = reference.version
         if reference.alias is not None:
-            version = self._state(reference.name).aliases.get(reference.alias)
+            version = self.state(reference.name).aliases.get(reference.alias)
         if version is None:
             raise AdapterNotFoundError(f"There is no {reference_text!r}. {self.existing(reference.name)}")
         return Target(reference.name, version)
 
+    def state(self, name: str) -> AdapterState:
+        """Aliases, split and pins of one moment; one by one they may be of several."""
+        return read_state(self.folders.adapter(name))
+
     def aliases(self, name: str) -> dict[str, int]:
         """Version that each alias of an adapter points to."""
-        return dict(self._state(name).aliases)
+        return dict(self.state(name).aliases)
 
     def split(self, name: str) -> Split:
         """How requests for the bare name are shared between `stable` and `canary`."""
-        return self._state(name).split
+        return self.state(name).split
 
     def pins(self, name: str) -> frozenset[int]:
         """Versions of an adapter that stay resident."""
-        return self._state(name).pins
+        return self.state(name).pins
 
     def history(self, name: str) -> tuple[Event, ...]:
         """All that happened to an adapter, oldest first.
@@ -119,9 +123,6 @@ class StoreReader:
         manifest = self.manifest(target)
         verify_folder(self.folder(target), manifest)
         return manifest
-
-    def _state(self, name: str) -> AdapterState:
-        return read_state(self.folders.adapter(name))
 
     def _has_versions(self, name: str) -> bool:
         try:

@@ -78,16 +78,16 @@ class Resolver:
         return rows
 
     def _find(self, model: str, sticky_key: str) -> Resolution:
-        target = self._store.recorded(model)
         if "@" in model:
+            target = self._store.recorded(model)
             return Resolution(str(target), target)
-        aliases, split = self._store.aliases(model), self._store.split(model)
-        canary = aliases.get(CANARY_ALIAS)
-        if canary is None or canary == target.version:
-            return Resolution(str(target), target)
-        if split.is_shadow:
-            return Resolution(str(target), target, shadow=Target(model, canary))
-        chosen = Target(model, aliases[choose(split, aliases, sticky_key, salt=model)])
+        state = self._store.state(model)
+        stable, canary = state.aliases.get(DEFAULT_ALIAS), state.aliases.get(CANARY_ALIAS)
+        if stable is None:
+            raise _not_found(model)
+        if state.split.is_shadow and canary is not None and canary != stable:
+            return Resolution(f"{model}@{stable}", Target(model, stable), shadow=Target(model, canary))
+        chosen = Target(model, state.aliases[choose(state.split, state.aliases, sticky_key, salt=model)])
         return Resolution(str(chosen), chosen)
 
     def _exists(self, target: Target) -> bool:
