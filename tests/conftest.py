@@ -9,6 +9,7 @@ import pytest
 from adapters.store import AdapterStore
 from tests.live_server import live, live_home  # noqa: F401 - fixtures of the session
 from tests.peft_folders import write_base_folder, write_peft_folder
+from tests.remote_stores import connect, mirror, origin, waits  # noqa: F401 - fixtures around a remote store
 
 
 @pytest.fixture

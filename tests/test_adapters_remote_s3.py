@@ -7,12 +7,10 @@ from adapters.errors import AdapterNotFoundError, IntegrityError, RemoteStoreErr
 from adapters.reference import Target
 from adapters.remote import RemoteStore
 from adapters.retry import Retry
-from adapters.store import AdapterStore
 from tests.peft_folders import draft_for
+from tests.remote_stores import FIRST, SECOND
 
 pytestmark = pytest.mark.slow
-
-FIRST, SECOND = Target("medical", 1), Target("medical", 2)
 
 
 @pytest.fixture(scope="module")
@@ -58,30 +56,17 @@ def connect(endpoint):
     return connect
 
 
-@pytest.fixture
-def origin(store, peft_folder):
-    for _ in range(2):
-        store.publish(peft_folder, draft_for(peft_folder))
-    store.promote("medical", 1)
-    return store
-
-
-@pytest.fixture
-def cache(tmp_path):
-    return AdapterStore(tmp_path / "cache")
-
-
-def test_a_version_goes_through_a_bucket_to_another_store(connect, url, origin, cache):
+def test_a_version_goes_through_a_bucket_to_another_store(connect, url, origin, mirror):
     assert connect(url, origin).push(FIRST) == (FIRST,)
-    remote = connect(url, cache)
+    remote = connect(url, mirror)
     assert remote.sync() == ("medical",)
     assert remote.locate("medical") == FIRST
-    assert cache.verify(FIRST) == origin.verify(FIRST)
+    assert mirror.verify(FIRST) == origin.verify(FIRST)
 
 
-def test_a_listing_of_before_a_push_is_not_remembered(connect, url, origin, cache, peft_folder):
+def test_a_listing_of_before_a_push_is_not_remembered(connect, url, origin, mirror, peft_folder):
     connect(url, origin).push(FIRST)
-    remote = connect(url, cache)
+    remote = connect(url, mirror)
     remote.sync()
     remote.fetch(FIRST)
     assert remote.sync() == ()
@@ -99,31 +84,31 @@ def test_only_what_is_new_is_pushed(connect, url, origin):
     assert connect(url, origin).push(SECOND) == ()
 
 
-def test_an_object_that_is_cut_off_is_refused(connect, url, origin, cache, s3):
+def test_an_object_that_is_cut_off_is_refused(connect, url, origin, mirror, s3):
     connect(url, origin).push(FIRST)
     path = f"{url}/medical/1/adapter_model.safetensors"
     s3.pipe_file(path, s3.cat_file(path)[:100])
-    remote = connect(url, cache)
+    remote = connect(url, mirror)
     remote.sync()
     with pytest.raises(IntegrityError, match=r"has 100 bytes, its manifest promises"):
         remote.fetch(FIRST)
-    assert cache.names() == []
+    assert mirror.names() == []
 
 
-def test_an_empty_place_in_a_bucket_says_to_push_first(connect, url, cache):
+def test_an_empty_place_in_a_bucket_says_to_push_first(connect, url, mirror):
     with pytest.raises(RemoteStoreError, match="push a version there first"):
-        connect(url, cache).sync()
+        connect(url, mirror).sync()
 
 
-def test_an_adapter_that_the_bucket_lacks_is_not_found(connect, url, origin, cache):
+def test_an_adapter_that_the_bucket_lacks_is_not_found(connect, url, origin, mirror):
     connect(url, origin).push(FIRST)
     with pytest.raises(AdapterNotFoundError, match="no 'legal' at"):
-        connect(url, cache).sync("legal")
+        connect(url, mirror).sync("legal")
 
 
-def test_a_server_that_is_away_is_named(cache):
+def test_a_server_that_is_away_is_named(mirror):
     pytest.importorskip("s3fs")
     options = options_for("http://127.0.0.1:9")
-    remote = RemoteStore("s3://bucket/x", cache, storage_options=options, retry=Retry(num_attempts=1))
+    remote = RemoteStore("s3://bucket/x", mirror, storage_options=options, retry=Retry(num_attempts=1))
     with pytest.raises(RemoteStoreError, match="Could not list the adapters at 's3://bucket/x'"):
         remote.sync()
