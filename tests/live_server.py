@@ -6,11 +6,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 import yaml
 
 from adapters.fingerprint import Fingerprint, read_fingerprint
+from adapters.manifest import ManifestDraft
+from adapters.reference import Target
 from adapters.store import AdapterStore
 from config.home import Home
 from loadtest.server import running_server
@@ -94,6 +98,30 @@ def write_serve_config(folder: Path) -> Path:
         )
     )
     return file
+
+
+def chat(model: str, **more: Any) -> dict[str, Any]:
+    """A greedy request for `colours`, `colours@1` or `colours-b`: of the domain that the name begins with."""
+    domain = model.partition("@")[0].partition("-")[0]
+    messages = [
+        {"role": "system", "content": f"Answer about {domain} in JSON."},
+        {"role": "user", "content": f"What is number 7 of the {domain}?"},
+    ]
+    stop = {"stop": ["}"], "include_stop_str_in_output": True}
+    return {"model": model, "messages": messages, "temperature": 0.0, "max_tokens": 12} | stop | more
+
+
+def client(live: LiveServer) -> httpx.AsyncClient:
+    limits = httpx.Limits(max_connections=64)
+    return httpx.AsyncClient(base_url=live.url, timeout=300, limits=limits)
+
+
+def publish_copy(live: LiveServer, source: str, name: str) -> None:
+    """The same weights as the next version of another name: it must answer as its source does."""
+    target = Target(source, 1)
+    fields = live.store.manifest(target).model_dump(include=set(ManifestDraft.model_fields))
+    live.store.publish(live.store.folder(target), ManifestDraft.model_validate(fields | {"name": name}))
+    live.store.promote(name, 1)
 
 
 @pytest.fixture(scope="session")
