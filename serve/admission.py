@@ -299,7 +299,9 @@ class Admission:
         deadline = loop.call_later(self._max_wait_s, self._refuse_late, ticket)
         try:
             if self._queue.num_waiting > self._max_waiting:
-                self._refuse(self._queue.last_to_run(), f"its queue of {self._max_waiting} requests is full")
+                self._refuse(
+                    self._queue.last_to_run(), "queue_full", f"its queue of {self._max_waiting} requests is full"
+                )
             refusal = await verdict
         finally:
             deadline.cancel()
@@ -323,13 +325,13 @@ class Admission:
     def _refuse_late(self, ticket: Ticket) -> None:
         # A verdict may have come in this turn of the loop, before the request could act on it.
         if ticket.state == "waiting":
-            reason = _WHY[self._queue.reason(ticket, self._clock())]
-            self._refuse(ticket, f"the request waited {self._max_wait_s:g} s, and {reason}")
+            why = _WHY[self._queue.reason(ticket, self._clock())]
+            self._refuse(ticket, "queue_timeout", f"the request waited {self._max_wait_s:g} s, and {why}")
 
-    def _refuse(self, ticket: Ticket, reason: str) -> None:
+    def _refuse(self, ticket: Ticket, reason: str, why: str) -> None:
         # Until then, everybody who waits now has run or been refused.
         retry_after_s = self._max_wait_s
-        error = RateLimitedError(f"The server is busy: {reason}. Retry in {retry_after_s:g} s.", retry_after_s)
+        error = RateLimitedError(f"The server is busy: {why}. Retry in {retry_after_s:g} s.", retry_after_s, reason)
         self._tell(ticket, error)
         self._leave(ticket)
 

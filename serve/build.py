@@ -51,6 +51,7 @@ def build_parts(
     watcher = StoreWatcher(store, residency, metrics.adapter_retired)
     admission = Admission(config.max_num_seqs, config.max_loras, config.max_waiting, config.max_wait_s)
     metrics.follow_waiting(admission.waiting_by_reason)
+    metrics.set_limits(config)
     gate = Gate(config.limits, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission)
     resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
     shadow = Shadow(engine, residency, metrics)

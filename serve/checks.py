@@ -14,7 +14,7 @@ from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.usage import in_use
 from serve.engine.protocol import Engine
-from serve.errors import AdapterRefusedError
+from serve.errors import ParityError
 from serve.parity import Parity, judge_parity, replay
 
 _PROBE = ({"role": "user", "content": "Say what you can help with."},)
@@ -105,7 +105,7 @@ class AnswerChecks:
             loaded: The engine's digest of the weights as it has them.
 
         Raises:
-            AdapterRefusedError: It does not answer as it was trained to, or, imported, as the base does.
+            ParityError: It does not answer as it was trained to, or, imported, as the base does.
             NotReadyError: The engine is not running.
         """
         if checked.fingerprint is None:
@@ -120,7 +120,7 @@ class AnswerChecks:
         served = await replay(fingerprint, self._engine, target)
         parity = judge_parity(fingerprint, served, self._tolerance_nats)
         if parity.reason is not None:
-            raise AdapterRefusedError(parity.reason)
+            raise ParityError(parity.reason)
         self._passed.setdefault(digest, (loaded, parity))
         return parity
 
@@ -128,6 +128,6 @@ class AnswerChecks:
         """An imported adapter has no fingerprint, but it must at least change something."""
         token_ids = self._engine.render(_PROBE)
         if await self._engine.logprobs(token_ids, target) == await self._engine.logprobs(token_ids, None):
-            raise AdapterRefusedError(
+            raise ParityError(
                 "it answers exactly as the base model does: no module of it was applied, or its weights are zero"
             )

@@ -1,6 +1,7 @@
 """One request, from its body to its answer: who asks, what for, whether it may, when, and by which version."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass, field
@@ -17,8 +18,9 @@ from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
 from serve.keys import ANONYMOUS, KeyRecord, may_use
 from serve.limits import check_limits
+from serve.logs import log_request
 from serve.metrics import ServeMetrics
-from serve.records import RequestContext, current_request
+from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency import Residency
 from serve.resolver import Resolution, Resolver
 from serve.responses import HoldingStream, error_event, error_response, read_body, request_id
@@ -90,10 +92,10 @@ class Completions:
             except ClientDisconnect:
                 answer = None
             if answer is None:
-                self._count(call, "cancelled")
+                self._finish(call, "cancelled", 499)
                 return Response(status_code=499)  # nobody reads it: the client has gone
             if isinstance(answer.body, dict):
-                self._count(call, "ok")
+                self._finish(call, "ok", 200)
                 return JSONResponse(answer.body, headers=call.headers)
             return HoldingStream(self._stream(call, answer.body), call.headers, held.pop_all())
 
@@ -119,41 +121,47 @@ class Completions:
         call.held.callback(lambda: share.debit(call.context.num_tokens))
         adapter = str(resolution.target) if resolution.target else None
         turn = self._gate.admission.enter(call.tenant.tenant, adapter, call.tenant.priority)
-        await call.held.enter_async_context(turn)
+        with call.context.phase("admission"):
+            await call.held.enter_async_context(turn)
         call.headers = {
             "x-lorikeet-adapter": resolution.served_name,
             "x-request-id": call.context.request_id,
             **_BASE_HEADERS,
         }
         if resolution.target is not None:
-            lease = await self._residency.lease(resolution.target)
+            with call.context.phase("residency"):
+                lease = await self._residency.lease(resolution.target)
             call.held.callback(lease.release)
+            call.context.is_cold = lease.is_cold
             call.headers |= {"x-lorikeet-digest": lease.manifest.digest, "x-lorikeet-cold": str(int(lease.is_cold))}
 
     async def _stream(self, call: Call, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
         """The engine's events, counted; an error after the first byte is an event too."""
-        outcome = "cancelled"
+        end: tuple[RequestOutcome, int, str | None] = ("cancelled", 499, None)
         try:
             async with asyncio.timeout_at(call.deadline), aclosing(events):
                 async for event in events:
                     yield event
-            outcome = "ok"
+            end = ("ok", 200, None)
         except TimeoutError:
-            outcome = "server_error"
-            yield error_event(self._too_late())
+            error = self._too_late()
+            end = ("server_error", error.status, error.reason)
+            yield error_event(error)
         finally:
-            self._count(call, outcome)
+            self._finish(call, *end)
 
     def _too_late(self) -> DeadlineError:
         return DeadlineError(f"The answer took longer than {self._gate.request_timeout_s:g} s.")
 
     def _failed(self, call: Call, error: ServeError) -> Response:
-        self._count(call, "client_error" if error.status < 500 else "server_error")
-        self._metrics.request_rejected(error.code or error.type)
+        self._finish(call, "client_error" if error.status < 500 else "server_error", error.status, error.reason)
         return error_response(error, {"x-request-id": call.context.request_id})
 
-    def _count(self, call: Call, outcome: str) -> None:
-        self._metrics.request_finished(call.served_name, call.endpoint, outcome)
+    def _finish(self, call: Call, outcome: RequestOutcome, status: int, reason: str | None = None) -> None:
+        duration_s = time.perf_counter() - call.context.started_s
+        record = RequestRecord(call.context, call.endpoint, call.served_name, outcome, status, reason, duration_s)
+        self._metrics.request_finished(record)
+        log_request(record)
 
 
 def _sticky_key(call: Call) -> str:

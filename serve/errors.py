@@ -7,6 +7,7 @@ ServeError                                      500  server_error
 ├── ModelNotFoundError     (LookupError)        404  model_not_found
 ├── ConflictError          (RuntimeError)       409  what an operator asked for contradicts what is
 ├── AdapterRefusedError    (RuntimeError)       422  adapter_refused: it does not do what it was trained to do
+│   └── ParityError                             422  its answers are not those that training measured
 ├── RateLimitedError       (RuntimeError)       429  rate_limit_exceeded: over a key's limit, or no place in time
 ├── EngineRequestError                          as vLLM says
 ├── NotReadyError          (RuntimeError)       503  starting, draining, or the engine is gone
@@ -22,6 +23,11 @@ class ServeError(Exception):
     code: str | None = None
     param: str | None = None
     retry_after_s: float | None = None
+
+    @property
+    def reason(self) -> str:
+        """What metrics and logs call it: one of few."""
+        return self.code or self.type
 
 
 class InvalidRequestError(ServeError, ValueError):
@@ -77,17 +83,31 @@ class AdapterRefusedError(ServeError, RuntimeError):
     param = "model"
 
 
+class ParityError(AdapterRefusedError):
+    """A version whose answers are not those that training measured."""
+
+
 class RateLimitedError(ServeError, RuntimeError):
-    """Too much at once; the same request may succeed after `retry_after_s` seconds."""
+    """Too much at once; the same request may succeed after `retry_after_s` seconds.
+
+    Args:
+        reason: What there is too much of: a key's `requests`, `tokens` or `concurrency`, or the server's `queue_full`
+            or `queue_timeout`.
+    """
 
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
     retry_after_s: float
 
-    def __init__(self, message: str, retry_after_s: float) -> None:
+    def __init__(self, message: str, retry_after_s: float, reason: str) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+        self._reason = reason
+
+    @property
+    def reason(self) -> str:
+        return self._reason
 
 
 class EngineRequestError(ServeError):

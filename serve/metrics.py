@@ -1,21 +1,21 @@
-"""Prometheus metrics, labelled by adapter and version of known adapters only."""
+"""Prometheus metrics of the server; docs/metrics.md has the table, and a test compares it with this file."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
-from prometheus_client.metrics import MetricWrapperBase
+from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
 
-from adapters.manifest import Manifest, Score
+from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
+from config.schema import ServeConfig
 from quality.scorers import AnswerFormat
+from serve.errors import ParityError, ServeError
 from serve.parity import Parity
-from serve.records import GenerationRecord
+from serve.records import GenerationRecord, RequestRecord
+from serve.series import Family, VersionFamilies
 
 # One series a counter instead of two; nobody queries `_created`.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
-
-_LABELS = ("adapter", "version")
 
 # Wide enough for a small model on two CPU cores and a large one on a GPU.
 _TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
@@ -23,167 +23,303 @@ _TPOT_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.
 _E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 _LOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
+# So many tenants have series of their own; those that come later share one, for keys are made faster than dashboards.
+_MOST_TENANTS = 100
+_OTHER_TENANTS = "other"
+
+_NO_VERSION = ("", "")
+
+
+class TrafficMetrics:
+    """Requests: how many, how they ended, how long they waited before the engine had them."""
+
+    def __init__(self, families: VersionFamilies) -> None:
+        registry = families.registry
+        self.requests = families.counter(
+            "lorikeet_requests",
+            "Requests by HTTP outcome: ok, cancelled, client_error or server_error.",
+            "endpoint",
+            "outcome",
+        )
+        self.rejections = families.counter("lorikeet_rejections", "Requests answered by an error, by why.", "reason")
+        self.in_flight = families.gauge("lorikeet_requests_in_flight", "Generations in the engine or its queue.")
+        self.in_flight_limit = Gauge(
+            "lorikeet_requests_in_flight_limit", "Requests in the engine at most (max_num_seqs).", registry=registry
+        )
+        self.waiting = Gauge(
+            "lorikeet_requests_waiting", "Requests that wait for their turn, by why.", ("reason",), registry=registry
+        )
+        self.waiting_limit = Gauge(
+            "lorikeet_requests_waiting_limit", "Requests that wait at most (max_waiting).", registry=registry
+        )
+        self.admission_wait = families.histogram(
+            "lorikeet_admission_wait_seconds", "Wait for a turn, before the engine has the request.", _TTFT_BUCKETS
+        )
+
+
+class GenerationMetrics:
+    """What the engine did: its phases, its tokens, and what its answers were like."""
+
+    def __init__(self, families: VersionFamilies) -> None:
+        counter, histogram = families.counter, families.histogram
+        self.ttft = histogram(
+            "lorikeet_ttft_seconds", "Time from the request's arrival to its first token.", _TTFT_BUCKETS
+        )
+        self.e2e = histogram(
+            "lorikeet_e2e_latency_seconds", "Time from the request's arrival to its last token.", _E2E_BUCKETS
+        )
+        self.queue = histogram("lorikeet_queue_seconds", "Time in the engine's queue.", _TTFT_BUCKETS)
+        self.prefill = histogram(
+            "lorikeet_prefill_seconds", "Time from the engine's queue to the first token.", _TTFT_BUCKETS
+        )
+        self.decode = histogram("lorikeet_decode_seconds", "Time from the first to the last token.", _E2E_BUCKETS)
+        self.itl = histogram(
+            "lorikeet_inter_token_latency_seconds", "Gaps between the pieces of streamed answers.", _TPOT_BUCKETS
+        )
+        self.tpot = histogram(
+            "lorikeet_time_per_output_token_seconds", "Mean time per token after the first.", _TPOT_BUCKETS
+        )
+        self.prompt_tokens = counter("lorikeet_prompt_tokens", "Prompt tokens.")
+        self.cached_tokens = counter("lorikeet_cached_prompt_tokens", "Prompt tokens from the prefix cache.")
+        self.completion_tokens = counter("lorikeet_completion_tokens", "Generated tokens.")
+        self.choices = counter(
+            "lorikeet_choices", "Finished choices by the engine's reason: stop, length or abort.", "finish_reason"
+        )
+        self.answers_checked = counter("lorikeet_answers_checked", "Answers checked for the domain's format.")
+        self.answers_valid = counter("lorikeet_answers_valid_format", "Checked answers in the valid format.")
+        self.shadow = counter(
+            "lorikeet_shadow_requests", "Copies sent to a canary in shadow mode: ok, error or dropped.", "outcome"
+        )
+
+
+class AdapterMetrics:
+    """The versions: which are resident, what it cost to make them so, and whether they are what was trained."""
+
+    def __init__(self, families: VersionFamilies) -> None:
+        counter, gauge = families.counter, families.gauge
+        self.resident = gauge("lorikeet_adapter_resident", "1 while the engine holds the version, else 0.")
+        self.resident_limit = Gauge(
+            "lorikeet_adapters_resident_limit",
+            "Versions that the engine holds at most (max_cpu_loras).",
+            registry=families.registry,
+        )
+        self.loads = counter("lorikeet_adapter_loads", "Loads into the engine.")
+        self.load_seconds = families.histogram(
+            "lorikeet_adapter_load_seconds", "Seconds of a load with its checks.", _LOAD_BUCKETS
+        )
+        self.cold_start = families.histogram(
+            "lorikeet_cold_start_seconds", "Time that requests waited for their version's load.", _LOAD_BUCKETS
+        )
+        self.unloads = counter("lorikeet_adapter_unloads", "Versions freed from the engine, whatever for.")
+        self.evictions = counter("lorikeet_adapter_evictions", "Versions freed to make room for others.")
+        self.refusals = counter(
+            "lorikeet_adapter_refusals", "Versions that failed their checks: files, engine or parity.", "check"
+        )
+        self.parity_error = gauge(
+            "lorikeet_adapter_parity_error_nats", "Mean |served - trained| log-probability per token at load."
+        )
+        self.probes = counter(
+            "lorikeet_isolation_probes", "Replays of a resident version's golden prompts: ok, or wrong.", "outcome"
+        )
+        self.probe_error = gauge(
+            "lorikeet_isolation_probe_error_nats", "Parity error of the last replay, nats per token."
+        )
+        self.heldout = gauge("lorikeet_adapter_heldout_accuracy", "Held-out accuracy at publish, 0 to 1.")
+        self.heldout_low = gauge("lorikeet_adapter_heldout_accuracy_ci_low", "Lower end of its 95% interval.")
+        self.heldout_high = gauge("lorikeet_adapter_heldout_accuracy_ci_high", "Upper end of its 95% interval.")
+        self.base_heldout = gauge(
+            "lorikeet_adapter_heldout_base_accuracy", "The base model's accuracy on the same held-out split."
+        )
+
+    def set_heldout(self, labels: tuple[str, str], evaluation: Evaluation) -> None:
+        self.heldout.of(*labels).set(evaluation.adapter.value)
+        self.heldout_low.of(*labels).set(evaluation.adapter.ci_low)
+        self.heldout_high.of(*labels).set(evaluation.adapter.ci_high)
+        self.base_heldout.of(*labels).set(evaluation.base.value)
+
+
+class TenantMetrics:
+    """Whose requests. The first `most` tenants have series of their own."""
+
+    def __init__(self, registry: CollectorRegistry, most: int = _MOST_TENANTS) -> None:
+        self._most = most
+        self._names: set[str] = set()
+        self.requests = self._counter(registry, "lorikeet_tenant_requests", "Requests by HTTP outcome.", "outcome")
+        self.tokens = self._counter(registry, "lorikeet_tenant_tokens", "Tokens: of prompts and completions.", "kind")
+        self.throttled = self._counter(
+            registry, "lorikeet_tenant_throttled", "Requests answered by a 429, by what was over its limit.", "reason"
+        )
+
+    def request_finished(self, record: RequestRecord) -> None:
+        name = self._name(record.context.tenant)
+        self.requests.of(name, record.outcome).inc()
+        if record.status == 429 and record.reason is not None:
+            self.throttled.of(name, record.reason).inc()
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        if record.tenant is not None:
+            name = self._name(record.tenant)
+            self.tokens.of(name, "prompt").inc(record.num_prompt_tokens)
+            self.tokens.of(name, "completion").inc(record.num_completion_tokens)
+
+    def _name(self, tenant: str) -> str:
+        if tenant not in self._names:
+            if len(self._names) >= self._most:
+                return _OTHER_TENANTS
+            self._names.add(tenant)
+        return tenant
+
+    @staticmethod
+    def _counter(registry: CollectorRegistry, name: str, text: str, label: str) -> Family[Counter]:
+        return Family(Counter(name, text, ("tenant", label), registry=registry))
+
+
+class EngineMetrics:
+    """The engine's life."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.ready = Gauge("lorikeet_ready", "1 when requests are taken.", registry=registry)
+        self.start_seconds = Gauge("lorikeet_engine_start_seconds", "Seconds from start to ready.", registry=registry)
+        self.restarts = Counter("lorikeet_engine_restarts", "Engines that died.", registry=registry)
+
 
 class ServeMetrics:
-    """The server's own metrics; an observer of generations and of adapter loads."""
+    """The server's own metrics; an observer of requests, generations and adapter loads."""
 
     def __init__(self, registry: CollectorRegistry, base_name: str) -> None:
         self.registry = registry
         self._base_name = base_name
         self._formats: dict[str, AnswerFormat] = {}
-        self.requests = Counter(
-            "lorikeet_requests",
-            "Requests by HTTP outcome: ok, cancelled, client_error or server_error.",
-            (*_LABELS, "endpoint", "outcome"),
-            registry=registry,
-        )
-        self.in_flight = self._gauge("lorikeet_requests_in_flight", "Generations in the engine or its queue.")
-        self.ttft = self._histogram("lorikeet_ttft_seconds", "Time to the first token.", _TTFT_BUCKETS)
-        self.tpot = self._histogram(
-            "lorikeet_time_per_output_token_seconds", "Mean time per token after the first.", _TPOT_BUCKETS
-        )
-        self.e2e = self._histogram("lorikeet_e2e_latency_seconds", "End-to-end latency.", _E2E_BUCKETS)
-        self.queue = self._histogram("lorikeet_queue_seconds", "Time in the engine's queue.", _TTFT_BUCKETS)
-        self.prompt_tokens = self._counter("lorikeet_prompt_tokens", "Prompt tokens.")
-        self.cached_tokens = self._counter("lorikeet_cached_prompt_tokens", "Prompt tokens from the cache.")
-        self.completion_tokens = self._counter("lorikeet_completion_tokens", "Generated tokens.")
-        self.loads = self._counter("lorikeet_adapter_loads", "Loads into the engine.")
-        self.refusals = self._counter("lorikeet_adapter_refusals", "Versions that failed their checks.")
-        self.load_seconds = self._histogram(
-            "lorikeet_adapter_load_seconds", "Seconds of a load with its checks.", _LOAD_BUCKETS
-        )
-        self.parity_error = self._gauge(
-            "lorikeet_adapter_parity_error_nats", "Mean |served - trained| log-probability per token at load."
-        )
-        self.heldout = self._gauge("lorikeet_adapter_heldout_accuracy", "Held-out accuracy at publish, 0 to 1.")
-        self.heldout_low = self._gauge("lorikeet_adapter_heldout_accuracy_ci_low", "Lower end of its 95% interval.")
-        self.heldout_high = self._gauge("lorikeet_adapter_heldout_accuracy_ci_high", "Upper end of its 95% interval.")
-        self.base_heldout = self._gauge(
-            "lorikeet_adapter_heldout_base_accuracy", "The base model's accuracy on the same held-out split."
-        )
-        self.answers_checked = self._counter("lorikeet_answers_checked", "Answers checked for the domain's format.")
-        self.answers_valid = self._counter("lorikeet_answers_valid_format", "Checked answers in the valid format.")
-        self.unloads = self._counter("lorikeet_adapter_unloads", "Versions freed from the engine.")
-        self.shadow = Counter(
-            "lorikeet_shadow_requests",
-            "Copies sent to a canary in shadow mode: ok, error or dropped.",
-            (*_LABELS, "outcome"),
-            registry=registry,
-        )
-        self.probes = Counter(
-            "lorikeet_isolation_probes",
-            "Replays of a resident version's golden prompts: ok, or wrong.",
-            (*_LABELS, "outcome"),
-            registry=registry,
-        )
-        self.probe_error = self._gauge(
-            "lorikeet_isolation_probe_error_nats", "Parity error of the last replay, nats per token."
-        )
-        self.rejections = Counter(
-            "lorikeet_rejections", "Requests answered by an error, by its code.", ("reason",), registry=registry
-        )
-        self.waiting = Gauge(
-            "lorikeet_requests_waiting", "Requests that wait for their turn, by why.", ("reason",), registry=registry
-        )
-        self.engine_restarts = Counter("lorikeet_engine_restarts", "Engines that died.", registry=registry)
-        self.ready = Gauge("lorikeet_ready", "1 when requests are taken.", registry=registry)
-        self.engine_start_seconds = Gauge(
-            "lorikeet_engine_start_seconds", "Seconds from start to ready.", registry=registry
-        )
+        self._families = VersionFamilies(registry)
+        self.traffic = TrafficMetrics(self._families)
+        self.generations = GenerationMetrics(self._families)
+        self.adapters = AdapterMetrics(self._families)
+        self.tenants = TenantMetrics(registry)
+        self.engine = EngineMetrics(registry)
 
-    def request_finished(self, served_name: str | None, endpoint: str, outcome: str) -> None:
-        """Count an HTTP request; `served_name` None where the model was unknown."""
-        adapter, version = ("", "") if served_name is None else self._split(served_name)
-        self.requests.labels(adapter, version, endpoint, outcome).inc()
-
-    def request_rejected(self, reason: str) -> None:
-        """Count an error that was answered, by its `code`, or its `type` where it has none."""
-        self.rejections.labels(reason).inc()
+    def set_limits(self, config: ServeConfig) -> None:
+        """Export what the configuration allows at most, for shares of it."""
+        self.traffic.in_flight_limit.set(config.max_num_seqs)
+        self.traffic.waiting_limit.set(config.max_waiting)
+        self.adapters.resident_limit.set(config.max_cpu_loras)
 
     def follow_waiting(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Export at each scrape how many requests wait, by reason; `counts` names every reason."""
         for reason in counts():
-            self.waiting.labels(reason).set_function(partial(_count_of, counts, reason))
+            self.traffic.waiting.labels(reason).set_function(partial(_count_of, counts, reason))
+
+    def engine_started(self, start_s: float) -> None:
+        self.engine.start_seconds.set(start_s)
+        self.engine.ready.set(1)
+
+    def engine_stopped(self) -> None:
+        self.engine.ready.set(0)
+        for resident in self.adapters.resident.all():
+            resident.set(0)
+
+    def engine_died(self) -> None:
+        self.engine.restarts.inc()
+        self.engine_stopped()
+
+    def key_refused(self, error: ServeError) -> None:
+        """Count a request that nobody may ask, before anything of it was read."""
+        self.traffic.rejections.of(*_NO_VERSION, error.reason).inc()
+
+    def request_finished(self, record: RequestRecord) -> None:
+        labels = _NO_VERSION if record.served_name is None else self._labels(record.served_name)
+        self.traffic.requests.of(*labels, record.endpoint, record.outcome).inc()
+        if record.reason is not None:
+            self.traffic.rejections.of(*labels, record.reason).inc()
+        waits_s = record.context.phases_s
+        if "admission" in waits_s:
+            self.traffic.admission_wait.of(*labels).observe(waits_s["admission"])
+        if record.context.is_cold:
+            self.adapters.cold_start.of(*labels).observe(waits_s["residency"])
+        self.tenants.request_finished(record)
 
     def generation_started(self, lora_name: str | None) -> None:
-        self.in_flight.labels(*self._split(lora_name)).inc()
+        self.traffic.in_flight.of(*self._labels(lora_name)).inc()
 
     def generation_finished(self, record: GenerationRecord) -> None:
-        labels = self._split(record.lora_name)
-        self.in_flight.labels(*labels).dec()
-        self.prompt_tokens.labels(*labels).inc(record.num_prompt_tokens)
-        self.cached_tokens.labels(*labels).inc(record.num_cached_tokens)
-        self.completion_tokens.labels(*labels).inc(record.num_completion_tokens)
-        for histogram, seconds in (
-            (self.queue, record.queue_s),
-            (self.ttft, record.ttft_s),
-            (self.tpot, record.tpot_s),
-        ):
-            if seconds is not None:
-                histogram.labels(*labels).observe(seconds)
+        labels, group = self._labels(record.lora_name), self.generations
+        self.traffic.in_flight.of(*labels).dec()
+        group.prompt_tokens.of(*labels).inc(record.num_prompt_tokens)
+        group.cached_tokens.of(*labels).inc(record.num_cached_tokens)
+        group.completion_tokens.of(*labels).inc(record.num_completion_tokens)
+        self.tenants.generation_finished(record)
+        for reason in record.finish_reasons:
+            group.choices.of(*labels, reason).inc()
+        self._observe_latencies(labels, record)
         if record.outcome == "ok":
-            self.e2e.labels(*labels).observe(record.e2e_s)
-            self._check_format(record)
+            group.e2e.of(*labels).observe(record.e2e_s)
+            self._check_format(labels, record)
 
     def adapter_loaded(self, manifest: Manifest, load_s: float, parity: Parity | None) -> None:
-        labels = (manifest.name, str(manifest.version))
+        labels, group = (manifest.name, str(manifest.version)), self.adapters
         if manifest.answer_schema is not None:
             self._formats[manifest.lora_name] = AnswerFormat(manifest.answer_schema)
-        self.loads.labels(*labels).inc()
-        self.load_seconds.labels(*labels).observe(load_s)
+        group.resident.of(*labels).set(1)
+        group.loads.of(*labels).inc()
+        group.load_seconds.of(*labels).observe(load_s)
+        group.probes.of(*labels, "wrong")  # it is there at 0, so that `increase` sees the first one
         if parity is not None:
-            self.parity_error.labels(*labels).set(parity.adapter_error_nats)
+            group.parity_error.of(*labels).set(parity.adapter_error_nats)
         if manifest.evaluation is not None:
-            self._set_heldout(labels, manifest.evaluation.adapter, manifest.evaluation.base)
+            group.set_heldout(labels, manifest.evaluation)
 
-    def adapter_refused(self, target: Target) -> None:
-        self.refusals.labels(target.name, str(target.version)).inc()
+    def adapter_refused(self, target: Target, error: Exception) -> None:
+        check = "parity" if isinstance(error, ParityError) else "engine" if isinstance(error, ServeError) else "files"
+        self.adapters.refusals.of(*_labels_of(target), check).inc()
+
+    def adapter_evicted(self, target: Target) -> None:
+        self.adapters.evictions.of(*_labels_of(target)).inc()
 
     def adapter_unloaded(self, target: Target) -> None:
-        self.unloads.labels(target.name, str(target.version)).inc()
+        self.adapters.unloads.of(*_labels_of(target)).inc()
+        self.adapters.resident.of(*_labels_of(target)).set(0)
 
     def adapter_retired(self, target: Target) -> None:
         """Drop every series of a version that was removed from the store."""
         self._formats.pop(str(target), None)
-        labels = {"adapter": target.name, "version": str(target.version)}
-        for metric in vars(self).values():
-            if isinstance(metric, MetricWrapperBase) and set(_LABELS) <= set(metric._labelnames):
-                metric.remove_by_labels(labels)
+        self._families.retire(target)
 
     def shadow_finished(self, target: Target, outcome: str) -> None:
-        self.shadow.labels(target.name, str(target.version), outcome).inc()
+        self.generations.shadow.of(*_labels_of(target), outcome).inc()
 
     def probe_finished(self, target: Target, error_nats: float, *, is_ok: bool) -> None:
-        self.probes.labels(target.name, str(target.version), "ok" if is_ok else "wrong").inc()
-        self.probe_error.labels(target.name, str(target.version)).set(error_nats)
+        self.adapters.probes.of(*_labels_of(target), "ok" if is_ok else "wrong").inc()
+        self.adapters.probe_error.of(*_labels_of(target)).set(error_nats)
 
-    def _set_heldout(self, labels: tuple[str, str], adapter: Score, base: Score) -> None:
-        self.heldout.labels(*labels).set(adapter.value)
-        self.heldout_low.labels(*labels).set(adapter.ci_low)
-        self.heldout_high.labels(*labels).set(adapter.ci_high)
-        self.base_heldout.labels(*labels).set(base.value)
+    def _observe_latencies(self, labels: tuple[str, str], record: GenerationRecord) -> None:
+        group = self.generations
+        for family, seconds in (
+            (group.queue, record.queue_s),
+            (group.prefill, record.prefill_s),
+            (group.decode, record.decode_s),
+            (group.ttft, record.ttft_s),
+            (group.tpot, record.tpot_s),
+        ):
+            if seconds is not None:
+                family.of(*labels).observe(seconds)
+        if record.itl_s:
+            observe = group.itl.of(*labels).observe
+            for gap_s in record.itl_s:
+                observe(gap_s)
 
-    def _check_format(self, record: GenerationRecord) -> None:
+    def _check_format(self, labels: tuple[str, str], record: GenerationRecord) -> None:
         answer_format = self._formats.get(record.lora_name or "")
-        if answer_format is None:
-            return
-        labels = self._split(record.lora_name)
-        self.answers_checked.labels(*labels).inc(len(record.texts))
-        self.answers_valid.labels(*labels).inc(sum(map(answer_format.accepts, record.texts)))
+        if answer_format is not None:
+            self.generations.answers_checked.of(*labels).inc(len(record.texts))
+            self.generations.answers_valid.of(*labels).inc(sum(map(answer_format.accepts, record.texts)))
 
-    def _split(self, name: str | None) -> tuple[str, str]:
+    def _labels(self, name: str | None) -> tuple[str, str]:
         """The labels of a `lora_name`; the base model has no version."""
         adapter, _, version = (name or self._base_name).partition("@")
         return adapter, version
 
-    def _counter(self, name: str, text: str) -> Counter:
-        return Counter(name, text, _LABELS, registry=self.registry)
 
-    def _gauge(self, name: str, text: str) -> Gauge:
-        return Gauge(name, text, _LABELS, registry=self.registry)
-
-    def _histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Histogram:
-        return Histogram(name, text, _LABELS, buckets=buckets, registry=self.registry)
+def _labels_of(target: Target) -> tuple[str, str]:
+    return target.name, str(target.version)
 
 
 def _count_of(counts: Callable[[], Mapping[str, int]], reason: str) -> float:

@@ -1,39 +1,85 @@
-"""One record per generation: what the engine did for a request, for the metrics and later the quality monitor."""
+"""What is known of a request while it runs, and one record per generation and per request once it has ended."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
+
+GenerationOutcome = Literal["ok", "cancelled", "error"]
+RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
+Phase = Literal["admission", "residency"]
 
 
 @dataclass
 class RequestContext:
-    """Whose request it is, and its prompt and completion tokens so far. It follows the request through vLLM."""
+    """Whose request it is, and what became of it so far. It follows the request through vLLM.
+
+    `num_tokens` counts prompt and completion; `phases_s` holds the waits before the engine, in seconds; `generation`
+    is the last one where a request took several.
+    """
 
     tenant: str
     request_id: str
     num_tokens: int = 0
+    started_s: float = field(default_factory=time.perf_counter)
+    phases_s: dict[Phase, float] = field(default_factory=dict)
+    is_cold: bool = False
+    generation: "GenerationRecord | None" = None
+
+    @contextmanager
+    def phase(self, name: Phase) -> Iterator[None]:
+        """Measure a wait, also one that fails."""
+        start_s = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.phases_s[name] = time.perf_counter() - start_s
 
 
 current_request: ContextVar[RequestContext | None] = ContextVar("current_request", default=None)
 
-Outcome = Literal["ok", "cancelled", "error"]
-
 
 @dataclass(frozen=True)
 class GenerationRecord:
-    """A finished generation. Times in seconds; None where the engine never got that far."""
+    """A finished generation. Times in seconds; None where the engine never got that far.
+
+    `ttft_s` and `e2e_s` count from the request's arrival, so they hold its waits for a turn and for a load too.
+    `itl_s` are the gaps between the pieces of a streamed answer; a whole answer has none.
+    """
 
     lora_name: str | None
-    outcome: Outcome
+    tenant: str | None
+    outcome: GenerationOutcome
     queue_s: float | None
+    prefill_s: float | None
+    decode_s: float | None
     ttft_s: float | None
     tpot_s: float | None
+    itl_s: tuple[float, ...]
     e2e_s: float
     num_prompt_tokens: int
     num_cached_tokens: int
     num_completion_tokens: int
     finish_reasons: tuple[str, ...]
     texts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """An answered request.
+
+    `served_name` is None where the model was unknown; `status` is 499 where the client left; `reason` is the error's.
+    """
+
+    context: RequestContext
+    endpoint: str
+    served_name: str | None
+    outcome: RequestOutcome
+    status: int
+    reason: str | None
+    duration_s: float
 
 
 class GenerationObserver(Protocol):

@@ -30,7 +30,9 @@ class ResidencyObserver(Protocol):
 
     def adapter_loaded(self, manifest: Manifest, load_s: float, parity: Parity | None) -> None: ...
 
-    def adapter_refused(self, target: Target) -> None: ...
+    def adapter_refused(self, target: Target, error: Exception) -> None: ...
+
+    def adapter_evicted(self, target: Target) -> None: ...
 
     def adapter_unloaded(self, target: Target) -> None: ...
 
@@ -244,7 +246,7 @@ class Residency:
     async def _refuse(self, target: Target, error: Exception) -> None:
         await self._engine.unload(target)
         refusal = self._refused[target] = AdapterRefusedError(f"{str(target)!r} is refused: {error}")
-        self._observer.adapter_refused(target)
+        self._observer.adapter_refused(target, error)
         logger.warning("Refused %s: %s", target, error)
         raise refusal from error
 
@@ -266,6 +268,7 @@ class Residency:
             idle = [t for t, r in self._residents.items() if not (r.in_flight or r.is_pinned or t in self._wanted)]
             if idle:
                 await self.unload(idle[0])
+                self._observer.adapter_evicted(idle[0])
             else:
                 await self._wait_for_change()
 

@@ -52,7 +52,7 @@ class Supervisor:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def stop(self) -> None:
-        self._metrics.ready.set(0)
+        self._metrics.engine_stopped()
         await self._engine.stop()
 
     async def _start(self) -> bool:
@@ -65,14 +65,12 @@ class Supervisor:
             await self._engine.stop()
             return False
         seconds = time.perf_counter() - start
-        self._metrics.engine_start_seconds.set(seconds)
-        self._metrics.ready.set(1)
+        self._metrics.engine_started(seconds)
         logger.info("Ready after %.1f s", seconds)
         await self._watcher.follow_all()
         await self._residency.restore(self._lost)
         return True
 
     async def _clean_up(self) -> None:
-        self._metrics.ready.set(0)
-        self._metrics.engine_restarts.inc()
+        self._metrics.engine_died()
         await self._engine.stop()

@@ -50,10 +50,11 @@ class TenantLimits:
         usage.refill(key, now_s)
         refusal = max(usage.refusals(), default=None)
         if refusal is not None:
-            retry_after_s, limit = refusal
+            retry_after_s, reason, limit = refusal
             raise RateLimitedError(
                 f"Key {key.id} of {key.tenant!r} is over its limit of {limit}. Retry in {retry_after_s:.1f} s.",
                 retry_after_s,
+                reason,
             )
         usage.num_running += 1
         usage.spent_requests += 1
@@ -130,15 +131,15 @@ class _Usage:
         self.spent_tokens = _drained(self.spent_tokens, key.tokens_per_minute, minutes)
         self.key, self.at_s = key, now_s
 
-    def refusals(self) -> Iterator[tuple[float, str]]:
-        """Every limit that one more request would break: seconds until it would not, and its words."""
+    def refusals(self) -> Iterator[tuple[float, str, str]]:
+        """Every limit that one more request would break: seconds until it would not, its name, and its words."""
         key = self.key
         if key.max_concurrency is not None and self.num_running >= key.max_concurrency:
-            yield _CONCURRENCY_RETRY_S, f"{key.max_concurrency} requests at a time"
+            yield _CONCURRENCY_RETRY_S, "concurrency", f"{key.max_concurrency} requests at a time"
         if (wait_s := _wait_s(self.spent_requests + 1, key.requests_per_minute)) > _SHORTEST_WAIT_S:
-            yield wait_s, f"{key.requests_per_minute} requests a minute"
+            yield wait_s, "requests", f"{key.requests_per_minute} requests a minute"
         if (wait_s := _wait_s(self.spent_tokens, key.tokens_per_minute)) > _SHORTEST_WAIT_S:
-            yield wait_s, f"{key.tokens_per_minute} tokens a minute"
+            yield wait_s, "tokens", f"{key.tokens_per_minute} tokens a minute"
 
 
 def _drained(spent: float, per_minute: int | None, minutes: float) -> float:

@@ -221,8 +221,8 @@ async def test_over_the_limit_is_a_429_that_says_when_to_come_back(guarded: Serv
     assert (first.status_code, second.status_code) == (200, 429)
     assert 1 <= int(second.headers["retry-after"]) <= 60
     assert second.json()["error"]["code"] == "rate_limit_exceeded"
-    reason = {"reason": "rate_limit_exceeded"}
-    assert guarded.metrics.registry.get_sample_value("lorikeet_rejections_total", reason) == 1
+    labels = {"adapter": "medical", "version": "1", "reason": "requests"}
+    assert guarded.metrics.registry.get_sample_value("lorikeet_rejections_total", labels) == 1
 
 
 async def test_hundreds_of_moves_under_load_lose_nothing_and_answer_with_a_version_of_the_moment(

@@ -32,10 +32,14 @@ def manifest() -> Manifest:
 def record(lora_name: str | None = "medical@3", **changes: object) -> GenerationRecord:
     fields: dict[str, object] = {
         "lora_name": lora_name,
+        "tenant": "acme",
         "outcome": "ok",
         "queue_s": 0.01,
+        "prefill_s": 0.15,
+        "decode_s": 0.6,
         "ttft_s": 0.2,
         "tpot_s": 0.05,
+        "itl_s": (0.04, 0.06),
         "e2e_s": 1.0,
         "num_prompt_tokens": 40,
         "num_cached_tokens": 16,

@@ -82,7 +82,7 @@ async def test_a_refusal_is_remembered_and_counted_once(serving: Serving) -> Non
     for _ in range(3):
         with pytest.raises(AdapterRefusedError, match="broken"):
             await serving.residency.lease(MEDICAL)
-    labels = {"adapter": "medical", "version": "1"}
+    labels = {"adapter": "medical", "version": "1", "check": "engine"}
     assert serving.engine.loads == ["medical@1"]
     assert serving.metrics.registry.get_sample_value("lorikeet_adapter_refusals_total", labels) == 1
 

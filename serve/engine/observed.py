@@ -9,7 +9,7 @@ from typing import Any
 from vllm.outputs import RequestOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.records import GenerationObserver, GenerationRecord, Outcome, current_request
+from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord, current_request
 
 
 class ObservedAsyncLLM(AsyncLLM):
@@ -22,7 +22,7 @@ class ObservedAsyncLLM(AsyncLLM):
     ) -> AsyncGenerator[RequestOutput, None]:
         watch = _Watch(lora_request.lora_name if lora_request else None)
         self.observer.generation_started(watch.lora_name)
-        outcome: Outcome = "error"
+        outcome: GenerationOutcome = "error"
         try:
             stream = super().generate(prompt, sampling_params, request_id, lora_request=lora_request, **kwargs)
             async with aclosing(stream):
@@ -43,43 +43,65 @@ class _Watch:
     def __init__(self, lora_name: str | None) -> None:
         self.lora_name = lora_name
         self._context = current_request.get()
-        self._start = time.perf_counter()
+        self._start_s = time.perf_counter()
+        # What the client has waited for before: a turn, a load. The engine's own clock starts here.
+        self._waited_s = self._start_s - self._context.started_s if self._context else 0.0
         self._last: RequestOutput | None = None
-        self._ttft_s: float | None = None
+        self._last_s = self._start_s
+        self._gaps_s: list[float] = []
         self._texts: dict[int, str] = {}
         self._num_tokens: dict[int, int] = {}
         self._finish_reasons: dict[int, str] = {}
 
     def see(self, output: RequestOutput) -> None:
-        if self._ttft_s is None:
-            self._ttft_s = time.perf_counter() - self._start
-        self._last = output
+        now_s = time.perf_counter()
+        self._gaps_s.append(now_s - self._last_s)
+        self._last, self._last_s = output, now_s
         for choice in output.outputs:
             self._texts[choice.index] = self._texts.get(choice.index, "") + choice.text
             self._num_tokens[choice.index] = self._num_tokens.get(choice.index, 0) + len(choice.token_ids)
             if choice.finish_reason:
                 self._finish_reasons[choice.index] = choice.finish_reason
 
-    def record(self, outcome: Outcome) -> GenerationRecord:
-        last = self._last
-        num_prompt_tokens = len(last.prompt_token_ids or ()) if last else 0
-        if self._context is not None:
-            self._context.num_tokens += num_prompt_tokens + sum(self._num_tokens.values())
+    def record(self, outcome: GenerationOutcome) -> GenerationRecord:
+        last, context = self._last, self._context
         stats: Any = last.metrics if last else None
-        return GenerationRecord(
+        record = GenerationRecord(
             lora_name=self.lora_name,
+            tenant=context.tenant if context else None,
             outcome=outcome,
-            queue_s=stats.scheduled_ts - stats.queued_ts if stats and stats.scheduled_ts else None,
-            # A whole answer comes in one output, so only the engine knows when its first token was ready.
-            ttft_s=stats.first_token_latency if stats and stats.first_token_latency else self._ttft_s,
+            queue_s=_between_s(stats, "queued_ts", "scheduled_ts"),
+            prefill_s=_between_s(stats, "scheduled_ts", "first_token_ts"),
+            decode_s=_between_s(stats, "first_token_ts", "last_token_ts"),
+            ttft_s=self._ttft_s(stats),
             tpot_s=_mean_gap_s(stats),
-            e2e_s=time.perf_counter() - self._start,
-            num_prompt_tokens=num_prompt_tokens,
+            # With several choices, pieces come in turn: a gap between two of them is no client's gap.
+            itl_s=tuple(self._gaps_s[1:]) if len(self._texts) == 1 else (),
+            e2e_s=self._waited_s + time.perf_counter() - self._start_s,
+            num_prompt_tokens=len(last.prompt_token_ids or ()) if last else 0,
             num_cached_tokens=(last.num_cached_tokens or 0) if last else 0,
             num_completion_tokens=sum(self._num_tokens.values()),
             finish_reasons=tuple(self._finish_reasons.values()),
             texts=tuple(self._texts.values()),
         )
+        if context is not None:
+            context.num_tokens += record.num_prompt_tokens + record.num_completion_tokens
+            context.generation = record
+        return record
+
+    def _ttft_s(self, stats: Any) -> float | None:
+        """A whole answer comes in one output, so only the engine knows when its first token was ready."""
+        if stats and stats.first_token_latency:
+            return self._waited_s + float(stats.first_token_latency)
+        return self._waited_s + self._gaps_s[0] if self._gaps_s else None
+
+
+def _between_s(stats: Any, start: str, end: str) -> float | None:
+    """Seconds between two of the engine's marks; None where it did not reach the second."""
+    if stats is None or not getattr(stats, end):
+        return None
+    seconds: float = getattr(stats, end) - getattr(stats, start)
+    return seconds
 
 
 def _mean_gap_s(stats: Any) -> float | None:

@@ -1,0 +1,101 @@
+"""Log lines: for people, or one JSON object a line for machines; and the line that every request leaves."""
+
+import hashlib
+import json
+import logging
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from serve.records import GenerationRecord, RequestContext, RequestRecord, current_request
+
+logger = logging.getLogger(__name__)
+
+LogFormat = Literal["human", "json"]
+
+_HUMAN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+_CHATTY = ("httpx", "watchfiles")
+
+
+def set_up_logging(level: str, log_format: LogFormat) -> None:
+    """Log to stderr from here on."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonFormatter() if log_format == "json" else logging.Formatter(_HUMAN))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    for chatty in _CHATTY:
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line; a line that is written for a request says which."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        context = current_request.get()
+        if context is not None:
+            line |= _who(context)
+        line |= getattr(record, "fields", {})
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def log_request(record: RequestRecord) -> None:
+    """One line per answered request: what it was, how it ended, where its time went; never its text or its key."""
+    if logger.isEnabledFor(logging.INFO):
+        logger.info(
+            "%d %s %s by %s in %.3f s, request %s",
+            record.status,
+            record.reason or record.outcome,
+            record.endpoint,
+            record.served_name or "no model",
+            record.duration_s,
+            record.context.request_id,
+            extra={"fields": _request_fields(record)},
+        )
+
+
+def tenant_hash(tenant: str) -> str:
+    """What logs call a tenant: `printf %s TENANT | sha256sum | cut -c 1-12`."""
+    return hashlib.sha256(tenant.encode()).hexdigest()[:12]
+
+
+def _who(context: RequestContext) -> dict[str, str]:
+    return {"request_id": context.request_id, "tenant": tenant_hash(context.tenant)}
+
+
+def _request_fields(record: RequestRecord) -> dict[str, Any]:
+    context = record.context
+    adapter, _, version = (record.served_name or "").partition("@")
+    return {
+        **_who(context),
+        "endpoint": record.endpoint,
+        "adapter": adapter or None,
+        "version": int(version) if version else None,
+        "status": record.status,
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "is_cold": context.is_cold,
+        "duration_s": _rounded(record.duration_s),
+        **{f"{phase}_s": _rounded(seconds) for phase, seconds in context.phases_s.items()},
+        **(_generation_fields(context.generation) if context.generation else {}),
+    }
+
+
+def _generation_fields(record: GenerationRecord) -> dict[str, Any]:
+    phases = ("queue_s", "prefill_s", "decode_s", "ttft_s")
+    return {
+        **{phase: _rounded(getattr(record, phase)) for phase in phases},
+        "num_prompt_tokens": record.num_prompt_tokens,
+        "num_cached_tokens": record.num_cached_tokens,
+        "num_completion_tokens": record.num_completion_tokens,
+        "finish_reasons": record.finish_reasons,
+    }
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)
