@@ -143,6 +143,7 @@ class ServeConfig(Config):
         "hermes", description="vLLM's parser of tool calls, by the base's format; null refuses `tools`."
     )
     log_level: Literal["debug", "info", "warning"] = "info"
+    log_format: Literal["human", "json"] = Field("human", description="json: one object a line, for machines.")
 
     @model_validator(mode="after")
     def _host_memory_holds_the_slots(self) -> "ServeConfig":

@@ -14,7 +14,7 @@ from adapters.store import AdapterStore
 from serve.admin import admin_router
 from serve.completions import Completions
 from serve.engine.protocol import Engine
-from serve.errors import ForbiddenError, ModelNotFoundError, NotReadyError
+from serve.errors import ForbiddenError, ModelNotFoundError, NotReadyError, UnauthorizedError
 from serve.keys import KeyRecord, KeyRing, may_use
 from serve.metrics import ServeMetrics
 from serve.residency import Residency
@@ -68,7 +68,11 @@ def _lifespan(parts: Parts) -> Any:
 
 
 def _client(parts: Parts, request: Request) -> KeyRecord:
-    return parts.keys.authenticate(request.headers.get("authorization"))
+    try:
+        return parts.keys.authenticate(request.headers.get("authorization"))
+    except UnauthorizedError as error:
+        parts.metrics.key_refused(error)
+        raise
 
 
 def _admin_only(parts: Parts) -> Any:

@@ -15,6 +15,7 @@ from config.home import Home
 from config.load import load_serve
 from config.schema import ServeConfig
 from serve.keys import KeyRing
+from serve.logs import LogFormat, set_up_logging
 
 logger = logging.getLogger(__name__)
 
@@ -23,19 +24,21 @@ def serve(
     config_file: Annotated[Path, typer.Argument(help="Server configuration, YAML.")] = Path("config/serve.yaml"),
     port: Annotated[int | None, typer.Option(help="Instead of the configuration's port.")] = None,
     host: Annotated[str | None, typer.Option(help="Instead of the configuration's host.")] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Instead of the configuration's format.")] = None,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
     """Serve the base model and every published adapter behind one OpenAI-compatible endpoint."""
     try:
         config = load_serve(config_file)
-        overrides = {key: value for key, value in (("port", port), ("host", host)) if value is not None}
+        given = {"port": port, "host": host, "log_format": log_format}
+        overrides = {key: value for key, value in given.items() if value is not None}
         config = ServeConfig.model_validate(config.model_dump() | overrides)
         read_base(Home(home).bases / config.base)
         keys = _keys(config, Home(home))
     except (ConfigError, AdapterError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
-    _set_up_logging(config)
+    set_up_logging(config.log_level, config.log_format)
     run(config, Home(home), keys)
 
 
@@ -45,7 +48,7 @@ def run(config: ServeConfig, home: Home, keys: KeyRing) -> None:
 
     from serve.engine.arguments import set_environment
 
-    set_environment(config.log_level)
+    set_environment(config.log_level, config.log_format)
 
     from serve.app import create_app
     from serve.build import build_server
@@ -72,12 +75,6 @@ def _keys(config: ServeConfig, home: Home) -> KeyRing:
             f"`lorikeet keys create TENANT --home {home.root}`."
         )
     return KeyRing(path)
-
-
-def _set_up_logging(config: ServeConfig) -> None:
-    logging.basicConfig(level=config.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s")
-    for chatty in ("httpx", "watchfiles"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _is_loopback(host: str) -> bool:

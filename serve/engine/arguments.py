@@ -7,13 +7,17 @@ from typing import Any
 
 from config.schema import ServeConfig
 
+_JSON_LOGGING = Path(__file__).with_name("json_logging.json")
 
-def set_environment(log_level: str) -> None:
+
+def set_environment(log_level: str, log_format: str) -> None:
     """Environment of vLLM and its child processes; call before vllm is imported.
 
     Private data must not leave: usage statistics are off, and no hub is asked.
     """
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if log_level == "debug" else "ERROR")
+    if log_format == "json":
+        os.environ.setdefault("VLLM_LOGGING_CONFIG_PATH", str(_JSON_LOGGING))  # of its other processes too
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
