@@ -1,60 +1,21 @@
-"""The overhead over vLLM's own server: how both are started, and what is said of them."""
+"""The overhead over vLLM's own server: what is measured, and what is said of it."""
 
-import re
-import sys
-import tempfile
 from pathlib import Path
 
-import httpx
 import pytest
-from typer.testing import CliRunner
 
 from config.home import Home
-from config.schema import ServeConfig
-from loadtest.bench.cli import BENCHES
 from loadtest.bench.options import BenchOptions
-from loadtest.bench.overhead import (
-    Pair,
-    bench_overhead,
-    compare,
-    kept_logs,
-    thread_settings,
-    tokens_per_s,
-    ttft_p50_ms,
-    vllm_command,
-    vllm_environment,
-)
+from loadtest.bench.overhead import Pair, bench_overhead, compare, tokens_per_s, ttft_p50_ms
 from loadtest.bench.synthetic import Delays, synthetic_server
 from loadtest.errors import TargetError
-from loadtest.server import free_port, running_command
-from lorikeet import app
-from serve.engine.cpu import set_cpu_environment
-from tests.tracked_files import ROOT
 
-CONFIG = ServeConfig(base="tiny", served_model_name="tiny-base", max_loras=2, max_num_seqs=16, kv_cache_bytes=1 << 28)
-ARGUMENTS = ROOT / "serve" / "engine" / "arguments.py"
 PAIR = Pair("ours", "vllm", {"base": "b"})
-HEALTHY = """
-import http.server, os, sys
-class Handler(http.server.BaseHTTPRequestHandler):
-    def do_GET(self):
-        self.send_response(200 if self.path in ("/health", "/who") else 404)
-        self.end_headers()
-        self.wfile.write(os.environ.get("WHO", "").encode())
-http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
-"""
 
 
 @pytest.fixture
 def options(tmp_path: Path) -> BenchOptions:
     return BenchOptions(Home(tmp_path), rounds=3, pause_s=0)
-
-
-@pytest.fixture
-def temporary_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where what is kept goes in the end, too."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
 
 
 class Figures:
@@ -70,76 +31,6 @@ class Figures:
 
     def seeds(self, url: str) -> list[int]:
         return [seed for asked, seed in self.asked if asked == url]
-
-
-def command(*, is_stock: bool = False, config: ServeConfig = CONFIG) -> list[str]:
-    return vllm_command(config, Path("/bases/tiny"), 8001, {"medical@1": Path("/store/medical/1")}, is_stock=is_stock)
-
-
-def fail_with_logs(folder: Path) -> None:
-    (folder / "lorikeet.log").write_text("ours\n")
-    (folder / "vllm.log").write_text("theirs\n")
-    raise TargetError("500: no")
-
-
-def test_the_command_is_vllms_own_server_on_our_engine_settings(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", "")  # no nvidia-smi
-    assert command() == [
-        *(sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"),
-        *("--host", "127.0.0.1", "--port", "8001", "--uvicorn-log-level", "warning"),
-        *("--model", "/bases/tiny", "--served-model-name", "tiny-base", "--dtype", "bfloat16"),
-        *("--max-model-len", "2048", "--max-num-seqs", "16", "--max-num-batched-tokens", "2048"),
-        *("--max-loras", "2", "--max-cpu-loras", "16", "--max-lora-rank", "16"),
-        *("--kv-cache-memory-bytes", str(1 << 28), "--scheduling-policy", "priority"),
-        *("--worker-extension-cls", "serve.engine.worker.AdapterInspection", "--tool-call-parser", "hermes"),
-        *("--disable-uvicorn-access-log", "--enable-lora", "--enable-prompt-tokens-details"),
-        *("--enable-auto-tool-choice", "--lora-modules", '{"name": "medical@1", "path": "/store/medical/1"}'),
-    ]
-
-
-def test_every_setting_of_our_engine_is_given_to_vllm_too() -> None:
-    ours = set(re.findall(r'"(--[a-z-]+)"', ARGUMENTS.read_text()))
-    either = {"--kv-cache-memory-bytes", "--gpu-memory-utilization"}
-    assert ours - either - set(command()) == set()
-    assert either & set(command())
-
-
-def test_a_machine_with_a_gpu_shares_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\n")
-    (tmp_path / "nvidia-smi").chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    words = command()
-    assert words[words.index("--gpu-memory-utilization") + 1] == str(CONFIG.gpu_memory_utilization)
-    assert "--kv-cache-memory-bytes" not in words
-
-
-def test_without_a_parser_tools_are_off_in_both() -> None:
-    words = command(config=CONFIG.model_copy(update={"tool_call_parser": None}))
-    assert {"--tool-call-parser", "--enable-auto-tool-choice"} & set(words) == set()
-
-
-def test_stock_vllm_has_nothing_of_ours() -> None:
-    words, environment = command(is_stock=True), vllm_environment({}, is_stock=True)
-    assert [word for word in words if "serve." in word] == []
-    assert "lorikeet" not in environment["VLLM_PLUGINS"].split(",")
-    assert "VLLM_PLUGINS" not in vllm_environment({}, is_stock=False)
-
-
-def test_vllm_asks_no_hub_and_sends_no_statistics() -> None:
-    environment = vllm_environment({"PATH": "/bin"}, is_stock=False)
-    wanted = {"PATH": "/bin", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
-    assert wanted.items() <= environment.items()
-
-
-def test_threads_are_set_as_our_own_server_sets_them() -> None:
-    ours: dict[str, str] = {}
-    set_cpu_environment(ours)
-    assert thread_settings({"PATH": "/bin"}) == ours
-
-
-@pytest.mark.parametrize("given", [{"VLLM_CPU_OMP_THREADS_BIND": "0"}, {"LD_PRELOAD": "/lib/libgomp.so"}])
-def test_threads_that_somebody_has_set_stay(given: dict[str, str]) -> None:
-    assert thread_settings(given | {"PATH": "/bin"}) == given
 
 
 def test_a_server_that_costs_little_reaches_both_targets(options: BenchOptions) -> None:
@@ -193,57 +84,6 @@ def test_a_request_that_fails_fails_the_bench(options: BenchOptions) -> None:
         compare(Pair(f"{server.url}/v1", f"{server.url}/v1", {"base": "unknown"}), options, tokens_per_s, ttft_p50_ms)
 
 
-def test_any_server_runs_in_its_environment_until_the_block_ends(tmp_path: Path) -> None:
-    port = free_port()
-    url, words = f"http://127.0.0.1:{port}", [sys.executable, "-c", HEALTHY, str(port)]
-    with running_command(words, url, "/health", tmp_path / "log", environment={"WHO": "vllm"}) as server:
-        assert httpx.get(f"{server.url}/who").text == "vllm"
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(url)
-
-
-@pytest.mark.usefixtures("temporary_folders")
-def test_logs_go_when_all_went_well() -> None:
-    with kept_logs() as folder:
-        (folder / "vllm.log").write_text("fine\n")
-    assert not folder.exists()
-
-
-@pytest.mark.usefixtures("temporary_folders")
-def test_logs_of_both_servers_stay_and_are_quoted_where_a_request_failed() -> None:
-    expected = r"^500: no\nlorikeet.log:\nours\nvllm.log:\ntheirs\nThe logs are kept in "
-    with pytest.raises(TargetError, match=expected) as failed, kept_logs() as folder:
-        fail_with_logs(folder)
-    assert str(folder) in str(failed.value)
-    assert sorted(path.name for path in folder.iterdir()) == ["lorikeet.log", "vllm.log"]
-
-
-@pytest.mark.usefixtures("temporary_folders")
-def test_the_log_of_a_server_that_did_not_start_stays_and_is_quoted_once() -> None:
-    words, expected = [sys.executable, "-c", "import sys; sys.exit('no memory')"], r"1\.\nno memory\nThe logs are kept"
-    with (
-        pytest.raises(TargetError, match=expected),
-        kept_logs() as folder,
-        running_command(words, "http://127.0.0.1:9", "/health", folder / "vllm.log"),
-    ):
-        pass
-    assert (folder / "vllm.log").read_text() == "no memory\n"
-
-
-@pytest.mark.usefixtures("temporary_folders")
-def test_a_bug_leaves_no_folder() -> None:
-    with pytest.raises(ZeroDivisionError), kept_logs() as folder:
-        raise ZeroDivisionError
-    assert not folder.exists()
-
-
 def test_a_server_of_the_users_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="starts both servers itself"):
         bench_overhead(BenchOptions(Home(tmp_path), url="http://test/v1"))
-
-
-def test_only_this_benchmark_knows_stock_vllm() -> None:
-    assert "overhead" in BENCHES
-    refused = CliRunner().invoke(app, ["bench", "generator", "--stock"], env={"COLUMNS": "200", "NO_COLOR": "1"})
-    assert refused.exit_code == 2
-    assert "Only `overhead` takes it" in refused.output

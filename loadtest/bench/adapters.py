@@ -10,13 +10,13 @@ from tempfile import TemporaryDirectory
 
 from config.load import load_serve
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
-from loadtest.bench.alternate import Alternated, alternate
+from loadtest.bench.alternate import alternate
+from loadtest.bench.cost import successful_run
 from loadtest.bench.options import BenchOptions
-from loadtest.bench.results import BenchResult
+from loadtest.bench.results import BenchResult, paired
 from loadtest.copies import copy_adapter
-from loadtest.errors import LoadtestError, TargetError
+from loadtest.errors import TargetError
 from loadtest.server import running_server
-from loadtest.session import run_load
 from loadtest.stats import summarize
 
 NUM_STREAMS = 16
@@ -55,8 +55,8 @@ def bench_adapters(options: BenchOptions) -> tuple[BenchResult, ...]:
         ]
     return (
         BenchResult(name="base", value=pairs[0].baseline, unit="tok/s"),
-        _result("one adapter", pairs[0]),
-        _result("base and 2 adapters mixed", pairs[1]),
+        paired("one adapter", "tok/s", pairs[0]),
+        paired("base and 2 adapters mixed", "tok/s", pairs[1]),
     )
 
 
@@ -76,25 +76,7 @@ def tokens_per_s(url: str, models: tuple[str, ...]) -> float:
         prompts=SyntheticPrompts(num_words=FixedLength(value=NUM_WORDS)),
         max_tokens=FixedLength(value=NUM_TOKENS),
     )
-    result = run_load(config, Path(), name="+".join(models))
-    summary = summarize(result)
-    if result.was_stopped:
-        raise LoadtestError("Interrupted.")
-    if summary.num_ok < summary.num_requests:
-        failed = next(record for record in result.records if not record.is_ok)
-        raise TargetError(f"{failed.model!r} at {url!r}: {failed.error}: {failed.error_message}")
-    return summary.output_tokens_per_s
-
-
-def _result(name: str, pair: Alternated) -> BenchResult:
-    return BenchResult(
-        name=name,
-        value=pair.candidate,
-        unit="tok/s",
-        baseline=pair.baseline,
-        ratio=pair.ratio,
-        ratio_interval=(pair.ratio_interval.low, pair.ratio_interval.high),
-    )
+    return summarize(successful_run(config)).output_tokens_per_s
 
 
 @contextmanager

@@ -25,12 +25,12 @@ from config.loadtest import (
     MixConfig,
     SyntheticPrompts,
 )
+from loadtest.bench.cost import successful_run
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
 from loadtest.bootstrap import median_interval
 from loadtest.errors import TargetError
 from loadtest.server import running_server
-from loadtest.session import run_load
 from loadtest.stats import LatencySummary, summarize
 from loadtest.workload import plan
 
@@ -79,11 +79,7 @@ def measured_by_us(config: LoadtestConfig) -> Figures:
     Raises:
         TargetError: A request failed.
     """
-    result = run_load(config, Path())
-    summary = summarize(result)
-    if summary.num_ok < summary.num_requests:
-        failed = next(record for record in result.records if not record.is_ok)
-        raise TargetError(f"{failed.model!r} at {config.url!r}: {failed.error}: {failed.error_message}")
+    summary = summarize(successful_run(config))
     latencies = summary.latencies
     figures = {"requests/s": summary.requests_per_s}
     for name, latency in (("TTFT", latencies.ttft), ("ITL", latencies.itl), ("TPOT", latencies.tpot)):

@@ -1,14 +1,15 @@
 """Two things measured by turns, so that a machine that warms up, or has a bad minute, treats both alike."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from statistics import median
+from typing import TypeVar
 
 from loadtest.bootstrap import Interval, median_interval
 
-Measurement = Callable[[], float]
-"""Measures once; in any unit, but never 0."""
+Measured = TypeVar("Measured")
 
 
 @dataclass(frozen=True)
@@ -23,25 +24,49 @@ class Alternated:
 
 
 def alternate(
-    baseline: Measurement,
-    candidate: Measurement,
+    baseline: Callable[[], float],
+    candidate: Callable[[], float],
     rounds: int = 5,
     pause_s: float = 1.0,
     *,
     seed: int = 13,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Alternated:
-    """Measure by turns, and which one goes first changes from round to round.
+    """Measure one figure by turns, in any unit, but never 0; see `measure_pairs`.
+
+    Raises:
+        ValueError: There are no rounds, or a baseline was 0.
+    """
+    return compare_pairs(measure_pairs(baseline, candidate, rounds, pause_s, sleep=sleep), seed)
+
+
+def measure_pairs(
+    baseline: Callable[[], Measured],
+    candidate: Callable[[], Measured],
+    rounds: int,
+    pause_s: float,
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> list[tuple[Measured, Measured]]:
+    """Baseline and candidate of each round; which one goes first changes from round to round.
 
     Args:
         pause_s: Rest before each measurement: an idle engine spins for a second.
 
     Raises:
-        ValueError: There are no rounds, or a baseline was 0.
+        ValueError: There are no rounds.
     """
     if rounds < 1:
         raise ValueError(f"Give at least one round; got {rounds}.")
-    pairs = [_measure_pair(baseline, candidate, number % 2 == 1, pause_s, sleep) for number in range(rounds)]
+    return [_measure_pair(baseline, candidate, number % 2 == 1, pause_s, sleep) for number in range(rounds)]
+
+
+def compare_pairs(pairs: Sequence[tuple[float, float]], seed: int = 13) -> Alternated:
+    """One figure of each round's baseline and candidate.
+
+    Raises:
+        ValueError: A baseline was 0.
+    """
     if any(first == 0 for first, _ in pairs):
         raise ValueError("A baseline of 0 has no ratio. Measure something that takes place.")
     ratios = [second / first for first, second in pairs]
@@ -50,13 +75,26 @@ def alternate(
         candidate=median(second for _, second in pairs),
         ratio=median(ratios),
         ratio_interval=median_interval(ratios, seed),
-        rounds=rounds,
+        rounds=len(pairs),
     )
 
 
+def with_next_seed(measure: Callable[[int], Measured], first_seed: int) -> Callable[[], Measured]:
+    """Measure with other prompts each time, or prefix caches would answer.
+
+    Two that start with the same seed ask the same in a round.
+    """
+    seeds = count(first_seed)
+    return lambda: measure(next(seeds))
+
+
 def _measure_pair(
-    baseline: Measurement, candidate: Measurement, is_swapped: bool, pause_s: float, sleep: Callable[[float], None]
-) -> tuple[float, float]:
+    baseline: Callable[[], Measured],
+    candidate: Callable[[], Measured],
+    is_swapped: bool,
+    pause_s: float,
+    sleep: Callable[[float], None],
+) -> tuple[Measured, Measured]:
     """Baseline and candidate, in this order whichever was measured first."""
     values = []
     for measure in (candidate, baseline) if is_swapped else (baseline, candidate):

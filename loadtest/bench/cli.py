@@ -22,10 +22,16 @@ Bench = Callable[[BenchOptions], tuple[BenchResult, ...]]
 BENCHES = {
     "adapters": "loadtest.bench.adapters:bench_adapters",
     "agreement": "loadtest.bench.agreement:bench_agreement",
+    "coldload": "loadtest.bench.coldload:bench_coldload",
     "generator": "loadtest.bench.generator:bench_generator",
+    "lora": "loadtest.bench.lora:bench_lora",
+    "manyadapters": "loadtest.bench.manyadapters:bench_manyadapters",
     "overhead": "loadtest.bench.overhead:bench_overhead",
 }
 """By name, module and function: what a benchmark imports is paid by those who run it."""
+
+_ROUNDS = {"coldload": 9, "lora": 9, "manyadapters": 9}
+_FEW_ROUNDS = 3
 
 
 def bench(
@@ -34,7 +40,10 @@ def bench(
     url: Annotated[str | None, typer.Option(help="A running server, with /v1, instead of one of our own.")] = None,
     model: Annotated[list[str] | None, typer.Option(help="With --url: the base, then adapters.")] = None,
     adapter: Annotated[str, typer.Option(help="Without --url: the adapter to copy.")] = "medical",
-    rounds: Annotated[int, typer.Option(min=1, help="Pairs to measure.")] = 3,
+    rounds: Annotated[
+        int | None, typer.Option(min=1, help=f"Pairs to measure: {_FEW_ROUNDS}, or 9 for {', '.join(_ROUNDS)}.")
+    ] = None,
+    minutes: Annotated[float | None, typer.Option(min=0.1, help="manyadapters: the long run [default: 20].")] = None,
     stock: Annotated[bool, typer.Option("--stock", help="overhead: vLLM's server without our plugin of vLLM.")] = False,
     serve_file: Annotated[Path, typer.Option("--serve", help="Configuration of our own server.")] = Path(
         "config/serve.yaml"
@@ -51,14 +60,17 @@ def bench(
         raise typer.BadParameter(f"{name!r} is no benchmark; there are {', '.join(BENCHES)}.", param_hint="NAME")
     if stock and name != "overhead":
         raise typer.BadParameter(f"Only `overhead` takes it, not {name!r}.", param_hint="--stock")
+    if minutes is not None and name != "manyadapters":
+        raise typer.BadParameter(f"Only `manyadapters` takes it, not {name!r}.", param_hint="--minutes")
     options = BenchOptions(
         Home(home),
         serve_file,
         url,
         tuple(model or ()),
         adapter,
-        rounds,
+        rounds or _ROUNDS.get(name, _FEW_ROUNDS),
         is_stock=stock,
+        minutes=minutes or 20.0,
         environment=dict(os.environ),
         say=lambda line: console.print(line, highlight=False),
     )

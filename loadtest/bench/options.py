@@ -19,5 +19,11 @@ class BenchOptions:
     rounds: int = 3
     pause_s: float = 1.0
     is_stock: bool = False
+    minutes: float = 20.0
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     say: Callable[[str], None] = lambda line: None
+
+    @property
+    def rest_s(self) -> float:
+        """Between measurements of two servers: an idle worker of vLLM spins for a second after its last request."""
+        return 2 * self.pause_s

@@ -1,11 +1,14 @@
 """What a benchmark says: figures beside a baseline of the same run, as a table and as JSON."""
 
+from collections.abc import Sequence
+from statistics import median
 from typing import Literal
 
 from pydantic import ConfigDict, Field
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from loadtest.bench.alternate import Alternated
 from loadtest.records import Record
 
 
@@ -22,6 +25,33 @@ class BenchResult(Record):
     ratio_interval: tuple[float, float] | None = Field(None, description="95% bootstrap interval of the ratio.")
     target: str | None = Field(None, description="What the project wants, in words; None: nothing.")
     is_pass: bool | None = Field(None, alias="pass", description="None where there is no target.")
+
+
+def paired(
+    name: str, unit: str, pair: Alternated, *, least: float | None = None, most: float | None = None
+) -> BenchResult:
+    """A figure beside its baseline; with `least` or `most`, what its ratio to the baseline must be."""
+    target, is_pass = None, None
+    if least is not None:
+        target, is_pass = f"ratio at least {least:g}", pair.ratio >= least
+    elif most is not None:
+        target, is_pass = f"ratio at most {most:g}", pair.ratio <= most
+    return BenchResult(
+        name=name,
+        value=pair.candidate,
+        unit=unit,
+        baseline=pair.baseline,
+        ratio=pair.ratio,
+        ratio_interval=(pair.ratio_interval.low, pair.ratio_interval.high),
+        target=target,
+        is_pass=is_pass,
+    )
+
+
+def added(name: str, unit: str, pairs: Sequence[tuple[float, float]], *, below: float) -> BenchResult:
+    """By how much the candidate was more than its baseline: the median of the rounds, and what it must stay below."""
+    value = median(candidate - baseline for baseline, candidate in pairs)
+    return BenchResult(name=name, value=value, unit=unit, target=f"below {below:g} {unit}", is_pass=value < below)
 
 
 class BenchReport(Record):

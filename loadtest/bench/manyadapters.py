@@ -1,0 +1,232 @@
+"""`lorikeet bench manyadapters`: a thousand adapters behind eight slots, beside the same load for one adapter alone.
+
+They are asked for as people ask (Zipf). Then the thousand for a long time: who waits how long, what is loaded, and
+whether memory grows.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import httpx
+
+from config.loadtest import (
+    ClosedArrival,
+    FixedLength,
+    LoadtestConfig,
+    MixConfig,
+    SyntheticPrompts,
+    ZipfPopularity,
+)
+from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
+from loadtest.bench.cost import Side, successful_run
+from loadtest.bench.memory import Sample, Trend, sampled_memory, trend_of
+from loadtest.bench.options import BenchOptions
+from loadtest.bench.results import BenchResult, paired
+from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
+from loadtest.copies import copy_adapter
+from loadtest.errors import LoadtestError
+from loadtest.processes import CpuMeter
+from loadtest.records import RequestRecord
+from loadtest.runner import Progress
+from loadtest.session import run_load
+from loadtest.stats import percentile, values_of
+
+NUM_ADAPTERS = 1000
+NUM_STREAMS = 16
+NUM_TOKENS = 32
+MAX_LORAS = 8
+LEAST_THROUGHPUT = 0.7
+MOST_TTFT_P99 = 3.0
+MOST_GROWTH = 1.05
+_WAVES = 12
+_NUM_DECILES = 10
+_CHURN_SEED = 1_000_000
+_LOADS, _UNLOADS = "lorikeet_adapter_loads_total", "lorikeet_adapter_unloads_total"
+
+
+@dataclass(frozen=True)
+class Served:
+    """One measurement."""
+
+    tokens_per_s: float
+    cpu_ms_per_token: float
+    ttft_p50_ms: float
+    ttft_p99_ms: float
+
+
+@dataclass(frozen=True)
+class Churn:
+    """What a long run did. `num_loads` and `num_unloads` are the server's own counts."""
+
+    records: tuple[RequestRecord, ...]
+    duration_s: float
+    cpu_s: float
+    num_loads: float
+    num_unloads: float
+    memory: Trend
+
+
+Measure = Callable[[tuple[str, ...], int], Served]
+"""Models by popularity, and the seed of the prompts and of who is asked."""
+
+
+def bench_manyadapters(options: BenchOptions) -> tuple[BenchResult, ...]:
+    """One server of ours with the thousand.
+
+    Raises:
+        AdapterError: There is no such adapter.
+        TargetError: The server did not become ready, or a request by turns failed. Its log is kept; the message says
+            where.
+    """
+    config = serve_config(options, max_loras=MAX_LORAS)
+    environment = same_threads(options)
+    with kept_logs() as folder:
+        home, names = copy_adapter(options.home, options.adapter, NUM_ADAPTERS, folder / "home")
+        options.say(f"{len(names)} adapters, {config.max_loras} slots, {config.max_cpu_loras} in host memory")
+        with our_server(config, home, folder, environment) as server:
+            side = Side(f"{server.url}/v1", server.pid)
+            compared = compare(names, partial(measure_served, side), options)
+            options.say(f"the thousand for {options.minutes:g} minutes")
+            churned = churn(side, names, 60 * options.minutes)
+    return (*compared, *churn_results(churned, names))
+
+
+def compare(names: tuple[str, ...], measure: Measure, options: BenchOptions) -> tuple[BenchResult, ...]:
+    """Zipf over all, beside one adapter alone, by turns.
+
+    Raises:
+        TargetError: A request failed.
+    """
+    sides = (names[:1], names)
+    for models in sides:
+        measure(models, 0)
+    one, many = (with_next_seed(partial(measure, models), 1) for models in sides)
+    pairs = measure_pairs(one, many, options.rounds, options.rest_s)
+
+    def of(figure: Callable[[Served], float], name: str, unit: str, **target: float) -> BenchResult:
+        compared = compare_pairs([(figure(alone), figure(mixed)) for alone, mixed in pairs])
+        return paired(f"Zipf over {len(names):,} adapters: {name} (baseline: one adapter)", unit, compared, **target)
+
+    results = (
+        of(lambda s: s.tokens_per_s, f"{NUM_STREAMS} streams", "tok/s", least=LEAST_THROUGHPUT),
+        of(lambda s: s.cpu_ms_per_token, "CPU per token", "ms"),
+        of(lambda s: s.ttft_p50_ms, "TTFT p50", "ms"),
+        of(lambda s: s.ttft_p99_ms, "TTFT p99", "ms", most=MOST_TTFT_P99),
+    )
+    options.say(f"{results[0].ratio:.3f} of one adapter's tok/s, TTFT p99 {results[-1].ratio:.2f} times as long")
+    return results
+
+
+def measure_served(side: Side, models: tuple[str, ...], seed: int) -> Served:
+    """A closed loop of users, one adapter or many.
+
+    Raises:
+        TargetError: A request failed.
+    """
+    meter = CpuMeter(side.pid)
+    config = _config(side.url, models, seed, num_requests=_WAVES * NUM_STREAMS, duration_s=3600)
+    result = successful_run(config, watch=lambda _: meter)
+    num_tokens = sum(record.num_completion_tokens for record in result.records)
+    ttfts_ms = [1000 * ttft_s for ttft_s in values_of(result.records, "ttft")]
+    return Served(
+        tokens_per_s=num_tokens / result.duration_s,
+        cpu_ms_per_token=1000 * meter.cpu_s / num_tokens,
+        ttft_p50_ms=percentile(ttfts_ms, 50),
+        ttft_p99_ms=percentile(ttfts_ms, 99),
+    )
+
+
+def churn(side: Side, names: tuple[str, ...], duration_s: float) -> Churn:
+    """The same load for so long; requests that fail are counted.
+
+    Raises:
+        LoadtestError: Somebody interrupted it.
+    """
+    config = _config(side.url, names, _CHURN_SEED, num_requests=1_000_000, duration_s=duration_s)
+    metrics_url = f"{side.url.removesuffix('/v1')}/metrics"
+    samples: list[Sample] = []
+    before, meter = _metrics(metrics_url), CpuMeter(side.pid)
+
+    @contextmanager
+    def watch(_: Progress) -> Iterator[None]:
+        with meter, sampled_memory(side.pid, samples):
+            yield
+
+    result = run_load(config, Path(), watch=watch)
+    if result.was_stopped:
+        raise LoadtestError("Interrupted.")
+    after = _metrics(metrics_url)
+    loads, unloads = (metric_total(after, name) - metric_total(before, name) for name in (_LOADS, _UNLOADS))
+    return Churn(result.records, result.duration_s, meter.cpu_s, loads, unloads, trend_of(samples))
+
+
+def churn_results(churn: Churn, names: tuple[str, ...]) -> tuple[BenchResult, ...]:
+    """What a long run says of waiting, loads and memory."""
+    done = [record for record in churn.records if record.is_ok]
+    num_tokens = sum(record.num_completion_tokens for record in done)
+    num_failed, memory = len(churn.records) - len(done), churn.memory
+    growth = memory.end_bytes / memory.start_bytes
+    prefix = f"{churn.duration_s / 60:.0f} minutes"
+    return (
+        BenchResult(name=f"{prefix}: throughput", value=num_tokens / churn.duration_s, unit="tok/s"),
+        BenchResult(name=f"{prefix}: CPU per token", value=1000 * churn.cpu_s / max(num_tokens, 1), unit="ms"),
+        BenchResult(name=f"{prefix}: requests", value=len(churn.records), unit="requests"),
+        BenchResult(
+            name=f"{prefix}: failed requests",
+            value=num_failed,
+            unit="requests",
+            target="none",
+            is_pass=num_failed == 0,
+        ),
+        BenchResult(name=f"{prefix}: cold loads", value=churn.num_loads, unit="loads"),
+        BenchResult(name=f"{prefix}: evictions", value=churn.num_unloads, unit="unloads"),
+        *_decile_results(done, names),
+        BenchResult(
+            name=f"{prefix}: resident memory at the end (baseline: at the start)",
+            value=memory.end_bytes / 1e6,
+            unit="MB",
+            baseline=memory.start_bytes / 1e6,
+            ratio=growth,
+            target=f"ratio below {MOST_GROWTH:g}",
+            is_pass=growth < MOST_GROWTH,
+        ),
+        BenchResult(name=f"{prefix}: slope of memory", value=memory.slope_bytes_per_h / 1e6, unit="MB/h"),
+    )
+
+
+def metric_total(text: str, name: str) -> float:
+    """Sum of a counter over all its labels, in Prometheus' text format."""
+    lines = (line for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+    return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+
+def _decile_results(done: Sequence[RequestRecord], names: tuple[str, ...]) -> Iterator[BenchResult]:
+    """TTFT p50 of each tenth of the adapters, the most popular first; of a tenth that nobody asked for, nothing."""
+    place = {name: number for number, name in enumerate(names)}
+    for decile in range(_NUM_DECILES):
+        first, last = (len(names) * edge // _NUM_DECILES for edge in (decile, decile + 1))
+        asked = [record for record in done if first <= place[record.model] < last]
+        if ttfts_s := values_of(asked, "ttft"):
+            name = f"TTFT p50, adapters {first + 1} to {last} by popularity, {len(asked)} requests"
+            yield BenchResult(name=name, value=1000 * percentile(ttfts_s, 50), unit="ms")
+
+
+def _config(url: str, models: tuple[str, ...], seed: int, *, num_requests: int, duration_s: float) -> LoadtestConfig:
+    return LoadtestConfig(
+        url=url,
+        mix=MixConfig(models=models, popularity=ZipfPopularity(kind="zipf", s=1.0)),
+        arrival=ClosedArrival(kind="closed", concurrency=NUM_STREAMS),
+        num_requests=num_requests,
+        duration_s=duration_s,
+        prompts=SyntheticPrompts(num_words=FixedLength(value=48)),
+        max_tokens=FixedLength(value=NUM_TOKENS),
+        request_timeout_s=600,
+        seed=seed,
+    )
+
+
+def _metrics(url: str) -> str:
+    return httpx.get(url, timeout=60, trust_env=False).raise_for_status().text

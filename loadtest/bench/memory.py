@@ -1,0 +1,63 @@
+"""A server's memory over a stretch of time."""
+
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+
+from loadtest.processes import tree_usage
+
+_EVERY_S = 5.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Resident memory of all processes of a server; time in seconds since the first sample."""
+
+    at_s: float
+    resident_bytes: int
+
+
+@dataclass(frozen=True)
+class Trend:
+    """Medians of the first and the last tenth of the samples, and the slope of the straight line through all."""
+
+    start_bytes: float
+    end_bytes: float
+    slope_bytes_per_h: float
+
+
+@contextmanager
+def sampled_memory(pid: int, samples: list[Sample], every_s: float = _EVERY_S) -> Iterator[None]:
+    """Take samples in a thread while the block runs, one at its start and one at its end among them."""
+    ended, start_s = threading.Event(), time.monotonic()
+
+    def take() -> None:
+        samples.append(Sample(time.monotonic() - start_s, tree_usage(pid).resident_bytes))
+
+    def run() -> None:
+        while not ended.wait(every_s):
+            take()
+
+    take()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    take()
+
+
+def trend_of(samples: Sequence[Sample]) -> Trend:
+    """Raises ValueError where there are fewer than two samples."""
+    if len(samples) < 2:
+        raise ValueError(f"Memory has no trend with {len(samples)} samples; sample for longer.")
+    resident = [sample.resident_bytes for sample in samples]
+    tenth = max(1, len(resident) // 10)
+    slope = np.polyfit([sample.at_s for sample in samples], resident, 1)[0]
+    return Trend(float(np.median(resident[:tenth])), float(np.median(resident[-tenth:])), 3600 * float(slope))
