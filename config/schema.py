@@ -109,6 +109,14 @@ class DomainConfig(Config):
     gates: GatesConfig = GatesConfig()
 
 
+class ServeLimits(RequestLimits):
+    """`limits` of `config/serve.yaml`: what a request may ask for, and what it gets where it does not say."""
+
+    default_max_tokens: int = Field(
+        512, ge=1, description="Tokens of an answer where a request names no length; vLLM would fill the context."
+    )
+
+
 class ServeConfig(Config):
     """`config/serve.yaml`: one server."""
 
@@ -131,7 +139,7 @@ class ServeConfig(Config):
     drain_timeout_s: float = Field(30.0, ge=0, description="Time in-flight requests get at shutdown, seconds.")
     request_timeout_s: float = Field(600.0, gt=0, description="Longest time from a request to its last token.")
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body, bytes.")
-    limits: RequestLimits = Field(default_factory=RequestLimits, description="How much one request may ask for.")
+    limits: ServeLimits = Field(default_factory=ServeLimits, description="How much one request may ask for.")
     keys_file: Path | None = Field(None, description="API keys; by default `keys.json` of the state folder, if there.")
     max_waiting: int = Field(256, ge=0, description="Requests that wait for a place in the engine.")
     max_wait_s: float = Field(60.0, gt=0, description="Longest wait for a place; then a 429.")
@@ -149,4 +157,14 @@ class ServeConfig(Config):
     def _host_memory_holds_the_slots(self) -> "ServeConfig":
         if self.max_cpu_loras < self.max_loras:
             raise ValueError(f"max_cpu_loras {self.max_cpu_loras} must be at least max_loras {self.max_loras}")
+        return self
+
+    @model_validator(mode="after")
+    def _the_default_answer_is_one_that_may_be_asked_for(self) -> "ServeConfig":
+        default, most = self.limits.default_max_tokens, min(self.limits.max_tokens, self.max_model_len)
+        if default > most:
+            raise ValueError(
+                f"limits.default_max_tokens {default} must be at most {most}: "
+                f"limits.max_tokens is {self.limits.max_tokens}, max_model_len {self.max_model_len}"
+            )
         return self

@@ -11,13 +11,13 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from config.limits import RequestLimits
+from config.schema import ServeLimits
 from serve.admission import Admission
 from serve.disconnect import run_until_disconnect
 from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
 from serve.keys import ANONYMOUS, KeyRecord, may_use
-from serve.limits import check_limits
+from serve.limits import check_limits, default_length
 from serve.logs import log_request
 from serve.metrics import ServeMetrics
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
@@ -48,7 +48,7 @@ class Call:
 class Gate:
     """What a request passes before the engine sees it."""
 
-    limits: RequestLimits
+    limits: ServeLimits
     max_body_bytes: int
     request_timeout_s: float
     tenants: TenantLimits
@@ -73,6 +73,10 @@ class Completions:
         self._gate = gate
         self._shadow = shadow
         self._metrics = metrics
+
+    @property
+    def limits(self) -> ServeLimits:
+        return self._gate.limits
 
     async def answer(self, endpoint: Endpoint, request: Request, tenant: KeyRecord) -> Response:
         """The whole of a request; every error is an answer in OpenAI's shape."""
@@ -102,6 +106,7 @@ class Completions:
     async def _begin(self, call: Call) -> Answer:
         """Until the answer has begun: check, resolve, wait for a turn, make resident, ask the engine."""
         check_limits(call.body, call.endpoint, self._gate.limits)
+        call.body |= default_length(call.body, call.endpoint, self._gate.limits.default_max_tokens)
         if not self._engine.is_ready:
             raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
         resolution = self._resolver.resolve(

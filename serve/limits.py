@@ -47,13 +47,14 @@ with the prompt), `session_id` (a label), `background` (vLLM refuses it without 
 """
 
 _ANSWER_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens")
-_BOUNDS_OF_ANSWER: dict[Endpoint, tuple[str, ...]] = {
+_LENGTHS: dict[Endpoint, tuple[str, ...]] = {
     "chat/completions": ("max_tokens", "max_completion_tokens"),
+    "completions": ("max_tokens",),
     "responses": ("max_output_tokens",),
 }
-"""What bounds an answer; /v1/completions has a default."""
+"""What says how long an answer may be."""
 _ANSWERS = ("n", "best_of")
-_LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
+LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
 _TOOLS = ("tools", "functions")
 _TOKEN_RULES = ("logit_bias", "bad_words", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 _MESSAGES = ("messages", "input", "previous_input_messages")
@@ -84,7 +85,8 @@ def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits
         _check_depth(field[:80], value, limits.max_depth)
     _check_refused(body)
     _check_numbers(body, limits)
-    _check_has_a_bound(body, endpoint)
+    if endpoint != "completions":
+        _check_has_a_length(body, endpoint)
     _check_lists(body, limits)
     if endpoint == "completions":
         _check_batch(body, limits)
@@ -92,6 +94,34 @@ def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits
     _check_is_text(body)
     for field, schema in _schemas(body):
         _check_schema(field, schema, limits)
+
+
+def largest_numbers(limits: RequestLimits) -> dict[str, int]:
+    """The largest value of every field that is a number."""
+    return {
+        **dict.fromkeys(_ANSWER_TOKENS, limits.max_tokens),
+        **dict.fromkeys(_ANSWERS, limits.max_n),
+        **dict.fromkeys(LOGPROBS, limits.max_logprobs),
+    }
+
+
+def most_entries(limits: RequestLimits) -> dict[str, int]:
+    """The most entries of every field that is a list or an object."""
+    return {
+        **dict.fromkeys(_MESSAGES, limits.max_messages),
+        **dict.fromkeys(_TOOLS, limits.max_tools),
+        "stop": limits.max_stop,
+        **dict.fromkeys(_TOKEN_RULES, limits.max_token_rules),
+        "prompt": limits.max_prompt_chars,  # soon told; to count millions of token ids is not
+    }
+
+
+def default_length(body: dict[str, Any], endpoint: Endpoint, default_max_tokens: int) -> dict[str, int]:
+    """The length that a request gets which names none: to vLLM that would be all that is left of the context."""
+    if endpoint == "completions" and "max_tokens" not in body:
+        return {}  # OpenAI's own default of 16, which only a null undoes
+    lengths = _LENGTHS[endpoint]
+    return {} if any(body.get(field) is not None for field in lengths) else {lengths[0]: default_max_tokens}
 
 
 def _check_depth(field: str, value: Any, most: int) -> None:
@@ -107,39 +137,29 @@ def _check_refused(body: dict[str, Any]) -> None:
 
 
 def _check_numbers(body: dict[str, Any], limits: RequestLimits) -> None:
-    bounded = ((_ANSWER_TOKENS, limits.max_tokens), (_ANSWERS, limits.max_n), (_LOGPROBS, limits.max_logprobs))
-    for fields, most in bounded:
-        for field in fields:
-            value = _number(body.get(field))
-            if value is not None and value > most:
-                raise _too_much(field, f"is {_shown(value)}", most)
-    for field in _LOGPROBS:
+    for field, most in largest_numbers(limits).items():
+        value = _number(body.get(field))
+        if value is not None and value > most:
+            raise _too_much(field, f"is {_shown(value)}", most)
+    for field in LOGPROBS:
         value = _number(body.get(field))
         if value is not None and value < 0:
             raise _too_much(field, f"is {_shown(value)}, which may mean the whole vocabulary", limits.max_logprobs)
 
 
-def _check_has_a_bound(body: dict[str, Any], endpoint: Endpoint) -> None:
-    bounds = _BOUNDS_OF_ANSWER.get(endpoint, ())
-    if bounds and body.get("ignore_eos") and all(_number(body.get(field)) is None for field in bounds):
+def _check_has_a_length(body: dict[str, Any], endpoint: Endpoint) -> None:
+    lengths = _LENGTHS[endpoint]
+    if body.get("ignore_eos") and all(_number(body.get(field)) is None for field in lengths):
         raise InvalidRequestError(
-            f"`ignore_eos` without `{bounds[0]}` would fill the model's whole context. Give both.", param="ignore_eos"
+            f"`ignore_eos` without `{lengths[0]}` says nothing of where the answer ends. Give both.", param="ignore_eos"
         )
 
 
 def _check_lists(body: dict[str, Any], limits: RequestLimits) -> None:
-    bounded = (
-        (_MESSAGES, limits.max_messages),
-        (_TOOLS, limits.max_tools),
-        (("stop",), limits.max_stop),
-        (_TOKEN_RULES, limits.max_token_rules),
-        (("prompt",), limits.max_prompt_chars),  # soon told; to count millions of token ids is not
-    )
-    for fields, most in bounded:
-        for field in fields:
-            value = body.get(field)
-            if isinstance(value, _CONTAINERS) and len(value) > most:
-                raise _too_much(field, f"has {len(value)} entries", most)
+    for field, most in most_entries(limits).items():
+        value = body.get(field)
+        if isinstance(value, _CONTAINERS) and len(value) > most:
+            raise _too_much(field, f"has {len(value)} entries", most)
     for field in ("stop", "bad_words"):
         longest = max(map(len, _texts(body.get(field))), default=0)
         if longest > limits.max_stop_chars:
