@@ -4,19 +4,43 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Request
-from pydantic import BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Depends, Path, Request
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReferenceError
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.store import AdapterStore
 from adapters.traffic import CANARY_ALIAS
 from serve.engine.protocol import Engine, EngineAdapters
-from serve.errors import ConflictError, InvalidRequestError, ModelNotFoundError, NotReadyError
+from serve.errors import (
+    AdapterRefusedError,
+    ConflictError,
+    ForbiddenError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    NotReadyError,
+    UnauthorizedError,
+)
 from serve.keys import KeyRecord
+from serve.openapi import NAME, REFERENCE, errors, model_body
 from serve.residency import Residency, Resident
+from serve.responses import body_reader
+
+_MAX_BODY_BYTES = 16_384
+_MOVE_ERRORS = (InvalidRequestError, ModelNotFoundError, ConflictError)
+_Name = Annotated[str, Path(json_schema_extra=NAME)]
+_Reference = Annotated[str, Path(json_schema_extra=REFERENCE)]
+_Action = Literal["load", "unload", "pin", "unpin"]
+
+
+def _whole(value: Any) -> Any:
+    """JSON has one kind of number: 3.0 is the integer 3."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+_Version = Annotated[int, Field(ge=1, le=999_999_999), BeforeValidator(_whole)]
 
 
 class AliasMove(BaseModel):
@@ -24,8 +48,8 @@ class AliasMove(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
-    stable: int | None = Field(None, ge=1)
-    canary: int | None = Field(None, ge=1)
+    stable: _Version | None = None
+    canary: _Version | None = None
     canary_weight: float | None = Field(None, ge=0, le=1, description="Share of `name` requests for the canary.")
     shadow: bool | None = Field(None, description="The canary gets copies, and answers nobody.")
     reason: str = Field("", max_length=500)
@@ -38,6 +62,10 @@ class AliasRollback(BaseModel):
 
     alias: str = DEFAULT_ALIAS
     reason: str = Field("", max_length=500)
+
+
+_Move = Annotated[AliasMove, Depends(body_reader(AliasMove, _MAX_BODY_BYTES))]
+_Rollback = Annotated[AliasRollback, Depends(body_reader(AliasRollback, _MAX_BODY_BYTES))]
 
 
 class AdapterRow(BaseModel):
@@ -59,24 +87,27 @@ def admin_router(
     store: AdapterStore, residency: Residency, engine: Engine, require_admin: Callable[[Request], KeyRecord]
 ) -> APIRouter:
     """Routes under `/admin`; `require_admin` raises for everybody else."""
-    router = APIRouter(prefix="/admin", dependencies=[Depends(require_admin)])
+    router = APIRouter(
+        prefix="/admin", dependencies=[Depends(require_admin)], responses=errors(UnauthorizedError, ForbiddenError)
+    )
     _add_adapter_routes(router, store, residency, engine)
     _add_alias_routes(router, store)
     return router
 
 
 def _add_adapter_routes(router: APIRouter, store: AdapterStore, residency: Residency, engine: Engine) -> None:
-    @router.get("/adapters")
+    @router.get("/adapters", responses=errors(NotReadyError))
     async def adapters() -> dict[str, list[AdapterRow]]:
         held = await engine.adapters() if engine.is_ready else EngineAdapters((), frozenset())
         rows = await asyncio.to_thread(adapter_rows, store, residency.residents, held)
         return {"adapters": rows}
 
-    @router.post("/adapters/{reference}/{action}")
-    async def act(reference: str, action: str) -> dict[str, str]:
+    @router.post(
+        "/adapters/{reference}/{action}",
+        responses=errors(InvalidRequestError, ModelNotFoundError, ConflictError, AdapterRefusedError, NotReadyError),
+    )
+    async def act(reference: _Reference, action: _Action) -> dict[str, str]:
         target = await asyncio.to_thread(_resolve, store, reference)
-        if action not in ("load", "unload", "pin", "unpin"):
-            raise InvalidRequestError(f"There is no action {action[:80]!r}; choose load, unload, pin or unpin.")
         if not engine.is_ready:
             raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
         if action == "load":
@@ -93,12 +124,12 @@ def _add_adapter_routes(router: APIRouter, store: AdapterStore, residency: Resid
 
 
 def _add_alias_routes(router: APIRouter, store: AdapterStore) -> None:
-    @router.get("/aliases/{name}")
-    def aliases(name: str) -> dict[str, Any]:
+    @router.get("/aliases/{name}", responses=errors(ModelNotFoundError))
+    def aliases(name: _Name) -> dict[str, Any]:
         return _aliases(store, name)
 
-    @router.post("/aliases/{name}")
-    def move(name: str, wanted: AliasMove) -> dict[str, Any]:
+    @router.post("/aliases/{name}", responses=errors(*_MOVE_ERRORS), openapi_extra=model_body(AliasMove))
+    def move(name: _Name, wanted: _Move) -> dict[str, Any]:
         versions = {DEFAULT_ALIAS: wanted.stable, CANARY_ALIAS: wanted.canary}
         moves = {alias: version for alias, version in versions.items() if version is not None}
         with _as_http_errors():
@@ -107,8 +138,8 @@ def _add_alias_routes(router: APIRouter, store: AdapterStore) -> None:
             )
         return _aliases(store, name)
 
-    @router.post("/aliases/{name}/rollback")
-    def rollback(name: str, wanted: AliasRollback) -> dict[str, Any]:
+    @router.post("/aliases/{name}/rollback", responses=errors(*_MOVE_ERRORS), openapi_extra=model_body(AliasRollback))
+    def rollback(name: _Name, wanted: _Rollback) -> dict[str, Any]:
         with _as_http_errors():
             store.rollback(name, alias=wanted.alias, reason=wanted.reason)
         return _aliases(store, name)

@@ -4,24 +4,44 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI, Request
-from fastapi.responses import Response
+from fastapi import FastAPI, Path, Request
+from fastapi.responses import PlainTextResponse, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
 
 from adapters.store import AdapterStore
 from serve.admin import admin_router
 from serve.completions import Completions
-from serve.engine.protocol import Engine
-from serve.errors import ForbiddenError, ModelNotFoundError, NotReadyError, UnauthorizedError
+from serve.engine.protocol import Endpoint, Engine
+from serve.errors import (
+    AdapterRefusedError,
+    DeadlineError,
+    ForbiddenError,
+    InvalidRequestError,
+    ModelNotFoundError,
+    NotReadyError,
+    RateLimitedError,
+    UnauthorizedError,
+)
 from serve.keys import KeyRecord, KeyRing, may_use
 from serve.metrics import ServeMetrics
+from serve.openapi import DescribedApp, completion_answer, completion_body, errors
 from serve.residency import Residency
 from serve.resolver import Resolver, ServedModel
 from serve.responses import add_error_handlers
 from serve.shadow import Shadow
 from serve.supervisor import Supervisor
+
+_COMPLETION_ERRORS = (
+    InvalidRequestError,
+    UnauthorizedError,
+    ModelNotFoundError,
+    AdapterRefusedError,
+    RateLimitedError,
+    NotReadyError,
+    DeadlineError,
+)
 
 
 @dataclass(frozen=True)
@@ -42,7 +62,9 @@ class Parts:
 
 def create_app(parts: Parts) -> FastAPI:
     """The application; the engine starts with it, in the background, and stops with it."""
-    app = FastAPI(title="Lorikeet", lifespan=_lifespan(parts), docs_url=None, redoc_url=None)
+    app = DescribedApp(
+        title="Lorikeet", lifespan=_lifespan(parts), docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     _add_completion_routes(app, parts)
     _add_model_routes(app, parts)
     _add_health_routes(app, parts)
@@ -86,15 +108,19 @@ def _admin_only(parts: Parts) -> Any:
 
 
 def _add_completion_routes(app: FastAPI, parts: Parts) -> None:
-    @app.post("/v1/chat/completions")
+    def described(endpoint: Endpoint) -> dict[str, Any]:
+        body = completion_body(endpoint, parts.completions.limits)
+        return {"responses": completion_answer() | errors(*_COMPLETION_ERRORS), "openapi_extra": body}
+
+    @app.post("/v1/chat/completions", **described("chat/completions"))
     async def chat_completions(request: Request) -> Response:
         return await parts.completions.answer("chat/completions", request, _client(parts, request))
 
-    @app.post("/v1/completions")
+    @app.post("/v1/completions", **described("completions"))
     async def completions(request: Request) -> Response:
         return await parts.completions.answer("completions", request, _client(parts, request))
 
-    @app.post("/v1/responses")
+    @app.post("/v1/responses", **described("responses"))
     async def responses(request: Request) -> Response:
         return await parts.completions.answer("responses", request, _client(parts, request))
 
@@ -104,12 +130,14 @@ def _add_model_routes(app: FastAPI, parts: Parts) -> None:
         tenant = _client(parts, request)
         return parts.resolver.models(lambda name: may_use(tenant, name))
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", responses=errors(UnauthorizedError))
     def models(request: Request) -> dict[str, Any]:
         return {"object": "list", "data": [_model_card(model) for model in models_of(request)]}
 
-    @app.get("/v1/models/{reference}")
-    def model(reference: str, request: Request) -> dict[str, Any]:
+    @app.get("/v1/models/{reference}", responses=errors(UnauthorizedError, ModelNotFoundError))
+    def model(
+        reference: Annotated[str, Path(json_schema_extra={"pattern": "^[^/]+$"})], request: Request
+    ) -> dict[str, Any]:
         for served in models_of(request):
             if served.reference == reference:
                 return _model_card(served)
@@ -121,13 +149,13 @@ def _add_health_routes(app: FastAPI, parts: Parts) -> None:
     def health() -> dict[str, str]:
         return {"status": "ok"}
 
-    @app.get("/ready")
+    @app.get("/ready", responses=errors(NotReadyError))
     def ready() -> dict[str, str]:
         if not parts.engine.is_ready:
             raise NotReadyError("The engine is starting or gone; see the server's log.")
         return {"status": "ready"}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     def metrics() -> Response:
         own, engine = generate_latest(parts.metrics.registry), generate_latest(REGISTRY)
         return Response(own + engine, media_type=CONTENT_TYPE_LATEST)

@@ -3,22 +3,42 @@
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
+from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
+from typing_extensions import TypedDict
 
 from serve.errors import InvalidRequestError, ServeError
 
 logger = logging.getLogger(__name__)
 
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
 _MOST_ID_CHARS = 80
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+class ErrorDetail(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(TypedDict):
+    """OpenAI's error object."""
+
+    error: ErrorDetail
 
 
 class HoldingStream(StreamingResponse):
@@ -37,7 +57,7 @@ async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
     """The JSON object of a request; read in pieces, so that a large one is refused before it is in memory.
 
     Raises:
-        InvalidRequestError: Too large, no JSON, or no object.
+        InvalidRequestError: Too large, no JSON, no object, or text that is none.
     """
     received = bytearray()
     async for piece in request.stream():
@@ -45,12 +65,39 @@ async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
         if len(received) > max_bytes:
             raise InvalidRequestError(f"The body is larger than {max_bytes} bytes.")
     try:
-        body = json.loads(received)
+        body = json.loads(received.decode("utf-8-sig"))
     except (ValueError, RecursionError):
         raise InvalidRequestError("The body is not JSON.") from None
     if not isinstance(body, dict):
         raise InvalidRequestError(f"The body must be a JSON object, not {type(body).__name__}.")
+    if _ESCAPED_SURROGATE.search(received):
+        _check_pairs(body)
     return body
+
+
+def _check_pairs(body: dict[str, Any]) -> None:
+    """JSON can escape one half of a surrogate pair, but no answer could repeat it: UTF-8 holds whole ones only."""
+    try:
+        json.dumps(body, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise InvalidRequestError("The body's text is broken: it holds one half of a surrogate pair.") from None
+    except RecursionError:
+        raise InvalidRequestError("The body nests too deep to be read.") from None
+
+
+def body_reader(model: type[ModelT], max_bytes: int) -> Callable[[Request], Awaitable[ModelT]]:
+    """A dependency that reads a small body. FastAPI itself would read all of it, and before the key is checked."""
+
+    async def read(request: Request) -> ModelT:
+        # A page in a browser can send any other type to a server on loopback without asking first.
+        if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+            raise InvalidRequestError("The body must be JSON: send it with `content-type: application/json`.")
+        try:
+            return model.model_validate(await read_body(request, max_bytes))
+        except ValidationError as error:
+            raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
+
+    return read
 
 
 def request_id(request: Request) -> str:
@@ -60,8 +107,7 @@ def request_id(request: Request) -> str:
     return given if is_plain else uuid4().hex
 
 
-def error_body(error: ServeError) -> dict[str, Any]:
-    """OpenAI's error object."""
+def error_body(error: ServeError) -> ErrorAnswer:
     return {"error": {"message": str(error), "type": error.type, "param": error.param, "code": error.code}}
 
 
@@ -85,6 +131,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServeError, _answer_serve_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_bug)
 
 
@@ -96,8 +143,8 @@ async def _answer_serve_error(_: Request, error: Exception) -> JSONResponse:
 async def _answer_http_exception(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)
     message = f"{request.method} {request.url.path[:80]}: {error.detail}"
-    body = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
-    return JSONResponse({"error": body}, error.status_code)
+    body: ErrorDetail = {"message": message, "type": "invalid_request_error", "param": None, "code": None}
+    return JSONResponse({"error": body}, error.status_code, error.headers)
 
 
 async def _answer_validation_error(_: Request, error: Exception) -> JSONResponse:
@@ -105,6 +152,10 @@ async def _answer_validation_error(_: Request, error: Exception) -> JSONResponse
     first = error.errors()[0]
     place = ".".join(str(part) for part in first["loc"])
     return error_response(InvalidRequestError(f"{place}: {first['msg']}"))
+
+
+async def _answer_nobody(_: Request, error: Exception) -> Response:
+    return Response(status_code=499)
 
 
 async def _answer_bug(_: Request, error: Exception) -> JSONResponse:

@@ -11,8 +11,11 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from hypothesis import given, settings
+import schemathesis
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from adapters.manifest import ManifestDraft
 from adapters.reference import Target
@@ -184,6 +187,16 @@ FIELDS = (
     "service_tier",
 )  # fmt: skip
 
+RIGHT: dict[str, dict[str, Any]] = {
+    "chat/completions": {
+        "model": BASE_NAME,
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_completion_tokens": 2,
+    },
+    "completions": {"model": BASE_NAME, "prompt": "Hi", "max_tokens": 2},
+    "responses": {"model": BASE_NAME, "input": "Hi", "max_output_tokens": 2},
+}
+
 
 @settings(max_examples=150, deadline=None)
 @given(
@@ -192,14 +205,32 @@ FIELDS = (
 )
 def test_no_body_makes_the_server_fail(live: LiveServer, endpoint: str, changes: dict[str, Any]) -> None:
     """Requests that are right but for a few fields: an answer or a 4xx in OpenAI's shape, never a 5xx, never a hang."""
-    ask = {"chat/completions": {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
-           "completions": {"prompt": "Hi", "max_tokens": 2},
-           "responses": {"input": "Hi", "max_output_tokens": 2}}[endpoint]  # fmt: skip
-    response = httpx.post(f"{live.url}/v1/{endpoint}", json={"model": BASE_NAME} | ask | changes, timeout=60)
+    response = httpx.post(f"{live.url}/v1/{endpoint}", json=RIGHT[endpoint] | changes, timeout=60)
     assert response.status_code < 500, response.text
     if response.status_code >= 400:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
         assert "Traceback" not in response.text
+
+
+@pytest.fixture(scope="module")
+def described(live: LiveServer) -> schemathesis.BaseSchema:
+    schema = schemathesis.openapi.from_url(f"{live.url}/openapi.json")
+    schema.config.generation.with_security_parameters = False
+    return schema
+
+
+@pytest.mark.parametrize("endpoint", ["chat/completions", "completions", "responses"])
+@pytest.mark.parametrize("mode", GenerationMode)
+@settings(max_examples=10, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_what_the_description_allows_and_what_it_does_not_is_answered_as_described(
+    described: schemathesis.BaseSchema, endpoint: str, mode: GenerationMode, data: st.DataObject
+) -> None:
+    """By vLLM itself, which may refuse what is allowed; with a right prompt, or it would look at nothing else."""
+    case = data.draw(described[f"/v1/{endpoint}"]["POST"].as_strategy(mode))
+    case.body = case.body | RIGHT[endpoint] if isinstance(case.body, dict) else case.body
+    unchecked = [ignored_auth, positive_data_acceptance, negative_data_rejection]
+    case.call_and_validate(timeout=60, excluded_checks=unchecked)
 
 
 @pytest.mark.anyio

@@ -1,0 +1,164 @@
+"""What `/openapi.json` says of bodies, errors and keys, made of what the server checks by, so that it cannot drift.
+
+A completion's body is described by its main fields, with the bounds of this server, and by the fields that it refuses.
+Whatever else it holds goes to vLLM, which knows OpenAI's other fields and judges them.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel
+
+from adapters.reference import NAME_PATTERN
+from config.limits import RequestLimits
+from serve.engine.protocol import Endpoint
+from serve.errors import NotReadyError, RateLimitedError, ServeError
+from serve.limits import LOGPROBS, REFUSED_FIELDS, largest_numbers, most_entries
+from serve.responses import ErrorAnswer
+
+Schema = dict[str, Any]
+
+NAME: Schema = {"pattern": f"^{NAME_PATTERN}$"}
+REFERENCE: Schema = {"pattern": f"^{NAME_PATTERN}(@[a-z0-9-]+)?$"}
+"""`json_schema_extra` of a parameter. Not enforced: what is no name is a 404, as an unknown name is."""
+
+_BOOLEAN: Schema = {"type": ["boolean", "null"]}
+_COUNT: Schema = {"type": "integer", "minimum": 1}
+_NUMBER: Schema = {"type": ["integer", "null"]}
+_TEXT: Schema = {"type": ["string", "null"]}
+_MESSAGE: Schema = {
+    "type": "object",
+    "required": ["role"],
+    "properties": {
+        "role": {"type": "string"},
+        "content": {"type": ["string", "array", "null"], "items": {"type": "object"}, "description": "Text only."},
+    },
+}
+_TOOL: Schema = {
+    "type": "object",
+    "required": ["type", "function"],
+    "properties": {
+        "type": {"const": "function"},
+        "function": {"type": "object", "required": ["name"], "properties": {"name": {"type": "string"}}},
+    },
+}
+_KEY = {
+    "type": "http",
+    "scheme": "bearer",
+    "description": "An API key, `lk-…`. A server without keys listens on loopback and asks for none.",
+}
+_RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
+_ANSWER_HEADERS = {
+    "x-lorikeet-adapter": "The version that answered, or the base's name.",
+    "x-lorikeet-digest": "SHA-256 over the version's files.",
+    "x-lorikeet-cold": "1 where this request had to wait for a load.",
+    "x-request-id": "The client's own, or a new one.",
+}
+
+
+class DescribedApp(FastAPI):
+    """An application that describes its errors as it sends them, not as FastAPI would."""
+
+    def openapi(self) -> dict[str, Any]:
+        described = super().openapi()
+        components = described["components"]
+        components["securitySchemes"] = {"key": _KEY}
+        for operation in (operation for path in described["paths"].values() for operation in path.values()):
+            answers = operation["responses"]
+            if "HTTPValidationError" in str(answers.get("422")):
+                del answers["422"]  # a 400 here, in OpenAI's shape
+            if "401" in answers:
+                operation["security"] = [{"key": []}]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            components["schemas"].pop(unused, None)
+        return described
+
+
+def errors(*kinds: type[ServeError]) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route that raises these."""
+    return {kind.status: _error(kind) for kind in kinds}
+
+
+def completion_answer() -> dict[int | str, dict[str, Any]]:
+    """`responses` of a completion that succeeds: one JSON object, or events where `stream` is true."""
+    answer: Schema = {"type": "object", "required": ["model"], "properties": {"model": {"type": "string"}}}
+    headers = {
+        name: {"description": text, "required": True, "schema": {"type": "string"}}
+        for name, text in _ANSWER_HEADERS.items()
+    }
+    content = {"application/json": {"schema": answer}, "text/event-stream": {"schema": {}}}
+    return {200: {"description": "OpenAI's answer, from vLLM.", "headers": headers, "content": content}}
+
+
+def completion_body(endpoint: Endpoint, limits: RequestLimits) -> dict[str, Any]:
+    """`openapi_extra` of a completion's route."""
+    fields = {name: field | _bounds(name, limits) for name, field in _fields(endpoint, limits).items()}
+    prompt = next(iter(fields))
+    return _body({"type": "object", "required": ["model", prompt], "properties": fields | _refused_fields()})
+
+
+def model_body(model: type[BaseModel]) -> dict[str, Any]:
+    """`openapi_extra` of a route whose body is a model."""
+    return _body(model.model_json_schema())
+
+
+def _error(kind: type[ServeError]) -> dict[str, Any]:
+    headers = {"headers": _RETRY_AFTER} if kind in (RateLimitedError, NotReadyError) else {}
+    return {"model": ErrorAnswer, "description": kind.__doc__ or kind.__name__} | headers
+
+
+def _body(schema: Schema) -> dict[str, Any]:
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+
+
+def _fields(endpoint: Endpoint, limits: RequestLimits) -> dict[str, Schema]:
+    """The main fields of a request, the prompt first."""
+    text: Schema = {"type": "string", "minLength": 1, "maxLength": limits.max_prompt_chars}
+    stop: Schema = {"type": "string", "minLength": 1, "maxLength": limits.max_stop_chars}
+    token_ids = _list({"type": "integer", "minimum": 0}, limits.max_prompt_chars)
+    prompts = [text, token_ids, *(_list(prompt, limits.max_prompts) for prompt in (text, token_ids))]
+    of_endpoint: dict[Endpoint, dict[str, Schema]] = {
+        "chat/completions": {
+            "messages": _list(_MESSAGE, limits.max_messages),
+            **dict.fromkeys(("max_tokens", "max_completion_tokens", "top_logprobs"), _NUMBER),
+            "n": _COUNT,
+            "logprobs": _BOOLEAN,
+            "tools": _list(_TOOL, limits.max_tools),
+        },
+        "completions": {
+            "prompt": {"anyOf": prompts},
+            **dict.fromkeys(("max_tokens", "logprobs"), _NUMBER),
+            "n": _COUNT,
+        },
+        "responses": {
+            "input": {"anyOf": [text, _list({"type": "object"}, limits.max_messages)]},
+            "instructions": _TEXT,
+            **dict.fromkeys(("max_output_tokens", "top_logprobs"), _NUMBER),
+        },
+    }
+    return of_endpoint[endpoint] | {
+        "model": {"type": "string", "description": "`medical`, `medical@3`, `medical@canary`, or the base."},
+        "stream": _BOOLEAN,
+        "stop": {"anyOf": [stop, _list(stop, limits.max_stop), {"type": "null"}]},
+        "logit_bias": {"type": ["object", "null"], "additionalProperties": {"type": "number"}},
+        "user": _TEXT | {"description": "Requests of one user stay on one side of a canary split."},
+    }
+
+
+def _list(items: Schema, most: int) -> Schema:
+    return {"type": "array", "items": items, "minItems": 1, "maxItems": most}
+
+
+def _bounds(field: str, limits: RequestLimits) -> Schema:
+    """What `check_limits` holds a field to. Each of these keywords speaks of its own type only."""
+    numbers, entries = largest_numbers(limits), most_entries(limits)
+    bounds: Schema = {"maximum": numbers[field]} if field in numbers else {}
+    if field in LOGPROBS:
+        bounds["minimum"] = 0
+    if field in entries:
+        bounds |= {"maxItems": entries[field], "maxProperties": entries[field]}
+    return bounds
+
+
+def _refused_fields() -> dict[str, Schema]:
+    return {name: {"not": {}, "description": f"Refused: {why}."} for name, why in REFUSED_FIELDS.items()}

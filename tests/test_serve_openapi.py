@@ -1,0 +1,320 @@
+"""What `/openapi.json` says is what the server does: for data as described, for other data, and without a key."""
+
+import copy
+import re
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+import requests
+import schemathesis
+from anyio.from_thread import start_blocking_portal
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from schemathesis import Case, GenerationMode
+from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
+
+from adapters.store import AdapterStore
+from config.limits import RequestLimits
+from config.schema import ServeConfig
+from serve.engine.protocol import Endpoint
+from serve.errors import InvalidRequestError
+from serve.keys import KeyGrant, KeyRing, create_key
+from serve.limits import check_limits
+from serve.openapi import completion_body
+from tests.peft_folders import write_base_folder
+from tests.serving import BASE_NAME, Serving, make_serving
+from tests.tracked_files import ROOT
+
+ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "responses")
+COMPLETIONS = [("POST", f"/v1/{endpoint}") for endpoint in ENDPOINTS]
+MOVES = [("POST", "/admin/aliases/{name}"), ("POST", "/admin/aliases/{name}/rollback")]
+NAMED = [
+    ("GET", "/v1/models/{reference}"),
+    ("POST", "/admin/adapters/{reference}/{action}"),
+    ("GET", "/admin/aliases/{name}"),
+]
+KEYED = [("GET", "/v1/models"), ("GET", "/admin/adapters"), *COMPLETIONS, *MOVES, *NAMED]
+OPEN = [("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics")]
+
+THERE = {"model": [BASE_NAME, "medical", "medical@1"], "reference": ["medical", "medical@2"], "name": ["medical"]}
+"""What a request can name here. Beside them schemathesis would find nothing but 404s."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("described")
+
+
+@pytest.fixture(scope="module")
+def token(folder: Path) -> str:
+    return create_key(folder / "keys.json", KeyGrant(tenant="ops", is_admin=True), now=datetime.now(UTC)).token
+
+
+@pytest.fixture(scope="module")
+def server(folder: Path, token: str) -> Serving:
+    """One server for all that follows: what one request leaves behind, the next one finds."""
+    assert token
+    store, base_folder = AdapterStore(folder / "adapters"), write_base_folder(folder / "bases" / "tiny")
+    server = make_serving(store, base_folder, keys=KeyRing(folder / "keys.json"))
+    server.publish("medical")
+    server.publish("medical")
+    return server
+
+
+@pytest.fixture(scope="module")
+def description(server: Serving) -> dict[str, Any]:
+    return server.app.openapi()
+
+
+def operations(description: dict[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    paths = description["paths"].items()
+    return {(method.upper(), path): operation for path, methods in paths for method, operation in methods.items()}
+
+
+def body_of(operation: dict[str, Any]) -> dict[str, Any]:
+    schema: dict[str, Any] = operation["requestBody"]["content"]["application/json"]["schema"]
+    return schema
+
+
+def test_every_documented_route_is_described(description: dict[str, Any]) -> None:
+    table = (ROOT / "docs" / "serving.md").read_text()
+    documented = set(re.findall(r"^\| ([A-Z]+) \| `(/\S*)` \|", table, re.MULTILINE)) - {("GET", "/openapi.json")}
+    assert set(operations(description)) == documented == {*KEYED, *OPEN}
+
+
+def test_every_body_is_described_and_no_other(description: dict[str, Any]) -> None:
+    bodies = {route: body_of(each) for route, each in operations(description).items() if "requestBody" in each}
+    assert set(bodies) == {*COMPLETIONS, *MOVES}
+    assert all(body["type"] == "object" and body["properties"] for body in bodies.values())
+
+
+def test_every_error_is_described_in_openais_shape(description: dict[str, Any]) -> None:
+    answers = [each["responses"].items() for each in operations(description).values()]
+    errors = [
+        answer["content"]["application/json"]["schema"] for each in answers for code, answer in each if code > "3"
+    ]
+    detail = description["components"]["schemas"]["ErrorDetail"]["properties"]
+    assert errors[1:] == errors[:-1]
+    assert errors[0] == {"$ref": "#/components/schemas/ErrorAnswer"}
+    assert set(detail) == {"message", "type", "param", "code"}
+
+
+def test_what_needs_a_key_says_so(description: dict[str, Any]) -> None:
+    keyed = {route for route, each in operations(description).items() if each.get("security") == [{"key": []}]}
+    assert keyed == set(KEYED)
+    assert description["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+
+
+BOUNDS = [
+    (endpoint, field, keyword, most)
+    for endpoint in ENDPOINTS
+    for field, schema in body_of(completion_body(endpoint, RequestLimits()))["properties"].items()
+    for keyword, most in schema.items()
+    if keyword in ("maximum", "maxItems", "minimum") and field not in ("n", "prompt")
+]
+
+
+def value_of(keyword: str, size: int) -> Any:
+    return [{}] * size if keyword == "maxItems" else size
+
+
+@pytest.mark.parametrize(("endpoint", "field", "keyword", "most"), BOUNDS)
+def test_a_described_bound_is_the_one_that_is_checked(endpoint: Endpoint, field: str, keyword: str, most: int) -> None:
+    beyond = most - 1 if keyword == "minimum" else most + 1
+    check_limits({field: value_of(keyword, most)}, endpoint, RequestLimits())
+    with pytest.raises(InvalidRequestError, match=field):
+        check_limits({field: value_of(keyword, beyond)}, endpoint, RequestLimits())
+
+
+@pytest.fixture(scope="module")
+def described(description: dict[str, Any]) -> schemathesis.BaseSchema:
+    """The description, narrowed to the names that there are."""
+    narrow = copy.deepcopy(description)
+    for operation in operations(narrow).values():
+        for parameter in operation.get("parameters", ()):
+            parameter["schema"].setdefault("enum", THERE.get(parameter["name"], []))
+    for route in COMPLETIONS:
+        body_of(operations(narrow)[route])["properties"]["model"]["enum"] = THERE["model"]
+    schema = schemathesis.openapi.from_dict(narrow)
+    schema.config.generation.with_security_parameters = False
+    return schema
+
+
+@pytest.fixture(scope="module")
+def send(server: Serving, token: str) -> Iterator[Callable[[Case], httpx.Response]]:
+    """Asks the application in process, with a key; an answer that does not come within seconds is a failure."""
+    client = server.client(token)
+
+    async def ask(request: requests.PreparedRequest) -> httpx.Response:
+        with anyio.fail_after(10):
+            return await client.request(
+                request.method or "", request.url or "", headers=dict(request.headers), content=request.body
+            )
+
+    def send(case: Case) -> httpx.Response:
+        asked = requests.Request(**case.as_transport_kwargs(base_url="http://test")).prepare()
+        return portal.call(ask, asked)
+
+    with start_blocking_portal() as portal:
+        yield send
+        portal.call(client.aclose)
+
+
+fuzzed = settings(
+    max_examples=15,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
+
+
+JUDGED_BY_VLLM = [positive_data_acceptance, negative_data_rejection]
+"""Wrong types are vLLM's to refuse, whose stand-in takes anything; and no schema can express all limits."""
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "unchecked"),
+    [*((*route, JUDGED_BY_VLLM) for route in COMPLETIONS), *((*route, []) for route in [*MOVES, *NAMED])],
+)
+@pytest.mark.parametrize("mode", GenerationMode)
+@fuzzed
+@given(data=st.data())
+def test_data_as_described_and_other_data_are_answered_as_described(
+    described: schemathesis.BaseSchema,
+    send: Callable[[Case], httpx.Response],
+    method: str,
+    path: str,
+    unchecked: list[Any],
+    mode: GenerationMode,
+    data: st.DataObject,
+) -> None:
+    case = data.draw(described[path][method].as_strategy(mode))
+    case.validate_response(send(case), excluded_checks=[ignored_auth, *unchecked])
+
+
+@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("GET", "/admin/adapters"), *OPEN])
+@fuzzed
+@given(data=st.data())
+def test_what_takes_no_data_answers_as_described(
+    described: schemathesis.BaseSchema, send: Callable[[Case], httpx.Response], method: str, path: str, data: Any
+) -> None:
+    case = data.draw(described[path][method].as_strategy())
+    case.validate_response(send(case), excluded_checks=[ignored_auth])
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("route", [route for route in KEYED if route[0] == "POST"])
+async def test_without_a_key_no_body_is_read(server: Serving, route: tuple[str, str]) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        pytest.fail("the body was read")
+        yield b"{"
+
+    async with server.client() as client:
+        response = await client.request(*route, content=pieces(), headers={"content-type": "application/json"})
+    assert response.status_code == 401
+
+
+@pytest.fixture
+def serving(store: AdapterStore, base_folder: Path) -> Serving:
+    serving = make_serving(store, base_folder)
+    serving.publish("medical")
+    return serving
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("content", "content_type", "message"),
+    [
+        (b'{"stable": 1' + b"0" * 400 + b"}", "application/json", "body.stable: Input should be less than or equal to"),
+        (b'{"stable": 1.5}', "application/json", "body.stable: Input should be a valid integer"),
+        (b'{"reason": "' + b"x" * 20_000 + b'"}', "application/json", "larger than 16384 bytes"),
+        (b'{"stable": 1}', "text/plain", "application/json"),
+        (b'{"reason": "\\ud83d"}', "application/json", "half of a surrogate pair"),
+    ],
+)
+async def test_a_move_that_is_none_is_a_400_that_says_why(
+    serving: Serving, content: bytes, content_type: str, message: str
+) -> None:
+    async with serving.client() as client:
+        response = await client.post("/admin/aliases/medical", content=content, headers={"content-type": content_type})
+    assert response.status_code == 400
+    assert message in response.json()["error"]["message"]
+
+
+@pytest.mark.anyio
+async def test_a_whole_number_may_have_a_fraction_of_zero(serving: Serving) -> None:
+    async with serving.client() as client:
+        response = await client.post("/admin/aliases/medical", json={"stable": 1.0})
+    assert (response.status_code, response.json()["aliases"]) == (200, {"stable": 1})
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("text", "status"), [(b"\\ud83d\\ude00", 200), (b"\\\\ud83d", 200), (b"\\ud83d", 400), (b"\xed\xa0\xbd", 400)]
+)
+async def test_half_a_surrogate_pair_is_no_text(serving: Serving, text: bytes, status: int) -> None:
+    body = b'{"model": "medical", "user": "' + text + b'", "messages": []}'
+    async with serving.client() as client:
+        response = await client.post("/v1/chat/completions", content=body)
+    assert response.status_code == status
+
+
+@pytest.mark.anyio
+async def test_a_method_that_a_route_does_not_have_is_answered_with_those_it_has(serving: Serving) -> None:
+    async with serving.client() as client:
+        response = await client.post("/v1/models")
+    assert (response.status_code, response.headers["allow"]) == (405, "GET")
+
+
+@pytest.mark.anyio
+async def test_nobody_is_sent_to_an_address_of_the_host_header(serving: Serving) -> None:
+    async with serving.client() as client:
+        response = await client.get("/v1/models/", headers={"host": "elsewhere.example"})
+    assert (response.status_code, "location" in response.headers) == (404, False)
+
+
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("endpoint", "asked", "length"),
+    [
+        ("chat/completions", {}, {"max_tokens": 512}),
+        ("chat/completions", {"max_tokens": None}, {"max_tokens": 512}),
+        ("chat/completions", {"max_tokens": 9}, {"max_tokens": 9}),
+        ("chat/completions", {"max_completion_tokens": 900}, {"max_completion_tokens": 900}),
+        ("completions", {}, {}),  # vLLM's default there is OpenAI's, 16
+        ("completions", {"max_tokens": None}, {"max_tokens": 512}),
+        ("responses", {}, {"max_output_tokens": 512}),
+        ("responses", {"max_output_tokens": 9}, {"max_output_tokens": 9}),
+    ],
+)
+async def test_a_request_that_names_no_length_gets_the_default(
+    serving: Serving, endpoint: str, asked: dict[str, Any], length: dict[str, int]
+) -> None:
+    async with serving.client() as client:
+        await client.post(f"/v1/{endpoint}", json={"model": "medical"} | asked)
+    sent = serving.engine.bodies[-1]
+    assert {field: sent[field] for field in LENGTHS if field in sent} == length
+
+
+@pytest.mark.anyio
+async def test_the_operator_sets_the_default_length(store: AdapterStore, base_folder: Path) -> None:
+    serving = make_serving(store, base_folder, limits={"default_max_tokens": 64})
+    async with serving.client() as client:
+        await client.post("/v1/chat/completions", json={"model": BASE_NAME})
+    assert serving.engine.bodies[-1]["max_tokens"] == 64
+
+
+@pytest.mark.parametrize("changes", [{"max_model_len": 256}, {"limits": {"max_tokens": 256}}])
+def test_a_default_length_that_no_request_may_ask_for_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError, match=r"limits\.default_max_tokens 512 must be at most 256"):
+        ServeConfig.model_validate({"base": "tiny"} | changes)
