@@ -131,6 +131,11 @@ class ServeConfig(Config):
     max_num_seqs: int = Field(32, ge=1, description="Requests in one batch.")
     max_num_batched_tokens: int = Field(2048, ge=16, description="Tokens in one engine step.")
     kv_cache_bytes: int = Field(1 << 30, ge=1 << 24, description="KV cache on a CPU, bytes.")
+    cpu_lora: Literal["native", "torch", "stock"] = Field(
+        "native",
+        description="What computes LoRA on a CPU: our C++ operator, plain torch, or vLLM itself, which is wrong where "
+        "base and adapters share a batch.",
+    )
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     parity_tolerance_nats: float = Field(
         0.25, gt=0, description="Most mean |log-probability difference| to the training stack, per token."

@@ -20,12 +20,22 @@ def set_cpu_environment(environment: MutableMapping[str, str] = os.environ) -> N
     Call before the engine's processes start: they inherit it.
     """
     runtime = Path(sys.prefix) / "lib" / "libiomp5.so"
-    cores = physical_cores(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
+    cores = own_cores()
     is_set = "VLLM_CPU_OMP_THREADS_BIND" in environment or "omp" in environment.get("LD_PRELOAD", "")
     if is_set or not runtime.is_file() or not 2 <= len(cores) <= _FEW_CORES:
         return
     environment["VLLM_CPU_OMP_THREADS_BIND"] = ",".join(map(str, cores))
     environment["LD_PRELOAD"] = ":".join(filter(None, (environment.get("LD_PRELOAD"), str(runtime))))
+
+
+def has_few_cores() -> bool:
+    """Whether one core more or less is a large part of what this process may use."""
+    return len(own_cores()) <= _FEW_CORES
+
+
+def own_cores() -> tuple[int, ...]:
+    """The physical cores that this process may use; none, where the system does not tell."""
+    return physical_cores(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else ()
 
 
 def physical_cores(logical: Iterable[int], topology: Path = _TOPOLOGY) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -33,6 +34,7 @@ from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.cpu import set_cpu_environment
 from serve.engine.observed import ObservedAsyncLLM
+from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.engine.staging import LayerShape, Stager
 from serve.engine.streams import server_sent_events
@@ -70,6 +72,7 @@ class VllmEngine:
     async def start(self) -> None:
         if current_platform.is_cpu():
             set_cpu_environment()
+            os.environ[CPU_LORA_VARIABLE] = self._config.cpu_lora
         arguments = server_arguments(self._config, self._base_folder)
         self._llm = await asyncio.to_thread(_build, arguments)
         self._llm.observer = self._observer

@@ -6,6 +6,8 @@ On a CPU it takes over the arithmetic of LoRA; on a GPU it changes nothing.
 import os
 from typing import Any, Literal, get_args
 
+from serve.engine.cpu import has_few_cores
+from serve.engine.waiting import sleep_instead_of_spinning
 from serve.kernels.build import load_kernels
 
 CpuLora = Literal["native", "torch", "stock"]
@@ -27,6 +29,8 @@ def register() -> None:
     # The first request for log-probabilities would stop every stream for 35 s, while Inductor compiles a
     # function of one line (vllm/v1/sample/ops/logprobs.py).
     platform.simple_compile_backend = "eager"
+    if has_few_cores():
+        sleep_instead_of_spinning()
     if cpu_lora() != "stock":
         platform.get_punica_wrapper = classmethod(lambda _: _punica_wrapper())
 
