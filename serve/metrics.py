@@ -18,7 +18,7 @@ from serve.series import Family, VersionFamilies
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
 
 # Wide enough for a small model on two CPU cores and a large one on a GPU.
-_TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
+TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 _TPOT_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 _E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 _LOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
@@ -53,7 +53,7 @@ class TrafficMetrics:
             "lorikeet_requests_waiting_limit", "Requests that wait at most (max_waiting).", registry=registry
         )
         self.admission_wait = families.histogram(
-            "lorikeet_admission_wait_seconds", "Wait for a turn, before the engine has the request.", _TTFT_BUCKETS
+            "lorikeet_admission_wait_seconds", "Wait for a turn, before the engine has the request.", TTFT_BUCKETS
         )
 
 
@@ -63,14 +63,14 @@ class GenerationMetrics:
     def __init__(self, families: VersionFamilies) -> None:
         counter, histogram = families.counter, families.histogram
         self.ttft = histogram(
-            "lorikeet_ttft_seconds", "Time from the request's arrival to its first token.", _TTFT_BUCKETS
+            "lorikeet_ttft_seconds", "Time from the request's arrival to its first token.", TTFT_BUCKETS
         )
         self.e2e = histogram(
             "lorikeet_e2e_latency_seconds", "Time from the request's arrival to its last token.", _E2E_BUCKETS
         )
-        self.queue = histogram("lorikeet_queue_seconds", "Time in the engine's queue.", _TTFT_BUCKETS)
+        self.queue = histogram("lorikeet_queue_seconds", "Time in the engine's queue.", TTFT_BUCKETS)
         self.prefill = histogram(
-            "lorikeet_prefill_seconds", "Time from the engine's queue to the first token.", _TTFT_BUCKETS
+            "lorikeet_prefill_seconds", "Time from the engine's queue to the first token.", TTFT_BUCKETS
         )
         self.decode = histogram("lorikeet_decode_seconds", "Time from the first to the last token.", _E2E_BUCKETS)
         self.itl = histogram(

@@ -1,0 +1,76 @@
+"""What is measured of a generation: its outputs come in, one record comes out."""
+
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from serve.engine.observed import _Watch
+from serve.records import GenerationRecord, RequestContext, current_request
+
+STATS = SimpleNamespace(
+    queued_ts=10.0,
+    scheduled_ts=10.25,
+    first_token_ts=10.75,
+    last_token_ts=12.75,
+    first_token_latency=0.8,
+    num_generation_tokens=5,
+)
+
+
+def output(*texts: str, stats: Any = None, is_last: bool = False) -> Any:
+    choices = [
+        SimpleNamespace(index=index, text=text, token_ids=[1], finish_reason="stop" if is_last else None)
+        for index, text in enumerate(texts)
+    ]
+    return SimpleNamespace(outputs=choices, prompt_token_ids=[1, 2, 3], num_cached_tokens=2, metrics=stats)
+
+
+def watched(*outputs: Any, context: RequestContext | None = None) -> GenerationRecord:
+    reset = current_request.set(context)
+    watch = _Watch("medical@3")
+    for each in outputs:
+        watch.see(each)
+    current_request.reset(reset)
+    return watch.record("ok")
+
+
+def test_the_engines_marks_give_its_phases() -> None:
+    record = watched(output("Neoplasms", stats=STATS, is_last=True))
+    assert (record.queue_s, record.prefill_s, record.decode_s) == (0.25, 0.5, 2.0)
+    assert (record.ttft_s, record.tpot_s) == (0.8, 0.5)
+    assert (record.num_prompt_tokens, record.num_cached_tokens, record.finish_reasons) == (3, 2, ("stop",))
+
+
+def test_the_wait_before_the_engine_belongs_to_the_first_token_and_to_the_whole() -> None:
+    context = RequestContext("acme", "r-1", started_s=time.perf_counter() - 3)
+    record = watched(output("Neoplasms", stats=STATS, is_last=True), context=context)
+    assert record.ttft_s == pytest.approx(3.8, abs=0.1)
+    assert record.e2e_s == pytest.approx(3.0, abs=0.1)
+
+
+def test_a_streamed_answer_has_a_gap_between_every_two_pieces() -> None:
+    record = watched(output("Neo"), output("pla"), output("sms", stats=STATS, is_last=True))
+    assert len(record.itl_s) == 2
+    assert record.texts == ("Neoplasms",)
+
+
+def test_a_whole_answer_has_no_gaps() -> None:
+    assert watched(output("Neoplasms", stats=STATS, is_last=True)).itl_s == ()
+
+
+def test_pieces_of_several_choices_have_no_gaps_of_their_own() -> None:
+    assert watched(output("a", "b"), output("c", "d", is_last=True)).itl_s == ()
+
+
+def test_a_generation_that_never_began_has_no_times_but_its_length() -> None:
+    record = watched()
+    assert (record.queue_s, record.prefill_s, record.decode_s, record.ttft_s, record.tpot_s) == (None,) * 5
+    assert record.e2e_s >= 0
+
+
+def test_the_request_learns_its_tokens_and_its_generation() -> None:
+    context = RequestContext("acme", "r-1")
+    record = watched(output("Neo"), output("plasms", is_last=True), context=context)
+    assert (context.num_tokens, context.generation, record.tenant) == (5, record, "acme")
