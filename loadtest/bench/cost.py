@@ -45,6 +45,7 @@ class Load:
             prompts=SyntheticPrompts(num_words=FixedLength(value=self.num_words)),
             max_tokens=FixedLength(value=self.num_tokens),
             request_timeout_s=600,
+            drain_timeout_s=600,
             seed=seed,
         )
 

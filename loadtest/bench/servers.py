@@ -156,10 +156,10 @@ def thread_settings(environment: Mapping[str, str], topology: Path = _TOPOLOGY) 
 
 
 def same_threads(options: BenchOptions) -> dict[str, str]:
-    """The environment of both servers, their threads set alike and told."""
+    """The environment of all servers, their threads set alike and told."""
     threads = thread_settings(options.environment)
     shown = " ".join(f"{name}={value}" for name, value in threads.items())
-    options.say(f"both servers: {shown or 'no thread settings'}")
+    options.say(f"threads: {shown or 'as vLLM sets them'}")
     return {**options.environment, **threads}
 
 
