@@ -202,7 +202,7 @@ def send_all(serving: Serving, client: httpx.Client, prometheus: Prometheus) -> 
     # A rate begins where its series is first seen, so every series is seen before the rest is sent.
     until(lambda: prometheus.value("sum(lorikeet_ttft_seconds_count)") == len(SENT))
     send(serving, client, {model: ttfts_s[1:] for model, ttfts_s in SENT.items()})
-    assert {ask(client, f"stranger-{number}") for number in range(NUM_UNKNOWN)} == {404}
+    assert {ask(client, f"nobody-{number}") for number in range(NUM_UNKNOWN)} == {404}
     assert {ask(client, "medical@2", max_tokens=10**9) for _ in range(NUM_INVALID)} == {400}
     num_sent = len(SENT) * NUM_REQUESTS + NUM_UNKNOWN + NUM_INVALID
     until(lambda: prometheus.value("sum(lorikeet_requests_total)") == num_sent)
