@@ -5,11 +5,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import torch
 
 from adapters.store import AdapterStore
 from tests.live_server import live, live_home  # noqa: F401 - fixtures of the session
 from tests.peft_folders import write_base_folder, write_peft_folder
 from tests.remote_stores import connect, mirror, origin, waits  # noqa: F401 - fixtures around a remote store
+
+# For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on a
+# machine that is busy for minutes.
+torch.set_num_threads(1)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ import io
 import json
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from demo.figures import AnswerFigures, DemoReport, DomainFigures, StepFigures, domain_figures
@@ -54,9 +55,14 @@ def report() -> DemoReport:
     )
 
 
-def test_the_json_report_has_the_agreed_keys(tmp_path: Path) -> None:
-    json_file, _ = write_report(report(), tmp_path)
-    content = json.loads(json_file.read_text())
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The JSON file and the page."""
+    return write_report(report(), tmp_path_factory.mktemp("demo"))
+
+
+def test_the_json_report_has_the_agreed_keys(written: tuple[Path, Path]) -> None:
+    content = json.loads(written[0].read_text())
     assert content["seconds"] == 900
     (domain,) = content["domains"]
     expected = {
@@ -77,9 +83,10 @@ def test_parity_is_not_ok_where_the_server_measured_none() -> None:
     assert not figures(parity_error_nats=None).parity_ok
 
 
-def test_the_page_is_one_file_with_plots_and_what_came_from_a_model_is_escaped(tmp_path: Path) -> None:
-    _, html_file = write_report(report(), tmp_path)
-    page = html_file.read_text()
+def test_the_page_is_one_file_with_plots_and_what_came_from_a_model_is_escaped(
+    written: tuple[Path, Path],
+) -> None:
+    page = written[1].read_text()
     assert page.count("<svg") == 3
     assert "<script>" not in page
     assert 'src="http' not in page

@@ -1,6 +1,7 @@
 """Who may import whom: DESIGN's borders, read from the source."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ def modules_of(package):
     return sorted((ROOT / package).rglob("*.py"))
 
 
+@cache
 def imports_of(path):
     """Top-level names that a module imports anywhere, also inside functions and under TYPE_CHECKING."""
     nodes = list(ast.walk(ast.parse(path.read_text())))

@@ -1,28 +1,49 @@
 """The wrapper in vLLM's place: right where vLLM 0.32's own gives base rows the last slot's adapter."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-vllm_punica = pytest.importorskip("vllm.lora.punica_wrapper.punica_cpu", reason="vllm is not installed")
+from serve.engine.plugin import register
 
-from vllm.lora.layers import LoRAMapping  # noqa: E402 - after the check that vllm is there
-
-from serve.engine.plugin import register  # noqa: E402
-from serve.engine.punica import GroupedPunicaWrapper  # noqa: E402
+pytestmark = pytest.mark.engine  # imports vLLM, which takes as long as many tests together
 
 INPUTS, OUTPUTS, RANK, SLOTS = 16, 24, 4, 2
 # Three requests of one token in decode: the base model, then the adapters in slot 0 and in slot 1, the last one.
 MAPPING = (0, 11, 12)
 
 
-def lora_output(wrapper_class: Any, is_prefill: bool) -> Tensor:
+@dataclass(frozen=True)
+class Wrappers:
+    """vLLM's own wrapper and ours, as classes, and the mapping that they take."""
+
+    stock: Any
+    grouped: Any
+    mapping: Any
+
+    def made(self, wrapper_class: Any, *, is_prefill: bool = False) -> Any:
+        """A wrapper that knows the batch."""
+        wrapper = wrapper_class(max_num_batched_tokens=8, max_batches=4, device="cpu")
+        mapping = self.mapping(index_mapping=MAPPING, prompt_mapping=MAPPING, is_prefill=is_prefill)
+        wrapper.update_metadata(mapping, [11, 12], SLOTS, 100)
+        return wrapper
+
+
+@pytest.fixture(scope="module")
+def wrappers() -> Wrappers:
+    stock = pytest.importorskip("vllm.lora.punica_wrapper.punica_cpu", reason="vllm is not installed")
+    from vllm.lora.layers import LoRAMapping
+
+    from serve.engine.punica import GroupedPunicaWrapper
+
+    return Wrappers(stock.PunicaWrapperCPU, GroupedPunicaWrapper, LoRAMapping)
+
+
+def lora_output(wrapper: Any) -> Tensor:
     """(3, OUTPUTS) what the wrapper adds to each request's zero output."""
-    wrapper = wrapper_class(max_num_batched_tokens=8, max_batches=4, device="cpu")
-    mapping = LoRAMapping(index_mapping=MAPPING, prompt_mapping=MAPPING, is_prefill=is_prefill)
-    wrapper.update_metadata(mapping, [11, 12], SLOTS, 100)
     y, x, lora_a, lora_b = operands()
     wrapper.add_lora_linear(y, x, (lora_a,), (lora_b,), 1.0, (OUTPUTS,))
     return y
@@ -44,29 +65,29 @@ def expected() -> Tensor:
 
 
 @pytest.mark.parametrize("is_prefill", [False, True])
-def test_each_row_of_a_mixed_batch_gets_its_own_adapter(is_prefill: bool) -> None:
-    torch.testing.assert_close(lora_output(GroupedPunicaWrapper, is_prefill).double(), expected(), rtol=0.02, atol=0.1)
+def test_each_row_of_a_mixed_batch_gets_its_own_adapter(wrappers: Wrappers, is_prefill: bool) -> None:
+    output = lora_output(wrappers.made(wrappers.grouped, is_prefill=is_prefill))
+    torch.testing.assert_close(output.double(), expected(), rtol=0.02, atol=0.1)
 
 
-def test_base_rows_are_wrong_in_stock_vllm_which_is_why_the_wrapper_exists() -> None:
+def test_base_rows_are_wrong_in_stock_vllm_which_is_why_the_wrapper_exists(wrappers: Wrappers) -> None:
     """When this fails, vLLM has mended its CPU path, and only speed speaks for the wrapper."""
-    stock = lora_output(vllm_punica.PunicaWrapperCPU, is_prefill=False)
-    assert stock[0].abs().max() > 1
-    assert lora_output(GroupedPunicaWrapper, is_prefill=False)[0].abs().max() == 0
+    assert lora_output(wrappers.made(wrappers.stock))[0].abs().max() > 1
+    assert lora_output(wrappers.made(wrappers.grouped))[0].abs().max() == 0
 
 
-def test_the_plugin_puts_the_wrapper_in_its_place() -> None:
+def test_the_plugin_puts_the_wrapper_in_its_place(wrappers: Wrappers) -> None:
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
         pytest.skip("the plugin leaves GPUs alone")
     register()
-    assert current_platform.get_punica_wrapper() == "serve.engine.punica.GroupedPunicaWrapper"
+    place = wrappers.grouped
+    assert current_platform.get_punica_wrapper() == f"{place.__module__}.{place.__name__}"
 
 
-def test_logits_are_left_alone_where_no_adapter_has_an_lm_head_part() -> None:
-    wrapper = GroupedPunicaWrapper(max_num_batched_tokens=8, max_batches=4, device="cpu")
-    wrapper.update_metadata(LoRAMapping(MAPPING, MAPPING), [11, 12], SLOTS, 100)
+def test_logits_are_left_alone_where_no_adapter_has_an_lm_head_part(wrappers: Wrappers) -> None:
+    wrapper = wrappers.made(wrappers.grouped)
     y, x, lora_a, lora_b = operands()
     wrapper.add_lora_logits(y, x, torch.zeros_like(lora_a), lora_b, 1.0)
     assert y.abs().max() == 0
