@@ -145,6 +145,9 @@ def _load_adapter(stock: Any, worker_manager: Any, request: LoRARequest) -> LoRA
 
 
 def _add_adapter(stock: Any, manager: Any, adapter: LoRAModel) -> None:
+    if all(isinstance(module, PackedModule) for module in adapter.loras.values()):
+        manager._registered_adapters[adapter.id] = adapter  # staged: there is nothing for vLLM to merge
+        return
     stock(manager, adapter)
     for name, layer in manager.modules.items():
         weights = manager._get_lora_layer_weights(adapter, name)
