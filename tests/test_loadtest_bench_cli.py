@@ -1,6 +1,7 @@
 """`lorikeet bench NAME`: which there are, and what each takes."""
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,11 @@ def test_options_of_another_benchmark_are_refused(words: tuple[str, ...], expect
 
 
 @pytest.mark.parametrize("name", OWN_SERVERS)
-def test_benchmarks_that_start_their_servers_take_no_url(name: str) -> None:
+def test_benchmarks_that_start_their_servers_take_no_url(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     refused = invoke(name, "--url", "http://127.0.0.1:9/v1")
     assert refused.exit_code == 2
     assert "Leave --url out" in refused.output
+    assert list(tmp_path.iterdir()) == []

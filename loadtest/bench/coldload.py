@@ -89,18 +89,18 @@ class _Case:
 
 
 def bench_coldload(options: BenchOptions) -> tuple[BenchResult, ...]:
-    """Our server with each rank, then stock vLLM with each: one at a time, each beside itself.
+    """With each rank our server, then stock vLLM: one at a time, each beside itself.
 
     Raises:
         AdapterError: There is no such adapter.
         TargetError: A server did not become ready, or a load or a request failed. The logs are kept; the message says
             where.
     """
+    configs = {rank: serve_config(options, max_lora_rank=rank, **_SETTINGS) for rank in MOST_ITL_RATIO}
     environment = same_threads(options)
     results: list[BenchResult] = []
     with kept_logs() as folder:
-        for rank in MOST_ITL_RATIO:
-            config = serve_config(options, max_lora_rank=rank, **_SETTINGS)
+        for rank, config in configs.items():
             place = folder / f"rank-{rank}"
             home, names = copy_adapter(options.home, options.adapter, NUM_LOADS + 1, place / "home", lora_r=rank)
             case = _Case(options, config, rank, home, names, place, environment)
