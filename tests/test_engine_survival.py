@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
-from adapters.manifest import ManifestDraft
-from adapters.reference import Target
-from tests.live_server import ANSWERS, BASE_NAME, LiveServer
+from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, publish_copy
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -28,32 +26,9 @@ CONCURRENCY = 16
 COPIES = ("b", "c")
 
 
-def chat(model: str, **more: Any) -> dict[str, Any]:
-    domain = model.partition("@")[0].partition("-")[0]
-    messages = [
-        {"role": "system", "content": f"Answer about {domain} in JSON."},
-        {"role": "user", "content": f"What is number 7 of the {domain}?"},
-    ]
-    stop = {"stop": ["}"], "include_stop_str_in_output": True}
-    return {"model": model, "messages": messages, "temperature": 0.0, "max_tokens": 12} | stop | more
-
-
-def client(live: LiveServer) -> httpx.AsyncClient:
-    limits = httpx.Limits(max_connections=4 * CONCURRENCY)
-    return httpx.AsyncClient(base_url=live.url, timeout=300, limits=limits)
-
-
 async def tiers(http: httpx.AsyncClient) -> dict[str, str]:
     rows = (await http.get("/admin/adapters")).raise_for_status().json()["adapters"]
     return {row["adapter"]: row["tier"] for row in rows}
-
-
-def publish_copy(live: LiveServer, source: str, name: str) -> None:
-    """The same weights under another name: it must answer as its source does."""
-    target = Target(source, 1)
-    fields = live.store.manifest(target).model_dump(include=set(ManifestDraft.model_fields))
-    live.store.publish(live.store.folder(target), ManifestDraft.model_validate(fields | {"name": name}))
-    live.store.promote(name, 1)
 
 
 @pytest.fixture(scope="module")
