@@ -44,7 +44,7 @@ def adapters(live: LiveServer) -> dict[str, str]:
 async def test_an_unload_really_frees_the_slot_and_the_memory(live: LiveServer) -> None:
     """By the engine's own list, not by our bookkeeping."""
     async with client(live) as http:
-        await http.post("/admin/adapters/colours@1/load")
+        await http.post("/v1/chat/completions", json=chat("colours"))
         assert (await tiers(http))["colours@1"] == "slot"
         await http.post("/admin/adapters/colours@1/unload")
         assert (await tiers(http))["colours@1"] == "store"
