@@ -14,6 +14,7 @@ LogFormat = Literal["human", "json"]
 
 _HUMAN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _CHATTY = ("httpx", "watchfiles")
+_encode = json.JSONEncoder().encode
 
 
 def set_up_logging(level: str, log_format: LogFormat) -> None:
@@ -29,7 +30,7 @@ class JsonFormatter(logging.Formatter):
     """One JSON object a line; a line that is written for a request says which."""
 
     def format(self, record: logging.LogRecord) -> str:
-        line = {
+        line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -38,25 +39,25 @@ class JsonFormatter(logging.Formatter):
         context = current_request.get()
         if context is not None:
             line |= _who(context)
-        line |= getattr(record, "fields", {})
+        if isinstance(request := getattr(record, "request", None), RequestRecord):
+            line |= _request_fields(request)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 
 def log_request(record: RequestRecord) -> None:
     """One line per answered request: what it was, how it ended, where its time went; never its text or its key."""
-    if logger.isEnabledFor(logging.INFO):
-        logger.info(
-            "%d %s %s by %s in %.3f s, request %s",
-            record.status,
-            record.reason or record.outcome,
-            record.endpoint,
-            record.served_name or "no model",
-            record.duration_s,
-            record.context.request_id,
-            extra={"fields": _request_fields(record)},
-        )
+    logger.info(
+        "%d %s %s by %s in %.3f s, request %s",
+        record.status,
+        record.reason or record.outcome,
+        record.endpoint,
+        record.served_name or "no model",
+        record.duration_s,
+        record.context.request_id,
+        extra={"request": record},
+    )
 
 
 def tenant_hash(tenant: str) -> str:
