@@ -4,8 +4,9 @@ They are asked for as people ask (Zipf). Then the thousand for a long time: who 
 whether memory grows.
 """
 
+import asyncio
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,18 +22,18 @@ from config.loadtest import (
     ZipfPopularity,
 )
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
-from loadtest.bench.cost import Side, successful_run
+from loadtest.bench.cost import Side, require_success
 from loadtest.bench.memory import Sample, Trend, sampled_memory, trend_of
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
+from loadtest.client import open_client
 from loadtest.copies import copy_adapter
-from loadtest.errors import LoadtestError
 from loadtest.processes import CpuMeter
 from loadtest.records import RequestRecord
-from loadtest.runner import Progress
-from loadtest.session import run_load
+from loadtest.runner import Outcome, Runner
 from loadtest.stats import percentile, values_of
+from loadtest.workload import plan
 
 NUM_ADAPTERS = 1000
 NUM_STREAMS = 16
@@ -128,7 +129,8 @@ def measure_served(side: Side, models: tuple[str, ...], seed: int) -> Served:
     """
     meter = CpuMeter(side.pid)
     config = _config(side.url, models, seed, num_requests=_WAVES * NUM_STREAMS, duration_s=3600)
-    result = successful_run(config, watch=lambda _: meter)
+    result = _run(config, meter)
+    require_success(result.records, side.url)
     num_tokens = sum(record.num_completion_tokens for record in result.records)
     ttfts_ms = [1000 * ttft_s for ttft_s in values_of(result.records, "ttft")]
     return Served(
@@ -140,24 +142,13 @@ def measure_served(side: Side, models: tuple[str, ...], seed: int) -> Served:
 
 
 def churn(side: Side, names: tuple[str, ...], duration_s: float) -> Churn:
-    """The same load for so long; requests that fail are counted.
-
-    Raises:
-        LoadtestError: Somebody interrupted it.
-    """
+    """The same load for so long; requests that fail are counted."""
     config = _config(side.url, names, _CHURN_SEED, num_requests=1_000_000, duration_s=duration_s)
     metrics_url = f"{side.url.removesuffix('/v1')}/metrics"
     samples: list[Sample] = []
     before, meter = _metrics(metrics_url), CpuMeter(side.pid)
-
-    @contextmanager
-    def watch(_: Progress) -> Iterator[None]:
-        with meter, sampled_memory(side.pid, samples):
-            yield
-
-    result = run_load(config, Path(), watch=watch)
-    if result.was_stopped:
-        raise LoadtestError("Interrupted.")
+    with sampled_memory(side.pid, samples):
+        result = _run(config, meter)
     after = _metrics(metrics_url)
     loads, unloads = (metric_total(after, name) - metric_total(before, name) for name in (_LOADS, _UNLOADS))
     return Churn(result.records, result.duration_s, meter.cpu_s, loads, unloads, trend_of(samples))
@@ -226,6 +217,21 @@ def _config(url: str, models: tuple[str, ...], seed: int, *, num_requests: int, 
         request_timeout_s=600,
         seed=seed,
     )
+
+
+def _run(config: LoadtestConfig, meter: CpuMeter) -> Outcome:
+    """As `run_load`, but for its question which models there are: with a thousand, the answer is work by itself."""
+    start_s = time.perf_counter()
+
+    def clock() -> float:
+        return time.perf_counter() - start_s
+
+    async def run() -> Outcome:
+        async with open_client(clock=clock) as client:
+            with meter:
+                return await Runner(config, client, clock).run(plan(config, Path()))
+
+    return asyncio.run(run())
 
 
 def _metrics(url: str) -> str:
