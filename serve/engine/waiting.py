@@ -15,9 +15,10 @@ _LONGEST_NAP_MS = 5
 
 def sleep_instead_of_spinning() -> None:
     """Replace the queue's waiting; done twice, it does no more."""
-    from vllm.distributed.device_communicators.shm_broadcast import SpinCondition
+    from vllm.distributed.device_communicators import shm_broadcast
 
-    stock = SpinCondition.wait
+    queue_condition: Any = shm_broadcast.SpinCondition
+    stock = queue_condition.wait
     if stock.__module__ == __name__:
         return
 
@@ -28,4 +29,4 @@ def sleep_instead_of_spinning() -> None:
             timeout_ms = _LONGEST_NAP_MS
         stock(condition, timeout_ms)
 
-    SpinCondition.wait = wait
+    queue_condition.wait = wait
