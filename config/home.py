@@ -38,5 +38,10 @@ class Home:
         return self.root / "loadtests"
 
     @property
+    def quality(self) -> Path:
+        """Samples of answers, grades, labels, probe scores and looks at drift."""
+        return self.root / "quality.sqlite3"
+
+    @property
     def demo(self) -> Path:
         return self.root / "demo"

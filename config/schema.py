@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from config.limits import RequestLimits
 from config.model import Config
+from config.monitor import MonitorConfig
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 Quantization = Literal["nf4", "int8", "none"]
@@ -154,6 +155,14 @@ class ServeConfig(Config):
     canary_probe_interval_s: float = Field(30.0, gt=0)
     tool_call_parser: str | None = Field(
         "hermes", description="vLLM's parser of tool calls, by the base's format; null refuses `tools`."
+    )
+    quality: MonitorConfig = Field(
+        default_factory=MonitorConfig, description="What is kept of the traffic, and what is decided from it."
+    )
+    otlp_endpoint: str | None = Field(
+        None,
+        pattern=r"^https?://\S+$",
+        description="Where a trace of each request goes (OTLP over HTTP), as http://127.0.0.1:4318/v1/traces.",
     )
     log_level: Literal["debug", "info", "warning"] = "info"
     log_format: Literal["human", "json"] = Field("human", description="json: one object a line, for machines.")
