@@ -1,0 +1,136 @@
+"""Agreement of two raters beyond chance: Cohen's kappa with an interval, for a judge held against people's labels."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import atanh, sqrt, tanh
+from statistics import NormalDist
+from typing import Any, Literal
+
+import numpy as np
+
+Weights = Literal["none", "quadratic"]
+
+NUM_GRADES = 5
+_RIGHT = 0.5  # a score above it counts as right where people said only right or wrong
+
+# What the interval adds to the pairs: so many, with classes as often as the raters gave them, a fifth of it evenly.
+_NUM_IMAGINED = 4
+_EVEN = 0.2
+
+# Below it there is nothing but rounding.
+_NOTHING = 1e-12
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far two raters agree.
+
+    `kappa` is 1 for full agreement, 0 for what chance alone gives, below 0 for less. It and its interval are None where
+    it does not exist: nothing was rated by both, or both gave every answer the same single grade.
+    """
+
+    n: int
+    weights: Weights
+    observed: float
+    """Share of agreement, weighted; 0 for n = 0."""
+    expected: float
+    """What raters would have by chance who grade as often so and so, but look at nothing."""
+    kappa: float | None
+    ci_low: float | None
+    ci_high: float | None
+
+
+def agreement_of_scores(pairs: Sequence[tuple[float, float]]) -> Agreement:
+    """A person's scores against a judge's, (label, grade) 0 to 1.
+
+    Where people only said right (1) or wrong (0), the judge's scores above 0.5 count as right, and kappa is the plain
+    one. Otherwise both are rounded to the five grades, and a difference of two grades weighs four times one of one.
+
+    Raises:
+        ValueError: A score is not 0 to 1.
+    """
+    if any(not 0.0 <= score <= 1.0 for pair in pairs for score in pair):
+        raise ValueError(f"Scores must be 0 to 1; got {next(p for p in pairs if not all(0 <= s <= 1 for s in p))}.")
+    if all(label in (0.0, 1.0) for label, _ in pairs):
+        return cohens_kappa([(int(label), int(grade > _RIGHT)) for label, grade in pairs], 2, "none")
+    grades = [(_grade_of(label), _grade_of(grade)) for label, grade in pairs]
+    return cohens_kappa(grades, NUM_GRADES, "quadratic")
+
+
+def cohens_kappa(
+    pairs: Sequence[tuple[int, int]], num_classes: int, weights: Weights = "none", confidence: float = 0.95
+) -> Agreement:
+    """Kappa of paired ratings, plain (Cohen 1960) or weighted (Cohen 1968), with an interval.
+
+    The interval is Fisher's z of kappa, with the large-sample variance of Fleiss, Cohen and Everitt (1969). Alone that
+    is far too sure of few labels, and a certainty where all agree; so it is computed with four imagined pairs added, as
+    Agresti and Coull (1998) do for shares: two agree, two are by chance. `tests/test_quality_agreement.py` measures
+    how often it covers.
+
+    Args:
+        pairs: Classes 0 to num_classes - 1 of the first and the second rater; ordered ones for quadratic weights.
+
+    Raises:
+        ValueError: A class is out of range, fewer than two classes, or confidence outside (0, 1).
+    """
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2; got {num_classes}.")
+    if not 0.0 < confidence < 1.0:
+        raise ValueError(f"confidence must lie between 0 and 1; got {confidence}.")
+    if any(not 0 <= rating < num_classes for pair in pairs for rating in pair):
+        raise ValueError(f"Every class must be 0 to {num_classes - 1}; got {sorted(set(pairs))}.")
+    if not pairs:
+        return Agreement(0, weights, 0.0, 0.0, None, None, None)
+    counts = np.zeros((num_classes, num_classes))
+    np.add.at(counts, tuple(np.transpose(pairs)), 1)
+    agreement_weights = weights_of(num_classes, weights)
+    observed, expected, _ = kappa_terms(counts / len(pairs), agreement_weights)
+    if 1.0 - expected < _NOTHING:
+        return Agreement(len(pairs), weights, observed, expected, None, None, None)
+    kappa = (observed - expected) / (1.0 - expected)
+    low, high = _interval(counts, agreement_weights, confidence)
+    # The imagined pairs pull the interval towards them, and must not push it past kappa itself.
+    return Agreement(len(pairs), weights, observed, expected, kappa, min(low, kappa), max(high, kappa))
+
+
+def weights_of(num_classes: int, weights: Weights) -> Any:
+    """(C, C) agreement weights: 1 on the diagonal, 0 where two raters differ (at most, for quadratic ones)."""
+    if weights == "none":
+        return np.eye(num_classes)
+    distance = np.subtract.outer(np.arange(num_classes), np.arange(num_classes)) / (num_classes - 1)
+    return 1.0 - distance**2
+
+
+def kappa_terms(shares: Any, weights: Any) -> tuple[float, float, float]:
+    """Observed and expected agreement, and n times the variance of kappa (0 where kappa does not exist).
+
+    Args:
+        shares: (C, C) share of pairs by first and second rater's class; sums to 1.
+        weights: (C, C) agreement weights, 0 to 1.
+    """
+    first, second = shares.sum(axis=1), shares.sum(axis=0)
+    observed, expected = float((weights * shares).sum()), float(first @ weights @ second)
+    if 1.0 - expected < _NOTHING:
+        return observed, expected, 0.0
+    by_chance = np.add.outer(weights @ second, first @ weights)
+    terms = weights * (1.0 - expected) - by_chance * (1.0 - observed)
+    spread = float((shares * terms**2).sum()) - (observed * expected - 2.0 * expected + observed) ** 2
+    return observed, expected, max(0.0, spread) / (1.0 - expected) ** 4
+
+
+def _interval(counts: Any, agreement_weights: Any, confidence: float) -> tuple[float, float]:
+    """Both ends, of (C, C) counts."""
+    num_classes = len(counts)
+    often = (counts.sum(axis=0) + counts.sum(axis=1)) / (2.0 * counts.sum())
+    often = (1.0 - _EVEN) * often + _EVEN / num_classes
+    imagined = _NUM_IMAGINED / 2.0 * (np.diag(often) + np.outer(often, often))
+    n = counts.sum() + _NUM_IMAGINED
+    observed, expected, variance = kappa_terms((counts + imagined) / n, agreement_weights)
+    kappa = (observed - expected) / (1.0 - expected)
+    half = NormalDist().inv_cdf((1.0 + confidence) / 2.0) * sqrt(variance / n) / (1.0 - kappa**2)
+    return tanh(atanh(kappa) - half), tanh(atanh(kappa) + half)
+
+
+def _grade_of(score: float) -> int:
+    """0 to 4, halves up."""
+    return int(score * (NUM_GRADES - 1) + 0.5)
