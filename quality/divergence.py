@@ -1,11 +1,12 @@
 """How far two samples lie apart: of numbers, of tokens, of embeddings."""
 
 from collections.abc import Hashable, Mapping
+from math import log
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist, jensenshannon, pdist
+from scipy.spatial.distance import cdist, pdist
 from scipy.stats import ks_2samp
 
 Floats = NDArray[np.float64]
@@ -14,7 +15,7 @@ Floats = NDArray[np.float64]
 _MAX_EXACT_VALUES = 1000
 
 
-def ks_p_value(baseline: Floats, window: Floats) -> float:
+def ks_p_value(baseline: Floats, window: Floats, tolerance: float = 0.0) -> float:
     """Two-sided p-value of Kolmogorov and Smirnov's two-sample test.
 
     Exact up to 1,000 values together (conservative where values tie, as lengths do), asymptotic above.
@@ -22,9 +23,17 @@ def ks_p_value(baseline: Floats, window: Floats) -> float:
     Args:
         baseline: (n,) at least one value.
         window: (m,) at least one value.
+        tolerance: How far all values may have moved, to one side, and still count as the same. Above 0 both sides are
+            tested, each against the window moved back, for half of the p-value each; asymptotic, which for windows of
+            50 or more is within a tenth of the exact p-value, or above it.
     """
-    method: Literal["exact", "asymp"] = "exact" if len(baseline) + len(window) <= _MAX_EXACT_VALUES else "asymp"
-    return float(ks_2samp(baseline, window, method=method).pvalue)
+    if not tolerance:
+        method: Literal["exact", "asymp"] = "exact" if len(baseline) + len(window) <= _MAX_EXACT_VALUES else "asymp"
+        return float(ks_2samp(baseline, window, method=method).pvalue)
+    # "greater": the baseline's values are the smaller ones, also than the window's once those are lowered.
+    higher = ks_2samp(baseline, window - tolerance, alternative="greater", method="asymp").pvalue
+    lower = ks_2samp(baseline, window + tolerance, alternative="less", method="asymp").pvalue
+    return min(1.0, 2.0 * float(min(higher, lower)))
 
 
 def population_stability_index(baseline: Floats, window: Floats, num_bins: int = 10) -> float:
@@ -57,9 +66,14 @@ def jensen_shannon_divergence(p: Mapping[Hashable, int], q: Mapping[Hashable, in
         p: Counts, at least one above 0.
         q: Counts, at least one above 0.
     """
-    tokens = list({**p, **q})
-    distance = jensenshannon([p.get(token, 0) for token in tokens], [q.get(token, 0) for token in tokens], base=2)
-    return float(distance) ** 2
+    shared = list(p.keys() & q.keys())
+    p_shared, q_shared = (
+        np.array([counts[token] for token in shared], dtype=np.float64) / sum(counts.values()) for counts in (p, q)
+    )
+    both = p_shared + q_shared
+    nats = p_shared @ np.log(2.0 * p_shared / both) + q_shared @ np.log(2.0 * q_shared / both)
+    # Each token that only one side has adds its share times ln 2.
+    return float(nats / log(2.0) + 2.0 - both.sum()) / 2.0
 
 
 def median_distance(embeddings: Floats) -> float:

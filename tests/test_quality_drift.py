@@ -211,6 +211,21 @@ def test_ks_of_many_values_warns_of_nothing():
     assert ks_p_value(values, values[:600] + 1) < 1e-9
 
 
+@pytest.mark.parametrize("side", [-1, 1])
+def test_ks_with_a_tolerance_sees_only_what_moved_further(side):
+    values = np.random.default_rng(25).standard_normal(200) * 0.001
+    assert ks_p_value(values, values + side * 0.01) < 1e-9
+    assert ks_p_value(values, values + side * 0.01, tolerance=0.02) == 1
+    assert ks_p_value(values, values + side * 0.05, tolerance=0.02) < 1e-9
+
+
+def test_sure_answers_of_another_numerical_library_are_no_drift():
+    rng = np.random.default_rng(26)
+    baseline = DriftBaseline(exchanges(rng, 240))
+    window = [seen.model_copy(update={"mean_logprob": seen.mean_logprob - 0.007}) for seen in exchanges(rng, 100)]
+    assert not baseline.look(window, 1, alpha=0.5).is_drift
+
+
 def test_mmd_is_zero_on_average_without_drift_and_two_for_far_points():
     rng = np.random.default_rng(23)
     estimates = [squared_mmd(rng.standard_normal((30, 2)), rng.standard_normal((20, 2)), 1.5) for _ in range(200)]
