@@ -132,5 +132,5 @@ def _interval(counts: Any, agreement_weights: Any, confidence: float) -> tuple[f
 
 
 def _grade_of(score: float) -> int:
-    """0 to 4, halves up."""
+    """0 to 4; halves up."""
     return int(score * (NUM_GRADES - 1) + 0.5)
