@@ -55,8 +55,8 @@ class VersionFamilies:
     def counter(self, name: str, text: str, *more: str) -> Family[Counter]:
         return self._add(Counter(name, text, (*_VERSION, *more), registry=self.registry))
 
-    def gauge(self, name: str, text: str) -> Family[Gauge]:
-        return self._add(Gauge(name, text, _VERSION, registry=self.registry))
+    def gauge(self, name: str, text: str, *more: str) -> Family[Gauge]:
+        return self._add(Gauge(name, text, (*_VERSION, *more), registry=self.registry))
 
     def histogram(self, name: str, text: str, buckets: tuple[float, ...]) -> Family[Histogram]:
         return self._add(Histogram(name, text, _VERSION, buckets=buckets, registry=self.registry))
