@@ -10,6 +10,7 @@ from typing import Literal, Protocol
 GenerationOutcome = Literal["ok", "cancelled", "error"]
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
 Phase = Literal["admission", "residency"]
+Source = Literal["client", "shadow", "probe"]
 
 
 @dataclass
@@ -39,6 +40,8 @@ class RequestContext:
 
 
 current_request: ContextVar[RequestContext | None] = ContextVar("current_request", default=None)
+current_source: ContextVar[Source] = ContextVar("current_source", default="client")
+"""Who asks: a client, a canary's shadow or the quality monitor's own probe. Only clients are traffic."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,15 @@ class GenerationRecord:
 
     `ttft_s` and `e2e_s` count from the request's arrival, so they hold its waits for a turn and for a load too.
     `itl_s` are the gaps between the pieces of a streamed answer; a whole answer has none.
+
+    `tenant` and `request_id` are None where no client asked. Tokens and their log-probabilities (nats, of the model's
+    own distribution) are those of the first choice; there are none of the latter where the generation was not drawn.
     """
 
     lora_name: str | None
+    source: Source
     tenant: str | None
+    request_id: str | None
     outcome: GenerationOutcome
     queue_s: float | None
     prefill_s: float | None
@@ -63,7 +71,12 @@ class GenerationRecord:
     num_cached_tokens: int
     num_completion_tokens: int
     finish_reasons: tuple[str, ...]
+    prompt_text: str
+    """With the chat template; "" where the engine was given tokens only."""
+    prompt_token_ids: tuple[int, ...]
     texts: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    token_logprobs: tuple[float, ...]
 
 
 @dataclass(frozen=True)

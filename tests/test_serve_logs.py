@@ -15,8 +15,8 @@ from adapters.store import AdapterStore
 from serve.keys import KeyGrant, KeyRing, create_key
 from serve.logs import JsonFormatter, log_request, tenant_hash
 from serve.records import RequestContext, RequestRecord, current_request
+from tests.generations import generation
 from tests.serving import Serving, make_serving
-from tests.test_serve_metrics import record as generation
 from tests.tracked_files import ROOT
 
 SECRET_PROMPT = "my chest hurts"

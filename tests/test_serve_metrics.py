@@ -16,6 +16,7 @@ from serve.keys import KeyGrant, KeyRing, create_key
 from serve.metrics import ServeMetrics
 from serve.parity import Parity
 from serve.records import GenerationRecord, RequestContext, RequestRecord
+from tests.generations import generation
 from tests.serving import make_serving
 
 SCHEMA = {"type": "object", "required": ["chapter"]}
@@ -40,27 +41,6 @@ def manifest() -> Manifest:
     )
 
 
-def record(lora_name: str | None = "medical@3", **changes: object) -> GenerationRecord:
-    fields: dict[str, object] = {
-        "lora_name": lora_name,
-        "tenant": "acme",
-        "outcome": "ok",
-        "queue_s": 0.01,
-        "prefill_s": 0.15,
-        "decode_s": 0.6,
-        "ttft_s": 0.2,
-        "tpot_s": 0.05,
-        "itl_s": (0.04, 0.06),
-        "e2e_s": 1.0,
-        "num_prompt_tokens": 40,
-        "num_cached_tokens": 16,
-        "num_completion_tokens": 12,
-        "finish_reasons": ("stop",),
-        "texts": ('{"chapter": "Neoplasms"}',),
-    }
-    return GenerationRecord(**(fields | changes))  # type: ignore[arg-type]  # fields by name
-
-
 def metrics_after(*records: GenerationRecord) -> CollectorRegistry:
     metrics = ServeMetrics(CollectorRegistry(), "base")
     metrics.adapter_loaded(manifest(), 0.5, Parity(0.02, 0.01))
@@ -71,7 +51,7 @@ def metrics_after(*records: GenerationRecord) -> CollectorRegistry:
 
 
 def test_a_generation_is_measured_under_its_adapter_and_version() -> None:
-    registry = metrics_after(record())
+    registry = metrics_after(generation())
     assert registry.get_sample_value("lorikeet_ttft_seconds_sum", LABELS) == 0.2
     assert registry.get_sample_value("lorikeet_time_per_output_token_seconds_sum", LABELS) == 0.05
     assert registry.get_sample_value("lorikeet_e2e_latency_seconds_count", LABELS) == 1
@@ -82,18 +62,20 @@ def test_a_generation_is_measured_under_its_adapter_and_version() -> None:
 
 
 def test_the_base_model_has_no_version() -> None:
-    registry = metrics_after(record(lora_name=None))
+    registry = metrics_after(generation(lora_name=None))
     assert registry.get_sample_value("lorikeet_completion_tokens_total", {"adapter": "base", "version": ""}) == 12
 
 
 def test_answers_are_checked_against_the_domains_format() -> None:
-    registry = metrics_after(record(), record(texts=("Neoplasms, I think",)), record(texts=('{"code": 2}',)))
+    registry = metrics_after(
+        generation(), generation(texts=("Neoplasms, I think",)), generation(texts=('{"code": 2}',))
+    )
     assert registry.get_sample_value("lorikeet_answers_checked_total", LABELS) == 3
     assert registry.get_sample_value("lorikeet_answers_valid_format_total", LABELS) == 1
 
 
 def test_a_cancelled_generation_counts_its_tokens_but_no_latency_and_no_format() -> None:
-    registry = metrics_after(record(outcome="cancelled"))
+    registry = metrics_after(generation(outcome="cancelled"))
     assert registry.get_sample_value("lorikeet_completion_tokens_total", LABELS) == 12
     assert registry.get_sample_value("lorikeet_e2e_latency_seconds_count", LABELS) is None
     assert registry.get_sample_value("lorikeet_answers_checked_total", LABELS) is None
@@ -109,7 +91,7 @@ def test_a_served_version_shows_its_held_out_accuracy_with_its_interval() -> Non
 
 
 def test_every_phase_of_a_generation_is_measured() -> None:
-    registry = metrics_after(record())
+    registry = metrics_after(generation())
     sums = {name: registry.get_sample_value(f"lorikeet_{name}_seconds_sum", LABELS) for name in ("prefill", "decode")}
     assert sums == {"prefill": 0.15, "decode": 0.6}
     assert registry.get_sample_value("lorikeet_inter_token_latency_seconds_sum", LABELS) == pytest.approx(0.1)
@@ -117,7 +99,7 @@ def test_every_phase_of_a_generation_is_measured() -> None:
 
 
 def test_every_choice_counts_under_its_finish_reason() -> None:
-    registry = metrics_after(record(finish_reasons=("stop", "stop", "length")))
+    registry = metrics_after(generation(finish_reasons=("stop", "stop", "length")))
     counts = {
         reason: registry.get_sample_value("lorikeet_choices_total", LABELS | {"finish_reason": reason})
         for reason in ("stop", "length")
@@ -173,7 +155,7 @@ def test_a_request_for_an_unknown_model_has_no_adapter() -> None:
 
 
 def test_tenants_pay_for_their_tokens_and_nobody_for_a_shadow() -> None:
-    registry = metrics_after(record(), record(tenant=None))
+    registry = metrics_after(generation(), generation(tenant=None))
     tokens = {
         kind: registry.get_sample_value("lorikeet_tenant_tokens_total", {"tenant": "acme", "kind": kind})
         for kind in ("prompt", "completion")
@@ -201,7 +183,7 @@ def retired() -> ServeMetrics:
     metrics.request_finished(request())
     metrics.generation_started("medical@3")
     metrics.generation_started("medical@3")
-    metrics.generation_finished(record())
+    metrics.generation_finished(generation())
     metrics.shadow_finished(target, "ok")
     metrics.probe_finished(target, 0.01, is_ok=True)
     metrics.adapter_unloaded(target)
@@ -223,7 +205,7 @@ def test_a_retired_version_leaves_no_series() -> None:
 
 def test_what_ends_after_its_version_was_retired_brings_no_series_back() -> None:
     metrics = retired()
-    metrics.generation_finished(record())
+    metrics.generation_finished(generation())
     metrics.request_finished(request())
     assert named(metrics.registry) == []
 

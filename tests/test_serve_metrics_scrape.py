@@ -28,6 +28,7 @@ from serve.keys import KeyRing
 from serve.metrics import TTFT_BUCKETS, ServeMetrics
 from serve.records import GenerationRecord
 from tests.fake_engine import FakeEngine
+from tests.generations import generation
 from tests.peft_folders import write_base_folder
 from tests.serving import BASE_NAME, Serving
 from tests.tracked_files import ROOT
@@ -61,26 +62,22 @@ class TimedEngine(FakeEngine):
     async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
         lora_name = body["model"] if body["model"] != BASE_NAME else None
         self._metrics.generation_started(lora_name)
-        self._metrics.generation_finished(generation(lora_name, self.ttfts_s.pop(0)))
+        self._metrics.generation_finished(generation_of(lora_name, self.ttfts_s.pop(0)))
         return await super().answer(endpoint, body)
 
 
-def generation(lora_name: str | None, ttft_s: float) -> GenerationRecord:
-    return GenerationRecord(
-        lora_name=lora_name,
-        tenant="acme",
-        outcome="ok",
+def generation_of(lora_name: str | None, ttft_s: float) -> GenerationRecord:
+    return generation(
+        lora_name,
         queue_s=0.0,
         prefill_s=ttft_s,
         decode_s=0.55,
         ttft_s=ttft_s,
-        tpot_s=0.05,
         itl_s=(0.05,) * (NUM_COMPLETION_TOKENS - 1),
         e2e_s=ttft_s + 0.55,
         num_prompt_tokens=NUM_PROMPT_TOKENS,
         num_cached_tokens=NUM_CACHED_TOKENS,
         num_completion_tokens=NUM_COMPLETION_TOKENS,
-        finish_reasons=("stop",),
         texts=("Neoplasms",),
     )
 

@@ -5,9 +5,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from vllm.logprobs import FlatLogprobs, Logprob
+from vllm.sampling_params import SamplingParams
 
-from serve.engine.observed import _Watch
-from serve.records import GenerationRecord, RequestContext, current_request
+from serve.engine.observed import _Watch, with_logprobs
+from serve.records import GenerationRecord, RequestContext, current_request, current_source
 
 STATS = SimpleNamespace(
     queued_ts=10.0,
@@ -21,10 +23,12 @@ STATS = SimpleNamespace(
 
 def output(*texts: str, stats: Any = None, is_last: bool = False) -> Any:
     choices = [
-        SimpleNamespace(index=index, text=text, token_ids=[1], finish_reason="stop" if is_last else None)
+        SimpleNamespace(
+            index=index, text=text, token_ids=[7 + index], logprobs=None, finish_reason="stop" if is_last else None
+        )
         for index, text in enumerate(texts)
     ]
-    return SimpleNamespace(outputs=choices, prompt_token_ids=[1, 2, 3], num_cached_tokens=2, metrics=stats)
+    return SimpleNamespace(outputs=choices, prompt="Hi", prompt_token_ids=[1, 2, 3], num_cached_tokens=2, metrics=stats)
 
 
 def watched(*outputs: Any, context: RequestContext | None = None) -> GenerationRecord:
@@ -74,3 +78,45 @@ def test_the_request_learns_its_tokens_and_its_generation() -> None:
     context = RequestContext("acme", "r-1")
     record = watched(output("Neo"), output("plasms", is_last=True), context=context)
     assert (context.num_tokens, context.generation, record.tenant) == (5, record, "acme")
+
+
+def test_the_record_has_the_prompt_and_the_tokens_of_the_first_choice() -> None:
+    record = watched(output("Neo", "Ten"), output("plasms", "dons", is_last=True))
+    assert (record.prompt_text, record.prompt_token_ids, record.token_ids) == ("Hi", (1, 2, 3), (7, 7))
+    assert (record.texts, record.token_logprobs) == (("Neoplasms", "Tendons"), ())
+
+
+@pytest.mark.parametrize("is_flat", [True, False])
+def test_log_probabilities_of_the_sampled_tokens_are_collected_piece_by_piece(is_flat: bool) -> None:
+    pieces = [output("Neo"), output("plasms", is_last=True)]
+    for piece, logprob in zip(pieces, (-0.5, -0.25), strict=True):
+        positions = [{7: Logprob(logprob), 9: Logprob(-3.0)}]
+        flat = FlatLogprobs([0], [1], [7], [logprob], [1], [None])
+        piece.outputs[0].logprobs = flat if is_flat else positions
+    assert watched(*pieces).token_logprobs == (-0.5, -0.25)
+
+
+def test_a_generation_has_its_requests_id_and_says_who_asked() -> None:
+    assert watched(output("x"), context=RequestContext("acme", "r-1")).request_id == "r-1"
+    reset = current_source.set("shadow")
+    record = watched(output("x"))
+    current_source.reset(reset)
+    assert (record.source, record.tenant, record.request_id) == ("shadow", None, None)
+
+
+def test_log_probabilities_are_asked_for_on_a_copy() -> None:
+    theirs = SamplingParams(max_tokens=4, stop=["}"])
+    ours = with_logprobs(theirs)
+    assert (ours.logprobs, ours.flat_logprobs, ours.stop) == (0, True, ["}"])
+    assert (theirs.logprobs, theirs.flat_logprobs) == (None, False)
+
+
+@pytest.mark.parametrize("asked", [{"logprobs": 0}, {"logprobs": 5}, {"logprob_token_ids": [4, 5]}])
+def test_what_a_client_asks_for_stays_as_it_is(asked: dict[str, Any]) -> None:
+    theirs = SamplingParams(**asked)
+    assert with_logprobs(theirs) is theirs
+
+
+def test_a_clients_prompt_log_probabilities_keep_their_shape() -> None:
+    ours = with_logprobs(SamplingParams(prompt_logprobs=1))
+    assert (ours.logprobs, ours.flat_logprobs) == (0, False)

@@ -76,6 +76,8 @@ class VllmEngine:
         arguments = server_arguments(self._config, self._base_folder)
         self._llm = await asyncio.to_thread(_build, arguments)
         self._llm.observer = self._observer
+        quality = self._config.quality
+        self._llm.logprob_rate = quality.logprob_rate if quality.enabled else 0.0
         tasks = await self._llm.get_supported_tasks()
         await init_app_state(self._llm, self._serving, arguments, tasks)
         layers = (await self._llm.collective_rpc("lorikeet_layers"))[0]

@@ -1,21 +1,30 @@
 """vLLM's asynchronous engine, observed: every generation of every endpoint passes `generate`, so it is seen here."""
 
 import asyncio
+import copy
+import random
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from typing import Any
 
-from vllm.outputs import RequestOutput
+from vllm.logprobs import FlatLogprobs
+from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.sampling_params import SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord, current_request
+from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord, current_request, current_source
 
 
 class ObservedAsyncLLM(AsyncLLM):
-    """`AsyncLLM` that tells an observer of each generation; set `observer` before the first request."""
+    """`AsyncLLM` that tells an observer of each generation; set `observer` before the first request.
+
+    `logprob_rate` is the share of the generations, drawn by `draw`, that get log-probabilities for the observer alone.
+    """
 
     observer: GenerationObserver
+    logprob_rate: float = 0.0
+    draw: Callable[[], float] = staticmethod(random.random)
 
     async def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, *, lora_request: Any = None, **kwargs: Any
@@ -23,6 +32,8 @@ class ObservedAsyncLLM(AsyncLLM):
         watch = _Watch(lora_request.lora_name if lora_request else None)
         self.observer.generation_started(watch.lora_name)
         outcome: GenerationOutcome = "error"
+        if self.draw() < self.logprob_rate:
+            sampling_params = with_logprobs(sampling_params)
         try:
             stream = super().generate(prompt, sampling_params, request_id, lora_request=lora_request, **kwargs)
             async with aclosing(stream):
@@ -36,6 +47,34 @@ class ObservedAsyncLLM(AsyncLLM):
         finally:
             self.observer.generation_finished(watch.record(outcome))
 
+    async def add_request(self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
+        queue = await super().add_request(request_id, prompt, params, *args, **kwargs)
+        self._leave_logprob_tokens_undecoded(request_id)
+        return queue
+
+    def _leave_logprob_tokens_undecoded(self, request_id: str) -> None:
+        """vLLM would turn each token to text once more, for the log-probabilities of an answer that shows none."""
+        states = self.output_processor.request_states
+        for internal_id in self.output_processor.external_req_ids.get(request_id, ()):
+            processor = states[internal_id].logprobs_processor if internal_id in states else None
+            if processor is not None and isinstance(processor.logprobs, FlatLogprobs):
+                processor.tokenizer = None
+
+
+def with_logprobs(sampling_params: SamplingParams) -> SamplingParams:
+    """The same sampling, and the log-probability of each sampled token; as it is where the client asks for some.
+
+    A copy: vLLM's serving classes go on using theirs (`/v1/responses` reports its `logprobs`). They show
+    log-probabilities only where the client's *request* asks for them, so that the answer stays what it was.
+    """
+    if sampling_params.num_logprobs is not None:
+        return sampling_params
+    drawn = copy.copy(sampling_params)
+    drawn.logprobs = 0  # of the sampled token, and of no other candidate
+    if drawn.prompt_logprobs is None:  # those would come flat, too, and are shown
+        drawn.flat_logprobs = True
+    return drawn
+
 
 class _Watch:
     """Collects one generation's figures from its outputs, whether they come whole or in deltas."""
@@ -43,6 +82,7 @@ class _Watch:
     def __init__(self, lora_name: str | None) -> None:
         self.lora_name = lora_name
         self._context = current_request.get()
+        self._source = current_source.get()
         self._start_s = time.perf_counter()
         # What the client has waited for before: a turn, a load. The engine's own clock starts here.
         self._waited_s = self._start_s - self._context.started_s if self._context else 0.0
@@ -52,6 +92,8 @@ class _Watch:
         self._texts: dict[int, str] = {}
         self._num_tokens: dict[int, int] = {}
         self._finish_reasons: dict[int, str] = {}
+        self._token_ids: list[int] = []
+        self._token_logprobs: list[float] = []
 
     def see(self, output: RequestOutput) -> None:
         now_s = time.perf_counter()
@@ -62,13 +104,18 @@ class _Watch:
             self._num_tokens[choice.index] = self._num_tokens.get(choice.index, 0) + len(choice.token_ids)
             if choice.finish_reason:
                 self._finish_reasons[choice.index] = choice.finish_reason
+            if choice.index == 0:
+                self._token_ids.extend(choice.token_ids)
+                self._token_logprobs.extend(_token_logprobs(choice))
 
     def record(self, outcome: GenerationOutcome) -> GenerationRecord:
         last, context = self._last, self._context
         stats: Any = last.metrics if last else None
         record = GenerationRecord(
             lora_name=self.lora_name,
+            source=self._source,
             tenant=context.tenant if context else None,
+            request_id=context.request_id if context else None,
             outcome=outcome,
             queue_s=_between_s(stats, "queued_ts", "scheduled_ts"),
             prefill_s=_between_s(stats, "scheduled_ts", "first_token_ts"),
@@ -82,7 +129,11 @@ class _Watch:
             num_cached_tokens=(last.num_cached_tokens or 0) if last else 0,
             num_completion_tokens=sum(self._num_tokens.values()),
             finish_reasons=tuple(self._finish_reasons.values()),
+            prompt_text=(last.prompt or "") if last else "",
+            prompt_token_ids=tuple(last.prompt_token_ids or ()) if last else (),
             texts=tuple(self._texts.values()),
+            token_ids=tuple(self._token_ids),
+            token_logprobs=tuple(self._token_logprobs),
         )
         if context is not None:
             context.num_tokens += record.num_prompt_tokens + record.num_completion_tokens
@@ -94,6 +145,14 @@ class _Watch:
         if stats and stats.first_token_latency:
             return self._waited_s + float(stats.first_token_latency)
         return self._waited_s + self._gaps_s[0] if self._gaps_s else None
+
+
+def _token_logprobs(choice: CompletionOutput) -> Iterable[float]:
+    """Of the sampled tokens, in their order."""
+    if isinstance(choice.logprobs, FlatLogprobs):
+        return choice.logprobs.logprobs  # only `with_logprobs` makes them, with one candidate per token
+    positions = zip(choice.token_ids, choice.logprobs or (), strict=False)
+    return [position[token].logprob for token, position in positions if token in position]
 
 
 def _between_s(stats: Any, start: str, end: str) -> float | None:
