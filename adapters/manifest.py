@@ -1,8 +1,9 @@
 """The manifests: what is known of a prepared base and of an adapter version. Frozen, stored as JSON."""
 
+import re
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 MANIFEST_FILE = "manifest.json"
 
@@ -116,6 +117,29 @@ class QualityBaseline(Record):
     mean_prompt_tokens: float
 
 
+class QualityRules(Record):
+    """How this version's canaries are judged, and what a good answer is; limits are those of `quality.verdict`."""
+
+    margin: float = Field(0.05, ge=0, lt=1, description="The mean probe score may be lower by less than this.")
+    max_error_increase: float = Field(0.02, ge=0, lt=1)
+    max_slow_increase: float = Field(0.05, ge=0, lt=1)
+    alpha: float = Field(0.05, gt=0, lt=1)
+    min_pairs: int = Field(20, ge=1)
+    max_hours: float = Field(24.0, gt=0, description="A canary that has proven nothing by then is reported.")
+    rubric: str | None = Field(None, description="What a judge grades answers by.")
+    answer_pattern: str | None = Field(None, max_length=1000, description="Regular expression of a valid answer.")
+    refusal: str | None = Field(None, description="The agreed answer to an out-of-scope input.")
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _the_pattern_compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"answer_pattern is no regular expression: {error}") from None
+        return pattern
+
+
 class ManifestDraft(Record):
     """All that the maker of an adapter knows; the store adds version, digest and files."""
 
@@ -130,6 +154,7 @@ class ManifestDraft(Record):
     evaluation: Evaluation | None = None
     forgetting: Forgetting | None = None
     quality_baseline: QualityBaseline | None = None
+    quality: QualityRules | None = Field(None, description="None in older versions: the defaults count.")
 
 
 class Manifest(ManifestDraft):

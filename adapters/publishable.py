@@ -9,6 +9,8 @@ from adapters.lint import lint_folder, raise_errors
 from adapters.lint_config import MAX_LORA_RANK
 from adapters.manifest import ManifestDraft
 from adapters.peft_folder import read_lora_spec
+from adapters.strict_json import load_json
+from adapters.version_files import PROBES_FILE
 
 
 def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | None) -> None:
@@ -25,6 +27,7 @@ def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | No
     raise_errors(findings, f"Adapter {draft.name!r}")
     _check_spec(source, draft)
     _check_fingerprint(source, draft)
+    _check_probes(source, draft)
 
 
 def _check_spec(source: Path, draft: ManifestDraft) -> None:
@@ -43,6 +46,21 @@ def _check_fingerprint(source: Path, draft: ManifestDraft) -> None:
         raise InvalidAdapterError(f"The {FINGERPRINT_FILE} of {draft.name!r} cannot be used. {error}") from error
     if fingerprint is not None:
         _check_same_base(draft, fingerprint.base_digest, "its fingerprint")
+
+
+def _check_probes(source: Path, draft: ManifestDraft) -> None:
+    """That they are one strict JSON object; what it must hold, a server checks that reads it."""
+    path = source / PROBES_FILE
+    if not path.exists():
+        return
+    try:
+        probes = load_json(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise InvalidAdapterError(
+            f"The {PROBES_FILE} of {draft.name!r} is no JSON: {error}. Write it again."
+        ) from error
+    if not isinstance(probes, dict):
+        raise InvalidAdapterError(f"The {PROBES_FILE} of {draft.name!r} holds no object. Write it again.")
 
 
 def _check_same_base(draft: ManifestDraft, digest: str, subject: str) -> None:

@@ -6,12 +6,14 @@ from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 
 README_FILE = "README.md"
+PROBES_FILE = "probes.json"  # `quality.probes` reads it; here it is bytes with a bound
 
 MAX_BYTES = {
     CONFIG_FILE: 1 << 20,
     WEIGHTS_FILE: 64 << 30,  # rank 512 on every layer of a 70B base is a quarter of this
     FINGERPRINT_FILE: 64 << 20,
     README_FILE: 4 << 20,
+    PROBES_FILE: 64 << 20,  # 10,000 probes of 500 tokens are about 40 MB
 }
 """Largest size in bytes of each file that is copied into a version; nothing else is copied."""
 

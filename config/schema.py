@@ -1,9 +1,10 @@
 """The configuration models, one per command. Frozen; an unknown key is an error."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from config.limits import RequestLimits
 from config.model import Config
@@ -96,6 +97,38 @@ class GatesConfig(Config):
     min_valid_format: float = Field(0.0, ge=0, le=1)
 
 
+class QualityConfig(Config):
+    """How canaries of the domain are judged, and what its answers are held against; it travels with each version."""
+
+    margin: float = Field(0.05, ge=0, lt=1, description="A canary's mean probe score may be lower by less than this.")
+    max_error_increase: float = Field(0.02, ge=0, lt=1, description="Its error rate may be higher by less than this.")
+    max_slow_increase: float = Field(
+        0.05, ge=0, lt=1, description="Its share of slow requests may be higher by less than this."
+    )
+    alpha: float = Field(
+        0.05, gt=0, lt=1, description="Most probability of a wrong promotion, and of a wrong rollback."
+    )
+    min_pairs: int = Field(20, ge=1, description="Pairs of observations that each comparison needs.")
+    max_hours: float = Field(24.0, gt=0, description="A canary that has proven nothing by then is reported.")
+    rubric: str | None = Field(None, min_length=1, description="What a judge grades answers by.")
+    answer_pattern: str | None = Field(
+        None, min_length=1, max_length=1000, description="Regular expression of a valid answer."
+    )
+    refusal: str | None = Field(None, description="By default that of `answer`.")
+    publish_probes: bool = Field(
+        True, description="Put the held-out examples into the version, where a server asks them again."
+    )
+
+    @field_validator("answer_pattern")
+    @classmethod
+    def _the_pattern_compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except (re.error, RecursionError, OverflowError) as error:
+            raise ValueError(f"answer_pattern is no regular expression: {error}") from None
+        return pattern
+
+
 class DomainConfig(Config):
     """`config/domains/<domain>.yaml`: everything that makes one adapter."""
 
@@ -108,6 +141,7 @@ class DomainConfig(Config):
     recipe: RecipeConfig = RecipeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     gates: GatesConfig = GatesConfig()
+    quality: QualityConfig = QualityConfig()
 
 
 class ServeLimits(RequestLimits):

@@ -6,13 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.base import read_base
-from adapters.errors import BaseModelMismatchError
+from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.lint import lint_folder, raise_errors
 from adapters.manifest import Manifest
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.usage import in_use
+from quality.probes import InvalidProbesError, ProbeSet, read_probes
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
 from serve.parity import Parity, judge_parity, replay
@@ -22,11 +23,12 @@ _PROBE = ({"role": "user", "content": "Say what you can help with."},)
 
 @dataclass(frozen=True)
 class Checked:
-    """A version whose files are sound. `fingerprint` is None for an imported adapter."""
+    """A version whose files are sound. `fingerprint` and `probes` are None for an imported adapter."""
 
     folder: Path
     manifest: Manifest
     fingerprint: Fingerprint | None
+    probes: ProbeSet | None = None
 
 
 class FileChecks:
@@ -76,7 +78,7 @@ class FileChecks:
             raise BaseModelMismatchError(
                 "its fingerprint was taken with another chat template than this base's; retrain it"
             )
-        return Checked(folder, manifest, fingerprint)
+        return Checked(folder, manifest, fingerprint, _probes(folder))
 
     def _check_base(self, manifest: Manifest) -> None:
         if manifest.base.digest != self._base.digest:
@@ -85,6 +87,13 @@ class FileChecks:
                 f"{manifest.base.digest[:12]}…), this server runs {self._base.name!r} "
                 f"({self._base.quantization}, {self._base.digest[:12]}…); retrain it, or serve that base"
             )
+
+
+def _probes(folder: Path) -> ProbeSet | None:
+    try:
+        return read_probes(folder)
+    except InvalidProbesError as error:
+        raise InvalidAdapterError(str(error)) from error
 
 
 class AnswerChecks:

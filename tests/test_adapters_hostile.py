@@ -141,6 +141,12 @@ def golden_prompt(**changes):
         pytest.param(
             content("fingerprint.json", b"\xff\xfe"), "fingerprint.json of 'medical'", id="binary fingerprint"
         ),
+        pytest.param(sparse("probes.json", 1 << 30), r"'probes\.json' has 1073741824 bytes", id="huge probes"),
+        pytest.param(link("probes.json", "/etc/passwd"), "'probes.json' is a symbolic link", id="linked probes"),
+        pytest.param(content("probes.json", b"\xff"), "probes.json of 'medical' is no JSON", id="binary probes"),
+        pytest.param(content("probes.json", b"[" * 100_000), "probes.json of 'medical' is no JSON", id="deep probes"),
+        pytest.param(content("probes.json", b'{"general": NaN}'), "NaN is no number", id="NaN in the probes"),
+        pytest.param(content("probes.json", b"[]"), "holds no object", id="probes that are a list"),
         pytest.param(golden_prompt(base_logprobs=[]), r"has \(1, 1, 0\) token ids", id="uneven fingerprint"),
         pytest.param(golden_prompt(prompt_token_ids=[-1]), "prompt_token_ids.0", id="negative token"),
         pytest.param(golden_prompt(adapter_logprobs=[1e999]), "adapter_logprobs.0", id="infinite fingerprint"),

@@ -16,6 +16,7 @@ from adapters.errors import (
     RemoteStoreError,
 )
 from adapters.history import HISTORY_FILE
+from adapters.reference import Target
 from adapters.store import AdapterStore
 from tests.peft_folders import draft_for, lora_tensors, write_peft_folder
 from tests.remote_stores import FIRST, SECOND
@@ -34,6 +35,15 @@ def test_what_one_store_pushes_another_one_locates(connect, url, origin, mirror)
     assert mirror.verify(FIRST) == origin.verify(FIRST)
     assert mirror.resolve("medical") == FIRST
     assert mirror.history("medical") == origin.history("medical")
+
+
+def test_held_out_probes_travel_with_their_version(connect, url, origin, mirror, peft_folder):
+    (peft_folder / "probes.json").write_text('{"max_tokens": 8}')
+    third = Target("medical", origin.publish(peft_folder, draft_for(peft_folder)).version)
+    connect(url, origin).push(third)
+    remote = connect(url, mirror)
+    remote.sync()
+    assert (remote.fetch(third) / "probes.json").read_text() == '{"max_tokens": 8}'
 
 
 def test_fetched_files_are_read_only_and_nothing_is_left_in_staging(connect, url, origin, mirror):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from adapters.base import read_base
 from adapters.errors import AdapterInUseError
 from adapters.manifest import BaseRef
 from adapters.reference import Target
@@ -234,3 +235,12 @@ async def test_weights_that_passed_before_are_not_asked_again(serving: Serving) 
         asked.append(serving.engine.replays - before)
         await serving.residency.unload(MEDICAL)
     assert [count > 0 for count in asked] == [True, False, True, True]
+
+
+async def test_a_version_whose_probes_are_none_is_refused_with_the_place_that_is_wrong(serving: Serving) -> None:
+    folder = write_peft_folder(serving.store.root.parent / "odd")
+    (folder / "probes.json").write_text('{"max_tokens": "many"}')
+    base = read_base(serving.base_folder)
+    serving.store.publish(folder, draft_for(folder, base=base.ref))
+    with pytest.raises(AdapterRefusedError, match=r"'medical@1' is refused: probes.json of '1' is broken at max_token"):
+        await serving.residency.load(MEDICAL)

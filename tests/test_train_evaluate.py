@@ -11,7 +11,17 @@ from config.schema import AnswerConfig, EvaluationConfig
 from tests.tiny_llama import prepare_tiny_base, tiny_domain, tiny_tokenizer, write_colour_data, write_tiny_llama
 from train.dataset import build_dataset
 from train.encode import encode, encode_prompt
-from train.evaluate import Answer, evaluate, exact_match, generate, measure_forgetting, valid_format, without_adapter
+from train.evaluate import (
+    Answer,
+    _answer,
+    evaluate,
+    exact_match,
+    generate,
+    measure_forgetting,
+    quality_baseline,
+    valid_format,
+    without_adapter,
+)
 from train.fingerprint import answer_logprobs, golden_rows, make_fingerprint, stop_token_ids
 from train.quantize import load_causal_lm
 
@@ -39,7 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 
 
 def answer(text: str) -> Answer:
-    return Answer(text, 1, 1, -0.1)
+    return Answer(text, (1,), (2,), -0.1)
 
 
 def test_batched_answers_come_in_the_order_of_the_prompts(trained: Trained) -> None:
@@ -47,7 +57,7 @@ def test_batched_answers_come_in_the_order_of_the_prompts(trained: Trained) -> N
     prompts[0] += prompts[1]  # a much longer one, which is left-padded against
     together = generate(trained.model, TOKENIZER, prompts, trained.dataset)
     first = generate(trained.model, TOKENIZER, prompts[:1], trained.dataset)
-    assert together[0].num_prompt_tokens == len(prompts[0])
+    assert together[0].prompt_token_ids == prompts[0]
     assert together[0].text == first[0].text
 
 
@@ -56,12 +66,22 @@ def test_generation_ends_at_a_stop_string_and_keeps_it(trained: Trained) -> None
     free = generate(trained.model, TOKENIZER, prompts, trained.dataset)[0].text
     stop = free[1]
     dataset = trained.dataset.model_copy(update={"evaluation": EvaluationConfig(max_new_tokens=4, stop=(stop,))})
-    stopped = generate(trained.model, TOKENIZER, prompts, dataset)[0].text
-    assert stopped == free[: free.index(stop) + 1]
+    stopped = generate(trained.model, TOKENIZER, prompts, dataset)[0]
+    assert stopped.text == free[: free.index(stop) + 1]
+    assert TOKENIZER.decode(list(stopped.token_ids)) == stopped.text  # nothing of the padding after it
+
+
+def test_an_answer_that_ends_by_itself_keeps_its_end_token_and_no_padding(trained: Trained) -> None:
+    end = TOKENIZER.eos_token_id
+    assert isinstance(end, int)
+    red = TOKENIZER.encode("red", add_special_tokens=False)
+    cut = _answer(TOKENIZER, (1, 2), [*red, end, end, end], [-0.5] * 6, stop=())
+    assert (cut.text, cut.token_ids, cut.mean_logprob) == ("red", (*red, end), -0.5)
 
 
 def test_base_and_adapter_are_scored_on_the_same_rows(trained: Trained) -> None:
-    evaluation, baseline = evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows)
+    evaluation, answers = evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows)
+    baseline = quality_baseline(answers)
     assert evaluation.base.n == evaluation.adapter.n == baseline.n == 8
     assert evaluation.adapter.ci_low <= evaluation.adapter.value <= evaluation.adapter.ci_high
     assert baseline.mean_token_logprob < 0

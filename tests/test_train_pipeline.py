@@ -4,12 +4,15 @@ import pytest
 
 from adapters.errors import BaseNotFoundError
 from adapters.fingerprint import read_fingerprint
-from adapters.manifest import Evaluation, Score
+from adapters.manifest import Evaluation, QualityRules, Score
 from adapters.reference import Target
 from adapters.store import AdapterStore
+from config.dataset import read_split
 from config.home import Home
-from config.schema import DomainConfig, GatesConfig
-from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
+from config.schema import AnswerConfig, DomainConfig, GatesConfig, QualityConfig
+from quality.probes import read_probes
+from tests.tiny_llama import prepare_tiny_base, tiny_domain, tiny_tokenizer, write_colour_data, write_tiny_llama
+from train.encode import encode_prompt
 from train.errors import RecipeError
 from train.pipeline import judge_gates, train_and_publish
 
@@ -24,7 +27,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture
 def domain(tmp_path: Path) -> DomainConfig:
-    return tiny_domain(write_colour_data(tmp_path / "colours.jsonl"), max_steps=1)
+    domain = tiny_domain(write_colour_data(tmp_path / "colours.jsonl"), max_steps=1)
+    return domain.model_copy(update={"answer": AnswerConfig(refusal="none of these")})
 
 
 def score(value: float) -> Score:
@@ -55,6 +59,32 @@ def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(home: 
     assert fingerprint is not None
     assert len(fingerprint.prompts) == 6
     assert "8 held-out examples" in (folder / "README.md").read_text()
+    assert manifest.quality == QualityRules(refusal="none of these")
+
+
+def test_a_version_carries_its_held_out_examples_and_what_its_answers_looked_like(
+    home: Home, domain: DomainConfig
+) -> None:
+    version = train_and_publish(domain, home).manifest.version
+    probes = read_probes(AdapterStore(home.adapters).folder(Target("colours", version)))
+    rows = read_split(home.datasets / "colours", "test")
+    assert probes is not None
+    assert [probe.expected for probe in probes.probes] == [row.output for row in rows]
+    tokenizer = tiny_tokenizer()
+    rendered = {encode_prompt(tokenizer, row.prompt) for row in rows}
+    assert {exchange.prompt_tokens for exchange in probes.baseline} == rendered
+    assert all(1 <= len(exchange.completion_tokens) <= 4 for exchange in probes.baseline)
+    assert probes.general is not None
+    assert probes.general.base_nll > 0
+
+
+def test_a_domain_may_keep_its_held_out_examples_to_itself(home: Home, domain: DomainConfig) -> None:
+    private = domain.model_copy(update={"name": "private", "quality": QualityConfig(publish_probes=False)})
+    version = train_and_publish(private, home).manifest.version
+    probes = read_probes(AdapterStore(home.adapters).folder(Target("private", version)))
+    assert probes is not None
+    assert (probes.probes, probes.baseline) == ((), ())
+    assert probes.general is not None
 
 
 def test_a_version_that_fails_its_gates_is_published_but_not_promoted(home: Home, domain: DomainConfig) -> None:

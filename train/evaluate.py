@@ -22,11 +22,11 @@ _STOP_LOOK_BACK_TOKENS = 8
 
 @dataclass(frozen=True)
 class Answer:
-    """One greedy answer, without its end token."""
+    """One greedy answer: its text without the end token, its tokens with it, as an engine counts them."""
 
     text: str
-    num_prompt_tokens: int
-    num_tokens: int
+    prompt_token_ids: tuple[int, ...]
+    token_ids: tuple[int, ...]
     mean_logprob: float
 
 
@@ -45,8 +45,8 @@ class StopStrings(StoppingCriteria):
 
 def evaluate(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, dataset: DatasetManifest, rows: Sequence[DatasetRow]
-) -> tuple[Evaluation, QualityBaseline]:
-    """Scores of base (zero-shot) and adapter, and what the adapter's answers look like."""
+) -> tuple[Evaluation, list[Answer]]:
+    """Scores of base (zero-shot) and adapter, and the adapter's answers in the order of the rows."""
     prompts = [encode_prompt(tokenizer, row.prompt) for row in rows]
     with without_adapter(model):
         base = generate(model, tokenizer, prompts, dataset)
@@ -58,7 +58,7 @@ def evaluate(
         base_valid_format=valid_format(base, dataset),
         valid_format=valid_format(adapter, dataset),
     )
-    return evaluation, quality_baseline(adapter)
+    return evaluation, adapter
 
 
 @torch.inference_mode()
@@ -93,9 +93,9 @@ def quality_baseline(answers: Sequence[Answer]) -> QualityBaseline:
     n = max(len(answers), 1)
     return QualityBaseline(
         n=len(answers),
-        mean_answer_tokens=sum(a.num_tokens for a in answers) / n,
+        mean_answer_tokens=sum(len(a.token_ids) for a in answers) / n,
         mean_token_logprob=sum(a.mean_logprob for a in answers) / n,
-        mean_prompt_tokens=sum(a.num_prompt_tokens for a in answers) / n,
+        mean_prompt_tokens=sum(len(a.prompt_token_ids) for a in answers) / n,
     )
 
 
@@ -186,10 +186,20 @@ def _answer(
     """Cut a row of a batch, padded after its end, to its own answer."""
     end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
     text = str(tokenizer.decode(row[:end], skip_special_tokens=True))
-    if stop:
-        ends = [text.index(s) + len(s) for s in stop if s in text]
-        text = text[: min(ends)] if ends else text
-    return Answer(text, len(prompt), end, sum(logprobs[:end]) / max(end, 1))
+    ends = [text.index(s) + len(s) for s in stop if s in text]
+    if ends:
+        text = text[: min(ends)]
+        num_tokens = _num_tokens_until(tokenizer, row, stop)  # whatever follows is padding
+    else:
+        num_tokens = min(end + 1, len(row))
+    mean_logprob = sum(logprobs[:num_tokens]) / max(num_tokens, 1)
+    return Answer(text, tuple(prompt), tuple(row[:num_tokens]), mean_logprob)
+
+
+def _num_tokens_until(tokenizer: PreTrainedTokenizerBase, row: Sequence[int], stop: Sequence[str]) -> int:
+    """How many tokens it took until the text held a stop string."""
+    heads = (str(tokenizer.decode(row[:count], skip_special_tokens=True)) for count in range(1, len(row) + 1))
+    return next(count for count, head in enumerate(heads, 1) if any(s in head for s in stop))
 
 
 def _score(successes: int, n: int) -> Score:

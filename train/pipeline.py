@@ -28,10 +28,12 @@ from adapters.store import AdapterStore
 from config.dataset import SPLITS, DatasetManifest, read_split
 from config.home import Home
 from config.schema import DomainConfig, GatesConfig
+from quality.probes import write_probes
 from train.card import write_model_card
 from train.dataset import build_dataset
-from train.evaluate import evaluate, measure_forgetting
+from train.evaluate import evaluate, measure_forgetting, quality_baseline
 from train.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
+from train.probes import make_probes, quality_rules
 from train.recipe import check_recipe
 from train.sft import ADAPTER_NAME, Trained, save_adapter, train_adapter
 
@@ -65,15 +67,17 @@ def train_and_publish(
         config, base, base_folder, dataset, rows, home.runs / config.name, resume=resume, console=console
     )
     with _stage(console, f"evaluating base and adapter on {len(rows['test'])} held-out examples"):
-        evaluation, quality_baseline = evaluate(trained.model, trained.tokenizer, dataset, rows["test"])
+        evaluation, answers = evaluate(trained.model, trained.tokenizer, dataset, rows["test"])
         forgetting = measure_forgetting(trained.model, trained.tokenizer)
     fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, rows["test"])
-    draft = draft_manifest(config, base, dataset, trained, evaluation, forgetting, quality_baseline)
+    probes = make_probes(config, trained.tokenizer, rows["test"], answers, forgetting)
+    draft = draft_manifest(config, base, dataset, trained, evaluation, forgetting, quality_baseline(answers))
     store = AdapterStore(home.adapters)
     with tempfile.TemporaryDirectory(dir=home.runs) as name:
         folder = Path(name)
         save_adapter(trained.model, folder, base.name)
         write_fingerprint(fingerprint, folder)
+        write_probes(probes, folder)
         write_model_card(draft, folder)
         manifest = store.publish(folder, draft, base_folder=base_folder)
     passed, reason = judge_gates(evaluation, config.gates)
@@ -135,6 +139,7 @@ def draft_manifest(
         evaluation=evaluation,
         forgetting=forgetting,
         quality_baseline=quality_baseline,
+        quality=quality_rules(config),
     )
 
 

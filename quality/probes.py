@@ -1,0 +1,81 @@
+"""`probes.json` of a version: held-out questions with their answers, general text, and what answers looked like.
+
+All that a server needs to know of a domain to watch a version of it; the domain's own files stay where it was trained.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
+
+from quality.drift import Exchange
+
+PROBES_FILE = "probes.json"
+
+TokenIds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)]
+
+
+class InvalidProbesError(ValueError):
+    """A `probes.json` that is none."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ProbeMessage(_Record):
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Probe(_Record):
+    """A held-out question, as a client would ask it, and the right answer."""
+
+    messages: tuple[ProbeMessage, ...] = Field(min_length=1)
+    expected: str
+
+
+class GeneralText(_Record):
+    """Text of no domain; nats per token after the first, by the training stack."""
+
+    token_ids: TokenIds
+    base_nll: FiniteFloat
+    adapter_nll: FiniteFloat
+
+
+class ProbeSet(_Record):
+    """What travels with a version. Token ids are those of the base's tokenizer, as the engine sees them."""
+
+    schema_version: Literal[1] = 1
+    metric: Literal["exact_match"] = "exact_match"
+    max_tokens: int = Field(ge=1, description="Longest answer.")
+    stop: tuple[str, ...] = Field((), description="Strings that end an answer; they stay in it.")
+    probes: tuple[Probe, ...] = ()
+    general: GeneralText | None = None
+    baseline: tuple[Exchange, ...] = Field((), description="The version's own answers to the probes, in random order.")
+
+
+def read_probes(folder: Path) -> ProbeSet | None:
+    """The probes of a version folder, or None where it has none.
+
+    Raises:
+        InvalidProbesError: The file is no probe set.
+    """
+    path = folder / PROBES_FILE
+    if not path.exists():
+        return None
+    try:
+        return ProbeSet.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        raise InvalidProbesError(
+            f"{PROBES_FILE} of {folder.name!r} is broken at {'.'.join(map(str, problem['loc'])) or 'top'}: "
+            f"{problem['msg']}. Write it again."
+        ) from error
+
+
+def write_probes(probes: ProbeSet, folder: Path) -> None:
+    """Write `probes.json`; an equal set gives the same bytes."""
+    (folder / PROBES_FILE).write_text(probes.model_dump_json() + "\n", encoding="utf-8")

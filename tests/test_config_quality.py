@@ -1,0 +1,56 @@
+"""A domain's rules for its canaries: the same fields and defaults wherever they are written down."""
+
+import json
+from dataclasses import fields
+
+import pytest
+from pydantic import ValidationError
+
+from adapters.integrity import parse_manifest
+from adapters.manifest import Manifest, QualityRules
+from adapters.reference import Target
+from adapters.version_files import MAX_BYTES
+from config.schema import QualityConfig
+from quality.probes import PROBES_FILE
+from quality.verdict import Policy
+from tests.peft_folders import draft_for
+
+
+def test_a_domain_and_its_versions_have_the_same_rules_and_defaults():
+    domain = QualityConfig().model_dump()
+    assert domain.pop("publish_probes") is True
+    assert domain == QualityRules().model_dump()
+
+
+def test_the_limits_are_by_default_those_of_the_verdict():
+    policy, rules = Policy(), QualityRules()
+    assert {f.name: getattr(policy, f.name) for f in fields(Policy)} == {
+        f.name: getattr(rules, f.name) for f in fields(Policy)
+    }
+
+
+def test_the_store_carries_the_file_that_probes_are_read_from():
+    assert PROBES_FILE in MAX_BYTES
+
+
+@pytest.mark.parametrize("model", [QualityConfig, QualityRules])
+@pytest.mark.parametrize("pattern", ["(", "a{99999999999}", "(" * 5000])
+def test_an_answer_pattern_must_compile(model, pattern):
+    with pytest.raises(ValidationError, match="answer_pattern"):
+        model(answer_pattern=pattern)
+
+
+@pytest.mark.parametrize("change", [{"margin": 1.0}, {"alpha": 0.0}, {"min_pairs": 0}, {"max_hours": 0}, {"x": 1}])
+@pytest.mark.parametrize("model", [QualityConfig, QualityRules])
+def test_a_rule_outside_its_bounds_is_refused(model, change):
+    with pytest.raises(ValidationError, match=next(iter(change))):
+        model(**change)
+
+
+def test_a_manifest_from_before_there_were_rules_is_read(store, peft_folder):
+    manifest = store.publish(peft_folder, draft_for(peft_folder))
+    old = json.loads(manifest.model_dump_json())
+    del old["quality"]
+    read = parse_manifest(json.dumps(old).encode(), Target("medical", 1))
+    assert isinstance(read, Manifest)
+    assert read.quality is None
