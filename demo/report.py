@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from demo.figures import DemoReport
-from loadtest.plots import BLUE, GREEN, GREY, plain, svg
+from quality.svg import BLUE, GREEN, GREY, plain, svg
 
 _COLOURS = {"base": GREY, "few_shot": BLUE, "adapter": GREEN}
 _LABELS = {"base": "base, zero-shot", "few_shot": "base, 5 examples in the prompt", "adapter": "adapter"}

@@ -1,7 +1,6 @@
-"""The plots of a run, as inline SVG. Times on the axes in milliseconds or seconds, as the label says."""
+"""The plots of a run. Times on the axes in milliseconds or seconds, as the label says."""
 
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,37 +8,13 @@ import numpy as np
 from loadtest.records import RunResult
 from loadtest.slo import Slo
 from loadtest.stats import Bucket, Metric, TrafficSummary, bucket_width_s, percentile, timeline, values_of
-
-BLUE, GREEN, GREY, RED, ORANGE = "#5b8def", "#1f9d61", "#9aa5b1", "#d64545", "#e08e2b"
+from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain
 
 _SHORT_TIME_S = 5.0
 """Latencies up to this are drawn in milliseconds."""
 
 _MOST_BARS = 40
 _LATENCIES: tuple[Metric, ...] = ("ttft", "itl", "e2e")
-
-
-def svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
-    """An SVG element; `size` in inches. The same figures give the same bytes."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, layout="constrained")
-    draw(figure)
-    text = io.StringIO()
-    # The ids of clip paths are random otherwise.
-    with matplotlib.rc_context({"svg.hashsalt": "lorikeet"}):
-        figure.savefig(text, format="svg", metadata={"Date": None})
-    element = text.getvalue()
-    return element[element.index("<svg") :]
-
-
-def plain(axes: Any) -> Any:
-    """The house's look: no box, a light grid behind the values."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(axis="y", color="#e6ebf0", linewidth=0.8)
-    axes.set_axisbelow(True)
-    return axes
 
 
 def plain_logarithm(axis: Any) -> None:

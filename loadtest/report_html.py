@@ -4,10 +4,11 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from loadtest.figures import Report
-from loadtest.plots import adapters_height, draw_adapters, draw_cdfs, draw_heatmap, draw_timeline, svg
+from loadtest.plots import adapters_height, draw_adapters, draw_cdfs, draw_heatmap, draw_timeline
 from loadtest.records import RunResult
 from loadtest.slo import describe
 from loadtest.stats import LatencySummary
+from quality.svg import svg
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #1d2733 }

@@ -8,9 +8,10 @@ from pydantic import BaseModel
 from loadtest.capacity import CapacityResult
 from loadtest.cliff import Cliff, CliffPoint, Recommendation
 from loadtest.files import replace_text
-from loadtest.plots import BLUE, GREEN, GREY, ORANGE, RED, plain, plain_logarithm, svg
+from loadtest.plots import plain_logarithm
 from loadtest.records import Record
 from loadtest.slo import Slo
+from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain, svg
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
 
