@@ -11,6 +11,7 @@ AdapterError
 ├── BaseNotFoundError        (LookupError)       404  no such prepared base
 ├── InvalidBaseError         (ValueError)        422  a base folder that is unfinished or changed
 ├── AdapterInUseError        (RuntimeError)      409  what should be removed has an alias, or is loaded
+├── TrialOverError           (RuntimeError)      409  the canary or the stable version is no longer the one judged
 ├── StoreDiskError           (OSError)           507  the store's disk is full or read-only
 └── RemoteStoreError         (ConnectionError)   503  a remote store cannot be reached or used
     └── RemoteConflictError                      409  the remote holds something else by that name
@@ -59,6 +60,10 @@ class InvalidBaseError(AdapterError, ValueError):
 
 class AdapterInUseError(AdapterError, RuntimeError):
     """A version that an alias still points to, or that a server has loaded."""
+
+
+class TrialOverError(AdapterError, RuntimeError):
+    """A verdict that comes too late: stable or canary has moved since."""
 
 
 class StoreDiskError(AdapterError, OSError):

@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from adapters.durable import append_lines
 from adapters.errors import IntegrityError
@@ -13,7 +13,8 @@ from adapters.manifest import Record
 
 HISTORY_FILE = "history.jsonl"
 
-EventKind = Literal["published", "promoted", "rolled_back", "removed", "split", "pinned", "unpinned"]
+EventKind = Literal["published", "promoted", "rolled_back", "removed", "split", "pinned", "unpinned", "judged"]
+VerdictAction = Literal["promote", "hold", "rollback"]
 
 
 class Event(Record):
@@ -27,11 +28,14 @@ class Event(Record):
     canary_weight: float | None = Field(None, ge=0, le=1, description="Of a `split`: the canary's share.")
     is_shadow: bool | None = Field(None, description="Of a `split`: whether the canary's answers are thrown away.")
     reason: str = ""
+    action: VerdictAction | None = Field(None, description="Of a `judged` canary: what its verdict says.")
+    figures: dict[str, FiniteFloat] | None = Field(None, description="What a verdict was reached with.")
 
     @model_validator(mode="after")
     def _check_fields(self) -> Self:
         is_split = self.kind == "split"
-        if (self.version is None) != is_split or (self.canary_weight is None or self.is_shadow is None) == is_split:
+        lacks = (self.version is None) != is_split or (self.canary_weight is None or self.is_shadow is None) == is_split
+        if lacks or (self.action is None) == (self.kind == "judged"):
             raise ValueError(f"{self.kind!r} lacks a field, or has one of another kind of event")
         return self
 

@@ -11,6 +11,7 @@ from adapters.manifest import Manifest
 from adapters.reference import Target, parse_reference
 from adapters.state import AdapterState, read_state
 from adapters.traffic import Split
+from adapters.trials import Trial, current_trial
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,10 @@ class StoreReader:
             IntegrityError: A line in the middle is no event.
         """
         return read_history(self.folders.adapter(name))
+
+    def trial(self, name: str) -> Trial | None:
+        """The canary beside stable; None where there is none, or where they are the same version."""
+        return current_trial(self.history(name))
 
     def existing(self, name: str) -> str:
         """What there is instead of what was asked for, for an error message."""

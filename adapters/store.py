@@ -12,13 +12,14 @@ from adapters.durable import copy_file, rename_folder, write_file
 from adapters.errors import AdapterInUseError, AdapterNotFoundError
 from adapters.folders import discard_version, is_complete, version_folders
 from adapters.heal import heal
-from adapters.history import Event, EventKind, append_events
+from adapters.history import Event, EventKind, VerdictAction, append_events
 from adapters.integrity import digest_of, file_entry
 from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest, ManifestDraft
 from adapters.publishable import check_publishable
 from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target, parse_alias
 from adapters.traffic import plan_split
+from adapters.trials import Conclusion, Trial, check_running, plan_conclusion
 from adapters.usage import users
 from adapters.version_files import MAX_BYTES
 
@@ -139,6 +140,44 @@ class AdapterStore(StoreReader):
                 )
             self._record(folder, "rolled_back", version, alias=alias, previous=previous, reason=reason)
         return Target(name, version)
+
+    def conclude(
+        self, name: str, trial: Trial, action: Conclusion, reason: str, figures: Mapping[str, float] | None = None
+    ) -> None:
+        """Let the canary take stable's place ("promote"), or its alias go to stable ("rollback"); the split ends.
+
+        Raises:
+            InvalidReferenceError: `name` is no adapter name.
+            TrialOverError: Stable or canary is no longer the one that was judged; nothing was moved.
+        """
+        self.folders.adapter(name)
+        with self._writing(name) as folder:
+            history = self.history(name)
+            check_running(name, history, trial)
+            event = plan_conclusion(trial, action, at=self._now(), reason=reason, figures=dict(figures or {}))
+            self._append(folder, [event])
+
+    def record_verdict(
+        self, name: str, trial: Trial, action: VerdictAction, reason: str, figures: Mapping[str, float] | None = None
+    ) -> None:
+        """Write down what a verdict says, without a move.
+
+        Raises:
+            InvalidReferenceError: `name` is no adapter name.
+            TrialOverError: Stable or canary is no longer the one that was judged.
+        """
+        self.folders.adapter(name)
+        with self._writing(name) as folder:
+            check_running(name, self.history(name), trial)
+            event = Event(
+                kind="judged",
+                at=self._now(),
+                version=trial.canary,
+                action=action,
+                reason=reason,
+                figures=dict(figures or {}),
+            )
+            self._append(folder, [event])
 
     def pin(self, target: Target, reason: str = "") -> None:
         """Keep a version resident; does nothing when it is pinned already.

@@ -76,7 +76,9 @@ def _manifest_rows(manifest: Manifest) -> dict[str, str]:
 
 
 def _reason(event: Event) -> str:
-    """The reason, after what a split changed to."""
+    """The reason, after what a split changed to or what a verdict says."""
+    if event.kind == "judged":
+        return f"{event.action}: {event.reason}"
     if event.kind != "split":
         return event.reason
     split = Split(event.canary_weight or 0.0, bool(event.is_shadow))

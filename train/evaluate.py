@@ -196,7 +196,7 @@ def _answer(
     return Answer(text, tuple(prompt), tuple(row[:num_tokens]), mean_logprob)
 
 
-def _num_tokens_until(tokenizer: PreTrainedTokenizerBase, row: Sequence[int], stop: Sequence[str]) -> int:
+def _num_tokens_until(tokenizer: PreTrainedTokenizerBase, row: list[int], stop: Sequence[str]) -> int:
     """How many tokens it took until the text held a stop string."""
     heads = (str(tokenizer.decode(row[:count], skip_special_tokens=True)) for count in range(1, len(row) + 1))
     return next(count for count, head in enumerate(heads, 1) if any(s in head for s in stop))

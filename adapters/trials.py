@@ -1,0 +1,91 @@
+"""A canary on trial beside stable, as pure functions of an adapter's history: since when, and how it ends."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from adapters.aliases import current_aliases
+from adapters.errors import TrialOverError
+from adapters.history import Event, VerdictAction
+from adapters.reference import DEFAULT_ALIAS
+from adapters.traffic import CANARY_ALIAS
+
+Conclusion = Literal["promote", "rollback"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two versions side by side. Another move of either alias makes it another trial."""
+
+    stable: int
+    canary: int
+    began_at: str
+    """UTC, ISO 8601: the last move of either."""
+
+    @property
+    def began_s(self) -> float:
+        """Seconds since the epoch."""
+        return datetime.fromisoformat(self.began_at).timestamp()
+
+
+def current_trial(history: Iterable[Event]) -> Trial | None:
+    """The trial that is under way; None without a canary, or where it is stable's own version."""
+    aliases: dict[str, int] = {}
+    began_at = ""
+    for event in history:
+        if event.alias in (DEFAULT_ALIAS, CANARY_ALIAS) and event.version is not None:
+            aliases[event.alias] = event.version
+            began_at = event.at
+    stable, canary = aliases.get(DEFAULT_ALIAS), aliases.get(CANARY_ALIAS)
+    if stable is None or canary is None or stable == canary:
+        return None
+    return Trial(stable, canary, began_at)
+
+
+def told_verdicts(history: Sequence[Event], trial: Trial) -> frozenset[VerdictAction]:
+    """What was already said of the canary since its trial began."""
+    told: set[VerdictAction] = set()
+    for event in history:
+        if event.alias in (DEFAULT_ALIAS, CANARY_ALIAS):
+            told.clear()
+        elif event.kind == "judged" and event.version == trial.canary and event.action is not None:
+            told.add(event.action)
+    return frozenset(told)
+
+
+def check_running(name: str, history: Sequence[Event], trial: Trial) -> None:
+    """Do nothing while the trial is the one under way.
+
+    Raises:
+        TrialOverError: It is not.
+    """
+    if current_trial(history) != trial:
+        aliases = current_aliases(history)
+        raise TrialOverError(
+            f"The verdict on '{name}@{trial.canary}' beside '{name}@{trial.stable}' comes too late: "
+            f"the aliases are {aliases!r} now. Nothing was moved."
+        )
+
+
+def plan_conclusion(trial: Trial, action: Conclusion, *, at: str, reason: str, figures: dict[str, float]) -> Event:
+    """The one event that ends a trial: stable and canary meet, and with that the traffic split ends too."""
+    if action == "promote":
+        return Event(
+            kind="promoted",
+            at=at,
+            alias=DEFAULT_ALIAS,
+            version=trial.canary,
+            previous=trial.stable,
+            reason=reason,
+            figures=figures,
+        )
+    return Event(
+        kind="rolled_back",
+        at=at,
+        alias=CANARY_ALIAS,
+        version=trial.stable,
+        previous=trial.canary,
+        reason=reason,
+        figures=figures,
+    )
