@@ -1,0 +1,124 @@
+"""What the quality store keeps: one frozen record per row."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isfinite
+
+from quality.signals import Signals
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One answered request, as far as the privacy mode keeps it."""
+
+    id: int
+    """0 until a store has given one; never used twice."""
+    at_s: float
+    """When it ended, seconds since the epoch; so are all `at_s` of this module."""
+    request_id: str | None
+    adapter: str
+    version: int
+    """0: the base model."""
+    tenant_hash: str | None
+    source: str
+    privacy: str
+    num_prompt_tokens: int
+    ttft_s: float | None
+    e2e_s: float
+    signals: Signals
+    prompt: str | None = None
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class Grade:
+    """What a judge says of a sample; a later one of the same judge replaces it.
+
+    Raises:
+        ValueError: The score is not 0 to 1.
+    """
+
+    sample_id: int
+    judge: str
+    at_s: float
+    score: float
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        _check_score(self.score)
+
+
+@dataclass(frozen=True)
+class Label:
+    """What a person says of a sample; a later one of the same person replaces it.
+
+    Raises:
+        ValueError: The score is not 0 to 1.
+    """
+
+    sample_id: int
+    who: str
+    at_s: float
+    score: float
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        _check_score(self.score)
+
+
+@dataclass(frozen=True)
+class ProbeScore:
+    """One held-out probe, asked once.
+
+    Raises:
+        ValueError: The score is not 0 to 1.
+    """
+
+    at_s: float
+    adapter: str
+    version: int
+    probe: int
+    """Its index among the version's probes."""
+    score: float
+
+    def __post_init__(self) -> None:
+        _check_score(self.score)
+
+
+@dataclass(frozen=True)
+class GeneralScore:
+    """How well a version still predicts general text.
+
+    Raises:
+        ValueError: The figure is not finite.
+    """
+
+    at_s: float
+    adapter: str
+    version: int
+    nll: float
+    """Nats per token."""
+
+    def __post_init__(self) -> None:
+        if not isfinite(self.nll):
+            raise ValueError(f"nll must be finite; got {self.nll!r}.")
+
+
+@dataclass(frozen=True)
+class DriftLook:
+    """One look at one window of exchanges."""
+
+    at_s: float
+    adapter: str
+    version: int
+    look: int
+    """1 for the first one of a version."""
+    num_exchanges: int
+    is_drift: bool
+    reason: str
+    figures: Mapping[str, float]
+
+
+def _check_score(score: float) -> None:
+    if not 0.0 <= score <= 1.0:
+        raise ValueError(f"A score must be from 0 to 1; got {score!r}.")

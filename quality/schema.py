@@ -1,0 +1,115 @@
+"""The tables of the quality store, and how an older file becomes a current one."""
+
+import sqlite3
+from pathlib import Path
+
+from quality.errors import QualityStoreError
+
+# "lrkt": tells our files from other programs' SQLite files.
+APPLICATION_ID = 0x6C726B74
+
+_FIRST = """
+CREATE TABLE samples (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    at_s REAL NOT NULL, request_id TEXT, adapter TEXT NOT NULL, version INTEGER NOT NULL, tenant_hash TEXT,
+    source TEXT NOT NULL, privacy TEXT NOT NULL, num_prompt_tokens INTEGER NOT NULL, ttft_s REAL, e2e_s REAL NOT NULL,
+    signals TEXT NOT NULL, prompt TEXT, answer TEXT
+);
+CREATE INDEX samples_by_version ON samples (adapter, version, at_s);
+CREATE INDEX samples_by_time ON samples (at_s);
+CREATE TABLE grades (
+    sample_id INTEGER NOT NULL REFERENCES samples (id) ON DELETE CASCADE,
+    judge TEXT NOT NULL, at_s REAL NOT NULL, score REAL NOT NULL, reason TEXT NOT NULL,
+    PRIMARY KEY (sample_id, judge)
+);
+CREATE TABLE labels (
+    sample_id INTEGER NOT NULL REFERENCES samples (id) ON DELETE CASCADE,
+    who TEXT NOT NULL, at_s REAL NOT NULL, score REAL NOT NULL, note TEXT NOT NULL,
+    PRIMARY KEY (sample_id, who)
+);
+CREATE TABLE probe_scores (
+    at_s REAL NOT NULL, adapter TEXT NOT NULL, version INTEGER NOT NULL, probe INTEGER NOT NULL, score REAL NOT NULL
+);
+CREATE INDEX probe_scores_by_version ON probe_scores (adapter, version, at_s);
+CREATE TABLE general_scores (
+    at_s REAL NOT NULL, adapter TEXT NOT NULL, version INTEGER NOT NULL, nll REAL NOT NULL
+);
+CREATE INDEX general_scores_by_version ON general_scores (adapter, version, at_s);
+CREATE TABLE drift_looks (
+    at_s REAL NOT NULL, adapter TEXT NOT NULL, version INTEGER NOT NULL, look INTEGER NOT NULL,
+    num_exchanges INTEGER NOT NULL, is_drift INTEGER NOT NULL, reason TEXT NOT NULL, figures TEXT NOT NULL
+);
+CREATE INDEX drift_looks_by_version ON drift_looks (adapter, version, at_s);
+"""
+
+MIGRATIONS = (_FIRST,)
+"""Number n turns a file of schema version n into one of version n + 1. Released ones never change: append."""
+
+SCHEMA_VERSION = len(MIGRATIONS)
+
+
+def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """A connection to a file of the current schema, which is made or brought up to date first.
+
+    Raises:
+        QualityStoreError: It is no such file, a newer program's, or cannot be opened.
+    """
+    connection = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch(mode=0o600)  # it may hold what people wrote; SQLite gives its other files the same mode
+        connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+        _check(connection, path)
+        _configure(connection)
+        _migrate(connection, path)
+    except (sqlite3.Error, OSError) as error:
+        if connection is not None:
+            connection.close()
+        if isinstance(error, QualityStoreError):
+            raise
+        raise QualityStoreError(f"The quality store {str(path)!r} cannot be opened: {error}") from error
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Before anything of the file is changed."""
+    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise QualityStoreError(f"{str(path)!r} is another program's SQLite file. Move it away, or name another file.")
+    version = _pragma(connection, "user_version")
+    if version > SCHEMA_VERSION:
+        raise QualityStoreError(
+            f"{str(path)!r} has schema version {version}, written by a newer Lorikeet; this one reads up to "
+            f"{SCHEMA_VERSION}. Update Lorikeet, or move the file away to start an empty one."
+        )
+
+
+def _configure(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts for a new file only
+    connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+    connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last rows, never the file
+    connection.execute("PRAGMA secure_delete = ON")  # what retention deletes is overwritten, not only forgotten
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    if _pragma(connection, "user_version") == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _check(connection, path)  # another process may have been first
+        for version in range(_pragma(connection, "user_version"), SCHEMA_VERSION):
+            for statement in MIGRATIONS[version].split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value

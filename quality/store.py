@@ -1,0 +1,266 @@
+"""The quality store: samples, grades, labels, probe scores and looks at drift, in one SQLite file.
+
+A server writes it, and commands read and write it beside the server. Every write is one transaction: after a crash it
+is there as a whole or not at all. Any method may wait for another process's write, so an event loop calls it in a
+thread.
+"""
+
+import json
+import sqlite3
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from quality.errors import QualityStoreError
+from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample
+from quality.schema import open_database
+from quality.signals import Signals
+
+__all__ = ["DriftLook", "GeneralScore", "Grade", "Label", "ProbeScore", "QualityStore", "Sample"]
+
+_BUSY_TIMEOUT_S = 10.0
+_TABLES: dict[type[Any], str] = {
+    Sample: "samples",
+    Grade: "grades",
+    Label: "labels",
+    ProbeScore: "probe_scores",
+    GeneralScore: "general_scores",
+    DriftLook: "drift_looks",
+}
+
+RecordT = TypeVar("RecordT", bound=Sample | Grade | Label | ProbeScore | GeneralScore | DriftLook)
+
+
+class QualityStore:
+    """One file; threads may share it. What returns several records gives the newest `limit`, oldest first.
+
+    Raises:
+        QualityStoreError: Here, where the file is no quality store or a newer program's; in every method, where the
+            file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, *, busy_timeout_s: float = _BUSY_TIMEOUT_S) -> None:
+        self.path = path
+        self._lock = threading.RLock()
+        self._connection = open_database(path, busy_timeout_s)
+        self._connection.row_factory = sqlite3.Row
+
+    def add_sample(self, sample: Sample) -> int:
+        """Its id."""
+        return self.add_samples((sample,))[0]
+
+    def add_samples(self, samples: Sequence[Sample]) -> list[int]:
+        """All or none, in one transaction; their ids."""
+        return self._add(Sample, samples)
+
+    def add_grade(self, grade: Grade) -> None:
+        """Raises KeyError where there is no such sample (any more)."""
+        self._add_about_sample(grade)
+
+    def add_label(self, label: Label) -> None:
+        """Raises KeyError where there is no such sample (any more)."""
+        self._add_about_sample(label)
+
+    def add_probe_score(self, score: ProbeScore) -> None:
+        self._add(ProbeScore, (score,))
+
+    def add_probe_scores(self, scores: Sequence[ProbeScore]) -> None:
+        self._add(ProbeScore, scores)
+
+    def add_general_score(self, score: GeneralScore) -> None:
+        self._add(GeneralScore, (score,))
+
+    def add_drift_look(self, look: DriftLook) -> None:
+        self._add(DriftLook, (look,))
+
+    def sample(self, sample_id: int) -> Sample | None:
+        found = self._find(Sample, {"id = ?": sample_id}, None)
+        return found[0] if found else None
+
+    def samples(
+        self,
+        adapter: str | None = None,
+        version: int | None = None,
+        since_s: float | None = None,
+        limit: int | None = None,
+    ) -> tuple[Sample, ...]:
+        return self._find(Sample, _of_version(adapter, version) | _since("at_s", since_s), limit)
+
+    def grades(
+        self,
+        adapter: str | None = None,
+        version: int | None = None,
+        since_s: float | None = None,
+        limit: int | None = None,
+        *,
+        judge: str | None = None,
+        sample_id: int | None = None,
+    ) -> tuple[Grade, ...]:
+        """Grades of the samples of a version, by one judge or by all."""
+        about = {"judge = ?": judge, "grades.sample_id = ?": sample_id} | _of_version(adapter, version, "samples.")
+        return self._find(Grade, about | _since("grades.at_s", since_s), limit)
+
+    def labels(
+        self,
+        adapter: str | None = None,
+        version: int | None = None,
+        since_s: float | None = None,
+        limit: int | None = None,
+        *,
+        who: str | None = None,
+        sample_id: int | None = None,
+    ) -> tuple[Label, ...]:
+        """Labels of the samples of a version, by one person or by all."""
+        about = {"who = ?": who, "labels.sample_id = ?": sample_id} | _of_version(adapter, version, "samples.")
+        return self._find(Label, about | _since("labels.at_s", since_s), limit)
+
+    def probe_scores(
+        self,
+        adapter: str | None = None,
+        version: int | None = None,
+        since_s: float | None = None,
+        limit: int | None = None,
+    ) -> tuple[ProbeScore, ...]:
+        return self._find(ProbeScore, _of_version(adapter, version) | _since("at_s", since_s), limit)
+
+    def general_scores(
+        self,
+        adapter: str | None = None,
+        version: int | None = None,
+        since_s: float | None = None,
+        limit: int | None = None,
+    ) -> tuple[GeneralScore, ...]:
+        return self._find(GeneralScore, _of_version(adapter, version) | _since("at_s", since_s), limit)
+
+    def drift_looks(
+        self,
+        adapter: str | None = None,
+        version: int | None = None,
+        since_s: float | None = None,
+        limit: int | None = None,
+    ) -> tuple[DriftLook, ...]:
+        return self._find(DriftLook, _of_version(adapter, version) | _since("at_s", since_s), limit)
+
+    def ungraded(self, judge: str, limit: int) -> tuple[Sample, ...]:
+        """Samples with text that this judge has not graded."""
+        nobody = "answer IS NOT NULL AND id NOT IN (SELECT sample_id FROM grades WHERE judge = ?)"
+        return self._find(Sample, {nobody: judge}, limit)
+
+    def unlabelled(self, adapter: str | None, limit: int) -> tuple[Sample, ...]:
+        """Samples with text that nobody has labelled."""
+        nobody = "answer IS NOT NULL AND id NOT IN (SELECT sample_id FROM labels)"
+        return self._find(Sample, {nobody: ()} | _of_version(adapter, None), limit)
+
+    def last_look(self, adapter: str, version: int) -> int:
+        """The number of the last look at a version; 0 before the first."""
+        with self._reading() as connection:
+            sql = "SELECT max(look) FROM drift_looks WHERE adapter = ? AND version = ?"
+            last: int | None = connection.execute(sql, (adapter, version)).fetchone()[0]
+        return last or 0
+
+    def prune(self, before_s: float, most_samples: int) -> int:
+        """Delete what is older, and the oldest samples beyond the most; grades and labels go with their sample.
+
+        The last look at each version stays, so that looks are counted on. Returns how many samples went.
+        """
+        with self._writing() as connection:
+            gone = connection.execute("DELETE FROM samples WHERE at_s < ?", (before_s,)).rowcount
+            oldest = "SELECT id FROM samples ORDER BY at_s DESC, id DESC LIMIT -1 OFFSET ?"
+            gone += connection.execute(f"DELETE FROM samples WHERE id IN ({oldest})", (most_samples,)).rowcount
+            connection.execute("DELETE FROM probe_scores WHERE at_s < ?", (before_s,))
+            connection.execute("DELETE FROM general_scores WHERE at_s < ?", (before_s,))
+            connection.execute(
+                "DELETE FROM drift_looks WHERE at_s < ? AND look < (SELECT max(look) FROM drift_looks AS every "
+                "WHERE every.adapter = drift_looks.adapter AND every.version = drift_looks.version)",
+                (before_s,),
+            )
+        with self._reading() as connection:  # gives the space back, and empties the log of what was deleted
+            connection.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page only
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        return gone
+
+    def close(self) -> None:
+        with self._lock:
+            self._connection.close()
+
+    def __enter__(self) -> "QualityStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _add(self, record: type[RecordT], rows: Sequence[RecordT], verb: str = "INSERT") -> list[int]:
+        columns = [field.name for field in fields(record) if field.name != "id"]
+        places = ", ".join("?" * len(columns))
+        sql = f"{verb} INTO {_TABLES[record]} ({', '.join(columns)}) VALUES ({places})"
+        with self._writing() as connection:
+            cursors = [connection.execute(sql, [_stored(getattr(row, name)) for name in columns]) for row in rows]
+            return [cursor.lastrowid or 0 for cursor in cursors]
+
+    def _add_about_sample(self, record: Grade | Label) -> None:
+        with self._writing() as connection:
+            if connection.execute("SELECT 1 FROM samples WHERE id = ?", (record.sample_id,)).fetchone() is None:
+                raise KeyError(f"There is no sample {record.sample_id}; it may have been deleted by retention.")
+            self._add(type(record), (record,), "INSERT OR REPLACE")
+
+    def _find(self, record: type[RecordT], conditions: Mapping[str, Any], limit: int | None) -> tuple[RecordT, ...]:
+        """The newest `limit` rows that meet the conditions, oldest first; a condition on None is none."""
+        table = _TABLES[record]
+        tables = f"{table} JOIN samples ON samples.id = {table}.sample_id" if record in (Grade, Label) else table
+        asked = {sql: value for sql, value in conditions.items() if value is not None}
+        where = " AND ".join(asked) or "1"
+        values: list[Any] = [value for value in asked.values() if value != ()]
+        sql = f"SELECT {table}.* FROM {tables} WHERE {where} ORDER BY {table}.at_s DESC, {table}.rowid DESC LIMIT ?"
+        with self._reading() as connection:
+            rows = connection.execute(sql, (*values, -1 if limit is None else limit)).fetchall()
+        return tuple(_record(record, row) for row in reversed(rows))
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._connection
+            except sqlite3.Error as error:
+                raise QualityStoreError(f"The quality store {str(self.path)!r} fails: {error}") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """One transaction; within another one, a part of it."""
+        with self._reading() as connection:
+            if connection.in_transaction:
+                yield connection
+                return
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:  # a full disk has rolled back already
+                    connection.execute("ROLLBACK")
+                raise
+
+
+def _of_version(adapter: str | None, version: int | None, table: str = "") -> dict[str, Any]:
+    return {f"{table}adapter = ?": adapter, f"{table}version = ?": version}
+
+
+def _since(column: str, since_s: float | None) -> dict[str, Any]:
+    return {f"{column} >= ?": since_s}
+
+
+def _stored(value: Any) -> Any:
+    if isinstance(value, Signals):
+        return json.dumps(asdict(value))
+    return json.dumps(dict(value)) if isinstance(value, Mapping) else value
+
+
+def _record(record: type[RecordT], row: sqlite3.Row) -> RecordT:
+    columns: dict[str, Any] = dict(row)
+    if "signals" in columns:
+        columns["signals"] = Signals(**json.loads(columns["signals"]))
+    if "figures" in columns:
+        columns |= {"figures": json.loads(columns["figures"]), "is_drift": bool(columns["is_drift"])}
+    return record(**columns)
