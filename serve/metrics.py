@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
 from config.schema import ServeConfig
+from quality.drift import DriftReport
 from quality.scorers import AnswerFormat
 from serve.errors import ParityError, ServeError
 from serve.parity import Parity
@@ -138,6 +139,17 @@ class AdapterMetrics:
         self.base_heldout.of(*labels).set(evaluation.base.value)
 
 
+class QualityMetrics:
+    """How good the versions are, as the quality monitor sees it."""
+
+    def __init__(self, families: VersionFamilies) -> None:
+        counter, gauge = families.counter, families.gauge
+        self.drift = gauge(
+            "lorikeet_drift", "1 where the last look at traffic saw the feature drift, else 0.", "feature"
+        )
+        self.drift_looks = counter("lorikeet_drift_looks", "Looks at windows of traffic.")
+
+
 class TenantMetrics:
     """Whose requests. The first `most` tenants have series of their own."""
 
@@ -194,6 +206,7 @@ class ServeMetrics:
         self.traffic = TrafficMetrics(self._families)
         self.generations = GenerationMetrics(self._families)
         self.adapters = AdapterMetrics(self._families)
+        self.quality = QualityMetrics(self._families)
         self.tenants = TenantMetrics(registry)
         self.engine = EngineMetrics(registry)
 
@@ -289,6 +302,11 @@ class ServeMetrics:
     def probe_finished(self, target: Target, error_nats: float, *, is_ok: bool) -> None:
         self.adapters.probes.of(*_labels_of(target), "ok" if is_ok else "wrong").inc()
         self.adapters.probe_error.of(*_labels_of(target)).set(error_nats)
+
+    def drift_looked(self, target: Target, report: DriftReport) -> None:
+        self.quality.drift_looks.of(*_labels_of(target)).inc()
+        for feature in report.features:
+            self.quality.drift.of(*_labels_of(target), feature.name).set(feature.is_drift)
 
     def _observe_latencies(self, labels: tuple[str, str], record: GenerationRecord) -> None:
         group = self.generations

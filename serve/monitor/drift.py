@@ -1,0 +1,221 @@
+"""Drift of live traffic: each version's answered requests, in windows, held against how they were at publish.
+
+The event loop only appends to a window; a full one is looked at in a thread. Token ids stay in memory: what is stored
+of a look are its figures.
+"""
+
+import asyncio
+import logging
+import time
+from array import array
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from adapters.fingerprint import read_fingerprint
+from adapters.reference import Target
+from quality.drift import MIN_BASELINE_EXCHANGES, DriftBaseline, DriftReport, Exchange
+from quality.kept import DriftLook
+from quality.probes import read_probes
+from quality.signals import mean_logprob
+from quality.store import QualityStore
+from serve.metrics import ServeMetrics
+from serve.records import GenerationRecord
+
+logger = logging.getLogger(__name__)
+
+MAX_TOKENS = 512
+"""Of a prompt, and of an answer; longer ones are cut, in the baseline too."""
+
+# So many windows are kept, of the versions used last: at most 40 MB of windows of 100.
+_MOST_VERSIONS = 64
+_MOST_WAITING = 8
+
+
+class Seen(NamedTuple):
+    """An exchange in 4 bytes a token, and 4 a log-probability."""
+
+    prompt: "array[int]"
+    answer: "array[int]"
+    logprobs: "array[float]"
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """What windows of a version are held against."""
+
+    baseline: DriftBaseline
+    stop_token_ids: frozenset[int]
+
+
+@dataclass
+class _Version:
+    """`yardstick` is None where it was not read yet, or, once `is_read`, where the version has none."""
+
+    target: Target
+    seen: list[Seen] = field(default_factory=list)
+    is_read: bool = False
+    yardstick: Yardstick | None = None
+    is_drift: bool = False
+
+
+class DriftMonitor:
+    """An observer of generations, and the loop that looks at what it has seen.
+
+    Args:
+        folder_of: Where a version lies.
+        window: Exchanges of one look.
+        alpha: Probability of ever calling a version drifting that is not.
+    """
+
+    def __init__(
+        self,
+        folder_of: Callable[[Target], Path],
+        store: QualityStore,
+        metrics: ServeMetrics,
+        *,
+        window: int,
+        alpha: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._folder_of = folder_of
+        self._store = store
+        self._metrics = metrics
+        self._window = window
+        self._alpha = alpha
+        self._clock = clock
+        self._versions: OrderedDict[str, _Version] = OrderedDict()
+        self._full: asyncio.Queue[tuple[_Version, list[Seen]]] = asyncio.Queue(_MOST_WAITING)
+
+    def generation_started(self, lora_name: str | None) -> None:
+        """There is nothing to see yet."""
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        """Add a client's whole answer to its version's window."""
+        if record.lora_name is None or record.source != "client" or record.outcome != "ok":
+            return
+        version = self._version(record.lora_name)
+        if version.is_read and version.yardstick is None:
+            return
+        version.seen.append(_seen(record))
+        if len(version.seen) == self._window:
+            window, version.seen = version.seen, []
+            try:
+                self._full.put_nowait((version, window))
+            except asyncio.QueueFull:
+                logger.warning("%s: %d exchanges are left out, looks at drift are late", version.target, self._window)
+
+    async def run(self) -> None:
+        """Look at full windows until cancelled."""
+        while True:
+            version, window = await self._full.get()
+            try:
+                await self._look(version, window)
+            except Exception:  # boundary of a loop: another version's window must not wait for this one
+                logger.exception("Looking for drift of %s failed", version.target)
+
+    async def _look(self, version: _Version, window: Sequence[Seen]) -> None:
+        if not version.is_read:
+            version.yardstick = await asyncio.to_thread(self._read_yardstick, version.target)
+            version.is_drift = await asyncio.to_thread(self._was_drift, version.target)
+            version.is_read = True
+        if version.yardstick is None:
+            version.seen = []
+            return
+        report = await asyncio.to_thread(self._compare, version.target, version.yardstick, window)
+        self._metrics.drift_looked(version.target, report)
+        if report.is_drift and not version.is_drift:
+            logger.warning("%s drifts, as of look %d: %s", version.target, report.look, report.reason)
+        version.is_drift = report.is_drift
+
+    def _version(self, lora_name: str) -> _Version:
+        version = self._versions.get(lora_name)
+        if version is None:
+            name, _, number = lora_name.partition("@")
+            version = self._versions[lora_name] = _Version(Target(name, int(number)))
+            if len(self._versions) > _MOST_VERSIONS:
+                self._versions.popitem(last=False)
+        self._versions.move_to_end(lora_name)
+        return version
+
+    def _read_yardstick(self, target: Target) -> Yardstick | None:
+        folder = self._folder_of(target)
+        probes, fingerprint = read_probes(folder), read_fingerprint(folder)
+        if probes is None or len(probes.baseline) < MIN_BASELINE_EXCHANGES:
+            logger.info("Drift of %s is not measured: it was published without a baseline of answers", target)
+            return None
+        stop = frozenset(fingerprint.stop_token_ids if fingerprint else ())
+        return Yardstick(DriftBaseline([_cut(seen, stop) for seen in probes.baseline]), stop)
+
+    def _was_drift(self, target: Target) -> bool:
+        """At the last look, which may be of a process before this one."""
+        return any(look.is_drift for look in self._store.drift_looks(target.name, target.version, limit=1))
+
+    def _compare(self, target: Target, yardstick: Yardstick, window: Sequence[Seen]) -> DriftReport:
+        """Look at a window, and store the look: its number counts in all later ones, also of another process."""
+        exchanges = [_exchange(seen, yardstick.stop_token_ids) for seen in window]
+        number = self._store.last_look(target.name, target.version) + 1
+        report = yardstick.baseline.look(exchanges, number, self._alpha)
+        self._store.add_drift_look(
+            DriftLook(
+                at_s=self._clock(),
+                adapter=target.name,
+                version=target.version,
+                look=number,
+                num_exchanges=report.num_exchanges,
+                is_drift=report.is_drift,
+                reason=report.reason,
+                figures=_figures(report),
+            )
+        )
+        return report
+
+
+def _seen(record: GenerationRecord) -> Seen:
+    return Seen(
+        array("I", record.prompt_token_ids[:MAX_TOKENS]),
+        array("I", record.token_ids[:MAX_TOKENS]),
+        array("f", record.token_logprobs[:MAX_TOKENS]),
+    )
+
+
+def _exchange(seen: Seen, stop_token_ids: frozenset[int]) -> Exchange:
+    length = _length(seen.answer, stop_token_ids)
+    return Exchange(
+        prompt_tokens=tuple(seen.prompt),
+        completion_tokens=tuple(seen.answer[:length]),
+        mean_logprob=mean_logprob(seen.logprobs[:length]),
+    )
+
+
+def _cut(seen: Exchange, stop_token_ids: frozenset[int]) -> Exchange:
+    """An exchange of the baseline, as one of the traffic would be kept."""
+    answer = seen.completion_tokens[:MAX_TOKENS]
+    return Exchange(
+        prompt_tokens=seen.prompt_tokens[:MAX_TOKENS],
+        completion_tokens=answer[: _length(answer, stop_token_ids)],
+        mean_logprob=seen.mean_logprob,
+    )
+
+
+def _length(answer: Sequence[int | str], stop_token_ids: frozenset[int]) -> int:
+    """Without the model's own end: where a client's stop string comes first it is missing, and that is no drift."""
+    length = len(answer)
+    while length and answer[length - 1] in stop_token_ids:
+        length -= 1
+    return length
+
+
+def _figures(report: DriftReport) -> dict[str, float]:
+    figures = {}
+    for feature in report.features:
+        figures[f"{feature.name}: p"] = feature.p_value
+        figures[f"{feature.name}: mean"] = feature.window_mean
+        figures[f"{feature.name}: mean at publish"] = feature.baseline_mean
+        figures[f"{feature.name}: PSI"] = feature.psi
+    for name, value in (("prompt", report.prompt_divergence), ("answer", report.completion_divergence)):
+        if value is not None:
+            figures[f"{name} tokens: divergence"] = value
+    return figures
