@@ -13,7 +13,7 @@ from adapters.manifest import Manifest
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.usage import in_use
-from quality.probes import InvalidProbesError, ProbeSet, read_probes
+from quality.probes import InvalidProbesError, read_probes
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
 from serve.parity import Parity, judge_parity, replay
@@ -23,12 +23,11 @@ _PROBE = ({"role": "user", "content": "Say what you can help with."},)
 
 @dataclass(frozen=True)
 class Checked:
-    """A version whose files are sound. `fingerprint` and `probes` are None for an imported adapter."""
+    """A version whose files are sound. `fingerprint` is None for an imported adapter."""
 
     folder: Path
     manifest: Manifest
     fingerprint: Fingerprint | None
-    probes: ProbeSet | None = None
 
 
 class FileChecks:
@@ -78,7 +77,8 @@ class FileChecks:
             raise BaseModelMismatchError(
                 "its fingerprint was taken with another chat template than this base's; retrain it"
             )
-        return Checked(folder, manifest, fingerprint, _probes(folder))
+        _check_probes(folder)
+        return Checked(folder, manifest, fingerprint)
 
     def _check_base(self, manifest: Manifest) -> None:
         if manifest.base.digest != self._base.digest:
@@ -89,9 +89,9 @@ class FileChecks:
             )
 
 
-def _probes(folder: Path) -> ProbeSet | None:
+def _check_probes(folder: Path) -> None:
     try:
-        return read_probes(folder)
+        read_probes(folder)
     except InvalidProbesError as error:
         raise InvalidAdapterError(str(error)) from error
 

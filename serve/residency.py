@@ -17,7 +17,6 @@ from adapters.errors import AdapterError, RemoteStoreError, StoreDiskError
 from adapters.fingerprint import Fingerprint
 from adapters.manifest import Manifest
 from adapters.reference import Target
-from quality.probes import ProbeSet
 from serve.checks import AnswerChecks, Checked, FileChecks
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, ConflictError, NotReadyError, ServeError
@@ -47,7 +46,6 @@ class Resident:
     parity: Parity | None
     load_s: float
     hold: ExitStack
-    probes: ProbeSet | None = None
     is_pinned: bool = False
     in_flight: int = 0
     last_used_at: float = field(default_factory=time.time)
@@ -236,9 +234,7 @@ class Residency:
                     loaded = await self._engine.load(target, checked.folder)
                     parity = await self._answer_checks.check(target, checked, loaded)
                     load_s = time.perf_counter() - start
-                    resident = Resident(
-                        checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all(), checked.probes
-                    )
+                    resident = Resident(checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all())
                     self._residents[target] = resident
             except (RemoteStoreError, StoreDiskError) as error:  # of the moment, not of the version
                 raise NotReadyError(f"{str(target)!r} cannot be fetched now: {error}") from error
