@@ -42,7 +42,13 @@ CREATE TABLE drift_looks (
 CREATE INDEX drift_looks_by_version ON drift_looks (adapter, version, at_s);
 """
 
-MIGRATIONS = (_FIRST,)
+_JUDGE_TOKENS = """
+CREATE TABLE judge_tokens (
+    judge TEXT NOT NULL, day TEXT NOT NULL, num_tokens INTEGER NOT NULL, PRIMARY KEY (judge, day)
+)
+"""
+
+MIGRATIONS = (_FIRST, _JUDGE_TOKENS)
 """Number n turns a file of schema version n into one of version n + 1. Released ones never change: append."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -22,6 +22,7 @@ from quality.signals import Signals
 __all__ = ["DriftLook", "GeneralScore", "Grade", "Label", "ProbeScore", "QualityStore", "Sample"]
 
 _BUSY_TIMEOUT_S = 10.0
+_GOLDEN = 2654435761
 _TABLES: dict[type[Any], str] = {
     Sample: "samples",
     Grade: "grades",
@@ -63,6 +64,33 @@ class QualityStore:
     def add_label(self, label: Label) -> None:
         """Raises KeyError where there is no such sample (any more)."""
         self._add_about_sample(label)
+
+    def add_labels(self, labels: Sequence[Label]) -> None:
+        """All or none. Raises KeyError where a sample is not there (any more)."""
+        with self._writing():
+            for label in labels:
+                self._add_about_sample(label)
+
+    def remove_label(self, sample_id: int, who: str) -> None:
+        """Does nothing where there is none."""
+        with self._writing() as connection:
+            connection.execute("DELETE FROM labels WHERE sample_id = ? AND who = ?", (sample_id, who))
+
+    def add_judge_tokens(self, judge: str, day: str, num_tokens: int) -> None:
+        """Count what a judge cost, on a day as 2026-11-22; a negative number takes back what was booked too much."""
+        sql = (
+            "INSERT INTO judge_tokens VALUES (?, ?, max(0, ?)) "
+            "ON CONFLICT DO UPDATE SET num_tokens = max(0, num_tokens + ?)"
+        )
+        with self._writing() as connection:
+            connection.execute(sql, (judge, day, num_tokens, num_tokens))
+
+    def judge_tokens(self, judge: str, day: str) -> int:
+        """What a judge has cost on a day."""
+        with self._reading() as connection:
+            sql = "SELECT num_tokens FROM judge_tokens WHERE judge = ? AND day = ?"
+            row = connection.execute(sql, (judge, day)).fetchone()
+        return int(row[0]) if row else 0
 
     def add_probe_score(self, score: ProbeScore) -> None:
         self._add(ProbeScore, (score,))
@@ -144,10 +172,11 @@ class QualityStore:
     ) -> tuple[DriftLook, ...]:
         return self._find(DriftLook, _of_version(adapter, version) | _since("at_s", since_s), limit)
 
-    def ungraded(self, judge: str, limit: int) -> tuple[Sample, ...]:
-        """Samples with text that this judge has not graded."""
+    def ungraded(self, judge: str, limit: int, share: float = 1.0) -> tuple[Sample, ...]:
+        """Samples with text that this judge has not graded; of all samples, always the same `share` is drawn."""
         nobody = "answer IS NOT NULL AND id NOT IN (SELECT sample_id FROM grades WHERE judge = ?)"
-        return self._find(Sample, {nobody: judge}, limit)
+        drawn = f"id * {_GOLDEN} % {1 << 32} < ?"  # Knuth's multiplicative hash: ids in a row spread evenly
+        return self._find(Sample, {nobody: judge, drawn: share * (1 << 32)}, limit)
 
     def unlabelled(self, adapter: str | None, limit: int) -> tuple[Sample, ...]:
         """Samples with text that nobody has labelled."""
@@ -172,6 +201,7 @@ class QualityStore:
             gone += connection.execute(f"DELETE FROM samples WHERE id IN ({oldest})", (most_samples,)).rowcount
             connection.execute("DELETE FROM probe_scores WHERE at_s < ?", (before_s,))
             connection.execute("DELETE FROM general_scores WHERE at_s < ?", (before_s,))
+            connection.execute("DELETE FROM judge_tokens WHERE day < date(?, 'unixepoch')", (before_s,))
             connection.execute(
                 "DELETE FROM drift_looks WHERE at_s < ? AND look < (SELECT max(look) FROM drift_looks AS every "
                 "WHERE every.adapter = drift_looks.adapter AND every.version = drift_looks.version)",

@@ -274,3 +274,40 @@ def test_signals_without_log_probabilities_come_back_so(store: QualityStore) -> 
     store.add_sample(sample(signals=signals))
     kept: Signals = store.samples()[0].signals
     assert kept == signals
+
+
+def test_a_judge_draws_its_share_of_the_samples_and_always_the_same_ones(store: QualityStore) -> None:
+    store.add_samples([sample(at_s=float(second)) for second in range(1000)])
+    drawn = [{one.id for one in store.ungraded("judge", 1000, share)} for share in (0.0, 0.1, 0.5, 1.0)]
+    assert [len(ids) for ids in drawn] == pytest.approx([0, 100, 500, 1000], abs=5)
+    assert drawn[1] < drawn[2] < drawn[3]
+
+
+def test_labels_of_a_batch_are_kept_all_or_none(store: QualityStore) -> None:
+    sample_id = store.add_sample(SAMPLE)
+    with pytest.raises(KeyError, match="no sample 99"):
+        store.add_labels([Label(sample_id, "ada", 1.0, 1.0), Label(99, "ada", 1.0, 0.0)])
+    assert store.labels() == ()
+
+
+def test_a_label_can_be_taken_back(store: QualityStore) -> None:
+    sample_id = store.add_sample(SAMPLE)
+    store.add_labels([Label(sample_id, "ada", 1.0, 1.0), Label(sample_id, "bob", 1.0, 0.0)])
+    store.remove_label(sample_id, "ada")
+    assert [label.who for label in store.labels()] == ["bob"]
+
+
+def test_a_judges_tokens_are_counted_by_day_and_never_below_0(store: QualityStore) -> None:
+    for num_tokens in (500, -200, 100):
+        store.add_judge_tokens("judge", "2026-11-22", num_tokens)
+    store.add_judge_tokens("judge", "2026-11-23", -7)
+    days = ("2026-11-21", "2026-11-22", "2026-11-23")
+    assert [store.judge_tokens("judge", day) for day in days] == [0, 400, 0]
+
+
+def test_a_judges_tokens_outlive_a_restart_but_not_retention(store: QualityStore) -> None:
+    store.add_judge_tokens("judge", "2026-11-22", 500)
+    with QualityStore(store.path) as again:
+        assert again.judge_tokens("judge", "2026-11-22") == 500
+        again.prune(before_s=1795392000.0, most_samples=10)  # 2026-11-23 00:00 UTC
+        assert again.judge_tokens("judge", "2026-11-22") == 0
