@@ -115,7 +115,8 @@ def test_every_alert_has_a_test_in_which_it_fires() -> None:
 
 
 def test_the_dashboard_has_its_rows_and_every_panel_says_what_it_shows() -> None:
-    assert [row["title"] for row in panels("row")] == ["Traffic", "Latency", "Tokens", "Residency", "Tenants", "Health"]
+    rows = ["Traffic", "Latency", "Tokens", "Quality", "Residency", "Tenants", "Health"]
+    assert [row["title"] for row in panels("row")] == rows
     assert all(panel["title"] and panel["description"].endswith(".") for panel in panels())
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     assert [variable["name"] for variable in DASHBOARD["templating"]["list"]] == ["datasource", "adapter", "version"]
