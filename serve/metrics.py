@@ -9,8 +9,11 @@ from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
 from config.schema import ServeConfig
 from quality.drift import DriftReport
+from quality.intervals import Share
 from quality.scorers import AnswerFormat
+from quality.verdict import Verdict
 from serve.errors import ParityError, ServeError
+from serve.judge_metrics import JudgeMetrics
 from serve.parity import Parity
 from serve.records import GenerationRecord, RequestRecord
 from serve.series import Family, VersionFamilies
@@ -148,6 +151,42 @@ class QualityMetrics:
             "lorikeet_drift", "1 where the last look at traffic saw the feature drift, else 0.", "feature"
         )
         self.drift_looks = counter("lorikeet_drift_looks", "Looks at windows of traffic.")
+        self.probe_accuracy = gauge("lorikeet_probe_accuracy", "Share of held-out probes answered rightly, 0 to 1.")
+        self.probe_low = gauge("lorikeet_probe_accuracy_ci_low", "Lower end of its 95% Wilson interval.")
+        self.probe_high = gauge("lorikeet_probe_accuracy_ci_high", "Upper end of its 95% Wilson interval.")
+        self.probes = gauge("lorikeet_probes_scored", "Held-out probes that the accuracy counts.")
+        self.general_nll = gauge(
+            "lorikeet_probe_general_nll", "Mean negative log-likelihood of general text, nats per token."
+        )
+        self.trial_pairs = gauge("lorikeet_trial_pairs", "Pairs of observations of canary and stable.", "comparison")
+        self.trial_difference = gauge("lorikeet_trial_difference", "Canary's mean minus stable's.", "comparison")
+        self.trial_low = gauge(
+            "lorikeet_trial_difference_ci_low", "Lower end of its interval, true at any time.", "comparison"
+        )
+        self.trial_high = gauge("lorikeet_trial_difference_ci_high", "Upper end of that interval.", "comparison")
+        self.verdicts = counter("lorikeet_verdicts", "Verdicts on the canary: promote, rollback or hold.", "action")
+
+    def probes_scored(self, target: Target, share: Share) -> None:
+        labels = _labels_of(target)
+        self.probe_accuracy.of(*labels).set(share.value)
+        self.probe_low.of(*labels).set(share.ci_low)
+        self.probe_high.of(*labels).set(share.ci_high)
+        self.probes.of(*labels).set(share.n)
+
+    def general_measured(self, target: Target, nll: float) -> None:
+        self.general_nll.of(*_labels_of(target)).set(nll)
+
+    def trial_judged(self, canary: Target, verdict: Verdict) -> None:
+        """What a verdict was reached with, so far."""
+        for comparison in verdict.comparisons:
+            labels = (*_labels_of(canary), comparison.name)
+            self.trial_pairs.of(*labels).set(comparison.num_pairs)
+            self.trial_difference.of(*labels).set(comparison.canary - comparison.stable)
+            self.trial_low.of(*labels).set(comparison.ci_low)
+            self.trial_high.of(*labels).set(comparison.ci_high)
+
+    def verdict_told(self, canary: Target, action: str) -> None:
+        self.verdicts.of(*_labels_of(canary), action).inc()
 
 
 class TenantMetrics:
@@ -207,6 +246,7 @@ class ServeMetrics:
         self.generations = GenerationMetrics(self._families)
         self.adapters = AdapterMetrics(self._families)
         self.quality = QualityMetrics(self._families)
+        self.judge = JudgeMetrics(self._families)
         self.tenants = TenantMetrics(registry)
         self.engine = EngineMetrics(registry)
 

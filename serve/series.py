@@ -29,6 +29,11 @@ class Family(Generic[MetricT]):
     def all(self) -> tuple[MetricT, ...]:
         return tuple(self._series.values())
 
+    def drop(self, *labels: str) -> None:
+        """Forget one series, where there is one."""
+        if self._series.pop(labels, None) is not None:
+            self._metric.remove(*labels)
+
     def retire(self, version: tuple[str, str]) -> None:
         """Drop every series of a version."""
         self._series = {labels: series for labels, series in self._series.items() if labels[:2] != version}

@@ -1,0 +1,47 @@
+"""What a judge says of the versions, and how far people agree with it."""
+
+from prometheus_client import Counter, Gauge
+
+from quality.agreement import Agreement
+from serve.series import Family, VersionFamilies
+
+_NOT_A_NUMBER = float("nan")
+
+
+class JudgeMetrics:
+    """`calibrated` is "true" once people have labelled enough of what the judge has graded, else "false"."""
+
+    def __init__(self, families: VersionFamilies) -> None:
+        registry = families.registry
+        self._score = families.gauge("lorikeet_judge_score", "Mean score by the judge, 0 to 1.", "calibrated")
+        self._kappa = Family(
+            Gauge("lorikeet_judge_kappa", "Cohen's kappa of judge and labels.", ("adapter",), registry=registry)
+        )
+        self._kappa_low = Family(
+            Gauge("lorikeet_judge_kappa_ci_low", "Lower end of its 95% interval.", ("adapter",), registry=registry)
+        )
+        self._kappa_high = Family(
+            Gauge("lorikeet_judge_kappa_ci_high", "Upper end of its 95% interval.", ("adapter",), registry=registry)
+        )
+        self._requests = Family(
+            Counter("lorikeet_judge_requests", "Requests to the judge, by outcome.", ("outcome",), registry=registry)
+        )
+
+    def asked(self, outcome: str) -> None:
+        self._requests.of(outcome).inc()
+
+    def judged(self, adapter: str, version: int, mean_score: float, *, is_calibrated: bool) -> None:
+        """Export a version's mean; the base is version 0."""
+        shown, other = ("true", "false") if is_calibrated else ("false", "true")
+        labels = adapter, str(version or "")
+        self._score.drop(*labels, other)
+        self._score.of(*labels, shown).set(mean_score)
+
+    def agrees(self, adapter: str, agreement: Agreement) -> None:
+        """Export how far the judge agrees with people; not a number where kappa does not exist."""
+        for family, value in (
+            (self._kappa, agreement.kappa),
+            (self._kappa_low, agreement.ci_low),
+            (self._kappa_high, agreement.ci_high),
+        ):
+            family.of(adapter).set(_NOT_A_NUMBER if value is None else value)
