@@ -1,0 +1,214 @@
+"""The controller: for each adapter with a canary it gathers evidence, asks for the verdict, and lets the alias follow.
+
+Evidence lives in memory, one trial at a time: when stable or canary changes, and when the server starts anew, it starts
+from nothing. Nothing here decides; `quality.verdict.decide` does.
+"""
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from adapters.errors import AdapterError, TrialOverError
+from adapters.history import VerdictAction
+from adapters.manifest import QualityRules
+from adapters.reference import Target
+from adapters.store import AdapterStore
+from adapters.trials import Trial, told_verdicts
+from config.monitor import VerdictMode
+from quality.verdict import Policy, Verdict, decide
+from serve.metrics import ServeMetrics
+from serve.monitor.evidence import TrialEvidence, ttft_of
+from serve.records import GenerationRecord, RequestRecord
+from serve.residency import Residency
+
+logger = logging.getLogger(__name__)
+
+_MOST_TTFTS = 500
+_MOST_VERSIONS = 256
+_WORDS: dict[VerdictAction, str] = {"promote": "promoted", "rollback": "rolled back", "hold": "held"}
+
+
+@dataclass
+class Case:
+    """One trial under way. `told` are the verdicts that the history has already."""
+
+    name: str
+    trial: Trial
+    evidence: TrialEvidence
+    policy: Policy
+    max_hours: float
+    told: set[VerdictAction]
+    num_judged: int = -1
+    """Pairs that the last verdict saw."""
+
+    @property
+    def canary(self) -> Target:
+        return Target(self.name, self.trial.canary)
+
+
+class Controller:
+    """An observer of requests, generations and probes, and the loop that judges what they show.
+
+    Args:
+        interval_s: Time between two verdicts.
+        mode: "dry_run" tells what "act" would do.
+        has_history: False where the histories belong to another store: then verdicts are logged and counted only.
+    """
+
+    def __init__(
+        self,
+        store: AdapterStore,
+        residency: Residency,
+        metrics: ServeMetrics,
+        *,
+        interval_s: float,
+        mode: VerdictMode,
+        has_history: bool = True,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store = store
+        self._residency = residency
+        self._metrics = metrics
+        self._interval_s = interval_s
+        self._does_act = mode == "act" and has_history
+        self._has_history = has_history
+        self._clock = clock
+        self._cases: dict[str, Case] = {}
+        self._ttfts: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """Count a client's request."""
+        name = record.served_name
+        if name is None:
+            return
+        if (ttft_s := ttft_of(record)) is not None:
+            self._remember_ttft(name, ttft_s)
+        if (case := self._cases.get(name.partition("@")[0])) is not None:
+            case.evidence.request_finished(record)
+
+    def generation_started(self, lora_name: str | None) -> None:
+        """There is nothing to see yet."""
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        """Count a copy that a canary in shadow mode was shown."""
+        if (case := self._cases.get((record.lora_name or "").partition("@")[0])) is not None:
+            case.evidence.generation_finished(record)
+
+    def probe_scored(self, stable: Target, canary: Target, scores: tuple[float, float]) -> None:
+        """Count a held-out question that both were asked."""
+        case = self._cases.get(canary.name)
+        if case is not None and (case.evidence.stable_target, case.evidence.canary_target) == (stable, canary):
+            case.evidence.probe_scored(*scores)
+
+    async def run(self) -> None:
+        """Judge until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            for name in sorted({target.name for target in self._residency.residents} | set(self._cases)):
+                try:
+                    await self.judge(name)
+                except (AdapterError, OSError) as error:  # boundary of a loop: of this adapter, for now
+                    logger.warning("The canary of %s is not judged now: %s", name, error)
+                except Exception:  # boundary of a loop: the others must be judged all the same
+                    logger.exception("Judging the canary of %s failed", name)
+
+    async def judge(self, name: str) -> Verdict | None:
+        """Look at one adapter's trial; the verdict, where there is something new to judge.
+
+        Raises:
+            AdapterError: Its history or a manifest cannot be read, or the store cannot be written.
+        """
+        case = await self._follow(name)
+        if case is None:
+            return None
+        is_late = self._is_late(case)
+        num_pairs = case.evidence.num_pairs
+        if num_pairs == case.num_judged and not is_late:
+            return None
+        stable, canary = case.evidence.evidence()
+        verdict = await asyncio.to_thread(decide, stable, canary, case.policy)
+        case.num_judged = num_pairs
+        self._metrics.quality.trial_judged(case.canary, verdict)
+        if verdict.action != "hold" or is_late:
+            await self._conclude(case, verdict)
+        return verdict
+
+    async def _follow(self, name: str) -> Case | None:
+        """The trial that is under way now; another one than before starts without evidence."""
+        trial = await asyncio.to_thread(self._store.trial, name)
+        case = self._cases.get(name)
+        if trial is None:
+            self._cases.pop(name, None)
+            return None
+        if case is None or case.trial != trial:
+            case = self._cases[name] = await self._begin(name, trial)
+        return case
+
+    async def _begin(self, name: str, trial: Trial) -> Case:
+        stable, canary = Target(name, trial.stable), Target(name, trial.canary)
+        rules = await asyncio.to_thread(self._rules, stable)
+        told = await asyncio.to_thread(lambda: told_verdicts(self._store.history(name), trial))
+        evidence = TrialEvidence(stable, canary, tuple(self._ttfts.get(str(stable), ())))
+        logger.info("%s is on trial beside %s", canary, stable)
+        return Case(name, trial, evidence, policy_of(rules), rules.max_hours, set(told))
+
+    def _rules(self, stable: Target) -> QualityRules:
+        """Stable's rules judge its canary: a canary does not bring its own."""
+        return self._store.manifest(stable).quality or QualityRules()
+
+    def _is_late(self, case: Case) -> bool:
+        """Whether the time is up, and nobody was told yet."""
+        hours = (self._clock() - case.trial.began_s) / 3600
+        return hours > case.max_hours and not case.told
+
+    async def _conclude(self, case: Case, verdict: Verdict) -> None:
+        action, figures = verdict.action, figures_of(verdict)
+        reason = verdict.reason
+        if action == "hold":
+            reason = f"nothing is proven after {case.max_hours:g} h: {reason}"
+        if action in case.told and (action == "hold" or not self._does_act):
+            return
+        try:
+            if self._does_act and action != "hold":
+                await asyncio.to_thread(self._store.conclude, case.name, case.trial, action, reason, figures)
+                self._cases.pop(case.name, None)
+            elif self._has_history:
+                await asyncio.to_thread(self._store.record_verdict, case.name, case.trial, action, reason, figures)
+        except TrialOverError as error:
+            logger.info("%s", error)
+            return
+        case.told.add(action)
+        self._metrics.quality.verdict_told(case.canary, action)
+        tense = "is" if self._does_act or action == "hold" else "would be"
+        logger.warning("%s %s %s: %s", case.canary, tense, _WORDS[action], reason)
+
+    def _remember_ttft(self, name: str, ttft_s: float) -> None:
+        if name not in self._ttfts:
+            self._ttfts[name] = deque(maxlen=_MOST_TTFTS)
+            if len(self._ttfts) > _MOST_VERSIONS:
+                self._ttfts.popitem(last=False)
+        self._ttfts[name].append(ttft_s)
+        self._ttfts.move_to_end(name)
+
+
+def policy_of(rules: QualityRules) -> Policy:
+    """What a canary must prove, as the verdict wants it."""
+    return Policy(rules.margin, rules.max_error_increase, rules.max_slow_increase, rules.alpha, rules.min_pairs)
+
+
+def figures_of(verdict: Verdict) -> dict[str, float]:
+    """The comparisons as plain numbers: `score_pairs`, `error_rate_canary`, `slow_share_ci_high`..."""
+    return {
+        f"{comparison.name.replace(' ', '_')}_{name}": round(value, 6)
+        for comparison in verdict.comparisons
+        for name, value in (
+            ("pairs", float(comparison.num_pairs)),
+            ("stable", comparison.stable),
+            ("canary", comparison.canary),
+            ("ci_low", comparison.ci_low),
+            ("ci_high", comparison.ci_high),
+        )
+    }

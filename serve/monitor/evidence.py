@@ -1,0 +1,134 @@
+"""What a server has seen of stable and canary since their trial began, as `quality.verdict` wants it. No clock, no I/O.
+
+Only paired observations are kept. A canary's observation takes the latest stable one that none has taken yet, as
+`quality.verdict.pair_in_time` does, so that memory is bounded however much more traffic stable has.
+"""
+
+from collections import deque
+from collections.abc import Sequence
+
+from adapters.reference import Target
+from quality.verdict import Evidence, Observation
+from serve.records import GenerationRecord, RequestRecord
+
+MIN_TTFTS = 20
+"""Stable's TTFTs that the threshold of slowness is taken from, at least."""
+
+_SLOW_QUANTILE = 0.95
+_MOST_UNUSED = 1000
+_MOST_PAIRS = 20_000
+
+# A refused version is its own fault; a 503, a 429 or a wrong request is not.
+_REFUSED, _FAILED, _TOO_LATE = "adapter_refused", "server_error", "deadline_exceeded"
+
+
+class PairedStream:
+    """Observations of one kind, in the order in which they were seen."""
+
+    def __init__(self, most_unused: int = _MOST_UNUSED, most_pairs: int = _MOST_PAIRS) -> None:
+        self._unused: deque[float] = deque(maxlen=most_unused)
+        self._most_pairs = most_pairs
+        self.pairs: list[tuple[float, float]] = []
+        """(stable, canary); no more once there are very many, which decide or never will."""
+
+    def stable_seen(self, value: float) -> None:
+        self._unused.append(value)
+
+    def canary_seen(self, value: float) -> None:
+        if self._unused and len(self.pairs) < self._most_pairs:
+            self.pairs.append((self._unused.pop(), value))
+
+    def observations(self, side: int) -> tuple[Observation, ...]:
+        """Stable's (0) or the canary's (1). Their times are the pairs' numbers: `decide` looks at the order alone."""
+        return tuple(Observation(float(number), pair[side]) for number, pair in enumerate(self.pairs))
+
+
+class TrialEvidence:
+    """An observer of one trial's requests and probes.
+
+    Args:
+        ttfts_before: TTFTs of stable, seconds, from before the canary. Where there are too few, stable's first ones
+            beside the canary fix the threshold and count for nothing else.
+    """
+
+    def __init__(self, stable: Target, canary: Target, ttfts_before: Sequence[float] = ()) -> None:
+        self.stable_target, self.canary_target = stable, canary
+        self._names = str(stable), str(canary)
+        self._ttfts = list(ttfts_before)
+        self.slow_threshold_s = _threshold_s(self._ttfts)
+        self._scores, self._errors, self._slow = PairedStream(), PairedStream(), PairedStream()
+
+    @property
+    def num_pairs(self) -> int:
+        """Of all three kinds together; it grows with each new piece of evidence."""
+        return sum(len(stream.pairs) for stream in (self._scores, self._errors, self._slow))
+
+    def evidence(self) -> tuple[Evidence, Evidence]:
+        """Of stable, and of the canary."""
+        stable, canary = (
+            Evidence(
+                scores=self._scores.observations(side),
+                errors=self._errors.observations(side),
+                slow=self._slow.observations(side),
+            )
+            for side in (0, 1)
+        )
+        return stable, canary
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """Count a client's request, where one of the two versions answered it or should have."""
+        name = record.served_name
+        if name in self._names:
+            is_canary = name == self._names[1]
+            _add(self._errors, is_canary, failure_of(record))
+            self._see_ttft(is_canary, ttft_of(record))
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        """Count a shadow's copy, for errors only: it waits behind all clients, so its TTFT says nothing."""
+        is_copy = record.source == "shadow" and record.lora_name == self._names[1]
+        if is_copy and record.outcome != "cancelled":
+            self._errors.canary_seen(float(record.outcome == "error"))
+
+    def probe_scored(self, stable: float, canary: float) -> None:
+        """Count the two answers to one held-out probe, 0 to 1 each."""
+        self._scores.stable_seen(stable)
+        self._scores.canary_seen(canary)
+
+    def _see_ttft(self, is_canary: bool, ttft_s: float | None) -> None:
+        if ttft_s is None:
+            return
+        if self.slow_threshold_s is not None:
+            _add(self._slow, is_canary, float(ttft_s > self.slow_threshold_s))
+        elif not is_canary:
+            self._ttfts.append(ttft_s)
+            self.slow_threshold_s = _threshold_s(self._ttfts)
+
+
+def failure_of(record: RequestRecord) -> float | None:
+    """1 where the version failed, 0 where it answered, None where it was not its doing or it never had the request."""
+    generation = record.context.generation
+    if record.outcome == "ok":
+        return float(generation is not None and generation.outcome == "error")  # the stream ended in an error event
+    if record.reason in (_REFUSED, _FAILED):
+        return 1.0
+    return 1.0 if record.reason == _TOO_LATE and generation is not None else None
+
+
+def ttft_of(record: RequestRecord) -> float | None:
+    """TTFT of an answered request, seconds; None also where it waited for a load, which is not the version's speed."""
+    generation = record.context.generation
+    if record.outcome != "ok" or record.context.is_cold or generation is None or generation.outcome != "ok":
+        return None
+    return generation.ttft_s
+
+
+def _add(stream: PairedStream, is_canary: bool, value: float | None) -> None:
+    if value is not None:
+        (stream.canary_seen if is_canary else stream.stable_seen)(value)
+
+
+def _threshold_s(ttfts_s: Sequence[float]) -> float | None:
+    """The 95th percentile; None of too few."""
+    if len(ttfts_s) < MIN_TTFTS:
+        return None
+    return sorted(ttfts_s)[int(_SLOW_QUANTILE * (len(ttfts_s) - 1))]

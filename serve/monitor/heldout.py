@@ -1,0 +1,292 @@
+"""Held-out probes: each resident version is asked the questions that it was evaluated on, a few at a time, in full.
+
+Probes wait behind all clients. A version is asked each question once: a greedy answer says nothing new the second time.
+A canary is asked stable's questions, each at the same time as stable, for the verdict on it compares pair by pair.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from adapters.reader import StoreReader
+from adapters.reference import DEFAULT_ALIAS, Target
+from quality.intervals import share_of
+from quality.kept import GeneralScore, ProbeScore
+from quality.probes import Probe, ProbeSet, read_probes
+from quality.scorers import is_exact_match
+from quality.store import QualityStore
+from serve.engine.protocol import Engine
+from serve.errors import AdapterRefusedError, NotReadyError, ServeError
+from serve.metrics import ServeMetrics
+from serve.records import current_request, current_source
+from serve.residency import Residency, Resident
+from serve.shadow import SHADOW_PRIORITY
+
+logger = logging.getLogger(__name__)
+
+_GENERAL_EVERY_S = 6 * 3600.0
+
+
+class ProbeListener(Protocol):
+    """Who wants to know how a canary does beside stable; called on the event loop."""
+
+    def probe_scored(self, stable: Target, canary: Target, scores: tuple[float, float]) -> None: ...
+
+
+@dataclass
+class Quiz:
+    """One set of questions for one version, or for stable and canary together."""
+
+    targets: tuple[Target, ...]
+    probes: ProbeSet
+    is_own: tuple[bool, ...]
+    """By target: whether these are its own questions, so that its scores are worth keeping."""
+    left: list[int]
+    """Questions not asked yet, in random order, the next one last."""
+    scores: dict[Target, dict[int, float]] = field(default_factory=dict)
+    asked_at: int = 0
+    """The turn in which it was last asked something."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One question, answered by all that were asked; `scores` is None where it could not be put to them."""
+
+    quiz: Quiz
+    probe: int
+    scores: tuple[float, ...] | None
+
+
+class HeldOut:
+    """Asks the resident versions, canaries and their stable ones first, then stable ones, then others.
+
+    Args:
+        interval_s: Pause between two turns.
+        at_once: Questions in the engine at most.
+        max_model_len: The server's setting of that name, tokens.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        residency: Residency,
+        adapters: StoreReader,
+        store: QualityStore,
+        metrics: ServeMetrics,
+        listener: ProbeListener,
+        *,
+        interval_s: float,
+        at_once: int,
+        max_model_len: int,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._engine = engine
+        self._residency = residency
+        self._adapters = adapters
+        self._store = store
+        self._metrics = metrics
+        self._listener = listener
+        self._interval_s = interval_s
+        self._at_once = at_once
+        self._max_model_len = max_model_len
+        self._rng = rng or random.Random()
+        self._clock = clock
+        self._turn = 0
+        self._places = asyncio.Semaphore(at_once)
+        self._quizzes: dict[tuple[Target, ...], Quiz] = {}
+        self._probes: dict[Target, ProbeSet | None] = {}
+        self._measured: dict[Target, tuple[Resident, float]] = {}
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        while True:
+            await asyncio.sleep(self._interval_s)
+            if self._engine.is_ready:
+                try:
+                    await self.take_turn()
+                except Exception:  # boundary of a loop: a full disk or a broken history must not end the probes
+                    logger.exception("A turn of held-out probes failed; the next one comes all the same.")
+
+    async def take_turn(self) -> None:
+        """Ask as much as may be asked at once, and keep the scores."""
+        self._turn += 1
+        ranked = await asyncio.to_thread(self._rank, tuple(self._residency.residents))
+        quizzes = [await self._quiz(targets) for targets in ranked]
+        self._forget_all_but(ranked)
+        chosen = self._choose([quiz for quiz in quizzes if quiz is not None])
+        scored = await asyncio.gather(*(self._put(quiz, index) for quiz, index in chosen))
+        await self._keep([one for one in scored if one.scores is not None])
+        await self._measure_general()
+
+    def _rank(self, residents: Sequence[Target]) -> list[tuple[Target, ...]]:
+        """Who is to be asked, the most urgent first."""
+        trials: list[tuple[Target, ...]] = []
+        stable: list[tuple[Target, ...]] = []
+        for name in sorted({target.name for target in residents}):
+            trial, aliases = self._adapters.trial(name), self._adapters.aliases(name)
+            if trial is not None:
+                trials.append((Target(name, trial.stable), Target(name, trial.canary)))
+            elif DEFAULT_ALIAS in aliases and (current := Target(name, aliases[DEFAULT_ALIAS])) in residents:
+                stable.append((current,))
+        ranked = trials + stable
+        known = {target for targets in ranked for target in targets}
+        return ranked + [(target,) for target in sorted(residents, key=str) if target not in known]
+
+    async def _quiz(self, targets: tuple[Target, ...]) -> Quiz | None:
+        """The quiz of these versions; None where the first one has no questions."""
+        if targets not in self._quizzes:
+            sets = [await self._probes_of(target) for target in targets]
+            if sets[0] is None or not sets[0].probes:
+                return None
+            is_own = tuple(own is not None and own.probes == sets[0].probes for own in sets)
+            quiz = Quiz(targets, sets[0], is_own, list(range(len(sets[0].probes))))
+            await self._remember(quiz)
+            self._rng.shuffle(quiz.left)
+            self._quizzes[targets] = quiz
+        return self._quizzes[targets]
+
+    async def _probes_of(self, target: Target) -> ProbeSet | None:
+        """A version's questions; says once where it has none."""
+        if target not in self._probes:
+            probes = await asyncio.to_thread(lambda: read_probes(self._adapters.folder(target)))
+            if probes is None or not probes.probes:
+                logger.info("%s is not asked held-out questions: it was published without them.", target)
+            # The drift baseline is the larger part, and nobody needs it here.
+            self._probes[target] = probes.model_copy(update={"baseline": ()}) if probes else None
+        return self._probes[target]
+
+    async def _remember(self, quiz: Quiz) -> None:
+        """Start from the scores that are kept. What a version was asked alone, it is not asked alone again."""
+        for target in (target for target, is_own in zip(quiz.targets, quiz.is_own, strict=True) if is_own):
+            kept = await asyncio.to_thread(self._store.probe_scores, target.name, target.version)
+            quiz.scores[target] = {score.probe: score.score for score in kept if score.probe < len(quiz.probes.probes)}
+            self._show(quiz, target)
+        if len(quiz.targets) == 1:
+            quiz.left = [index for index in quiz.left if index not in quiz.scores[quiz.targets[0]]]
+
+    def _choose(self, quizzes: Iterable[Quiz]) -> list[tuple[Quiz, int]]:
+        """Questions for one turn: by rank, then whoever waits longest; always at least one."""
+        chosen: list[tuple[Quiz, int]] = []
+        num_free = self._at_once
+        ranked = sorted((quiz for quiz in quizzes if quiz.left), key=lambda quiz: (-len(quiz.targets), quiz.asked_at))
+        while ranked and (num_free > 0 or not chosen):
+            for quiz in ranked:
+                if chosen and num_free < len(quiz.targets):
+                    return chosen
+                chosen.append((quiz, quiz.left.pop()))
+                quiz.asked_at = self._turn
+                num_free -= len(quiz.targets)
+            ranked = [quiz for quiz in ranked if quiz.left]
+        return chosen
+
+    async def _put(self, quiz: Quiz, index: int) -> Scored:
+        """One question to all of a quiz at the same time."""
+        probe = quiz.probes.probes[index]
+        try:
+            scores = await _all_of(self._score(target, probe, quiz.probes) for target in quiz.targets)
+        except NotReadyError as error:
+            logger.info("A probe of %s waits: %s", quiz.targets[-1], error)
+            quiz.left.insert(0, index)
+            return Scored(quiz, index, None)
+        except ServeError as error:
+            logger.info("Probe %d of %s cannot be asked: %s", index, quiz.targets[0], error)
+            return Scored(quiz, index, None)
+        return Scored(quiz, index, scores)
+
+    async def _score(self, target: Target, probe: Probe, probes: ProbeSet) -> float:
+        """1 where the version answers rightly, 0 where it does not, or is refused.
+
+        Raises:
+            ServeError: The question could not be asked, which says nothing of the version.
+        """
+        current_request.set(None)  # its tokens are no tenant's
+        current_source.set("probe")
+        try:
+            async with self._places:
+                with await self._residency.lease(target):
+                    answer = await self._engine.answer("chat/completions", _body(target, probe, probes))
+        except AdapterRefusedError as error:
+            logger.info("Probe of %s: %s", target, error)
+            return 0.0
+        assert isinstance(answer.body, dict)  # no stream was asked for
+        return float(is_exact_match(answer.body["choices"][0]["message"]["content"] or "", probe.expected))
+
+    async def _keep(self, scored: Sequence[Scored]) -> None:
+        rows: list[ProbeScore] = []
+        for one in scored:
+            quiz, at_s = one.quiz, self._clock()
+            for target, score, is_own in zip(quiz.targets, one.scores or (), quiz.is_own, strict=True):
+                quiz.scores.setdefault(target, {})[one.probe] = score
+                self._show(quiz, target)
+                if is_own:
+                    rows.append(ProbeScore(at_s, target.name, target.version, one.probe, score))
+            if one.scores is not None and len(quiz.targets) == 2:
+                self._listener.probe_scored(*quiz.targets, (one.scores[0], one.scores[1]))
+        if rows:
+            await asyncio.to_thread(self._store.add_probe_scores, rows)
+
+    def _show(self, quiz: Quiz, target: Target) -> None:
+        if scores := quiz.scores.get(target):
+            self._metrics.quality.probes_scored(target, share_of(round(sum(scores.values())), len(scores)))
+
+    async def _measure_general(self) -> None:
+        """The general text on one version that was loaded since, or was not measured for hours."""
+        for target, resident in self._residency.residents.items():
+            measured, at_s = self._measured.get(target, (None, 0.0))
+            if measured is resident and self._clock() - at_s < _GENERAL_EVERY_S:
+                continue
+            self._measured[target] = resident, self._clock()
+            probes = await self._probes_of(target)
+            if probes is not None and probes.general is not None:
+                await self._measure(target, probes.general.token_ids)
+                return
+
+    async def _measure(self, target: Target, token_ids: Sequence[int]) -> None:
+        if len(token_ids) >= self._max_model_len:
+            logger.info("%s: the general text has %d tokens, too many for this server", target, len(token_ids))
+            return
+        try:
+            with await self._residency.lease(target):
+                logprobs = await self._engine.logprobs(token_ids, target)
+        except ServeError as error:
+            logger.info("The general text of %s: %s", target, error)
+            return
+        nll = -sum(logprobs) / len(logprobs)
+        self._metrics.quality.general_measured(target, nll)
+        score = GeneralScore(self._clock(), target.name, target.version, nll)
+        await asyncio.to_thread(self._store.add_general_score, score)
+
+    def _forget_all_but(self, ranked: Iterable[tuple[Target, ...]]) -> None:
+        """Drop what is no longer resident, or no longer beside another; a new trial asks everything anew."""
+        wanted = set(ranked)
+        known = {target for targets in wanted for target in targets}
+        self._quizzes = {targets: quiz for targets, quiz in self._quizzes.items() if targets in wanted}
+        self._probes = {target: probes for target, probes in self._probes.items() if target in known}
+        self._measured = {target: seen for target, seen in self._measured.items() if target in known}
+
+
+async def _all_of(work: Iterable[Coroutine[Any, Any, float]]) -> tuple[float, ...]:
+    """All results, once the last one is there; then the first error."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return tuple(result for result in results if not isinstance(result, BaseException))
+
+
+def _body(target: Target, probe: Probe, probes: ProbeSet) -> dict[str, Any]:
+    """The question, asked as the evaluation did: greedily, and with the stop string in the answer."""
+    return {
+        "model": str(target),
+        "messages": [message.model_dump() for message in probe.messages],
+        "temperature": 0.0,
+        "max_tokens": probes.max_tokens,
+        "stop": list(probes.stop),
+        "include_stop_str_in_output": True,
+        "priority": SHADOW_PRIORITY,
+    }
