@@ -172,6 +172,13 @@ class QualityStore:
     ) -> tuple[DriftLook, ...]:
         return self._find(DriftLook, _of_version(adapter, version) | _since("at_s", since_s), limit)
 
+    def versions(self) -> tuple[tuple[str, int], ...]:
+        """Adapters and versions (0: the base) of which anything is kept, sorted."""
+        tables = ("samples", "probe_scores", "general_scores", "drift_looks")
+        sql = " UNION ".join(f"SELECT adapter, version FROM {table}" for table in tables) + " ORDER BY 1, 2"
+        with self._reading() as connection:
+            return tuple((adapter, version) for adapter, version in connection.execute(sql).fetchall())
+
     def ungraded(self, judge: str, limit: int, share: float = 1.0) -> tuple[Sample, ...]:
         """Samples with text that this judge has not graded; of all samples, always the same `share` is drawn."""
         nobody = "answer IS NOT NULL AND id NOT IN (SELECT sample_id FROM grades WHERE judge = ?)"

@@ -311,3 +311,9 @@ def test_a_judges_tokens_outlive_a_restart_but_not_retention(store: QualityStore
         assert again.judge_tokens("judge", "2026-11-22") == 500
         again.prune(before_s=1795392000.0, most_samples=10)  # 2026-11-23 00:00 UTC
         assert again.judge_tokens("judge", "2026-11-22") == 0
+
+
+def test_a_store_tells_of_which_versions_it_keeps_anything(store: QualityStore) -> None:
+    store.add_samples([sample(), sample(version=4), sample(adapter="base", version=0)])
+    store.add_probe_score(ProbeScore(1.0, "legal", 1, 0, 1.0))
+    assert store.versions() == (("base", 0), ("legal", 1), ("medical", 3), ("medical", 4))
