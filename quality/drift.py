@@ -20,7 +20,7 @@ noise in three answers of ten shows in windows of 200, often not in windows of 5
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import repeat
 from math import log
 
 import numpy as np
@@ -108,7 +108,7 @@ class TokenFrequencies:
     """How frequent tokens are: half a count is added to each, and to "any token not seen" (Krichevsky-Trofimov)."""
 
     def __init__(self, texts: Sequence[Sequence[Hashable]]) -> None:
-        self.counts = Counter(chain.from_iterable(texts))
+        self.counts = _count(texts)
         self._log_total = log(self.counts.total() + (len(self.counts) + 1) / 2.0)
         self._log_counts = {token: log(count + 0.5) for token, count in self.counts.items()}
 
@@ -223,5 +223,13 @@ def _embeddings(exchanges: Sequence[Exchange]) -> Floats | None:
 
 
 def _divergence(baseline: TokenFrequencies, window: Sequence[Sequence[Hashable]]) -> float | None:
-    counts = Counter(chain.from_iterable(window))
+    counts = _count(window)
     return jensen_shannon_divergence(baseline.counts, counts) if baseline.counts and counts else None
+
+
+def _count(texts: Sequence[Sequence[Hashable]]) -> Counter[Hashable]:
+    """Text by text: one call for all of them would keep every other thread waiting until it ends."""
+    counts: Counter[Hashable] = Counter()
+    for text in texts:
+        counts.update(text)
+    return counts
