@@ -1,0 +1,163 @@
+"""The judge's loop: sampled answers that have text, graded one after another beside the traffic.
+
+Nothing here touches a client's request: the loop reads what is stored already and asks elsewhere, or this engine at the
+lowest priority. What fails is counted, logged and left out.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterable
+from statistics import fmean
+from typing import NamedTuple
+
+from adapters.errors import AdapterError
+from adapters.reader import StoreReader
+from adapters.reference import Target
+from config.monitor import JudgeConfig
+from quality.agreement import agreement_of_scores
+from quality.judge import grade_task, read_grade
+from quality.kept import Grade, Label, Sample
+from quality.store import QualityStore
+from serve.metrics import ServeMetrics
+from serve.monitor.asking import Judge, JudgeCallError
+from serve.monitor.calls import JudgeCalls, OverBudgetError
+
+logger = logging.getLogger(__name__)
+
+_MOST_PER_ROUND = 20
+_IDLE_S = 5.0
+_SHOW_EVERY_S = 60.0
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 3600.0
+
+
+class _Judged(NamedTuple):
+    """What the judge has said of one version."""
+
+    version: int
+    mean: float
+    pairs: list[tuple[float, float]]
+
+
+class Judging:
+    """Grades samples, and shows how far the grades agree with people's labels."""
+
+    def __init__(
+        self,
+        judge: Judge,
+        store: QualityStore,
+        metrics: ServeMetrics,
+        config: JudgeConfig,
+        adapters: StoreReader,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._judge = judge
+        self._store = store
+        self._metrics = metrics
+        self._config = config
+        self._adapters = adapters
+        self._calls = JudgeCalls(judge, store, metrics, config, clock=clock, sleep=sleep, jitter=jitter)
+        self._clock = clock
+        self._sleep = sleep
+        self._shown_s = float("-inf")
+        self._left_out: set[int] = set()
+        self._num_failed = 0
+        self._is_over_budget = False
+
+    async def run(self) -> None:
+        """Grade until cancelled."""
+        while True:
+            try:
+                await self._sleep(await self.round())
+            except Exception:  # boundary of a loop: a store that is full today may take grades tomorrow
+                logger.exception("Judging failed; it goes on in %g s", _SHOW_EVERY_S)
+                await self._sleep(_SHOW_EVERY_S)
+
+    async def round(self) -> float:
+        """Grade the newest samples that are drawn and have no grade; returns seconds to wait before the next round."""
+        if self._clock() >= self._shown_s + _SHOW_EVERY_S:
+            await self.show()
+        if not self._judge.is_ready:
+            return _IDLE_S
+        samples = await asyncio.to_thread(self._waiting)
+        for sample in samples:
+            try:
+                await self._grade(sample)
+            except OverBudgetError as error:
+                self._over_budget(error)
+                return _SHOW_EVERY_S
+            except JudgeCallError as error:
+                self._left_out.add(sample.id)
+                logger.warning("Sample %d gets no grade: the judge %r %s", sample.id, self._judge.name, error)
+                if error.outcome != "invalid":
+                    return self._pause_s(error)
+            self._num_failed, self._is_over_budget = 0, False
+        return _IDLE_S if len(samples) < _MOST_PER_ROUND else 0.0
+
+    async def show(self) -> None:
+        """Export mean scores by version, and the agreement with people by adapter."""
+        self._shown_s = self._clock()
+        for adapter, versions in (await asyncio.to_thread(self._judged)).items():
+            agreement = agreement_of_scores([pair for judged in versions for pair in judged.pairs])
+            self._metrics.judge.agrees(adapter, agreement)
+            is_calibrated = agreement.n >= self._config.min_labels
+            for judged in versions:
+                if not judged.version or self._adapters.has_version(Target(adapter, judged.version)):
+                    self._metrics.judge.judged(adapter, judged.version, judged.mean, is_calibrated=is_calibrated)
+
+    def _judged(self) -> dict[str, list[_Judged]]:
+        by_adapter = defaultdict(list)
+        for adapter, version in self._store.versions():
+            grades = self._store.grades(adapter, version, judge=self._judge.name)
+            if grades:
+                pairs = labels_and_grades(self._store.labels(adapter, version), grades)
+                by_adapter[adapter].append(_Judged(version, fmean(grade.score for grade in grades), pairs))
+        return by_adapter
+
+    def _waiting(self) -> list[Sample]:
+        """The newest first: they tell most of what is served now."""
+        limit = _MOST_PER_ROUND + len(self._left_out)
+        samples = self._store.ungraded(self._judge.name, limit, self._config.sample_rate)
+        return [sample for sample in reversed(samples) if sample.id not in self._left_out][:_MOST_PER_ROUND]
+
+    async def _grade(self, sample: Sample) -> None:
+        rubric = await asyncio.to_thread(self._rubric, sample)
+        given = await self._calls.call(grade_task(sample.prompt or "", sample.answer or "", rubric), read_grade)
+        grade = Grade(sample.id, self._judge.name, self._clock(), given.score, given.reason)
+        try:
+            await asyncio.to_thread(self._store.add_grade, grade)
+        except KeyError:
+            logger.info("Sample %d was deleted while it was judged", sample.id)
+
+    def _rubric(self, sample: Sample) -> str | None:
+        """The domain's, as the version brought it."""
+        try:
+            target = Target(sample.adapter, sample.version)
+            quality = self._adapters.manifest(target).quality if sample.version else None
+        except AdapterError:
+            return None  # removed since
+        return quality.rubric if quality else None
+
+    def _over_budget(self, error: OverBudgetError) -> None:
+        if not self._is_over_budget:
+            logger.warning("%s", error)
+        self._is_over_budget = True
+
+    def _pause_s(self, error: JudgeCallError) -> float:
+        """A judge that fails is asked ever more seldom, an hour apart at most, or as it wishes."""
+        self._num_failed += 1
+        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (self._num_failed - 1))
+        return max(pause_s, min(error.retry_after_s or 0.0, _LONGEST_PAUSE_S))
+
+
+def labels_and_grades(labels: Iterable[Label], grades: Iterable[Grade]) -> list[tuple[float, float]]:
+    """Scores of the samples that have both, people's first; where several people labelled one, their mean."""
+    by_sample: dict[int, list[float]] = defaultdict(list)
+    for label in labels:
+        by_sample[label.sample_id].append(label.score)
+    return [(fmean(by_sample[grade.sample_id]), grade.score) for grade in grades if grade.sample_id in by_sample]
