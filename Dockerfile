@@ -15,7 +15,7 @@ RUN useradd --create-home lorikeet && mkdir -p /app/var && chown -R lorikeet /ap
 USER lorikeet
 WORKDIR /app
 COPY --chown=lorikeet . .
-ENV PATH=/app/.venv/bin:$PATH LORIKEET_HOME=/app/var PIP_NO_CACHE_DIR=1
+ENV PATH=/app/.venv/bin:$PATH LORIKEET_HOME=/app/var VLLM_CACHE_ROOT=/app/var/cache PIP_NO_CACHE_DIR=1
 VOLUME /app/var
 EXPOSE 8000
 HEALTHCHECK --start-period=10m CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/health', timeout=3)"]

@@ -23,6 +23,8 @@ from loadtest.server import RunningServer, ServerError, free_port, last_lines, r
 THREAD_SETTINGS = ("VLLM_CPU_OMP_THREADS_BIND", "LD_PRELOAD")
 # Two engines share the memory of a GPU (on a CPU the key has no effect), and nothing else goes on.
 _SETTINGS_OF_BOTH = {"gpu_memory_utilization": 0.4, "keys_file": None, "remote_store": None, "canary_probes": False}
+# Where the configuration leaves it to the server: vLLM's own must be told the same.
+_KV_CACHE_BYTES = 1 << 30
 _FEW_CORES = 4
 _TOPOLOGY = Path("/sys/devices/system/cpu")
 _PLUGINS = "vllm.general_plugins"
@@ -41,6 +43,7 @@ def serve_config(options: BenchOptions, **changes: object) -> ServeConfig:
     if options.url is not None:
         raise TargetError("This benchmark starts both servers itself. Leave --url out.")
     config = load_serve(options.serve_file).model_dump()
+    config["kv_cache_bytes"] = config["kv_cache_bytes"] or _KV_CACHE_BYTES
     return ServeConfig.model_validate(config | _SETTINGS_OF_BOTH | changes)
 
 
@@ -132,6 +135,8 @@ def vllm_command(
     if not is_stock:
         flags["--scheduling-policy"] = "priority"
         flags["--worker-extension-cls"] = "serve.engine.worker.AdapterInspection"
+        if not config.cpu_compile:
+            switches.append("--enforce-eager")
     if config.tool_call_parser:
         flags["--tool-call-parser"] = config.tool_call_parser
         switches.append("--enable-auto-tool-choice")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from config.schema import ServeConfig
+from serve.engine.memory import default_kv_cache_bytes
 
 _JSON_LOGGING = Path(__file__).with_name("json_logging.json")
 
@@ -45,10 +46,13 @@ def server_arguments(config: ServeConfig, base_folder: Path) -> Namespace:
         "--worker-extension-cls": "serve.engine.worker.AdapterInspection",
     }
     if current_platform.is_cpu():
-        flags["--kv-cache-memory-bytes"] = config.kv_cache_bytes
+        num_tokens = config.max_num_seqs * config.max_model_len
+        flags["--kv-cache-memory-bytes"] = config.kv_cache_bytes or default_kv_cache_bytes(base_folder, num_tokens)
     else:
         flags["--gpu-memory-utilization"] = config.gpu_memory_utilization
     switches = ["--enable-lora", "--enable-prompt-tokens-details"]
+    if current_platform.is_cpu() and not config.cpu_compile:
+        switches.append("--enforce-eager")
     if config.tool_call_parser:
         flags["--tool-call-parser"] = config.tool_call_parser
         switches.append("--enable-auto-tool-choice")

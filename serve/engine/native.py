@@ -45,8 +45,10 @@ def install() -> None:
     _replace(BaseLinearLayerWithLoRA, "reset_lora", _reset_lora)
     _replace(BaseLinearLayerWithLoRA, "_apply_lora_to_output", _apply_lora_to_output)
     for vocabulary_class in (VocabParallelEmbeddingWithLoRA, LogitsProcessorWithLoRA):
+        _replace(vocabulary_class, "create_lora_weights", _create_vocabulary_weights)
         _replace(vocabulary_class, "set_lora", _set_vocabulary_lora)
         _replace(vocabulary_class, "reset_lora", _reset_vocabulary_lora)
+    _replace(VocabParallelEmbeddingWithLoRA, "forward", _embed)
     _replace(LoRAModelManager, "_add_adapter", _add_adapter)
     _replace(WorkerLoRAManager, "_load_adapter", _load_adapter)
 
@@ -119,16 +121,30 @@ def _apply_lora_to_output(stock: Any, layer: Any, x: Tensor, output: Tensor) -> 
     slots = slot_table(layer)
     if slots is None:
         return stock(layer, x, output)  # type: ignore[no-any-return] # vLLM's, returns a tensor
-    wrapper = layer.punica_wrapper
-    if wrapper.has_adapters:
-        inputs = x.reshape(-1, x.shape[-1]).contiguous()
-        rows = output.view(-1, output.shape[-1])
-        if rows.dtype == inputs.dtype == torch.bfloat16:
-            torch.ops.lorikeet.add_lora(rows, inputs, slots.table, wrapper.slots, slots.widths)
-        else:
-            delta = torch.zeros_like(rows, dtype=torch.bfloat16)
-            torch.ops.lorikeet.add_lora(delta, inputs.bfloat16(), slots.table, wrapper.slots, slots.widths)
-            rows.add_(delta)
+    token_slots = layer.punica_wrapper.slots
+    # No branch on what the batch holds: the model is traced once, for all batches.
+    inputs = x.reshape(-1, x.shape[-1]).contiguous()
+    rows = output.view(-1, output.shape[-1])
+    if rows.dtype == inputs.dtype == torch.bfloat16:
+        torch.ops.lorikeet.add_lora(rows, inputs, slots.table, token_slots, slots.widths)
+    else:
+        delta = torch.zeros_like(rows, dtype=torch.bfloat16)
+        torch.ops.lorikeet.add_lora(delta, inputs.bfloat16(), slots.table, token_slots, slots.widths)
+        rows.add_(delta)
+    return output
+
+
+def _embed(stock: Any, layer: Any, x: Tensor) -> Tensor:
+    """vLLM's, without its gather from an A of the whole vocabulary where no adapter has one."""
+    output: Tensor = layer.base_layer.forward(x)
+    torch.ops.lorikeet.add_embedding_lora(
+        output.view(-1, output.shape[-1]),
+        x.reshape(-1),
+        layer.lora_a_stacked,
+        layer.lora_b_stacked,
+        layer.lorikeet_used,
+        layer.punica_wrapper.slots,
+    )
     return output
 
 
@@ -170,14 +186,20 @@ def _pack(layer: Any, lora_a: Any, lora_b: Any) -> LayerWeights:
     return pack_layer([None if a is None or b is None else (a, b) for a, b in zip(lora_a, lora_b, strict=True)])
 
 
+def _create_vocabulary_weights(
+    stock: Any, layer: Any, max_loras: int, lora_config: Any, model_config: Any = None
+) -> None:
+    stock(layer, max_loras, lora_config, model_config)
+    layer.lorikeet_used = torch.zeros(max_loras, dtype=torch.bool)
+
+
 def _set_vocabulary_lora(stock: Any, layer: Any, index: int, lora_a: Any, lora_b: Any) -> None:
     stock(layer, index, lora_a, lora_b)
-    layer.__dict__.setdefault("lorikeet_used", set()).add(index)
+    layer.lorikeet_used[index] = True
 
 
 def _reset_vocabulary_lora(stock: Any, layer: Any, index: int) -> None:
     """Only where something was set: it writes over the whole vocabulary, and few adapters have a part there."""
-    used = layer.__dict__.setdefault("lorikeet_used", set())
-    if index in used:
+    if layer.lorikeet_used[index]:
         stock(layer, index)
-        used.discard(index)
+        layer.lorikeet_used[index] = False

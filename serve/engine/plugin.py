@@ -6,9 +6,10 @@ On a CPU it takes over the arithmetic of LoRA; on a GPU it changes nothing.
 import os
 from typing import Any, Literal, get_args
 
+from serve.engine.compilation import allow_compilation, mend_compile_cache
 from serve.engine.cpu import has_few_cores
 from serve.engine.waiting import sleep_instead_of_spinning
-from serve.kernels.build import load_kernels
+from serve.kernels.build import has_compiler, load_kernels
 
 CpuLora = Literal["native", "torch", "stock"]
 """By our operator, by plain torch, or as vLLM does it (wrong where base and adapters share a batch)."""
@@ -31,6 +32,9 @@ def register() -> None:
     platform.simple_compile_backend = "eager"
     if has_few_cores():
         sleep_instead_of_spinning()
+    if cpu_lora() == "native" and load_kernels() and has_compiler():
+        allow_compilation(platform)
+        mend_compile_cache()
     if cpu_lora() != "stock":
         platform.get_punica_wrapper = classmethod(lambda _: _punica_wrapper())
 
@@ -52,6 +56,8 @@ def _punica_wrapper() -> str:
     """vLLM asks once, in the worker, before it makes the LoRA layers."""
     if cpu_lora() == "native" and load_kernels():
         from serve.engine import native
+        from serve.kernels.ops import register_for_compilation
 
+        register_for_compilation()
         native.install()
     return _WRAPPER

@@ -18,7 +18,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
     def __init__(self, max_num_batched_tokens: int, max_batches: int, device: Any, **kwargs: Any) -> None:
         super().__init__(max_num_batched_tokens, max_batches, device, **kwargs)
-        self.has_adapters = False
+        self._has_adapters = False
         self.slots.fill_(-1)  # stock leaves it uninitialised
         self._groups: dict[str, tuple[TokenGroup, ...]] = {}
 
@@ -30,7 +30,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
     def update_metadata(self, mapping: Any, *args: Any, **kwargs: Any) -> None:
         super().update_metadata(mapping, *args, **kwargs)
-        self.has_adapters = any(mapping.index_mapping)
+        self._has_adapters = any(mapping.index_mapping)
         self._groups = {}
 
     @property
@@ -43,7 +43,7 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
 
     def _grouped(self, name: str, slots: Tensor) -> tuple[TokenGroup, ...]:
         if name not in self._groups:  # not every batch needs it
-            self._groups[name] = group_tokens(slots.tolist()) if self.has_adapters else ()
+            self._groups[name] = group_tokens(slots.tolist()) if self._has_adapters else ()
         return self._groups[name]
 
     def add_lora_linear(

@@ -44,6 +44,15 @@ def load_kernels() -> bool:
     return True
 
 
+def has_compiler() -> bool:
+    """Whether C++ can be compiled here, as torch would do it."""
+    return shutil.which(_compiler()) is not None
+
+
+def _compiler() -> str:
+    return os.environ.get("CXX", "c++")
+
+
 def library_file() -> Path:
     """Where the compiled operator lies: in torch's folder for extensions, by what it was made of."""
     made_of = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), torch.__version__.encode(), sys.version.encode())
@@ -60,9 +69,8 @@ def _compile(library: Path) -> None:
         SubprocessError: It does not say which version it is.
         OSError: The folder cannot be written.
     """
-    compiler = os.environ.get("CXX", "c++")
-    if shutil.which(compiler) is None:
-        raise RuntimeError(f"there is no C++ compiler ({compiler!r}) here")
+    if not has_compiler():
+        raise RuntimeError(f"there is no C++ compiler ({_compiler()!r}) here")
     library.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=library.parent) as folder, _ninja_on_path():
         cpp_extension.load(

@@ -1,0 +1,52 @@
+"""torch.compile of models with LoRA on a CPU, which vLLM (0.32) turns off, and a cache of it that can be read again.
+
+vLLM's own LoRA arithmetic cannot be traced there; ours is one operator a layer (serve/kernels/ops.py). Compiled code is
+a third faster than eager code with many streams, and twice as fast with one; docs/performance.md has the figures.
+"""
+
+from typing import Any
+
+import torch
+
+_MARK = "_lorikeet"
+
+
+def allow_compilation(platform: Any) -> None:
+    """Keep from vLLM's platform that the model has LoRA: it would turn compilation off."""
+    check = platform.check_and_update_config
+    if hasattr(check, _MARK):
+        return
+
+    def check_without_lora(_: Any, vllm_config: Any) -> None:
+        lora_config, vllm_config.lora_config = vllm_config.lora_config, None
+        try:
+            check(vllm_config)
+        finally:
+            vllm_config.lora_config = lora_config
+
+    setattr(check_without_lora, _MARK, True)
+    platform.check_and_update_config = classmethod(check_without_lora)
+
+
+def mend_compile_cache() -> None:
+    """Let vLLM read what it has saved: 0.32 finishes each function with a method that those for a CPU do not have.
+
+    vllm/compilation/decorators.py, `_try_load_aot_compiled_fn`; without it, each start compiles again.
+    """
+    load: Any = torch.compiler.load_compiled_function
+    if hasattr(load, _MARK):
+        return
+
+    def load_compiled_function(*args: Any, **kwargs: Any) -> Any:
+        loaded = load(*args, **kwargs)
+        compiled = loaded._artifacts.compiled_fn
+        if not hasattr(compiled, "finalize_loading"):
+            compiled.finalize_loading = _nothing_to_finish
+        return loaded
+
+    setattr(load_compiled_function, _MARK, True)
+    torch.compiler.load_compiled_function = load_compiled_function
+
+
+def _nothing_to_finish(vllm_config: Any) -> None:
+    """The artifact of a CPU holds its code."""

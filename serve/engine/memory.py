@@ -1,0 +1,43 @@
+"""How large a CPU's KV cache is where the configuration does not say: what all sequences need, if memory is free."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+_DTYPE_BYTES = 2  # bfloat16
+_SHARE_OF_FREE = 0.5  # the rest is for the base, the adapters and the steps' own buffers
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def default_kv_cache_bytes(base_folder: Path, num_tokens: int, free_bytes: int | None = None) -> int:
+    """Room for `num_tokens` of the base, at most half of the free memory.
+
+    More than all sequences at full length would only keep more prefixes.
+
+    Args:
+        num_tokens: `max_num_seqs * max_model_len`.
+        free_bytes: By default what this process may still take.
+    """
+    free = free_memory_bytes() if free_bytes is None else free_bytes
+    config = json.loads((base_folder / "config.json").read_text(encoding="utf-8"))
+    return min(num_tokens * kv_bytes_per_token(config), int(free * _SHARE_OF_FREE))
+
+
+def kv_bytes_per_token(config: dict[str, Any]) -> int:
+    """Keys and values of all layers for one token, by the base's `config.json`, in bfloat16."""
+    num_heads = config["num_attention_heads"]
+    num_kv_heads = config.get("num_key_value_heads") or num_heads
+    head_dim = config.get("head_dim") or config["hidden_size"] // num_heads
+    return 2 * int(config["num_hidden_layers"]) * int(num_kv_heads) * int(head_dim) * _DTYPE_BYTES
+
+
+def free_memory_bytes(cgroup: Path = _CGROUP) -> int:
+    """What the system has free, or what the container may still take (cgroup v2) if that is less."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such files, or "max": no limit
+        return free
+    return max(0, min(free, limit - used))
