@@ -165,11 +165,21 @@ class ServeConfig(Config):
     max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
     max_num_seqs: int = Field(32, ge=1, description="Requests in one batch.")
     max_num_batched_tokens: int = Field(2048, ge=16, description="Tokens in one engine step.")
-    kv_cache_bytes: int = Field(1 << 30, ge=1 << 24, description="KV cache on a CPU, bytes.")
+    kv_cache_bytes: int | None = Field(
+        None,
+        ge=1 << 24,
+        description="KV cache on a CPU, bytes; by default what `max_num_seqs` of full length need, at most half of the "
+        "free memory.",
+    )
     cpu_lora: Literal["native", "torch", "stock"] = Field(
         "native",
         description="What computes LoRA on a CPU: our C++ operator, plain torch, or vLLM itself, which is wrong where "
         "base and adapters share a batch.",
+    )
+    cpu_compile: bool = Field(
+        True,
+        description="torch.compile on a CPU, with `cpu_lora: native`: faster answers, and a first start that takes two "
+        "to three minutes more. The compiled code is kept for later starts.",
     )
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     parity_tolerance_nats: float = Field(
