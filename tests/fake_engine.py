@@ -1,7 +1,7 @@
 """A hand-written engine: says what it was told to say, and remembers what it was asked."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,7 @@ class FakeEngine:
         self.answering = asyncio.Event()
         self.was_cancelled = False
         self.never_answers = False
+        self.say: Callable[[dict[str, Any]], str] | None = None
 
     async def start(self) -> None:
         self.starts += 1
@@ -108,7 +109,8 @@ class FakeEngine:
             await self._wait_for_ever()
         if body.get("stream"):
             return Answer(self._stream(body["model"]))
-        return Answer({"model": body["model"], "endpoint": endpoint})
+        choices = {} if self.say is None else {"choices": [{"message": {"content": self.say(body)}}]}
+        return Answer({"model": body["model"], "endpoint": endpoint} | choices)
 
     async def _wait_for_ever(self) -> None:
         try:
