@@ -69,7 +69,8 @@ def pack_a(lora_a: Tensor) -> Tensor:
     """A (R, K) as panels: bfloat16, 1-D, `padded_rank(R) * K` long."""
     padded = _padded(lora_a, padded_rank(lora_a.shape[0]), lora_a.shape[1])
     whole = padded.shape[0] // _PANEL * _PANEL
-    return torch.cat([_panels(padded[:whole], _PANEL), _panels(padded[whole:], _RANK_STEP)])
+    panels, rest = _panels(padded[:whole], _PANEL), _panels(padded[whole:], _RANK_STEP)
+    return torch.cat([panels, rest]) if whole < padded.shape[0] else panels
 
 
 def pack_b(lora_b: Tensor) -> Tensor:
@@ -79,6 +80,8 @@ def pack_b(lora_b: Tensor) -> Tensor:
 
 
 def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
+    if matrix.shape == (rows, columns):
+        return matrix.bfloat16().contiguous()
     padded = torch.zeros(rows, columns, dtype=torch.bfloat16)
     padded[: matrix.shape[0], : matrix.shape[1]] = matrix
     return padded
@@ -86,4 +89,5 @@ def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
 
 def _panels(matrix: Tensor, width: int) -> Tensor:
     rows, columns = matrix.shape
-    return matrix.view(rows // width, width, columns // 2, 2).transpose(1, 2).reshape(-1)
+    pairs = matrix.view(torch.int32)  # moved as one: twice as fast
+    return pairs.view(rows // width, width, columns // 2).transpose(1, 2).reshape(-1).view(torch.bfloat16)
