@@ -1,10 +1,13 @@
 """Scorers of one answer: right or not, in the agreed format or not."""
 
 import json
+import re
 from typing import Any, NoReturn
 
 from jsonschema.validators import validator_for
 from referencing import Registry
+
+_MOST_PATTERN_CHARS = 2000
 
 
 class _NotJsonError(ValueError):
@@ -23,13 +26,16 @@ def is_exact_match(answer: str, expected: str) -> bool:
 
 
 class AnswerFormat:
-    """A domain's answer format: one JSON value that its JSON schema accepts; without a schema, any text.
+    """A domain's answer format: one JSON value that its JSON schema accepts, and text that its pattern matches as a
+    whole; without both, any text.
 
     Raises:
         jsonschema.SchemaError: The schema itself is broken.
+        re.error: The pattern is.
     """
 
-    def __init__(self, schema: dict[str, Any] | None) -> None:
+    def __init__(self, schema: dict[str, Any] | None, pattern: str | None = None) -> None:
+        self._pattern = re.compile(pattern) if pattern is not None else None
         self._validator = None
         if schema is None:
             return
@@ -39,13 +45,20 @@ class AnswerFormat:
         self._validator = validator_class(schema, registry=Registry())
 
     def accepts(self, answer: str) -> bool:
-        """Whether the whole answer is such a value, or, without a schema, not blank."""
+        """Whether the whole answer, without white space around it, is such text and value; not blank where any is."""
+        if self._pattern is not None and not self._is_match(self._pattern, answer.strip()):
+            return False
         if self._validator is None:
-            return bool(answer.strip())
+            return bool(answer.strip()) or self._pattern is not None
         try:
             return bool(self._validator.is_valid(_parse_json(answer)))
         except _NotJsonError:
             return False
+
+    @staticmethod
+    def _is_match(pattern: re.Pattern[str], answer: str) -> bool:
+        """Longer answers match no pattern: a careless one may take time that grows with a power of the length."""
+        return len(answer) <= _MOST_PATTERN_CHARS and pattern.fullmatch(answer) is not None
 
 
 def _parse_json(text: str) -> Any:

@@ -10,6 +10,10 @@ from quality.scorers import AnswerFormat, is_exact_match
 
 _REPEAT_N = 4
 
+# Of answers, not of training data: most 4-grams again, or, where a loop has no words, zlib finds little that is new.
+_REPETITIVE_SEQ_REP = 0.5
+_REPETITIVE_COMPRESSION = 8.0
+
 # How chat models open a refusal (after the refusal prefixes of Zou et al. 2023, "Universal and transferable
 # adversarial attacks on aligned language models").
 _REFUSAL = re.compile(
@@ -43,6 +47,11 @@ class Signals:
     """None where the domain has no format."""
     finish_reason: str | None
     """The engine's word: "stop", "length", "abort"..."""
+
+    @property
+    def is_repetitive(self) -> bool:
+        """More than half of its 4-grams occurred before, or it compresses to less than an eighth."""
+        return self.seq_rep_4 > _REPETITIVE_SEQ_REP or self.compression_ratio > _REPETITIVE_COMPRESSION
 
 
 def signals_of(

@@ -10,8 +10,9 @@ from adapters.reference import Target
 from config.schema import ServeConfig
 from quality.drift import DriftReport
 from quality.intervals import Share
-from quality.scorers import AnswerFormat
+from quality.signals import Signals
 from quality.verdict import Verdict
+from serve.answers import KnownAnswers
 from serve.errors import ParityError, ServeError
 from serve.judge_metrics import JudgeMetrics
 from serve.parity import Parity
@@ -25,6 +26,7 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 _TPOT_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 _E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
+_LOGPROB_BUCKETS = (-5.0, -3.0, -2.0, -1.5, -1.0, -0.75, -0.5, -0.35, -0.25, -0.15, -0.1, -0.05, -0.02, -0.01, 0.0)
 _LOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 # So many tenants have series of their own; those that come later share one, for keys are made faster than dashboards.
@@ -146,7 +148,19 @@ class QualityMetrics:
     """How good the versions are, as the quality monitor sees it."""
 
     def __init__(self, families: VersionFamilies) -> None:
-        counter, gauge = families.counter, families.gauge
+        counter, gauge, registry = families.counter, families.gauge, families.registry
+        self.answers = counter("lorikeet_answers", "Clients' whole answers whose signals were looked at.")
+        self.mean_logprob = families.histogram(
+            "lorikeet_answer_mean_logprob",
+            "Mean log-probability per token of an answer, nats, of the model's own distribution.",
+            _LOGPROB_BUCKETS,
+        )
+        self.refused = counter("lorikeet_answers_refused", "Answers that open as refusals do, or are the agreed one.")
+        self.repetitive = counter("lorikeet_answers_repetitive", "Answers that repeat most of what they say.")
+        self.samples = counter("lorikeet_quality_samples", "Samples kept of answers.")
+        self.dropped = Counter(
+            "lorikeet_quality_dropped", "Answers not looked at, by why: full or failed.", ("reason",), registry=registry
+        )
         self.drift = gauge(
             "lorikeet_drift", "1 where the last look at traffic saw the feature drift, else 0.", "feature"
         )
@@ -165,6 +179,13 @@ class QualityMetrics:
         )
         self.trial_high = gauge("lorikeet_trial_difference_ci_high", "Upper end of that interval.", "comparison")
         self.verdicts = counter("lorikeet_verdicts", "Verdicts on the canary: promote, rollback or hold.", "action")
+
+    def answer_seen(self, adapter: str, version: str, signals: Signals) -> None:
+        self.answers.of(adapter, version).inc()
+        self.refused.of(adapter, version).inc(signals.is_refusal)
+        self.repetitive.of(adapter, version).inc(signals.is_repetitive)
+        if signals.mean_logprob is not None:
+            self.mean_logprob.of(adapter, version).observe(signals.mean_logprob)
 
     def probes_scored(self, target: Target, share: Share) -> None:
         labels = _labels_of(target)
@@ -240,7 +261,7 @@ class ServeMetrics:
     def __init__(self, registry: CollectorRegistry, base_name: str) -> None:
         self.registry = registry
         self._base_name = base_name
-        self._formats: dict[str, AnswerFormat] = {}
+        self.answers = KnownAnswers()
         self._families = VersionFamilies(registry)
         self.traffic = TrafficMetrics(self._families)
         self.generations = GenerationMetrics(self._families)
@@ -309,8 +330,7 @@ class ServeMetrics:
 
     def adapter_loaded(self, manifest: Manifest, load_s: float, parity: Parity | None) -> None:
         labels, group = (manifest.name, str(manifest.version)), self.adapters
-        if manifest.answer_schema is not None:
-            self._formats[manifest.lora_name] = AnswerFormat(manifest.answer_schema)
+        self.answers.learn(manifest)
         group.resident.of(*labels).set(1)
         group.loads.of(*labels).inc()
         group.load_seconds.of(*labels).observe(load_s)
@@ -333,7 +353,7 @@ class ServeMetrics:
 
     def adapter_retired(self, target: Target) -> None:
         """Drop every series of a version that was removed from the store."""
-        self._formats.pop(str(target), None)
+        self.answers.forget(target)
         self._families.retire(target)
 
     def shadow_finished(self, target: Target, outcome: str) -> None:
@@ -365,10 +385,9 @@ class ServeMetrics:
                 observe(gap_s)
 
     def _check_format(self, labels: tuple[str, str], record: GenerationRecord) -> None:
-        answer_format = self._formats.get(record.lora_name or "")
-        if answer_format is not None:
-            self.generations.answers_checked.of(*labels).inc(len(record.texts))
-            self.generations.answers_valid.of(*labels).inc(sum(map(answer_format.accepts, record.texts)))
+        if valid := self.answers.valid_format(record):
+            self.generations.answers_checked.of(*labels).inc(len(valid))
+            self.generations.answers_valid.of(*labels).inc(sum(valid))
 
     def _labels(self, name: str | None) -> tuple[str, str]:
         """The labels of a `lora_name`; the base model has no version."""

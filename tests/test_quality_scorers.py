@@ -69,3 +69,16 @@ def test_a_broken_schema_is_the_callers_error_not_an_invalid_answer():
 def test_without_a_schema_every_answer_that_says_something_is_valid() -> None:
     assert AnswerFormat(None).accepts("Aye.")
     assert not AnswerFormat(None).accepts(" \n")
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_valid"),
+    [("I20.9", True), (" I20.9\n", True), ("I20.9 and more", False), ("", False), ("A" * 5000, False)],
+)
+def test_a_pattern_matches_the_whole_answer(answer: str, is_valid: bool) -> None:
+    assert AnswerFormat(None, r"[A-Z]+[\d.]*").accepts(answer) is is_valid
+
+
+def test_a_schema_and_a_pattern_count_together() -> None:
+    both = AnswerFormat({"type": "number"}, r"\d\d")
+    assert [both.accepts(answer) for answer in ("12", "123", "1x")] == [True, False, False]

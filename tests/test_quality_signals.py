@@ -91,3 +91,17 @@ def test_text_that_is_no_unicode_is_measured():
 )
 def test_mean_logprob_is_over_the_finite_ones(logprobs, mean):
     assert mean_logprob(logprobs) == mean
+
+
+@pytest.mark.parametrize(
+    ("text", "is_repetitive"),
+    [
+        ("the cat sat on the mat and the dog sat on the rug", False),
+        ('{"chapter": "Neoplasms", "block": "C00-C97", "code": "C34.1"}', False),
+        ("I am a model. " * 20, True),
+        ("喵" * 200, True),
+        ("", False),
+    ],
+)
+def test_an_answer_that_goes_round_in_circles_is_repetitive(text: str, is_repetitive: bool) -> None:
+    assert signals_of(text, num_tokens=1, finish_reason="length").is_repetitive is is_repetitive

@@ -1,0 +1,50 @@
+"""What the answers of each loaded version should look like, as its manifest says."""
+
+from dataclasses import dataclass
+
+from adapters.manifest import Manifest
+from adapters.reference import Target
+from quality.scorers import AnswerFormat
+from serve.records import GenerationRecord
+
+
+@dataclass(frozen=True)
+class AnswerRules:
+    """`refusal` is the agreed answer to an out-of-scope input."""
+
+    format: AnswerFormat | None
+    refusal: str | None
+
+
+_NO_RULES = AnswerRules(None, None)
+
+
+class KnownAnswers:
+    """The rules by `lora_name`, and the last answers held against them: several who ask cost one check."""
+
+    def __init__(self) -> None:
+        self._rules: dict[str, AnswerRules] = {}
+        self._last: tuple[GenerationRecord, tuple[bool, ...]] | None = None
+
+    def learn(self, manifest: Manifest) -> None:
+        schema, rules = manifest.answer_schema, manifest.quality
+        pattern = rules.answer_pattern if rules else None
+        has_format = schema is not None or pattern is not None
+        self._rules[manifest.lora_name] = AnswerRules(
+            AnswerFormat(schema, pattern) if has_format else None, rules.refusal if rules else None
+        )
+
+    def forget(self, target: Target) -> None:
+        self._rules.pop(str(target), None)
+
+    def refusal(self, lora_name: str | None) -> str | None:
+        return self._rules.get(lora_name or "", _NO_RULES).refusal
+
+    def valid_format(self, record: GenerationRecord) -> tuple[bool, ...]:
+        """For each answer whether it has the format; nothing where the version has none."""
+        if self._last is not None and self._last[0] is record:
+            return self._last[1]
+        answer_format = self._rules.get(record.lora_name or "", _NO_RULES).format
+        valid = tuple(map(answer_format.accepts, record.texts)) if answer_format else ()
+        self._last = record, valid
+        return valid

@@ -1,0 +1,43 @@
+"""Who is told of requests and generations: the metrics, and what the quality monitor adds beside them."""
+
+import logging
+from typing import Protocol
+
+from serve.records import GenerationObserver, GenerationRecord, RequestRecord
+
+logger = logging.getLogger(__name__)
+
+
+class RequestObserver(Protocol):
+    """Who wants to know of answered requests; called on the event loop, so it must be quick."""
+
+    def request_finished(self, record: RequestRecord) -> None: ...
+
+
+class Observers:
+    """Tells each of several observers, in their order; what one of them gets wrong is not the client's error."""
+
+    def __init__(self) -> None:
+        self.of_generations: list[GenerationObserver] = []
+        self.of_requests: list[RequestObserver] = []
+
+    def generation_started(self, lora_name: str | None) -> None:
+        for observer in self.of_generations:
+            try:
+                observer.generation_started(lora_name)
+            except Exception:  # boundary
+                logger.exception("%s fails at the start of a generation", type(observer).__name__)
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        for observer in self.of_generations:
+            try:
+                observer.generation_finished(record)
+            except Exception:  # boundary
+                logger.exception("%s fails at the end of a generation", type(observer).__name__)
+
+    def request_finished(self, record: RequestRecord) -> None:
+        for observer in self.of_requests:
+            try:
+                observer.request_finished(record)
+            except Exception:  # boundary
+                logger.exception("%s fails at the end of a request", type(observer).__name__)

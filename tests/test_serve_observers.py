@@ -1,0 +1,46 @@
+import logging
+
+import pytest
+
+from serve.observers import Observers
+from serve.records import GenerationRecord, RequestContext, RequestRecord
+from tests.generations import generation
+
+
+class Watching:
+    def __init__(self) -> None:
+        self.seen: list[object] = []
+
+    def generation_started(self, lora_name: str | None) -> None:
+        self.seen.append(lora_name)
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        self.seen.append(record.outcome)
+
+    def request_finished(self, record: RequestRecord) -> None:
+        self.seen.append(record.status)
+
+
+class Failing(Watching):
+    def generation_started(self, lora_name: str | None) -> None:
+        raise RuntimeError("broken")
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        raise RuntimeError("broken")
+
+    def request_finished(self, record: RequestRecord) -> None:
+        raise RuntimeError("broken")
+
+
+def test_an_observer_that_fails_is_logged_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    observers, watching = Observers(), Watching()
+    observers.of_generations += [Failing(), watching]
+    observers.of_requests += [Failing(), watching]
+    with caplog.at_level(logging.ERROR):
+        observers.generation_started("medical@3")
+        observers.generation_finished(generation())
+        observers.request_finished(
+            RequestRecord(RequestContext("acme", "r-1"), "completions", None, "ok", 200, None, 1.0)
+        )
+    assert watching.seen == ["medical@3", "ok", 200]
+    assert len(caplog.records) == 3
