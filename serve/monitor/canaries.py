@@ -1,0 +1,56 @@
+"""Held-out probes and the controller, put together: who asks, who listens, who judges."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from adapters.store import AdapterStore
+from config.schema import ServeConfig
+from quality.store import QualityStore
+from serve.engine.protocol import Engine
+from serve.metrics import ServeMetrics
+from serve.monitor.controller import Controller
+from serve.monitor.heldout import HeldOut
+from serve.observers import Observers
+from serve.residency import Residency
+
+logger = logging.getLogger(__name__)
+
+
+def watch_canaries(
+    config: ServeConfig,
+    engine: Engine,
+    residency: Residency,
+    adapters: AdapterStore,
+    store: QualityStore,
+    metrics: ServeMetrics,
+    observers: Observers,
+) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """What runs beside the server; the controller is told of requests and generations by `observers`."""
+    quality, has_history = config.quality, config.remote_store is None
+    if quality.verdict == "act" and not has_history:
+        logger.warning("quality.verdict is 'act', but the histories are the remote store's: verdicts are only told.")
+    controller = Controller(
+        adapters,
+        residency,
+        metrics,
+        interval_s=quality.verdict_interval_s,
+        mode=quality.verdict,
+        has_history=has_history,
+    )
+    heldout = HeldOut(
+        engine,
+        residency,
+        adapters,
+        store,
+        metrics,
+        controller,
+        interval_s=quality.probe_interval_s,
+        at_once=quality.probes_at_once,
+        max_model_len=config.max_model_len,
+    )
+    if quality.verdict == "off":
+        return [heldout.run]
+    observers.of_requests.append(controller)
+    observers.of_generations.append(controller)
+    return [heldout.run, controller.run]
