@@ -10,6 +10,7 @@ import loadtest.cli
 import loadtest.load_cli
 import serve.cli
 import serve.keys_cli
+import serve.monitor.cli
 import train.cli
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
@@ -19,6 +20,7 @@ app.command("train")(train.cli.train)
 app.add_typer(adapters.cli.app, name="adapters")
 app.command("serve")(serve.cli.serve)
 app.add_typer(serve.keys_cli.app, name="keys")
+app.add_typer(serve.monitor.cli.app, name="quality")
 app.command("eval")(loadtest.cli.evaluate)
 app.add_typer(loadtest.load_cli.app, name="loadtest")
 loadtest.load_cli.app.command("compare")(loadtest.analysis_cli.compare)

@@ -1,0 +1,167 @@
+"""`lorikeet quality`: label sampled answers, move labels through a spreadsheet, and report what is known."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from adapters.errors import AdapterError
+from config.home import Home
+from quality.errors import QualityStoreError
+from quality.store import QualityStore
+from serve.monitor.labelling import Labelling, to_label
+from serve.monitor.labels_csv import LabelsError, read_labels, write_labels
+
+app = typer.Typer(
+    no_args_is_help=True, help="How good the answers are: label samples, import and export labels, report."
+)
+
+DEFAULT_HOME = Path("var")
+
+AdapterArgument = Annotated[str | None, typer.Argument(help="The adapter's name; all of them when left out.")]
+HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="Where Lorikeet keeps its state.")]
+WhoOption = Annotated[
+    str, typer.Option("--who", envvar=["LORIKEET_WHO", "USER"], help="Who says so; several people may label.")
+]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False)]
+
+_HOW_TO_KEEP_TEXT = (
+    "Labels and judges need the text: set `quality: {privacy: redacted}` (or `full`) in serve.yaml and restart the "
+    "server. It keeps text of what is asked from then on, and only where people may read it."
+)
+
+
+class NothingToDoError(Exception):
+    """There is nothing that the command could work on; the message says why, and what to do."""
+
+
+@app.command()
+def label(
+    adapter: AdapterArgument = None,
+    who: WhoOption = "unknown",
+    limit: Annotated[int, typer.Option(min=1, help="Most samples of this session.")] = 100,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Show sampled answers one at a time and take a label for each; every label is kept at once."""
+    console = Console()
+    with _errors_in_one_line(), _store(home) as store:
+        samples = to_label(store, adapter, limit)
+        if not samples:
+            raise NothingToDoError(why_nothing_to_label(store, adapter))
+        session = Labelling(store, samples, who, console, _ask)
+        try:
+            session.run()
+        except (KeyboardInterrupt, EOFError):
+            console.print()
+        num_labelled, num_left = session.progress
+        console.print(f"{num_labelled} labelled by {escape(who)}, {num_left} not looked at.", highlight=False)
+        if num_labelled:
+            console.print("`lorikeet quality report` shows how far a judge agrees with the labels.", highlight=False)
+
+
+@app.command("export-labels")
+def export_labels(
+    file: FileArgument,
+    adapter: Annotated[str | None, typer.Option(help="Only samples of this adapter.")] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Also samples with text that have no label.")
+    ] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Write the labels with their samples to a CSV file, which only its owner may read."""
+    with _errors_in_one_line(), _store(home) as store:
+        samples = {sample.id: sample for sample in store.samples(adapter)}
+        labels = store.labels(adapter)
+        rows = [(samples[one.sample_id], one) for one in labels if one.sample_id in samples]
+        others = to_label(store, adapter, len(samples)) if unlabelled else []
+        if not rows and not others:
+            raise NothingToDoError(why_nothing_to_label(store, adapter) if unlabelled else _NO_LABELS)
+        _replace(file, write_labels([*rows, *((sample, None) for sample in others)]))
+    said = f"{len(rows)} labels" + (f" and {len(others)} samples without one" if unlabelled else "")
+    Console().print(f"Wrote {said} to {file}.", highlight=False, markup=False)
+
+
+@app.command("import-labels")
+def import_labels(
+    file: Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False, exists=True)],
+    who: WhoOption = "unknown",
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Read labels (columns sample_id and label: 1 to 5, right or wrong) from a CSV file: all of them, or none."""
+    with _errors_in_one_line(), _store(home) as store:
+        try:
+            text = file.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise LabelsError(f"{file} is no UTF-8 text: {error}. Save it as `CSV UTF-8`.") from error
+        labels = read_labels(text, store.sample, who=who, at_s=time.time())
+        if not labels:
+            raise NothingToDoError(f"{file} has no label: the column `label` is empty in every row.")
+        store.add_labels(labels)
+    Console().print(f"Took {len(labels)} labels from {file}.", highlight=False, markup=False)
+
+
+_NO_LABELS = (
+    "There are no labels yet. Label with `lorikeet quality label`, or export what to label with `--unlabelled`."
+)
+
+
+def why_nothing_to_label(store: QualityStore, adapter: str | None) -> str:
+    """Why no sample waits for a label, and what to do."""
+    of = f" of {adapter!r}" if adapter else ""
+    samples = store.samples(adapter)
+    num_with_text = sum(sample.answer is not None for sample in samples)
+    if num_with_text:
+        return f"All {num_with_text} samples with text{of} are labelled."
+    if samples:
+        modes = ", ".join(sorted({sample.privacy for sample in samples}))
+        return f"There are {len(samples)} samples{of}, but none with text (privacy {modes}). {_HOW_TO_KEEP_TEXT}"
+    known = Counter(sample.adapter for sample in store.samples()) if adapter else {}
+    if known:
+        return f"There are no samples of {adapter!r}. There are of {', '.join(sorted(known))}."
+    return f"There are no samples yet: a running server keeps a share of its answers. {_HOW_TO_KEEP_TEXT}"
+
+
+@contextmanager
+def _store(home: Path) -> Iterator[QualityStore]:
+    path = Home(home).quality
+    if not path.exists():
+        raise NothingToDoError(
+            f"There is no quality store at {path} yet: `lorikeet serve` makes it, unless `quality.enabled` is false."
+        )
+    with QualityStore(path) as store:
+        yield store
+
+
+@contextmanager
+def _errors_in_one_line() -> Iterator[None]:
+    try:
+        yield
+    except (NothingToDoError, LabelsError, QualityStoreError, AdapterError, OSError) as error:
+        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        raise typer.Exit(1) from None
+
+
+def _ask(question: str) -> str:
+    try:
+        return input(question)
+    except UnicodeDecodeError:  # half a character was typed
+        return ""
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with open(descriptor, "w", encoding="utf-8", newline="") as stream:
+            stream.write(text)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

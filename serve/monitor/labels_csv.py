@@ -1,0 +1,120 @@
+"""Labels as a table: what `export-labels` writes and `import-labels` reads, for a spreadsheet between the two.
+
+Only `sample_id`, `label`, `who` and `note` are read back; `adapter` and `version`, where they are there, must be the
+sample's, so that the labels of another server's samples are not taken for ours.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+
+from quality.judge import HIGHEST_GRADE, LOWEST_GRADE, grade_of, score_of
+from quality.kept import Label, Sample
+
+COLUMNS = ("sample_id", "adapter", "version", "at", "prompt", "answer", "label", "who", "note")
+
+WORDS = {"right": 1.0, "wrong": 0.0}
+
+_REQUIRED = ("sample_id", "label")
+_MOST_TOLD = 10
+_MOST_FIELD_CHARS = 1 << 30  # a prompt may be longer than the csv module's 128 KiB
+# A spreadsheet takes a text that begins so for a formula, and a model's answer may well begin so.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+
+
+class LabelsError(ValueError):
+    """A file of labels that cannot be taken; the message names up to ten lines."""
+
+
+def label_score(text: str) -> float | None:
+    """The score of a label as people write it: 1 to 5, right or wrong; None of anything else."""
+    word = text.strip().lower()
+    if word in WORDS:
+        return WORDS[word]
+    if len(word) == 1 and word.isdecimal() and LOWEST_GRADE <= int(word) <= HIGHEST_GRADE:
+        return score_of(int(word))
+    return None
+
+
+def write_labels(rows: Iterable[tuple[Sample, Label | None]]) -> str:
+    """The table; a sample without a label has an empty one, to be filled in."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for sample, label in rows:
+        at = datetime.fromtimestamp(sample.at_s, UTC).isoformat(timespec="seconds")
+        said = (grade_of(label.score), label.who, _harmless(label.note)) if label else ("", "", "")
+        texts = _harmless(sample.prompt or ""), _harmless(sample.answer or "")
+        writer.writerow((sample.id, sample.adapter, sample.version, at, *texts, *said))
+    return text.getvalue()
+
+
+def read_labels(text: str, sample_of: Callable[[int], Sample | None], *, who: str, at_s: float) -> tuple[Label, ...]:
+    """Every label of a table; rows without one are passed over.
+
+    Args:
+        sample_of: The sample with an id, None where there is none.
+        who: Who labelled the rows that do not say it.
+
+    Raises:
+        LabelsError: A column is missing, or any row is wrong.
+    """
+    csv.field_size_limit(_MOST_FIELD_CHARS)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    labels: dict[tuple[int, str], Label] = {}
+    problems: list[str] = []
+    try:
+        missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
+        if missing:
+            raise LabelsError(f"The first line must name the columns {', '.join(_REQUIRED)}; {missing} not found.")
+        for row in reader:
+            try:
+                label = _label(row, sample_of, who, at_s)
+                if label is not None and (label.sample_id, label.who) in labels:
+                    raise LabelsError(f"{label.who!r} has labelled sample {label.sample_id} in an earlier line, too")
+            except LabelsError as error:
+                problems.append(f"line {reader.line_num}: {error}")
+            else:
+                if label is not None:
+                    labels[label.sample_id, label.who] = label
+    except csv.Error as error:
+        problems.append(f"line {reader.line_num}: no CSV: {error}")
+    if problems:
+        raise LabelsError("\n".join(_told(problems)))
+    return tuple(labels.values())
+
+
+def _label(
+    row: dict[str, str | None], sample_of: Callable[[int], Sample | None], who: str, at_s: float
+) -> Label | None:
+    said = (row.get("label") or "").strip()
+    if not said:
+        return None
+    score = label_score(said)
+    if score is None:
+        raise LabelsError(f"`label` must be 1 to 5, right or wrong; got {said!r}")
+    sample_id = (row.get("sample_id") or "").strip()
+    sample = sample_of(int(sample_id)) if sample_id.isdecimal() and len(sample_id) < 19 else None
+    if sample is None:
+        raise LabelsError(f"there is no sample {sample_id!r}; it may have been deleted by retention")
+    for name, here in (("adapter", sample.adapter), ("version", str(sample.version))):
+        if (row.get(name) or here).strip() != here:
+            raise LabelsError(
+                f"sample {sample_id} has {name} {here!r} here, not {row[name]!r}; whose samples are they?"
+            )
+    return Label(sample.id, (row.get("who") or "").strip() or who, at_s, score, _as_written(row.get("note") or ""))
+
+
+def _told(problems: list[str]) -> Iterator[str]:
+    yield from problems[:_MOST_TOLD]
+    if len(problems) > _MOST_TOLD:
+        yield f"and {len(problems) - _MOST_TOLD} more lines"
+
+
+def _harmless(text: str) -> str:
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def _as_written(text: str) -> str:
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text

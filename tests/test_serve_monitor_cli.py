@@ -1,0 +1,306 @@
+"""`lorikeet quality`: what a person types and reads while labelling, and labels that go through a spreadsheet."""
+
+import csv
+import io
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+from typer.testing import CliRunner
+
+from lorikeet import app
+from quality.kept import Grade, Label, Sample
+from quality.signals import signals_of
+from quality.store import QualityStore
+from serve.monitor.labelling import Labelling, shown
+from serve.monitor.labels_csv import COLUMNS, LabelsError, label_score, read_labels, write_labels
+
+Run = Callable[..., Result]
+
+WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "USER": "ada"}
+
+SAMPLE = Sample(
+    id=0,
+    at_s=1795348800.0,
+    request_id="r-1",
+    adapter="medical",
+    version=1,
+    tenant_hash=None,
+    source="client",
+    privacy="full",
+    num_prompt_tokens=12,
+    ttft_s=0.1,
+    e2e_s=0.5,
+    signals=signals_of("I20", num_tokens=2, finish_reason="stop"),
+    prompt="Angina?",
+    answer="I20",
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    return tmp_path / "home"
+
+
+@pytest.fixture
+def store(home: Path) -> Iterator[QualityStore]:
+    with QualityStore(home / "quality.sqlite3") as store:
+        yield store
+
+
+@pytest.fixture
+def quality(home: Path) -> Run:
+    def run(*arguments: str, typed: str | None = None) -> Result:
+        return CliRunner().invoke(app, ["quality", *arguments, "--home", str(home)], env=WIDE, input=typed)
+
+    return run
+
+
+def sample(number: int = 0, **changes: Any) -> Sample:
+    return replace(SAMPLE, **({"at_s": SAMPLE.at_s + number, "prompt": f"Question {number}?"} | changes))
+
+
+def scores(store: QualityStore) -> dict[int, float]:
+    return {label.sample_id: label.score for label in store.labels()}
+
+
+def test_each_answer_is_shown_and_takes_one_label(quality: Run, store: QualityStore) -> None:
+    first, second, third = store.add_samples([sample(number) for number in range(3)])
+    result = quality("label", "medical", typed="5\nwrong\n2 the wrong chapter\n")
+    assert result.exit_code == 0
+    assert scores(store) == {third: 1.0, second: 0.0, first: 0.25}  # the newest first
+    assert store.labels(sample_id=first)[0].note == "the wrong chapter"
+    assert {label.who for label in store.labels()} == {"ada"}
+    assert all(text in result.stdout for text in ("Question 0?", "I20", "3 of 3, 2 labelled", "medical@1"))
+    assert "3 labelled by ada, 0 not looked at" in result.stdout
+
+
+def test_a_skipped_answer_comes_again_in_the_next_session(quality: Run, store: QualityStore) -> None:
+    store.add_samples([sample(0), sample(1)])
+    assert "1 labelled by ada" in quality("label", typed="s\nr\n").stdout
+    assert "1 of 1" in quality("label", typed="q\n").stdout
+
+
+def test_undo_takes_the_last_label_back_and_shows_its_answer_again(quality: Run, store: QualityStore) -> None:
+    first, second = store.add_samples([sample(0), sample(1)])
+    result = quality("label", typed="5\ns\n")
+    assert scores(store) == {second: 1.0}
+    store.remove_label(second, "ada")
+    result = quality("label", typed="u\n1\nu\n4\nq\n")
+    assert "nothing to undo" in result.stdout
+    assert result.stdout.count("Question 1?") == 2
+    assert scores(store) == {second: 0.75}
+    assert first not in scores(store)
+
+
+def test_what_is_no_label_is_asked_again(quality: Run, store: QualityStore) -> None:
+    store.add_sample(sample())
+    result = quality("label", typed="7\nyes\n\n3\n")
+    assert "'yes' is none of: 1 to 5" in result.stdout
+    assert list(scores(store).values()) == [0.5]
+
+
+def test_the_end_of_the_input_is_a_quit(quality: Run, store: QualityStore) -> None:
+    store.add_samples([sample(0), sample(1)])
+    result = quality("label", typed="5\n")
+    assert result.exit_code == 0
+    assert "1 labelled by ada, 1 not looked at" in result.stdout
+
+
+def test_an_interrupt_loses_no_label_that_was_given(store: QualityStore) -> None:
+    samples = [replace(sample(), id=store.add_sample(sample(number))) for number in range(2)]
+    lines = iter(["4"])
+
+    def ask(_: str) -> str:
+        line = next(lines, None)
+        if line is None:
+            raise KeyboardInterrupt
+        return line
+
+    session = Labelling(store, samples, "ada", Console(file=io.StringIO()), ask, clock=lambda: 1.0)
+    with pytest.raises(KeyboardInterrupt):
+        session.run()
+    assert store.labels() == (Label(samples[0].id, "ada", 1.0, 0.75),)
+    assert session.progress == (1, 1)
+
+
+def test_what_a_judge_has_graded_is_labelled_first_and_its_grade_is_not_shown(
+    quality: Run, store: QualityStore
+) -> None:
+    first, _, _ = store.add_samples([sample(number) for number in range(3)])
+    store.add_grade(Grade(first, "judge", 1.0, 0.25, "Wrong chapter."))
+    result = quality("label", typed="5\nq\n")
+    assert list(scores(store)) == [first]
+    assert "Wrong chapter." not in result.stdout
+
+
+def test_a_sample_that_goes_meanwhile_is_passed_over(store: QualityStore) -> None:
+    gone = replace(sample(), id=store.add_sample(sample()))
+    store.prune(before_s=gone.at_s + 1, most_samples=10)
+    output = io.StringIO()
+    session = Labelling(store, [gone], "ada", Console(file=output), lambda _: "5")
+    session.run()
+    assert "deleted by retention" in output.getvalue()
+    assert session.progress == (0, 0)
+
+
+def test_a_text_cannot_command_the_terminal_or_pass_for_our_markup() -> None:
+    text = shown("a\x1b[2Jb\r\x07[red]c[/]\n\td\u202e")
+    assert text.plain == "a\ufffd[2Jb\ufffd\ufffd[red]c[/]\n\td\ufffd"
+
+
+@pytest.mark.parametrize(
+    ("samples", "arguments", "message"),
+    [
+        ([], [], "There are no samples yet"),
+        ([sample(prompt=None, answer=None, privacy="features")], [], "none with text (privacy features)"),
+        ([sample()], ["legal"], "There are no samples of 'legal'. There are of medical."),
+    ],
+)
+def test_without_anything_to_label_it_says_why_and_what_to_do(
+    quality: Run, store: QualityStore, samples: list[Sample], arguments: list[str], message: str
+) -> None:
+    store.add_samples(samples)
+    result = quality("label", *arguments)
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_where_privacy_keeps_no_text_it_says_which_setting_does(quality: Run, store: QualityStore) -> None:
+    store.add_sample(sample(prompt=None, answer=None, privacy="features"))
+    assert "set `quality: {privacy: redacted}` (or `full`) in serve.yaml" in quality("label").stderr
+
+
+def test_when_all_are_labelled_it_says_so(quality: Run, store: QualityStore) -> None:
+    store.add_label(Label(store.add_sample(sample()), "bob", 1.0, 1.0))
+    assert "All 1 samples with text are labelled" in quality("label").stderr
+
+
+@pytest.mark.parametrize("command", [["label"], ["export-labels", "x.csv"]])
+def test_without_a_store_it_says_who_makes_it_and_makes_none(quality: Run, home: Path, command: list[str]) -> None:
+    result = quality(*command)
+    assert result.exit_code == 1
+    assert "`lorikeet serve` makes it" in result.stderr
+    assert not home.exists()
+
+
+def test_labels_go_out_and_come_back_the_same(quality: Run, store: QualityStore, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    first, second = store.add_samples([sample(0, prompt='A "quoted",\nlong question'), sample(1)])
+    labels = [Label(first, "ada", 1.0, 0.25, "=SUM(1)"), Label(second, "bob", 1.0, 1.0)]
+    store.add_labels(labels)
+    assert "Wrote 2 labels" in quality("export-labels", str(file)).stdout
+    for label in labels:
+        store.remove_label(label.sample_id, label.who)
+    assert "Took 2 labels" in quality("import-labels", str(file)).stdout
+    assert {replace(label, at_s=1.0) for label in store.labels()} == set(labels)
+
+
+def test_what_waits_for_a_label_goes_out_with_an_empty_one(quality: Run, store: QualityStore, tmp_path: Path) -> None:
+    file = tmp_path / "labels.csv"
+    store.add_sample(sample())
+    assert "0 labels and 1 samples without one" in quality("export-labels", str(file), "--unlabelled").stdout
+    (row,) = csv.DictReader(io.StringIO(file.read_text()))
+    assert (tuple(row), row["label"], row["answer"]) == (COLUMNS, "", "I20")
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert "the column `label` is empty in every row" in quality("import-labels", str(file)).stderr
+
+
+def test_an_export_without_labels_says_how_to_make_some(quality: Run, store: QualityStore, tmp_path: Path) -> None:
+    store.add_sample(sample())
+    assert "lorikeet quality label" in quality("export-labels", str(tmp_path / "labels.csv")).stderr
+    assert not (tmp_path / "labels.csv").exists()
+
+
+def test_an_answer_that_begins_like_a_formula_is_none_in_a_spreadsheet() -> None:
+    (row,) = csv.DictReader(io.StringIO(write_labels([(sample(answer="=HYPERLINK(1)"), None)])))
+    assert row["answer"] == "'=HYPERLINK(1)"
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("99,5,,", "line 3: there is no sample '99'"),
+        ("one,5,,", "there is no sample 'one'"),
+        ("-1,5,,", "there is no sample '-1'"),
+        ("2,6,,", "`label` must be 1 to 5, right or wrong; got '6'"),
+        ("2,0.5,,", "got '0.5'"),
+        ("2,good,,", "got 'good'"),
+        ("1,4,,", "'ada' has labelled sample 1 in an earlier line, too"),
+        ("2,4,legal,", "sample 2 has adapter 'medical' here, not 'legal'"),
+        ("2,4,medical,7", "sample 2 has version '1' here, not '7'"),
+    ],
+)
+def test_one_wrong_line_and_nothing_is_taken(
+    quality: Run, store: QualityStore, tmp_path: Path, rows: str, message: str
+) -> None:
+    store.add_samples([sample(0), sample(1)])
+    file = tmp_path / "labels.csv"
+    file.write_text(f"sample_id,label,adapter,version\n1,5,,\n{rows}\n")
+    result = quality("import-labels", str(file))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert store.labels() == ()
+
+
+def test_a_file_with_many_wrong_lines_tells_of_ten(quality: Run, store: QualityStore, tmp_path: Path) -> None:
+    store.add_sample(sample())
+    file = tmp_path / "labels.csv"
+    file.write_text("sample_id,label\n" + "1,bad\n" * 12)
+    result = quality("import-labels", str(file))
+    assert result.stderr.count("got 'bad'") == 10
+    assert "and 2 more lines" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"id;grade\n1;5\n", "must name the columns sample_id, label"),
+        (b"", "must name the columns"),
+        (b"sample_id,label\n1,\xff\n", "is no UTF-8 text"),
+        (b'sample_id,label\n1,"5\n', "no CSV"),
+    ],
+)
+def test_a_file_that_is_no_table_of_labels_is_refused(
+    quality: Run, store: QualityStore, tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "labels.csv"
+    file.write_bytes(content)
+    result = quality("import-labels", str(file))
+    assert result.exit_code == 1
+    assert message in result.stderr
+
+
+def test_a_spreadsheets_byte_order_mark_does_not_matter(quality: Run, store: QualityStore, tmp_path: Path) -> None:
+    sample_id = store.add_sample(sample())
+    file = tmp_path / "labels.csv"
+    file.write_text(f"sample_id,label,who,note\r\n{sample_id}, Right ,eve,Well said\r\n", encoding="utf-8-sig")
+    assert quality("import-labels", str(file)).exit_code == 0
+    (label,) = store.labels()
+    assert (label.who, label.score, label.note) == ("eve", 1.0, "Well said")
+
+
+@given(st.text(max_size=3))
+def test_a_label_is_a_grade_or_a_word_and_nothing_else(text: str) -> None:
+    assert (label_score(text) is not None) == (text.strip().lower() in ("1", "2", "3", "4", "5"))
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40), st.text("'=+-@\t\r\n\", a", max_size=9))
+def test_any_text_survives_the_table(answer: str, note: str) -> None:
+    one = replace(sample(answer=answer), id=7)
+    table = write_labels([(one, Label(7, "ada", 1.0, 0.5, note))])
+    (label,) = read_labels(table, {7: one}.get, who="bob", at_s=2.0)
+    assert (label.who, label.score, label.note) == ("ada", 0.5, note)
+
+
+def test_a_nul_in_a_file_is_an_error_not_a_crash() -> None:
+    with pytest.raises(LabelsError):
+        read_labels("sample_id,label\n1,\0\n", lambda _: None, who="ada", at_s=1.0)
