@@ -20,6 +20,7 @@ from adapters.reference import Target
 from serve.checks import AnswerChecks, Checked, FileChecks
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, ConflictError, NotReadyError, ServeError
+from serve.eviction import Popularity
 from serve.parity import Parity
 
 logger = logging.getLogger(__name__)
@@ -101,6 +102,7 @@ class Residency:
         self._loading: dict[Target, asyncio.Task[None]] = {}
         self._unloading: dict[Target, asyncio.Task[None]] = {}
         self._wanted: Counter[Target] = Counter()  # requests that have asked for a version and do not hold it yet
+        self._popularity = Popularity()
         self._changed = asyncio.Event()
         self._room = asyncio.Lock()
         self._claimed = 0  # places in host memory of versions that are in the engine, but not yet checked
@@ -118,6 +120,7 @@ class Residency:
             NotReadyError: The engine is not running.
         """
         is_cold = False
+        self._popularity.asked(target)
         with self._wanting(target):
             while True:
                 if target in self._unloading:
@@ -263,12 +266,17 @@ class Residency:
             self.wake()
 
     async def _make_room(self) -> None:
-        """Unload the least recently used idle version while host memory is full; waits where none is idle."""
+        """Unload the least wanted idle version while host memory is full; waits where none is idle."""
         while len(self._residents) + self._claimed >= self._max_resident:
-            idle = [t for t, r in self._residents.items() if not (r.in_flight or r.is_pinned or t in self._wanted)]
+            idle = [
+                (target, _size_bytes(resident.manifest))
+                for target, resident in self._residents.items()
+                if not (resident.in_flight or resident.is_pinned or target in self._wanted)
+            ]
             if idle:
-                await self.unload(idle[0])
-                self._observer.adapter_evicted(idle[0])
+                target = self._popularity.least_wanted(idle)
+                await self.unload(target)
+                self._observer.adapter_evicted(target)
             else:
                 await self._wait_for_change()
 
@@ -287,6 +295,10 @@ class Residency:
     async def _wait_for_change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
+
+
+def _size_bytes(manifest: Manifest) -> int:
+    return sum(file.size_bytes for file in manifest.files)
 
 
 def _log_load(target: Target, checked: Checked, load_s: float, parity: Parity | None) -> None:
