@@ -14,6 +14,9 @@ DOMAINS = ("medical", "finance", "legal")
 def demo(
     fresh: Annotated[bool, typer.Option(help="Prepare, build and train again, as new versions.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only so many examples a domain.")] = None,
+    quality: Annotated[
+        bool, typer.Option("--quality", help="Show a bad canary go and a good one stay; needs an earlier demo.")
+    ] = False,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
     """Base, data, three adapters, one server, questions, answers and figures; reuses what is there."""
@@ -25,6 +28,9 @@ def demo(
     from loadtest.server import ServerError
 
     console = Console()
+    if quality:
+        _quality(Home(home), console)
+        return
     folder = Path("config")
     files = tuple(folder / "domains" / f"{name}.yaml" for name in DOMAINS)
     try:
@@ -37,6 +43,26 @@ def demo(
     json_file, html_file = write_report(report, plan.home.demo)
     print_report(report, console)
     _say_what_is_next(console, report.seconds, json_file, html_file)
+
+
+def _quality(home: Home, console: Console) -> None:
+    """The canaries' demo alone."""
+    import httpx
+
+    from adapters.errors import AdapterError
+    from config.errors import ConfigError, DatasetError
+    from demo.quality import print_quality_report, run_quality_demo
+    from demo.trial import NoVerdictError
+    from loadtest.server import ServerError
+
+    try:
+        report = run_quality_demo(home, Path("config") / "serve.yaml", console)
+    except (AdapterError, ConfigError, DatasetError, ServerError, NoVerdictError, httpx.HTTPError) as error:
+        hint = " Run `lorikeet demo` first." if isinstance(error, (AdapterError, DatasetError)) else ""
+        Console(stderr=True).print(f"[red]error:[/red] {error}{hint}", highlight=False)
+        raise typer.Exit(1) from None
+    print_quality_report(report, console)
+    console.print(f"Figures: {home.demo / 'quality' / 'report.json'}. The store in {home.adapters} is as it was.")
 
 
 def _say_what_is_next(console: Console, seconds: float, json_file: Path, html_file: Path) -> None:

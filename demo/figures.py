@@ -3,6 +3,7 @@
 import os
 import platform
 import re
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -51,6 +52,32 @@ class AnswerFigures(Figures):
     expected: str
     answer: str
     seconds: float
+
+
+class TrialFigures(Figures):
+    """A canary of the quality demo, and how its trial ended."""
+
+    what: str
+    canary: str
+    decision: str = Field(description="`promoted` or `rolled_back`.")
+    reason: str
+    num_requests: int = Field(description="Of clients, to both versions, until the decision was seen.")
+    num_canary_requests: int
+    num_probes: int = Field(description="Held-out questions that each of both had answered.")
+    seconds: float
+    figures: dict[str, float] = Field(description="Of the decision's event.")
+
+
+class QualityReport(Figures):
+    """`report.json` of the quality demo."""
+
+    schema_version: int = 1
+    date: str
+    machine: str
+    concurrency: int
+    canary_weight: float
+    engine_ready_s: float
+    trials: tuple[TrialFigures, ...]
 
 
 class DemoReport(Figures):
@@ -109,6 +136,10 @@ def answer_figures(reply: Reply) -> AnswerFigures:
         answer=reply.text,
         seconds=round(reply.ended_s - reply.started_s, 3),
     )
+
+
+def utc_date() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def machine_name() -> str:

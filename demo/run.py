@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
@@ -24,7 +23,7 @@ from config.dataset import read_dataset, read_split
 from config.home import Home
 from config.load import load_serve
 from config.schema import DomainConfig
-from demo.figures import DemoReport, DomainFigures, StepFigures, answer_figures, domain_figures, machine_name
+from demo.figures import DemoReport, DomainFigures, StepFigures, answer_figures, domain_figures, machine_name, utc_date
 from demo.questions import Question, Reply, ask_together
 from loadtest.evaluate import LiveScore, evaluate_live
 from loadtest.progress import answers_progress
@@ -78,7 +77,7 @@ def run_demo(demo: Demo) -> DemoReport:
         replies, scores, parity = asyncio.run(_ask_and_evaluate(demo, server))
     return DemoReport(
         seconds=round(time.perf_counter() - start, 1),
-        date=datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        date=utc_date(),
         machine=machine_name(),
         base=demo.domains[0].base,
         concurrency=CONCURRENCY,

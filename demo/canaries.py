@@ -1,0 +1,106 @@
+"""Canaries for the quality demo: a copy of the stable version that is worse, and one that is as good."""
+
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.fingerprint import FINGERPRINT_FILE
+from adapters.manifest import ManifestDraft
+from adapters.peft_folder import WEIGHTS_FILE
+from adapters.reference import Target
+from adapters.store import AdapterStore
+from adapters.version_files import MAX_BYTES
+from config.dataset import read_dataset, read_split
+from config.home import Home
+from quality.probes import Probe, ProbeMessage, ProbeSet, read_probes, write_probes
+
+BAD_NOISE, GOOD_NOISE = 0.7, 1e-3
+"""Standard deviation of what is added to each tensor, in units of the tensor's own."""
+_SEED = 7
+
+
+@dataclass(frozen=True)
+class Canaries:
+    """Three versions of one adapter in a store of their own."""
+
+    store: AdapterStore
+    stable: Target
+    bad: Target
+    good: Target
+
+
+def make_canaries(home: Home, scratch: Home, name: str) -> Canaries:
+    """Copy the stable version of an adapter, and two disturbed ones, into a fresh home that borrows the bases.
+
+    Raises:
+        AdapterNotFoundError: There is no stable version.
+        DatasetError: The version has no probes, and its domain's data set is not there either.
+    """
+    source = AdapterStore(home.adapters)
+    target = source.resolve(name)
+    shutil.rmtree(scratch.root, ignore_errors=True)
+    scratch.root.mkdir(parents=True)
+    scratch.bases.symlink_to(home.bases.resolve(), target_is_directory=True)
+    probes = read_probes(source.folder(target)) or probes_of(home.datasets / name)
+    fields = source.manifest(target).model_dump(include=set(ManifestDraft.model_fields))
+    draft = ManifestDraft.model_validate(fields)
+    store = AdapterStore(scratch.adapters)
+    versions = [
+        _publish_copy(store, source.folder(target), draft, probes, noise, is_known)
+        for noise, is_known in ((0.0, True), (BAD_NOISE, False), (GOOD_NOISE, True))
+    ]
+    store.promote(name, versions[0].version, reason=f"a copy of {target}")
+    return Canaries(store, *versions)
+
+
+def probes_of(dataset_folder: Path) -> ProbeSet:
+    """The held-out split of a built data set as probes, for a version from before versions carried theirs.
+
+    Raises:
+        DatasetError: No such data set.
+    """
+    evaluation = read_dataset(dataset_folder).evaluation
+    probes = tuple(
+        Probe(
+            messages=tuple(ProbeMessage(role=turn.role, content=turn.content) for turn in row.prompt),
+            expected=row.output,
+        )
+        for row in read_split(dataset_folder, "test")
+    )
+    return ProbeSet(max_tokens=evaluation.max_new_tokens, stop=evaluation.stop, probes=probes)
+
+
+def _publish_copy(
+    store: AdapterStore, source: Path, draft: ManifestDraft, probes: ProbeSet, noise: float, is_known: bool
+) -> Target:
+    """Args:
+    is_known: Whether it keeps its fingerprint. With one, the server would refuse a version that does not answer as
+        it was trained to before its first answer; without, only its answers tell.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "copy"
+        folder.mkdir()
+        for file in MAX_BYTES:
+            if (source / file).is_file():
+                shutil.copyfile(source / file, folder / file)
+        write_probes(probes, folder)
+        if noise:
+            add_noise(folder / WEIGHTS_FILE, noise)
+        if not is_known:
+            (folder / FINGERPRINT_FILE).unlink(missing_ok=True)
+        manifest = store.publish(folder, draft)
+    return Target(manifest.name, manifest.version)
+
+
+def add_noise(weights: Path, noise: float) -> None:
+    """Add seeded normal noise to every tensor of a file, in units of the tensor's own standard deviation."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    generator = torch.Generator().manual_seed(_SEED)
+    tensors = {
+        name: tensor + noise * tensor.float().std() * torch.randn(tensor.shape, generator=generator).to(tensor.dtype)
+        for name, tensor in load_file(weights).items()
+    }
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, weights)

@@ -1,0 +1,89 @@
+"""`lorikeet demo --quality`: a bad canary goes and a good one stays, by the server's own verdict."""
+
+import asyncio
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from adapters.store import AdapterStore
+from config.home import Home
+from config.load import read_mapping
+from demo.canaries import BAD_NOISE, GOOD_NOISE, Canaries, make_canaries
+from demo.figures import QualityReport, TrialFigures, machine_name, utc_date
+from demo.trial import CONCURRENCY, WEIGHT, try_canary
+from loadtest.server import running_server
+from quality.probes import ProbeSet, read_probes
+
+ADAPTER = "medical"
+_QUALITY = {"verdict": "act", "verdict_interval_s": 1.0, "probe_interval_s": 1.0, "probes_at_once": 4}
+
+
+def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityReport:
+    """Both trials on one server; the user's own store is only read.
+
+    Raises:
+        AdapterError: There is no stable version.
+        DatasetError: It has no probes, and its data set is not there.
+        ServerError: The server did not become ready.
+        NoVerdictError: The traffic of the demo was not enough for a verdict.
+        httpx.HTTPError: A request failed.
+    """
+    scratch = Home(home.demo / "quality")
+    console.rule("[bold]two canaries of the stable version, in a store of their own", align="left")
+    canaries = make_canaries(home, scratch, ADAPTER)
+    probes = read_probes(canaries.store.folder(canaries.stable))
+    assert probes is not None
+    config_file = scratch.root / "serve.yaml"
+    config_file.write_text(yaml.safe_dump(read_mapping(serve_file) | {"quality": _QUALITY}))
+    console.print(
+        f"{canaries.stable} is stable; {len(probes.probes)} held-out questions; the server decides by itself."
+    )
+    with running_server(config_file, scratch.root, scratch.root / "serve.log") as server:
+        trials = asyncio.run(_try_both(server.url, canaries, probes, console))
+        ready_s = server.ready_s
+    report = QualityReport(
+        date=utc_date(),
+        machine=machine_name(),
+        concurrency=CONCURRENCY,
+        canary_weight=WEIGHT,
+        engine_ready_s=round(ready_s, 1),
+        trials=trials,
+    )
+    (scratch.root / "report.json").write_text(report.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+async def _try_both(
+    url: str, canaries: Canaries, probes: ProbeSet, console: Console
+) -> tuple[TrialFigures, TrialFigures]:
+    def say(line: str) -> None:
+        console.print(f"  {line}", highlight=False, markup=False)
+
+    bad = f"bad: noise of {BAD_NOISE:g} standard deviations in its weights"
+    good = f"good: noise of {GOOD_NOISE:g} standard deviations"
+    figures = []
+    for target, what in ((canaries.bad, bad), (canaries.good, good)):
+        console.rule(f"[bold]{target}, {what}", align="left")
+        figures.append(await try_canary(url, AdapterStore(canaries.store.root), target, what, probes, say))
+        say(f"{figures[-1].decision}: {figures[-1].reason}")
+    return figures[0], figures[1]
+
+
+def print_quality_report(report: QualityReport, console: Console) -> None:
+    """Decision, reason, and what it took."""
+    table = Table(title=f"Canaries at {report.canary_weight:.0%} of the traffic, {report.concurrency} clients")
+    for column in ("canary", "decision", "requests", "to it", "probes", "seconds", "reason"):
+        table.add_column(column, justify="right" if column in ("requests", "to it", "probes", "seconds") else "left")
+    for trial in report.trials:
+        table.add_row(
+            f"{trial.canary}\n{trial.what}",
+            trial.decision.replace("_", " "),
+            str(trial.num_requests),
+            str(trial.num_canary_requests),
+            str(trial.num_probes),
+            f"{trial.seconds:.0f}",
+            trial.reason,
+        )
+    console.print(table)
