@@ -43,5 +43,10 @@ class Home:
         return self.root / "quality.sqlite3"
 
     @property
+    def quality_key(self) -> Path:
+        """What tenants' names are hashed with in samples."""
+        return self.root / "quality.key"
+
+    @property
     def demo(self) -> Path:
         return self.root / "demo"

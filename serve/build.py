@@ -17,6 +17,8 @@ from serve.engine.protocol import Engine
 from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
 from serve.mirror import RemoteMirror
+from serve.monitor.assemble import Keeping, Loop, assemble_monitor, open_keeping
+from serve.observers import Observers
 from serve.probes import IsolationProbe
 from serve.residency import Residency
 from serve.resolver import Resolver
@@ -33,12 +35,20 @@ def build_parts(
     engine: Engine,
     metrics: ServeMetrics,
     keys: KeyRing,
+    observers: Observers | None = None,
+    keeping: Keeping | None = None,
 ) -> Parts:
-    """Everything but the engine, which tests replace.
+    """Everything but the engine, which tests replace; it tells the observers of generations.
+
+    Args:
+        keeping: Where the quality monitor keeps what it sees; without it there is none.
 
     Raises:
         AdapterError: The base is not there, or the remote store's address is none.
     """
+    observers = observers or Observers()
+    observers.of_generations.append(metrics)
+    observers.of_requests.append(metrics)
     remote = RemoteStore(config.remote_store, store) if config.remote_store else None
     who = f"lorikeet serve on port {config.port} (process {os.getpid()})"
     files = FileChecks(
@@ -55,7 +65,9 @@ def build_parts(
     gate = Gate(config.limits, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission)
     resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
     shadow = Shadow(engine, residency, metrics)
-    background = [watcher.run]
+    background: list[Loop] = [watcher.run]
+    if keeping is not None:
+        background += assemble_monitor(config, keeping, metrics, observers)
     if remote is not None:
         background.append(RemoteMirror(remote, config.remote_sync_s).run)
     if config.canary_probes:
@@ -72,7 +84,7 @@ def build_parts(
         store=store,
         resolver=resolver,
         residency=residency,
-        completions=Completions(engine, resolver, residency, gate, shadow, metrics),
+        completions=Completions(engine, resolver, residency, gate, shadow, observers),
         keys=keys,
         shadow=shadow,
         metrics=metrics,
@@ -86,10 +98,13 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing) -> Parts:
 
     Raises:
         AdapterError: The base is not there, or the remote store's address is none.
+        QualityStoreError: The file of samples cannot be used.
     """
     from serve.engine.engine import VllmEngine
 
     base_folder = (home.bases / config.base).resolve()
     metrics = ServeMetrics(CollectorRegistry(), config.served_model_name)
-    engine = VllmEngine(config, base_folder, metrics)
-    return build_parts(config, AdapterStore(home.adapters.resolve()), base_folder, engine, metrics, keys)
+    observers = Observers()
+    engine = VllmEngine(config, base_folder, observers)
+    store, keeping = AdapterStore(home.adapters.resolve()), open_keeping(config, home)
+    return build_parts(config, store, base_folder, engine, metrics, keys, observers, keeping)

@@ -14,6 +14,7 @@ from config.errors import ConfigError
 from config.home import Home
 from config.load import load_serve
 from config.schema import ServeConfig
+from quality.errors import QualityStoreError
 from serve.keys import KeyRing
 from serve.logs import LogFormat, set_up_logging
 
@@ -39,7 +40,11 @@ def serve(
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
     set_up_logging(config.log_level, config.log_format)
-    run(config, Home(home), keys)
+    try:
+        run(config, Home(home), keys)
+    except QualityStoreError as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(1) from None
 
 
 def run(config: ServeConfig, home: Home, keys: KeyRing) -> None:

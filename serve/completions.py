@@ -19,7 +19,7 @@ from serve.errors import DeadlineError, NotReadyError, ServeError
 from serve.keys import ANONYMOUS, KeyRecord, may_use
 from serve.limits import check_limits, default_length
 from serve.logs import log_request
-from serve.metrics import ServeMetrics
+from serve.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency import Residency
 from serve.resolver import Resolution, Resolver
@@ -65,14 +65,14 @@ class Completions:
         residency: Residency,
         gate: Gate,
         shadow: Shadow,
-        metrics: ServeMetrics,
+        observer: RequestObserver,
     ) -> None:
         self._engine = engine
         self._resolver = resolver
         self._residency = residency
         self._gate = gate
         self._shadow = shadow
-        self._metrics = metrics
+        self._observer = observer
 
     @property
     def limits(self) -> ServeLimits:
@@ -165,7 +165,7 @@ class Completions:
     def _finish(self, call: Call, outcome: RequestOutcome, status: int, reason: str | None = None) -> None:
         duration_s = time.perf_counter() - call.context.started_s
         record = RequestRecord(call.context, call.endpoint, call.served_name, outcome, status, reason, duration_s)
-        self._metrics.request_finished(record)
+        self._observer.request_finished(record)
         log_request(record)
 
 

@@ -158,8 +158,10 @@ class QualityMetrics:
         self.refused = counter("lorikeet_answers_refused", "Answers that open as refusals do, or are the agreed one.")
         self.repetitive = counter("lorikeet_answers_repetitive", "Answers that repeat most of what they say.")
         self.samples = counter("lorikeet_quality_samples", "Samples kept of answers.")
-        self.dropped = Counter(
-            "lorikeet_quality_dropped", "Answers not looked at, by why: full or failed.", ("reason",), registry=registry
+        self.dropped = Family(
+            Counter(
+                "lorikeet_quality_dropped", "Answers not looked at: full or failed.", ("reason",), registry=registry
+            )
         )
         self.drift = gauge(
             "lorikeet_drift", "1 where the last look at traffic saw the feature drift, else 0.", "feature"

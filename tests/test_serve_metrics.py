@@ -23,12 +23,12 @@ SCHEMA = {"type": "object", "required": ["chapter"]}
 LABELS = {"adapter": "medical", "version": "3"}
 
 
-def manifest() -> Manifest:
+def manifest(**changes: object) -> Manifest:
     base, adapter = (Score(value=v, ci_low=v - 0.05, ci_high=v + 0.05, n=240) for v in (0.1, 0.8))
     evaluation = Evaluation(
         metric="exact_match", base=base, adapter=adapter, base_valid_format=base, valid_format=adapter
     )
-    return Manifest(
+    made = Manifest(
         name="medical",
         version=3,
         base=BaseRef(name="tiny", digest="d" * 64, quantization="nf4"),
@@ -39,6 +39,7 @@ def manifest() -> Manifest:
         files=(),
         created_at="2026-11-21T00:00:00+00:00",
     )
+    return Manifest.model_validate(made.model_dump() | changes)
 
 
 def metrics_after(*records: GenerationRecord) -> CollectorRegistry:

@@ -4,7 +4,7 @@ import asyncio
 import copy
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -128,10 +128,10 @@ class _Watch:
             num_prompt_tokens=len(last.prompt_token_ids or ()) if last else 0,
             num_cached_tokens=(last.num_cached_tokens or 0) if last else 0,
             num_completion_tokens=sum(self._num_tokens.values()),
-            finish_reasons=tuple(self._finish_reasons.values()),
+            finish_reasons=_in_order(self._finish_reasons),
             prompt_text=(last.prompt or "") if last else "",
             prompt_token_ids=tuple(last.prompt_token_ids or ()) if last else (),
-            texts=tuple(self._texts.values()),
+            texts=_in_order(self._texts),
             token_ids=tuple(self._token_ids),
             token_logprobs=tuple(self._token_logprobs),
         )
@@ -145,6 +145,11 @@ class _Watch:
         if stats and stats.first_token_latency:
             return self._waited_s + float(stats.first_token_latency)
         return self._waited_s + self._gaps_s[0] if self._gaps_s else None
+
+
+def _in_order(choices: Mapping[int, str]) -> tuple[str, ...]:
+    """By the choices' numbers; they begin and end in any order."""
+    return tuple(choices[index] for index in sorted(choices))
 
 
 def _token_logprobs(choice: CompletionOutput) -> Iterable[float]:

@@ -1,0 +1,48 @@
+"""The quality monitor, put together: who watches the traffic, and the loops beside the server."""
+
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from config.home import Home
+from config.schema import ServeConfig
+from quality.store import QualityStore
+from serve.metrics import ServeMetrics
+from serve.monitor.sampler import Sampler, tenant_key
+from serve.observers import Observers
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True)
+class Keeping:
+    """Where the monitor keeps what it sees."""
+
+    store: QualityStore
+    tenant_key: bytes
+
+
+def open_keeping(config: ServeConfig, home: Home) -> Keeping | None:
+    """None where the monitor is off.
+
+    Raises:
+        QualityStoreError: The file of samples cannot be used.
+    """
+    if not config.quality.enabled:
+        return None
+    return Keeping(QualityStore(home.quality), tenant_key(home.quality_key))
+
+
+def assemble_monitor(
+    config: ServeConfig, keeping: Keeping, metrics: ServeMetrics, observers: Observers
+) -> tuple[Loop, ...]:
+    """Add the monitor's observers; the loops that run beside the server."""
+    sampler = Sampler(
+        config.quality,
+        keeping.store,
+        metrics,
+        base_name=config.served_model_name,
+        tenant_key=keeping.tenant_key,
+    )
+    observers.of_generations.append(sampler)
+    return (sampler.run,)

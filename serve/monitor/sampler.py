@@ -1,0 +1,230 @@
+"""Clients' answers, looked at: every one for the metrics, a few kept as samples.
+
+The event loop only draws and puts into a bounded queue. A thread computes signals, redacts, and writes once a minute
+what the minute's reservoirs hold; it also deletes what retention no longer allows.
+"""
+
+import asyncio
+import logging
+import os
+import queue
+import random
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from config.monitor import MonitorConfig
+from quality.privacy import kept_text, tenant_hash
+from quality.signals import Signals, signals_of
+from quality.store import QualityStore, Sample
+from serve.metrics import ServeMetrics
+from serve.records import GenerationRecord
+
+logger = logging.getLogger(__name__)
+
+_PERIOD_S = 60.0
+_PRUNE_S = 3600.0
+_WAKE_S = 1.0
+_MOST_QUEUED = 1000
+_MOST_AT_ONCE = 100
+_DAY_S = 86_400.0
+
+
+class _Answer(NamedTuple):
+    """What the event loop hands over; `is_drawn` to become a sample."""
+
+    at_s: float
+    record: GenerationRecord
+    is_valid_format: bool | None
+    is_drawn: bool
+
+
+@dataclass
+class _Reservoir:
+    """A uniform draw of at most `most` among those offered (Vitter 1985, algorithm R)."""
+
+    most: int
+    samples: list[Sample] = field(default_factory=list)
+    num_offered: int = 0
+
+    def place(self, rng: random.Random) -> int | None:
+        """Where the next one offered goes; None where it does not."""
+        self.num_offered += 1
+        if len(self.samples) < self.most:
+            return len(self.samples)
+        place = rng.randrange(self.num_offered)
+        return place if place < self.most else None
+
+
+class Sampler:
+    """An observer of generations, and the thread behind it.
+
+    Args:
+        tenant_key: What tenants' names are hashed with.
+    """
+
+    def __init__(
+        self,
+        config: MonitorConfig,
+        store: QualityStore,
+        metrics: ServeMetrics,
+        *,
+        base_name: str,
+        tenant_key: bytes,
+        rng: random.Random | None = None,
+        clock: Callable[[], float] = time.time,
+        most_queued: int = _MOST_QUEUED,
+    ) -> None:
+        self._config = config
+        self._store = store
+        self._metrics = metrics
+        self._base_name = base_name
+        self._tenant_key = tenant_key
+        self._rng = rng or random.Random()
+        self._clock = clock
+        self._queue: queue.Queue[_Answer | None] = queue.Queue(most_queued)
+        self._reservoirs: dict[tuple[int, str, str], _Reservoir] = defaultdict(lambda: _Reservoir(config.reservoir))
+        self._pruned_at_s = float("-inf")
+
+    def generation_started(self, lora_name: str | None) -> None:
+        """There is nothing to see yet."""
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        """Hand a client's whole answer to the thread; dropped and counted where the thread is behind."""
+        if record.source != "client" or record.outcome != "ok" or not record.texts:
+            return
+        valid = self._metrics.answers.valid_format(record)
+        is_drawn = self._config.privacy != "none" and self._rng.random() < self._config.rate_of(self._labels(record)[0])
+        try:
+            self._queue.put_nowait(_Answer(self._clock(), record, valid[0] if valid else None, is_drawn))
+        except queue.Full:
+            self._metrics.quality.dropped.of("full").inc()
+
+    async def run(self) -> None:
+        """Work until cancelled, then write what is there."""
+        thread = threading.Thread(target=self._work, name="quality-sampler", daemon=True)
+        thread.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(self._stop, thread)
+
+    def step(self, wait_s: float = 0.0) -> bool:
+        """Look at what has come, write the minutes that are over; False once it is told to stop."""
+        answers, is_stopped = self._take(wait_s)
+        try:
+            for answer in answers:
+                self._look(answer)
+            self._write(all_of_them=is_stopped)
+            self._prune()
+        except Exception:  # the thread's boundary: a full disk, a broken pattern; traffic goes on
+            logger.exception("The quality monitor lost up to %d answers", len(answers))
+            self._metrics.quality.dropped.of("failed").inc(max(1, len(answers)))
+        return not is_stopped
+
+    def _work(self) -> None:
+        while self.step(_WAKE_S):
+            pass
+
+    def _stop(self, thread: threading.Thread) -> None:
+        self._queue.put(None)
+        thread.join()
+
+    def _take(self, wait_s: float) -> tuple[list[_Answer], bool]:
+        """What is queued, at most so many; and whether the end was among them."""
+        answers: list[_Answer] = []
+        try:
+            while len(answers) < _MOST_AT_ONCE:
+                answer = self._queue.get(timeout=wait_s) if wait_s and not answers else self._queue.get_nowait()
+                if answer is None:
+                    return answers, True
+                answers.append(answer)
+        except queue.Empty:
+            pass
+        return answers, False
+
+    def _look(self, answer: _Answer) -> None:
+        record = answer.record
+        signals = signals_of(
+            record.texts[0],
+            num_tokens=len(record.token_ids),
+            finish_reason=record.finish_reasons[0] if record.finish_reasons else None,
+            token_logprobs=record.token_logprobs,
+            refusal=self._metrics.answers.refusal(record.lora_name),
+        )
+        adapter, version = self._labels(record)
+        signals = replace(signals, is_valid_format=answer.is_valid_format)
+        self._metrics.quality.answer_seen(adapter, version, signals)
+        if answer.is_drawn:
+            reservoir = self._reservoirs[int(answer.at_s // _PERIOD_S), adapter, version]
+            place = reservoir.place(self._rng)
+            if place is not None:
+                reservoir.samples[place : place + 1] = [self._sample(answer, signals)]
+
+    def _sample(self, answer: _Answer, signals: Signals) -> Sample:
+        """What the privacy mode lets through. A client may choose its request's id, so that counts as text."""
+        record, privacy = answer.record, self._config.privacy
+        adapter, version = self._labels(record)
+        return Sample(
+            id=0,
+            at_s=answer.at_s,
+            request_id=kept_text(record.request_id, privacy) if record.request_id is not None else None,
+            adapter=adapter,
+            version=int(version or 0),
+            tenant_hash=None if record.tenant is None else tenant_hash(self._tenant_key, record.tenant),
+            source=record.source,
+            privacy=privacy,
+            num_prompt_tokens=record.num_prompt_tokens,
+            ttft_s=record.ttft_s,
+            e2e_s=record.e2e_s,
+            signals=signals,
+            prompt=kept_text(record.prompt_text, privacy),
+            answer=kept_text(record.texts[0], privacy),
+        )
+
+    def _write(self, *, all_of_them: bool) -> None:
+        """The reservoirs of minutes that are over, in one transaction."""
+        now = int(self._clock() // _PERIOD_S)
+        over = [key for key in self._reservoirs if all_of_them or key[0] < now]
+        if not over:
+            return
+        reservoirs = {key: self._reservoirs.pop(key) for key in over}
+        self._store.add_samples([sample for reservoir in reservoirs.values() for sample in reservoir.samples])
+        for (_, adapter, version), reservoir in reservoirs.items():
+            self._metrics.quality.samples.of(adapter, version).inc(len(reservoir.samples))
+
+    def _prune(self) -> None:
+        now_s = self._clock()
+        if now_s - self._pruned_at_s < _PRUNE_S:
+            return
+        self._pruned_at_s = now_s
+        gone = self._store.prune(now_s - self._config.retention_days * _DAY_S, self._config.most_samples)
+        if gone:
+            logger.info("Deleted %d samples: older than %g days, or too many", gone, self._config.retention_days)
+
+    def _labels(self, record: GenerationRecord) -> tuple[str, str]:
+        """Adapter and version; the base has none."""
+        adapter, _, version = (record.lora_name or self._base_name).partition("@")
+        return adapter, version
+
+
+def tenant_key(path: Path) -> bytes:
+    """The key of tenants' hashes, made at first use; only its owner may read it."""
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    made = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}")
+    with os.fdopen(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+        file.write(os.urandom(32))
+    try:
+        os.link(made, path)  # unlike a rename, it leaves the key of a server that was faster
+    except FileExistsError:
+        pass
+    finally:
+        made.unlink()
+    return path.read_bytes()
