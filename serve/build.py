@@ -18,6 +18,7 @@ from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
 from serve.mirror import RemoteMirror
 from serve.monitor.assemble import Keeping, Loop, assemble_monitor, open_keeping
+from serve.monitor.canaries import watch_canaries
 from serve.observers import Observers
 from serve.probes import IsolationProbe
 from serve.residency import Residency
@@ -67,7 +68,8 @@ def build_parts(
     shadow = Shadow(engine, residency, metrics)
     background: list[Loop] = [watcher.run]
     if keeping is not None:
-        background += assemble_monitor(config, keeping, metrics, observers)
+        background += assemble_monitor(config, keeping, store, metrics, observers)
+        background += watch_canaries(config, engine, residency, store, keeping.store, metrics, observers)
     if remote is not None:
         background.append(RemoteMirror(remote, config.remote_sync_s).run)
     if config.canary_probes:

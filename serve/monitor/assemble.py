@@ -4,10 +4,13 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any
 
+from adapters.store import AdapterStore
+from adapters.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from quality.store import QualityStore
 from serve.metrics import ServeMetrics
+from serve.monitor.drift import DriftMonitor
 from serve.monitor.sampler import Sampler, tenant_key
 from serve.observers import Observers
 
@@ -34,15 +37,22 @@ def open_keeping(config: ServeConfig, home: Home) -> Keeping | None:
 
 
 def assemble_monitor(
-    config: ServeConfig, keeping: Keeping, metrics: ServeMetrics, observers: Observers
-) -> tuple[Loop, ...]:
+    config: ServeConfig,
+    keeping: Keeping,
+    engine: Engine,
+    residency: Residency,
+    adapters: AdapterStore,
+    metrics: ServeMetrics,
+    observers: Observers,
+) -> list[Loop]:
     """Add the monitor's observers; the loops that run beside the server."""
+    quality = config.quality
     sampler = Sampler(
-        config.quality,
-        keeping.store,
-        metrics,
-        base_name=config.served_model_name,
-        tenant_key=keeping.tenant_key,
+        quality, keeping.store, metrics, base_name=config.served_model_name, tenant_key=keeping.tenant_key
     )
-    observers.of_generations.append(sampler)
-    return (sampler.run,)
+    drift = DriftMonitor(
+        adapters.folder, keeping.store, metrics, window=quality.drift_window, alpha=quality.drift_alpha
+    )
+    observers.of_generations += [sampler, drift]
+    canaries = watch_canaries(config, engine, residency, adapters, keeping.store, metrics, observers)
+    return [sampler.run, drift.run, *canaries]
