@@ -16,7 +16,7 @@ from serve.answers import KnownAnswers
 from serve.errors import ParityError, ServeError
 from serve.judge_metrics import JudgeMetrics
 from serve.parity import Parity
-from serve.records import GenerationRecord, RequestRecord
+from serve.records import GenerationRecord, RequestRecord, current_source
 from serve.series import Family, VersionFamilies
 
 # One series a counter instead of two; nobody queries `_created`.
@@ -314,9 +314,13 @@ class ServeMetrics:
         self.tenants.request_finished(record)
 
     def generation_started(self, lora_name: str | None) -> None:
+        if current_source.get() == "probe":  # the monitor's own question is no traffic
+            return
         self.traffic.in_flight.of(*self._labels(lora_name)).inc()
 
     def generation_finished(self, record: GenerationRecord) -> None:
+        if record.source == "probe":
+            return
         labels, group = self._labels(record.lora_name), self.generations
         self.traffic.in_flight.of(*labels).dec()
         group.prompt_tokens.of(*labels).inc(record.num_prompt_tokens)

@@ -15,7 +15,7 @@ from serve.errors import AdapterRefusedError, ParityError
 from serve.keys import KeyGrant, KeyRing, create_key
 from serve.metrics import ServeMetrics
 from serve.parity import Parity
-from serve.records import GenerationRecord, RequestContext, RequestRecord
+from serve.records import GenerationRecord, RequestContext, RequestRecord, current_source
 from tests.generations import generation
 from tests.serving import make_serving
 
@@ -60,6 +60,16 @@ def test_a_generation_is_measured_under_its_adapter_and_version() -> None:
     assert registry.get_sample_value("lorikeet_cached_prompt_tokens_total", LABELS) == 16
     assert registry.get_sample_value("lorikeet_completion_tokens_total", LABELS) == 12
     assert registry.get_sample_value("lorikeet_requests_in_flight", LABELS) == 0
+
+
+def test_a_probe_is_no_traffic() -> None:
+    metrics = ServeMetrics(CollectorRegistry(), "base")
+    token = current_source.set("probe")
+    metrics.generation_started("medical@3")
+    current_source.reset(token)
+    metrics.generation_finished(generation(source="probe", tenant=None))
+    assert metrics.registry.get_sample_value("lorikeet_completion_tokens_total", LABELS) is None
+    assert metrics.registry.get_sample_value("lorikeet_requests_in_flight", LABELS) is None
 
 
 def test_the_base_model_has_no_version() -> None:
