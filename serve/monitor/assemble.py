@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.store import AdapterStore
-from adapters.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from quality.store import QualityStore
@@ -39,13 +38,11 @@ def open_keeping(config: ServeConfig, home: Home) -> Keeping | None:
 def assemble_monitor(
     config: ServeConfig,
     keeping: Keeping,
-    engine: Engine,
-    residency: Residency,
     adapters: AdapterStore,
     metrics: ServeMetrics,
     observers: Observers,
 ) -> list[Loop]:
-    """Add the monitor's observers; the loops that run beside the server."""
+    """Add what watches the traffic to the observers; the loops that run beside the server."""
     quality = config.quality
     sampler = Sampler(
         quality, keeping.store, metrics, base_name=config.served_model_name, tenant_key=keeping.tenant_key
@@ -54,5 +51,4 @@ def assemble_monitor(
         adapters.folder, keeping.store, metrics, window=quality.drift_window, alpha=quality.drift_alpha
     )
     observers.of_generations += [sampler, drift]
-    canaries = watch_canaries(config, engine, residency, adapters, keeping.store, metrics, observers)
-    return [sampler.run, drift.run, *canaries]
+    return [sampler.run, drift.run]

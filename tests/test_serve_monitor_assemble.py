@@ -1,0 +1,80 @@
+"""The whole monitor beside a server: a client's answer becomes a sample, and what is off keeps nothing."""
+
+import asyncio
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from adapters.store import AdapterStore
+from config.home import Home
+from config.schema import ServeConfig
+from quality.store import QualityStore
+from serve.app import Parts, create_app
+from serve.build import build_parts
+from serve.engine.protocol import Answer, Endpoint
+from serve.keys import KeyRing
+from serve.metrics import ServeMetrics
+from serve.monitor.assemble import open_keeping
+from serve.observers import Observers
+from tests.fake_engine import FakeEngine
+from tests.generations import generation
+from tests.serving import BASE_NAME, Serving
+
+pytestmark = pytest.mark.anyio
+
+
+class TellingEngine(FakeEngine):
+    """Tells the observers of each answer, as the real engine does."""
+
+    def __init__(self, observers: Observers) -> None:
+        super().__init__()
+        self._observers = observers
+
+    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+        lora_name = body["model"] if body["model"] != BASE_NAME else None
+        self._observers.generation_started(lora_name)
+        self._observers.generation_finished(generation(lora_name))
+        return await super().answer(endpoint, body)
+
+
+def make_watched(store: AdapterStore, base_folder: Path, home: Home, **quality: object) -> tuple[Serving, Parts]:
+    fields = {"base": base_folder.name, "served_model_name": BASE_NAME, "quality": {"sample_rate": 1.0} | quality}
+    config = ServeConfig.model_validate(fields)
+    observers, metrics = Observers(), ServeMetrics(CollectorRegistry(), BASE_NAME)
+    engine, keeping = TellingEngine(observers), open_keeping(config, home)
+    parts = build_parts(config, store, base_folder, engine, metrics, KeyRing(None), observers, keeping)
+    return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts)), parts
+
+
+async def ask_and_stop(serving: Serving, parts: Parts) -> None:
+    running = [asyncio.create_task(work()) for work in parts.background]
+    await asyncio.sleep(0)
+    async with serving.client() as client:
+        body = {"model": "medical", "messages": [{"role": "user", "content": "Angina"}]}
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+
+
+async def test_a_clients_answer_becomes_a_sample(store: AdapterStore, base_folder: Path, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    serving, parts = make_watched(store, base_folder, home)
+    serving.publish("medical")
+    await ask_and_stop(serving, parts)
+    with QualityStore(home.quality) as kept:
+        assert [(sample.adapter, sample.version) for sample in kept.samples()] == [("medical", 1)]
+    labels = {"adapter": "medical", "version": "1"}
+    assert serving.metrics.registry.get_sample_value("lorikeet_answers_total", labels) == 1
+
+
+async def test_a_monitor_that_is_off_keeps_nothing(store: AdapterStore, base_folder: Path, tmp_path: Path) -> None:
+    home = Home(tmp_path / "home")
+    serving, parts = make_watched(store, base_folder, home, enabled=False)
+    serving.publish("medical")
+    await ask_and_stop(serving, parts)
+    assert not home.root.exists()
+    labels = {"adapter": "medical", "version": "1"}
+    assert serving.metrics.registry.get_sample_value("lorikeet_prompt_tokens_total", labels) == 40
