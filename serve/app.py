@@ -126,22 +126,18 @@ def _add_completion_routes(app: FastAPI, parts: Parts) -> None:
 
 
 def _add_model_routes(app: FastAPI, parts: Parts) -> None:
-    def models_of(request: Request) -> list[ServedModel]:
-        tenant = _client(parts, request)
-        return parts.resolver.models(lambda name: may_use(tenant, name))
-
     @app.get("/v1/models", responses=errors(UnauthorizedError))
     def models(request: Request) -> dict[str, Any]:
-        return {"object": "list", "data": [_model_card(model) for model in models_of(request)]}
+        tenant = _client(parts, request)
+        served = parts.resolver.models(lambda name: may_use(tenant, name))
+        return {"object": "list", "data": [_model_card(model) for model in served]}
 
     @app.get("/v1/models/{reference}", responses=errors(UnauthorizedError, ModelNotFoundError))
     def model(
         reference: Annotated[str, Path(json_schema_extra={"pattern": "^[^/]+$"})], request: Request
     ) -> dict[str, Any]:
-        for served in models_of(request):
-            if served.reference == reference:
-                return _model_card(served)
-        raise ModelNotFoundError(f"The model {reference[:80]!r} does not exist. GET /v1/models lists what does.")
+        tenant = _client(parts, request)
+        return _model_card(parts.resolver.model(reference, lambda name: may_use(tenant, name)))
 
 
 def _add_health_routes(app: FastAPI, parts: Parts) -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from adapters.errors import AdapterNotFoundError, InvalidReferenceError
+from adapters.errors import InvalidReferenceError
 from adapters.history import published_versions, removed_versions
-from adapters.reference import DEFAULT_ALIAS, Target
+from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.store import AdapterStore
 from adapters.traffic import CANARY_ALIAS, choose
 from serve.errors import InvalidRequestError, ModelNotFoundError
@@ -61,7 +61,7 @@ class Resolver:
             return Resolution(self._base_name)
         try:
             resolution = self._find(model, sticky_key)
-        except (AdapterNotFoundError, InvalidReferenceError):
+        except InvalidReferenceError:
             raise _not_found(model) from None
         if resolution.target is None or not self._exists(resolution.target):
             raise _not_found(model)
@@ -77,9 +77,35 @@ class Resolver:
             rows += [ServedModel(f"{name}@{version}", Target(name, version)) for version in self._store.versions(name)]
         return rows
 
+    def model(self, reference: str, may_use: Permission) -> ServedModel:
+        """One row of `models`, found without the others.
+
+        Raises:
+            ModelNotFoundError: It names nothing, or nothing that this client may use.
+        """
+        if not may_use(reference):
+            raise _not_found(reference)
+        if reference == self._base_name:
+            return ServedModel(reference, None)
+        try:
+            target = self._recorded(reference)
+        except InvalidReferenceError:
+            raise _not_found(reference) from None
+        if not self._exists(target):
+            raise _not_found(reference)
+        return ServedModel(reference, target)
+
+    def _recorded(self, text: str) -> Target:
+        """What a reference means by the history; the store's own `recorded` lists all adapters for its message."""
+        reference = parse_reference(text)
+        version = reference.version or self._store.state(reference.name).aliases.get(reference.alias or DEFAULT_ALIAS)
+        if version is None:
+            raise _not_found(text)
+        return Target(reference.name, version)
+
     def _find(self, model: str, sticky_key: str) -> Resolution:
         if "@" in model:
-            target = self._store.recorded(model)
+            target = self._recorded(model)
             return Resolution(str(target), target)
         state = self._store.state(model)
         stable, canary = state.aliases.get(DEFAULT_ALIAS), state.aliases.get(CANARY_ALIAS)
