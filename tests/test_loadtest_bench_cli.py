@@ -42,7 +42,7 @@ def test_every_name_has_a_function(name: str) -> None:
 
 
 def test_a_ratio_is_of_nine_rounds_where_it_is_promised_and_else_of_three(noted_name: str) -> None:
-    wanted = {"coldload": 9, "lora": 9, "manyadapters": 9}
+    wanted = {"coldload": 9, "lora": 9, "manyadapters": 9, "quality": 9}
     assert invoke(noted_name).exit_code == 0
     assert invoke(noted_name, "--rounds", "5").exit_code == 0
     assert [options.rounds for options in GIVEN] == [wanted.get(noted_name, 3), 5]

@@ -27,10 +27,11 @@ BENCHES = {
     "lora": "loadtest.bench.lora:bench_lora",
     "manyadapters": "loadtest.bench.manyadapters:bench_manyadapters",
     "overhead": "loadtest.bench.overhead:bench_overhead",
+    "quality": "loadtest.bench.quality:bench_quality",
 }
 """By name, module and function: what a benchmark imports is paid by those who run it."""
 
-_ROUNDS = {"coldload": 9, "lora": 9, "manyadapters": 9}
+_ROUNDS = {"coldload": 9, "lora": 9, "manyadapters": 9, "quality": 9}
 _FEW_ROUNDS = 3
 
 

@@ -88,13 +88,13 @@ def compare(pair: Pair, options: BenchOptions, throughput: Measure, ttft: Measur
     return tuple(results)
 
 
-def tokens_per_s(url: str, model: str, seed: int) -> float:
+def tokens_per_s(url: str, model: str, seed: int, waves: int = _WAVES) -> float:
     """Output tokens per second of NUM_STREAMS users who ask again as soon as they are answered.
 
     Raises:
         TargetError: A request failed.
     """
-    config = _config(url, model, seed, NUM_STREAMS, _WAVES * NUM_STREAMS, NUM_TOKENS)
+    config = _config(url, model, seed, NUM_STREAMS, waves * NUM_STREAMS, NUM_TOKENS)
     return NUM_TOKENS * measured_by_us(config)["requests/s"]
 
 

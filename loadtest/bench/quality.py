@@ -1,0 +1,129 @@
+"""`lorikeet bench quality`: what the quality monitor costs, with its default settings and no judge.
+
+Two servers of ours on the same engine settings, one with the monitor and one without, are measured by turns with the
+same prompts, the base and an adapter each. Who is not measured is stopped: else the monitor's probes would slow down
+the server that has none.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from adapters.store import AdapterStore
+from config.monitor import MonitorConfig
+from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
+from loadtest.bench.options import BenchOptions
+from loadtest.bench.overhead import NUM_STREAMS, tokens_per_s, ttft_p50_ms
+from loadtest.bench.results import BenchResult, paired
+from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
+from loadtest.copies import copy_adapter
+from loadtest.processes import stopped
+from loadtest.server import RunningServer
+
+LEAST_RATIO = 0.97
+NUM_WAVES = 12
+"""Requests of one measurement in full batches: long enough for a turn of probes."""
+PROBES_FILE = "probes.json"
+_WARM_UP_SEED, _THROUGHPUT_SEED, _TTFT_SEED = 0, 1000, 2000
+
+Measure = Callable[[str, str, int], float]
+"""URL, model and seed of the prompts, to a figure."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """Its URL, with /v1, and how to keep it from running for a while."""
+
+    url: str
+    at_rest: Callable[[], AbstractContextManager[None]] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """The two, and what to ask both for: the name of a row, and the model."""
+
+    on: Server
+    off: Server
+    models: Mapping[str, str]
+
+
+def bench_quality(options: BenchOptions) -> tuple[BenchResult, ...]:
+    """Start both servers and compare them.
+
+    Raises:
+        AdapterError: There is no such adapter.
+        TargetError: A server did not become ready, or a request failed. The logs are kept; the message says where.
+    """
+    with _both_servers(options) as servers:
+        return compare(servers, options, partial(tokens_per_s, waves=NUM_WAVES), ttft_p50_ms)
+
+
+def compare(servers: Servers, options: BenchOptions, throughput: Measure, ttft: Measure) -> tuple[BenchResult, ...]:
+    """Throughput and TTFT for each model.
+
+    Args:
+        throughput: In tokens per second.
+        ttft: In milliseconds.
+
+    Raises:
+        TargetError: A request failed.
+    """
+    results: list[BenchResult] = []
+    for name, model in servers.models.items():
+        for measure in _both(servers, model, throughput, _WARM_UP_SEED):
+            measure()
+        streams = compare_pairs(
+            measure_pairs(*_both(servers, model, throughput, _THROUGHPUT_SEED), options.rounds, options.rest_s)
+        )
+        alone = compare_pairs(measure_pairs(*_both(servers, model, ttft, _TTFT_SEED), options.rounds, options.rest_s))
+        options.say(f"{name}: {streams.ratio:.3f} of the tok/s without the monitor; TTFT p50 {alone.ratio:.3f}")
+        results += [
+            paired(f"{name}: {NUM_STREAMS} streams (baseline: no monitor)", "tok/s", streams, least=LEAST_RATIO),
+            paired(f"{name}: TTFT p50, one stream (baseline: no monitor)", "ms", alone),
+        ]
+    return tuple(results)
+
+
+def _both(
+    servers: Servers, model: str, measure: Measure, first_seed: int
+) -> tuple[Callable[[], float], Callable[[], float]]:
+    """Without the monitor, and with it: each one alone on the machine, both asked the same."""
+
+    def alone(measured: Server, other: Server) -> Callable[[int], float]:
+        def at(seed: int) -> float:
+            with other.at_rest():
+                return measure(measured.url, model, seed)
+
+        return at
+
+    off, on = alone(servers.off, servers.on), alone(servers.on, servers.off)
+    return with_next_seed(off, first_seed), with_next_seed(on, first_seed)
+
+
+@contextmanager
+def _both_servers(options: BenchOptions) -> Iterator[Servers]:
+    with_monitor = serve_config(options, quality=MonitorConfig())
+    without = serve_config(options, quality=MonitorConfig(enabled=False))
+    environment = same_threads(options)
+    with kept_logs() as folder:
+        home, (name,) = copy_adapter(options.home, options.adapter, 1, folder / "home")
+        target = AdapterStore(home.adapters).resolve(name)
+        if not (AdapterStore(home.adapters).folder(target) / PROBES_FILE).exists():
+            options.say(f"{options.adapter} has no {PROBES_FILE}: probes and drift do nothing. Train it again.")
+        with (
+            our_server(with_monitor, home, _made(folder / "on"), environment) as on,
+            our_server(without, home, _made(folder / "off"), environment) as off,
+        ):
+            models = {"base": with_monitor.served_model_name, "one adapter": str(target)}
+            yield Servers(_server(on), _server(off), models)
+
+
+def _server(running: RunningServer) -> Server:
+    return Server(f"{running.url}/v1", partial(stopped, running.pid))
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
