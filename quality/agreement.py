@@ -1,12 +1,15 @@
 """Agreement of two raters beyond chance: Cohen's kappa with an interval, for a judge held against people's labels."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import atanh, sqrt, tanh
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 from typing import Any, Literal
 
 import numpy as np
+
+from quality.kept import Grade, Label
 
 Weights = Literal["none", "quadratic"]
 
@@ -55,6 +58,14 @@ def agreement_of_scores(pairs: Sequence[tuple[float, float]]) -> Agreement:
         return cohens_kappa([(int(label), int(grade > _RIGHT)) for label, grade in pairs], 2, "none")
     grades = [(_grade_of(label), _grade_of(grade)) for label, grade in pairs]
     return cohens_kappa(grades, NUM_GRADES, "quadratic")
+
+
+def labels_and_grades(labels: Iterable[Label], grades: Iterable[Grade]) -> list[tuple[float, float]]:
+    """Scores of the samples that have both, people's first; where several people labelled one, their mean."""
+    by_sample: dict[int, list[float]] = defaultdict(list)
+    for label in labels:
+        by_sample[label.sample_id].append(label.score)
+    return [(fmean(by_sample[grade.sample_id]), grade.score) for grade in grades if grade.sample_id in by_sample]
 
 
 def cohens_kappa(

@@ -5,6 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,14 @@ from rich.console import Console
 from rich.markup import escape
 
 from adapters.errors import AdapterError
+from adapters.reader import StoreReader
 from config.home import Home
 from quality.errors import QualityStoreError
 from quality.store import QualityStore
+from serve.monitor.collect import collect
 from serve.monitor.labelling import Labelling, to_label
 from serve.monitor.labels_csv import LabelsError, read_labels, write_labels
+from serve.monitor.report_terminal import print_report
 
 app = typer.Typer(
     no_args_is_help=True, help="How good the answers are: label samples, import and export labels, report."
@@ -105,6 +109,29 @@ def import_labels(
             raise NothingToDoError(f"{file} has no label: the column `label` is empty in every row.")
         store.add_labels(labels)
     Console().print(f"Took {len(labels)} labels from {file}.", highlight=False, markup=False)
+
+
+@app.command()
+def report(
+    adapter: AdapterArgument = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Also write one page with plots.", dir_okay=False)] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the figures.", dir_okay=False)] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Show what is known of each version: held-out questions, judge, labels, drift, decisions; and what is missing."""
+    console = Console()
+    with _errors_in_one_line(), _store(home) as store:
+        figures = collect(store, StoreReader(Home(home).adapters), adapter, datetime.now(UTC))
+        print_report(figures, console)
+        if json is not None:
+            _replace(json, figures.model_dump_json(indent=2) + "\n")
+        if html is not None:
+            from serve.monitor.report_html import render_html  # takes a second to import
+
+            _replace(html, render_html(figures))
+    for file in (html, json):
+        if file is not None:
+            console.print(f"Wrote {file}.", highlight=False, markup=False)
 
 
 _NO_LABELS = (

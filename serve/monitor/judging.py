@@ -9,7 +9,7 @@ import logging
 import random
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from statistics import fmean
 from typing import NamedTuple
 
@@ -17,9 +17,9 @@ from adapters.errors import AdapterError
 from adapters.reader import StoreReader
 from adapters.reference import Target
 from config.monitor import JudgeConfig
-from quality.agreement import agreement_of_scores
+from quality.agreement import agreement_of_scores, labels_and_grades
 from quality.judge import grade_task, read_grade
-from quality.kept import Grade, Label, Sample
+from quality.kept import Grade, Sample
 from quality.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import Judge, JudgeCallError
@@ -153,11 +153,3 @@ class Judging:
         self._num_failed += 1
         pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (self._num_failed - 1))
         return max(pause_s, min(error.retry_after_s or 0.0, _LONGEST_PAUSE_S))
-
-
-def labels_and_grades(labels: Iterable[Label], grades: Iterable[Grade]) -> list[tuple[float, float]]:
-    """Scores of the samples that have both, people's first; where several people labelled one, their mean."""
-    by_sample: dict[int, list[float]] = defaultdict(list)
-    for label in labels:
-        by_sample[label.sample_id].append(label.score)
-    return [(fmean(by_sample[grade.sample_id]), grade.score) for grade in grades if grade.sample_id in by_sample]

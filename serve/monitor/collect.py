@@ -1,0 +1,225 @@
+"""From the two stores to the figures of a report; what is not there is named, with the way to get it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+
+from adapters.errors import AdapterError, AdapterNotFoundError
+from adapters.history import Event
+from adapters.manifest import Manifest
+from adapters.reader import StoreReader
+from adapters.reference import Target, is_adapter_name
+from quality.agreement import NUM_GRADES, agreement_of_scores, labels_and_grades
+from quality.intervals import Share
+from quality.judge import LOWEST_GRADE, grade_of
+from quality.kept import Grade, Label
+from quality.probes import InvalidProbesError, read_probes
+from quality.store import QualityStore
+from serve.monitor.figures import (
+    AdapterFigures,
+    Decision,
+    GeneralStep,
+    JudgeFigures,
+    Look,
+    MeanScore,
+    Missing,
+    QualityReport,
+    VersionFigures,
+)
+from serve.monitor.steps import mean_score, probe_steps, signal_steps
+
+MOST_SAMPLES = 20_000
+"""Of a version, the newest; a report of more would only be slower."""
+
+_MOST_LOOKS = 500
+_DECIDING = frozenset({"promoted", "rolled_back", "judged", "split"})
+
+_MISSING = {
+    "samples": (
+        "samples of traffic",
+        "A running server keeps them: `quality: {enabled: true, sample_rate: 0.1}` in serve.yaml.",
+    ),
+    "text": (
+        "text of prompts and answers",
+        "Labels and judges need it: `quality: {privacy: redacted}` (or `full`) in serve.yaml, then restart.",
+    ),
+    "grades": ("grades", "Name a judge: `quality: {judge: {url: ..., model: ...}}` in serve.yaml, then restart."),
+    "labels": (
+        "labels",
+        "Label some answers: `lorikeet quality label {name}`; without labels no judge can be trusted.",
+    ),
+    "pairs": (
+        "labels of graded answers",
+        "`lorikeet quality label {name}` shows those first that a judge has graded.",
+    ),
+    "probes": (
+        "held-out questions",
+        "Versions that `lorikeet train` publishes bring them, and the server asks them while it runs.",
+    ),
+    "general": (
+        "measure of forgetting",
+        "Versions that `lorikeet train` publishes bring general text, and the server measures it every few hours.",
+    ),
+    "looks": (
+        "looks at drift",
+        "A look takes `quality.drift_window` answers of a version that was published with a baseline.",
+    ),
+    "decisions": (
+        "decisions",
+        "Start a trial: `lorikeet adapters promote {name}@N --alias canary`, then `lorikeet adapters split`.",
+    ),
+}
+
+
+def collect(store: QualityStore, adapters: StoreReader, name: str | None, now: datetime) -> QualityReport:
+    """All figures of one adapter, or of all and the base.
+
+    Raises:
+        AdapterNotFoundError: Neither store has anything of `name`.
+        QualityStoreError: The store cannot be read.
+    """
+    kept: dict[str, set[int]] = defaultdict(set)
+    for adapter, version in store.versions():
+        kept[adapter].add(version)
+    for adapter in adapters.names():
+        kept[adapter] |= set(_in_traffic(adapters, adapter))
+    if name is not None and name not in kept:
+        raise AdapterNotFoundError(f"Nothing is known of {name!r}; there is {', '.join(sorted(kept)) or 'nothing'}.")
+    names = sorted(kept) if name is None else [name]
+    return QualityReport(
+        created_at=now.isoformat(timespec="seconds"),
+        store=str(store.path),
+        adapters=tuple(_adapter(store, adapters, one, sorted(kept[one])) for one in names),
+    )
+
+
+def _adapter(store: QualityStore, adapters: StoreReader, name: str, versions: Sequence[int]) -> AdapterFigures:
+    figures = tuple(_version(store, adapters, name, version) for version in versions)
+    grades, labels = store.grades(name), store.labels(name)
+    judges = tuple(_judge(judge, of_judge, labels) for judge, of_judge in _by_judge(grades).items())
+    is_base = not any(versions) or not is_adapter_name(name)
+    decisions = () if is_base else tuple(_decisions(_history(adapters, name)))
+    adapter = AdapterFigures(name=name, versions=figures, judges=judges, decisions=decisions, missing=())
+    return adapter.model_copy(update={"missing": tuple(_missing(adapter, is_base=is_base))})
+
+
+def _version(store: QualityStore, adapters: StoreReader, name: str, version: int) -> VersionFigures:
+    samples = store.samples(name, version, limit=MOST_SAMPLES)
+    manifest = _manifest(adapters, name, version)
+    evaluation = manifest.evaluation if manifest else None
+    return VersionFigures(
+        version=version,
+        num_samples=len(samples),
+        num_with_text=sum(sample.answer is not None for sample in samples),
+        num_labels=len(store.labels(name, version)),
+        published=Share(**evaluation.adapter.model_dump()) if evaluation else None,
+        published_nll=_published_nll(adapters, name, version) if manifest else None,
+        probes=tuple(probe_steps(store.probe_scores(name, version))),
+        signals=tuple(signal_steps(samples)),
+        general=tuple(GeneralStep(at_s=one.at_s, nll=one.nll) for one in store.general_scores(name, version)),
+        looks=tuple(
+            Look(
+                at_s=look.at_s,
+                look=look.look,
+                num_exchanges=look.num_exchanges,
+                is_drift=look.is_drift,
+                reason=look.reason,
+            )
+            for look in store.drift_looks(name, version, limit=_MOST_LOOKS)
+        ),
+        scores=tuple(
+            MeanScore(judge=judge, score=mean_score([grade.score for grade in of_judge]))
+            for judge, of_judge in _by_judge(store.grades(name, version)).items()
+        ),
+    )
+
+
+def _judge(judge: str, grades: Sequence[Grade], labels: Sequence[Label]) -> JudgeFigures:
+    pairs = labels_and_grades(labels, grades)
+    counts = [[0] * NUM_GRADES for _ in range(NUM_GRADES)]
+    for label, grade in pairs:
+        counts[grade_of(label) - LOWEST_GRADE][grade_of(grade) - LOWEST_GRADE] += 1
+    return JudgeFigures(
+        judge=judge,
+        num_grades=len(grades),
+        agreement=agreement_of_scores(pairs),
+        counts=tuple(tuple(row) for row in counts),
+    )
+
+
+def _by_judge(grades: Iterable[Grade]) -> dict[str, list[Grade]]:
+    by_judge: dict[str, list[Grade]] = defaultdict(list)
+    for grade in grades:
+        by_judge[grade.judge].append(grade)
+    return dict(sorted(by_judge.items()))
+
+
+def _decisions(history: Iterable[Event]) -> Iterator[Decision]:
+    for event in history:
+        if event.kind in _DECIDING:
+            yield Decision(
+                at=event.at,
+                kind=event.kind,
+                version=event.version,
+                previous=event.previous,
+                alias=event.alias,
+                action=event.action,
+                reason=event.reason or _split(event),
+                figures=event.figures or {},
+            )
+
+
+def _split(event: Event) -> str:
+    if event.canary_weight is None:
+        return ""
+    return "the canary is a shadow" if event.is_shadow else f"the canary has {event.canary_weight:.0%} of the traffic"
+
+
+def _missing(figures: AdapterFigures, *, is_base: bool) -> Iterator[Missing]:
+    """What the report would show, and has nothing of."""
+    versions, judges = figures.versions, figures.judges
+    num_with_text = sum(one.num_with_text for one in versions)
+    lacks = {
+        "samples": not any(one.num_samples for one in versions),
+        "text": not num_with_text and any(one.num_samples for one in versions),
+        "grades": num_with_text > 0 and not judges,
+        "labels": num_with_text > 0 and not any(one.num_labels for one in versions),
+        "pairs": any(one.num_labels for one in versions) and any(not judge.agreement.n for judge in judges),
+        "probes": not is_base and not any(one.probes for one in versions),
+        "general": not is_base and not any(one.general for one in versions),
+        "looks": not is_base and not any(one.looks for one in versions),
+        "decisions": not is_base and not figures.decisions,
+    }
+    for key, is_missing in lacks.items():
+        if is_missing:
+            what, how = _MISSING[key]
+            yield Missing(what=what, how=how.replace("{name}", figures.name))
+
+
+def _in_traffic(adapters: StoreReader, name: str) -> set[int]:
+    """Versions that an alias points to: they are shown even where nothing was kept of them."""
+    return set(adapters.aliases(name).values())
+
+
+def _history(adapters: StoreReader, name: str) -> Sequence[Event]:
+    try:
+        return adapters.history(name)
+    except AdapterError:
+        return ()
+
+
+def _manifest(adapters: StoreReader, name: str, version: int) -> Manifest | None:
+    """None of the base, and of a version that was removed."""
+    try:
+        return adapters.manifest(Target(name, version)) if version else None
+    except AdapterError:
+        return None
+
+
+def _published_nll(adapters: StoreReader, name: str, version: int) -> float | None:
+    """Of the very text that the server asks for; the manifest's forgetting was measured on more."""
+    try:
+        probes = read_probes(adapters.folder(Target(name, version)))
+    except (AdapterError, InvalidProbesError):
+        return None
+    return probes.general.adapter_nll if probes and probes.general else None

@@ -1,0 +1,116 @@
+"""The figures of `lorikeet quality report`: what the quality store and the adapter store say of each adapter."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from quality.agreement import Agreement
+from quality.intervals import Share
+
+
+class _Figures(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class ProbeStep(_Figures):
+    """Held-out questions asked until then, each with its latest score."""
+
+    at_s: float
+    accuracy: Share
+
+
+class SignalStep(_Figures):
+    """What samples of a stretch of time were like; None where none of them had the figure."""
+
+    at_s: float
+    n: int
+    mean_logprob: float | None
+    refused: float
+    repetition: float
+    num_tokens: float
+    ttft_s: float | None
+
+
+class GeneralStep(_Figures):
+    at_s: float
+    nll: float
+
+
+class Look(_Figures):
+    at_s: float
+    look: int
+    num_exchanges: int
+    is_drift: bool
+    reason: str
+
+
+class MeanScore(_Figures):
+    """Of one judge for one version; its interval takes scores for coin flips, which vary more than any score can."""
+
+    judge: str
+    score: Share
+
+
+class VersionFigures(_Figures):
+    version: int
+    """0 is the base."""
+    num_samples: int
+    num_with_text: int
+    num_labels: int
+    published: Share | None
+    """Held-out accuracy at publish, from the manifest."""
+    published_nll: float | None
+    """Of the general text that the version brought, by the training stack."""
+    probes: tuple[ProbeStep, ...]
+    signals: tuple[SignalStep, ...]
+    general: tuple[GeneralStep, ...]
+    looks: tuple[Look, ...]
+    scores: tuple[MeanScore, ...]
+
+
+class JudgeFigures(_Figures):
+    """One judge against people's labels, over all versions of the adapter."""
+
+    judge: str
+    num_grades: int
+    agreement: Agreement
+    counts: tuple[tuple[int, ...], ...]
+    """(5, 5) answers by label (row) and the judge's grade (column), both 1 to 5."""
+
+
+class Decision(_Figures):
+    """An event of the adapter's history that moved traffic, or said what would have."""
+
+    at: str
+    """UTC, ISO 8601."""
+    kind: str
+    version: int | None
+    previous: int | None
+    alias: str | None
+    action: str | None
+    reason: str
+    figures: Mapping[str, float]
+
+
+class Missing(_Figures):
+    """A figure that the report lacks, and how to get it."""
+
+    what: str
+    how: str
+
+
+class AdapterFigures(_Figures):
+    name: str
+    versions: tuple[VersionFigures, ...]
+    judges: tuple[JudgeFigures, ...]
+    decisions: tuple[Decision, ...]
+    missing: tuple[Missing, ...]
+
+
+class QualityReport(_Figures):
+    schema_version: Literal[1] = 1
+    created_at: str
+    """UTC, ISO 8601."""
+    store: str
+    adapters: tuple[AdapterFigures, ...]

@@ -1,0 +1,148 @@
+"""The quality report as one page without outside references; plots are inline SVG."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from jinja2 import Environment
+from markupsafe import Markup
+
+from quality.svg import svg
+from serve.monitor.figures import AdapterFigures, QualityReport
+from serve.monitor.report_plots import (
+    draw_agreement,
+    draw_general,
+    draw_looks,
+    draw_probes,
+    draw_scores,
+    draw_signals,
+    rows_height,
+)
+from serve.monitor.report_words import agreed, at, kappa, last_looks, percent, score
+
+_MOST_LOOKS = 8
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1d2733 }
+h2 { margin-top: 3rem; border-bottom: 1px solid #dde3ea } h3 { margin: 2rem 0 .2rem }
+table { border-collapse: collapse; margin: 1rem 0; font-size: 13px; font-variant-numeric: tabular-nums }
+th, td { padding: .25rem .5rem; text-align: left; vertical-align: top } .num { text-align: right; white-space: nowrap }
+th { border-bottom: 2px solid #1d2733; white-space: nowrap } td { border-bottom: 1px solid #dde3ea }
+code { background: #f2f5f8; padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere }
+svg { width: 100%; height: auto } .matrix { max-width: 20rem } small { color: #5c6b7a }
+.scroll { overflow-x: auto } .nowrap { white-space: nowrap } .bad { color: #d64545; font-weight: 600 }
+.missing { border-left: 4px solid #e08e2b; padding-left: .8rem; font-size: 14px }
+.missing p { margin: .2rem 0 }
+"""
+
+_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Quality report</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{{ style }}</style></head><body>
+<h1>Quality report</h1>
+<p>{{ report.created_at[:16]|replace("T", " ") }}, from <code>{{ report.store }}</code>. Times are UTC.</p>
+{% if not report.adapters %}<p>There is nothing yet: no adapter is published, and no server has kept anything.</p>
+{% endif %}
+{% for adapter in report.adapters %}{% set plots = plots_of(adapter) %}
+<h2 id="{{ adapter.name }}">{{ adapter.name }}</h2>
+<div class="scroll"><table><tr><th>version</th><th class="num">held-out now</th><th class="num">at publish</th>
+<th class="num">samples</th><th class="num">with text</th><th class="num">labels</th><th>judge's mean score</th>
+<th class="num">looks</th><th>last look</th></tr>
+{% for one in adapter.versions %}<tr><td>{{ one.version or "base" }}</td>
+<td class="num">{{ percent(one.probes[-1].accuracy if one.probes else none) }}</td>
+<td class="num">{{ percent(one.published) }}</td><td class="num">{{ one.num_samples }}</td>
+<td class="num">{{ one.num_with_text }}</td><td class="num">{{ one.num_labels }}</td>
+<td>{% for s in one.scores %}{{ s.judge }}: {{ score(s.score) }}{% if not loop.last %}<br>{% endif %}{% else %}–
+{% endfor %}</td><td class="num">{{ one.looks|length or "–" }}</td>
+<td>{% if one.looks %}{% if one.looks[-1].is_drift %}<span class="bad">drift</span>{% else %}no drift{% endif %}
+{% else %}–{% endif %}</td></tr>{% endfor %}</table></div>
+{% if adapter.missing %}<div class="missing">{% for one in adapter.missing %}
+<p><b>No {{ one.what }}.</b> {{ marked(one.how) }}</p>{% endfor %}</div>{% endif %}
+{% if plots.probes %}<h3>Held-out questions</h3>{{ plots.probes }}
+<p><small>Share of right answers over all questions asked so far, with 95% Wilson intervals. Dashed: held-out
+accuracy at publish. Dotted: promotions to stable (green), rollbacks (red), trials (grey).</small></p>{% endif %}
+{% if plots.scores %}<h3>The judge</h3>{{ plots.scores }}
+<p><small>Mean score with an interval that takes scores for coin flips, so it is rather too wide. Trust a judge
+as far as the next table says.</small></p>{% endif %}
+{% if adapter.judges %}<div class="scroll"><table><tr><th>judge</th><th class="num">grades</th>
+<th class="num">with labels</th><th class="num">agree</th><th class="num">by chance</th><th>Cohen's kappa</th></tr>
+{% for judge in adapter.judges %}<tr><td>{{ judge.judge }}</td><td class="num">{{ judge.num_grades }}</td>
+<td class="num">{{ judge.agreement.n }}</td>
+<td class="num">{{ agreed(judge.agreement.observed, judge) }}</td>
+<td class="num">{{ agreed(judge.agreement.expected, judge) }}</td><td>{{ kappa(judge) }}</td></tr>
+{% endfor %}</table></div>
+{% for name, plot in plots.agreement %}<p>{{ name }} against people's labels:</p>
+<div class="matrix">{{ plot }}</div>{% endfor %}{% endif %}
+{% if plots.looks %}<h3>Drift</h3>{{ plots.looks }}
+<p><small>One mark a look at a window of traffic; red: it differs from what the version's answers were at publish.
+</small></p><div class="scroll"><table><tr><th>at</th><th>version</th><th class="num">look</th>
+<th class="num">answers</th><th>what it saw</th></tr>
+{% for version, look in looks(adapter) %}<tr><td class="nowrap">{{ at(look.at_s) }}</td><td>{{ version }}</td>
+<td class="num">{{ look.look }}</td><td class="num">{{ look.num_exchanges }}</td>
+<td{% if look.is_drift %} class="bad"{% endif %}>{{ look.reason or "no drift" }}</td></tr>{% endfor %}
+</table></div>{% endif %}
+{% if plots.signals %}<h3>What answers are like</h3>{{ plots.signals }}
+<p><small>Means over the samples of each stretch of time; no reference answer is needed for these.</small></p>
+{% endif %}
+{% if plots.general %}<h3>Forgetting</h3>{{ plots.general }}
+<p><small>Negative log-likelihood of general text: higher is worse. Dashed: what training measured.</small></p>
+{% endif %}
+{% if adapter.decisions %}<h3>Decisions</h3><div class="scroll"><table><tr><th>at</th><th>what</th><th>version</th>
+<th>alias</th><th>why</th></tr>
+{% for one in adapter.decisions|reverse %}<tr><td class="nowrap">{{ one.at[:16]|replace("T", " ") }}</td>
+<td class="nowrap">{{ one.kind|replace("_", " ") }}{% if one.action %}: {{ one.action }}{% endif %}</td>
+<td class="nowrap">{% if one.previous %}{{ one.previous }} → {% endif %}{{ one.version or "" }}</td>
+<td>{{ one.alias or "" }}</td><td>{{ one.reason }}</td></tr>{% endfor %}</table></div>{% endif %}
+{% endfor %}</body></html>
+"""
+
+
+def render_html(report: QualityReport) -> str:
+    return (
+        Environment(autoescape=True)
+        .from_string(_PAGE)
+        .render(
+            report=report,
+            style=Markup(_STYLE),
+            plots_of=_plots,
+            percent=percent,
+            score=score,
+            agreed=agreed,
+            kappa=kappa,
+            looks=partial(last_looks, most=_MOST_LOOKS),
+            at=at,
+            marked=_marked,
+        )
+    )
+
+
+def _marked(text: str) -> Markup:
+    """Our own words, with `code` in them."""
+    pieces = text.split("`")
+    return Markup("").join(
+        Markup("<code>{}</code>").format(piece) if i % 2 else piece for i, piece in enumerate(pieces)
+    )
+
+
+def _plots(adapter: AdapterFigures) -> dict[str, object]:
+    """SVG by name; only of what there are figures for."""
+
+    def plot(draw: Callable[[Any, AdapterFigures], None], field: str, height: float) -> Markup | None:
+        has_any = any(getattr(version, field) for version in adapter.versions)
+        return Markup(svg(lambda figure: draw(figure, adapter), (9, height))) if has_any else None
+
+    def rows(field: str) -> float:
+        return rows_height(sum(bool(getattr(version, field)) for version in adapter.versions))
+
+    return {
+        "probes": plot(draw_probes, "probes", 3.0),
+        "signals": plot(draw_signals, "signals", 4.4),
+        "general": plot(draw_general, "general", 2.4),
+        "looks": plot(draw_looks, "looks", rows("looks")),
+        "scores": plot(draw_scores, "scores", rows("scores") + 0.3),
+        "agreement": [
+            (judge.judge, Markup(svg(partial(draw_agreement, judge=judge), (3.4, 3.2))))
+            for judge in adapter.judges
+            if judge.agreement.n
+        ],
+    }

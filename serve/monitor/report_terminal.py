@@ -1,0 +1,95 @@
+"""The quality report in a terminal, narrow enough for 80 columns."""
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Column, Table
+
+from serve.monitor.figures import AdapterFigures, Decision, QualityReport, VersionFigures
+from serve.monitor.report_words import NONE, agreed, at, kappa, last_looks, percent
+
+_MOST_DECISIONS = 8
+
+
+def print_report(report: QualityReport, console: Console) -> None:
+    """What is known of every adapter, and what is missing."""
+    for adapter in report.adapters:
+        console.rule(f"[bold]{escape(adapter.name)}", align="left")
+        console.print(_versions(adapter))
+        if adapter.judges:
+            console.print(_judges(adapter))
+        _print_drift(adapter, console)
+        if adapter.decisions:
+            console.print(_decisions(adapter))
+        for missing in adapter.missing:
+            console.print(f"[yellow]No {escape(missing.what)}.[/] {escape(missing.how)}", highlight=False)
+    if not report.adapters:
+        console.print("There is nothing yet: no adapter is published, and no server has kept anything.")
+
+
+def _versions(adapter: AdapterFigures) -> Table:
+    table = Table("version", "held-out now", "at publish", "judge", box=SIMPLE_HEAD)
+    for name in ("samples", "labels", "drift", "nll"):
+        table.add_column(name, justify="right")
+    for version in adapter.versions:
+        table.add_row(
+            str(version.version or "base"),
+            percent(version.probes[-1].accuracy if version.probes else None),
+            percent(version.published),
+            "\n".join(f"{one.score.value:.2f} of {one.score.n}" for one in version.scores) or NONE,
+            str(version.num_samples),
+            str(version.num_labels),
+            _drift(version),
+            f"{version.general[-1].nll:.3f}" if version.general else NONE,
+        )
+    return table
+
+
+def _drift(version: VersionFigures) -> str:
+    if not version.looks:
+        return NONE
+    return "[red]yes[/]" if version.looks[-1].is_drift else "no"
+
+
+def _judges(adapter: AdapterFigures) -> Table:
+    head = (Column("judge", overflow="fold"), "grades", "labelled", "agree", "chance", "kappa")
+    table = Table(*head, box=SIMPLE_HEAD)
+    for judge in adapter.judges:
+        agreement = judge.agreement
+        table.add_row(
+            escape(judge.judge),
+            str(judge.num_grades),
+            str(agreement.n),
+            agreed(agreement.observed, judge),
+            agreed(agreement.expected, judge),
+            kappa(judge),
+        )
+    return table
+
+
+def _print_drift(adapter: AdapterFigures, console: Console) -> None:
+    for version, look in last_looks(adapter, most=1):
+        if look.is_drift:
+            console.print(
+                f"[red]Drift[/] of version {version}, look {look.look} at {at(look.at_s)}: {escape(look.reason)}",
+                highlight=False,
+            )
+
+
+def _decisions(adapter: AdapterFigures) -> Table:
+    table = Table(Column("at", no_wrap=True), "what", "moved", "why", box=SIMPLE_HEAD)
+    for decision in adapter.decisions[-_MOST_DECISIONS:]:
+        what = decision.kind.replace("_", " ") + (f": {decision.action}" if decision.action else "")
+        table.add_row(
+            decision.at[:16].replace("T", " "),
+            what,
+            _moved(decision),
+            escape(decision.reason),
+        )
+    return table
+
+
+def _moved(decision: Decision) -> str:
+    """`stable 1 → 2`."""
+    words = decision.alias or "", f"{decision.previous} →" if decision.previous else "", str(decision.version or "")
+    return " ".join(word for word in words if word)

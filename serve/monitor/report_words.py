@@ -1,0 +1,47 @@
+"""How the quality report says its figures, in the terminal and on the page."""
+
+from datetime import UTC, datetime
+
+from quality.intervals import Share
+from serve.monitor.figures import AdapterFigures, JudgeFigures, Look
+
+NONE = "–"
+
+
+def percent(share: Share | None) -> str:
+    """`57.1% (50–64)`."""
+    if share is None:
+        return NONE
+    return f"{100 * share.value:.1f}% ({100 * share.ci_low:.0f}–{100 * share.ci_high:.0f})"
+
+
+def score(share: Share) -> str:
+    """`0.71 (0.60–0.80) of 50`."""
+    return f"{share.value:.2f} ({share.ci_low:.2f}–{share.ci_high:.2f}) of {share.n}"
+
+
+def kappa(judge: JudgeFigures) -> str:
+    """`0.62 (0.41–0.77)`, or why there is none."""
+    agreement = judge.agreement
+    if agreement.n == 0:
+        return "unknown: nothing that it graded has a label"
+    if agreement.kappa is None or agreement.ci_low is None or agreement.ci_high is None:
+        return "does not exist: all labels and grades are the same"
+    kind = ", quadratic weights" if agreement.weights == "quadratic" else ", right or wrong"
+    return f"{agreement.kappa:.2f} ({agreement.ci_low:.2f}–{agreement.ci_high:.2f}){kind}"
+
+
+def agreed(value: float, judge: JudgeFigures) -> str:
+    """A share of agreement; none where nothing was compared."""
+    return f"{100 * value:.0f}%" if judge.agreement.n else NONE
+
+
+def at(at_s: float) -> str:
+    """`2026-11-22 12:00`, UTC."""
+    return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def last_looks(adapter: AdapterFigures, most: int) -> list[tuple[int, Look]]:
+    """The latest looks at drift with their versions, newest first."""
+    looks = [(version.version, look) for version in adapter.versions for look in version.looks]
+    return sorted(looks, key=lambda pair: pair[1].at_s, reverse=True)[:most]

@@ -1,0 +1,63 @@
+"""Figures over time: rows of the quality store in steps of one length, forty at most."""
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from statistics import fmean, median
+from typing import TypeVar
+
+from quality.intervals import Share, share_of
+from quality.kept import ProbeScore, Sample
+from serve.monitor.figures import ProbeStep, SignalStep
+
+_MOST_STEPS = 40
+_SHORTEST_STEP_S = 60.0
+
+RowT = TypeVar("RowT", Sample, ProbeScore)
+
+
+def probe_steps(scores: Sequence[ProbeScore]) -> Iterator[ProbeStep]:
+    """How the accuracy became what it is: after each step, over all questions asked so far.
+
+    A version never changes, so a question that is asked again counts once, with its latest score.
+    """
+    latest: dict[int, float] = {}
+    for rows in _steps(scores):
+        latest |= {row.probe: row.score for row in rows}
+        yield ProbeStep(at_s=rows[-1].at_s, accuracy=mean_score(list(latest.values())))
+
+
+def signal_steps(samples: Sequence[Sample]) -> Iterator[SignalStep]:
+    """What answers were like in each step."""
+    for rows in _steps(samples):
+        logprobs = [row.signals.mean_logprob for row in rows if row.signals.mean_logprob is not None]
+        ttfts_s = [row.ttft_s for row in rows if row.ttft_s is not None]
+        yield SignalStep(
+            at_s=fmean(row.at_s for row in rows),
+            n=len(rows),
+            mean_logprob=fmean(logprobs) if logprobs else None,
+            refused=fmean(row.signals.is_refusal for row in rows),
+            repetition=fmean(row.signals.seq_rep_4 for row in rows),
+            num_tokens=fmean(row.signals.num_tokens for row in rows),
+            ttft_s=median(ttfts_s) if ttfts_s else None,
+        )
+
+
+def mean_score(scores: Sequence[float]) -> Share:
+    """The mean of at least one score, with Wilson's interval of as many coin flips: no scores vary more than those."""
+    mean, flips = fmean(scores), share_of(round(sum(scores)), len(scores))
+    return Share(mean, min(flips.ci_low, mean), max(flips.ci_high, mean), len(scores))
+
+
+def _steps(rows: Sequence[RowT]) -> Iterator[list[RowT]]:
+    """The rows, oldest first, in stretches of one length; empty ones are left out."""
+    if not rows:
+        return
+    start_s = rows[0].at_s
+    width_s = max(_SHORTEST_STEP_S, (rows[-1].at_s - start_s) / _MOST_STEPS)
+
+    def number(row: RowT) -> int:
+        """The newest row ends the last step, and begins none of its own."""
+        return min(int((row.at_s - start_s) / width_s), _MOST_STEPS - 1)
+
+    for _, step in groupby(rows, number):
+        yield list(step)
