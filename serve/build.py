@@ -70,6 +70,12 @@ def build_parts(
     if keeping is not None:
         background += assemble_monitor(config, keeping, store, metrics, observers)
         background += watch_canaries(config, engine, residency, store, keeping.store, metrics, observers)
+    if config.otlp_endpoint is not None:
+        from serve.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
+
+        tracing = otlp_tracing(config.otlp_endpoint)
+        observers.of_requests.append(tracing)
+        background.append(tracing.run)
     if remote is not None:
         background.append(RemoteMirror(remote, config.remote_sync_s).run)
     if config.canary_probes:

@@ -82,7 +82,7 @@ class Completions:
         """The whole of a request; every error is an answer in OpenAI's shape."""
         deadline = asyncio.get_running_loop().time() + self._gate.request_timeout_s
         async with AsyncExitStack() as held:
-            context = RequestContext(tenant.tenant, request_id(request))
+            context = RequestContext(tenant.tenant, request_id(request), traceparent=request.headers.get("traceparent"))
             current_request.set(context)
             call = Call(endpoint, tenant, context, deadline, held)
             try:
@@ -105,6 +105,16 @@ class Completions:
 
     async def _begin(self, call: Call) -> Answer:
         """Until the answer has begun: check, resolve, wait for a turn, make resident, ask the engine."""
+        with call.context.phase("resolve"):
+            resolution = self._resolve(call)
+        await self._take_turn(call, resolution)
+        call.body |= {"model": resolution.served_name, "priority": call.tenant.priority}
+        answer = await self._engine.answer(call.endpoint, call.body)
+        if resolution.shadow is not None:
+            self._shadow.submit(call.endpoint, call.body, resolution.shadow)
+        return answer
+
+    def _resolve(self, call: Call) -> Resolution:
         check_limits(call.body, call.endpoint, self._gate.limits)
         call.body |= default_length(call.body, call.endpoint, self._gate.limits.default_max_tokens)
         if not self._engine.is_ready:
@@ -113,12 +123,7 @@ class Completions:
             call.body.get("model"), lambda name: may_use(call.tenant, name), _sticky_key(call)
         )
         call.served_name = resolution.served_name
-        await self._take_turn(call, resolution)
-        call.body |= {"model": resolution.served_name, "priority": call.tenant.priority}
-        answer = await self._engine.answer(call.endpoint, call.body)
-        if resolution.shadow is not None:
-            self._shadow.submit(call.endpoint, call.body, resolution.shadow)
-        return answer
+        return resolution
 
     async def _take_turn(self, call: Call, resolution: Resolution) -> None:
         """Hold the tenant's share, a place in the engine, and the version; sets the answer's headers."""

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 GenerationOutcome = Literal["ok", "cancelled", "error"]
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
-Phase = Literal["admission", "residency"]
+Phase = Literal["resolve", "admission", "residency"]
 Source = Literal["client", "shadow", "probe"]
 
 
@@ -17,8 +17,9 @@ Source = Literal["client", "shadow", "probe"]
 class RequestContext:
     """Whose request it is, and what became of it so far. It follows the request through vLLM.
 
-    `num_tokens` counts prompt and completion; `phases_s` holds the waits before the engine, in seconds; `generation`
-    is the last one where a request took several.
+    `num_tokens` counts prompt and completion; `phases_s` holds what comes before the engine, in seconds, and
+    `phase_starts_s` when it began, on the clock of `started_s`; `generation` is the last one where a request took
+    several; `traceparent` is the client's header.
     """
 
     tenant: str
@@ -26,13 +27,15 @@ class RequestContext:
     num_tokens: int = 0
     started_s: float = field(default_factory=time.perf_counter)
     phases_s: dict[Phase, float] = field(default_factory=dict)
+    phase_starts_s: dict[Phase, float] = field(default_factory=dict)
     is_cold: bool = False
     generation: "GenerationRecord | None" = None
+    traceparent: str | None = None
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
-        """Measure a wait, also one that fails."""
-        start_s = time.perf_counter()
+        """Measure one, also where it fails."""
+        start_s = self.phase_starts_s[name] = time.perf_counter()
         try:
             yield
         finally:

@@ -1,0 +1,168 @@
+"""A trace of each request, sent by OTLP: one span for the whole, one for each of its waits and works.
+
+Spans are made by a thread once a request has ended, from what its record says; the request itself pays for a place in
+a queue. They hold no text: names, times, token counts.
+"""
+
+import asyncio
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import NamedTuple
+
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
+from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from serve.logs import tenant_hash
+from serve.records import GenerationRecord, Phase, RequestRecord
+
+logger = logging.getLogger(__name__)
+
+_MOST_QUEUED = 2000
+_EXPORT_TIMEOUT_S = 5.0
+_NS = 1_000_000_000
+_OPERATIONS = {"chat/completions": "chat", "completions": "text_completion", "responses": "chat"}
+_NAMES: Mapping[Phase, str] = {"resolve": "resolve", "admission": "admit", "residency": "load"}
+
+Attributes = dict[str, str | bool | int | float]
+
+
+class _Part(NamedTuple):
+    """One span of a request; times in seconds since its arrival."""
+
+    name: str
+    start_s: float
+    end_s: float
+
+
+class Tracing:
+    """An observer of requests, and the thread that makes spans of them."""
+
+    def __init__(self, provider: TracerProvider, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+        self._provider = provider
+        self._tracer = provider.get_tracer("lorikeet")
+        self._clock_ns = clock_ns
+        self._queue: queue.Queue[tuple[int, RequestRecord] | None] = queue.Queue(_MOST_QUEUED)
+        self._num_dropped = 0
+
+    def request_finished(self, record: RequestRecord) -> None:
+        """Leave a request to the thread; dropped where that is behind."""
+        try:
+            self._queue.put_nowait((self._clock_ns(), record))
+        except queue.Full:
+            self._num_dropped += 1
+
+    async def run(self) -> None:
+        """Work until cancelled, then send what is left."""
+        thread = threading.Thread(target=self._work, name="tracing", daemon=True)
+        thread.start()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.to_thread(self._stop, thread)
+
+    def _work(self) -> None:
+        while (ended := self._queue.get()) is not None:
+            try:
+                trace(self._tracer, *ended)
+            except Exception:  # the thread's boundary: a request that cannot be shown is no reason to show no other
+                logger.exception("A request has no trace")
+
+    def _stop(self, thread: threading.Thread) -> None:
+        self._queue.put(None)
+        thread.join()
+        self._provider.shutdown()
+        if self._num_dropped:
+            logger.warning("%d requests had no trace: too many at once", self._num_dropped)
+
+
+def otlp_tracing(endpoint: str) -> Tracing:
+    """Traces for a collector, as http://127.0.0.1:4318/v1/traces; it need not be there."""
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "lorikeet"}), shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_TIMEOUT_S)))
+    return Tracing(provider)
+
+
+def trace(tracer: Tracer, ended_ns: int, record: RequestRecord) -> None:
+    """Make the spans of a request that ended then, nanoseconds since the epoch."""
+    started_ns = ended_ns - int(record.duration_s * _NS)
+    whole = tracer.start_span(
+        f"{_OPERATIONS.get(record.endpoint, record.endpoint)} {record.served_name or ''}".strip(),
+        context=_parent(record),
+        kind=SpanKind.SERVER,
+        attributes=_attributes(record),
+        start_time=started_ns,
+    )
+    if record.outcome == "server_error":
+        whole.set_status(Status(StatusCode.ERROR, record.reason))
+    for part in _parts(record):
+        span = tracer.start_span(
+            part.name, context=set_span_in_context(whole), start_time=started_ns + int(part.start_s * _NS)
+        )
+        span.end(started_ns + int(part.end_s * _NS))
+    whole.end(ended_ns)
+
+
+def _parent(record: RequestRecord) -> Context | None:
+    """The client's own span, where it names one (W3C Trace Context); what is no such name is none."""
+    given = record.context.traceparent
+    return TraceContextTextMapPropagator().extract({"traceparent": given}) if given else None
+
+
+def _parts(record: RequestRecord) -> Iterator[_Part]:
+    """The waits before the engine, as they were measured; the engine's phases, laid around the first token."""
+    context = record.context
+    for phase, name in _NAMES.items():
+        if phase in context.phases_s:
+            start_s = context.phase_starts_s[phase] - context.started_s
+            yield _Part(name, start_s, start_s + context.phases_s[phase])
+    if context.generation is not None:
+        yield from _engine_parts(context.generation)
+
+
+def _engine_parts(generation: GenerationRecord) -> Iterator[_Part]:
+    """The engine's clock is its own process's: of a phase it tells how long it was, and of the first token when."""
+    first_token_s, prefill_s = generation.ttft_s, generation.prefill_s
+    if first_token_s is None or prefill_s is None:
+        return
+    scheduled_s = max(0.0, first_token_s - prefill_s)
+    if generation.queue_s is not None:
+        yield _Part("queue", max(0.0, scheduled_s - generation.queue_s), scheduled_s)
+    yield _Part("prefill", scheduled_s, first_token_s)
+    if generation.decode_s is not None:
+        yield _Part("decode", first_token_s, first_token_s + generation.decode_s)
+
+
+def _attributes(record: RequestRecord) -> Attributes:
+    """Named as OpenTelemetry's semantic conventions name them, where they do."""
+    context, generation = record.context, record.context.generation
+    attributes: Attributes = {
+        "gen_ai.operation.name": _OPERATIONS.get(record.endpoint, record.endpoint),
+        "url.path": f"/v1/{record.endpoint}",
+        "http.response.status_code": record.status,
+        "lorikeet.request_id": context.request_id,
+        "lorikeet.tenant": tenant_hash(context.tenant),
+        "lorikeet.outcome": record.outcome,
+        "lorikeet.is_cold": context.is_cold,
+    }
+    if record.served_name is not None:
+        adapter, _, version = record.served_name.partition("@")
+        attributes |= {"gen_ai.response.model": record.served_name, "lorikeet.adapter": adapter}
+        attributes |= {"lorikeet.version": int(version)} if version else {}
+    if record.reason is not None:
+        attributes["error.type"] = record.reason
+    if generation is not None:
+        attributes |= {
+            "gen_ai.usage.input_tokens": generation.num_prompt_tokens,
+            "gen_ai.usage.output_tokens": generation.num_completion_tokens,
+            "gen_ai.usage.cache_read.input_tokens": generation.num_cached_tokens,
+        }
+    return attributes
