@@ -19,6 +19,7 @@ from serve.metrics import ServeMetrics
 from serve.mirror import RemoteMirror
 from serve.monitor.assemble import Keeping, Loop, assemble_monitor, open_keeping
 from serve.monitor.canaries import watch_canaries
+from serve.monitor.judges import judge_answers
 from serve.observers import Observers
 from serve.probes import IsolationProbe
 from serve.residency import Residency
@@ -70,6 +71,7 @@ def build_parts(
     if keeping is not None:
         background += assemble_monitor(config, keeping, store, metrics, observers)
         background += watch_canaries(config, engine, residency, store, keeping.store, metrics, observers)
+        background += judge_answers(config, engine, store, keeping.store, metrics, keeping.judge_key)
     if config.otlp_endpoint is not None:
         from serve.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
 
@@ -101,8 +103,11 @@ def build_parts(
     )
 
 
-def build_server(config: ServeConfig, home: Home, keys: KeyRing) -> Parts:
+def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = None) -> Parts:
     """The real thing; vLLM is imported here.
+
+    Args:
+        judge_key: The API key of the judge's endpoint.
 
     Raises:
         AdapterError: The base is not there, or the remote store's address is none.
@@ -114,5 +119,5 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing) -> Parts:
     metrics = ServeMetrics(CollectorRegistry(), config.served_model_name)
     observers = Observers()
     engine = VllmEngine(config, base_folder, observers)
-    store, keeping = AdapterStore(home.adapters.resolve()), open_keeping(config, home)
+    store, keeping = AdapterStore(home.adapters.resolve()), open_keeping(config, home, judge_key)
     return build_parts(config, store, base_folder, engine, metrics, keys, observers, keeping)

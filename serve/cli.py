@@ -2,6 +2,7 @@
 
 import ipaddress
 import logging
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -35,19 +36,19 @@ def serve(
         overrides = {key: value for key, value in given.items() if value is not None}
         config = ServeConfig.model_validate(config.model_dump() | overrides)
         read_base(Home(home).bases / config.base)
-        keys = _keys(config, Home(home))
+        keys, judge_key = _keys(config, Home(home)), _judge_key(config)
     except (ConfigError, AdapterError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
     set_up_logging(config.log_level, config.log_format)
     try:
-        run(config, Home(home), keys)
+        run(config, Home(home), keys, judge_key)
     except QualityStoreError as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
 
 
-def run(config: ServeConfig, home: Home, keys: KeyRing) -> None:
+def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = None) -> None:
     """Serve until SIGINT or SIGTERM; requests in flight get `drain_timeout_s` to finish."""
     import uvicorn
 
@@ -59,7 +60,7 @@ def run(config: ServeConfig, home: Home, keys: KeyRing) -> None:
     from serve.build import build_server
 
     logger.info("Starting the engine on %s", config.base)
-    app = create_app(build_server(config, home, keys))
+    app = create_app(build_server(config, home, keys, judge_key))
     uvicorn.run(
         app,
         host=config.host,
@@ -80,6 +81,19 @@ def _keys(config: ServeConfig, home: Home) -> KeyRing:
             f"`lorikeet keys create TENANT --home {home.root}`."
         )
     return KeyRing(path)
+
+
+def _judge_key(config: ServeConfig) -> str | None:
+    """Raises ConfigError where the variable that should hold the key is not set."""
+    judge = config.quality.judge
+    if judge is None or judge.api_key_env is None:
+        return None
+    if not os.environ.get(judge.api_key_env):
+        raise ConfigError(
+            f"`quality.judge.api_key_env` names {judge.api_key_env!r}, but that variable is not set. Export the "
+            "judge's API key under that name, or leave `api_key_env` out where the judge needs none."
+        )
+    return os.environ[judge.api_key_env]
 
 
 def _is_loopback(host: str) -> bool:

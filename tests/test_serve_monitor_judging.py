@@ -11,10 +11,13 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from typer.testing import CliRunner
 
 from adapters.manifest import QualityRules
 from adapters.store import AdapterStore
 from config.monitor import JudgeConfig
+from config.schema import ServeConfig
+from lorikeet import app
 from quality.judge import grade_task
 from quality.kept import Grade, Label, Sample
 from quality.signals import signals_of
@@ -23,10 +26,12 @@ from serve.engine.protocol import Answer
 from serve.errors import EngineRequestError, NotReadyError
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import EngineJudge, HttpJudge, http_judge_client, retry_after_s
+from serve.monitor.judges import judge_answers
 from serve.monitor.judging import Judging
 from serve.records import current_source
 from serve.shadow import SHADOW_PRIORITY
 from tests.fake_engine import FakeEngine
+from tests.peft_folders import write_base_folder
 from tests.serving import make_serving
 
 NOON_S = 1795348800.0  # 2026-11-22 12:00 UTC
@@ -446,3 +451,47 @@ async def test_an_engine_that_never_answers_is_given_up(bench: Bench) -> None:
     await bench.judging_by(EngineJudge(engine, "base"), config).round()
     assert engine.was_cancelled
     assert bench.value("requests_total", outcome="timeout") == 1
+
+
+async def run_until_graded(bench: Bench, config: dict[str, Any], engine: Any, endpoint: Endpoint) -> None:
+    """The loop as a server runs it, until the one sample has its grade."""
+    serve = ServeConfig.model_validate({"base": "tiny", "quality": {"privacy": "full", "judge": config}})
+    (loop,) = judge_answers(
+        serve, engine, bench.adapters, bench.quality, bench.metrics, "secret", httpx.MockTransport(endpoint)
+    )
+    running = asyncio.create_task(loop())
+    async with asyncio.timeout(30):
+        while not bench.quality.grades():
+            await asyncio.sleep(0.01)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+
+async def test_a_server_asks_the_judge_that_its_configuration_names(bench: Bench) -> None:
+    bench.quality.add_sample(sample())
+    endpoint = Endpoint(GOOD)
+    await run_until_graded(bench, {"url": URL, "model": "prometheus-2", "sample_rate": 1.0}, FakeEngine(), endpoint)
+    assert [grade.judge for grade in bench.quality.grades()] == ["prometheus-2"]
+    assert endpoint.requests[0].headers["authorization"] == "Bearer secret"
+
+
+async def test_a_judge_without_a_url_is_this_servers_base(bench: Bench) -> None:
+    bench.quality.add_sample(sample())
+    await run_until_graded(bench, {"sample_rate": 1.0}, JudgingEngine(), Endpoint(GOOD))
+    assert [grade.judge for grade in bench.quality.grades()] == ["base"]
+
+
+async def test_without_a_judge_nothing_runs(bench: Bench) -> None:
+    serve = ServeConfig.model_validate({"base": "tiny", "quality": {"privacy": "full"}})
+    assert judge_answers(serve, FakeEngine(), bench.adapters, bench.quality, bench.metrics, None) == []
+
+
+async def test_a_server_does_not_start_without_the_key_that_it_was_told_of(tmp_path: Path) -> None:
+    write_base_folder(tmp_path / "bases" / "tiny")
+    file = tmp_path / "serve.yaml"
+    judge = {"url": URL, "model": "prometheus-2", "api_key_env": "LK_JUDGE_KEY_FOR_TESTS"}
+    file.write_text(json.dumps({"base": "tiny", "quality": {"privacy": "full", "judge": judge}}))
+    result = CliRunner().invoke(app, ["serve", str(file), "--home", str(tmp_path)], env={"COLUMNS": "300"})
+    assert result.exit_code == 1
+    assert "names 'LK_JUDGE_KEY_FOR_TESTS', but that variable is not set" in result.stderr

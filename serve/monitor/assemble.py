@@ -18,21 +18,25 @@ Loop = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True)
 class Keeping:
-    """Where the monitor keeps what it sees."""
+    """Where the monitor keeps what it sees, and what it must not tell."""
 
     store: QualityStore
     tenant_key: bytes
+    judge_key: str | None = None
 
 
-def open_keeping(config: ServeConfig, home: Home) -> Keeping | None:
+def open_keeping(config: ServeConfig, home: Home, judge_key: str | None = None) -> Keeping | None:
     """None where the monitor is off.
+
+    Args:
+        judge_key: The API key of the judge's endpoint.
 
     Raises:
         QualityStoreError: The file of samples cannot be used.
     """
     if not config.quality.enabled:
         return None
-    return Keeping(QualityStore(home.quality), tenant_key(home.quality_key))
+    return Keeping(QualityStore(home.quality), tenant_key(home.quality_key), judge_key)
 
 
 def assemble_monitor(

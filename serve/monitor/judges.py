@@ -1,0 +1,39 @@
+"""The judge, put together: which model is asked, and the loop that asks it."""
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import httpx
+
+from adapters.reader import StoreReader
+from config.schema import ServeConfig
+from quality.store import QualityStore
+from serve.engine.protocol import Engine
+from serve.metrics import ServeMetrics
+from serve.monitor.asking import EngineJudge, HttpJudge, http_judge_client
+from serve.monitor.judging import Judging
+
+
+def judge_answers(
+    config: ServeConfig,
+    engine: Engine,
+    adapters: StoreReader,
+    store: QualityStore,
+    metrics: ServeMetrics,
+    api_key: str | None,
+    transport: httpx.AsyncBaseTransport | None = None,
+) -> list[Callable[[], Coroutine[Any, Any, None]]]:
+    """What runs beside the server; nothing where no judge is named."""
+    judge = config.quality.judge
+    if judge is None:
+        return []
+    if judge.url is None or judge.model is None:
+        own = EngineJudge(engine, config.served_model_name)
+        return [Judging(own, store, metrics, judge, adapters).run]
+    url, model = judge.url, judge.model
+
+    async def ask_elsewhere() -> None:
+        async with http_judge_client(url, api_key, judge.timeout_s, transport) as client:
+            await Judging(HttpJudge(client, model), store, metrics, judge, adapters).run()
+
+    return [ask_elsewhere]
