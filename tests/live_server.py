@@ -21,6 +21,7 @@ from loadtest.server import running_server
 
 BASE = "smollm2-135m-nf4"
 BASE_NAME = "smollm2-135m"
+DRIFT_WINDOW = 20
 ANSWERS = {"colours": '{"colour": "red"}', "shapes": '{"shape": "circle"}'}
 
 
@@ -94,6 +95,7 @@ def write_serve_config(folder: Path) -> Path:
                 "max_lora_rank": 16,
                 "max_model_len": 1024,
                 "kv_cache_bytes": 1 << 28,
+                "quality": {"drift_window": DRIFT_WINDOW, "probe_interval_s": 0.5, "verdict_interval_s": 1.0},
             }
         )
     )
