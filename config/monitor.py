@@ -30,7 +30,7 @@ class JudgeConfig(Config):
     tokens_per_day: int = Field(1_000_000, ge=1, description="Most tokens of prompts and answers, per UTC day.")
     timeout_s: float = Field(60.0, gt=0, description="Longest wait for one answer of the judge.")
     max_attempts: int = Field(3, ge=1, description="Tries of one grade, the first among them.")
-    pairwise: bool = Field(False, description="Compare a canary's answers with stable's instead of grading each.")
+    pairwise: bool = Field(False, description="Also ask which is better, a canary's answer or stable's.")
     min_labels: int = Field(30, ge=2, description="Labels by people before the judge's scores count as calibrated.")
 
     @model_validator(mode="after")

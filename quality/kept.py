@@ -6,6 +6,8 @@ from math import isfinite
 
 from quality.signals import Signals
 
+_AGAINST = " against "
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -117,6 +119,16 @@ class DriftLook:
     is_drift: bool
     reason: str
     figures: Mapping[str, float]
+
+
+def preference_judge(judge: str, rival: str) -> str:
+    """The name under which a judge's preferences are filed: scores of a version against a rival, not of its own."""
+    return f"{judge}{_AGAINST}{rival}"
+
+
+def is_preference(judge: str) -> bool:
+    """Whether a judge's name stands for preferences; people's labels tell nothing of those."""
+    return _AGAINST in judge
 
 
 def _check_score(score: float) -> None:

@@ -71,7 +71,7 @@ def build_parts(
     if keeping is not None:
         background += assemble_monitor(config, keeping, store, metrics, observers)
         background += watch_canaries(config, engine, residency, store, keeping.store, metrics, observers)
-        background += judge_answers(config, engine, store, keeping.store, metrics, keeping.judge_key)
+        background += judge_answers(config, engine, residency, store, keeping.store, metrics, keeping.judge_key)
     if config.otlp_endpoint is not None:
         from serve.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
 

@@ -26,6 +26,7 @@ from serve.engine.protocol import Answer
 from serve.errors import EngineRequestError, NotReadyError
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import EngineJudge, HttpJudge, http_judge_client, retry_after_s
+from serve.monitor.comparing import Comparing
 from serve.monitor.judges import judge_answers
 from serve.monitor.judging import Judging
 from serve.records import current_source
@@ -453,11 +454,20 @@ async def test_an_engine_that_never_answers_is_given_up(bench: Bench) -> None:
     assert bench.value("requests_total", outcome="timeout") == 1
 
 
-async def run_until_graded(bench: Bench, config: dict[str, Any], engine: Any, endpoint: Endpoint) -> None:
+async def run_until_graded(
+    bench: Bench, base_folder: Path, config: dict[str, Any], engine: Any, endpoint: Endpoint
+) -> None:
     """The loop as a server runs it, until the one sample has its grade."""
     serve = ServeConfig.model_validate({"base": "tiny", "quality": {"privacy": "full", "judge": config}})
     (loop,) = judge_answers(
-        serve, engine, bench.adapters, bench.quality, bench.metrics, "secret", httpx.MockTransport(endpoint)
+        serve,
+        engine,
+        make_serving(bench.adapters, base_folder).residency,
+        bench.adapters,
+        bench.quality,
+        bench.metrics,
+        "secret",
+        httpx.MockTransport(endpoint),
     )
     running = asyncio.create_task(loop())
     async with asyncio.timeout(30):
@@ -468,23 +478,26 @@ async def run_until_graded(bench: Bench, config: dict[str, Any], engine: Any, en
         await running
 
 
-async def test_a_server_asks_the_judge_that_its_configuration_names(bench: Bench) -> None:
+async def test_a_server_asks_the_judge_that_its_configuration_names(bench: Bench, base_folder: Path) -> None:
     bench.quality.add_sample(sample())
     endpoint = Endpoint(GOOD)
-    await run_until_graded(bench, {"url": URL, "model": "prometheus-2", "sample_rate": 1.0}, FakeEngine(), endpoint)
+    config = {"url": URL, "model": "prometheus-2", "sample_rate": 1.0}
+    await run_until_graded(bench, base_folder, config, FakeEngine(), endpoint)
     assert [grade.judge for grade in bench.quality.grades()] == ["prometheus-2"]
     assert endpoint.requests[0].headers["authorization"] == "Bearer secret"
 
 
-async def test_a_judge_without_a_url_is_this_servers_base(bench: Bench) -> None:
+async def test_a_judge_without_a_url_is_this_servers_base(bench: Bench, base_folder: Path) -> None:
     bench.quality.add_sample(sample())
-    await run_until_graded(bench, {"sample_rate": 1.0}, JudgingEngine(), Endpoint(GOOD))
+    await run_until_graded(bench, base_folder, {"sample_rate": 1.0}, JudgingEngine(), Endpoint(GOOD))
     assert [grade.judge for grade in bench.quality.grades()] == ["base"]
 
 
-async def test_without_a_judge_nothing_runs(bench: Bench) -> None:
+async def test_without_a_judge_nothing_runs(bench: Bench, base_folder: Path) -> None:
     serve = ServeConfig.model_validate({"base": "tiny", "quality": {"privacy": "full"}})
-    assert judge_answers(serve, FakeEngine(), bench.adapters, bench.quality, bench.metrics, None) == []
+    residency = make_serving(bench.adapters, base_folder).residency
+    loops = judge_answers(serve, FakeEngine(), residency, bench.adapters, bench.quality, bench.metrics, None)
+    assert loops == []
 
 
 async def test_a_server_does_not_start_without_the_key_that_it_was_told_of(tmp_path: Path) -> None:
@@ -495,3 +508,100 @@ async def test_a_server_does_not_start_without_the_key_that_it_was_told_of(tmp_p
     result = CliRunner().invoke(app, ["serve", str(file), "--home", str(tmp_path)], env={"COLUMNS": "300"})
     assert result.exit_code == 1
     assert "names 'LK_JUDGE_KEY_FOR_TESTS', but that variable is not set" in result.stderr
+
+
+class AnsweringEngine(FakeEngine):
+    """Every version says the same."""
+
+    async def answer(self, endpoint: Any, body: dict[str, Any]) -> Answer:
+        self.endpoints = [*getattr(self, "endpoints", []), endpoint]
+        self.bodies.append(body)
+        return Answer({"choices": [{"text": "I21"}]})
+
+
+class Trial:
+    """medical@1 is stable and medical@2 its canary, whose answer is a sample."""
+
+    def __init__(self, bench: Bench, base_folder: Path) -> None:
+        self.bench = bench
+        self.serving = make_serving(bench.adapters, base_folder)
+        self.serving.publish("medical")
+        self.serving.publish("medical", promote=False)
+        bench.adapters.promote("medical", 2, "canary")
+        self.engine = AnsweringEngine()
+        self.canarys = bench.quality.add_sample(sample(version=2))
+
+    async def judged(self, *replies: Any, **changes: Any) -> Endpoint:
+        endpoint = Endpoint(*replies)
+        config = JudgeConfig.model_validate({"url": URL, "model": "m", "sample_rate": 1.0, "pairwise": True} | changes)
+        client = http_judge_client(URL, None, config.timeout_s, httpx.MockTransport(endpoint))
+        bench = self.bench
+        residency, adapters = self.serving.residency, bench.adapters
+        comparing = Comparing(self.engine, residency, adapters, bench.quality, bench.time)
+        calls = {"clock": bench.time, "sleep": bench.time.sleep, "jitter": lambda: 0.0}
+        judge = HttpJudge(client, "m", bench.time)
+        await Judging(judge, bench.quality, bench.metrics, config, adapters, comparing, **calls).round()  # type: ignore[arg-type]
+        return endpoint
+
+    def preference(self) -> list[float]:
+        return [grade.score for grade in self.bench.quality.grades(judge="m against medical@1")]
+
+
+@pytest.fixture
+def trial(bench: Bench, base_folder: Path) -> Trial:
+    return Trial(bench, base_folder)
+
+
+def better(word: str) -> dict[str, str]:
+    return {"reason": "So.", "better": word}
+
+
+@pytest.mark.parametrize(
+    ("shown", "swapped", "score"),
+    [("second", "first", 1.0), ("first", "second", 0.0), ("first", "first", 0.5), ("tie", "tie", 0.5)],
+)
+async def test_a_canarys_answer_is_compared_with_stables_in_both_orders(
+    trial: Trial, shown: str, swapped: str, score: float
+) -> None:
+    endpoint = await trial.judged(better(shown), better(swapped), GOOD)
+    assert trial.preference() == [score]
+    first, second = (body["messages"][1]["content"] for body in endpoint.bodies[:2])
+    assert first.index("I21") < first.index("I20")
+    assert second.index("I20") < second.index("I21")
+    assert [grade.judge for grade in trial.bench.quality.grades()] == ["m against medical@1", "m"]
+
+
+async def test_stable_is_asked_the_very_prompt_behind_all_clients(trial: Trial) -> None:
+    await trial.judged(better("tie"), better("tie"), GOOD)
+    (body,) = trial.engine.bodies
+    assert (trial.engine.endpoints, body["model"], body["prompt"]) == (["completions"], "medical@1", "Angina?")
+    assert (body["priority"], body["add_special_tokens"], body["temperature"]) == (SHADOW_PRIORITY, False, 0)
+
+
+async def test_only_a_canarys_answers_are_compared(trial: Trial) -> None:
+    trial.bench.quality.add_samples([sample(1), sample(2, adapter="base", version=0), sample(3, adapter="legal")])
+    await trial.judged(GOOD, GOOD, GOOD, better("tie"), better("tie"), GOOD)
+    assert trial.preference() == [0.5]
+    assert len(trial.bench.quality.grades(judge="m")) == 4
+
+
+async def test_a_redacted_prompt_is_not_put_to_stable(trial: Trial) -> None:
+    trial.bench.quality.prune(before_s=NOON_S + 1, most_samples=10)
+    trial.bench.quality.add_sample(sample(5, version=2, privacy="redacted", prompt="Write to [EMAIL]"))
+    await trial.judged(GOOD)
+    assert trial.preference() == []
+    assert trial.bench.scores() == [0.75]
+
+
+async def test_where_stable_does_not_answer_the_canary_is_graded_alone(trial: Trial) -> None:
+    trial.serving.engine.load_error = "no room"
+    await trial.judged(GOOD)
+    assert trial.preference() == []
+    assert trial.bench.scores() == [0.75]
+
+
+async def test_a_comparison_that_is_kept_is_not_made_again(trial: Trial) -> None:
+    trial.bench.quality.add_grade(Grade(trial.canarys, "m against medical@1", NOON_S, 1.0))
+    await trial.judged(GOOD)
+    assert trial.preference() == [1.0]
+    assert trial.engine.bodies == []

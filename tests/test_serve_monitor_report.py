@@ -159,6 +159,17 @@ def test_a_judge_without_labels_is_not_known_to_be_good(quality: QualityStore, a
     assert "labels" in {missing.what for missing in adapter.missing}
 
 
+def test_preferences_are_scores_but_nothing_that_labels_agree_with(
+    quality: QualityStore, adapters: AdapterStore
+) -> None:
+    sample_id = quality.add_sample(SAMPLE)
+    quality.add_grade(Grade(sample_id, "judge-70b against medical@1", NOON_S, 1.0))
+    quality.add_label(Label(sample_id, "ada", NOON_S, 0.0))
+    (adapter,) = figures(quality, adapters).adapters
+    assert [one.judge for one in adapter.versions[0].scores] == ["judge-70b against medical@1"]
+    assert adapter.judges == ()
+
+
 def test_labels_of_other_answers_than_the_judges_are_missed(quality: QualityStore, adapters: AdapterStore) -> None:
     first, second = quality.add_samples([SAMPLE, SAMPLE])
     quality.add_grade(Grade(first, "judge-70b", NOON_S, 0.5))

@@ -12,7 +12,7 @@ from adapters.reference import Target, is_adapter_name
 from quality.agreement import NUM_GRADES, agreement_of_scores, labels_and_grades
 from quality.intervals import Share
 from quality.judge import LOWEST_GRADE, grade_of
-from quality.kept import Grade, Label
+from quality.kept import Grade, Label, is_preference
 from quality.probes import InvalidProbesError, read_probes
 from quality.store import QualityStore
 from serve.monitor.figures import (
@@ -95,7 +95,8 @@ def collect(store: QualityStore, adapters: StoreReader, name: str | None, now: d
 
 def _adapter(store: QualityStore, adapters: StoreReader, name: str, versions: Sequence[int]) -> AdapterFigures:
     figures = tuple(_version(store, adapters, name, version) for version in versions)
-    grades, labels = store.grades(name), store.labels(name)
+    grades = [grade for grade in store.grades(name) if not is_preference(grade.judge)]
+    labels = store.labels(name)
     judges = tuple(_judge(judge, of_judge, labels) for judge, of_judge in _by_judge(grades).items())
     is_base = not any(versions) or not is_adapter_name(name)
     decisions = () if is_base else tuple(_decisions(_history(adapters, name)))

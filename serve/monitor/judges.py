@@ -11,12 +11,15 @@ from quality.store import QualityStore
 from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import EngineJudge, HttpJudge, http_judge_client
+from serve.monitor.comparing import Comparing
 from serve.monitor.judging import Judging
+from serve.residency import Residency
 
 
 def judge_answers(
     config: ServeConfig,
     engine: Engine,
+    residency: Residency,
     adapters: StoreReader,
     store: QualityStore,
     metrics: ServeMetrics,
@@ -27,13 +30,14 @@ def judge_answers(
     judge = config.quality.judge
     if judge is None:
         return []
+    comparing = Comparing(engine, residency, adapters, store) if judge.pairwise else None
     if judge.url is None or judge.model is None:
         own = EngineJudge(engine, config.served_model_name)
-        return [Judging(own, store, metrics, judge, adapters).run]
+        return [Judging(own, store, metrics, judge, adapters, comparing).run]
     url, model = judge.url, judge.model
 
     async def ask_elsewhere() -> None:
         async with http_judge_client(url, api_key, judge.timeout_s, transport) as client:
-            await Judging(HttpJudge(client, model), store, metrics, judge, adapters).run()
+            await Judging(HttpJudge(client, model), store, metrics, judge, adapters, comparing).run()
 
     return [ask_elsewhere]

@@ -24,6 +24,7 @@ from quality.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import Judge, JudgeCallError
 from serve.monitor.calls import JudgeCalls, OverBudgetError
+from serve.monitor.comparing import Comparing
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Judging:
         metrics: ServeMetrics,
         config: JudgeConfig,
         adapters: StoreReader,
+        comparing: Comparing | None = None,
         *,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -61,6 +63,7 @@ class Judging:
         self._metrics = metrics
         self._config = config
         self._adapters = adapters
+        self._comparing = comparing
         self._calls = JudgeCalls(judge, store, metrics, config, clock=clock, sleep=sleep, jitter=jitter)
         self._clock = clock
         self._sleep = sleep
@@ -127,6 +130,8 @@ class Judging:
 
     async def _grade(self, sample: Sample) -> None:
         rubric = await asyncio.to_thread(self._rubric, sample)
+        if self._comparing is not None:
+            await self._comparing.compare(self._calls, sample, rubric)
         given = await self._calls.call(grade_task(sample.prompt or "", sample.answer or "", rubric), read_grade)
         grade = Grade(sample.id, self._judge.name, self._clock(), given.score, given.reason)
         try:
