@@ -322,6 +322,27 @@ async def test_a_canary_that_is_refused_answers_every_question_wrongly(exam: Exa
     assert exam.scores.heard == [(FIRST, SECOND, (1.0, 0.0))]
 
 
+async def test_an_adapter_whose_files_cannot_be_read_does_not_keep_the_others_from_being_asked(exam: Exam) -> None:
+    for _ in range(2):
+        exam.publish(probe_set(1))
+    await exam.resident(FIRST, SECOND)
+    folder = exam.serving.store.folder(FIRST)
+    folder.rename(folder.parent / "away")
+    await exam.turns(2)
+    assert exam.asked() == [("medical@2", "0")]
+
+
+async def test_a_broken_history_leaves_its_versions_to_be_asked_without_their_aliases(exam: Exam) -> None:
+    exam.publish(probe_set(1))
+    await exam.resident(FIRST)
+    history = exam.serving.store.root / "medical" / "history.jsonl"
+    probes = await exam.heldout._probes_of(FIRST)  # read while it was whole
+    history.write_text("no event\n" + history.read_text())
+    await exam.turns(1)
+    assert probes is not None
+    assert exam.asked() == [("medical@1", "0")]
+
+
 async def test_the_general_text_is_measured_once_a_load(exam: Exam) -> None:
     exam.publish(probe_set(0, general=GENERAL))
     await exam.resident(FIRST)

@@ -12,11 +12,12 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from adapters.errors import AdapterError
 from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target
 from quality.intervals import share_of
 from quality.kept import GeneralScore, ProbeScore
-from quality.probes import Probe, ProbeSet, read_probes
+from quality.probes import InvalidProbesError, Probe, ProbeSet, read_probes
 from quality.scorers import is_exact_match
 from quality.store import QualityStore
 from serve.engine.protocol import Engine
@@ -128,7 +129,11 @@ class HeldOut:
         trials: list[tuple[Target, ...]] = []
         stable: list[tuple[Target, ...]] = []
         for name in sorted({target.name for target in residents}):
-            trial, aliases = self._adapters.trial(name), self._adapters.aliases(name)
+            try:
+                trial, aliases = self._adapters.trial(name), self._adapters.aliases(name)
+            except AdapterError as error:
+                logger.warning("%s is asked as one that has no aliases: %s", name, error)
+                continue
             if trial is not None:
                 trials.append((Target(name, trial.stable), Target(name, trial.canary)))
             elif DEFAULT_ALIAS in aliases and (current := Target(name, aliases[DEFAULT_ALIAS])) in residents:
@@ -151,9 +156,13 @@ class HeldOut:
         return self._quizzes[targets]
 
     async def _probes_of(self, target: Target) -> ProbeSet | None:
-        """A version's questions; says once where it has none."""
+        """A version's questions; says once where it has none. One that is still to be fetched has none for now."""
         if target not in self._probes:
-            probes = await asyncio.to_thread(lambda: read_probes(self._adapters.folder(target)))
+            try:
+                probes = await asyncio.to_thread(lambda: read_probes(self._adapters.folder(target)))
+            except (AdapterError, InvalidProbesError) as error:
+                logger.debug("The questions of %s cannot be read now: %s", target, error)
+                return None
             if probes is None or not probes.probes:
                 logger.info("%s is not asked held-out questions: it was published without them.", target)
             # The drift baseline is the larger part, and nobody needs it here.
