@@ -143,16 +143,49 @@ def test_impossible_ratings_are_refused(arguments, message):
         cohens_kappa(*arguments)
 
 
-@pytest.mark.parametrize(("kind", "n"), [("none", 30), ("quadratic", 30), ("quadratic", 100)])
-def test_nine_of_ten_intervals_or_more_hold_the_true_kappa(kind, n):
-    """Raters who agree six times in ten and else guess; `pytest -s` shows the figures."""
-    often = np.array([0.1, 0.1, 0.2, 0.3, 0.3])
-    table = 0.6 * np.diag(often) + 0.4 * np.outer(often, often)
-    observed, expected, _ = kappa_terms(table, weights_of(5, kind))
+def raters(often, share_alike):
+    """(C, C) chances of pairs: alike so often, and else each by itself."""
+    often = np.array(often)
+    return share_alike * np.diag(often) + (1 - share_alike) * np.outer(often, often)
+
+
+def near_misses(often):
+    """(C, C) chances of pairs of grades that differ by few."""
+    near = np.exp(-1.5 * abs(np.subtract.outer(np.arange(5), np.arange(5))))
+    return np.array(often)[:, None] * near / near.sum(axis=1, keepdims=True)
+
+
+def plain_interval(counts, table):
+    """Of Fleiss, Cohen and Everitt, without imagined pairs; nothing is known where it has no width."""
+    n = counts.sum()
+    observed, expected, variance = kappa_terms(counts / n, table)
+    half = 1.96 * (variance / n) ** 0.5
+    kappa = (observed - expected) / (1 - expected) if expected < 1 else 0.0
+    return (kappa - half, kappa + half) if half else (-1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "chances"),
+    [
+        ("none", raters([0.1, 0.9], 0.6)),
+        ("none", raters([0.3, 0.7], 0.9)),
+        ("quadratic", raters([0.1, 0.1, 0.2, 0.3, 0.3], 0.6)),
+        ("quadratic", raters([0.02, 0.03, 0.05, 0.3, 0.6], 0.5)),
+        ("quadratic", near_misses([0.1, 0.1, 0.2, 0.3, 0.3])),
+    ],
+    ids=["rare", "sure", "grades", "mostly good", "near misses"],
+)
+def test_of_thirty_labels_nine_of_ten_intervals_hold_the_true_kappa(kind, chances):
+    """`pytest -s` shows the figures."""
+    num_classes, table = len(chances), weights_of(len(chances), kind)
+    observed, expected, _ = kappa_terms(chances, table)
     true = (observed - expected) / (1 - expected)
-    rng = np.random.default_rng(11)
-    found = [cohens_kappa([divmod(int(i), 5) for i in row], 5, kind)
-             for row in rng.choice(25, size=(400, n), p=table.ravel())]  # fmt: skip
-    covered = np.mean([one.ci_low <= true <= one.ci_high for one in found])
-    print(f"\n{kind}, {n} labels, true kappa {true:.2f}: {covered:.1%} of the 95% intervals hold it")
-    assert covered >= 0.9
+    covered, plain = 0, 0
+    for counts in np.random.default_rng(11).multinomial(30, chances.ravel(), size=800):
+        pairs = np.repeat(np.arange(num_classes**2), counts)
+        found = cohens_kappa([divmod(int(pair), num_classes) for pair in pairs], num_classes, kind)
+        low, high = plain_interval(counts.reshape(num_classes, -1), table)
+        covered += found.kappa is None or found.ci_low <= true <= found.ci_high
+        plain += low <= true <= high
+    print(f"\n{kind}, true kappa {true:.2f}: in {covered / 800:.1%} of the intervals, {plain / 800:.1%} of plain ones")
+    assert covered / 800 >= 0.9
