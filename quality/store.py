@@ -289,6 +289,8 @@ def _since(column: str, since_s: float | None) -> dict[str, Any]:
 
 
 def _stored(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode()  # JSON may hold half a character, SQLite may not
     if isinstance(value, Signals):
         return json.dumps(asdict(value))
     return json.dumps(dict(value)) if isinstance(value, Mapping) else value

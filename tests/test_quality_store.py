@@ -317,3 +317,9 @@ def test_a_store_tells_of_which_versions_it_keeps_anything(store: QualityStore) 
     store.add_samples([sample(), sample(version=4), sample(adapter="base", version=0)])
     store.add_probe_score(ProbeScore(1.0, "legal", 1, 0, 1.0))
     assert store.versions() == (("base", 0), ("legal", 1), ("medical", 3), ("medical", 4))
+
+
+def test_half_a_character_costs_that_character_and_not_the_batch(store: QualityStore) -> None:
+    store.add_samples([SAMPLE, sample(prompt="I20 \ud83d", answer="a\x00b\ud83d")])
+    kept = store.samples()[1]
+    assert (kept.prompt, kept.answer) == ("I20 ?", "a\x00b?")
