@@ -14,6 +14,9 @@ class JudgeMetrics:
     def __init__(self, families: VersionFamilies) -> None:
         registry = families.registry
         self._score = families.gauge("lorikeet_judge_score", "Mean score by the judge, 0 to 1.", "calibrated")
+        self._preference = families.gauge(
+            "lorikeet_judge_preference", "Share of comparisons with stable that the judge gave to the canary."
+        )
         self._kappa = Family(
             Gauge("lorikeet_judge_kappa", "Cohen's kappa of judge and labels.", ("adapter",), registry=registry)
         )
@@ -36,6 +39,10 @@ class JudgeMetrics:
         labels = adapter, str(version or "")
         self._score.drop(*labels, other)
         self._score.of(*labels, shown).set(mean_score)
+
+    def preferred(self, adapter: str, version: int, mean_preference: float) -> None:
+        """Export how a canary did against stable: 1 better in all comparisons, 0 worse in all."""
+        self._preference.of(adapter, str(version)).set(mean_preference)
 
     def agrees(self, adapter: str, agreement: Agreement) -> None:
         """Export how far the judge agrees with people; not a number where kappa does not exist."""

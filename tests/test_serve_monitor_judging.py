@@ -429,7 +429,7 @@ async def test_an_engine_that_is_not_ready_is_not_asked(bench: Bench) -> None:
     bench.quality.add_sample(sample())
     engine = JudgingEngine()
     engine.is_ready = False
-    assert await bench.judging_by(EngineJudge(engine, "base"), JudgeConfig(sample_rate=1.0)).round() == 5.0
+    assert await bench.judging_by(EngineJudge(engine, "base"), JudgeConfig(sample_rate=1.0)).round() == 15.0
     assert engine.bodies == []
 
 
@@ -569,6 +569,14 @@ async def test_a_canarys_answer_is_compared_with_stables_in_both_orders(
     assert first.index("I21") < first.index("I20")
     assert second.index("I20") < second.index("I21")
     assert [grade.judge for grade in trial.bench.quality.grades()] == ["m against medical@1", "m"]
+
+
+async def test_a_canarys_preference_is_exported_beside_its_score(trial: Trial) -> None:
+    await trial.judged(better("second"), better("first"), GOOD)
+    bench = trial.bench
+    await bench.judging_by(HttpJudge(http_judge_client(URL, None, 1.0), "m"), JudgeConfig()).show()
+    assert bench.value("preference", adapter="medical", version="2") == 1.0
+    assert bench.value("score", adapter="medical", version="2", calibrated="false") == 0.75
 
 
 async def test_stable_is_asked_the_very_prompt_behind_all_clients(trial: Trial) -> None:

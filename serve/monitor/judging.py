@@ -19,7 +19,7 @@ from adapters.reference import Target
 from config.monitor import JudgeConfig
 from quality.agreement import agreement_of_scores, labels_and_grades
 from quality.judge import grade_task, read_grade
-from quality.kept import Grade, Sample
+from quality.kept import Grade, Sample, preference_judge
 from quality.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import Judge, JudgeCallError
@@ -29,7 +29,7 @@ from serve.monitor.comparing import Comparing
 logger = logging.getLogger(__name__)
 
 _MOST_PER_ROUND = 20
-_IDLE_S = 5.0
+_IDLE_S = 15.0
 _SHOW_EVERY_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 3600.0
 
@@ -38,8 +38,10 @@ class _Judged(NamedTuple):
     """What the judge has said of one version."""
 
     version: int
-    mean: float
+    scores: tuple[float, ...]
+    preferences: tuple[float, ...]
     pairs: list[tuple[float, float]]
+    """People's score and the judge's, of one answer."""
 
 
 class Judging:
@@ -109,17 +111,27 @@ class Judging:
             agreement = agreement_of_scores([pair for judged in versions for pair in judged.pairs])
             self._metrics.judge.agrees(adapter, agreement)
             is_calibrated = agreement.n >= self._config.min_labels
+            # Labels of a version that was removed still tell of the judge; it has no series any more.
             for judged in versions:
-                if not judged.version or self._adapters.has_version(Target(adapter, judged.version)):
-                    self._metrics.judge.judged(adapter, judged.version, judged.mean, is_calibrated=is_calibrated)
+                if judged.version and not self._adapters.has_version(Target(adapter, judged.version)):
+                    continue
+                if judged.scores:
+                    mean = fmean(judged.scores)
+                    self._metrics.judge.judged(adapter, judged.version, mean, is_calibrated=is_calibrated)
+                if judged.preferences:
+                    self._metrics.judge.preferred(adapter, judged.version, fmean(judged.preferences))
 
     def _judged(self) -> dict[str, list[_Judged]]:
         by_adapter = defaultdict(list)
+        preferring = preference_judge(self._judge.name, "")
         for adapter, version in self._store.versions():
-            grades = self._store.grades(adapter, version, judge=self._judge.name)
-            if grades:
-                pairs = labels_and_grades(self._store.labels(adapter, version), grades)
-                by_adapter[adapter].append(_Judged(version, fmean(grade.score for grade in grades), pairs))
+            grades = self._store.grades(adapter, version)
+            own = [grade for grade in grades if grade.judge == self._judge.name]
+            preferences = tuple(grade.score for grade in grades if grade.judge.startswith(preferring))
+            if own or preferences:
+                pairs = labels_and_grades(self._store.labels(adapter, version), own)
+                scores = tuple(grade.score for grade in own)
+                by_adapter[adapter].append(_Judged(version, scores, preferences, pairs))
         return by_adapter
 
     def _waiting(self) -> list[Sample]:
