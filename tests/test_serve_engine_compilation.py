@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from serve.engine.compilation import allow_compilation, mend_compile_cache
+from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 
 
 class Platform:
@@ -63,3 +63,18 @@ def test_a_saved_function_can_be_finished_as_vllm_wants(monkeypatch: pytest.Monk
     result: Any = torch.compiler.load_compiled_function(BytesIO(), f_globals={})
     result._artifacts.compiled_fn.finalize_loading("config")
     assert (result is loaded, finished) == (True, ["config"] if has_method else [])
+
+
+def test_the_same_base_elsewhere_is_not_compiled_again() -> None:
+    class ModelConfig:
+        def __init__(self, model: str, layers: int) -> None:
+            self.model, self.layers = model, layers
+
+        def compute_hash(self) -> str:
+            return f"{self.model} {self.layers}"
+
+    share_compile_cache(ModelConfig)
+    share_compile_cache(ModelConfig)
+    here, there, other = ModelConfig("/here", 2), ModelConfig("/there", 2), ModelConfig("/here", 3)
+    assert here.compute_hash() == there.compute_hash() != other.compute_hash()
+    assert here.model == "/here"

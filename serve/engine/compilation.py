@@ -48,5 +48,28 @@ def mend_compile_cache() -> None:
     torch.compiler.load_compiled_function = load_compiled_function
 
 
+def share_compile_cache(model_config: Any) -> None:
+    """Let bases of one architecture share compiled code, wherever they lie: the weights are arguments of the code.
+
+    vLLM counts the base's path as part of what was compiled (vllm/config/model.py, `compute_hash`).
+
+    Args:
+        model_config: vLLM's class `ModelConfig`.
+    """
+    stock = model_config.compute_hash
+    if hasattr(stock, _MARK):
+        return
+
+    def compute_hash(self: Any) -> str:
+        path, self.model = self.model, ""
+        try:
+            return str(stock(self))
+        finally:
+            self.model = path
+
+    setattr(compute_hash, _MARK, True)
+    model_config.compute_hash = compute_hash
+
+
 def _nothing_to_finish(vllm_config: Any) -> None:
     """The artifact of a CPU holds its code."""

@@ -6,8 +6,9 @@ On a CPU it takes over the arithmetic of LoRA; on a GPU it changes nothing.
 import os
 from typing import Any, Literal, get_args
 
-from serve.engine.compilation import allow_compilation, mend_compile_cache
+from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 from serve.engine.cpu import has_few_cores
+from serve.engine.ranks import count_ranks_faster
 from serve.engine.waiting import sleep_instead_of_spinning
 from serve.kernels.build import has_compiler, load_kernels
 
@@ -22,6 +23,7 @@ _WRAPPER = "serve.engine.punica.GroupedPunicaWrapper"
 
 def register() -> None:
     """Install the plugin; called more than once in a process, it does the same again."""
+    from vllm.config import ModelConfig
     from vllm.platforms import current_platform
 
     if not current_platform.is_cpu():
@@ -30,11 +32,13 @@ def register() -> None:
     # The first request for log-probabilities would stop every stream for 35 s, while Inductor compiles a
     # function of one line (vllm/v1/sample/ops/logprobs.py).
     platform.simple_compile_backend = "eager"
+    count_ranks_faster()
     if has_few_cores():
         sleep_instead_of_spinning()
     if cpu_lora() == "native" and load_kernels() and has_compiler():
         allow_compilation(platform)
         mend_compile_cache()
+        share_compile_cache(ModelConfig)
     if cpu_lora() != "stock":
         platform.get_punica_wrapper = classmethod(lambda _: _punica_wrapper())
 
