@@ -7,21 +7,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from adapters.errors import AdapterError
-from adapters.reader import StoreReader
 from config.home import Home
-from quality.errors import QualityStoreError
-from quality.store import QualityStore
-from serve.monitor.collect import collect
-from serve.monitor.labelling import Labelling, to_label
-from serve.monitor.labels_csv import LabelsError, read_labels, write_labels
-from serve.monitor.report_terminal import print_report
+from quality.errors import QualityError
+
+if TYPE_CHECKING:
+    from quality.store import QualityStore
 
 app = typer.Typer(
     no_args_is_help=True, help="How good the answers are: label samples, import and export labels, report."
@@ -38,7 +35,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False
 
 _HOW_TO_KEEP_TEXT = (
     "Labels and judges need the text: set `quality: {privacy: redacted}` (or `full`) in serve.yaml and restart the "
-    "server. It keeps text of what is asked from then on, and only where people may read it."
+    "server. It keeps the text of what is asked from then on."
 )
 
 
@@ -54,6 +51,8 @@ def label(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Show sampled answers one at a time and take a label for each; every label is kept at once."""
+    from serve.monitor.labelling import Labelling, to_label
+
     console = Console()
     with _errors_in_one_line(), _store(home) as store:
         samples = to_label(store, adapter, limit)
@@ -80,6 +79,9 @@ def export_labels(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Write the labels with their samples to a CSV file, which only its owner may read."""
+    from serve.monitor.labelling import to_label
+    from serve.monitor.labels_csv import write_labels
+
     with _errors_in_one_line(), _store(home) as store:
         samples = {sample.id: sample for sample in store.samples(adapter)}
         labels = store.labels(adapter)
@@ -99,6 +101,8 @@ def import_labels(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Read labels (columns sample_id and label: 1 to 5, right or wrong) from a CSV file: all of them, or none."""
+    from serve.monitor.labels_csv import LabelsError, read_labels
+
     with _errors_in_one_line(), _store(home) as store:
         try:
             text = file.read_text(encoding="utf-8-sig")
@@ -119,6 +123,10 @@ def report(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Show what is known of each version: held-out questions, judge, labels, drift, decisions; and what is missing."""
+    from adapters.reader import StoreReader
+    from serve.monitor.collect import collect  # the statistics alone take a second to import
+    from serve.monitor.report_terminal import print_report
+
     console = Console()
     with _errors_in_one_line(), _store(home) as store:
         figures = collect(store, StoreReader(Home(home).adapters), adapter, datetime.now(UTC))
@@ -126,7 +134,7 @@ def report(
         if json is not None:
             _replace(json, figures.model_dump_json(indent=2) + "\n")
         if html is not None:
-            from serve.monitor.report_html import render_html  # takes a second to import
+            from serve.monitor.report_html import render_html
 
             _replace(html, render_html(figures))
     for file in (html, json):
@@ -139,7 +147,7 @@ _NO_LABELS = (
 )
 
 
-def why_nothing_to_label(store: QualityStore, adapter: str | None) -> str:
+def why_nothing_to_label(store: "QualityStore", adapter: str | None) -> str:
     """Why no sample waits for a label, and what to do."""
     of = f" of {adapter!r}" if adapter else ""
     samples = store.samples(adapter)
@@ -156,7 +164,9 @@ def why_nothing_to_label(store: QualityStore, adapter: str | None) -> str:
 
 
 @contextmanager
-def _store(home: Path) -> Iterator[QualityStore]:
+def _store(home: Path) -> Iterator["QualityStore"]:
+    from quality.store import QualityStore
+
     path = Home(home).quality
     if not path.exists():
         raise NothingToDoError(
@@ -170,7 +180,7 @@ def _store(home: Path) -> Iterator[QualityStore]:
 def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
-    except (NothingToDoError, LabelsError, QualityStoreError, AdapterError, OSError) as error:
+    except (NothingToDoError, QualityError, AdapterError, OSError) as error:
         Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise typer.Exit(1) from None
 

@@ -9,6 +9,7 @@ import io
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
+from quality.errors import QualityError
 from quality.judge import HIGHEST_GRADE, LOWEST_GRADE, grade_of, score_of
 from quality.kept import Label, Sample
 
@@ -23,7 +24,7 @@ _MOST_FIELD_CHARS = 1 << 30  # a prompt may be longer than the csv module's 128 
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-class LabelsError(ValueError):
+class LabelsError(QualityError, ValueError):
     """A file of labels that cannot be taken; the message names up to ten lines."""
 
 
