@@ -162,3 +162,9 @@ def test_a_very_long_text_loses_its_middle_and_says_so():
 def test_the_same_texts_give_the_same_task():
     assert grade_task("p", "a") == grade_task("p", "a")
     assert choice_task("p", "a", "b") != choice_task("p", "b", "a")
+
+
+def test_a_reason_can_be_stored_whatever_the_judge_wrote():
+    grade = read_grade('{"reason": "' + "So \\ud83d" + "!" * 5000 + '", "grade": 4}')
+    assert grade.reason.startswith("So ?!")
+    assert len(grade.reason) == 1000

@@ -131,6 +131,12 @@ def test_an_interrupt_loses_no_label_that_was_given(store: QualityStore) -> None
     assert session.progress == (1, 1)
 
 
+def test_a_note_with_half_a_character_is_kept_all_the_same(store: QualityStore) -> None:
+    one = replace(sample(), id=store.add_sample(sample()))
+    Labelling(store, [one], "ada", Console(file=io.StringIO()), lambda _: "5 so \udcc3!").run()
+    assert [label.note for label in store.labels()] == ["so ?!"]
+
+
 def test_what_a_judge_has_graded_is_labelled_first_and_its_grade_is_not_shown(
     quality: Run, store: QualityStore
 ) -> None:

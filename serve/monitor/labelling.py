@@ -78,7 +78,7 @@ class Labelling:
                 continue
             score = label_score(_WORDS.get(word, word))
             if score is not None:
-                self._keep(Label(sample.id, self._who, self._clock(), score, note.strip()))
+                self._keep(Label(sample.id, self._who, self._clock(), score, _whole_characters(note.strip())))
             elif word not in ("s", "skip"):
                 self._console.print(f"{word!r} is none of: {HELP}", markup=False)
                 continue
@@ -112,6 +112,11 @@ class Labelling:
 def shown(text: str) -> Text:
     """A text that cannot command the terminal: its control characters are replaced."""
     return Text("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def _whole_characters(text: str) -> str:
+    """A terminal may give bytes that are no character; they cannot be stored."""
+    return text.encode(errors="replace").decode()
 
 
 def to_label(store: QualityStore, adapter: str | None, most: int) -> list[Sample]:
