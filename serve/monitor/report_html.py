@@ -52,8 +52,8 @@ _PAGE = """<!doctype html>
 <td class="num">{{ percent(one.probes[-1].accuracy if one.probes else none) }}</td>
 <td class="num">{{ percent(one.published) }}</td><td class="num">{{ one.num_samples }}</td>
 <td class="num">{{ one.num_with_text }}</td><td class="num">{{ one.num_labels }}</td>
-<td class="nowrap">{% for s in one.scores %}{{ s.judge }}: {{ score(s.score) }}{% if not loop.last %}<br>{% endif %}{% else %}–
-{% endfor %}</td><td class="num">{{ one.looks|length or "–" }}</td>
+<td class="nowrap">{% for s in one.scores %}{{ s.judge }}: {{ score(s.score) }}{% if not loop.last %}<br>{% endif %}
+{% else %}–{% endfor %}</td><td class="num">{{ one.looks|length or "–" }}</td>
 <td>{% if one.looks %}{% if one.looks[-1].is_drift %}<span class="bad">drift</span>{% else %}no drift{% endif %}
 {% else %}–{% endif %}</td></tr>{% endfor %}</table></div>
 {% if adapter.missing %}<div class="missing">{% for one in adapter.missing %}
