@@ -344,6 +344,7 @@ async def test_a_reply_that_is_no_grade_costs_only_its_own_sample(bench: Bench) 
     await bench.judging(endpoint, max_attempts=2, requests_per_minute=6000).round()
     assert bench.scores() == [0.75, 0.75]
     assert bench.value("requests_total", outcome="invalid") == 2
+    assert [body["temperature"] for body in endpoint.bodies] == [0.0, 0.7, 0.0, 0.0]  # else it says the same again
 
 
 async def test_a_store_that_fails_is_logged_and_the_loop_goes_on(

@@ -65,7 +65,7 @@ class Judge(Protocol):
     @property
     def is_ready(self) -> bool: ...
 
-    async def ask(self, task: JudgeTask) -> Reply:
+    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
         """Ask once.
 
         Raises:
@@ -84,9 +84,9 @@ class HttpJudge:
         self._client = client
         self._clock = clock
 
-    async def ask(self, task: JudgeTask) -> Reply:
+    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
         try:
-            response = await self._client.post("chat/completions", json=_body(task, self.name))
+            response = await self._client.post("chat/completions", json=_body(task, self.name, temperature))
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise JudgeCallError(f"cannot be reached: {_words(error)}", "unreachable") from error
         except httpx.TimeoutException as error:
@@ -112,10 +112,10 @@ class EngineJudge:
     def is_ready(self) -> bool:
         return self._engine.is_ready
 
-    async def ask(self, task: JudgeTask) -> Reply:
+    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
         current_request.set(None)  # its tokens are no tenant's
         current_source.set("probe")
-        body = _body(task, self.name) | {"priority": SHADOW_PRIORITY}
+        body = _body(task, self.name, temperature) | {"priority": SHADOW_PRIORITY}
         try:
             answer = await self._engine.answer("chat/completions", body)
         except NotReadyError as error:
@@ -162,12 +162,12 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
-def _body(task: JudgeTask, model: str) -> dict[str, Any]:
+def _body(task: JudgeTask, model: str, temperature: float) -> dict[str, Any]:
     return {
         "model": model,
         "messages": list(task.messages),
         "response_format": task.response_format,
-        "temperature": 0,
+        "temperature": temperature,
         "max_tokens": MAX_REPLY_TOKENS,
     }
 

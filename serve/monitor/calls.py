@@ -12,6 +12,7 @@ from quality.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import Judge, JudgeCallError, Reply, most_tokens
 
+_RETRY_TEMPERATURE = 0.7
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 # A judge that wants us to wait longer gets no more tries of the same task.
 _LONGEST_RETRY_AFTER_S = 300.0
@@ -61,7 +62,9 @@ class JudgeCalls:
         attempt = 1
         while True:
             try:
-                answer = read((await self._ask(task)).text)
+                # Greedily once; the same question would only give the same broken reply again.
+                reply = await self._ask(task, 0.0 if attempt == 1 else _RETRY_TEMPERATURE)
+                answer = read(reply.text)
             except (JudgeReplyError, JudgeCallError) as error:
                 failure = error if isinstance(error, JudgeCallError) else JudgeCallError(str(error), "invalid")
                 self._metrics.judge.asked(failure.outcome)
@@ -74,14 +77,14 @@ class JudgeCalls:
                 self._metrics.judge.asked("ok")
                 return answer
 
-    async def _ask(self, task: JudgeTask) -> Reply:
+    async def _ask(self, task: JudgeTask, temperature: float) -> Reply:
         """One try. What it may cost is booked first: a reply that comes too late is paid for, too."""
         booked = most_tokens(task)
         await asyncio.to_thread(self._book, booked)
         await self._take_pace()
         try:
             async with asyncio.timeout(self._config.timeout_s):
-                reply = await self.judge.ask(task)
+                reply = await self.judge.ask(task, temperature)
         except TimeoutError as error:
             raise JudgeCallError(f"did not answer in {self._config.timeout_s:g} s", "timeout") from error
         except JudgeCallError as error:
