@@ -33,6 +33,8 @@ WhoOption = Annotated[
 ]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False)]
 
+_MOST_TO_LABEL = 10_000
+
 _HOW_TO_KEEP_TEXT = (
     "Labels and judges need the text: set `quality: {privacy: redacted}` (or `full`) in serve.yaml and restart the "
     "server. It keeps the text of what is asked from then on."
@@ -73,9 +75,7 @@ def label(
 def export_labels(
     file: FileArgument,
     adapter: Annotated[str | None, typer.Option(help="Only samples of this adapter.")] = None,
-    unlabelled: Annotated[
-        bool, typer.Option("--unlabelled", help="Also samples with text that have no label.")
-    ] = False,
+    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Also the newest samples without a label.")] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Write the labels with their samples to a CSV file, which only its owner may read."""
@@ -83,10 +83,9 @@ def export_labels(
     from serve.monitor.labels_csv import write_labels
 
     with _errors_in_one_line(), _store(home) as store:
-        samples = {sample.id: sample for sample in store.samples(adapter)}
-        labels = store.labels(adapter)
-        rows = [(samples[one.sample_id], one) for one in labels if one.sample_id in samples]
-        others = to_label(store, adapter, len(samples)) if unlabelled else []
+        found = [(store.sample(one.sample_id), one) for one in store.labels(adapter)]
+        rows = [(sample, one) for sample, one in found if sample is not None]  # retention may be at work
+        others = to_label(store, adapter, _MOST_TO_LABEL) if unlabelled else []
         if not rows and not others:
             raise NothingToDoError(why_nothing_to_label(store, adapter) if unlabelled else _NO_LABELS)
         _replace(file, write_labels([*rows, *((sample, None) for sample in others)]))
