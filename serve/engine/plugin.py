@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 
 from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 from serve.engine.cpu import has_few_cores
-from serve.engine.ranks import count_ranks_faster
+from serve.engine.sampled import sample_faster
 from serve.engine.waiting import sleep_instead_of_spinning
 from serve.kernels.build import has_compiler, load_kernels
 
@@ -32,7 +32,7 @@ def register() -> None:
     # The first request for log-probabilities would stop every stream for 35 s, while Inductor compiles a
     # function of one line (vllm/v1/sample/ops/logprobs.py).
     platform.simple_compile_backend = "eager"
-    count_ranks_faster()
+    sample_faster()
     if has_few_cores():
         sleep_instead_of_spinning()
     if cpu_lora() == "native" and load_kernels() and has_compiler():

@@ -1,0 +1,98 @@
+"""Sampled tokens and their log-probabilities, computed our way and vLLM's."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+sampler = pytest.importorskip("vllm.v1.sample.sampler", reason="vllm is not installed")
+
+from vllm.v1.sample.logits_processor import LogitsProcessors  # noqa: E402 - after the check that vllm is there
+from vllm.v1.sample.metadata import SamplingMetadata  # noqa: E402
+
+from serve.engine.sampled import count_at_least, sample_faster  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def stock() -> Iterator[Any]:
+    """vLLM's own sampling, which is put back afterwards."""
+    forward, count = sampler.Sampler.forward, sampler.batched_count_greater_than
+    yield forward
+    sampler.Sampler.forward, sampler.batched_count_greater_than = forward, count
+
+
+def logits_of(rows: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    return (torch.randn(rows, 5000, generator=torch.Generator().manual_seed(rows)) * 5).to(dtype)
+
+
+def metadata(rows: int, num_logprobs: int | None, *, temperature: float = 0.0, **changes: Any) -> SamplingMetadata:
+    is_greedy = temperature == 0.0
+    empty = torch.empty(0)
+    fields: dict[str, Any] = {
+        "temperature": None if is_greedy else torch.full((rows,), temperature),
+        "all_greedy": is_greedy,
+        "all_random": not is_greedy,
+        "top_p": None,
+        "top_k": None,
+        "generators": {row: torch.Generator().manual_seed(row) for row in range(rows)},
+        "max_num_logprobs": num_logprobs,
+        "no_penalties": True,
+        "prompt_token_ids": None,
+        "frequency_penalties": empty,
+        "presence_penalties": empty,
+        "repetition_penalties": empty,
+        "output_token_ids": [[] for _ in range(rows)],
+        "allowed_token_ids_mask": None,
+        "bad_words_token_ids": {},
+        "logitsprocs": LogitsProcessors(),
+    }
+    return SamplingMetadata(**(fields | changes))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize(("rows", "temperature"), [(1, 0.0), (4, 0.0), (4, 0.8)])
+def test_the_same_tokens_are_sampled_with_the_same_log_probabilities(
+    stock: Any, rows: int, temperature: float, dtype: torch.dtype
+) -> None:
+    of = sampler.Sampler()
+    theirs = stock(of, logits_of(rows, dtype), metadata(rows, 0, temperature=temperature))
+    sample_faster()
+    ours = of(logits_of(rows, dtype), metadata(rows, 0, temperature=temperature))
+    assert ours.sampled_token_ids.tolist() == theirs.sampled_token_ids.tolist()
+    assert ours.logprobs_tensors.logprob_token_ids.tolist() == theirs.logprobs_tensors.logprob_token_ids.tolist()
+    assert ours.logprobs_tensors.logprob_token_ids.dtype == theirs.logprobs_tensors.logprob_token_ids.dtype
+    torch.testing.assert_close(ours.logprobs_tensors.logprobs, theirs.logprobs_tensors.logprobs, atol=1e-5, rtol=0)
+    assert ours.logprobs_tensors.selected_token_ranks.dtype == theirs.logprobs_tensors.selected_token_ranks.dtype
+
+
+@pytest.mark.parametrize("num_logprobs", [None, 2])
+def test_what_else_is_asked_for_comes_as_from_vllm(stock: Any, num_logprobs: int | None) -> None:
+    of = sampler.Sampler()
+    theirs = stock(of, logits_of(3), metadata(3, num_logprobs))
+    sample_faster()
+    sample_faster()  # vLLM loads a plugin more than once
+    ours = of(logits_of(3), metadata(3, num_logprobs))
+    assert ours.sampled_token_ids.tolist() == theirs.sampled_token_ids.tolist()
+    assert [t.tolist() for t in (ours.logprobs_tensors or ())[:3]] == [
+        t.tolist() for t in (theirs.logprobs_tensors or ())[:3]
+    ]
+
+
+@pytest.mark.parametrize(("rows", "tokens"), [(1, 7), (3, 50_000), (16, 1000)])
+def test_ranks_are_those_of_vllm(rows: int, tokens: int) -> None:
+    logits = torch.randint(-9, 9, (rows, tokens), generator=torch.Generator().manual_seed(rows)).float()  # with ties
+    logits[0, 0] = float("-inf")
+    values = logits[:, 3:4].clone()
+    counted = count_at_least(logits, values)
+    assert counted.dtype == torch.int64
+    assert counted.tolist() == (logits >= values).sum(-1).tolist()
+
+
+def test_an_impossible_token_has_no_log_probability() -> None:
+    logits = logits_of(1)
+    logits[:, 100:] = float("-inf")  # a grammar's mask
+    sample_faster()
+    output = sampler.Sampler()(logits, metadata(1, 0))
+    assert output.sampled_token_ids.item() < 100
+    assert torch.isfinite(output.logprobs_tensors.logprobs).all()
