@@ -33,12 +33,15 @@ def draw_probes(figure: Any, adapter: AdapterFigures) -> None:
         low, high = [100 * share.ci_low for share in shares], [100 * share.ci_high for share in shares]
         label = f"{_name(adapter, version)} ({shares[-1].n} questions)"
         axes.plot(times, [100 * share.value for share in shares], ".-", color=colour, label=label, linewidth=1.6)
-        axes.fill_between(times, low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(times) > 1:
+            axes.fill_between(times, low, high, color=colour, alpha=0.15, linewidth=0)
+        else:
+            axes.vlines(times, low, high, color=colour, alpha=0.4, linewidth=3)
         if version.published is not None:
             axes.axhline(100 * version.published.value, color=colour, linestyle="--", linewidth=1)
     _mark_moves(axes, adapter, [step.at_s for version, _ in versions for step in version.probes])
     axes.set_ylabel("right, %")
-    axes.set_ylim(0, 102)
+    axes.set_ylim(-2, 102)
     _time_axis(axes)
     _legend(axes)
 
@@ -62,7 +65,8 @@ def draw_signals(figure: Any, adapter: AdapterFigures) -> None:
         else:
             axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes, color="#5c6b7a", fontsize=9)
         if value is not _SIGNALS[0][1]:
-            axes.set_ylim(bottom=0)
+            highest = max(5.0, axes.get_ylim()[1])  # no refusal at all is a line at the bottom, not noise
+            axes.set_ylim(-0.02 * highest, highest)
     _shared_legend(figure)
 
 

@@ -10,7 +10,7 @@ from quality.kept import ProbeScore, Sample
 from serve.monitor.figures import ProbeStep, SignalStep
 
 _MOST_STEPS = 40
-_SHORTEST_STEP_S = 60.0
+_SHORTEST_STEP_S = 10.0
 
 RowT = TypeVar("RowT", Sample, ProbeScore)
 
