@@ -17,7 +17,7 @@ from loadtest.server import running_server
 from quality.probes import ProbeSet, read_probes
 
 ADAPTER = "medical"
-_QUALITY = {"verdict": "act", "verdict_interval_s": 1.0, "probe_interval_s": 1.0, "probes_at_once": 4}
+_QUALITY = {"verdict": "act", "verdict_interval_s": 1.0, "probe_interval_s": 1.0, "probes_at_once": 8}
 
 
 def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityReport:

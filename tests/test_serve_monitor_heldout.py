@@ -248,6 +248,18 @@ async def test_canaries_come_first_then_all_others_in_turn(exam: Exam) -> None:
     assert {model for model, _ in exam.asked()[6:]} == {"medical@3"}
 
 
+async def test_a_canarys_trial_gets_all_that_may_be_asked_at_once(exam: Exam, quality: QualityStore) -> None:
+    for _ in range(3):
+        exam.publish(probe_set(6))
+    exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
+    six_at_once = make_exam(exam.serving, quality, at_once=6)
+    await six_at_once.resident(FIRST, SECOND, THIRD)
+    await six_at_once.turns(2)
+    assert Counter(model for model, _ in six_at_once.asked()) == {"medical@1": 6, "medical@2": 6}
+    await six_at_once.turns(1)
+    assert {model for model, _ in six_at_once.asked()[12:]} == {"medical@3"}
+
+
 async def test_a_version_that_is_not_resident_is_not_loaded_to_be_asked(exam: Exam) -> None:
     exam.publish(probe_set(3))
     exam.serving.store.promote("medical", 1)

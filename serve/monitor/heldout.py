@@ -10,6 +10,8 @@ import random
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
+from itertools import count
 from typing import Any, Protocol
 
 from adapters.errors import AdapterError
@@ -32,6 +34,14 @@ logger = logging.getLogger(__name__)
 _GENERAL_EVERY_S = 6 * 3600.0
 
 
+class Urgency(IntEnum):
+    """Who is asked first."""
+
+    TRIAL = 0
+    STABLE = 1
+    OTHER = 2
+
+
 class ProbeListener(Protocol):
     """Who wants to know how a canary does beside stable; called on the event loop."""
 
@@ -48,9 +58,10 @@ class Quiz:
     """By target: whether these are its own questions, so that its scores are worth keeping."""
     left: list[int]
     """Questions not asked yet, in random order, the next one last."""
+    urgency: Urgency
     scores: dict[Target, dict[int, float]] = field(default_factory=dict)
     asked_at: int = 0
-    """The turn in which it was last asked something."""
+    """Number of its last question, of all that were asked."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,7 @@ class HeldOut:
         self._max_model_len = max_model_len
         self._rng = rng or random.Random()
         self._clock = clock
-        self._turn = 0
+        self._numbers = count(1)
         self._places = asyncio.Semaphore(at_once)
         self._quizzes: dict[tuple[Target, ...], Quiz] = {}
         self._probes: dict[Target, ProbeSet | None] = {}
@@ -115,19 +126,17 @@ class HeldOut:
 
     async def take_turn(self) -> None:
         """Ask as much as may be asked at once, and keep the scores."""
-        self._turn += 1
         ranked = await asyncio.to_thread(self._rank, tuple(self._residency.residents))
-        quizzes = [await self._quiz(targets) for targets in ranked]
+        quizzes = [await self._quiz(targets, urgency) for targets, urgency in ranked.items()]
         self._forget_all_but(ranked)
         chosen = self._choose([quiz for quiz in quizzes if quiz is not None])
         scored = await asyncio.gather(*(self._put(quiz, index) for quiz, index in chosen))
         await self._keep([one for one in scored if one.scores is not None])
         await self._measure_general()
 
-    def _rank(self, residents: Sequence[Target]) -> list[tuple[Target, ...]]:
-        """Who is to be asked, the most urgent first."""
-        trials: list[tuple[Target, ...]] = []
-        stable: list[tuple[Target, ...]] = []
+    def _rank(self, residents: Sequence[Target]) -> dict[tuple[Target, ...], Urgency]:
+        """Who is to be asked, alone or beside another, and how urgently."""
+        ranked: dict[tuple[Target, ...], Urgency] = {}
         for name in sorted({target.name for target in residents}):
             try:
                 trial, aliases = self._adapters.trial(name), self._adapters.aliases(name)
@@ -135,24 +144,24 @@ class HeldOut:
                 logger.warning("%s is asked as one that has no aliases: %s", name, error)
                 continue
             if trial is not None:
-                trials.append((Target(name, trial.stable), Target(name, trial.canary)))
+                ranked[Target(name, trial.stable), Target(name, trial.canary)] = Urgency.TRIAL
             elif DEFAULT_ALIAS in aliases and (current := Target(name, aliases[DEFAULT_ALIAS])) in residents:
-                stable.append((current,))
-        ranked = trials + stable
+                ranked[current,] = Urgency.STABLE
         known = {target for targets in ranked for target in targets}
-        return ranked + [(target,) for target in sorted(residents, key=str) if target not in known]
+        return ranked | {(target,): Urgency.OTHER for target in sorted(residents, key=str) if target not in known}
 
-    async def _quiz(self, targets: tuple[Target, ...]) -> Quiz | None:
+    async def _quiz(self, targets: tuple[Target, ...], urgency: Urgency) -> Quiz | None:
         """The quiz of these versions; None where the first one has no questions."""
         if targets not in self._quizzes:
             sets = [await self._probes_of(target) for target in targets]
             if sets[0] is None or not sets[0].probes:
                 return None
             is_own = tuple(own is not None and own.probes == sets[0].probes for own in sets)
-            quiz = Quiz(targets, sets[0], is_own, list(range(len(sets[0].probes))))
+            quiz = Quiz(targets, sets[0], is_own, list(range(len(sets[0].probes))), urgency)
             await self._remember(quiz)
             self._rng.shuffle(quiz.left)
             self._quizzes[targets] = quiz
+        self._quizzes[targets].urgency = urgency
         return self._quizzes[targets]
 
     async def _probes_of(self, target: Target) -> ProbeSet | None:
@@ -178,19 +187,17 @@ class HeldOut:
         if len(quiz.targets) == 1:
             quiz.left = [index for index in quiz.left if index not in quiz.scores[quiz.targets[0]]]
 
-    def _choose(self, quizzes: Iterable[Quiz]) -> list[tuple[Quiz, int]]:
-        """Questions for one turn: by rank, then whoever waits longest; always at least one."""
+    def _choose(self, quizzes: Sequence[Quiz]) -> list[tuple[Quiz, int]]:
+        """Questions for one turn: of the most urgent, then of whoever waits longest; always at least one."""
         chosen: list[tuple[Quiz, int]] = []
         num_free = self._at_once
-        ranked = sorted((quiz for quiz in quizzes if quiz.left), key=lambda quiz: (-len(quiz.targets), quiz.asked_at))
-        while ranked and (num_free > 0 or not chosen):
-            for quiz in ranked:
-                if chosen and num_free < len(quiz.targets):
-                    return chosen
-                chosen.append((quiz, quiz.left.pop()))
-                quiz.asked_at = self._turn
-                num_free -= len(quiz.targets)
-            ranked = [quiz for quiz in ranked if quiz.left]
+        while left := [quiz for quiz in quizzes if quiz.left]:
+            quiz = min(left, key=lambda quiz: (quiz.urgency, quiz.asked_at))
+            if chosen and num_free < len(quiz.targets):
+                break
+            chosen.append((quiz, quiz.left.pop()))
+            quiz.asked_at = next(self._numbers)
+            num_free -= len(quiz.targets)
         return chosen
 
     async def _put(self, quiz: Quiz, index: int) -> Scored:

@@ -1,0 +1,161 @@
+"""On the real engine, a canary that answers worse goes by itself, and one that answers as well takes stable's place."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file, save_file
+
+from adapters.fingerprint import FINGERPRINT_FILE
+from adapters.history import Event
+from adapters.manifest import ManifestDraft, QualityRules
+from adapters.peft_folder import WEIGHTS_FILE
+from adapters.reference import Target
+from adapters.version_files import MAX_BYTES
+from config.home import Home
+from loadtest.server import running_server
+from quality.probes import Probe, ProbeMessage, ProbeSet, write_probes
+from tests.live_server import ANSWERS, LiveServer, chat, client, write_serve_config
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
+
+NAME = "colours-trial"
+STABLE, BAD, GOOD = 1, 2, 3
+NUM_CLIENTS = 6
+LONGEST_S = 120.0
+RULES = QualityRules(margin=0.3, max_error_increase=0.3, max_slow_increase=0.4, min_pairs=10)
+"""Wide limits, for a verdict within a minute on two cores."""
+PROBES = ProbeSet(
+    max_tokens=12,
+    stop=("}",),
+    probes=tuple(
+        Probe(
+            messages=(
+                ProbeMessage(role="system", content="Answer about colours in JSON."),
+                ProbeMessage(role="user", content=f"What is number {number} of the colours?"),
+            ),
+            expected=ANSWERS["colours"],
+        )
+        for number in range(300, 360)
+    ),
+)
+
+
+@dataclass
+class Traffic:
+    """Answers so far, by version."""
+
+    num_answers: dict[str, int]
+
+    @property
+    def total(self) -> int:
+        return sum(self.num_answers.values())
+
+
+@pytest.fixture(scope="module")
+def acting(live_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """A server of its own over the session's store: one that moves aliases by itself would disturb other tests."""
+    folder = tmp_path_factory.mktemp("acting")
+    config = yaml.safe_load(write_serve_config(folder).read_text())
+    quality = {"verdict": "act", "verdict_interval_s": 0.5, "probe_interval_s": 0.2, "probes_at_once": 8}
+    (folder / "serve.yaml").write_text(yaml.safe_dump(config | {"quality": quality}))
+    with running_server(folder / "serve.yaml", live_home.root, folder / "serve.log") as server:
+        yield LiveServer(server.url, live_home, folder / "serve.log", server.pid)
+
+
+@pytest.fixture(scope="module")
+def versions(acting: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A trained version, the same with noise in its weights, and the same once more, with probes and wide limits."""
+    live = acting
+    source = live.store.folder(Target("colours", 1))
+    fields = live.store.manifest(Target("colours", 1)).model_dump(include=set(ManifestDraft.model_fields))
+    draft = ManifestDraft.model_validate(fields | {"name": NAME, "quality": RULES})
+    for version in (STABLE, BAD, GOOD):
+        folder = tmp_path_factory.mktemp("trial")
+        for name in (name for name in MAX_BYTES if (source / name).is_file()):
+            shutil.copyfile(source / name, folder / name)
+        write_probes(PROBES, folder)
+        if version == BAD:
+            add_noise(folder)
+        assert live.store.publish(folder, draft).version == version
+    live.store.promote(NAME, STABLE)
+
+
+def add_noise(folder: Path) -> None:
+    """Weights that nobody trained; without the fingerprint, which would give them away before their first answer."""
+    generator = torch.Generator().manual_seed(1)
+    tensors = load_file(folder / WEIGHTS_FILE)
+    noisy = {
+        name: tensor + 4 * tensor.std() * torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+        for name, tensor in tensors.items()
+    }
+    save_file(noisy, folder / WEIGHTS_FILE)
+    (folder / FINGERPRINT_FILE).unlink()
+
+
+async def ask_until(http: httpx.AsyncClient, is_over: asyncio.Event, traffic: Traffic) -> None:
+    while not is_over.is_set():
+        response = await http.post("/v1/chat/completions", json=chat(NAME))
+        assert response.status_code == 200, response.text
+        version = response.headers["x-lorikeet-adapter"]
+        traffic.num_answers[version] = traffic.num_answers.get(version, 0) + 1
+
+
+async def ask_until_decided(live: LiveServer, canary: int) -> tuple[Event, Traffic, float]:
+    """Put a version on trial under traffic, and wait for the event that ends it."""
+    begun_s, traffic, is_over = time.monotonic(), Traffic({}), asyncio.Event()
+    live.store.set_aliases(NAME, {"canary": canary}, canary_weight=0.5)
+    num_events = len(live.store.history(NAME))
+    async with client(live) as http, asyncio.TaskGroup() as tasks:
+        for _ in range(NUM_CLIENTS):
+            tasks.create_task(ask_until(http, is_over, traffic))
+        while len(live.store.history(NAME)) == num_events and time.monotonic() - begun_s < LONGEST_S:
+            await asyncio.sleep(0.1)
+        is_over.set()
+    events = live.store.history(NAME)[num_events:]
+    assert events, f"no verdict after {traffic.total} answers"
+    return events[0], traffic, time.monotonic() - begun_s
+
+
+def say(capsys: pytest.CaptureFixture[str], what: str, event: Event, traffic: Traffic, seconds: float) -> None:
+    figures = event.figures or {}
+    with capsys.disabled():
+        print(
+            f"\n{what} after {traffic.total} requests ({traffic.num_answers}), {figures['score_pairs']:.0f} pairs of "
+            f"probes, {seconds:.1f} s: {event.reason}"
+        )
+
+
+async def test_a_bad_canary_is_rolled_back_by_itself(
+    acting: LiveServer, versions: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event, traffic, seconds = await ask_until_decided(acting, BAD)
+    say(capsys, "a bad canary was rolled back", event, traffic, seconds)
+    assert (event.kind, event.alias, event.version, event.previous) == ("rolled_back", "canary", STABLE, BAD)
+    assert event.reason.startswith("canary score")
+    async with client(acting) as http:
+        answers = await asyncio.gather(
+            *(http.post("/v1/chat/completions", json=chat(NAME, user=f"user-{number}")) for number in range(12))
+        )
+    assert {answer.headers["x-lorikeet-adapter"] for answer in answers} == {f"{NAME}@{STABLE}"}
+
+
+async def test_a_canary_that_answers_as_well_is_promoted_by_itself(
+    acting: LiveServer, versions: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    event, traffic, seconds = await ask_until_decided(acting, GOOD)
+    say(capsys, "a good canary was promoted", event, traffic, seconds)
+    assert (event.kind, event.alias, event.version, event.previous) == ("promoted", "stable", GOOD, STABLE)
+    async with client(acting) as http:
+        metrics = (await http.get("/metrics")).text
+        answer = await http.post("/v1/chat/completions", json=chat(NAME))
+    assert f'lorikeet_verdicts_total{{action="promote",adapter="{NAME}",version="{GOOD}"}} 1.0' in metrics
+    assert f'lorikeet_probe_accuracy{{adapter="{NAME}",version="{GOOD}"}}' in metrics
+    assert answer.headers["x-lorikeet-adapter"] == f"{NAME}@{GOOD}"
