@@ -6,11 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from adapters.store import AdapterStore
 from tests.live_server import live, live_home  # noqa: F401 - fixtures of the session
 from tests.peft_folders import write_base_folder, write_peft_folder
 from tests.remote_stores import connect, mirror, origin, waits  # noqa: F401 - fixtures around a remote store
+
+# `make test-fast` looks at fewer examples of each property; `make test` at all.
+settings.register_profile("fast", max_examples=20)
 
 # For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on a
 # machine that is busy for minutes.

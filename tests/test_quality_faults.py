@@ -102,6 +102,7 @@ def delay_of(fault: Fault, rng: np.random.Generator, *, num_baseline: int, windo
     return (look.look - HEALTHY_LOOKS) * window, features
 
 
+@pytest.mark.slow
 def test_healthy_streams_are_called_drifting_no_more_often_than_alpha_allows() -> None:
     """Fifty versions, each with its own baseline and thirty looks; what a stream may spend at all is 1%."""
     rng, num_streams, num_looks = np.random.default_rng(31), 50, 30
@@ -117,6 +118,7 @@ def test_healthy_streams_are_called_drifting_no_more_often_than_alpha_allows() -
     assert sum(map(bool, alarms)) <= 2  # three have probability 0.014 where alpha is wholly spent
 
 
+@pytest.mark.slow
 def test_one_very_long_healthy_stream_raises_no_alarm() -> None:
     rng, num_looks = np.random.default_rng(32), 600
     baseline = DriftBaseline(HEALTHY.exchanges(rng, NUM_BASELINE))
