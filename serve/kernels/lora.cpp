@@ -26,7 +26,8 @@ using bf16 = uint16_t;
 
 constexpr int kBlock = 16;       // tokens a block; also the rows of an AMX tile
 constexpr int kPanel = 16;       // columns a panel
-constexpr int kColumnsAnItem = 192;  // of one slice of y; whole panels
+constexpr int kColumnsAnItem = 192;  // of one slice of y where blocks are few; whole panels
+constexpr int64_t kBlocksEnough = 32;  // to keep all threads busy with whole slices: y is read and written in long runs
 constexpr int64_t kSerialBelow = 1 << 16;  // multiply-adds that are not worth waking a thread for
 
 // ---------------------------------------------------------------------------------------------------------------
@@ -116,6 +117,14 @@ AVX512_BF16 inline void add_to(bf16* target, __mmask16 columns, __m512 sums) {
   const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(before), 16));
   const __m256bh after = _mm512_cvtneps_pbh(_mm512_add_ps(wide, sums));
   _mm256_mask_storeu_epi16(target, columns, reinterpret_cast<__m256i>(after));
+}
+
+// The same for a whole panel, without a mask.
+AVX512_BF16 inline void add_panel(bf16* target, const float* sums) {
+  const __m256i before = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(target));
+  const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(before), 16));
+  const __m256bh after = _mm512_cvtneps_pbh(_mm512_add_ps(wide, _mm512_load_ps(sums)));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), reinterpret_cast<__m256i>(after));
 }
 
 // total[i] = products of rows[i] and one panel.
@@ -258,6 +267,11 @@ AMX void expand_amx(const bf16* const* rows, int count, int64_t pairs, const bf1
   const auto add = [&](int64_t first) AMX {
     const int64_t width = std::min(kColumns, columns - first);
     const auto& ready = sums[first / kColumns % 2];
+    if (width == kColumns) {
+      for (int i = 0; i < count; ++i)
+        for (int64_t c = 0; c < kColumns; c += kPanel) add_panel(targets[i] + first + c, ready[i] + c);
+      return;
+    }
     for (int i = 0; i < count; ++i)
       for (int64_t c = 0; c < width; c += kPanel)
         add_to(targets[i] + first + c, first_columns(std::min<int64_t>(kPanel, width - c)),
@@ -405,6 +419,7 @@ void group_tokens(Plan& plan, const int64_t* slots, int64_t num_tokens, const La
 }
 
 void list_items(Plan& plan, const Layer& layer, int64_t input_size) {
+  const bool is_split = static_cast<int64_t>(plan.blocks.size()) < kBlocksEnough;
   plan.shrinks.clear();
   plan.expands.clear();
   for (size_t b = 0; b < plan.blocks.size(); ++b) {
@@ -417,8 +432,9 @@ void list_items(Plan& plan, const Layer& layer, int64_t input_size) {
       };
       if (rank) {
         for (int64_t first = 0; first < rank; first += kPanel) plan.shrinks.push_back(item(first, first + kPanel));
-        for (int64_t first = 0; first < layer.width(s); first += kColumnsAnItem)
-          plan.expands.push_back(item(first, std::min<int64_t>(layer.width(s), first + kColumnsAnItem)));
+        const int64_t columns = is_split ? kColumnsAnItem : layer.width(s);
+        for (int64_t first = 0; first < layer.width(s); first += columns)
+          plan.expands.push_back(item(first, std::min<int64_t>(layer.width(s), first + columns)));
         plan.multiply_adds += plan.blocks[b].count * rank * (input_size + layer.width(s));
       }
       hidden += rank;
