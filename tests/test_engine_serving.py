@@ -123,10 +123,12 @@ def test_openai_features_come_from_vllm(sdk: OpenAI) -> None:
         "type": "object", "required": ["animal"], "additionalProperties": False,
         "properties": {"animal": {"enum": ["cat", "dog"]}},
     }  # fmt: skip
-    messages: Any = [{"role": "user", "content": "Name an animal."}]
+    # Greedily, and with a pattern to follow: what a schema allows between its words is any white space, without end.
+    messages: Any = [{"role": "user", "content": 'Name an animal, as JSON: {"animal": "cat"} or {"animal": "dog"}.'}]
     structured = sdk.chat.completions.create(
         model=BASE_NAME,
         messages=messages,
+        temperature=0.0,
         max_tokens=24,
         response_format={"type": "json_schema", "json_schema": {"name": "animal", "schema": schema}},
     )
@@ -135,7 +137,7 @@ def test_openai_features_come_from_vllm(sdk: OpenAI) -> None:
     tool: Any = {"type": "function", "function": {"name": "choose", "parameters": schema, "strict": True}}
     choice: Any = {"type": "function", "function": {"name": "choose"}}
     called = sdk.chat.completions.create(
-        model=BASE_NAME, messages=messages, max_tokens=80, tools=[tool], tool_choice=choice
+        model=BASE_NAME, messages=messages, temperature=0.0, max_tokens=80, tools=[tool], tool_choice=choice
     )
     calls: Any = called.choices[0].message.tool_calls
     assert calls[0].function.name == "choose"
