@@ -70,22 +70,14 @@ def check_running(name: str, history: Sequence[Event], trial: Trial) -> None:
 
 def plan_conclusion(trial: Trial, action: Conclusion, *, at: str, reason: str, figures: dict[str, float]) -> Event:
     """The one event that ends a trial: stable and canary meet, and with that the traffic split ends too."""
-    if action == "promote":
-        return Event(
-            kind="promoted",
-            at=at,
-            alias=DEFAULT_ALIAS,
-            version=trial.canary,
-            previous=trial.stable,
-            reason=reason,
-            figures=figures,
-        )
+    is_promotion = action == "promote"
+    kept, dropped = (trial.canary, trial.stable) if is_promotion else (trial.stable, trial.canary)
     return Event(
-        kind="rolled_back",
+        kind="promoted" if is_promotion else "rolled_back",
         at=at,
-        alias=CANARY_ALIAS,
-        version=trial.stable,
-        previous=trial.canary,
+        alias=DEFAULT_ALIAS if is_promotion else CANARY_ALIAS,
+        version=kept,
+        previous=dropped,
         reason=reason,
         figures=figures,
     )

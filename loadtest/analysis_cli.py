@@ -1,29 +1,30 @@
 """`lorikeet loadtest compare`, `capacity` and `cliff`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from adapters.errors import AdapterError
-from config.errors import ConfigError, DatasetError
 from config.home import Home
-from loadtest.errors import LoadtestError
-from loadtest.load_cli import read_config
+from loadtest.load_cli import (
+    ApiKey,
+    ConfigFile,
+    HomeFolder,
+    MaxTokens,
+    Models,
+    PromptWords,
+    Url,
+    errors_shown,
+    now_text,
+    read_config,
+)
 from loadtest.options import RunOptions
 
-ConfigFile = Annotated[Path | None, typer.Argument(help="Load test, YAML, e.g. config/loadtest.yaml.")]
-Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, with /v1.")]
-Models = Annotated[list[str] | None, typer.Option("--model", help="Model reference; may be repeated.")]
 Seconds = Annotated[float | None, typer.Option(help="Seconds in which requests of one probe are sent.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Tokens of each answer.")]
-PromptWords = Annotated[int | None, typer.Option(help="Random prompts of so many words.")]
-ApiKey = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Where the server wants one.")]
-HomeFolder = Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")]
 
 
 def compare(
@@ -41,7 +42,7 @@ def compare(
     from loadtest.files import read_run, replace_text
 
     console = Console()
-    with _errors_shown():
+    with errors_shown():
         share = parse_share(fail_if_worse) if fail_if_worse else None
         comparison = compare_runs(read_run(a), read_run(b), seed)
     console.print(comparison_table(comparison))
@@ -80,8 +81,8 @@ def capacity(
     options = RunOptions(
         url=url, duration_s=duration, models=tuple(model or ()), prompt_words=prompt_words, max_tokens=max_tokens
     )
-    folder, console = output or Home(home).loadtests / f"capacity-{_now_text()}", Console()
-    with _errors_shown():
+    folder, say = output or Home(home).loadtests / f"capacity-{now_text()}", _printer()
+    with errors_shown():
         report = search_capacity(
             read_config(config_file, options),
             parse_slo(slo),
@@ -90,10 +91,10 @@ def capacity(
             Home(home).datasets,
             is_resumed=resume,
             api_key=api_key,
-            say=lambda line: console.print(line, highlight=False, soft_wrap=True),
+            say=say,
         )
     path = write_capacity(report, folder)
-    console.print(f"[bold]{report.result.reason}[/bold]\n{path}", highlight=False, soft_wrap=True)
+    say(f"[bold]{report.result.reason}[/bold]\n{path}")
     if report.result.capacity is None:
         raise typer.Exit(1)
 
@@ -125,53 +126,31 @@ def cliff(
     from loadtest.search_report import write_cliff
     from loadtest.sweep import pair_settings, working_sets_for
 
-    folder, console = output or Home(home).loadtests / f"cliff-{_now_text()}", Console()
-    with _errors_shown():
+    options = RunOptions(
+        url=url,
+        models=tuple(model or ()),
+        rate=rate,
+        duration_s=duration,
+        prompt_words=prompt_words,
+        max_tokens=max_tokens,
+    )
+    folder, say = output or Home(home).loadtests / f"cliff-{now_text()}", _printer()
+    with errors_shown():
         settings = pair_settings(max_loras or [4], max_cpu_loras or [16])
         sizes = tuple(working_set or working_sets_for(settings))
-        # The models of copies are known only when they are made; a stand-in satisfies the configuration until then.
-        models = tuple(model or ()) if url else tuple(f"{adapter}" for _ in range(max(sizes)))
-        options = RunOptions(
-            url=url,
-            models=models,
-            rate=rate,
-            duration_s=duration,
-            prompt_words=prompt_words,
-            max_tokens=max_tokens,
-        )
-        plan = CliffPlan(
-            read_config(config_file, options),
-            settings,
-            sizes,
-            factor,
-            wanted,
-            adapter,
-            serve_file,
-            Home(home),
-            bool(url),
-        )
-        report = search_cliff(plan, say=lambda line: console.print(line, highlight=False, soft_wrap=True))
+        config = read_config(config_file, options if url else _with_stand_ins(options, adapter, max(sizes)))
+        plan = CliffPlan(config, settings, sizes, factor, wanted, adapter, serve_file, Home(home), bool(url))
+        report = search_cliff(plan, say)
     path = write_cliff(report, folder)
     chosen = report.recommendation
-    console.print(
-        f"[bold]Recommended: max_loras {chosen.max_loras}, max_cpu_loras {chosen.max_cpu_loras}.[/bold] "
-        f"{chosen.reason}\n{path}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    recommended = f"max_loras {chosen.max_loras}, max_cpu_loras {chosen.max_cpu_loras}"
+    say(f"[bold]Recommended: {recommended}.[/bold] {chosen.reason}\n{path}")
 
 
-@contextmanager
-def _errors_shown() -> Iterator[None]:
-    """What a user can mend is shown without a traceback; exit code 2."""
-    from loadtest.server import ServerError
-
-    try:
-        yield
-    except (AdapterError, ConfigError, DatasetError, LoadtestError, ServerError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        raise typer.Exit(2) from None
+def _with_stand_ins(options: RunOptions, adapter: str, num_models: int) -> RunOptions:
+    """The models of copies are known only when they are made; stand-ins satisfy the configuration until then."""
+    return replace(options, models=(adapter,) * num_models)
 
 
-def _now_text() -> str:
-    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+def _printer() -> Callable[[str], None]:
+    return partial(Console().print, highlight=False, soft_wrap=True)

@@ -1,12 +1,15 @@
 """`lorikeet loadtest run`: send a load, watch it, keep what was measured, and judge it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
+from adapters.errors import AdapterError
 from config.errors import ConfigError, DatasetError
 from config.home import Home
 from config.load import read_mapping, trace_from
@@ -14,14 +17,26 @@ from config.loadtest import LoadtestConfig
 from loadtest.errors import LoadtestError
 from loadtest.options import RunOptions, with_options
 
+if TYPE_CHECKING:
+    from loadtest.records import RunResult
+    from loadtest.slo import Slo
+
+ConfigFile = Annotated[Path | None, typer.Argument(help="Load test, YAML, e.g. config/loadtest.yaml.")]
+Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, with /v1.")]
+Models = Annotated[list[str] | None, typer.Option("--model", help="Model reference; may be repeated.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Tokens of each answer.")]
+PromptWords = Annotated[int | None, typer.Option(help="Random prompts of so many words.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Where the server wants one.")]
+HomeFolder = Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")]
+
 app = typer.Typer(no_args_is_help=True, help="Load over HTTP: run, compare, capacity, cliff.")
 
 
 @app.command()
 def run(
-    config_file: Annotated[Path | None, typer.Argument(help="Load test, YAML, e.g. config/loadtest.yaml.")] = None,
-    url: Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, with /v1.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="Model reference; may be repeated.")] = None,
+    config_file: ConfigFile = None,
+    url: Url = None,
+    model: Models = None,
     mix: Annotated[
         str | None, typer.Option(help="zipf[:S], uniform, weights:3,1, hot-set:SIZE[,SHARE[,ROTATE_AFTER]], one-shot.")
     ] = None,
@@ -35,19 +50,19 @@ def run(
     trace: Annotated[Path | None, typer.Option(help="Replay a CSV or JSONL trace.")] = None,
     duration: Annotated[float | None, typer.Option(help="Seconds in which requests are sent.")] = None,
     num_requests: Annotated[int | None, typer.Option(help="Most requests.")] = None,
-    prompt_words: Annotated[int | None, typer.Option(help="Random prompts of so many words.")] = None,
+    prompt_words: PromptWords = None,
     dataset: Annotated[
         str | None, typer.Option(help="Prompts of this built data set; `own`: of each adapter's own.")
     ] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Tokens of each answer.")] = None,
+    max_tokens: MaxTokens = None,
     slo: Annotated[str | None, typer.Option(help="e.g. ttft=500ms,itl=100ms; exit code 1 where it is missed.")] = None,
     output: Annotated[
         Path | None, typer.Option(help="Folder of the results; by default under the state folder.")
     ] = None,
     seed: Annotated[int | None, typer.Option(help="Same seed, same requests at the same times.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run in reports.")] = None,
-    api_key: Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Where the server wants one.")] = None,
-    home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
+    api_key: ApiKey = None,
+    home: HomeFolder = Path("var"),
 ) -> None:
     """Send a load to an OpenAI-compatible server, and report latencies, throughput and errors per model."""
     options = RunOptions(
@@ -69,14 +84,10 @@ def run(
         prompt_words=prompt_words,
         max_tokens=max_tokens,
     )
-    started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = output or Home(home).loadtests / (name or started)
-    try:
+    folder = output or Home(home).loadtests / (name or now_text())
+    with errors_shown():
         config = read_config(config_file, options)
         is_met = _run_and_report(config, Home(home), folder, name or folder.name, slo, api_key)
-    except (ConfigError, DatasetError, LoadtestError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
-        raise typer.Exit(2) from None
     if not is_met:
         raise typer.Exit(1)
 
@@ -96,11 +107,9 @@ def read_config(config_file: Path | None, options: RunOptions) -> LoadtestConfig
 def _run_and_report(
     config: LoadtestConfig, home: Home, folder: Path, name: str, slo_text: str | None, api_key: str | None
 ) -> bool:
-    """Run, write, print; whether the SLO was met, where there is one."""
-    from loadtest.figures import make_report
+    """Send the load and keep what was measured; whether the SLO was met, where there is one."""
     from loadtest.files import write_run
     from loadtest.live import live_view
-    from loadtest.report import summary_table, verdict_lines, write_reports
     from loadtest.session import run_load
     from loadtest.slo import parse_slo
 
@@ -113,7 +122,15 @@ def _run_and_report(
         watch=lambda progress: live_view(config, progress, console),
     )
     run_file = write_run(result, folder)
-    report, paths = make_report(result, slo), write_reports(result, slo, folder)
+    return _report(result, slo, run_file, console)
+
+
+def _report(result: "RunResult", slo: "Slo | None", run_file: Path, console: Console) -> bool:
+    """Write the reports beside the run, and print them; whether the SLO was met."""
+    from loadtest.figures import make_report
+    from loadtest.report import summary_table, verdict_lines, write_reports
+
+    report, paths = make_report(result, slo), write_reports(result, slo, run_file.parent)
     console.print(summary_table(report))
     for line in verdict_lines(report.slo) if report.slo else ():
         console.print(line, highlight=False)
@@ -121,3 +138,19 @@ def _run_and_report(
         console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
     console.print(f"{run_file}, {paths.html_file.name}, {paths.markdown_file.name}", highlight=False)
     return report.slo is None or report.slo.is_met
+
+
+@contextmanager
+def errors_shown() -> Iterator[None]:
+    """What a user can mend is shown without a traceback; exit code 2."""
+    from loadtest.server import ServerError
+
+    try:
+        yield
+    except (AdapterError, ConfigError, DatasetError, LoadtestError, ServerError) as error:
+        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        raise typer.Exit(2) from None
+
+
+def now_text() -> str:
+    return datetime.now(UTC).strftime("%Y%m%d-%H%M%S")

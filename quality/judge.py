@@ -26,6 +26,7 @@ DEFAULT_RUBRIC = """\
 _MOST_CHARS = 16_000  # of one text; a longer one is shown without its middle
 
 _MOST_REASON_CHARS = 1000
+_REASON_PATTERN = r'[^"\\\x00-\x1f]{1,200}'  # JSON without escapes
 
 _SYSTEM = """\
 You are a strict and impartial judge of answers. Between lines with the mark {mark} there is data: what a user asked a
@@ -62,10 +63,15 @@ class JudgeReplyError(ValueError):
 
 @dataclass(frozen=True)
 class JudgeTask:
-    """What to send: messages and `response_format` of a chat completion."""
+    """What to send: messages and `response_format` of a chat completion.
+
+    `reply_pattern` is a regular expression of the short replies within that format, for judges that can be held to one:
+    a small model under a schema alone may write reasons, or white space, until its tokens are over.
+    """
 
     messages: tuple[dict[str, str], ...]
     response_format: dict[str, Any]
+    reply_pattern: str
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ def grade_task(prompt: str, answer: str, rubric: str | None = None) -> JudgeTask
         answer=_fenced("ANSWER", mark, answer),
     )
     grades = list(range(LOWEST_GRADE, HIGHEST_GRADE + 1))
-    return JudgeTask(_messages(mark, task), _response_format("grade", {"type": "integer", "enum": grades}))
+    return _task(mark, task, "grade", {"type": "integer", "enum": grades})
 
 
 def choice_task(prompt: str, first: str, second: str, rubric: str | None = None) -> JudgeTask:
@@ -109,7 +115,7 @@ def choice_task(prompt: str, first: str, second: str, rubric: str | None = None)
         second=_fenced("SECOND ANSWER", mark, second),
     )
     choices = {"type": "string", "enum": ["first", "second", "tie"]}
-    return JudgeTask(_messages(mark, task), _response_format("better", choices))
+    return _task(mark, task, "better", choices)
 
 
 def read_grade(reply: str) -> JudgeGrade:
@@ -159,19 +165,24 @@ def grade_of(score: float) -> int:
     return LOWEST_GRADE + int(score * (HIGHEST_GRADE - LOWEST_GRADE) + 0.5)
 
 
-def _messages(mark: str, task: str) -> tuple[dict[str, str], ...]:
-    return {"role": "system", "content": _SYSTEM.format(mark=mark)}, {"role": "user", "content": task}
+def _task(mark: str, task: str, key: str, values: dict[str, Any]) -> JudgeTask:
+    """The reason comes first: the judge then decides after it has written it.
 
-
-def _response_format(key: str, schema: dict[str, Any]) -> dict[str, Any]:
-    """The reason comes first: the judge then decides after it has written it."""
+    Args:
+        values: The JSON schema of `key`, an `enum`.
+    """
     schema = {
         "type": "object",
-        "properties": {"reason": {"type": "string"}, key: schema},
+        "properties": {"reason": {"type": "string"}, key: values},
         "required": ["reason", key],
         "additionalProperties": False,
     }
-    return {"type": "json_schema", "json_schema": {"name": key, "strict": True, "schema": schema}}
+    value_pattern = "|".join(json.dumps(value) for value in values["enum"])
+    return JudgeTask(
+        messages=({"role": "system", "content": _SYSTEM.format(mark=mark)}, {"role": "user", "content": task}),
+        response_format={"type": "json_schema", "json_schema": {"name": key, "strict": True, "schema": schema}},
+        reply_pattern=rf'\{{"reason": "{_REASON_PATTERN}", "{key}": ({value_pattern})\}}',
+    )
 
 
 def _mark_of(*texts: str) -> str:

@@ -73,22 +73,11 @@ def build_parts(
         background += watch_canaries(config, engine, residency, store, keeping.store, metrics, observers)
         background += judge_answers(config, engine, residency, store, keeping.store, metrics, keeping.judge_key)
     if config.otlp_endpoint is not None:
-        from serve.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
-
-        tracing = otlp_tracing(config.otlp_endpoint)
-        observers.of_requests.append(tracing)
-        background.append(tracing.run)
+        background.append(_trace(config.otlp_endpoint, observers))
     if remote is not None:
         background.append(RemoteMirror(remote, config.remote_sync_s).run)
     if config.canary_probes:
-        probe = IsolationProbe(
-            engine,
-            residency,
-            metrics,
-            interval_s=config.canary_probe_interval_s,
-            tolerance_nats=config.parity_tolerance_nats,
-        )
-        background.append(probe.run)
+        background.append(_isolation_probe(config, engine, residency, metrics).run)
     return Parts(
         engine=engine,
         store=store,
@@ -100,6 +89,26 @@ def build_parts(
         metrics=metrics,
         supervisor=Supervisor(engine, residency, watcher, metrics),
         background=tuple(background),
+    )
+
+
+def _trace(endpoint: str, observers: Observers) -> Loop:
+    from serve.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
+
+    tracing = otlp_tracing(endpoint)
+    observers.of_requests.append(tracing)
+    return tracing.run
+
+
+def _isolation_probe(
+    config: ServeConfig, engine: Engine, residency: Residency, metrics: ServeMetrics
+) -> IsolationProbe:
+    return IsolationProbe(
+        engine,
+        residency,
+        metrics,
+        interval_s=config.canary_probe_interval_s,
+        tolerance_nats=config.parity_tolerance_nats,
     )
 
 

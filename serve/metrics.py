@@ -8,16 +8,13 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created
 from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
 from config.schema import ServeConfig
-from quality.drift import DriftReport
-from quality.intervals import Share
-from quality.signals import Signals
-from quality.verdict import Verdict
 from serve.answers import KnownAnswers
 from serve.errors import ParityError, ServeError
 from serve.judge_metrics import JudgeMetrics
 from serve.parity import Parity
+from serve.quality_metrics import QualityMetrics
 from serve.records import GenerationRecord, RequestRecord, current_source
-from serve.series import Family, VersionFamilies
+from serve.series import Family, VersionFamilies, labels_of
 
 # One series a counter instead of two; nobody queries `_created`.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
@@ -26,7 +23,6 @@ disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
 TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0)
 _TPOT_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 _E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
-_LOGPROB_BUCKETS = (-5.0, -3.0, -2.0, -1.5, -1.0, -0.75, -0.5, -0.35, -0.25, -0.15, -0.1, -0.05, -0.02, -0.01, 0.0)
 _LOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 # So many tenants have series of their own; those that come later share one, for keys are made faster than dashboards.
@@ -142,74 +138,6 @@ class AdapterMetrics:
         self.heldout_low.of(*labels).set(evaluation.adapter.ci_low)
         self.heldout_high.of(*labels).set(evaluation.adapter.ci_high)
         self.base_heldout.of(*labels).set(evaluation.base.value)
-
-
-class QualityMetrics:
-    """How good the versions are, as the quality monitor sees it."""
-
-    def __init__(self, families: VersionFamilies) -> None:
-        counter, gauge, registry = families.counter, families.gauge, families.registry
-        self.answers = counter("lorikeet_answers", "Clients' whole answers whose signals were looked at.")
-        self.mean_logprob = families.histogram(
-            "lorikeet_answer_mean_logprob",
-            "Mean log-probability per token of an answer, nats, of the model's own distribution.",
-            _LOGPROB_BUCKETS,
-        )
-        self.refused = counter("lorikeet_answers_refused", "Answers that open as refusals do, or are the agreed one.")
-        self.repetitive = counter("lorikeet_answers_repetitive", "Answers that repeat most of what they say.")
-        self.samples = counter("lorikeet_quality_samples", "Samples kept of answers.")
-        self.dropped = Family(
-            Counter(
-                "lorikeet_quality_dropped", "Answers not looked at: full or failed.", ("reason",), registry=registry
-            )
-        )
-        self.drift = gauge(
-            "lorikeet_drift", "1 where the last look at traffic saw the feature drift, else 0.", "feature"
-        )
-        self.drift_looks = counter("lorikeet_drift_looks", "Looks at windows of traffic.")
-        self.probe_accuracy = gauge("lorikeet_probe_accuracy", "Share of held-out probes answered rightly, 0 to 1.")
-        self.probe_low = gauge("lorikeet_probe_accuracy_ci_low", "Lower end of its 95% Wilson interval.")
-        self.probe_high = gauge("lorikeet_probe_accuracy_ci_high", "Upper end of its 95% Wilson interval.")
-        self.probes = gauge("lorikeet_probes_scored", "Held-out probes that the accuracy counts.")
-        self.general_nll = gauge(
-            "lorikeet_probe_general_nll", "Mean negative log-likelihood of general text, nats per token."
-        )
-        self.trial_pairs = gauge("lorikeet_trial_pairs", "Pairs of observations of canary and stable.", "comparison")
-        self.trial_difference = gauge("lorikeet_trial_difference", "Canary's mean minus stable's.", "comparison")
-        self.trial_low = gauge(
-            "lorikeet_trial_difference_ci_low", "Lower end of its interval, true at any time.", "comparison"
-        )
-        self.trial_high = gauge("lorikeet_trial_difference_ci_high", "Upper end of that interval.", "comparison")
-        self.verdicts = counter("lorikeet_verdicts", "Verdicts on the canary: promote, rollback or hold.", "action")
-
-    def answer_seen(self, adapter: str, version: str, signals: Signals) -> None:
-        self.answers.of(adapter, version).inc()
-        self.refused.of(adapter, version).inc(signals.is_refusal)
-        self.repetitive.of(adapter, version).inc(signals.is_repetitive)
-        if signals.mean_logprob is not None:
-            self.mean_logprob.of(adapter, version).observe(signals.mean_logprob)
-
-    def probes_scored(self, target: Target, share: Share) -> None:
-        labels = _labels_of(target)
-        self.probe_accuracy.of(*labels).set(share.value)
-        self.probe_low.of(*labels).set(share.ci_low)
-        self.probe_high.of(*labels).set(share.ci_high)
-        self.probes.of(*labels).set(share.n)
-
-    def general_measured(self, target: Target, nll: float) -> None:
-        self.general_nll.of(*_labels_of(target)).set(nll)
-
-    def trial_judged(self, canary: Target, verdict: Verdict) -> None:
-        """What a verdict was reached with, so far."""
-        for comparison in verdict.comparisons:
-            labels = (*_labels_of(canary), comparison.name)
-            self.trial_pairs.of(*labels).set(comparison.num_pairs)
-            self.trial_difference.of(*labels).set(comparison.canary - comparison.stable)
-            self.trial_low.of(*labels).set(comparison.ci_low)
-            self.trial_high.of(*labels).set(comparison.ci_high)
-
-    def verdict_told(self, canary: Target, action: str) -> None:
-        self.verdicts.of(*_labels_of(canary), action).inc()
 
 
 class TenantMetrics:
@@ -348,14 +276,14 @@ class ServeMetrics:
 
     def adapter_refused(self, target: Target, error: Exception) -> None:
         check = "parity" if isinstance(error, ParityError) else "engine" if isinstance(error, ServeError) else "files"
-        self.adapters.refusals.of(*_labels_of(target), check).inc()
+        self.adapters.refusals.of(*labels_of(target), check).inc()
 
     def adapter_evicted(self, target: Target) -> None:
-        self.adapters.evictions.of(*_labels_of(target)).inc()
+        self.adapters.evictions.of(*labels_of(target)).inc()
 
     def adapter_unloaded(self, target: Target) -> None:
-        self.adapters.unloads.of(*_labels_of(target)).inc()
-        self.adapters.resident.of(*_labels_of(target)).set(0)
+        self.adapters.unloads.of(*labels_of(target)).inc()
+        self.adapters.resident.of(*labels_of(target)).set(0)
 
     def adapter_retired(self, target: Target) -> None:
         """Drop every series of a version that was removed from the store."""
@@ -363,16 +291,11 @@ class ServeMetrics:
         self._families.retire(target)
 
     def shadow_finished(self, target: Target, outcome: str) -> None:
-        self.generations.shadow.of(*_labels_of(target), outcome).inc()
+        self.generations.shadow.of(*labels_of(target), outcome).inc()
 
     def probe_finished(self, target: Target, error_nats: float, *, is_ok: bool) -> None:
-        self.adapters.probes.of(*_labels_of(target), "ok" if is_ok else "wrong").inc()
-        self.adapters.probe_error.of(*_labels_of(target)).set(error_nats)
-
-    def drift_looked(self, target: Target, report: DriftReport) -> None:
-        self.quality.drift_looks.of(*_labels_of(target)).inc()
-        for feature in report.features:
-            self.quality.drift.of(*_labels_of(target), feature.name).set(feature.is_drift)
+        self.adapters.probes.of(*labels_of(target), "ok" if is_ok else "wrong").inc()
+        self.adapters.probe_error.of(*labels_of(target)).set(error_nats)
 
     def _observe_latencies(self, labels: tuple[str, str], record: GenerationRecord) -> None:
         group = self.generations
@@ -399,10 +322,6 @@ class ServeMetrics:
         """The labels of a `lora_name`; the base model has no version."""
         adapter, _, version = (name or self._base_name).partition("@")
         return adapter, version
-
-
-def _labels_of(target: Target) -> tuple[str, str]:
-    return target.name, str(target.version)
 
 
 def _count_of(counts: Callable[[], Mapping[str, int]], reason: str) -> float:

@@ -47,6 +47,12 @@ current_source: ContextVar[Source] = ContextVar("current_source", default="clien
 """Who asks: a client, a canary's shadow or the quality monitor's own probe. Only clients are traffic."""
 
 
+def ask_as(source: Source) -> None:
+    """From here on, what this task asks of the engine is nobody's request: its tokens are no tenant's."""
+    current_request.set(None)
+    current_source.set(source)
+
+
 @dataclass(frozen=True)
 class GenerationRecord:
     """A finished generation. Times in seconds; None where the engine never got that far.

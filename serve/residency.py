@@ -22,6 +22,7 @@ from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, ConflictError, NotReadyError, ServeError
 from serve.eviction import Popularity
 from serve.parity import Parity
+from serve.records import current_request
 
 logger = logging.getLogger(__name__)
 
@@ -120,7 +121,8 @@ class Residency:
             NotReadyError: The engine is not running.
         """
         is_cold = False
-        self._popularity.asked(target)
+        if current_request.get() is not None:  # probes, copies and prefetches come whether or not anybody wants it
+            self._popularity.asked(target)
         with self._wanting(target):
             while True:
                 if target in self._unloading:

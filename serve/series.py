@@ -13,6 +13,11 @@ MetricT = TypeVar("MetricT", bound=MetricWrapperBase)
 _VERSION = ("adapter", "version")
 
 
+def labels_of(target: Target) -> tuple[str, str]:
+    """The values of `adapter` and `version`."""
+    return target.name, str(target.version)
+
+
 class Family(Generic[MetricT]):
     """A labelled metric that keeps its series at hand: prometheus_client builds a key and takes a lock each time."""
 
@@ -68,7 +73,7 @@ class VersionFamilies:
 
     def retire(self, target: Target) -> None:
         """Drop a version's series; it never comes back, for versions are never reused."""
-        version = target.name, str(target.version)
+        version = labels_of(target)
         if version not in self._retired:
             self._retired.add(version)
             for family in self._families:

@@ -8,7 +8,7 @@ from adapters.reference import Target
 from serve.engine.protocol import Endpoint, Engine
 from serve.errors import ServeError
 from serve.metrics import ServeMetrics
-from serve.records import current_request, current_source
+from serve.records import ask_as
 from serve.residency import Residency
 
 logger = logging.getLogger(__name__)
@@ -49,8 +49,7 @@ class Shadow:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _send(self, endpoint: Endpoint, body: dict[str, Any], target: Target) -> None:
-        current_request.set(None)  # its tokens are no tenant's: nobody asked for the copy
-        current_source.set("shadow")
+        ask_as("shadow")
         try:
             with await self._residency.lease(target):
                 await self._engine.answer(endpoint, body)

@@ -6,8 +6,9 @@ import pytest
 
 from config.home import Home
 from loadtest.bench.options import BenchOptions
-from loadtest.bench.overhead import Pair, bench_overhead, compare, tokens_per_s, ttft_p50_ms
+from loadtest.bench.overhead import Pair, bench_overhead, compare
 from loadtest.bench.synthetic import Delays, synthetic_server
+from loadtest.bench.two_servers import tokens_per_s, ttft_p50_ms
 from loadtest.errors import TargetError
 
 PAIR = Pair("ours", "vllm", {"base": "b"})

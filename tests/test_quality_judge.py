@@ -54,6 +54,12 @@ def test_the_schema_takes_what_the_reader_takes_and_reasons_first():
         jsonschema.validate({"reason": "Right.", "grade": 6}, schema)
 
 
+@given(st.data())
+def test_a_judge_held_to_the_pattern_says_what_the_reader_takes(data):
+    for task, read in ((grade_task("Angina?", "I20"), read_grade), (choice_task("Angina?", "I20", "I21"), read_choice)):
+        read(data.draw(st.from_regex(task.reply_pattern, fullmatch=True)))
+
+
 @pytest.mark.parametrize(("grade", "score"), [(1, 0.0), (2, 0.25), (3, 0.5), (4, 0.75), (5, 1.0)])
 def test_grades_become_scores_and_back(grade, score):
     read = read_grade(json.dumps({"reason": "So.", "grade": grade}))

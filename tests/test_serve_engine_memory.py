@@ -23,6 +23,16 @@ def test_a_token_takes_keys_and_values_of_each_layer() -> None:
     assert kv_bytes_per_token({"num_attention_heads": 4, "hidden_size": 64, "num_hidden_layers": 2}) == 2 * 2 * 64 * 2
 
 
+def test_a_base_that_tells_nothing_gets_four_gib(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"n_head": 9, "hidden_size": 64, "num_hidden_layers": 2}))
+    assert default_kv_cache_bytes(tmp_path, 65536, free_bytes=64 << 30) == 4 << 30
+
+
+def test_of_a_base_with_several_parts_the_language_model_counts(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "several", "text_config": SMOLLM2}))
+    assert default_kv_cache_bytes(tmp_path, 65536, free_bytes=64 << 30) == 65536 * SMOLLM2_BYTES
+
+
 def test_all_sequences_have_room_where_memory_is_free(base: Path) -> None:
     assert default_kv_cache_bytes(base, 65536, free_bytes=64 << 30) == 65536 * SMOLLM2_BYTES
 

@@ -17,31 +17,14 @@ from typer.testing import CliRunner
 
 from lorikeet import app
 from quality.kept import Grade, Label, Sample
-from quality.signals import signals_of
 from quality.store import QualityStore
 from serve.monitor.labelling import Labelling, shown
 from serve.monitor.labels_csv import COLUMNS, LabelsError, label_score, read_labels, write_labels
+from tests.samples import SAMPLE
 
 Run = Callable[..., Result]
 
 WIDE = {"COLUMNS": "200", "NO_COLOR": "1", "USER": "ada"}
-
-SAMPLE = Sample(
-    id=0,
-    at_s=1795348800.0,
-    request_id="r-1",
-    adapter="medical",
-    version=1,
-    tenant_hash=None,
-    source="client",
-    privacy="full",
-    num_prompt_tokens=12,
-    ttft_s=0.1,
-    e2e_s=0.5,
-    signals=signals_of("I20", num_tokens=2, finish_reason="stop"),
-    prompt="Angina?",
-    answer="I20",
-)
 
 
 @pytest.fixture

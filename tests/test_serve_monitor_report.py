@@ -16,7 +16,7 @@ from adapters.errors import AdapterNotFoundError
 from adapters.manifest import Evaluation, Score
 from adapters.store import AdapterStore
 from lorikeet import app
-from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample
+from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore
 from quality.probes import GeneralText, ProbeSet, write_probes
 from quality.signals import signals_of
 from quality.store import QualityStore
@@ -26,26 +26,9 @@ from serve.monitor.report_html import render_html
 from serve.monitor.report_words import kappa
 from serve.monitor.steps import mean_score, probe_steps, signal_steps
 from tests.peft_folders import draft_for, write_peft_folder
+from tests.samples import NOON_S, SAMPLE
 
-NOON = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
-NOON_S = NOON.timestamp()
-
-SAMPLE = Sample(
-    id=0,
-    at_s=NOON_S,
-    request_id="r-1",
-    adapter="medical",
-    version=1,
-    tenant_hash=None,
-    source="client",
-    privacy="full",
-    num_prompt_tokens=12,
-    ttft_s=0.1,
-    e2e_s=0.5,
-    signals=signals_of("I20", num_tokens=2, finish_reason="stop", token_logprobs=(-0.5,)),
-    prompt="Angina?",
-    answer="I20",
-)
+NOON = datetime.fromtimestamp(NOON_S, UTC)
 
 Report = Callable[..., Result]
 

@@ -11,6 +11,7 @@ from adapters.manifest import BaseRef
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from serve.errors import AdapterRefusedError, ConflictError
+from serve.records import RequestContext, current_request
 from tests.fake_engine import BASE_LOGPROBS
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import Serving, make_serving
@@ -118,6 +119,26 @@ async def test_a_version_in_use_is_never_the_one_that_makes_room(store: AdapterS
         await serving.residency.load(Target("b", 1))
         await serving.residency.load(Target("c", 1))
         assert serving.engine.resident == {"a@1", "c@1"}
+
+
+@pytest.mark.parametrize("is_client", [True, False])
+async def test_what_only_probes_ask_for_makes_room_first(
+    store: AdapterStore, base_folder: Path, *, is_client: bool
+) -> None:
+    serving = make_serving(store, base_folder, max_loras=1, max_cpu_loras=2)
+    for name in ("a", "b", "c"):
+        serving.publish(name)
+    await lease_as_client(serving, "a")
+    for _ in range(3):
+        await (lease_as_client(serving, "b") if is_client else serving.residency.load(Target("b", 1)))
+    await lease_as_client(serving, "c")
+    assert serving.engine.resident == ({"b@1", "c@1"} if is_client else {"a@1", "c@1"})
+
+
+async def lease_as_client(serving: Serving, name: str) -> None:
+    reset = current_request.set(RequestContext("acme", "r-1"))
+    (await serving.residency.lease(Target(name, 1))).release()
+    current_request.reset(reset)
 
 
 async def test_an_unload_waits_for_the_last_request_and_then_really_frees(serving: Serving) -> None:

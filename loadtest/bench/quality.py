@@ -13,11 +13,11 @@ from pathlib import Path
 
 from adapters.store import AdapterStore
 from config.monitor import MonitorConfig
-from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
+from loadtest.bench.alternate import compare_pairs
 from loadtest.bench.options import BenchOptions
-from loadtest.bench.overhead import NUM_STREAMS, tokens_per_s, ttft_p50_ms
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
+from loadtest.bench.two_servers import NUM_STREAMS, Measure, measure_servers, tokens_per_s, ttft_p50_ms
 from loadtest.copies import copy_adapter
 from loadtest.processes import stopped
 from loadtest.server import RunningServer
@@ -26,10 +26,6 @@ LEAST_RATIO = 0.97
 NUM_WAVES = 12
 """Requests of one measurement in full batches: long enough for a turn of probes."""
 PROBES_FILE = "probes.json"
-_WARM_UP_SEED, _THROUGHPUT_SEED, _TTFT_SEED = 0, 1000, 2000
-
-Measure = Callable[[str, str, int], float]
-"""URL, model and seed of the prompts, to a figure."""
 
 
 @dataclass(frozen=True)
@@ -70,14 +66,11 @@ def compare(servers: Servers, options: BenchOptions, throughput: Measure, ttft: 
     Raises:
         TargetError: A request failed.
     """
+    measures = (_alone(servers, throughput), _alone(servers, ttft))
     results: list[BenchResult] = []
     for name, model in servers.models.items():
-        for measure in _both(servers, model, throughput, _WARM_UP_SEED):
-            measure()
-        streams = compare_pairs(
-            measure_pairs(*_both(servers, model, throughput, _THROUGHPUT_SEED), options.rounds, options.rest_s)
-        )
-        alone = compare_pairs(measure_pairs(*_both(servers, model, ttft, _TTFT_SEED), options.rounds, options.rest_s))
+        rounds = measure_servers(servers.off.url, servers.on.url, model, *measures, options)
+        streams, alone = compare_pairs(rounds.tokens_per_s), compare_pairs(rounds.ttft_ms)
         options.say(f"{name}: {streams.ratio:.3f} of the tok/s without the monitor; TTFT p50 {alone.ratio:.3f}")
         results += [
             paired(f"{name}: {NUM_STREAMS} streams (baseline: no monitor)", "tok/s", streams, least=LEAST_RATIO),
@@ -86,20 +79,15 @@ def compare(servers: Servers, options: BenchOptions, throughput: Measure, ttft: 
     return tuple(results)
 
 
-def _both(
-    servers: Servers, model: str, measure: Measure, first_seed: int
-) -> tuple[Callable[[], float], Callable[[], float]]:
-    """Without the monitor, and with it: each one alone on the machine, both asked the same."""
+def _alone(servers: Servers, measure: Measure) -> Measure:
+    """The same figure of a server that has the machine to itself."""
+    other_of = {servers.on.url: servers.off, servers.off.url: servers.on}
 
-    def alone(measured: Server, other: Server) -> Callable[[int], float]:
-        def at(seed: int) -> float:
-            with other.at_rest():
-                return measure(measured.url, model, seed)
+    def measure_alone(url: str, model: str, seed: int) -> float:
+        with other_of[url].at_rest():
+            return measure(url, model, seed)
 
-        return at
-
-    off, on = alone(servers.off, servers.on), alone(servers.on, servers.off)
-    return with_next_seed(off, first_seed), with_next_seed(on, first_seed)
+    return measure_alone
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """torch.compile of models with LoRA on a CPU, which vLLM (0.32) turns off, and a cache of it that can be read again.
 
 vLLM's own LoRA arithmetic cannot be traced there; ours is one operator a layer (serve/kernels/ops.py). Compiled code is
-a third faster than eager code with many streams, and twice as fast with one; docs/performance.md has the figures.
+about 1.7 times as fast as eager code with 16 streams, and twice as fast with one; docs/performance.md has the figures.
 """
 
 from typing import Any

@@ -16,7 +16,7 @@ import httpx
 from quality.judge import JudgeTask
 from serve.engine.protocol import Engine
 from serve.errors import NotReadyError, ServeError
-from serve.records import current_request, current_source
+from serve.records import ask_as
 from serve.shadow import SHADOW_PRIORITY
 
 CallOutcome = Literal["ok", "invalid", "timeout", "throttled", "unreachable", "error", "refused"]
@@ -113,9 +113,10 @@ class EngineJudge:
         return self._engine.is_ready
 
     async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
-        current_request.set(None)  # its tokens are no tenant's
-        current_source.set("probe")
+        ask_as("probe")
         body = _body(task, self.name, temperature) | {"priority": SHADOW_PRIORITY}
+        body["structured_outputs"] = {"regex": task.reply_pattern}  # vLLM's own field, in place of the schema
+        del body["response_format"]
         try:
             answer = await self._engine.answer("chat/completions", body)
         except NotReadyError as error:

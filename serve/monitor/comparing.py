@@ -19,7 +19,7 @@ from quality.store import QualityStore
 from serve.engine.protocol import Engine
 from serve.errors import ServeError
 from serve.monitor.calls import JudgeCalls
-from serve.records import current_request, current_source
+from serve.records import ask_as
 from serve.residency import Residency
 from serve.shadow import SHADOW_PRIORITY
 
@@ -88,8 +88,7 @@ class Comparing:
 
     async def _answer(self, stable: Target, prompt: str) -> str | None:
         """None where stable cannot be asked now; the sample is then graded alone."""
-        current_request.set(None)  # its tokens are no tenant's
-        current_source.set("probe")
+        ask_as("probe")
         body = {
             "model": str(stable),
             "prompt": prompt,

@@ -125,7 +125,7 @@ class DriftMonitor:
             version.seen = []
             return
         report = await asyncio.to_thread(self._compare, version.target, version.yardstick, window)
-        self._metrics.drift_looked(version.target, report)
+        self._metrics.quality.drift_looked(version.target, report)
         if report.is_drift and not version.is_drift:
             logger.warning("%s drifts, as of look %d: %s", version.target, report.look, report.reason)
         version.is_drift = report.is_drift

@@ -25,7 +25,7 @@ from quality.store import QualityStore
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, NotReadyError, ServeError
 from serve.metrics import ServeMetrics
-from serve.records import current_request, current_source
+from serve.records import ask_as
 from serve.residency import Residency, Resident
 from serve.shadow import SHADOW_PRIORITY
 
@@ -220,8 +220,7 @@ class HeldOut:
         Raises:
             ServeError: The question could not be asked, which says nothing of the version.
         """
-        current_request.set(None)  # its tokens are no tenant's
-        current_source.set("probe")
+        ask_as("probe")
         try:
             async with self._places:
                 with await self._residency.lease(target):

@@ -1,0 +1,85 @@
+"""What the quality monitor sees of the versions: answers, probes, drift, trials."""
+
+from prometheus_client import Counter
+
+from adapters.reference import Target
+from quality.drift import DriftReport
+from quality.intervals import Share
+from quality.signals import Signals
+from quality.verdict import Verdict
+from serve.series import Family, VersionFamilies, labels_of
+
+_LOGPROB_BUCKETS = (-5.0, -3.0, -2.0, -1.5, -1.0, -0.75, -0.5, -0.35, -0.25, -0.15, -0.1, -0.05, -0.02, -0.01, 0.0)
+
+
+class QualityMetrics:
+    """How good the versions are, as the quality monitor sees it."""
+
+    def __init__(self, families: VersionFamilies) -> None:
+        counter, gauge, registry = families.counter, families.gauge, families.registry
+        self.answers = counter("lorikeet_answers", "Clients' whole answers whose signals were looked at.")
+        self.mean_logprob = families.histogram(
+            "lorikeet_answer_mean_logprob",
+            "Mean log-probability per token of an answer, nats, of the model's own distribution.",
+            _LOGPROB_BUCKETS,
+        )
+        self.refused = counter("lorikeet_answers_refused", "Answers that open as refusals do, or are the agreed one.")
+        self.repetitive = counter("lorikeet_answers_repetitive", "Answers that repeat most of what they say.")
+        self.samples = counter("lorikeet_quality_samples", "Samples kept of answers.")
+        self.dropped = Family(
+            Counter(
+                "lorikeet_quality_dropped", "Answers not looked at: full or failed.", ("reason",), registry=registry
+            )
+        )
+        self.drift = gauge(
+            "lorikeet_drift", "1 where the last look at traffic saw the feature drift, else 0.", "feature"
+        )
+        self.drift_looks = counter("lorikeet_drift_looks", "Looks at windows of traffic.")
+        self.probe_accuracy = gauge("lorikeet_probe_accuracy", "Share of held-out probes answered rightly, 0 to 1.")
+        self.probe_low = gauge("lorikeet_probe_accuracy_ci_low", "Lower end of its 95% Wilson interval.")
+        self.probe_high = gauge("lorikeet_probe_accuracy_ci_high", "Upper end of its 95% Wilson interval.")
+        self.probes = gauge("lorikeet_probes_scored", "Held-out probes that the accuracy counts.")
+        self.general_nll = gauge(
+            "lorikeet_probe_general_nll", "Mean negative log-likelihood of general text, nats per token."
+        )
+        self.trial_pairs = gauge("lorikeet_trial_pairs", "Pairs of observations of canary and stable.", "comparison")
+        self.trial_difference = gauge("lorikeet_trial_difference", "Canary's mean minus stable's.", "comparison")
+        self.trial_low = gauge(
+            "lorikeet_trial_difference_ci_low", "Lower end of its interval, true at any time.", "comparison"
+        )
+        self.trial_high = gauge("lorikeet_trial_difference_ci_high", "Upper end of that interval.", "comparison")
+        self.verdicts = counter("lorikeet_verdicts", "Verdicts on the canary: promote, rollback or hold.", "action")
+
+    def answer_seen(self, adapter: str, version: str, signals: Signals) -> None:
+        self.answers.of(adapter, version).inc()
+        self.refused.of(adapter, version).inc(signals.is_refusal)
+        self.repetitive.of(adapter, version).inc(signals.is_repetitive)
+        if signals.mean_logprob is not None:
+            self.mean_logprob.of(adapter, version).observe(signals.mean_logprob)
+
+    def probes_scored(self, target: Target, share: Share) -> None:
+        labels = labels_of(target)
+        self.probe_accuracy.of(*labels).set(share.value)
+        self.probe_low.of(*labels).set(share.ci_low)
+        self.probe_high.of(*labels).set(share.ci_high)
+        self.probes.of(*labels).set(share.n)
+
+    def drift_looked(self, target: Target, report: DriftReport) -> None:
+        self.drift_looks.of(*labels_of(target)).inc()
+        for feature in report.features:
+            self.drift.of(*labels_of(target), feature.name).set(feature.is_drift)
+
+    def general_measured(self, target: Target, nll: float) -> None:
+        self.general_nll.of(*labels_of(target)).set(nll)
+
+    def trial_judged(self, canary: Target, verdict: Verdict) -> None:
+        """What a verdict was reached with, so far."""
+        for comparison in verdict.comparisons:
+            labels = (*labels_of(canary), comparison.name)
+            self.trial_pairs.of(*labels).set(comparison.num_pairs)
+            self.trial_difference.of(*labels).set(comparison.canary - comparison.stable)
+            self.trial_low.of(*labels).set(comparison.ci_low)
+            self.trial_high.of(*labels).set(comparison.ci_high)
+
+    def verdict_told(self, canary: Target, action: str) -> None:
+        self.verdicts.of(*labels_of(canary), action).inc()

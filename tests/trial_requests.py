@@ -1,0 +1,28 @@
+"""Two versions of an adapter on trial, and what clients ask them, for tests of what looks on."""
+
+from typing import Any
+
+from adapters.manifest import QualityRules
+from adapters.reference import Target
+from serve.records import RequestContext, RequestOutcome, RequestRecord
+from tests.generations import generation
+
+FIRST, SECOND, THIRD = (Target("medical", version) for version in (1, 2, 3))
+RULES = QualityRules(margin=0.3, max_error_increase=0.3, max_slow_increase=0.3, min_pairs=5, max_hours=2)
+
+
+def request(
+    target: Target = FIRST,
+    outcome: RequestOutcome = "ok",
+    reason: str | None = None,
+    *,
+    status: int = 200,
+    ttft_s: float | None = 0.1,
+    is_cold: bool = False,
+    **changes: Any,
+) -> RequestRecord:
+    """A client's request, with its generation unless `ttft_s` is None."""
+    context = RequestContext("acme", "r-1", is_cold=is_cold)
+    if ttft_s is not None:
+        context.generation = generation(str(target), ttft_s=ttft_s, **changes)
+    return RequestRecord(context, "chat/completions", str(target), outcome, status, reason, 1.0)
