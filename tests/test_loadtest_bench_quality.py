@@ -1,6 +1,7 @@
 """The cost of the quality monitor: what is measured, and what is said of it."""
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,14 @@ def state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
+def is_soon_stopped(pid: int, *, is_stopped: bool) -> bool:
+    """A signal is sent at once, and obeyed when the process runs next."""
+    deadline = time.monotonic() + 10
+    while (state(pid) == "T") != is_stopped and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return (state(pid) == "T") == is_stopped
+
+
 @pytest.fixture
 def options(tmp_path: Path) -> BenchOptions:
     return BenchOptions(Home(tmp_path), rounds=3, pause_s=0)
@@ -76,8 +85,8 @@ def test_each_server_is_measured_while_the_other_one_rests_and_both_are_asked_th
 def test_a_stopped_process_goes_on_afterwards() -> None:
     with subprocess.Popen(["sleep", "60"]) as process:
         with stopped(process.pid):
-            assert state(process.pid) == "T"
-        assert state(process.pid) != "T"
+            assert is_soon_stopped(process.pid, is_stopped=True)
+        assert is_soon_stopped(process.pid, is_stopped=False)
         process.kill()
 
 

@@ -86,6 +86,17 @@ def test_the_plugin_puts_the_wrapper_in_its_place(wrappers: Wrappers) -> None:
     assert current_platform.get_punica_wrapper() == f"{place.__module__}.{place.__name__}"
 
 
+def test_the_model_is_compiled_though_small_functions_are_not(wrappers: Wrappers) -> None:
+    """A backend of "eager" for the model would also switch its fusions off (vllm/config/vllm.py)."""
+    from vllm.platforms import current_platform
+
+    if not current_platform.is_cpu():
+        pytest.skip("the plugin leaves GPUs alone")
+    register()
+    register()
+    assert (current_platform.get_compile_backend(), current_platform.simple_compile_backend) == ("inductor", "eager")
+
+
 def test_logits_are_left_alone_where_no_adapter_has_an_lm_head_part(wrappers: Wrappers) -> None:
     wrapper = wrappers.made(wrappers.grouped)
     y, x, lora_a, lora_b = operands()

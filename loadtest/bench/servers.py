@@ -21,8 +21,15 @@ from loadtest.errors import LoadtestError, TargetError
 from loadtest.server import RunningServer, ServerError, free_port, last_lines, running_command, running_server
 
 THREAD_SETTINGS = ("VLLM_CPU_OMP_THREADS_BIND", "LD_PRELOAD")
-# Two engines share the memory of a GPU (on a CPU the key has no effect), and nothing else goes on.
-_SETTINGS_OF_BOTH = {"gpu_memory_utilization": 0.4, "keys_file": None, "remote_store": None, "canary_probes": False}
+# Two engines share the memory of a GPU (on a CPU the key has no effect), and nothing else goes on: what the quality
+# monitor costs is the subject of a benchmark of its own.
+_SETTINGS_OF_BOTH = {
+    "gpu_memory_utilization": 0.4,
+    "keys_file": None,
+    "remote_store": None,
+    "canary_probes": False,
+    "quality": {"enabled": False},
+}
 # Where the configuration leaves it to the server: vLLM's own must be told the same.
 _KV_CACHE_BYTES = 1 << 30
 _FEW_CORES = 4

@@ -29,9 +29,7 @@ def register() -> None:
     if not current_platform.is_cpu():
         return
     platform: Any = type(current_platform)
-    # The first request for log-probabilities would stop every stream for 35 s, while Inductor compiles a
-    # function of one line (vllm/v1/sample/ops/logprobs.py).
-    platform.simple_compile_backend = "eager"
+    _leave_small_functions_eager(platform)
     sample_faster()
     if has_few_cores():
         sleep_instead_of_spinning()
@@ -41,6 +39,16 @@ def register() -> None:
         share_compile_cache(ModelConfig)
     if cpu_lora() != "stock":
         platform.get_punica_wrapper = classmethod(lambda _: _punica_wrapper())
+
+
+def _leave_small_functions_eager(platform: Any) -> None:
+    """Or the first request that needs one stops every stream for half a minute, while Inductor compiles a line or two.
+
+    vLLM (0.32, platforms/interface.py) takes the model's own backend from the same attribute: that one stays.
+    """
+    backend = platform.get_compile_backend()
+    platform.get_compile_backend = classmethod(lambda _: backend)
+    platform.simple_compile_backend = "eager"
 
 
 def cpu_lora() -> CpuLora:

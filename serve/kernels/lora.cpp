@@ -26,17 +26,23 @@ using bf16 = uint16_t;
 
 constexpr int kBlock = 16;       // tokens a block; also the rows of an AMX tile
 constexpr int kPanel = 16;       // columns a panel
-constexpr int kColumnsAnItem = 192;  // of one slice of y where blocks are few; whole panels
-constexpr int64_t kBlocksEnough = 32;  // to keep all threads busy with whole slices: y is read and written in long runs
+constexpr int kColumnsAPart = 192;  // of one slice of y where blocks are few; whole panels
+constexpr int64_t kBlocksEnough = 32;  // to keep all threads busy with whole blocks
 constexpr int64_t kSerialBelow = 1 << 16;  // multiply-adds that are not worth waking a thread for
 
 // ---------------------------------------------------------------------------------------------------------------
 // Products of a block of rows and panels of weights, for each instruction set.
 
-// targets[i][c] = sum over k of rows[i][k] * panel[k][c]: one panel, `width` (8 or 16) columns, 2 * `pairs` inputs.
-using Shrink = void (*)(const bf16* const* rows, int count, int64_t pairs, const bf16* panel, int width,
-                        bf16* const* targets);
-// targets[i][c] += the same, over all `columns`: as many panels of 16 as they need.
+struct Panel {  // of an A: `width` (8 or 16) of its rows, whose products begin at `column` of a token's hidden row
+  const bf16* weights;
+  int width;
+  int64_t column;
+};
+
+// hidden[i][panel.column + c] = sum over k of rows[i][k] * panel.weights[k][c], for every panel; 2 * `pairs` inputs.
+using Shrink = void (*)(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                        bf16* hidden, int64_t hidden_stride);
+// targets[i][c] += sum over k of rows[i][k] * panels[k][c], over all `columns`: as many panels of 16 as they need.
 using Expand = void (*)(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
                         bf16* const* targets);
 
@@ -76,16 +82,20 @@ INLINE void multiply_row(const bf16* row, int64_t pairs, const bf16* panel, floa
   std::memcpy(sums, total, sizeof total);
 }
 
-PORTABLE void shrink_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panel, int width,
-                              bf16* const* targets) {
-  for (int i = 0; i < count; ++i) {
-    float sums[kPanel];
-    if (width == kPanel) {
-      multiply_row<kPanel>(rows[i], pairs, panel, sums);
-    } else {
-      multiply_row<kPanel / 2>(rows[i], pairs, panel, sums);
+PORTABLE void shrink_portable(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                              bf16* hidden, int64_t hidden_stride) {
+  for (int p = 0; p < num_panels; ++p) {
+    const Panel& panel = panels[p];
+    for (int i = 0; i < count; ++i) {
+      float sums[kPanel];
+      if (panel.width == kPanel) {
+        multiply_row<kPanel>(rows[i], pairs, panel.weights, sums);
+      } else {
+        multiply_row<kPanel / 2>(rows[i], pairs, panel.weights, sums);
+      }
+      bf16* target = hidden + i * hidden_stride + panel.column;
+      for (int c = 0; c < panel.width; ++c) target[c] = narrow(sums[c]);
     }
-    for (int c = 0; c < width; ++c) targets[i][c] = narrow(sums[c]);
   }
 }
 
@@ -119,12 +129,27 @@ AVX512_BF16 inline void add_to(bf16* target, __mmask16 columns, __m512 sums) {
   _mm256_mask_storeu_epi16(target, columns, reinterpret_cast<__m256i>(after));
 }
 
-// The same for a whole panel, without a mask.
-AVX512_BF16 inline void add_panel(bf16* target, const float* sums) {
-  const __m256i before = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(target));
-  const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(before), 16));
-  const __m256bh after = _mm512_cvtneps_pbh(_mm512_add_ps(wide, _mm512_load_ps(sums)));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(target), reinterpret_cast<__m256i>(after));
+// 32 columns are a cache line of y.
+constexpr int64_t kLine = 32;
+
+// 32 columns plus their sums, narrowed.
+AVX512_BF16 INLINE __m512i add_line(__m512i before, const float* sums) {
+  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(before));
+  const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(before, 1));
+  const __m512 first = _mm512_add_ps(_mm512_castsi512_ps(_mm512_slli_epi32(low, 16)), _mm512_load_ps(sums));
+  const __m512 second = _mm512_add_ps(_mm512_castsi512_ps(_mm512_slli_epi32(high, 16)), _mm512_load_ps(sums + kPanel));
+  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+}
+
+// targets[i][column + c] += sums[i][c] for a line of each row. All rows are read before the first is written: rows a
+// multiple of 4 KiB apart look to the processor as if one's load had to wait for the other's store.
+template <int kRows>
+AVX512_BF16 INLINE void add_lines(bf16* const* targets, int64_t column, const float* sums, int64_t stride) {
+  __m512i lines[kRows];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) lines[i] = _mm512_loadu_si512(targets[i] + column);
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) _mm512_storeu_si512(targets[i] + column, add_line(lines[i], sums + i * stride));
 }
 
 // total[i] = products of rows[i] and one panel.
@@ -154,14 +179,16 @@ AVX512_BF16 INLINE void multiply_rows(const bf16* const* rows, int64_t pairs, co
   }
 }
 
+AVX512_BF16 inline void store_narrowed(bf16* target, int width, __m512 sums) {
+  _mm256_mask_storeu_epi16(target, first_columns(width), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sums)));
+}
+
 template <int kRows>
-AVX512_BF16 void shrink_rows(const bf16* const* rows, int64_t pairs, const bf16* panel, int width,
-                             bf16* const* targets) {
+AVX512_BF16 void shrink_rows(const bf16* const* rows, int64_t pairs, const Panel& panel, bf16* hidden,
+                             int64_t hidden_stride) {
   __m512 total[kRows];
-  multiply_rows<kRows>(rows, pairs, panel, width, total);
-  for (int i = 0; i < kRows; ++i)
-    _mm256_mask_storeu_epi16(targets[i], first_columns(width),
-                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(total[i])));
+  multiply_rows<kRows>(rows, pairs, panel.weights, panel.width, total);
+  for (int i = 0; i < kRows; ++i) store_narrowed(hidden + i * hidden_stride + panel.column, panel.width, total[i]);
 }
 
 template <int kRows>
@@ -186,11 +213,12 @@ void in_parts(int count, const Work& work) {
   if (count - first >= 1) work.template operator()<1>(first);
 }
 
-void shrink_avx512(const bf16* const* rows, int count, int64_t pairs, const bf16* panel, int width,
-                   bf16* const* targets) {
-  in_parts(count, [&]<int kRows>(int first) {
-    shrink_rows<kRows>(rows + first, pairs, panel, width, targets + first);
-  });
+void shrink_avx512(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                   bf16* hidden, int64_t hidden_stride) {
+  for (int p = 0; p < num_panels; ++p)
+    in_parts(count, [&]<int kRows>(int first) {
+      shrink_rows<kRows>(rows + first, pairs, panels[p], hidden + first * hidden_stride, hidden_stride);
+    });
 }
 
 void expand_avx512(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
@@ -222,7 +250,9 @@ int64_t pairs_of_a_tile(int64_t pairs) {
   return 0;
 }
 
-// Tiles 0, 1, 2: sums; 3, 4, 5: weights; 6: rows.
+// Tiles 0 to 3: sums; 4, 5: weights; 6: rows.
+constexpr int kSums = 4;
+
 AMX void shape_tiles(int rows, int64_t pairs, int width) {
   struct alignas(64) {  // Intel's manual, LDTILECFG
     uint8_t palette = 1, start_row = 0, reserved[14] = {};
@@ -230,81 +260,124 @@ AMX void shape_tiles(int rows, int64_t pairs, int width) {
     uint8_t rows[16] = {};
   } shape;
   for (int tile = 0; tile < 7; ++tile) {
-    shape.rows[tile] = static_cast<uint8_t>(tile < 3 || tile == 6 ? rows : pairs);
+    shape.rows[tile] = static_cast<uint8_t>(tile < kSums || tile == 6 ? rows : pairs);
     shape.bytes_a_row[tile] = static_cast<uint16_t>(tile == 6 ? 4 * pairs : 4 * width);
   }
   _tile_loadconfig(&shape);
 }
 
-AMX void shrink_amx(const bf16* const* rows, int count, int64_t pairs, const bf16* panel, int width,
-                    bf16* const* targets) {
-  const int64_t distance = count >= kFewestRows ? row_distance(rows, count) : 0, step = pairs_of_a_tile(pairs);
-  if (!distance || !step) return shrink_avx512(rows, count, pairs, panel, width, targets);
-  alignas(64) float sums[kBlock][kPanel];
-  shape_tiles(count, step, width);
+struct Strided {  // rows at equal distances
+  const bf16* first;
+  int64_t distance;  // bytes
+};
+
+// sums[0] = rows * panel; the inputs are dealt out to four sums, for a product waits 52 cycles for the one before it.
+AMX INLINE void multiply_panel(Strided rows, int64_t pairs, int64_t step, const Panel& panel, float* sums) {
+  constexpr int kRow = kPanel * sizeof(float);
+  const auto multiply = [&](int64_t k) AMX {
+    _tile_loadd(6, rows.first + 2 * k, rows.distance);
+    _tile_loadd(4, panel.weights + 2 * panel.width * k, 4 * panel.width);
+  };
   _tile_zero(0);
-  for (int64_t k = 0; k < pairs; k += step) {
-    _tile_loadd(6, rows[0] + 2 * k, distance);
-    _tile_loadd(3, panel + 2 * width * k, 4 * width);
-    _tile_dpbf16ps(0, 6, 3);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  int64_t k = 0;
+  for (; k + 4 * step <= pairs; k += 4 * step) {
+    multiply(k);
+    _tile_dpbf16ps(0, 6, 4);
+    multiply(k + step);
+    _tile_dpbf16ps(1, 6, 4);
+    multiply(k + 2 * step);
+    _tile_dpbf16ps(2, 6, 4);
+    multiply(k + 3 * step);
+    _tile_dpbf16ps(3, 6, 4);
   }
-  _tile_stored(0, sums, sizeof sums[0]);
+  for (; k < pairs; k += step) {
+    multiply(k);
+    _tile_dpbf16ps(0, 6, 4);
+  }
+  _tile_stored(0, sums, kRow);
+  _tile_stored(1, sums + kBlock * kPanel, kRow);
+  _tile_stored(2, sums + 2 * kBlock * kPanel, kRow);
+  _tile_stored(3, sums + 3 * kBlock * kPanel, kRow);
+}
+
+AMX void shrink_amx(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                    bf16* hidden, int64_t hidden_stride) {
+  const int64_t distance = count >= kFewestRows ? row_distance(rows, count) : 0, step = pairs_of_a_tile(pairs);
+  if (!distance || !step) return shrink_avx512(rows, count, pairs, panels, num_panels, hidden, hidden_stride);
+  alignas(64) float sums[kSums][kBlock][kPanel];
+  for (int p = 0; p < num_panels; ++p) {
+    const Panel& panel = panels[p];
+    if (p == 0 || panel.width != panels[p - 1].width) shape_tiles(count, step, panel.width);
+    multiply_panel({rows[0], distance}, pairs, step, panel, sums[0][0]);
+    for (int i = 0; i < count; ++i) {
+      const __m512 even = _mm512_add_ps(_mm512_load_ps(sums[0][i]), _mm512_load_ps(sums[2][i]));
+      const __m512 odd = _mm512_add_ps(_mm512_load_ps(sums[1][i]), _mm512_load_ps(sums[3][i]));
+      store_narrowed(hidden + i * hidden_stride + panel.column, panel.width, _mm512_add_ps(even, odd));
+    }
+  }
   _tile_release();
+}
+
+constexpr int64_t kColumns = kSums * kPanel;  // of y at once: two lines
+
+// sums = rows * four panels
+AMX INLINE void multiply_panels(Strided rows, int64_t pairs, int64_t step, const bf16* panels, float* sums) {
+  constexpr int64_t kRow = kPanel * sizeof(float), kStride = kColumns * sizeof(float);
+  const int64_t panel_size = 2 * kPanel * pairs;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t k = 0; k < pairs; k += step) {
+    const bf16* weights = panels + 2 * kPanel * k;
+    if (step < pairs) _tile_loadd(6, rows.first + 2 * k, rows.distance);
+    _tile_loadd(4, weights, kRow);
+    _tile_dpbf16ps(0, 6, 4);
+    _tile_loadd(5, weights + panel_size, kRow);
+    _tile_dpbf16ps(1, 6, 5);
+    _tile_loadd(4, weights + 2 * panel_size, kRow);
+    _tile_dpbf16ps(2, 6, 4);
+    _tile_loadd(5, weights + 3 * panel_size, kRow);
+    _tile_dpbf16ps(3, 6, 5);
+  }
+  _tile_stored(0, sums, kStride);
+  _tile_stored(1, sums + kPanel, kStride);
+  _tile_stored(2, sums + 2 * kPanel, kStride);
+  _tile_stored(3, sums + 3 * kPanel, kStride);
+}
+
+AMX INLINE void add_sums(bf16* const* targets, int count, int64_t column, const float* sums) {
+  if (count == kBlock) {
+    for (int64_t c = 0; c < kColumns; c += kLine) add_lines<kBlock>(targets, column + c, sums + c, kColumns);
+    return;
+  }
   for (int i = 0; i < count; ++i)
-    _mm256_mask_storeu_epi16(targets[i], first_columns(width),
-                             reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(_mm512_load_ps(sums[i]))));
+    for (int64_t c = 0; c < kColumns; c += kLine) add_lines<1>(targets + i, column + c, sums + i * kColumns + c, 0);
 }
 
 AMX void expand_amx(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
                     bf16* const* targets) {
   const int64_t distance = count >= kFewestRows ? row_distance(rows, count) : 0, step = pairs_of_a_tile(pairs);
-  if (!distance || !step) return expand_avx512(rows, count, pairs, panels, columns, targets);
-  constexpr int64_t kColumns = 3 * kPanel;  // at once
-  constexpr int64_t kStride = kColumns * sizeof(float);
-  const int64_t panel_size = 2 * kPanel * pairs;
+  const int64_t whole = columns / kColumns * kColumns;
+  if (!distance || !step || !whole) return expand_avx512(rows, count, pairs, panels, columns, targets);
   // Sums are added to their targets one step late: a load must not wait for the tile store before it.
-  alignas(64) float sums[2][kBlock][kColumns];
-  const auto add = [&](int64_t first) AMX {
-    const int64_t width = std::min(kColumns, columns - first);
-    const auto& ready = sums[first / kColumns % 2];
-    if (width == kColumns) {
-      for (int i = 0; i < count; ++i)
-        for (int64_t c = 0; c < kColumns; c += kPanel) add_panel(targets[i] + first + c, ready[i] + c);
-      return;
-    }
-    for (int i = 0; i < count; ++i)
-      for (int64_t c = 0; c < width; c += kPanel)
-        add_to(targets[i] + first + c, first_columns(std::min<int64_t>(kPanel, width - c)),
-               _mm512_load_ps(ready[i] + c));
-  };
+  alignas(64) float sums[2][kBlock * kColumns];
   shape_tiles(count, step, kPanel);
-  for (int64_t column = 0; column < columns; column += kColumns, panels += 3 * panel_size) {
-    const bool has_second = columns - column > kPanel, has_third = columns - column > 2 * kPanel;
-    _tile_zero(0);
-    _tile_zero(1);
-    _tile_zero(2);
-    for (int64_t k = 0; k < pairs; k += step) {
-      const bf16* weights = panels + 2 * kPanel * k;
-      _tile_loadd(6, rows[0] + 2 * k, distance);
-      _tile_loadd(3, weights, 4 * kPanel);
-      _tile_dpbf16ps(0, 6, 3);
-      if (has_second) {
-        _tile_loadd(4, weights + panel_size, 4 * kPanel);
-        _tile_dpbf16ps(1, 6, 4);
-      }
-      if (has_third) {
-        _tile_loadd(5, weights + 2 * panel_size, 4 * kPanel);
-        _tile_dpbf16ps(2, 6, 5);
-      }
-    }
-    float* ready = sums[column / kColumns % 2][0];
-    _tile_stored(0, ready, kStride);
-    if (has_second) _tile_stored(1, ready + kPanel, kStride);
-    if (has_third) _tile_stored(2, ready + 2 * kPanel, kStride);
-    if (column) add(column - kColumns);
+  if (step == pairs) _tile_loadd(6, rows[0], distance);
+  for (int64_t column = 0; column < whole; column += kColumns) {
+    const int64_t turn = column / kColumns % 2;
+    multiply_panels({rows[0], distance}, pairs, step, panels + 2 * column * pairs, sums[turn]);
+    if (column) add_sums(targets, count, column - kColumns, sums[1 - turn]);
   }
-  add((columns - 1) / kColumns * kColumns);
   _tile_release();
+  add_sums(targets, count, whole - kColumns, sums[(whole / kColumns - 1) % 2]);
+  if (whole == columns) return;
+  bf16* rest[kBlock];
+  for (int i = 0; i < count; ++i) rest[i] = targets[i] + whole;
+  expand_avx512(rows, count, pairs, panels + 2 * whole * pairs, columns - whole, rest);
 }
 
 bool may_use_amx() {
@@ -371,9 +444,10 @@ class Layer {
 struct Block {  // up to kBlock tokens of one adapter: places [first, first + count) of the order
   int64_t slot, first;
   int count;
+  size_t panels_end = 0, parts_end = 0;  // of the plan's lists; they begin where those of the block before end
 };
 
-struct Item {  // one panel of A from row `first` on, or columns [first, last) of one slice, for one block
+struct Part {  // columns [first, last) of one slice, which begins at `column` of y, for one block
   int32_t block, slice, hidden, first, last;
   int64_t column;
 };
@@ -382,7 +456,9 @@ struct Item {  // one panel of A from row `first` on, or columns [first, last) o
 struct Plan {
   std::vector<int64_t> order, starts;
   std::vector<Block> blocks;
-  std::vector<Item> shrinks, expands;
+  std::vector<Panel> panels;
+  std::vector<int32_t> panel_blocks;
+  std::vector<Part> parts;
   std::vector<bf16> hidden;
   int64_t hidden_stride = 0, multiply_adds = 0;
 };
@@ -418,58 +494,72 @@ void group_tokens(Plan& plan, const int64_t* slots, int64_t num_tokens, const La
   }
 }
 
-void list_items(Plan& plan, const Layer& layer, int64_t input_size) {
-  const bool is_split = static_cast<int64_t>(plan.blocks.size()) < kBlocksEnough;
-  plan.shrinks.clear();
-  plan.expands.clear();
+// Are blocks enough to keep all threads busy, each does all of its block at once: x and y then pass the cache once.
+bool is_by_block(const Plan& plan) { return static_cast<int64_t>(plan.blocks.size()) >= kBlocksEnough; }
+
+void list_work(Plan& plan, const Layer& layer, int64_t input_size) {
+  const bool is_whole = is_by_block(plan);
+  plan.panels.clear();
+  plan.panel_blocks.clear();
+  plan.parts.clear();
   for (size_t b = 0; b < plan.blocks.size(); ++b) {
+    Block& block = plan.blocks[b];
     int64_t hidden = 0, column = 0;
     for (int64_t s = 0; s < layer.slices(); ++s) {
-      const int64_t rank = layer.weights(plan.blocks[b].slot, s).rank;
-      const auto item = [&](int64_t first, int64_t last) {
-        return Item{static_cast<int32_t>(b),     static_cast<int32_t>(s),    static_cast<int32_t>(hidden),
-                    static_cast<int32_t>(first), static_cast<int32_t>(last), column};
-      };
-      if (rank) {
-        for (int64_t first = 0; first < rank; first += kPanel) plan.shrinks.push_back(item(first, first + kPanel));
-        const int64_t columns = is_split ? kColumnsAnItem : layer.width(s);
-        for (int64_t first = 0; first < layer.width(s); first += columns)
-          plan.expands.push_back(item(first, std::min<int64_t>(layer.width(s), first + columns)));
-        plan.multiply_adds += plan.blocks[b].count * rank * (input_size + layer.width(s));
+      const Weights weights = layer.weights(block.slot, s);
+      for (int64_t first = 0; first < weights.rank; first += kPanel) {
+        const int width = static_cast<int>(std::min<int64_t>(kPanel, weights.rank - first));
+        plan.panels.push_back({weights.a + first * input_size, width, hidden + first});
+        plan.panel_blocks.push_back(static_cast<int32_t>(b));
       }
-      hidden += rank;
+      const int64_t columns = is_whole ? layer.width(s) : kColumnsAPart;
+      for (int64_t first = 0; weights.rank && first < layer.width(s); first += columns)
+        plan.parts.push_back({static_cast<int32_t>(b), static_cast<int32_t>(s), static_cast<int32_t>(hidden),
+                              static_cast<int32_t>(first),
+                              static_cast<int32_t>(std::min<int64_t>(layer.width(s), first + columns)), column});
+      plan.multiply_adds += block.count * weights.rank * (input_size + layer.width(s));
+      hidden += weights.rank;
       column += layer.width(s);
     }
+    block.panels_end = plan.panels.size();
+    block.parts_end = plan.parts.size();
   }
   plan.hidden.resize(plan.order.size() * plan.hidden_stride);
 }
 
-// hidden = x * A^T
-void shrink(Plan& plan, const Layer& layer, const Item& item, const bf16* x, int64_t input_size) {
-  const Block& block = plan.blocks[item.block];
-  const Weights weights = layer.weights(block.slot, item.slice);
+// hidden = x * A^T, of panels [first, last) of one block
+void shrink(Plan& plan, const Block& block, size_t first, size_t last, const bf16* x, int64_t input_size) {
   const bf16* rows[kBlock];
-  bf16* targets[kBlock];
-  for (int i = 0; i < block.count; ++i) {
-    rows[i] = x + plan.order[block.first + i] * input_size;
-    targets[i] = plan.hidden.data() + (block.first + i) * plan.hidden_stride + item.hidden + item.first;
-  }
-  const int width = static_cast<int>(std::min<int64_t>(kPanel, weights.rank - item.first));
-  chosen->shrink(rows, block.count, input_size / 2, weights.a + item.first * input_size, width, targets);
+  for (int i = 0; i < block.count; ++i) rows[i] = x + plan.order[block.first + i] * input_size;
+  chosen->shrink(rows, block.count, input_size / 2, plan.panels.data() + first, static_cast<int>(last - first),
+                 plan.hidden.data() + block.first * plan.hidden_stride, plan.hidden_stride);
 }
 
 // y += hidden * B^T
-void expand(Plan& plan, const Layer& layer, const Item& item, bf16* y, int64_t output_stride) {
-  const Block& block = plan.blocks[item.block];
-  const Weights weights = layer.weights(block.slot, item.slice);
+void expand(Plan& plan, const Layer& layer, const Part& part, bf16* y, int64_t output_stride) {
+  const Block& block = plan.blocks[part.block];
+  const Weights weights = layer.weights(block.slot, part.slice);
   const bf16* rows[kBlock];
   bf16* targets[kBlock];
   for (int i = 0; i < block.count; ++i) {
-    rows[i] = plan.hidden.data() + (block.first + i) * plan.hidden_stride + item.hidden;
-    targets[i] = y + plan.order[block.first + i] * output_stride + item.column + item.first;
+    rows[i] = plan.hidden.data() + (block.first + i) * plan.hidden_stride + part.hidden;
+    targets[i] = y + plan.order[block.first + i] * output_stride + part.column + part.first;
   }
-  chosen->expand(rows, block.count, weights.rank / 2, weights.b + item.first * weights.rank, item.last - item.first,
+  chosen->expand(rows, block.count, weights.rank / 2, weights.b + part.first * weights.rank, part.last - part.first,
                  targets);
+}
+
+// Calls work(i) for each i below `size`, each thread for its share.
+template <typename Work>
+void share(int threads, size_t size, const Work& work) {
+  const auto do_share = [&](int64_t thread) {
+    const size_t first = size * thread / threads, last = size * (thread + 1) / threads;
+    for (size_t i = first; i < last; ++i) work(i);
+  };
+  if (threads == 1) return do_share(0);
+  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t thread = begin; thread < end; ++thread) do_share(thread);
+  });
 }
 
 void add_lora(at::Tensor& y, const at::Tensor& x, const at::Tensor& table, const at::Tensor& slots,
@@ -492,30 +582,25 @@ void add_lora(at::Tensor& y, const at::Tensor& x, const at::Tensor& table, const
   group_tokens(plan, slots.const_data_ptr<int64_t>(), x.size(0), layer);
   if (plan.blocks.empty()) return;
   const int64_t input_size = x.size(1), output_stride = y.stride(0);
-  list_items(plan, layer, input_size);
+  list_work(plan, layer, input_size);
 
   const bf16* inputs = static_cast<const bf16*>(x.const_data_ptr());
   bf16* outputs = static_cast<bf16*>(y.mutable_data_ptr());
-  const auto share = [](const std::vector<Item>& items, int thread, int threads, const auto& work) {
-    const size_t first = items.size() * thread / threads, last = items.size() * (thread + 1) / threads;
-    for (size_t i = first; i < last; ++i) work(items[i]);
-  };
-  const auto do_shrink = [&](const Item& item) { shrink(plan, layer, item, inputs, input_size); };
-  const auto do_expand = [&](const Item& item) { expand(plan, layer, item, outputs, output_stride); };
   const int threads = plan.multiply_adds < kSerialBelow ? 1 : at::get_num_threads();
-  if (threads == 1) {
-    share(plan.shrinks, 0, 1, do_shrink);
-    share(plan.expands, 0, 1, do_expand);
+  const auto do_part = [&](size_t p) { expand(plan, layer, plan.parts[p], outputs, output_stride); };
+  if (is_by_block(plan)) {
+    share(threads, plan.blocks.size(), [&](size_t b) {
+      const Block& block = plan.blocks[b];
+      const Block start = b ? plan.blocks[b - 1] : Block{};
+      shrink(plan, block, start.panels_end, block.panels_end, inputs, input_size);
+      for (size_t p = start.parts_end; p < block.parts_end; ++p) do_part(p);
+    });
     return;
   }
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread)
-      share(plan.shrinks, static_cast<int>(thread), threads, do_shrink);
+  share(threads, plan.panels.size(), [&](size_t p) {
+    shrink(plan, plan.blocks[plan.panel_blocks[p]], p, p + 1, inputs, input_size);
   });
-  at::parallel_for(0, threads, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t thread = begin; thread < end; ++thread)
-      share(plan.expands, static_cast<int>(thread), threads, do_expand);
-  });
+  share(threads, plan.parts.size(), do_part);
 }
 
 // What this CPU can do, best last.
