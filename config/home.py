@@ -28,6 +28,11 @@ class Home:
         return self.root / "adapters"
 
     @property
+    def staged(self) -> Path:
+        """Versions in the engine's own layout, for later loads; may be deleted."""
+        return self.root / "staged"
+
+    @property
     def keys(self) -> Path:
         """API keys of the server, as hashes."""
         return self.root / "keys.json"

@@ -171,6 +171,12 @@ class ServeConfig(Config):
         description="KV cache on a CPU, bytes; by default what `max_num_seqs` of full length need, at most half of the "
         "free memory.",
     )
+    staged_cache_bytes: int = Field(
+        4 << 30,
+        ge=0,
+        description="Disk for versions in the layout that the operator takes (`staged` in the state folder): a later "
+        "load then maps a file instead of converting one. The least recently used go. 0: none.",
+    )
     cpu_lora: Literal["native", "torch", "stock"] = Field(
         "native",
         description="What computes LoRA on a CPU: our C++ operator, plain torch, or vLLM itself, which is wrong where "

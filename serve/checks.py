@@ -1,5 +1,7 @@
 """What a version must pass before it answers: its files first, then its answers."""
 
+import os
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -17,6 +19,11 @@ from quality.probes import InvalidProbesError, read_probes
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
 from serve.parity import Parity, judge_parity, replay
+
+_Stamp = tuple[tuple[str, int, int, int], ...]
+"""Name, inode, bytes and time of the last change of every file."""
+
+_MOST_REMEMBERED = 1024  # versions whose files passed
 
 _PROBE = ({"role": "user", "content": "Say what you can help with."},)
 
@@ -53,9 +60,10 @@ class FileChecks:
         self._base = read_base(base_folder)
         self._max_lora_rank = max_lora_rank
         self._who = who
+        self._sound: OrderedDict[Target, tuple[_Stamp, Checked]] = OrderedDict()
 
     def check(self, target: Target, hold: ExitStack) -> Checked:
-        """Hash and lint a version's files.
+        """Hash and lint a version's files; not again where each is the very file that passed, untouched since.
 
         Args:
             hold: Gets the mark that the version is in use, so that no other process removes it.
@@ -68,6 +76,17 @@ class FileChecks:
             self._fetch(target)
         folder = self._store.folder(target)
         hold.enter_context(in_use(self._store.root, target, self._who))
+        stamp = _stamp(folder)
+        if target in self._sound and self._sound[target][0] == stamp:
+            self._sound.move_to_end(target)
+            return self._sound[target][1]
+        checked = self._check(target, folder)
+        self._sound[target] = stamp, checked
+        if len(self._sound) > _MOST_REMEMBERED:
+            self._sound.popitem(last=False)
+        return checked
+
+    def _check(self, target: Target, folder: Path) -> Checked:
         manifest = self._store.verify(target)
         self._check_base(manifest)
         findings = lint_folder(folder, base_folder=self._base_folder, max_lora_rank=self._max_lora_rank)
@@ -87,6 +106,15 @@ class FileChecks:
                 f"{manifest.base.digest[:12]}…), this server runs {self._base.name!r} "
                 f"({self._base.quantization}, {self._base.digest[:12]}…); retrain it, or serve that base"
             )
+
+
+def _stamp(folder: Path) -> _Stamp:
+    """Of each file what the kernel changes with its content, name or mode; nobody can set the time of that change."""
+    files = []
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        found = entry.stat(follow_symlinks=False)
+        files.append((entry.name, found.st_ino, found.st_size, found.st_ctime_ns))
+    return tuple(files)
 
 
 def _check_probes(folder: Path) -> None:

@@ -21,8 +21,10 @@ from adapters.reference import Target
 from adapters.version_files import MAX_BYTES
 from config.home import Home
 from loadtest.server import running_server
+from quality.kept import Grade
 from quality.probes import Probe, ProbeMessage, ProbeSet, write_probes
-from tests.live_server import ANSWERS, LiveServer, chat, client, write_serve_config
+from quality.store import QualityStore
+from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, write_serve_config
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
@@ -65,7 +67,8 @@ def acting(live_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     folder = tmp_path_factory.mktemp("acting")
     config = yaml.safe_load(write_serve_config(folder).read_text())
     quality = {"verdict": "act", "verdict_interval_s": 0.5, "probe_interval_s": 0.2, "probes_at_once": 8}
-    (folder / "serve.yaml").write_text(yaml.safe_dump(config | {"quality": quality}))
+    judged = {"privacy": "full", "sample_rate": 1.0, "judge": {"sample_rate": 1.0, "requests_per_minute": 12}}
+    (folder / "serve.yaml").write_text(yaml.safe_dump(config | {"quality": quality | judged}))
     with running_server(folder / "serve.yaml", live_home.root, folder / "serve.log") as server:
         yield LiveServer(server.url, live_home, folder / "serve.log", server.pid)
 
@@ -159,3 +162,17 @@ async def test_a_canary_that_answers_as_well_is_promoted_by_itself(
     assert f'lorikeet_verdicts_total{{action="promote",adapter="{NAME}",version="{GOOD}"}} 1.0' in metrics
     assert f'lorikeet_probe_accuracy{{adapter="{NAME}",version="{GOOD}"}}' in metrics
     assert answer.headers["x-lorikeet-adapter"] == f"{NAME}@{GOOD}"
+
+
+async def test_the_base_grades_the_answers_meanwhile(acting: LiveServer) -> None:
+    """A small model under a schema alone would write reasons until its tokens are over; see `reply_pattern`."""
+    async with client(acting) as http:
+        await asyncio.gather(*(http.post("/v1/chat/completions", json=chat(NAME)) for _ in range(4)))
+    deadline = time.monotonic() + 120
+    grades: tuple[Grade, ...] = ()
+    with QualityStore(acting.home.quality) as store:
+        while not (grades := store.grades(NAME)) and time.monotonic() < deadline:
+            await asyncio.sleep(1)
+    assert grades
+    assert all(0 <= grade.score <= 1 and grade.reason for grade in grades)
+    assert all(grade.judge.startswith(BASE_NAME) for grade in grades)

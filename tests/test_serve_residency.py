@@ -1,7 +1,9 @@
 """What becomes resident, what is refused and why, and that a version is loaded once."""
 
 import asyncio
+import os
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -59,6 +61,24 @@ async def test_a_changed_file_is_refused(serving: Serving) -> None:
     with pytest.raises(AdapterRefusedError, match=r"adapter_model\.safetensors"):
         await serving.residency.lease(MEDICAL)
     assert serving.engine.loads == []
+
+
+async def test_files_that_passed_are_hashed_again_only_after_a_change(serving: Serving) -> None:
+    serving.publish("medical")
+    weights = serving.store.folder(MEDICAL) / "adapter_model.safetensors"
+    await serving.residency.load(MEDICAL)
+    await serving.residency.unload(MEDICAL)
+    with patch.object(serving.store.__class__, "verify", side_effect=AssertionError):
+        await serving.residency.load(MEDICAL)
+    await serving.residency.unload(MEDICAL)
+    modified = weights.stat().st_mtime_ns
+    weights.chmod(0o644)
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    os.utime(weights, ns=(modified, modified))  # who changes a file may set this time, not that of the change
+    with pytest.raises(AdapterRefusedError, match=r"adapter_model\.safetensors"):
+        await serving.residency.lease(MEDICAL)
 
 
 async def test_an_adapter_that_answers_as_the_base_is_refused_and_unloaded(serving: Serving) -> None:

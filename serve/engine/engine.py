@@ -36,7 +36,8 @@ from serve.engine.cpu import set_cpu_environment
 from serve.engine.observed import ObservedAsyncLLM
 from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
-from serve.engine.staging import LayerShape, Stager
+from serve.engine.staged_cache import StagedCache
+from serve.engine.staging import LayerShape, Stager, layers_sha256
 from serve.engine.streams import server_sent_events
 from serve.errors import AdapterRefusedError, EngineRequestError, InvalidRequestError, NotReadyError
 from serve.records import GenerationObserver
@@ -53,12 +54,19 @@ _REQUEST_TYPES: dict[Endpoint, Any] = {
 
 
 class VllmEngine:
-    """One vLLM engine; see `serve.engine.protocol.Engine`."""
+    """One vLLM engine; see `serve.engine.protocol.Engine`.
 
-    def __init__(self, config: ServeConfig, base_folder: Path, observer: GenerationObserver) -> None:
+    Args:
+        staged: Where versions are kept in the engine's own layout.
+    """
+
+    def __init__(
+        self, config: ServeConfig, base_folder: Path, observer: GenerationObserver, staged: Path | None = None
+    ) -> None:
         self._config = config
         self._base_folder = base_folder
         self._observer = observer
+        self._staged = staged
         self._llm: ObservedAsyncLLM | None = None
         self._stager: Stager | None = None
         self._serving = State()
@@ -81,7 +89,14 @@ class VllmEngine:
         tasks = await self._llm.get_supported_tasks()
         await init_app_state(self._llm, self._serving, arguments, tasks)
         layers = (await self._llm.collective_rpc("lorikeet_layers"))[0]
-        self._stager = Stager([LayerShape(*fields) for fields in layers]) if layers else None
+        if layers:
+            self._stager = self._make_stager([LayerShape(*fields) for fields in layers])
+
+    def _make_stager(self, layers: list[LayerShape]) -> Stager:
+        most_bytes = self._config.staged_cache_bytes
+        if self._staged is None or not most_bytes:
+            return Stager(layers)
+        return Stager(layers, StagedCache(self._staged, most_bytes, layers_sha256(layers)))
 
     async def stop(self) -> None:
         if self._llm is not None:
