@@ -1,7 +1,6 @@
 """What a version must pass before it answers: its files first, then its answers."""
 
 import os
-from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -60,7 +59,7 @@ class FileChecks:
         self._base = read_base(base_folder)
         self._max_lora_rank = max_lora_rank
         self._who = who
-        self._sound: OrderedDict[Target, tuple[_Stamp, Checked]] = OrderedDict()
+        self._sound: dict[Target, tuple[_Stamp, Checked]] = {}
 
     def check(self, target: Target, hold: ExitStack) -> Checked:
         """Hash and lint a version's files; not again where each is the very file that passed, untouched since.
@@ -77,13 +76,13 @@ class FileChecks:
         folder = self._store.folder(target)
         hold.enter_context(in_use(self._store.root, target, self._who))
         stamp = _stamp(folder)
-        if target in self._sound and self._sound[target][0] == stamp:
-            self._sound.move_to_end(target)
-            return self._sound[target][1]
+        passed = self._sound.get(target)
+        if passed is not None and passed[0] == stamp:
+            return passed[1]
         checked = self._check(target, folder)
+        if len(self._sound) >= _MOST_REMEMBERED:
+            self._sound.clear()  # several threads check: one step, in which nothing is looked up
         self._sound[target] = stamp, checked
-        if len(self._sound) > _MOST_REMEMBERED:
-            self._sound.popitem(last=False)
         return checked
 
     def _check(self, target: Target, folder: Path) -> Checked:

@@ -97,6 +97,15 @@ def test_the_least_recently_used_go_where_they_take_too_much(place: Path, tmp_pa
     assert kept(place) == sorted(str(keys[which]) for which in (0, 2))
 
 
+def test_what_a_killed_process_had_taken_is_removed(cache: StagedCache, place: Path, version: Path) -> None:
+    old, new = (place / "lorikeet-1-x" / name for name in ("old", "new"))
+    for folder in (old, new):
+        folder.mkdir(parents=True)
+    os.utime(old, (1e9, 1e9))
+    stage_folder(version, LAYERS, place / "lorikeet-1-x" / "0", cache)
+    assert (old.exists(), new.exists(), len(kept(place))) == (False, True, 1)
+
+
 def test_one_that_is_larger_than_the_room_is_not_kept(place: Path, version: Path, tmp_path: Path) -> None:
     assert stage_folder(version, LAYERS, tmp_path / "1", StagedCache(place, 1, layers_sha256(LAYERS)))
     assert kept(place) == []

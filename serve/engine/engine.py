@@ -96,7 +96,11 @@ class VllmEngine:
         most_bytes = self._config.staged_cache_bytes
         if self._staged is None or not most_bytes:
             return Stager(layers)
-        return Stager(layers, StagedCache(self._staged, most_bytes, layers_sha256(layers)))
+        try:
+            return Stager(layers, StagedCache(self._staged, most_bytes, layers_sha256(layers)))
+        except OSError as error:  # as a folder that cannot be written: loads are slower without it
+            logger.warning("Adapters are packed anew at each load: %s", error)
+            return Stager(layers)
 
     async def stop(self) -> None:
         if self._llm is not None:

@@ -7,6 +7,8 @@ ones go where they take too much room. Who takes one gets hard links: it stays w
 import hashlib
 import os
 import shutil
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,6 +68,7 @@ class StagedCache:
         shutil.rmtree(self.root / key, ignore_errors=True)
 
     def _make_room(self, most_bytes: int) -> None:
+        self._sweep()
         kept = []
         for entry in os.scandir(self.root):
             try:
@@ -80,7 +83,15 @@ class StagedCache:
             shutil.rmtree(path, ignore_errors=True)
             total -= size
 
+    def _sweep(self) -> None:
+        """Remove what a process that was killed during a load had taken: a load takes seconds."""
+        for path in self.root.glob("*/*/"):
+            with suppress(FileNotFoundError):
+                if len(path.parent.name) != _KEY_CHARS and path.stat().st_mtime < time.time() - _LONGEST_LOAD_S:
+                    shutil.rmtree(path, ignore_errors=True)
 
+
+_LONGEST_LOAD_S = 3600.0
 _KEY_CHARS = hashlib.sha256().digest_size * 2
 
 

@@ -32,6 +32,7 @@ from torch import Tensor
 
 from adapters.lint_config import scaling_of
 from serve.engine.staged_cache import StagedCache
+from serve.kernels import packed
 from serve.kernels.packed import LayerWeights, pack_a, pack_b, padded_rank
 
 logger = logging.getLogger(__name__)
@@ -120,8 +121,9 @@ class Stager:
 
 
 def layers_sha256(layers: Sequence[LayerShape]) -> str:
-    """What a version packed for these layers is kept under, beside its own digest."""
-    return hashlib.sha256(repr(tuple(layers)).encode()).hexdigest()
+    """What a version packed for these layers, by this code, is kept under, beside its own digest."""
+    code = b"".join(Path(file).read_bytes() for file in (__file__, packed.__file__))
+    return hashlib.sha256(repr(tuple(layers)).encode() + code).hexdigest()
 
 
 def stage_folder(adapter: Path, layers: Sequence[LayerShape], folder: Path, cache: StagedCache | None) -> str | None:
@@ -162,7 +164,7 @@ def write_staged(adapter: Path, layers: Sequence[LayerShape], folder: Path) -> s
         expected = {_PEFT_PREFIX + part for layer in layers for part in layer.parts}
         if not modules <= expected or len(names) != 2 * len(modules):
             return None
-        offset, packed, entries = 0, [], np.zeros((len(layers), max(len(layer.parts) for layer in layers), 3), np.int64)
+        offset, parts, entries = 0, [], np.zeros((len(layers), max(len(layer.parts) for layer in layers), 3), np.int64)
         for index, layer in enumerate(layers):
             for number, part in enumerate(layer.parts):
                 module = _PEFT_PREFIX + part
@@ -175,11 +177,11 @@ def write_staged(adapter: Path, layers: Sequence[LayerShape], folder: Path) -> s
                 a, b = pack_a(lora_a), pack_b(lora_b.float() * scaling_of(part, config))
                 begin_b = offset + _whole_lines(a)
                 entries[index, number] = (offset, begin_b, padded_rank(lora_a.shape[0]))
-                packed += [(offset, a), (begin_b, b)]
+                parts += [(offset, a), (begin_b, b)]
                 offset = begin_b + _whole_lines(b)
     folder.mkdir()
     np.save(folder / ENTRIES_FILE, entries, allow_pickle=False)
-    _write(folder / WEIGHTS_FILE, packed)
+    _write(folder / WEIGHTS_FILE, parts)
     return _digest(folder)
 
 
@@ -205,9 +207,9 @@ def read_staged(folder: Path, num_slices: Sequence[int]) -> list[LayerWeights | 
     ]
 
 
-def _write(path: Path, packed: Sequence[tuple[int, Tensor]]) -> None:
+def _write(path: Path, parts: Sequence[tuple[int, Tensor]]) -> None:
     with path.open("wb") as file:
-        for offset, part in packed:
+        for offset, part in parts:
             file.seek(offset)
             file.write(part.view(torch.uint8).numpy().data)
         file.truncate(max(1, file.tell()))

@@ -86,7 +86,8 @@ class HttpJudge:
 
     async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
         try:
-            response = await self._client.post("chat/completions", json=_body(task, self.name, temperature))
+            body = _body(task, self.name, temperature) | {"response_format": task.response_format}
+            response = await self._client.post("chat/completions", json=body)
         except (httpx.ConnectError, httpx.ConnectTimeout) as error:
             raise JudgeCallError(f"cannot be reached: {_words(error)}", "unreachable") from error
         except httpx.TimeoutException as error:
@@ -114,9 +115,8 @@ class EngineJudge:
 
     async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
         ask_as("probe")
-        body = _body(task, self.name, temperature) | {"priority": SHADOW_PRIORITY}
-        body["structured_outputs"] = {"regex": task.reply_pattern}  # vLLM's own field, in place of the schema
-        del body["response_format"]
+        held_to = {"structured_outputs": {"regex": task.reply_pattern}}  # vLLM's own field
+        body = _body(task, self.name, temperature) | held_to | {"priority": SHADOW_PRIORITY}
         try:
             answer = await self._engine.answer("chat/completions", body)
         except NotReadyError as error:
@@ -167,7 +167,6 @@ def _body(task: JudgeTask, model: str, temperature: float) -> dict[str, Any]:
     return {
         "model": model,
         "messages": list(task.messages),
-        "response_format": task.response_format,
         "temperature": temperature,
         "max_tokens": MAX_REPLY_TOKENS,
     }
