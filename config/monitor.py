@@ -56,13 +56,18 @@ class MonitorConfig(Config):
         default_factory=dict, description="Other shares, by adapter name; the base's by its served name."
     )
     reservoir: int = Field(20, ge=1, description="Samples per adapter version and minute at most.")
-    retention_days: float = Field(30.0, gt=0, description="Older samples, grades, labels, scores and looks go.")
+    retention_days: float = Field(
+        30.0, gt=0, description="Older samples, grades, labels, scores, looks and evidence go."
+    )
     most_samples: int = Field(100_000, ge=1, description="Samples at most; the oldest go.")
     logprob_rate: Share = Field(
         1.0, description="Share of the answers whose log-probabilities the engine is asked for."
     )
     probe_interval_s: float = Field(10.0, gt=0, description="Time between two rounds of held-out probes, seconds.")
     probes_at_once: int = Field(2, ge=1, description="Held-out probes in the engine at most.")
+    probe_again_hours: float = Field(
+        24.0, gt=0, description="A version is asked the same held-out probe again after so long."
+    )
     drift_window: int = Field(100, ge=10, description="Exchanges of one look at drift.")
     drift_alpha: float = Field(
         0.01, gt=0, lt=1, description="Probability of ever calling a stream drifting that is not."

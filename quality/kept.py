@@ -121,6 +121,23 @@ class DriftLook:
     figures: Mapping[str, float]
 
 
+@dataclass(frozen=True)
+class TrialPair:
+    """One observation of stable and one of the canary, made side by side during their trial."""
+
+    at_s: float
+    adapter: str
+    stable: int
+    canary: int
+    began_at: str
+    """UTC, ISO 8601: tells trials of the same two versions apart."""
+    kind: str
+    stable_value: float
+    canary_value: float
+    probe: int | None = None
+    """Which held-out probe of stable's both answered; None where clients asked."""
+
+
 def preference_judge(judge: str, rival: str) -> str:
     """The name under which a judge's preferences are filed: scores of a version against a rival, not of its own."""
     return f"{judge}{_AGAINST}{rival}"

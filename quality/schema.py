@@ -48,7 +48,15 @@ CREATE TABLE judge_tokens (
 )
 """
 
-MIGRATIONS = (_FIRST, _JUDGE_TOKENS)
+_TRIAL_PAIRS = """
+CREATE TABLE trial_pairs (
+    at_s REAL NOT NULL, adapter TEXT NOT NULL, stable INTEGER NOT NULL, canary INTEGER NOT NULL, began_at TEXT NOT NULL,
+    kind TEXT NOT NULL, stable_value REAL NOT NULL, canary_value REAL NOT NULL, probe INTEGER
+);
+CREATE INDEX trial_pairs_by_trial ON trial_pairs (adapter, stable, canary, began_at)
+"""
+
+MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS)
 """Number n turns a file of schema version n into one of version n + 1. Released ones never change: append."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

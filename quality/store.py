@@ -1,4 +1,4 @@
-"""The quality store: samples, grades, labels, probe scores and looks at drift, in one SQLite file.
+"""The quality store: samples, grades, labels, probe scores, looks at drift and trials, in one SQLite file.
 
 A server writes it, and commands read and write it beside the server. Every write is one transaction: after a crash it
 is there as a whole or not at all. Any method may wait for another process's write, so an event loop calls it in a
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quality.errors import QualityStoreError
-from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample
+from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample, TrialPair
 from quality.schema import open_database
 from quality.signals import Signals
 
-__all__ = ["DriftLook", "GeneralScore", "Grade", "Label", "ProbeScore", "QualityStore", "Sample"]
+__all__ = ["DriftLook", "GeneralScore", "Grade", "Label", "ProbeScore", "QualityStore", "Sample", "TrialPair"]
 
 _BUSY_TIMEOUT_S = 10.0
 _GOLDEN = 2654435761
@@ -30,9 +30,10 @@ _TABLES: dict[type[Any], str] = {
     ProbeScore: "probe_scores",
     GeneralScore: "general_scores",
     DriftLook: "drift_looks",
+    TrialPair: "trial_pairs",
 }
 
-RecordT = TypeVar("RecordT", bound=Sample | Grade | Label | ProbeScore | GeneralScore | DriftLook)
+RecordT = TypeVar("RecordT", bound=Sample | Grade | Label | ProbeScore | GeneralScore | DriftLook | TrialPair)
 
 
 class QualityStore:
@@ -103,6 +104,9 @@ class QualityStore:
 
     def add_drift_look(self, look: DriftLook) -> None:
         self._add(DriftLook, (look,))
+
+    def add_trial_pairs(self, pairs: Sequence[TrialPair]) -> None:
+        self._add(TrialPair, pairs)
 
     def sample(self, sample_id: int) -> Sample | None:
         found = self._find(Sample, {"id = ?": sample_id}, None)
@@ -190,6 +194,11 @@ class QualityStore:
         nobody = "answer IS NOT NULL AND id NOT IN (SELECT sample_id FROM labels)"
         return self._find(Sample, {nobody: ()} | _of_version(adapter, None), limit)
 
+    def trial_pairs(self, adapter: str, stable: int, canary: int, began_at: str) -> tuple[TrialPair, ...]:
+        """What a trial has shown, in the order in which it was seen."""
+        trial = {"adapter = ?": adapter, "stable = ?": stable, "canary = ?": canary, "began_at = ?": began_at}
+        return self._find(TrialPair, trial, None)
+
     def last_look(self, adapter: str, version: int) -> int:
         """The number of the last look at a version; 0 before the first."""
         with self._reading() as connection:
@@ -208,6 +217,7 @@ class QualityStore:
             gone += connection.execute(f"DELETE FROM samples WHERE id IN ({oldest})", (most_samples,)).rowcount
             connection.execute("DELETE FROM probe_scores WHERE at_s < ?", (before_s,))
             connection.execute("DELETE FROM general_scores WHERE at_s < ?", (before_s,))
+            connection.execute("DELETE FROM trial_pairs WHERE at_s < ?", (before_s,))
             connection.execute("DELETE FROM judge_tokens WHERE day < date(?, 'unixepoch')", (before_s,))
             connection.execute(
                 "DELETE FROM drift_looks WHERE at_s < ? AND look < (SELECT max(look) FROM drift_looks AS every "

@@ -81,5 +81,10 @@ class QualityMetrics:
             self.trial_low.of(*labels).set(comparison.ci_low)
             self.trial_high.of(*labels).set(comparison.ci_high)
 
+    def trial_over(self, canary: Target) -> None:
+        """The figures of a trial are told while it lasts; the history keeps those of its end."""
+        for family in (self.trial_pairs, self.trial_difference, self.trial_low, self.trial_high):
+            family.retire(labels_of(canary))
+
     def verdict_told(self, canary: Target, action: str) -> None:
         self.verdicts.of(*labels_of(canary), action).inc()

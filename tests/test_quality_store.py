@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from quality.errors import QualityStoreError
-from quality.schema import APPLICATION_ID, SCHEMA_VERSION
+from quality.schema import APPLICATION_ID, SCHEMA_VERSION, open_database
 from quality.signals import Signals, signals_of
-from quality.store import DriftLook, GeneralScore, Grade, Label, ProbeScore, QualityStore, Sample
+from quality.store import DriftLook, GeneralScore, Grade, Label, ProbeScore, QualityStore, Sample, TrialPair
 from tests.tracked_files import ROOT
 
 SIGNALS = signals_of("Neoplasms", num_tokens=3, finish_reason="stop", token_logprobs=(-0.5, -0.25, -0.75))
@@ -93,6 +93,27 @@ def test_scores_and_looks_come_back_as_they_were_kept(store: QualityStore) -> No
     assert store.probe_scores("medical", 4) == ()
     assert store.general_scores() == (GeneralScore(1.0, "medical", 3, 2.5),)
     assert store.drift_looks("medical") == (look(1, is_drift=True),)
+
+
+def test_what_a_trial_showed_comes_back_in_order_and_for_that_trial_only(store: QualityStore) -> None:
+    def pair(at_s: float, began_at: str = "2026-11-22T09:00:00+00:00", probe: int | None = None) -> TrialPair:
+        return TrialPair(at_s, "medical", 1, 2, began_at, "score", 1.0, 0.0, probe)
+
+    shown = (pair(30.0, probe=4), pair(30.0), pair(31.0))
+    store.add_trial_pairs([*shown, pair(30.0, "2026-11-21T09:00:00+00:00"), pair(1.0)])
+    store.prune(before_s=10.0, most_samples=1)
+    assert store.trial_pairs("medical", 1, 2, "2026-11-22T09:00:00+00:00") == shown
+    assert store.trial_pairs("medical", 1, 3, "2026-11-22T09:00:00+00:00") == ()
+
+
+def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    older = open_database(tmp_path / "older.sqlite3", 1.0)
+    older.executescript("DROP TABLE trial_pairs; DROP TABLE judge_tokens; PRAGMA user_version = 1")
+    older.close()
+    with QualityStore(tmp_path / "older.sqlite3") as store:
+        store.add_trial_pairs([TrialPair(1.0, "medical", 1, 2, "then", "slow", 0.0, 1.0)])
+        store.add_judge_tokens("large", "2026-11-22", 5)
+        assert store.judge_tokens("large", "2026-11-22") == 5
 
 
 def test_a_later_grade_of_a_judge_replaces_the_earlier_one(store: QualityStore) -> None:

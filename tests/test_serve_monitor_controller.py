@@ -13,6 +13,7 @@ from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.traffic import Split
 from config.monitor import VerdictMode
+from quality.store import QualityStore
 from quality.verdict import decide
 from serve.metrics import ServeMetrics
 from serve.monitor.controller import Controller, figures_of, policy_of
@@ -39,10 +40,10 @@ class Court:
         """Requests and probes by turns; `canary` changes what the canary does (`score`, `outcome`, `ttft_s`...)."""
         await self.controller.judge("medical")
         score = canary.pop("score", 1.0)
-        for _ in range(num):
+        for probe in range(num):
             self.controller.request_finished(request(FIRST))
             self.controller.request_finished(request(SECOND, **canary))
-            self.controller.probe_scored(FIRST, SECOND, (1.0, score))
+            self.controller.probe_scored(FIRST, SECOND, probe, (1.0, score))
 
     async def judge(self) -> str | None:
         verdict = await self.controller.judge("medical")
@@ -64,13 +65,20 @@ class Residents:
         return {FIRST: None}
 
 
-def make_court(store: AdapterStore, now: list[datetime], mode: VerdictMode = "act", **changes: Any) -> Court:
+def make_court(
+    store: AdapterStore,
+    now: list[datetime],
+    mode: VerdictMode = "act",
+    kept: QualityStore | None = None,
+    **changes: Any,
+) -> Court:
     metrics = ServeMetrics(CollectorRegistry(), "base")
     clock = lambda: now[0].timestamp()  # noqa: E731 - as an argument
     controller = Controller(
         store,
         Residents(),
         metrics,
+        kept or QualityStore(store.root.parent / "quality.sqlite3"),
         interval_s=0.01,
         mode=mode,
         clock=clock,
@@ -228,7 +236,7 @@ async def test_answers_of_versions_that_are_not_on_trial_are_no_evidence(court: 
     await court.controller.judge("medical")
     for target in (THIRD, Target("legal", 2)):
         court.controller.request_finished(request(target))
-        court.controller.probe_scored(FIRST, target, (1.0, 0.0))
+        court.controller.probe_scored(FIRST, target, 0, (1.0, 0.0))
     court.controller.request_finished(RequestRecord(RequestContext("a", "r"), "x", None, "client_error", 404, None, 0))
     assert court.controller._cases["medical"].evidence.num_pairs == 0
 
@@ -251,6 +259,57 @@ async def test_the_evidence_is_exported_by_comparison(court: Court) -> None:
     registry = court.metrics.registry
     assert registry.get_sample_value("lorikeet_trial_pairs", labels) == 3
     assert registry.get_sample_value("lorikeet_trial_difference", labels) == -1.0
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("end", ["concluded", "given up"])
+async def test_the_figures_of_a_trial_go_when_it_is_over(court: Court, end: str) -> None:
+    await court.see(ENOUGH if end == "concluded" else 3)
+    await court.judge()
+    if end == "given up":
+        court.store.set_aliases("medical", {"canary": 1})
+        await court.judge()
+    labels = {"adapter": "medical", "version": "2", "comparison": "score"}
+    assert court.metrics.registry.get_sample_value("lorikeet_trial_pairs", labels) is None
+
+
+@pytest.mark.anyio
+async def test_a_server_that_starts_anew_goes_on_with_the_evidence(court: Court, now: list[datetime]) -> None:
+    await court.see(4, score=0.0)
+    assert await court.judge() == "hold"  # and so it is written down
+    court.controller.probe_scored(FIRST, SECOND, 4, (1.0, 1.0))  # after the last verdict before the crash
+    anew = make_court(court.store, now)
+    assert anew.controller.probes_counted(FIRST, SECOND) is None
+    verdict = await anew.controller.judge("medical")
+    assert verdict is not None
+    assert [comparison.num_pairs for comparison in verdict.comparisons] == [4, 4, 0]
+    assert verdict.comparisons[0].canary == 0.0
+    assert anew.controller.probes_counted(FIRST, SECOND) == {0, 1, 2, 3}
+
+
+@pytest.mark.anyio
+async def test_another_trial_of_the_same_versions_starts_without_evidence(court: Court, now: list[datetime]) -> None:
+    await court.see(4, score=0.0)
+    await court.judge()
+    court.store.set_aliases("medical", {"canary": 1})
+    now[0] += timedelta(hours=1)
+    court.store.set_aliases("medical", {"canary": 2})
+    verdict = await make_court(court.store, now).controller.judge("medical")
+    assert verdict is not None
+    assert [comparison.num_pairs for comparison in verdict.comparisons] == [0, 0, 0]
+
+
+@pytest.mark.anyio
+async def test_a_quality_store_that_fails_does_not_keep_a_canary_from_being_judged(
+    trial_store: AdapterStore, now: list[datetime], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = QualityStore(tmp_path / "failing.sqlite3")
+    court = make_court(trial_store, now, kept=kept)
+    await court.controller.judge("medical")
+    kept._connection.execute("DROP TABLE trial_pairs")
+    await court.see(ENOUGH)
+    assert await court.judge() == "promote"
+    assert "are not written down" in caplog.text
 
 
 def test_figures_have_a_name_for_each_comparison_and_field() -> None:

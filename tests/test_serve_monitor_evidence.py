@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from quality.verdict import Observation, decide, pair_in_time
 from serve.monitor.controller import policy_of
-from serve.monitor.evidence import MIN_TTFTS, PairedStream, TrialEvidence, failure_of, ttft_of
+from serve.monitor.evidence import MIN_TTFTS, Pair, PairedStream, TrialEvidence, failure_of, ttft_of
 from serve.records import RequestRecord
 from tests.generations import generation
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request
@@ -120,6 +120,33 @@ def test_where_stable_had_no_traffic_before_its_first_requests_fix_the_threshold
     evidence.request_finished(request(FIRST, ttft_s=0.1))
     evidence.request_finished(request(SECOND, ttft_s=5.0))
     assert [seen.value for seen in evidence.evidence()[1].slow] == [1.0]
+
+
+@given(RECORDS, st.integers(0, 150), st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0.0, 1.0])), max_size=20))
+@settings(max_examples=100, deadline=None)
+def test_evidence_that_is_written_down_can_be_taken_up_again(
+    records: list[RequestRecord], cut: int, scores: list[tuple[int, float]]
+) -> None:
+    before = TrialEvidence(FIRST, SECOND, [0.1] * MIN_TTFTS)
+    kept: list[Pair] = []
+    for number, record in enumerate(records):
+        before.request_finished(record)
+        if number == cut:
+            kept += before.take_new()
+    for probe, score in dict(scores).items():
+        before.probe_scored(probe, 1.0, score)
+    kept += before.take_new()
+    again = TrialEvidence(FIRST, SECOND, known=kept)
+    assert again.evidence() == before.evidence()
+    assert again.probes == before.probes == {probe for probe, _ in scores}
+    assert again.take_new() == before.take_new() == []
+
+
+def test_a_probe_that_two_servers_asked_of_one_trial_counts_once() -> None:
+    known = [Pair("score", 1.0, 0.0, 3), Pair("score", 1.0, 1.0, 3), Pair("score", 1.0, 1.0, 4)]
+    stable, canary = TrialEvidence(FIRST, SECOND, known=known).evidence()
+    assert [seen.value for seen in canary.scores] == [0.0, 1.0]
+    assert len(stable.scores) == 2
 
 
 def test_a_shadows_copy_counts_for_errors_only() -> None:

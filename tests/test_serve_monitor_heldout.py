@@ -28,6 +28,7 @@ pytestmark = pytest.mark.anyio
 
 FIRST, SECOND, THIRD = (Target("medical", version) for version in (1, 2, 3))
 NOW_S = 1_000_000.0
+DAY_S = 86_400.0
 GENERAL = GeneralText(token_ids=(1, 2, 3, 4, 5), base_nll=3.0, adapter_nll=3.5)
 
 
@@ -52,8 +53,12 @@ class Scores:
     """A listener that remembers."""
 
     heard: list[tuple[Target, Target, tuple[float, float]]] = field(default_factory=list)
+    counted: set[int] | None = field(default_factory=set)
 
-    def probe_scored(self, stable: Target, canary: Target, scores: tuple[float, float]) -> None:
+    def probes_counted(self, stable: Target, canary: Target) -> set[int] | None:
+        return self.counted
+
+    def probe_scored(self, stable: Target, canary: Target, probe: int, scores: tuple[float, float]) -> None:
         self.heard.append((stable, canary, scores))
 
 
@@ -65,6 +70,7 @@ class Exam:
     store: QualityStore
     scores: Scores
     heldout: HeldOut
+    now_s: list[float]
 
     async def resident(self, *targets: Target) -> None:
         for target in targets:
@@ -95,7 +101,7 @@ class Exam:
 
 
 def make_exam(serving: Serving, store: QualityStore, at_once: int = 2, max_model_len: int = 100) -> Exam:
-    scores = Scores()
+    scores, now_s = Scores(), [NOW_S]
     heldout = HeldOut(
         serving.engine,
         serving.residency,
@@ -104,12 +110,13 @@ def make_exam(serving: Serving, store: QualityStore, at_once: int = 2, max_model
         serving.metrics,
         scores,
         interval_s=0.01,
+        again_s=DAY_S,
         at_once=at_once,
         max_model_len=max_model_len,
         rng=random.Random(1),
-        clock=lambda: NOW_S,
+        clock=lambda: now_s[0],
     )
-    return Exam(serving, store, scores, heldout)
+    return Exam(serving, store, scores, heldout, now_s)
 
 
 @pytest.fixture
@@ -188,6 +195,40 @@ async def test_what_an_earlier_server_asked_is_counted_and_not_asked_again(exam:
     await exam.turns(3)
     assert exam.asked() == [("medical@1", "1")]
     assert exam.gauge("probe_accuracy", FIRST) == pytest.approx(1 / 3)
+
+
+async def test_a_version_is_asked_the_same_again_a_day_later_and_its_latest_answers_count(exam: Exam) -> None:
+    exam.publish(probe_set(3))
+    exam.store.add_probe_scores([ProbeScore(NOW_S - DAY_S, "medical", 1, probe, 1.0) for probe in range(3)])
+    await exam.resident(FIRST)
+    exam.serving.engine.say = lambda _: "wrong"
+    await exam.turns(4)
+    assert sorted(exam.asked()) == [("medical@1", str(n)) for n in range(3)]
+    assert exam.gauge("probe_accuracy", FIRST) == 0.0
+    exam.now_s[0] += DAY_S - 1
+    await exam.turns(2)
+    assert len(exam.asked()) == 3
+    exam.now_s[0] += 1
+    await exam.turns(4)
+    assert len(exam.asked()) == 6
+    assert exam.gauge("probes_scored", FIRST) == 3
+
+
+async def test_a_trial_that_goes_on_after_a_restart_is_asked_only_what_it_lacks(exam: Exam) -> None:
+    await on_trial(exam, 5)
+    exam.scores.counted = None  # nobody follows it yet
+    await exam.turns(2)
+    assert exam.asked() == []
+    exam.scores.counted = {0, 2, 3}
+    await exam.turns(3)
+    assert sorted(exam.asked()) == [(model, n) for model in ("medical@1", "medical@2") for n in "14"]
+
+
+async def test_where_nobody_judges_a_canary_it_is_asked_all_the_same(exam: Exam) -> None:
+    await on_trial(exam, 1)
+    exam.heldout._listener = None
+    await exam.turns(1)
+    assert sorted(exam.asked()) == [("medical@1", "0"), ("medical@2", "0")]
 
 
 async def test_canary_and_stable_are_asked_the_same_question_in_the_same_turn(exam: Exam) -> None:

@@ -34,6 +34,7 @@ def watch_canaries(
         adapters,
         residency,
         metrics,
+        store,
         interval_s=quality.verdict_interval_s,
         mode=quality.verdict,
         has_history=has_history,
@@ -44,8 +45,9 @@ def watch_canaries(
         adapters,
         store,
         metrics,
-        controller,
+        None if quality.verdict == "off" else controller,
         interval_s=quality.probe_interval_s,
+        again_s=quality.probe_again_hours * 3600.0,
         at_once=quality.probes_at_once,
         max_model_len=config.max_model_len,
     )

@@ -1,14 +1,15 @@
 """The controller: for each adapter with a canary it gathers evidence, asks for the verdict, and lets the alias follow.
 
-Evidence lives in memory, one trial at a time: when stable or canary changes, and when the server starts anew, it starts
-from nothing. Nothing here decides; `quality.verdict.decide` does.
+Evidence belongs to one trial: when stable or canary changes, it starts from nothing. It is written to the quality store
+with each verdict, so that a server that starts anew goes on where it was: else a canary would get a second chance of
+being lucky with each restart. Nothing here decides; `quality.verdict.decide` does.
 """
 
 import asyncio
 import logging
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from adapters.errors import AdapterError, TrialOverError
@@ -18,9 +19,12 @@ from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.trials import Trial, told_verdicts
 from config.monitor import VerdictMode
+from quality.errors import QualityStoreError
+from quality.kept import TrialPair
+from quality.store import QualityStore
 from quality.verdict import Policy, Verdict, decide
 from serve.metrics import ServeMetrics
-from serve.monitor.evidence import TrialEvidence, ttft_of
+from serve.monitor.evidence import KINDS, Kind, Pair, TrialEvidence, ttft_of
 from serve.records import GenerationRecord, RequestRecord
 from serve.residency import Residency
 
@@ -53,6 +57,7 @@ class Controller:
     """An observer of requests, generations and probes, and the loop that judges what they show.
 
     Args:
+        kept: Where evidence is written down.
         interval_s: Time between two verdicts.
         mode: "dry_run" tells what "act" would do.
         has_history: False where the histories belong to another store: then verdicts are logged and counted only.
@@ -63,6 +68,7 @@ class Controller:
         store: AdapterStore,
         residency: Residency,
         metrics: ServeMetrics,
+        kept: QualityStore,
         *,
         interval_s: float,
         mode: VerdictMode,
@@ -72,6 +78,7 @@ class Controller:
         self._store = store
         self._residency = residency
         self._metrics = metrics
+        self._kept = kept
         self._interval_s = interval_s
         self._does_act = mode == "act" and has_history
         self._has_history = has_history
@@ -97,11 +104,15 @@ class Controller:
         if (case := self._cases.get((record.lora_name or "").partition("@")[0])) is not None:
             case.evidence.generation_finished(record)
 
-    def probe_scored(self, stable: Target, canary: Target, scores: tuple[float, float]) -> None:
+    def probes_counted(self, stable: Target, canary: Target) -> Collection[int] | None:
+        """The held-out questions that this trial needs no more; None while it is not followed yet."""
+        case = self._case_of(stable, canary)
+        return frozenset(case.evidence.probes) if case is not None else None
+
+    def probe_scored(self, stable: Target, canary: Target, probe: int, scores: tuple[float, float]) -> None:
         """Count a held-out question that both were asked."""
-        case = self._cases.get(canary.name)
-        if case is not None and (case.evidence.stable_target, case.evidence.canary_target) == (stable, canary):
-            case.evidence.probe_scored(*scores)
+        if (case := self._case_of(stable, canary)) is not None:
+            case.evidence.probe_scored(probe, *scores)
 
     async def run(self) -> None:
         """Judge until cancelled."""
@@ -128,6 +139,7 @@ class Controller:
         num_pairs = case.evidence.num_pairs
         if num_pairs == case.num_judged and not is_late:
             return None
+        await self._write_down(case)
         stable, canary = case.evidence.evidence()
         verdict = await asyncio.to_thread(decide, stable, canary, case.policy)
         case.num_judged = num_pairs
@@ -140,10 +152,10 @@ class Controller:
         """The trial that is under way now; another one than before starts without evidence."""
         trial = await asyncio.to_thread(self._store.trial, name)
         case = self._cases.get(name)
-        if trial is None:
-            self._cases.pop(name, None)
-            return None
-        if case is None or case.trial != trial:
+        if case is not None and case.trial != trial:
+            self._metrics.quality.trial_over(self._cases.pop(name).canary)
+            case = None
+        if trial is not None and case is None:
             case = self._cases[name] = await self._begin(name, trial)
         return case
 
@@ -151,9 +163,44 @@ class Controller:
         stable, canary = Target(name, trial.stable), Target(name, trial.canary)
         rules = await asyncio.to_thread(self._rules, stable)
         told = await asyncio.to_thread(lambda: told_verdicts(self._store.history(name), trial))
-        evidence = TrialEvidence(stable, canary, tuple(self._ttfts.get(str(stable), ())))
+        known = await asyncio.to_thread(self._known, name, trial)
+        evidence = TrialEvidence(stable, canary, tuple(self._ttfts.get(str(stable), ())), known)
         logger.info("%s is on trial beside %s", canary, stable)
         return Case(name, trial, evidence, policy_of(rules), rules.max_hours, set(told))
+
+    def _known(self, name: str, trial: Trial) -> list[Pair]:
+        rows = self._kept.trial_pairs(name, trial.stable, trial.canary, trial.began_at)
+        kinds: dict[str, Kind] = {kind: kind for kind in KINDS}
+        return [
+            Pair(kinds[row.kind], row.stable_value, row.canary_value, row.probe) for row in rows if row.kind in kinds
+        ]
+
+    async def _write_down(self, case: Case) -> None:
+        """So far only; what cannot be written is lost at a restart, and to nobody else."""
+        trial, at_s = case.trial, self._clock()
+        rows = [
+            TrialPair(
+                at_s,
+                case.name,
+                trial.stable,
+                trial.canary,
+                trial.began_at,
+                pair.kind,
+                pair.stable,
+                pair.canary,
+                pair.probe,
+            )
+            for pair in case.evidence.take_new()
+        ]
+        try:
+            await asyncio.to_thread(self._kept.add_trial_pairs, rows)
+        except QualityStoreError as error:
+            logger.warning("%d observations of %s are not written down: %s", len(rows), case.canary, error)
+
+    def _case_of(self, stable: Target, canary: Target) -> Case | None:
+        case = self._cases.get(canary.name)
+        is_theirs = case is not None and (case.evidence.stable_target, case.evidence.canary_target) == (stable, canary)
+        return case if is_theirs else None
 
     def _rules(self, stable: Target) -> QualityRules:
         """Stable's rules judge its canary: a canary does not bring its own."""
@@ -175,6 +222,7 @@ class Controller:
             if self._does_act and action != "hold":
                 await asyncio.to_thread(self._store.conclude, case.name, case.trial, action, reason, figures)
                 self._cases.pop(case.name, None)
+                self._metrics.quality.trial_over(case.canary)
             elif self._has_history:
                 await asyncio.to_thread(self._store.record_verdict, case.name, case.trial, action, reason, figures)
         except TrialOverError as error:

@@ -1,14 +1,15 @@
 """Held-out probes: each resident version is asked the questions that it was evaluated on, a few at a time, in full.
 
-Probes wait behind all clients. A version is asked each question once: a greedy answer says nothing new the second time.
-A canary is asked stable's questions, each at the same time as stable, for the verdict on it compares pair by pair.
+Probes wait behind all clients. A version is asked each question again after a day, for a greedy answer says nothing new
+the second time unless something else than the version has changed: the engine, the base, the machine. A canary is
+asked stable's questions once, each at the same time as stable, for the verdict on it compares pair by pair.
 """
 
 import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from itertools import count
@@ -45,7 +46,10 @@ class Urgency(IntEnum):
 class ProbeListener(Protocol):
     """Who wants to know how a canary does beside stable; called on the event loop."""
 
-    def probe_scored(self, stable: Target, canary: Target, scores: tuple[float, float]) -> None: ...
+    def probes_counted(self, stable: Target, canary: Target) -> Collection[int] | None:
+        """What need not be asked any more; None: it is too early to ask."""
+
+    def probe_scored(self, stable: Target, canary: Target, probe: int, scores: tuple[float, float]) -> None: ...
 
 
 @dataclass
@@ -60,6 +64,8 @@ class Quiz:
     """Questions not asked yet, in random order, the next one last."""
     urgency: Urgency
     scores: dict[Target, dict[int, float]] = field(default_factory=dict)
+    asked_s: dict[int, float] = field(default_factory=dict)
+    """When a question was last put to a version alone, seconds since the epoch."""
     asked_at: int = 0
     """Number of its last question, of all that were asked."""
 
@@ -77,7 +83,9 @@ class HeldOut:
     """Asks the resident versions, canaries and their stable ones first, then stable ones, then others.
 
     Args:
+        listener: None where nobody judges canaries.
         interval_s: Pause between two turns.
+        again_s: A version is asked the same question again after so long.
         at_once: Questions in the engine at most.
         max_model_len: The server's setting of that name, tokens.
     """
@@ -89,9 +97,10 @@ class HeldOut:
         adapters: StoreReader,
         store: QualityStore,
         metrics: ServeMetrics,
-        listener: ProbeListener,
+        listener: ProbeListener | None,
         *,
         interval_s: float,
+        again_s: float,
         at_once: int,
         max_model_len: int,
         rng: random.Random | None = None,
@@ -104,6 +113,7 @@ class HeldOut:
         self._metrics = metrics
         self._listener = listener
         self._interval_s = interval_s
+        self._again_s = again_s
         self._at_once = at_once
         self._max_model_len = max_model_len
         self._rng = rng or random.Random()
@@ -151,18 +161,36 @@ class HeldOut:
         return ranked | {(target,): Urgency.OTHER for target in sorted(residents, key=str) if target not in known}
 
     async def _quiz(self, targets: tuple[Target, ...], urgency: Urgency) -> Quiz | None:
-        """The quiz of these versions; None where the first one has no questions."""
+        """The quiz of these versions; None where the first one has no questions, or their trial is not followed yet."""
         if targets not in self._quizzes:
+            counted = self._counted(targets)
+            if counted is None:
+                return None
             sets = [await self._probes_of(target) for target in targets]
             if sets[0] is None or not sets[0].probes:
                 return None
             is_own = tuple(own is not None and own.probes == sets[0].probes for own in sets)
-            quiz = Quiz(targets, sets[0], is_own, list(range(len(sets[0].probes))), urgency)
+            left = [index for index in range(len(sets[0].probes)) if index not in counted]
+            quiz = Quiz(targets, sets[0], is_own, left, urgency)
             await self._remember(quiz)
             self._rng.shuffle(quiz.left)
             self._quizzes[targets] = quiz
-        self._quizzes[targets].urgency = urgency
-        return self._quizzes[targets]
+        quiz = self._quizzes[targets]
+        quiz.urgency = urgency
+        if not quiz.left:
+            quiz.left = self._due_again(quiz)
+        return quiz
+
+    def _counted(self, targets: Sequence[Target]) -> Collection[int] | None:
+        if len(targets) == 1 or self._listener is None:
+            return ()
+        return self._listener.probes_counted(targets[0], targets[1])
+
+    def _due_again(self, quiz: Quiz) -> list[int]:
+        """What a version alone was asked so long ago that it is asked again, in random order."""
+        due = [index for index, at_s in quiz.asked_s.items() if at_s <= self._clock() - self._again_s]
+        self._rng.shuffle(due)
+        return due
 
     async def _probes_of(self, target: Target) -> ProbeSet | None:
         """A version's questions; says once where it has none. One that is still to be fetched has none for now."""
@@ -179,11 +207,13 @@ class HeldOut:
         return self._probes[target]
 
     async def _remember(self, quiz: Quiz) -> None:
-        """Start from the scores that are kept. What a version was asked alone, it is not asked alone again."""
+        """Start from the scores that are kept. What a version was asked alone, it is not asked alone again so soon."""
         for target in (target for target, is_own in zip(quiz.targets, quiz.is_own, strict=True) if is_own):
             kept = await asyncio.to_thread(self._store.probe_scores, target.name, target.version)
             quiz.scores[target] = {score.probe: score.score for score in kept if score.probe < len(quiz.probes.probes)}
             self._show(quiz, target)
+            if len(quiz.targets) == 1:
+                quiz.asked_s = {score.probe: score.at_s for score in kept if score.probe in quiz.scores[target]}
         if len(quiz.targets) == 1:
             quiz.left = [index for index in quiz.left if index not in quiz.scores[quiz.targets[0]]]
 
@@ -203,6 +233,8 @@ class HeldOut:
     async def _put(self, quiz: Quiz, index: int) -> Scored:
         """One question to all of a quiz at the same time."""
         probe = quiz.probes.probes[index]
+        if len(quiz.targets) == 1:
+            quiz.asked_s[index] = self._clock()
         try:
             scores = await _all_of(self._score(target, probe, quiz.probes) for target in quiz.targets)
         except NotReadyError as error:
@@ -240,8 +272,8 @@ class HeldOut:
                 self._show(quiz, target)
                 if is_own:
                     rows.append(ProbeScore(at_s, target.name, target.version, one.probe, score))
-            if one.scores is not None and len(quiz.targets) == 2:
-                self._listener.probe_scored(*quiz.targets, (one.scores[0], one.scores[1]))
+            if self._listener is not None and one.scores is not None and len(quiz.targets) == 2:
+                self._listener.probe_scored(*quiz.targets, one.probe, (one.scores[0], one.scores[1]))
         if rows:
             await asyncio.to_thread(self._store.add_probe_scores, rows)
 
