@@ -72,6 +72,12 @@ class MonitorConfig(Config):
     drift_alpha: float = Field(
         0.01, gt=0, lt=1, description="Probability of ever calling a stream drifting that is not."
     )
+    drift_embedding: str | None = Field(
+        None,
+        min_length=1,
+        description="Sentence-embedding model that tells what exchanges are about: minilm (extra `embeddings`), a "
+        "folder, or a hub's name; null: none.",
+    )
     verdict: VerdictMode = Field(
         "dry_run", description="What follows from a verdict: nothing is judged, it is told, or the alias moves."
     )

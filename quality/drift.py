@@ -53,7 +53,7 @@ class Exchange(BaseModel):
     prompt_tokens: tuple[int | str, ...] = Field(description="Token ids, or words; the same kind everywhere.")
     completion_tokens: tuple[int | str, ...]
     mean_logprob: float | None = Field(None, allow_inf_nan=False, description="Per answer token, nats.")
-    embedding: tuple[float, ...] | None = Field(None, description="Of all exchanges, or of none.")
+    embedding: tuple[float, ...] | None = Field(None, description="Of some exchanges, whatever is in them, or of none.")
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DriftReport:
     """Jensen-Shannon divergence of the token frequencies, bits; None where either side has no token."""
     completion_divergence: float | None
     embedding_mmd2: float | None
-    """Squared maximum mean discrepancy; None without embeddings."""
+    """Squared maximum mean discrepancy; None with fewer than two embeddings on either side."""
 
     @property
     def is_drift(self) -> bool:
@@ -178,7 +178,7 @@ class DriftBaseline:
         return _present(columns)
 
     def _embedding_mmd2(self, window: Floats | None) -> float | None:
-        if self._embeddings is None or window is None or len(window) < 2:
+        if self._embeddings is None or window is None:
             return None
         return squared_mmd(self._embeddings, window, median_distance(self._embeddings))
 
@@ -217,9 +217,9 @@ def _present(columns: dict[str, list[float]]) -> dict[str, Floats]:
 
 
 def _embeddings(exchanges: Sequence[Exchange]) -> Floats | None:
-    if any(seen.embedding is None for seen in exchanges):
-        return None
-    return np.array([seen.embedding for seen in exchanges], dtype=np.float64)
+    """(n, D) of those that have one; None of fewer than two."""
+    rows = [seen.embedding for seen in exchanges if seen.embedding is not None]
+    return np.array(rows, dtype=np.float64) if len(rows) > 1 else None
 
 
 def _divergence(baseline: TokenFrequencies, window: Sequence[Sequence[Hashable]]) -> float | None:

@@ -121,6 +121,7 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str 
     Raises:
         AdapterError: The base is not there, or the remote store's address is none.
         QualityStoreError: The file of samples cannot be used.
+        ConfigError: A package is missing for what the configuration asks for.
     """
     from serve.engine.engine import VllmEngine
 

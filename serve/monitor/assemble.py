@@ -10,6 +10,7 @@ from config.schema import ServeConfig
 from quality.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
+from serve.monitor.embedding import Embedder
 from serve.monitor.sampler import Sampler, tenant_key
 from serve.observers import Observers
 
@@ -23,6 +24,7 @@ class Keeping:
     store: QualityStore
     tenant_key: bytes
     judge_key: str | None = None
+    embedder: Embedder | None = None
 
 
 def open_keeping(config: ServeConfig, home: Home, judge_key: str | None = None) -> Keeping | None:
@@ -33,10 +35,13 @@ def open_keeping(config: ServeConfig, home: Home, judge_key: str | None = None) 
 
     Raises:
         QualityStoreError: The file of samples cannot be used.
+        ConfigError: A package is missing for what the configuration asks for.
     """
     if not config.quality.enabled:
         return None
-    return Keeping(QualityStore(home.quality), tenant_key(home.quality_key), judge_key)
+    model = config.quality.drift_embedding
+    embedder = Embedder(model, (home.bases / config.base).resolve()) if model is not None else None
+    return Keeping(QualityStore(home.quality), tenant_key(home.quality_key), judge_key, embedder)
 
 
 def assemble_monitor(
@@ -52,7 +57,12 @@ def assemble_monitor(
         quality, keeping.store, metrics, base_name=config.served_model_name, tenant_key=keeping.tenant_key
     )
     drift = DriftMonitor(
-        adapters.folder, keeping.store, metrics, window=quality.drift_window, alpha=quality.drift_alpha
+        adapters.folder,
+        keeping.store,
+        metrics,
+        window=quality.drift_window,
+        alpha=quality.drift_alpha,
+        embedder=keeping.embedder,
     )
     observers.of_generations += [sampler, drift]
     return [sampler.run, drift.run]

@@ -22,6 +22,7 @@ from quality.probes import read_probes
 from quality.signals import mean_logprob
 from quality.store import QualityStore
 from serve.metrics import ServeMetrics
+from serve.monitor.embedding import Embedder
 from serve.records import GenerationRecord
 
 logger = logging.getLogger(__name__)
@@ -32,6 +33,10 @@ MAX_TOKENS = 512
 # So many windows are kept, of the versions used last: at most 40 MB of windows of 100.
 _MOST_VERSIONS = 64
 _MOST_WAITING = 8
+
+# Of a window, and of a baseline, half of which is the yardstick: an embedding is worth some milliseconds of CPU time.
+_MOST_EMBEDDED = 40
+_MOST_EMBEDDED_AT_PUBLISH = 120
 
 
 class Seen(NamedTuple):
@@ -68,6 +73,7 @@ class DriftMonitor:
         folder_of: Where a version lies.
         window: Exchanges of one look.
         alpha: Probability of ever calling a version drifting that is not.
+        embedder: Makes embeddings of exchanges; without it what they are about is not looked at.
     """
 
     def __init__(
@@ -78,6 +84,7 @@ class DriftMonitor:
         *,
         window: int,
         alpha: float,
+        embedder: Embedder | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._folder_of = folder_of
@@ -85,6 +92,7 @@ class DriftMonitor:
         self._metrics = metrics
         self._window = window
         self._alpha = alpha
+        self._embedder = embedder
         self._clock = clock
         self._versions: OrderedDict[str, _Version] = OrderedDict()
         self._full: asyncio.Queue[tuple[_Version, list[Seen]]] = asyncio.Queue(_MOST_WAITING)
@@ -147,7 +155,18 @@ class DriftMonitor:
             logger.info("Drift of %s is not measured: it was published without a baseline of answers", target)
             return None
         stop = frozenset(fingerprint.stop_token_ids if fingerprint else ())
-        return Yardstick(DriftBaseline([_cut(seen, stop) for seen in probes.baseline]), stop)
+        exchanges = [_cut(seen, stop) for seen in probes.baseline]
+        return Yardstick(DriftBaseline(self._embedded(exchanges, _MOST_EMBEDDED_AT_PUBLISH)), stop)
+
+    def _embedded(self, exchanges: Sequence[Exchange], most: int) -> Sequence[Exchange]:
+        if self._embedder is None:
+            return exchanges
+        try:
+            return self._embedder.embedded(exchanges, most)
+        except (OSError, ValueError, RuntimeError, ImportError) as error:
+            logger.error("Drift is looked for without embeddings from now on: %s", error)
+            self._embedder = None
+            return exchanges
 
     def _was_drift(self, target: Target) -> bool:
         """At the last look, which may be of a process before this one."""
@@ -157,7 +176,7 @@ class DriftMonitor:
         """Look at a window, and store the look: its number counts in all later ones, also of another process."""
         exchanges = [_exchange(seen, yardstick.stop_token_ids) for seen in window]
         number = self._store.last_look(target.name, target.version) + 1
-        report = yardstick.baseline.look(exchanges, number, self._alpha)
+        report = yardstick.baseline.look(self._embedded(exchanges, _MOST_EMBEDDED), number, self._alpha)
         self._store.add_drift_look(
             DriftLook(
                 at_s=self._clock(),
@@ -218,4 +237,6 @@ def _figures(report: DriftReport) -> dict[str, float]:
     for name, value in (("prompt", report.prompt_divergence), ("answer", report.completion_divergence)):
         if value is not None:
             figures[f"{name} tokens: divergence"] = value
+    if report.embedding_mmd2 is not None:
+        figures["embeddings: MMD²"] = report.embedding_mmd2
     return figures
