@@ -15,7 +15,7 @@ from adapters.peft_folder import (
     read_adapter_config,
     read_lora_tensors,
 )
-from adapters.tensors import FLOAT_DTYPES, is_finite, is_zero
+from adapters.tensors import FLOAT_DTYPES, find_not_finite, is_zero
 from adapters.version_files import find_oversized
 
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
@@ -141,7 +141,7 @@ def _check_values(path: Path, modules: Sequence[LoraModule]) -> Iterator[Finding
     if other := [f"{header.name} ({header.dtype})" for header in headers if header.dtype not in FLOAT_DTYPES]:
         yield _broken("dtype", f"{len(other)} tensors are not F32, F16 or BF16", other)
         return
-    if bad := [header.name for header in headers if not is_finite(path, header)]:
+    if bad := find_not_finite(path, headers):
         yield _broken("not-finite", f"{len(bad)} tensors hold NaN or infinity", bad)
     if modules and all(is_zero(path, module.lora_b) for module in modules):
         yield Finding(
