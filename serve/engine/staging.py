@@ -12,25 +12,26 @@ import asyncio
 import hashlib
 import json
 import logging
-import math
 import multiprocessing
 import os
 import shutil
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
+from typing import Any
 
 import numpy as np
 import torch
 from blake3 import blake3
-from safetensors import safe_open
 from torch import Tensor
 
 from adapters.lint_config import scaling_of
+from adapters.tensors import read_headers
 from serve.engine.staged_cache import StagedCache
 from serve.kernels import packed
 from serve.kernels.packed import LayerWeights, pack_a, pack_b, padded_rank
@@ -40,6 +41,8 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE, ENTRIES_FILE, DIGEST_FILE = "weights.bin", "entries.npy", "blake3"
 _SHARED_MEMORY = Path("/dev/shm")
 _NICENESS = 10
+_CHUNK_BYTES = 1 << 20
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PEFT_PREFIX = "base_model.model."
 
 
@@ -158,30 +161,26 @@ def write_staged(adapter: Path, layers: Sequence[LayerShape], folder: Path) -> s
         OSError: A file cannot be read or written.
     """
     config = json.loads((adapter / "adapter_config.json").read_bytes())
-    with safe_open(adapter / "adapter_model.safetensors", framework="pt") as tensors:
-        names = set(tensors.keys())
-        modules = {name.removesuffix(".lora_A.weight") for name in names if name.endswith(".lora_A.weight")}
-        expected = {_PEFT_PREFIX + part for layer in layers for part in layer.parts}
-        if not modules <= expected or len(names) != 2 * len(modules):
-            return None
-        offset, parts, entries = 0, [], np.zeros((len(layers), max(len(layer.parts) for layer in layers), 3), np.int64)
-        for index, layer in enumerate(layers):
-            for number, part in enumerate(layer.parts):
-                module = _PEFT_PREFIX + part
-                if module not in modules:
-                    continue
-                lora_a = tensors.get_tensor(f"{module}.lora_A.weight")
-                lora_b = tensors.get_tensor(f"{module}.lora_B.weight")
-                if lora_a.shape[1] != layer.inputs or lora_b.shape[0] != layer.widths[number]:
-                    return None
-                a, b = pack_a(lora_a), pack_b(lora_b.float() * scaling_of(part, config))
-                begin_b = offset + _whole_lines(a)
-                entries[index, number] = (offset, begin_b, padded_rank(lora_a.shape[0]))
-                parts += [(offset, a), (begin_b, b)]
-                offset = begin_b + _whole_lines(b)
+    tensors = _read_tensors(adapter / "adapter_model.safetensors")
+    modules = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
+    expected = {_PEFT_PREFIX + part for layer in layers for part in layer.parts}
+    if not modules <= expected or len(tensors) != 2 * len(modules):
+        return None
+    found: list[_Slice] = []
+    for index, layer in enumerate(layers):
+        for number, part in enumerate(layer.parts):
+            module = _PEFT_PREFIX + part
+            if module not in modules:
+                continue
+            lora_a, lora_b = tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]
+            if lora_a.shape[1] != layer.inputs or lora_b.shape[0] != layer.widths[number]:
+                return None
+            found.append(_Slice((index, number), lora_a, lora_b, scaling_of(part, config)))
+    entries = np.zeros((len(layers), max(len(layer.parts) for layer in layers), 3), np.int64)
+    weights = _pack(found, entries)
     folder.mkdir()
     np.save(folder / ENTRIES_FILE, entries, allow_pickle=False)
-    _write(folder / WEIGHTS_FILE, parts)
+    (folder / WEIGHTS_FILE).write_bytes(weights.data)
     return _digest(folder)
 
 
@@ -207,24 +206,69 @@ def read_staged(folder: Path, num_slices: Sequence[int]) -> list[LayerWeights | 
     ]
 
 
-def _write(path: Path, parts: Sequence[tuple[int, Tensor]]) -> None:
-    with path.open("wb") as file:
-        for offset, part in parts:
-            file.seek(offset)
-            file.write(part.view(torch.uint8).numpy().data)
-        file.truncate(max(1, file.tell()))
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors file that passed the lint. Read at once: a mapped page costs more than its bytes."""
+    content = torch.from_numpy(np.fromfile(path, np.uint8))
+    return {
+        header.name: content[header.begin : header.end].view(_DTYPES[header.dtype]).view(header.shape)
+        for header in read_headers(path).values()
+    }
+
+
+@dataclass(frozen=True)
+class _Slice:
+    """An adapter's part of one slice, at (layer, slice), as the file has it."""
+
+    place: tuple[int, int]
+    lora_a: Tensor
+    lora_b: Tensor
+    scaling: float
+
+
+def _pack(
+    slices: Sequence[_Slice], entries: "np.ndarray[Any, np.dtype[np.int64]]"
+) -> "np.ndarray[Any, np.dtype[np.uint8]]":
+    """The bytes of all slices one after the other; writes where each begins, and its padded rank, into `entries`.
+
+    Slices of one shape are packed together: hundreds of small matrices cost more in calls than in bytes.
+    """
+    alike: dict[tuple[Any, ...], list[_Slice]] = defaultdict(list)
+    for one in slices:
+        alike[one.lora_a.shape, one.lora_b.shape, one.lora_a.dtype, one.lora_b.dtype].append(one)
+    packed = {one.place: pair for group in alike.values() for one, pair in zip(group, _pack_alike(group), strict=True)}
+    offset = 0
+    for one in slices:
+        a, b = packed[one.place]
+        begin_b = offset + _whole_lines(a.nbytes)
+        entries[one.place] = (offset, begin_b, padded_rank(one.lora_a.shape[0]))
+        offset = begin_b + _whole_lines(b.nbytes)
+    weights = np.zeros(max(1, offset), np.uint8)
+    for one in slices:
+        for begin, part in zip(entries[one.place], packed[one.place], strict=False):
+            weights[begin : begin + part.nbytes] = part
+    return weights
+
+
+def _pack_alike(group: Sequence[_Slice]) -> "Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]":
+    """Bytes of A and of B of each; B is scaled in fp32."""
+    scaling = torch.tensor([one.scaling for one in group], dtype=torch.float32).view(-1, 1, 1)
+    a = pack_a(torch.stack([one.lora_a for one in group]))
+    b = pack_b(torch.stack([one.lora_b for one in group]).float() * scaling)
+    return zip(a.view(torch.uint8).numpy(), b.view(torch.uint8).numpy(), strict=True)
 
 
 def _digest(folder: Path) -> str:
     """BLAKE3: on every load, beside a step of the engine, SHA-256 takes three times as long."""
     digest = blake3((folder / ENTRIES_FILE).read_bytes())
-    digest.update_mmap(folder / WEIGHTS_FILE)
+    with (folder / WEIGHTS_FILE).open("rb", buffering=0) as file:
+        while chunk := file.read(_CHUNK_BYTES):  # not mapped: a page costs more than its bytes
+            digest.update(chunk)
     return digest.hexdigest()
 
 
-def _whole_lines(part: Tensor, line: int = 64) -> int:
+def _whole_lines(num_bytes: int, line: int = 64) -> int:
     """Bytes of a part, up to the next cache line."""
-    return math.ceil(part.numel() * part.element_size() / line) * line
+    return -(-num_bytes // line) * line
 
 
 def _memory_folder() -> str:

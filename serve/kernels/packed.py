@@ -66,28 +66,30 @@ def pack_layer(slices: Sequence[tuple[Tensor, Tensor] | None]) -> LayerWeights:
 
 
 def pack_a(lora_a: Tensor) -> Tensor:
-    """A (R, K) as panels: bfloat16, 1-D, `padded_rank(R) * K` long."""
-    padded = _padded(lora_a, padded_rank(lora_a.shape[0]), lora_a.shape[1])
-    whole = padded.shape[0] // _PANEL * _PANEL
-    panels, rest = _panels(padded[:whole], _PANEL), _panels(padded[whole:], _RANK_STEP)
-    return torch.cat([panels, rest]) if whole < padded.shape[0] else panels
+    """A (..., R, K) as panels: bfloat16 (..., `padded_rank(R) * K`)."""
+    rank, inputs = lora_a.shape[-2:]
+    padded = _padded(lora_a, padded_rank(rank), inputs)
+    whole = padded.shape[-2] // _PANEL * _PANEL
+    panels, rest = _panels(padded[..., :whole, :], _PANEL), _panels(padded[..., whole:, :], _RANK_STEP)
+    return torch.cat([panels, rest], dim=-1) if whole < padded.shape[-2] else panels
 
 
 def pack_b(lora_b: Tensor) -> Tensor:
-    """B (N, R) as panels: bfloat16, 1-D, N rounded up to 16 times `padded_rank(R)` long."""
-    rows = -(-lora_b.shape[0] // _PANEL) * _PANEL
-    return _panels(_padded(lora_b, rows, padded_rank(lora_b.shape[1])), _PANEL)
+    """B (..., N, R) as panels: bfloat16 (..., N rounded up to 16 times `padded_rank(R)`)."""
+    outputs, rank = lora_b.shape[-2:]
+    return _panels(_padded(lora_b, -(-outputs // _PANEL) * _PANEL, padded_rank(rank)), _PANEL)
 
 
 def _padded(matrix: Tensor, rows: int, columns: int) -> Tensor:
-    if matrix.shape == (rows, columns):
+    if matrix.shape[-2:] == (rows, columns):
         return matrix.bfloat16().contiguous()
-    padded = torch.zeros(rows, columns, dtype=torch.bfloat16)
-    padded[: matrix.shape[0], : matrix.shape[1]] = matrix
+    padded = torch.zeros(*matrix.shape[:-2], rows, columns, dtype=torch.bfloat16)
+    padded[..., : matrix.shape[-2], : matrix.shape[-1]] = matrix
     return padded
 
 
 def _panels(matrix: Tensor, width: int) -> Tensor:
-    rows, columns = matrix.shape
-    pairs = matrix.view(torch.int32)  # moved as one: twice as fast
-    return pairs.view(rows // width, width, columns // 2).transpose(1, 2).reshape(-1).view(torch.bfloat16)
+    *many, rows, columns = matrix.shape
+    pairs = matrix.contiguous().view(torch.int32)  # moved as one: twice as fast
+    panels = pairs.view(*many, rows // width, width, columns // 2).transpose(-1, -2)
+    return panels.reshape(*many, rows * columns // 2).view(torch.bfloat16)
