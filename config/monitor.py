@@ -64,6 +64,12 @@ class MonitorConfig(Config):
         1.0, description="Share of the answers whose log-probabilities the engine is asked for."
     )
     probe_interval_s: float = Field(10.0, gt=0, description="Time between two rounds of held-out probes, seconds.")
+    probe_patience_s: float = Field(
+        60.0,
+        ge=0,
+        description="Longest wait of a round of held-out probes for a pause of the clients, seconds; a canary's never "
+        "wait for one.",
+    )
     probes_at_once: int = Field(2, ge=1, description="Held-out probes in the engine at most.")
     probe_again_hours: float = Field(
         24.0, gt=0, description="A version is asked the same held-out probe again after so long."

@@ -89,6 +89,10 @@ class AdmissionQueue:
         return sum(map(len, self._lines.values()))
 
     @property
+    def num_running(self) -> int:
+        return self._num_running
+
+    @property
     def num_tenants(self) -> int:
         """Tenants with a request that waits or runs; nothing is kept of others."""
         return len(self._tenants)
@@ -292,6 +296,11 @@ class Admission:
         """Requests that hold a place, by adapter; None is the base model."""
         with self._changing:
             return self._queue.running_by_adapter()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that hold a place."""
+        return self._queue.num_running
 
     async def _wait(self, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()

@@ -71,6 +71,7 @@ class Exam:
     scores: Scores
     heldout: HeldOut
     now_s: list[float]
+    is_busy: bool = False
 
     async def resident(self, *targets: Target) -> None:
         for target in targets:
@@ -111,12 +112,15 @@ def make_exam(serving: Serving, store: QualityStore, at_once: int = 2, max_model
         scores,
         interval_s=0.01,
         again_s=DAY_S,
+        patience_s=60.0,
+        is_busy=lambda: exam.is_busy,
         at_once=at_once,
         max_model_len=max_model_len,
         rng=random.Random(1),
         clock=lambda: now_s[0],
     )
-    return Exam(serving, store, scores, heldout, now_s)
+    exam = Exam(serving, store, scores, heldout, now_s)
+    return exam  # noqa: RET504 - it is told whether clients run
 
 
 @pytest.fixture
@@ -276,6 +280,29 @@ async def test_a_new_canary_is_asked_everything_anew(exam: Exam) -> None:
     exam.serving.store.promote("medical", 3, alias="canary")
     await exam.turns(3)
     assert [canary for _, canary, _ in exam.scores.heard] == [SECOND, SECOND, THIRD, THIRD]
+
+
+async def test_while_clients_run_a_version_waits_for_a_pause_but_not_for_ever(exam: Exam) -> None:
+    exam.publish(probe_set(9, general=GENERAL))
+    await exam.resident(FIRST)
+    exam.is_busy = True
+    await exam.turns(3)
+    assert exam.asked() == []
+    assert exam.store.general_scores() == ()
+    exam.now_s[0] += 60
+    await exam.turns(3)
+    assert len(exam.asked()) == 2  # one turn
+    assert len(exam.store.general_scores()) == 1
+    exam.is_busy = False
+    await exam.turns(2)
+    assert len(exam.asked()) == 6
+
+
+async def test_a_canarys_trial_does_not_wait_for_a_pause(exam: Exam) -> None:
+    await on_trial(exam, 3)
+    exam.is_busy = True
+    await exam.turns(3)
+    assert len(exam.scores.heard) == 3
 
 
 async def test_canaries_come_first_then_all_others_in_turn(exam: Exam) -> None:

@@ -25,8 +25,13 @@ def watch_canaries(
     store: QualityStore,
     metrics: ServeMetrics,
     observers: Observers,
+    is_busy: Callable[[], bool],
 ) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-    """What runs beside the server; the controller is told of requests and generations by `observers`."""
+    """What runs beside the server; the controller is told of requests and generations by `observers`.
+
+    Args:
+        is_busy: Whether clients' requests run.
+    """
     quality, has_history = config.quality, config.remote_store is None
     if quality.verdict == "act" and not has_history:
         logger.warning("quality.verdict is 'act', but the histories are the remote store's: verdicts are only told.")
@@ -48,6 +53,8 @@ def watch_canaries(
         None if quality.verdict == "off" else controller,
         interval_s=quality.probe_interval_s,
         again_s=quality.probe_again_hours * 3600.0,
+        patience_s=quality.probe_patience_s,
+        is_busy=is_busy,
         at_once=quality.probes_at_once,
         max_model_len=config.max_model_len,
     )

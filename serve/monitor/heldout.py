@@ -1,8 +1,10 @@
 """Held-out probes: each resident version is asked the questions that it was evaluated on, a few at a time, in full.
 
-Probes wait behind all clients. A version is asked each question again after a day, for a greedy answer says nothing new
-the second time unless something else than the version has changed: the engine, the base, the machine. A canary is
-asked stable's questions once, each at the same time as stable, for the verdict on it compares pair by pair.
+Probes wait behind all clients, and for a pause of theirs, for even a row at the end of a batch makes its steps longer:
+only the questions of a canary's trial, for which somebody waits, are asked among clients' requests. A version is asked
+each question again after a day, for a greedy answer says nothing new the second time unless something else than the
+version has changed: the engine, the base, the machine. A canary is asked stable's questions once, each at the same time
+as stable, for the verdict on it compares pair by pair.
 """
 
 import asyncio
@@ -86,6 +88,8 @@ class HeldOut:
         listener: None where nobody judges canaries.
         interval_s: Pause between two turns.
         again_s: A version is asked the same question again after so long.
+        patience_s: While clients' requests run, all but canaries are asked no more often than this.
+        is_busy: Whether clients' requests run.
         at_once: Questions in the engine at most.
         max_model_len: The server's setting of that name, tokens.
     """
@@ -101,6 +105,8 @@ class HeldOut:
         *,
         interval_s: float,
         again_s: float,
+        patience_s: float,
+        is_busy: Callable[[], bool],
         at_once: int,
         max_model_len: int,
         rng: random.Random | None = None,
@@ -114,6 +120,9 @@ class HeldOut:
         self._listener = listener
         self._interval_s = interval_s
         self._again_s = again_s
+        self._patience_s = patience_s
+        self._is_busy = is_busy
+        self._last_turn_s = clock()
         self._at_once = at_once
         self._max_model_len = max_model_len
         self._rng = rng or random.Random()
@@ -135,14 +144,25 @@ class HeldOut:
                     logger.exception("A turn of held-out probes failed; the next one comes all the same.")
 
     async def take_turn(self) -> None:
-        """Ask as much as may be asked at once, and keep the scores."""
+        """Ask as much as may be asked at once, and keep the scores; while clients run, in trials only."""
+        is_for_all = self._is_for_all()
         ranked = await asyncio.to_thread(self._rank, tuple(self._residency.residents))
         quizzes = [await self._quiz(targets, urgency) for targets, urgency in ranked.items()]
         self._forget_all_but(ranked)
-        chosen = self._choose([quiz for quiz in quizzes if quiz is not None])
+        asked = [quiz for quiz in quizzes if quiz is not None and (is_for_all or quiz.urgency is Urgency.TRIAL)]
+        chosen = self._choose(asked)
         scored = await asyncio.gather(*(self._put(quiz, index) for quiz, index in chosen))
         await self._keep([one for one in scored if one.scores is not None])
-        await self._measure_general()
+        if is_for_all:
+            await self._measure_general()
+
+    def _is_for_all(self) -> bool:
+        """Whether this turn is one for every version: in a pause of the clients, or after a long wait for one."""
+        now_s = self._clock()
+        if self._is_busy() and now_s - self._last_turn_s < self._patience_s:
+            return False
+        self._last_turn_s = now_s
+        return True
 
     def _rank(self, residents: Sequence[Target]) -> dict[tuple[Target, ...], Urgency]:
         """Who is to be asked, alone or beside another, and how urgently."""
