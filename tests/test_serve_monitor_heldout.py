@@ -120,7 +120,7 @@ def make_exam(serving: Serving, store: QualityStore, at_once: int = 2, max_model
         clock=lambda: now_s[0],
     )
     exam = Exam(serving, store, scores, heldout, now_s)
-    return exam  # noqa: RET504 - it is told whether clients run
+    return exam
 
 
 @pytest.fixture
