@@ -159,8 +159,13 @@ class ServeConfig(Config):
     served_model_name: str = Field("base", description="The base model's name for clients.")
     host: str = Field("127.0.0.1", description="Loopback; another one needs API keys.")
     port: int = Field(8000, ge=0, le=65535)
-    max_loras: int = Field(4, ge=1, description="Adapters in one batch (vLLM `max_loras`).")
-    max_cpu_loras: int = Field(16, ge=1, description="Adapters kept in host memory.")
+    max_loras: int = Field(
+        16,
+        ge=1,
+        description="Adapters in one batch, vLLM's name. On a CPU our operator's slots take no room; on a GPU each "
+        "takes that of an adapter of `max_lora_rank`: set fewer there.",
+    )
+    max_cpu_loras: int = Field(64, ge=1, description="Adapters kept in host memory; on a CPU they are mapped files.")
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
     max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
     max_num_seqs: int = Field(32, ge=1, description="Requests in one batch.")

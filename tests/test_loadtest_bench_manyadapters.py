@@ -59,21 +59,21 @@ def answered(index: int, model: str, ttft_s: float) -> RequestRecord:
 
 def test_many_are_held_against_one(options: BenchOptions) -> None:
     servings = Servings(Served(300, 6.0, 100, 200), Served(240, 7.5, 150, 500))
-    speed, cpu, p50, p99 = compare(NAMES, servings, options)
+    speed, cpu, p50, p99 = compare(NAMES, 8, servings, options)
     assert (speed.value, speed.baseline, speed.ratio, speed.is_pass) == (240, 300, 0.8, True)
     assert (cpu.ratio, cpu.is_pass, p50.ratio, p50.is_pass) == (1.25, None, 1.5, None)
     assert (p99.value, p99.ratio, p99.target, p99.is_pass) == (500, 2.5, "ratio at most 3", True)
 
 
 def test_many_that_wait_miss_both_targets(options: BenchOptions) -> None:
-    speed, _, _, p99 = compare(NAMES, Servings(Served(300, 6, 100, 200), Served(200, 7, 150, 601)), options)
+    speed, _, _, p99 = compare(NAMES, 8, Servings(Served(300, 6, 100, 200), Served(200, 7, 150, 601)), options)
     assert (speed.is_pass, p99.is_pass) == (False, False)
     assert (speed.target, p99.target) == ("ratio at least 0.7", "ratio at most 3")
 
 
 def test_both_are_warmed_up_and_each_goes_first(options: BenchOptions) -> None:
     servings = Servings(Served(1, 1, 1, 1), Served(1, 1, 1, 1))
-    compare(NAMES, servings, options)
+    compare(NAMES, 8, servings, options)
     assert servings.asked == [(1, 0), (100, 0), (1, 1), (100, 1), (100, 2), (1, 2), (1, 3), (100, 3)]
 
 

@@ -18,7 +18,9 @@ from loadtest.server import free_port, running_command
 from serve.engine.cpu import set_cpu_environment
 from tests.tracked_files import ROOT
 
-CONFIG = ServeConfig(base="tiny", served_model_name="tiny-base", max_loras=2, max_num_seqs=16, kv_cache_bytes=1 << 28)
+CONFIG = ServeConfig(
+    base="tiny", served_model_name="tiny-base", max_loras=2, max_cpu_loras=16, max_num_seqs=16, kv_cache_bytes=1 << 28
+)
 ARGUMENTS = ROOT / "serve" / "engine" / "arguments.py"
 HEALTHY = """
 import http.server, os, sys
@@ -184,8 +186,8 @@ def test_the_configuration_is_the_given_one_without_what_would_disturb(serve_fil
 
 
 def test_changes_of_the_configuration_are_validated(serve_file: Path) -> None:
-    with pytest.raises(ValidationError, match="max_cpu_loras 16 must be at least max_loras 32"):
-        serve_config(BenchOptions(Home(serve_file.parent), serve_file), max_loras=32)
+    with pytest.raises(ValidationError, match="max_cpu_loras 64 must be at least max_loras 65"):
+        serve_config(BenchOptions(Home(serve_file.parent), serve_file), max_loras=65)
 
 
 def test_between_two_servers_the_rest_is_twice_as_long(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
-"""`lorikeet bench manyadapters`: a thousand adapters behind eight slots, beside the same load for one adapter alone.
+"""`lorikeet bench manyadapters`: a thousand adapters behind few slots, beside the same load for one adapter alone.
 
-They are asked for as people ask (Zipf). Then the thousand for a long time: who waits how long, what is loaded, and
-whether memory grows.
+They are asked for as people ask (Zipf): behind eight slots, then behind as many as the configuration has. Then the
+thousand for a long time: who waits how long, what is loaded, and whether memory grows.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ from loadtest.workload import plan
 NUM_ADAPTERS = 1000
 NUM_STREAMS = 16
 NUM_TOKENS = 32
-MAX_LORAS = 8
+FEW_SLOTS = 8
 LEAST_THROUGHPUT = 0.7
 MOST_TTFT_P99 = 3.0
 MOST_GROWTH = 1.05
@@ -75,27 +75,34 @@ Measure = Callable[[tuple[str, ...], int], Served]
 
 
 def bench_manyadapters(options: BenchOptions) -> tuple[BenchResult, ...]:
-    """One server of ours with the thousand.
+    """A server of ours with the thousand for each number of slots; the last one gets the long run.
 
     Raises:
         AdapterError: There is no such adapter.
         TargetError: The server did not become ready, or a request by turns failed. Its log is kept; the message says
             where.
     """
-    config = serve_config(options, max_loras=MAX_LORAS)
+    configured = serve_config(options)
     environment = same_threads(options)
+    results: list[BenchResult] = []
     with kept_logs() as folder:
-        home, names = copy_adapter(options.home, options.adapter, NUM_ADAPTERS, folder / "home")
-        options.say(f"{len(names)} adapters, {config.max_loras} slots, {config.max_cpu_loras} in host memory")
-        with our_server(config, home, folder, environment) as server:
-            side = Side(f"{server.url}/v1", server.pid)
-            compared = compare(names, partial(measure_served, side), options)
-            options.say(f"the thousand for {options.minutes:g} minutes")
-            churned = churn(side, names, 60 * options.minutes)
-    return (*compared, *churn_results(churned, names))
+        for slots in sorted({FEW_SLOTS, configured.max_loras}, key=lambda slots: slots == configured.max_loras):
+            # A home of its own: what the server before has kept on disk would make first loads cheaper.
+            place = folder / f"{slots}-slots"
+            place.mkdir()
+            home, names = copy_adapter(options.home, options.adapter, NUM_ADAPTERS, place / "home")
+            config = serve_config(options, max_loras=slots, max_cpu_loras=max(slots, configured.max_cpu_loras))
+            options.say(f"{len(names)} adapters, {slots} slots, {config.max_cpu_loras} in host memory")
+            with our_server(config, home, place, environment) as server:
+                side = Side(f"{server.url}/v1", server.pid)
+                results += compare(names, slots, partial(measure_served, side), options)
+                if slots == configured.max_loras:
+                    options.say(f"the thousand for {options.minutes:g} minutes")
+                    results += churn_results(churn(side, names, 60 * options.minutes), names)
+    return tuple(results)
 
 
-def compare(names: tuple[str, ...], measure: Measure, options: BenchOptions) -> tuple[BenchResult, ...]:
+def compare(names: tuple[str, ...], slots: int, measure: Measure, options: BenchOptions) -> tuple[BenchResult, ...]:
     """Zipf over all, beside one adapter alone, by turns.
 
     Raises:
@@ -109,7 +116,8 @@ def compare(names: tuple[str, ...], measure: Measure, options: BenchOptions) -> 
 
     def of(figure: Callable[[Served], float], name: str, unit: str, **target: float) -> BenchResult:
         compared = compare_pairs([(figure(alone), figure(mixed)) for alone, mixed in pairs])
-        return paired(f"Zipf over {len(names):,} adapters: {name} (baseline: one adapter)", unit, compared, **target)
+        title = f"Zipf over {len(names):,} adapters, {slots} slots: {name} (baseline: one adapter)"
+        return paired(title, unit, compared, **target)
 
     results = (
         of(lambda s: s.tokens_per_s, f"{NUM_STREAMS} streams", "tok/s", least=LEAST_THROUGHPUT),
