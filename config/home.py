@@ -33,6 +33,11 @@ class Home:
         return self.root / "staged"
 
     @property
+    def int8_bases(self) -> Path:
+        """Bases rounded to int8 for serving on a CPU; may be deleted."""
+        return self.root / "int8-bases"
+
+    @property
     def keys(self) -> Path:
         """API keys of the server, as hashes."""
         return self.root / "keys.json"

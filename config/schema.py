@@ -182,6 +182,11 @@ class ServeConfig(Config):
         description="Disk for versions in the layout that the operator takes (`staged` in the state folder): a later "
         "load then maps a file instead of converting one. The least recently used go. 0: none.",
     )
+    cpu_base: Literal["bfloat16", "int8"] = Field(
+        "bfloat16",
+        description="The base's linear layers on a CPU: as trained on, or rounded to 8 bits, weights and activations "
+        "(W8A8), which is faster; every adapter is still held against its fingerprint.",
+    )
     cpu_lora: Literal["native", "torch", "stock"] = Field(
         "native",
         description="What computes LoRA on a CPU: our C++ operator, plain torch, or vLLM itself, which is wrong where "

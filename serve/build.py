@@ -132,6 +132,6 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str 
     base_folder = (home.bases / config.base).resolve()
     metrics = ServeMetrics(CollectorRegistry(), config.served_model_name)
     observers = Observers()
-    engine = VllmEngine(config, base_folder, observers, home.staged)
+    engine = VllmEngine(config, base_folder, observers, home)
     store, keeping = AdapterStore(home.adapters.resolve()), open_keeping(config, home, judge_key)
     return build_parts(config, store, base_folder, engine, metrics, keys, observers, keeping)
