@@ -123,15 +123,15 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str 
         judge_key: The API key of the judge's endpoint.
 
     Raises:
-        AdapterError: The base is not there, or the remote store's address is none.
+        AdapterError: The base is not there or cannot be served so, or the remote store's address is none.
         QualityStoreError: The file of samples cannot be used.
         ConfigError: A package is missing for what the configuration asks for.
     """
-    from serve.engine.engine import VllmEngine
+    from serve.engine.engine import VllmEngine, served_base
 
     base_folder = (home.bases / config.base).resolve()
     metrics = ServeMetrics(CollectorRegistry(), config.served_model_name)
     observers = Observers()
-    engine = VllmEngine(config, base_folder, observers, home)
+    engine = VllmEngine(config, served_base(config, base_folder, home.int8_bases), observers, home.staged)
     store, keeping = AdapterStore(home.adapters.resolve()), open_keeping(config, home, judge_key)
     return build_parts(config, store, base_folder, engine, metrics, keys, observers, keeping)

@@ -43,7 +43,7 @@ def serve(
     set_up_logging(config.log_level, config.log_format)
     try:
         run(config, Home(home), keys, judge_key)
-    except (QualityStoreError, ConfigError) as error:
+    except (QualityStoreError, ConfigError, AdapterError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
 

@@ -83,8 +83,8 @@ def write_domain(folder: Path, name: str) -> Path:
     return file
 
 
-def write_serve_config(folder: Path) -> Path:
-    file = folder / "serve.yaml"
+def write_serve_config(folder: Path, name: str = "serve", **changes: Any) -> Path:
+    file = folder / f"{name}.yaml"
     file.write_text(
         yaml.safe_dump(
             {
@@ -97,6 +97,7 @@ def write_serve_config(folder: Path) -> Path:
                 "kv_cache_bytes": 1 << 28,
                 "quality": {"drift_window": DRIFT_WINDOW, "probe_interval_s": 0.5, "verdict_interval_s": 1.0},
             }
+            | changes
         )
     )
     return file

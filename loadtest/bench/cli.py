@@ -24,6 +24,7 @@ BENCHES = {
     "agreement": "loadtest.bench.agreement:bench_agreement",
     "coldload": "loadtest.bench.coldload:bench_coldload",
     "generator": "loadtest.bench.generator:bench_generator",
+    "int8": "loadtest.bench.int8:bench_int8",
     "lora": "loadtest.bench.lora:bench_lora",
     "manyadapters": "loadtest.bench.manyadapters:bench_manyadapters",
     "overhead": "loadtest.bench.overhead:bench_overhead",

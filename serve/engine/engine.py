@@ -30,7 +30,6 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.reference import Target
-from config.home import Home
 from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.cpu import set_cpu_environment
@@ -55,20 +54,31 @@ _REQUEST_TYPES: dict[Endpoint, Any] = {
 }
 
 
+def served_base(config: ServeConfig, base_folder: Path, int8_bases: Path) -> Path:
+    """What the engine loads: the prepared base, or on a CPU what `cpu_base` makes of it.
+
+    Raises:
+        InvalidBaseError: It cannot be served in int8.
+    """
+    is_int8 = config.cpu_base == "int8" and current_platform.is_cpu()
+    return int8_base(base_folder, int8_bases) if is_int8 else base_folder
+
+
 class VllmEngine:
     """One vLLM engine; see `serve.engine.protocol.Engine`.
 
     Args:
-        home: Keeps versions and the base as this engine takes them; without it they are made anew each time.
+        base_folder: What `served_base` says.
+        staged: Where versions are kept in the engine's own layout.
     """
 
     def __init__(
-        self, config: ServeConfig, base_folder: Path, observer: GenerationObserver, home: Home | None = None
+        self, config: ServeConfig, base_folder: Path, observer: GenerationObserver, staged: Path | None = None
     ) -> None:
         self._config = config
         self._base_folder = base_folder
         self._observer = observer
-        self._home = home
+        self._staged = staged
         self._llm: ObservedAsyncLLM | None = None
         self._stager: Stager | None = None
         self._serving = State()
@@ -83,7 +93,7 @@ class VllmEngine:
         if current_platform.is_cpu():
             set_cpu_environment()
             os.environ[CPU_LORA_VARIABLE] = self._config.cpu_lora
-        arguments = server_arguments(self._config, await asyncio.to_thread(self._served_base))
+        arguments = server_arguments(self._config, self._base_folder)
         self._llm = await asyncio.to_thread(_build, arguments)
         self._llm.observer = self._observer
         quality = self._config.quality
@@ -94,17 +104,12 @@ class VllmEngine:
         if layers:
             self._stager = self._make_stager([LayerShape(*fields) for fields in layers])
 
-    def _served_base(self) -> Path:
-        if not current_platform.is_cpu() or self._config.cpu_base != "int8" or self._home is None:
-            return self._base_folder
-        return int8_base(self._base_folder, self._home.int8_bases)
-
     def _make_stager(self, layers: list[LayerShape]) -> Stager:
         most_bytes = self._config.staged_cache_bytes
-        if self._home is None or not most_bytes:
+        if self._staged is None or not most_bytes:
             return Stager(layers)
         try:
-            return Stager(layers, StagedCache(self._home.staged, most_bytes, layers_sha256(layers)))
+            return Stager(layers, StagedCache(self._staged, most_bytes, layers_sha256(layers)))
         except OSError as error:  # as a folder that cannot be written: loads are slower without it
             logger.warning("Adapters are packed anew at each load: %s", error)
             return Stager(layers)

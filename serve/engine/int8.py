@@ -10,7 +10,7 @@ import json
 import logging
 import shutil
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import mkdtemp
 from typing import Any
 
 import torch
@@ -68,15 +68,15 @@ def int8_base(base_folder: Path, kept: Path) -> Path:
         )
     logger.info("Rounding %s to int8, once", base_folder.name)
     kept.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".", dir=kept) as made:
-        _write(base_folder, config, Path(made))
-        try:
-            Path(made).rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another server was faster
-                raise
-        else:
-            Path(made).mkdir()  # for TemporaryDirectory to remove
+    made = Path(mkdtemp(prefix=".", dir=kept))
+    try:
+        _write(base_folder, config, made)
+        made.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # else another server was faster
+            raise
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
     return folder
 
 

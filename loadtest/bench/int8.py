@@ -1,0 +1,120 @@
+"""`lorikeet bench int8`: the base rounded to int8 (`cpu_base: int8`) beside the base as trained on, with its adapters.
+
+Two servers of ours, by turns: how fast, and how many held-out questions each adapter answers rightly.
+"""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from openai import AsyncOpenAI
+
+from adapters.store import AdapterStore
+from config.errors import DatasetError
+from config.home import Home
+from loadtest.bench.cost import Side, measure_cost
+from loadtest.bench.lora import ALONE, PREFILL, STREAMS, Row, Stage, compare
+from loadtest.bench.options import BenchOptions
+from loadtest.bench.results import BenchResult
+from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
+from loadtest.bootstrap import NUM_RESAMPLES
+from loadtest.errors import TargetError
+from loadtest.evaluate import EvaluationError, evaluate_live
+from quality.scorers import is_exact_match
+
+LEAST_DIFFERENCE = -0.05
+"""Of the shares answered rightly: the margin by which a canary may be worse, too (`quality.margin`)."""
+
+_BASELINE = "the base in bf16"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """Held-out questions of one adapter; for each whether it was answered rightly in bf16, and in int8."""
+
+    adapter: str
+    pairs: Sequence[tuple[bool, bool]]
+
+
+def bench_int8(options: BenchOptions) -> tuple[BenchResult, ...]:
+    """Serve the state folder's own adapters twice; those whose data sets are there are also examined.
+
+    Raises:
+        AdapterError: There is no such adapter.
+        TargetError: A server did not become ready, or a request failed. The logs are kept; the message says where.
+    """
+    store = AdapterStore(options.home.adapters)
+    store.resolve(options.adapter)
+    names = (options.adapter, *(name for name in store.names() if name != options.adapter))
+    rounded, plain = (serve_config(options, cpu_base=kind) for kind in ("int8", "bfloat16"))
+    environment = same_threads(options)
+    results: list[BenchResult] = []
+    with (
+        kept_logs() as folder,
+        our_server(rounded, options.home, _made(folder / "int8"), environment) as int8,
+        our_server(plain, options.home, _made(folder / "bf16"), environment) as bf16,
+    ):
+        sides = Side(f"{int8.url}/v1", int8.pid), Side(f"{bf16.url}/v1", bf16.pid)
+        stage = stage_of(rounded.served_model_name, names)
+        results += compare(stage, *sides, options, measure_cost, 0)
+        for name in names:
+            if (options.home.datasets / name).is_dir():
+                options.say(f"held-out questions of {name}")
+                results.append(share_result(_examine(options.home, name, sides)))
+    return tuple(results)
+
+
+def stage_of(base: str, names: tuple[str, ...]) -> Stage:
+    """The same models on both sides."""
+
+    def rows() -> Iterator[Row]:
+        for title, models, load in (
+            ("base", (base,), STREAMS),
+            (names[0], names[:1], STREAMS),
+            (f"base and {', '.join(names)} mixed", (base, *names), STREAMS),
+            ("base, 1 stream", (base,), ALONE),
+            (f"{names[0]}, 1 stream", names[:1], ALONE),
+            (f"prefill of 512 tokens, {', '.join(names)}", names, PREFILL),
+        ):
+            yield Row(title, models, models, load)
+
+    return Stage(_BASELINE, {}, {}, tuple(rows()))
+
+
+def share_result(answered: Answered) -> BenchResult:
+    """Shares answered rightly, and whether the difference, with its 95% bootstrap interval, is within the margin."""
+    pairs = np.array(answered.pairs, dtype=float)
+    drawn = np.random.default_rng(0).integers(len(pairs), size=(NUM_RESAMPLES, len(pairs)))
+    differences = (pairs[:, 1] - pairs[:, 0])[drawn].mean(axis=1)
+    low, high = np.percentile(differences, (2.5, 97.5))
+    bf16, int8 = pairs.mean(axis=0)
+    return BenchResult(
+        name=f"{answered.adapter}: {len(pairs)} held-out questions answered rightly (baseline: {_BASELINE}); "
+        f"difference {int8 - bf16:+.3f}, {low:+.3f} to {high:+.3f}",
+        value=float(int8),
+        unit="share",
+        baseline=float(bf16),
+        target=f"difference surely above {LEAST_DIFFERENCE:g}",
+        is_pass=bool(low > LEAST_DIFFERENCE),
+    )
+
+
+def _examine(home: Home, name: str, sides: tuple[Side, Side]) -> Answered:
+    rounded, plain = (asyncio.run(_is_right(home.datasets / name, name, side.url)) for side in sides)
+    return Answered(name, tuple(zip(plain, rounded, strict=True)))
+
+
+async def _is_right(dataset: Path, name: str, url: str) -> list[bool]:
+    async with AsyncOpenAI(base_url=url, api_key="none", timeout=600, max_retries=0) as client:
+        try:
+            score = await evaluate_live(client, dataset, name)
+        except (DatasetError, EvaluationError) as error:
+            raise TargetError(str(error)) from error
+    return [is_exact_match(answer.text, answer.expected) for answer in score.answers]
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
