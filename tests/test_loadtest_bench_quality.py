@@ -23,12 +23,17 @@ class Pair:
         self._at_rest: set[str] = set()
         self.asked: list[tuple[str, int]] = []
         self.resting: list[set[str]] = []
-        servers = (Server(name, lambda name=name: self._rest(name)) for name in ("on", "off"))
+        self._cpu_s = {"on": 0.0, "off": 0.0}
+        servers = (
+            Server(name, lambda name=name: self._rest(name), lambda name=name: self._cpu_s[name])
+            for name in ("on", "off")
+        )
         self.servers = Servers(*servers, models={"base": "b"})
 
     def measure(self, url: str, model: str, seed: int) -> float:
         self.asked.append((url, seed))
         self.resting.append(set(self._at_rest))
+        self._cpu_s[url] += {"on": 10.3, "off": 10.0}[url] if seed else 99.0  # the warm-up does not count
         return next(self._figures[url])
 
     @contextmanager
@@ -58,7 +63,8 @@ def options(tmp_path: Path) -> BenchOptions:
 
 def figures(options: BenchOptions, on: list[float], off: list[float]) -> tuple[Pair, bool | None, float | None]:
     pair, ttft = Pair(on, off), Pair([51.0, 52.0, 53.0], [50.0] * 3)
-    streams, alone = compare(pair.servers, options, pair.measure, ttft.measure)
+    streams, cpu, alone = compare(pair.servers, options, pair.measure, ttft.measure)
+    assert (cpu.ratio, cpu.is_pass) == (pytest.approx(1.03), None)
     assert (alone.baseline, alone.value, alone.is_pass) == (50.0, 52.0, None)
     return pair, streams.is_pass, streams.ratio
 

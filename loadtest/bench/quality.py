@@ -2,7 +2,7 @@
 
 Two servers of ours on the same engine settings, one with the monitor and one without, are measured by turns with the
 same prompts, the base and an adapter each. Who is not measured is stopped: else the monitor's probes would slow down
-the server that has none.
+the server that has none. Beside throughput stands CPU time, which a busy machine disturbs far less.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,7 +19,7 @@ from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
 from loadtest.bench.two_servers import NUM_STREAMS, Measure, measure_servers, tokens_per_s, ttft_p50_ms
 from loadtest.copies import copy_adapter
-from loadtest.processes import stopped
+from loadtest.processes import stopped, tree_usage
 from loadtest.server import RunningServer
 
 LEAST_RATIO = 0.97
@@ -30,10 +30,11 @@ PROBES_FILE = "probes.json"
 
 @dataclass(frozen=True)
 class Server:
-    """Its URL, with /v1, and how to keep it from running for a while."""
+    """Its URL, with /v1, how to keep it from running for a while, and the CPU seconds that it has used so far."""
 
     url: str
     at_rest: Callable[[], AbstractContextManager[None]] = field(repr=False)
+    cpu_s: Callable[[], float] = field(repr=False)
 
 
 @dataclass(frozen=True)
@@ -66,26 +67,37 @@ def compare(servers: Servers, options: BenchOptions, throughput: Measure, ttft: 
     Raises:
         TargetError: A request failed.
     """
-    measures = (_alone(servers, throughput), _alone(servers, ttft))
     results: list[BenchResult] = []
     for name, model in servers.models.items():
+        cpu_s: dict[str, list[float]] = {servers.off.url: [], servers.on.url: []}
+        measures = (_alone(servers, throughput, cpu_s), _alone(servers, ttft))
         rounds = measure_servers(servers.off.url, servers.on.url, model, *measures, options)
         streams, alone = compare_pairs(rounds.tokens_per_s), compare_pairs(rounds.ttft_ms)
-        options.say(f"{name}: {streams.ratio:.3f} of the tok/s without the monitor; TTFT p50 {alone.ratio:.3f}")
+        cpu = compare_pairs(list(zip(*(of_server[1:] for of_server in cpu_s.values()), strict=True)))  # no warm-up
+        options.say(
+            f"{name}: {streams.ratio:.3f} of the tok/s without the monitor, {cpu.ratio:.3f} of the CPU time; "
+            f"TTFT p50 {alone.ratio:.3f}"
+        )
         results += [
             paired(f"{name}: {NUM_STREAMS} streams (baseline: no monitor)", "tok/s", streams, least=LEAST_RATIO),
+            paired(f"{name}: CPU time of the same (baseline: no monitor)", "s", cpu),
             paired(f"{name}: TTFT p50, one stream (baseline: no monitor)", "ms", alone),
         ]
     return tuple(results)
 
 
-def _alone(servers: Servers, measure: Measure) -> Measure:
-    """The same figure of a server that has the machine to itself."""
+def _alone(servers: Servers, measure: Measure, cpu_s: dict[str, list[float]] | None = None) -> Measure:
+    """The same figure of a server that has the machine to itself; its CPU time goes to its list in `cpu_s`."""
+    of_url = {servers.on.url: servers.on, servers.off.url: servers.off}
     other_of = {servers.on.url: servers.off, servers.off.url: servers.on}
 
     def measure_alone(url: str, model: str, seed: int) -> float:
         with other_of[url].at_rest():
-            return measure(url, model, seed)
+            before_s = of_url[url].cpu_s()
+            figure = measure(url, model, seed)
+            if cpu_s is not None:
+                cpu_s[url].append(of_url[url].cpu_s() - before_s)
+            return figure
 
     return measure_alone
 
@@ -109,7 +121,7 @@ def _both_servers(options: BenchOptions) -> Iterator[Servers]:
 
 
 def _server(running: RunningServer) -> Server:
-    return Server(f"{running.url}/v1", partial(stopped, running.pid))
+    return Server(f"{running.url}/v1", partial(stopped, running.pid), lambda: tree_usage(running.pid).cpu_s)
 
 
 def _made(folder: Path) -> Path:
