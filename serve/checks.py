@@ -17,7 +17,7 @@ from adapters.usage import in_use
 from quality.probes import InvalidProbesError, read_probes
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
-from serve.parity import Parity, judge_parity, replay
+from serve.parity import Parity, Tolerance, judge_parity, replay
 
 _Stamp = tuple[tuple[str, int, int, int], ...]
 """Name, inode, bytes and time of the last change of every file."""
@@ -126,9 +126,9 @@ def _check_probes(folder: Path) -> None:
 class AnswerChecks:
     """The proof that what the engine serves is what was trained."""
 
-    def __init__(self, engine: Engine, *, tolerance_nats: float) -> None:
+    def __init__(self, engine: Engine, *, tolerance: Tolerance) -> None:
         self._engine = engine
-        self._tolerance_nats = tolerance_nats
+        self._tolerance = tolerance
         self._passed: dict[str, tuple[str | None, Parity]] = {}
 
     async def check(self, target: Target, checked: Checked, loaded: str | None) -> Parity | None:
@@ -154,7 +154,7 @@ class AnswerChecks:
                 return parity
             fingerprint = fingerprint.model_copy(update={"prompts": fingerprint.prompts[:1]})
         served = await replay(fingerprint, self._engine, target)
-        parity = judge_parity(fingerprint, served, self._tolerance_nats)
+        parity = judge_parity(fingerprint, served, self._tolerance)
         if parity.reason is not None:
             raise ParityError(parity.reason)
         self._passed.setdefault(digest, (loaded, parity))

@@ -25,6 +25,15 @@ class Parity:
 
 
 @dataclass(frozen=True)
+class Tolerance:
+    """Most mean |log-probability difference| to the training stack, nats per answer token."""
+
+    adapter_nats: float
+    base_nats: float
+    """Of the base on the same answers, which it finds unlikely: there a rounded base is further away."""
+
+
+@dataclass(frozen=True)
 class Replay:
     """What the engine says of the golden answers, in the order of the fingerprint's prompts."""
 
@@ -42,15 +51,15 @@ async def replay(fingerprint: Fingerprint, engine: Engine, target: Target) -> Re
     return Replay(tuple(logprobs[: len(prompts)]), tuple(logprobs[len(prompts) :]), rendered)
 
 
-def judge_parity(fingerprint: Fingerprint, served: Replay, tolerance_nats: float) -> Parity:
+def judge_parity(fingerprint: Fingerprint, served: Replay, tolerance: Tolerance) -> Parity:
     """Compare the engine's figures with the training stack's; the first thing wrong is the reason."""
     adapter_error = _mean_gap([p.adapter_logprobs for p in fingerprint.prompts], served.adapter_logprobs)
     base_error = _mean_gap([p.base_logprobs for p in fingerprint.prompts], served.base_logprobs)
-    return Parity(adapter_error, base_error, _fault(fingerprint, served, adapter_error, base_error, tolerance_nats))
+    return Parity(adapter_error, base_error, _fault(fingerprint, served, adapter_error, base_error, tolerance))
 
 
 def _fault(
-    fingerprint: Fingerprint, served: Replay, adapter_error: float, base_error: float, tolerance: float
+    fingerprint: Fingerprint, served: Replay, adapter_error: float, base_error: float, tolerance: Tolerance
 ) -> str | None:
     for prompt, rendered in zip(fingerprint.prompts, served.rendered_token_ids, strict=True):
         if rendered != prompt.prompt_token_ids:
@@ -58,21 +67,21 @@ def _fault(
                 "the server's chat template or tokenizer turns a golden prompt into other tokens "
                 f"({len(rendered)} instead of {len(prompt.prompt_token_ids)}); serve the base it was trained on"
             )
-    if base_error > tolerance:
+    if base_error > tolerance.base_nats:
         return (
             f"the base model answers {base_error:.3f} nats per token away from the base it was trained on "
-            f"(at most {tolerance:g}); serve the base it was trained on"
+            f"(at most {tolerance.base_nats:g}); serve the base it was trained on"
         )
     effect = fingerprint.adapter_effect_nats
-    if effect > tolerance and _gap_to_base(served) < _NO_EFFECT_SHARE * effect:
+    if effect > tolerance.adapter_nats and _gap_to_base(served) < _NO_EFFECT_SHARE * effect:
         return (
             f"it answers as the base model does, where training measured a difference of {effect:.3f} nats "
             "per token: no module of it was applied; see `lorikeet adapters lint`"
         )
-    if adapter_error > tolerance:
+    if adapter_error > tolerance.adapter_nats:
         return (
             f"it answers {adapter_error:.3f} nats per token away from what training measured (at most "
-            f"{tolerance:g}); its weights or its scaling are applied wrongly"
+            f"{tolerance.adapter_nats:g}); its weights or its scaling are applied wrongly"
         )
     return None
 

@@ -7,7 +7,7 @@ from adapters.reference import Target
 from serve.engine.protocol import Engine
 from serve.errors import ServeError
 from serve.metrics import ServeMetrics
-from serve.parity import judge_parity, replay
+from serve.parity import Tolerance, judge_parity, replay
 from serve.residency import Residency
 
 logger = logging.getLogger(__name__)
@@ -17,13 +17,13 @@ class IsolationProbe:
     """Replays one resident version's fingerprint at a time; a version that answers as another fails its own."""
 
     def __init__(
-        self, engine: Engine, residency: Residency, metrics: ServeMetrics, *, interval_s: float, tolerance_nats: float
+        self, engine: Engine, residency: Residency, metrics: ServeMetrics, *, interval_s: float, tolerance: Tolerance
     ) -> None:
         self._engine = engine
         self._residency = residency
         self._metrics = metrics
         self._interval_s = interval_s
-        self._tolerance_nats = tolerance_nats
+        self._tolerance = tolerance
         self._last: Target | None = None
 
     async def run(self) -> None:
@@ -46,7 +46,7 @@ class IsolationProbe:
             resident = self._residency.residents[target]
             assert resident.fingerprint is not None  # `_next` chooses no other
             served = await replay(resident.fingerprint, self._engine, target)
-        parity = judge_parity(resident.fingerprint, served, self._tolerance_nats)
+        parity = judge_parity(resident.fingerprint, served, self._tolerance)
         self._metrics.probe_finished(target, parity.adapter_error_nats, is_ok=parity.is_ok)
         if not parity.is_ok:
             logger.error("%s no longer answers as itself: %s", target, parity.reason)

@@ -17,6 +17,7 @@ from serve.app import Parts, create_app
 from serve.build import build_parts
 from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
+from serve.parity import Tolerance
 from serve.probes import IsolationProbe
 from serve.residency import Residency
 from tests.fake_engine import FakeEngine, fingerprint
@@ -56,7 +57,9 @@ class Serving:
         return manifest
 
     def probe(self) -> IsolationProbe:
-        return IsolationProbe(self.engine, self.residency, self.metrics, interval_s=0.01, tolerance_nats=0.25)
+        return IsolationProbe(
+            self.engine, self.residency, self.metrics, interval_s=0.01, tolerance=Tolerance(0.25, 0.25)
+        )
 
     def client(self, token: str | None = None) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

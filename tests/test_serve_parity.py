@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from serve.parity import Parity, Replay, judge_parity
+from serve.parity import Parity, Replay, Tolerance, judge_parity
 from tests.fake_engine import ADAPTER_LOGPROBS, BASE_LOGPROBS, PROMPT_IDS, fingerprint
 
 GOLDEN = fingerprint("d" * 64, "t" * 64)
@@ -14,8 +14,9 @@ def judged(
     adapter: tuple[float, ...] = ADAPTER_LOGPROBS,
     base: tuple[float, ...] = BASE_LOGPROBS,
     rendered: tuple[int, ...] = PROMPT_IDS,
+    base_nats: float = 0.15,
 ) -> Parity:
-    return judge_parity(GOLDEN, Replay((adapter,), (base,), (rendered,)), tolerance_nats=0.15)
+    return judge_parity(GOLDEN, Replay((adapter,), (base,), (rendered,)), Tolerance(0.15, base_nats))
 
 
 def test_equal_log_probabilities_pass() -> None:
@@ -27,6 +28,13 @@ def test_differences_of_bf16_size_pass_and_are_reported() -> None:
     assert parity.is_ok
     assert parity.adapter_error_nats == pytest.approx(0.04)
     assert parity.base_error_nats == pytest.approx(0.035)
+
+
+def test_a_rounded_base_may_be_further_away_than_its_adapters() -> None:
+    base = tuple(logprob - 0.3 for logprob in BASE_LOGPROBS)
+    assert not judged(base=base).is_ok
+    assert judged(base=base, base_nats=0.6).is_ok
+    assert not judged(adapter=(-1.5, -2.25), base=base, base_nats=0.6).is_ok
 
 
 @pytest.mark.parametrize(
