@@ -4,13 +4,16 @@ Two servers of ours, by turns: how fast, and how many held-out questions each ad
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
-import numpy as np
 from openai import AsyncOpenAI
 
+from adapters.base import read_base
+from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.store import AdapterStore
 from config.errors import DatasetError
 from config.home import Home
@@ -18,10 +21,10 @@ from loadtest.bench.cost import Side, measure_cost
 from loadtest.bench.lora import ALONE, PREFILL, STREAMS, Row, Stage, compare
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
-from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
-from loadtest.bootstrap import NUM_RESAMPLES
+from loadtest.bench.servers import base_folder, kept_logs, our_server, same_threads, serve_config
 from loadtest.errors import TargetError
 from loadtest.evaluate import EvaluationError, evaluate_live
+from quality.intervals import paired_difference
 from quality.scorers import is_exact_match
 
 LEAST_DIFFERENCE = -0.05
@@ -45,10 +48,8 @@ def bench_int8(options: BenchOptions) -> tuple[BenchResult, ...]:
         AdapterError: There is no such adapter.
         TargetError: A server did not become ready, or a request failed. The logs are kept; the message says where.
     """
-    store = AdapterStore(options.home.adapters)
-    store.resolve(options.adapter)
-    names = (options.adapter, *(name for name in store.names() if name != options.adapter))
     rounded, plain = (serve_config(options, cpu_base=kind) for kind in ("int8", "bfloat16"))
+    names = _served_names(AdapterStore(options.home.adapters), options.adapter, base_folder(options, plain))
     environment = same_threads(options)
     results: list[BenchResult] = []
     with (
@@ -84,21 +85,36 @@ def stage_of(base: str, names: tuple[str, ...]) -> Stage:
 
 
 def share_result(answered: Answered) -> BenchResult:
-    """Shares answered rightly, and whether the difference, with its 95% bootstrap interval, is within the margin."""
-    pairs = np.array(answered.pairs, dtype=float)
-    drawn = np.random.default_rng(0).integers(len(pairs), size=(NUM_RESAMPLES, len(pairs)))
-    differences = (pairs[:, 1] - pairs[:, 0])[drawn].mean(axis=1)
-    low, high = np.percentile(differences, (2.5, 97.5))
-    bf16, int8 = pairs.mean(axis=0)
+    """Shares answered rightly, and whether the difference, with its 95% interval, is within the margin."""
+    pairs = Counter(answered.pairs)
+    low, high = paired_difference(pairs[True, False], pairs[False, True], len(answered.pairs))
+    bf16, int8 = (fmean(side) for side in zip(*answered.pairs, strict=True))
     return BenchResult(
-        name=f"{answered.adapter}: {len(pairs)} held-out questions answered rightly (baseline: {_BASELINE}); "
+        name=f"{answered.adapter}: {len(answered.pairs)} held-out questions answered rightly (baseline: {_BASELINE}); "
         f"difference {int8 - bf16:+.3f}, {low:+.3f} to {high:+.3f}",
-        value=float(int8),
+        value=int8,
         unit="share",
-        baseline=float(bf16),
+        baseline=bf16,
         target=f"difference surely above {LEAST_DIFFERENCE:g}",
-        is_pass=bool(low > LEAST_DIFFERENCE),
+        is_pass=low > LEAST_DIFFERENCE,
     )
+
+
+def _served_names(store: AdapterStore, first: str, base: Path) -> tuple[str, ...]:
+    """The adapters that a client of this base can ask for by name.
+
+    Raises:
+        AdapterError: `first` is none of them.
+    """
+    store.resolve(first)
+    digest = read_base(base).digest
+    stable = {name: store.aliases(name).get(DEFAULT_ALIAS) for name in store.names()}
+    served = [
+        name
+        for name, version in stable.items()
+        if version is not None and store.manifest(Target(name, version)).base.digest == digest
+    ]
+    return first, *(name for name in served if name != first)
 
 
 def _examine(home: Home, name: str, sides: tuple[Side, Side]) -> Answered:

@@ -87,8 +87,10 @@ def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _key(base_folder: Path) -> str:
-    """Of the base, and of the code that writes it."""
-    return hashlib.sha256(read_base(base_folder).digest.encode() + Path(__file__).read_bytes()).hexdigest()[:16]
+    """Of all files of the base, as its manifest lists them, and of the code that rounds them."""
+    read_base(base_folder)
+    manifest = (base_folder / MANIFEST_FILE).read_bytes()
+    return hashlib.sha256(manifest + Path(__file__).read_bytes()).hexdigest()[:16]
 
 
 def _write(base_folder: Path, config: dict[str, Any], folder: Path) -> None:
