@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -49,17 +50,20 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
         ) from error
 
 
-def find_not_finite(path: Path, headers: Sequence[TensorHeader]) -> list[str]:
+def find_not_finite(path: Path, headers: Sequence[TensorHeader], *, items: int = _CACHED_ITEMS) -> list[str]:
     """Names of the float tensors that hold NaN or infinity, in the file's order.
 
     Neighbours of one type are looked at as one: hundreds of small tensors cost as much as their bytes.
+
+    Args:
+        items: Numbers in memory at a time.
     """
     bad: list[str] = []
     with path.open("rb") as file:
         for run in _runs(headers):
             dtype = run[0].dtype
-            if not _is_finite(file, dtype, run[0].begin, run[-1].end):
-                bad += [header.name for header in run if not _is_finite(file, dtype, header.begin, header.end)]
+            if not _is_finite(file, dtype, run[0].begin, run[-1].end, items):
+                bad += [header.name for header in run if not _is_finite(file, dtype, header.begin, header.end, items)]
     return bad
 
 
@@ -117,14 +121,14 @@ def _runs(headers: Sequence[TensorHeader]) -> list[list[TensorHeader]]:
     return runs
 
 
-def _is_finite(file: BinaryIO, dtype: str, begin: int, end: int) -> bool:
+def _is_finite(file: BufferedReader, dtype: str, begin: int, end: int, items: int) -> bool:
     unsigned, exponent, _ = _FLOATS[dtype]
-    values = np.empty(_CACHED_ITEMS, unsigned)
+    values = np.empty(items, unsigned)
     exponents, all_set = np.empty_like(values), unsigned(exponent)
     file.seek(begin)
     num_left = (end - begin) // values.itemsize
     while num_left > 0:
-        num_read = _read_into(file, values[: min(num_left, _CACHED_ITEMS)])
+        num_read = _read_into(file, values[: min(num_left, items)])
         chunk = np.bitwise_and(values[:num_read], all_set, out=exponents[:num_read])
         if chunk.max() == all_set:
             return False
@@ -132,14 +136,14 @@ def _is_finite(file: BinaryIO, dtype: str, begin: int, end: int) -> bool:
     return True
 
 
-def _read_into(file: BinaryIO, values: np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]) -> int:
+def _read_into(file: BufferedReader, values: np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]) -> int:
     """Fill with items of the file; how many.
 
     Raises:
         InvalidAdapterError: It ends before: somebody cuts it just now.
     """
     wanted = values.view(np.uint8).data
-    if file.readinto(wanted) != len(wanted):  # type: ignore[attr-defined]
+    if file.readinto(wanted) != len(wanted):
         raise InvalidAdapterError(f"{Path(file.name).name!r} ends in the middle of a tensor. Copy it again.")
     return len(values)
 

@@ -1,6 +1,6 @@
 """What follows from the verdict on a canary: its aliases, its history, its metrics."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from adapters.manifest import QualityRules
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.traffic import Split
+from adapters.trials import Trial
 from config.monitor import VerdictMode
 from quality.store import QualityStore
 from quality.verdict import decide
@@ -43,7 +44,13 @@ class Court:
         for probe in range(num):
             self.controller.request_finished(request(FIRST))
             self.controller.request_finished(request(SECOND, **canary))
-            self.controller.probe_scored(FIRST, SECOND, probe, (1.0, score))
+            self.controller.probe_scored("medical", self.trial, probe, (1.0, score))
+
+    @property
+    def trial(self) -> Trial:
+        trial = self.store.trial("medical")
+        assert trial is not None
+        return trial
 
     async def judge(self) -> str | None:
         verdict = await self.controller.judge("medical")
@@ -236,7 +243,8 @@ async def test_answers_of_versions_that_are_not_on_trial_are_no_evidence(court: 
     await court.controller.judge("medical")
     for target in (THIRD, Target("legal", 2)):
         court.controller.request_finished(request(target))
-        court.controller.probe_scored(FIRST, target, 0, (1.0, 0.0))
+    court.controller.probe_scored("legal", court.trial, 0, (1.0, 0.0))
+    court.controller.probe_scored("medical", replace(court.trial, canary=3), 0, (1.0, 0.0))
     court.controller.request_finished(RequestRecord(RequestContext("a", "r"), "x", None, "client_error", 404, None, 0))
     assert court.controller._cases["medical"].evidence.num_pairs == 0
 
@@ -277,14 +285,14 @@ async def test_the_figures_of_a_trial_go_when_it_is_over(court: Court, end: str)
 async def test_a_server_that_starts_anew_goes_on_with_the_evidence(court: Court, now: list[datetime]) -> None:
     await court.see(4, score=0.0)
     assert await court.judge() == "hold"  # and so it is written down
-    court.controller.probe_scored(FIRST, SECOND, 4, (1.0, 1.0))  # after the last verdict before the crash
+    court.controller.probe_scored("medical", court.trial, 4, (1.0, 1.0))  # after the last verdict before the crash
     anew = make_court(court.store, now)
-    assert anew.controller.probes_counted(FIRST, SECOND) is None
+    assert anew.controller.probes_counted("medical", court.trial) is None
     verdict = await anew.controller.judge("medical")
     assert verdict is not None
     assert [comparison.num_pairs for comparison in verdict.comparisons] == [4, 4, 0]
     assert verdict.comparisons[0].canary == 0.0
-    assert anew.controller.probes_counted(FIRST, SECOND) == {0, 1, 2, 3}
+    assert anew.controller.probes_counted("medical", court.trial) == {0, 1, 2, 3}
 
 
 @pytest.mark.anyio
@@ -297,6 +305,24 @@ async def test_another_trial_of_the_same_versions_starts_without_evidence(court:
     verdict = await make_court(court.store, now).controller.judge("medical")
     assert verdict is not None
     assert [comparison.num_pairs for comparison in verdict.comparisons] == [0, 0, 0]
+
+
+@pytest.mark.anyio
+async def test_evidence_that_could_not_be_written_down_is_written_with_the_next_verdict(
+    trial_store: AdapterStore, now: list[datetime], tmp_path: Path
+) -> None:
+    kept = QualityStore(tmp_path / "failing.sqlite3")
+    court = make_court(trial_store, now, kept=kept)
+    await court.controller.judge("medical")
+    kept._connection.execute("ALTER TABLE trial_pairs RENAME TO away")
+    await court.see(2)
+    await court.judge()
+    kept._connection.execute("ALTER TABLE away RENAME TO trial_pairs")
+    await court.see(1)
+    await court.judge()
+    trial = court.trial
+    pairs = kept.trial_pairs("medical", trial.stable, trial.canary, trial.began_at)
+    assert [pair.kind for pair in pairs].count("error") == 3
 
 
 @pytest.mark.anyio

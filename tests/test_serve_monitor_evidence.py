@@ -138,6 +138,7 @@ def test_evidence_that_is_written_down_can_be_taken_up_again(
     kept += before.take_new()
     again = TrialEvidence(FIRST, SECOND, known=kept)
     assert again.evidence() == before.evidence()
+    assert again.slow_threshold_s == before.slow_threshold_s == 0.1
     assert again.probes == before.probes == {probe for probe, _ in scores}
     assert again.take_new() == before.take_new() == []
 

@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from adapters.base import read_base
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.reference import Target
 from adapters.store import AdapterStore
+from adapters.trials import Trial
 from quality.kept import ProbeScore
 from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet, write_probes
 from quality.store import QualityStore
@@ -55,11 +57,11 @@ class Scores:
     heard: list[tuple[Target, Target, tuple[float, float]]] = field(default_factory=list)
     counted: set[int] | None = field(default_factory=set)
 
-    def probes_counted(self, stable: Target, canary: Target) -> set[int] | None:
+    def probes_counted(self, name: str, trial: Trial) -> set[int] | None:
         return self.counted
 
-    def probe_scored(self, stable: Target, canary: Target, probe: int, scores: tuple[float, float]) -> None:
-        self.heard.append((stable, canary, scores))
+    def probe_scored(self, name: str, trial: Trial, probe: int, scores: tuple[float, float]) -> None:
+        self.heard.append((Target(name, trial.stable), Target(name, trial.canary), scores))
 
 
 @dataclass
@@ -303,6 +305,16 @@ async def test_a_canarys_trial_does_not_wait_for_a_pause(exam: Exam) -> None:
     exam.is_busy = True
     await exam.turns(3)
     assert len(exam.scores.heard) == 3
+
+
+async def test_another_trial_of_the_same_versions_is_asked_everything_anew(exam: Exam) -> None:
+    await on_trial(exam, 2)
+    await exam.turns(3)
+    later = AdapterStore(exam.serving.store.root, clock=lambda: datetime(2026, 11, 22, tzinfo=UTC))
+    later.set_aliases("medical", {"canary": 1})
+    later.set_aliases("medical", {"canary": 2})  # before the probes' next turn
+    await exam.turns(3)
+    assert len(exam.scores.heard) == 4
 
 
 async def test_canaries_come_first_then_all_others_in_turn(exam: Exam) -> None:

@@ -9,12 +9,13 @@ import hashlib
 import json
 import logging
 import shutil
+import time
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 _CONFIG_FILE = "config.json"
 _LARGEST = 127
+_LONGEST_S = 3600.0  # to round a base
 _FLOATS = frozenset({torch.bfloat16, torch.float16, torch.float32})
 # What vLLM builds anew from the files that are there.
 _LEFT_OUT = frozenset({_CONFIG_FILE, MANIFEST_FILE, "model.safetensors.index.json"})
@@ -38,14 +40,8 @@ _QUANTIZATION: dict[str, Any] = {
     "config_groups": {
         "group_0": {
             "targets": ["Linear"],
-            "weights": {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "channel", "dynamic": False},
-            "input_activations": {
-                "num_bits": 8,
-                "type": "int",
-                "symmetric": True,
-                "strategy": "token",
-                "dynamic": True,
-            },
+            "weights": _INT8 | {"strategy": "channel", "dynamic": False},
+            "input_activations": _INT8 | {"strategy": "token", "dynamic": True},
         }
     },
 }
@@ -55,8 +51,7 @@ def int8_base(base_folder: Path, kept: Path) -> Path:
     """The folder of a prepared base in int8: made at first use (a second per 100 MB), taken from `kept` later.
 
     Raises:
-        InvalidBaseError: It is quantized already, or has no linear layer that could be.
-        OSError: It cannot be written.
+        InvalidBaseError: It is quantized already, has no linear layer that could be, or cannot be written.
     """
     folder = kept / f"{base_folder.name}-{_key(base_folder)}"
     if folder.is_dir():
@@ -67,17 +62,28 @@ def int8_base(base_folder: Path, kept: Path) -> Path:
             f"Base {base_folder.name!r} is quantized already, so it cannot be served in int8. Set cpu_base: bfloat16."
         )
     logger.info("Rounding %s to int8, once", base_folder.name)
-    kept.mkdir(parents=True, exist_ok=True)
-    made = Path(mkdtemp(prefix=".", dir=kept))
     try:
-        _write(base_folder, config, made)
-        made.rename(folder)
-    except OSError:
+        kept.mkdir(parents=True, exist_ok=True)
+        _sweep(kept)
+        made = Path(mkdtemp(prefix=".", dir=kept))
+        try:
+            _write(base_folder, config, made)
+            made.rename(folder)
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
         if not folder.is_dir():  # else another server was faster
-            raise
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+            raise InvalidBaseError(
+                f"Base {base_folder.name!r} cannot be kept in int8 under {str(kept)!r}: {error}"
+            ) from error
     return folder
+
+
+def _sweep(kept: Path) -> None:
+    """Remove what a process that was killed had begun."""
+    for path in kept.glob(".*/"):
+        if path.stat().st_mtime < time.time() - _LONGEST_S:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

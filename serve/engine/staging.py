@@ -208,9 +208,10 @@ def read_staged(folder: Path, num_slices: Sequence[int]) -> list[LayerWeights | 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
     """All tensors of a safetensors file that passed the lint. Read at once: a mapped page costs more than its bytes."""
-    content = torch.from_numpy(np.fromfile(path, np.uint8))
+    content = np.fromfile(path, np.uint8)
     return {
-        header.name: content[header.begin : header.end].view(_DTYPES[header.dtype]).view(header.shape)
+        # Cut before it is a tensor: a file may begin its tensors at any byte, and torch's views may not.
+        header.name: torch.from_numpy(content[header.begin : header.end]).view(_DTYPES[header.dtype]).view(header.shape)
         for header in read_headers(path).values()
     }
 

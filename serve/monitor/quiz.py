@@ -1,0 +1,61 @@
+"""What held-out probes ask of whom: one set of questions for one version, or for the two of a trial."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import NamedTuple, Protocol
+
+from adapters.reference import Target
+from adapters.trials import Trial
+from quality.probes import ProbeSet
+
+
+class Urgency(IntEnum):
+    """Who is asked first."""
+
+    TRIAL = 0
+    STABLE = 1
+    OTHER = 2
+
+
+class ProbeListener(Protocol):
+    """Who wants to know how a canary does beside stable; called on the event loop."""
+
+    def probes_counted(self, name: str, trial: Trial) -> Collection[int] | None:
+        """What need not be asked any more; None: it is too early to ask."""
+
+    def probe_scored(self, name: str, trial: Trial, probe: int, scores: tuple[float, float]) -> None: ...
+
+
+class Due(NamedTuple):
+    """How urgently one version, or a trial's two, are to be asked."""
+
+    urgency: Urgency
+    trial: Trial | None = None
+
+
+@dataclass
+class Quiz:
+    """One set of questions for one version, or for stable and canary together."""
+
+    targets: tuple[Target, ...]
+    probes: ProbeSet
+    is_own: tuple[bool, ...]
+    """By target: whether these are its own questions, so that its scores are worth keeping."""
+    left: list[int]
+    """Questions not asked yet, in random order, the next one last."""
+    due: Due
+    scores: dict[Target, dict[int, float]] = field(default_factory=dict)
+    asked_s: dict[int, float] = field(default_factory=dict)
+    """When a question was last put to a version alone, seconds since the epoch."""
+    asked_at: int = 0
+    """Number of its last question, of all that were asked."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """One question, answered by all that were asked; `scores` is None where it could not be put to them."""
+
+    quiz: Quiz
+    probe: int
+    scores: tuple[float, ...] | None
