@@ -1,8 +1,9 @@
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quality.intervals import share_of, wilson_interval
+from quality.intervals import paired_difference, share_of, wilson_interval
 
 
 def test_wilson_interval_matches_the_published_example():
@@ -36,3 +37,23 @@ def test_impossible_counts_are_refused(successes, n):
 def test_impossible_confidence_is_refused(confidence):
     with pytest.raises(ValueError, match="between 0 and 1"):
         wilson_interval(1, 2, confidence)
+
+
+@pytest.mark.parametrize(("n", "agree", "worse"), [(40, 0.9, 0.05), (240, 0.8, 0.1), (240, 0.95, 0.04)])
+def test_the_interval_of_a_paired_difference_holds_the_true_one(n, agree, worse):
+    rng = np.random.default_rng(1)
+    counts = rng.multinomial(n, [worse, 1 - agree - worse, agree], size=2000)
+    true = (1 - agree - worse) - worse
+    intervals = (paired_difference(int(first), int(second), n) for first, second, _ in counts)
+    assert np.mean([low <= true <= high for low, high in intervals]) > 0.935
+
+
+def test_no_difference_among_few_is_not_sure():
+    low, high = paired_difference(0, 0, 10)
+    assert (low, high) == (pytest.approx(-0.163, abs=1e-3), pytest.approx(0.163, abs=1e-3))
+
+
+@pytest.mark.parametrize("counts", [(-1, 0, 3), (0, -1, 3), (2, 2, 3)])
+def test_impossible_pairs_are_refused(counts):
+    with pytest.raises(ValueError, match="there cannot be"):
+        paired_difference(*counts)

@@ -63,6 +63,19 @@ def test_the_weights_are_the_adapters_scaled_and_packed(adapter: Path, tmp_path:
             assert torch.equal(memory[start : start + 2 * want.numel()].view(torch.bfloat16), want)
 
 
+def test_a_file_whose_tensors_begin_at_an_odd_byte_is_packed_alike(adapter: Path, tmp_path: Path) -> None:
+    """The format pads its header so that they do not, and asks nobody to."""
+    digest = write_staged(adapter, LAYERS, tmp_path / "even")
+    file = adapter / "adapter_model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = content[8 : 8 + length].rstrip(b" ")
+    odd = header + b" " * (1 - len(header) % 2)
+    file.write_bytes(len(odd).to_bytes(8, "little") + odd + content[8 + length :])
+    assert len(odd) % 2 == 1
+    assert write_staged(adapter, LAYERS, tmp_path / "odd") == digest
+
+
 def test_the_folder_may_go_once_it_is_mapped(adapter: Path, tmp_path: Path) -> None:
     write_staged(adapter, LAYERS, tmp_path / "staged")
     staged = read_staged(tmp_path / "staged", [3, 1])

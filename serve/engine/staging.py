@@ -236,16 +236,16 @@ def _pack(
     alike: dict[tuple[Any, ...], list[_Slice]] = defaultdict(list)
     for one in slices:
         alike[one.lora_a.shape, one.lora_b.shape, one.lora_a.dtype, one.lora_b.dtype].append(one)
-    packed = {one.place: pair for group in alike.values() for one, pair in zip(group, _pack_alike(group), strict=True)}
+    pairs = {one.place: pair for group in alike.values() for one, pair in zip(group, _pack_alike(group), strict=True)}
     offset = 0
     for one in slices:
-        a, b = packed[one.place]
+        a, b = pairs[one.place]
         begin_b = offset + _whole_lines(a.nbytes)
         entries[one.place] = (offset, begin_b, padded_rank(one.lora_a.shape[0]))
         offset = begin_b + _whole_lines(b.nbytes)
     weights = np.zeros(max(1, offset), np.uint8)
     for one in slices:
-        for begin, part in zip(entries[one.place], packed[one.place], strict=False):
+        for begin, part in zip(entries[one.place], pairs[one.place], strict=False):
             weights[begin : begin + part.nbytes] = part
     return weights
 
