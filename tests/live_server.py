@@ -1,8 +1,10 @@
 """One real server for the whole test session: real vLLM, the real small model, two adapters trained for a few steps."""
 
+import asyncio
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +119,17 @@ def chat(model: str, **more: Any) -> dict[str, Any]:
 def client(live: LiveServer) -> httpx.AsyncClient:
     limits = httpx.Limits(max_connections=64)
     return httpx.AsyncClient(base_url=live.url, timeout=300, limits=limits)
+
+
+async def once_idle(http: httpx.AsyncClient, timeout_s: float = 60.0) -> dict[str, int]:
+    """What is still in flight, by version, when nothing is or time is up: the server's own probes hold leases too."""
+    deadline = time.monotonic() + timeout_s
+    while True:
+        rows = (await http.get("/admin/adapters")).raise_for_status().json()["adapters"]
+        in_flight = {row["adapter"]: row["in_flight"] for row in rows if row["in_flight"]}
+        if not in_flight or time.monotonic() > deadline:
+            return in_flight
+        await asyncio.sleep(0.1)
 
 
 def publish_copy(live: LiveServer, source: str, name: str) -> None:

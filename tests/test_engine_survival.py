@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
-from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, publish_copy
+from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, once_idle, publish_copy
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -101,17 +101,6 @@ async def test_no_request_is_answered_by_another_adapter(
     assert tally.right > 0.8 * NUM_REQUESTS
     assert tally.cold > 10
     assert in_flight == {}
-
-
-async def once_idle(http: httpx.AsyncClient, timeout_s: float = 60.0) -> dict[str, int]:
-    """What is still in flight, by version, when nothing is or time is up: the server's own probes hold leases too."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        rows = (await http.get("/admin/adapters")).raise_for_status().json()["adapters"]
-        in_flight = {row["adapter"]: row["in_flight"] for row in rows if row["in_flight"]}
-        if not in_flight or time.monotonic() > deadline:
-            return in_flight
-        await asyncio.sleep(0.1)
 
 
 async def churn(http: httpx.AsyncClient, adapters: dict[str, str], draw: random.Random) -> None:
