@@ -297,10 +297,9 @@ class Admission:
         with self._changing:
             return self._queue.running_by_adapter()
 
-    @property
-    def num_running(self) -> int:
-        """Requests that hold a place."""
-        return self._queue.num_running
+    def is_busy(self) -> bool:
+        """Whether any request holds a place."""
+        return self._queue.num_running > 0
 
     async def _wait(self, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()

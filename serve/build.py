@@ -77,13 +77,11 @@ def build_parts(
     resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
     shadow = Shadow(engine, residency, metrics)
     background: list[Loop] = [watcher.run]
-
-    def is_busy() -> bool:
-        return admission.num_running > 0
-
     if keeping is not None:
         background += assemble_monitor(config, keeping, store, metrics, observers)
-        background += watch_canaries(config, engine, residency, store, keeping.store, metrics, observers, is_busy)
+        background += watch_canaries(
+            config, engine, residency, store, keeping.store, metrics, observers, admission.is_busy
+        )
         background += judge_answers(config, engine, residency, store, keeping.store, metrics, keeping.judge_key)
     if config.otlp_endpoint is not None:
         background.append(_trace(config.otlp_endpoint, observers))

@@ -21,7 +21,7 @@ from loadtest.bench.cost import Side, measure_cost
 from loadtest.bench.lora import ALONE, PREFILL, STREAMS, Row, Stage, compare
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
-from loadtest.bench.servers import base_folder, kept_logs, our_server, same_threads, serve_config
+from loadtest.bench.servers import base_folder, kept_logs, made_folder, our_server, same_threads, serve_config
 from loadtest.errors import TargetError
 from loadtest.evaluate import EvaluationError, evaluate_live
 from quality.intervals import paired_difference
@@ -54,8 +54,8 @@ def bench_int8(options: BenchOptions) -> tuple[BenchResult, ...]:
     results: list[BenchResult] = []
     with (
         kept_logs() as folder,
-        our_server(rounded, options.home, _made(folder / "int8"), environment) as int8,
-        our_server(plain, options.home, _made(folder / "bf16"), environment) as bf16,
+        our_server(rounded, options.home, made_folder(folder / "int8"), environment) as int8,
+        our_server(plain, options.home, made_folder(folder / "bf16"), environment) as bf16,
     ):
         sides = Side(f"{int8.url}/v1", int8.pid), Side(f"{bf16.url}/v1", bf16.pid)
         stage = stage_of(rounded.served_model_name, names)
@@ -104,7 +104,7 @@ def _served_names(store: AdapterStore, first: str, base: Path) -> tuple[str, ...
     """The adapters that a client of this base can ask for by name.
 
     Raises:
-        AdapterError: `first` is none of them.
+        AdapterError: There is no `first`.
     """
     store.resolve(first)
     digest = read_base(base).digest
@@ -129,8 +129,3 @@ async def _is_right(dataset: Path, name: str, url: str) -> list[bool]:
         except (DatasetError, EvaluationError) as error:
             raise TargetError(str(error)) from error
     return [is_exact_match(answer.text, answer.expected) for answer in score.answers]
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder

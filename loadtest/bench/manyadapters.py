@@ -26,7 +26,7 @@ from loadtest.bench.cost import Side, require_success
 from loadtest.bench.memory import Sample, Trend, sampled_memory, trend_of
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
-from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
+from loadtest.bench.servers import kept_logs, made_folder, our_server, same_threads, serve_config
 from loadtest.client import open_client
 from loadtest.copies import copy_adapter
 from loadtest.processes import CpuMeter
@@ -86,10 +86,9 @@ def bench_manyadapters(options: BenchOptions) -> tuple[BenchResult, ...]:
     environment = same_threads(options)
     results: list[BenchResult] = []
     with kept_logs() as folder:
-        for slots in sorted({FEW_SLOTS, configured.max_loras}, key=lambda slots: slots == configured.max_loras):
+        for slots in dict.fromkeys((FEW_SLOTS, configured.max_loras)):
             # A home of its own: what the server before has kept on disk would make first loads cheaper.
-            place = folder / f"{slots}-slots"
-            place.mkdir()
+            place = made_folder(folder / f"{slots}-slots")
             home, names = copy_adapter(options.home, options.adapter, NUM_ADAPTERS, place / "home")
             config = serve_config(options, max_loras=slots, max_cpu_loras=max(slots, configured.max_cpu_loras))
             options.say(f"{len(names)} adapters, {slots} slots, {config.max_cpu_loras} in host memory")

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 from adapters.store import AdapterStore
 from config.monitor import MonitorConfig
 from loadtest.bench.alternate import compare_pairs
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
-from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
+from loadtest.bench.servers import kept_logs, made_folder, our_server, same_threads, serve_config
 from loadtest.bench.two_servers import NUM_STREAMS, Measure, measure_servers, tokens_per_s, ttft_p50_ms
 from loadtest.copies import copy_adapter
 from loadtest.processes import stopped, tree_usage
@@ -113,8 +112,8 @@ def _both_servers(options: BenchOptions) -> Iterator[Servers]:
         if not (AdapterStore(home.adapters).folder(target) / PROBES_FILE).exists():
             options.say(f"{options.adapter} has no {PROBES_FILE}: probes and drift do nothing. Train it again.")
         with (
-            our_server(with_monitor, home, _made(folder / "on"), environment) as on,
-            our_server(without, home, _made(folder / "off"), environment) as off,
+            our_server(with_monitor, home, made_folder(folder / "on"), environment) as on,
+            our_server(without, home, made_folder(folder / "off"), environment) as off,
         ):
             models = {"base": with_monitor.served_model_name, "one adapter": str(target)}
             yield Servers(_server(on), _server(off), models)
@@ -122,8 +121,3 @@ def _both_servers(options: BenchOptions) -> Iterator[Servers]:
 
 def _server(running: RunningServer) -> Server:
     return Server(f"{running.url}/v1", partial(stopped, running.pid), lambda: tree_usage(running.pid).cpu_s)
-
-
-def _made(folder: Path) -> Path:
-    folder.mkdir()
-    return folder

@@ -54,6 +54,12 @@ def serve_config(options: BenchOptions, **changes: object) -> ServeConfig:
     return ServeConfig.model_validate(config | _SETTINGS_OF_BOTH | changes)
 
 
+def made_folder(path: Path) -> Path:
+    """A new folder for what one of several servers writes."""
+    path.mkdir()
+    return path
+
+
 def base_folder(options: BenchOptions, config: ServeConfig) -> Path:
     return (options.home.bases / config.base).resolve()
 

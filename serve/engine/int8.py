@@ -2,7 +2,7 @@
 
 W8A8: each output's weights are rounded to int8 with a scale of their own, once; each token's activations are when they
 come. Symmetric, to the nearest. Embeddings, norms and the output head stay as they are, and LoRA computes in bf16 on
-the activations as they were. Written as vLLM reads it: the "int-quantized" format of compressed-tensors 0.15.
+the activations as they were. Written as vLLM reads it: the "int-quantized" format of compressed-tensors 0.17.
 """
 
 import hashlib
@@ -10,6 +10,7 @@ import json
 import logging
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -48,7 +49,7 @@ _QUANTIZATION: dict[str, Any] = {
 
 
 def int8_base(base_folder: Path, kept: Path) -> Path:
-    """The folder of a prepared base in int8: made at first use (a second per 100 MB), taken from `kept` later.
+    """The folder of a prepared base in int8: made at first use, taken from `kept` later.
 
     Raises:
         InvalidBaseError: It is quantized already, has no linear layer that could be, or cannot be written.
@@ -82,8 +83,9 @@ def int8_base(base_folder: Path, kept: Path) -> Path:
 def _sweep(kept: Path) -> None:
     """Remove what a process that was killed had begun."""
     for path in kept.glob(".*/"):
-        if path.stat().st_mtime < time.time() - _LONGEST_S:
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another server has just finished with it
+            if path.stat().st_mtime < time.time() - _LONGEST_S:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
