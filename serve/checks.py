@@ -1,6 +1,5 @@
 """What a version must pass before it answers: its files first, then its answers."""
 
-import os
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -18,9 +17,7 @@ from quality.probes import InvalidProbesError, read_probes
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
 from serve.parity import Parity, Tolerance, judge_parity, replay
-
-_Stamp = tuple[tuple[str, int, int, int], ...]
-"""Name, inode, bytes and time of the last change of every file."""
+from serve.untouched import Stamp, stamp_of
 
 _MOST_REMEMBERED = 1024  # versions whose files passed
 
@@ -59,7 +56,7 @@ class FileChecks:
         self._base = read_base(base_folder)
         self._max_lora_rank = max_lora_rank
         self._who = who
-        self._sound: dict[Target, tuple[_Stamp, Checked]] = {}
+        self._sound: dict[Target, tuple[Stamp, Checked]] = {}
 
     def check(self, target: Target, hold: ExitStack) -> Checked:
         """Hash and lint a version's files; not again where each is the very file that passed, untouched since.
@@ -75,7 +72,7 @@ class FileChecks:
             self._fetch(target)
         folder = self._store.folder(target)
         hold.enter_context(in_use(self._store.root, target, self._who))
-        stamp = _stamp(folder)
+        stamp = stamp_of(folder)
         passed = self._sound.get(target)
         if passed is not None and passed[0] == stamp:
             return passed[1]
@@ -105,15 +102,6 @@ class FileChecks:
                 f"{manifest.base.digest[:12]}…), this server runs {self._base.name!r} "
                 f"({self._base.quantization}, {self._base.digest[:12]}…); retrain it, or serve that base"
             )
-
-
-def _stamp(folder: Path) -> _Stamp:
-    """Of each file what the kernel changes with its content, name or mode; nobody can set the time of that change."""
-    files = []
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        found = entry.stat(follow_symlinks=False)
-        files.append((entry.name, found.st_ino, found.st_size, found.st_ctime_ns))
-    return tuple(files)
 
 
 def _check_probes(folder: Path) -> None:

@@ -1,12 +1,13 @@
 """Versions kept in the engine's own layout: taken whole, dropped when they are too many, packed again when damaged."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from serve.engine.staged_cache import StagedCache
-from serve.engine.staging import LayerShape, Stager, layers_sha256, stage_folder, write_staged
+from serve.engine.staging import LayerShape, Staged, Stager, layers_sha256, stage_folder, write_staged
 from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
 
 pytestmark = pytest.mark.anyio
@@ -38,14 +39,20 @@ def write_version(folder: Path, digest: str) -> Path:
     return folder
 
 
+def digest_of(version: Path, folder: Path, cache: StagedCache) -> str:
+    staged = stage_folder(version, LAYERS, folder, cache)
+    assert staged is not None
+    return staged.digest
+
+
 def kept(place: Path) -> list[str]:
     return sorted(path.name for path in place.iterdir() if len(path.name) == 64)
 
 
 def test_the_second_time_nothing_is_packed(cache: StagedCache, version: Path, tmp_path: Path) -> None:
-    first = stage_folder(version, LAYERS, tmp_path / "1", cache)
+    first = digest_of(version, tmp_path / "1", cache)
     (version / "adapter_model.safetensors").unlink()
-    assert stage_folder(version, LAYERS, tmp_path / "2", cache) == first
+    assert digest_of(version, tmp_path / "2", cache) == first
     assert (tmp_path / "2" / "weights.bin").samefile(tmp_path / "1" / "weights.bin")
 
 
@@ -63,14 +70,14 @@ def test_what_was_taken_stays_when_it_is_dropped(cache: StagedCache, version: Pa
 def test_a_damaged_one_is_packed_again(
     cache: StagedCache, version: Path, place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = stage_folder(version, LAYERS, tmp_path / "1", cache)
+    first = digest_of(version, tmp_path / "1", cache)
     (weights,) = place.glob("*/weights.bin")
     content = bytearray(weights.read_bytes())
     content[0] ^= 1
     weights.write_bytes(content)
-    assert stage_folder(version, LAYERS, tmp_path / "2", cache) == first
+    assert digest_of(version, tmp_path / "2", cache) == first
     assert "changed on disk; it is staged again" in caplog.text
-    assert stage_folder(version, LAYERS, tmp_path / "3", cache) == first
+    assert digest_of(version, tmp_path / "3", cache) == first
 
 
 def test_a_new_version_and_other_layers_have_entries_of_their_own(version: Path, place: Path, tmp_path: Path) -> None:
@@ -117,14 +124,63 @@ def test_a_folder_that_is_no_version_is_staged_and_not_kept(cache: StagedCache, 
     assert kept(place) == []
 
 
+@pytest.fixture
+def stager(cache: StagedCache) -> Iterator[Stager]:
+    stager = Stager(LAYERS, cache)
+    yield stager
+    stager.close()
+
+
+async def staged_by(stager: Stager, version: Path) -> Staged:
+    async with stager.staged(version) as staged:
+        assert staged is not None
+        assert (staged.folder / "weights.bin").exists()
+        return staged
+
+
 async def test_another_process_finds_what_one_has_kept(cache: StagedCache, version: Path, place: Path) -> None:
     digests = []
     for _ in range(2):
         stager = Stager(LAYERS, cache)
-        staged = await stager.stage(version)
-        assert staged is not None
+        staged = await staged_by(stager, version)
         digests.append(staged.digest)
         stager.close()
         assert not staged.folder.exists()
     assert digests[0] == digests[1]
     assert len(kept(place)) == 1
+
+
+async def test_what_nobody_touched_is_not_hashed_again(stager: Stager, version: Path) -> None:
+    packed, taken, held = [await staged_by(stager, version) for _ in range(3)]
+    assert held is taken
+    assert held.digest == packed.digest
+    assert [staged.folder.exists() for staged in (packed, taken)] == [False, True]
+
+
+async def test_what_was_touched_is_hashed_again(stager: Stager, version: Path) -> None:
+    packed, taken = [await staged_by(stager, version) for _ in range(2)]
+    with (taken.folder / "weights.bin").open("r+b") as file:
+        status, byte = os.fstat(file.fileno()), file.read(1)
+        file.seek(0)
+        file.write(bytes([byte[0] ^ 1]))
+    os.utime(taken.folder / "weights.bin", ns=(status.st_atime_ns, status.st_mtime_ns))
+    again = await staged_by(stager, version)
+    assert again.digest == packed.digest  # packed anew: what was kept is the same file
+    assert not taken.folder.exists()
+    assert (await staged_by(stager, version)).digest == packed.digest
+
+
+async def test_what_is_kept_no_longer_is_not_held(stager: Stager, cache: StagedCache, version: Path) -> None:
+    _, taken = [await staged_by(stager, version) for _ in range(2)]
+    cache.drop(str(cache.key_of(version)))
+    assert (await staged_by(stager, version)).digest == taken.digest
+    assert not taken.folder.exists()
+
+
+async def test_a_use_counts_as_one_of_what_is_kept(stager: Stager, version: Path, place: Path) -> None:
+    for _ in range(2):
+        await staged_by(stager, version)
+    (key,) = kept(place)
+    os.utime(place / key, (1e9, 1e9))
+    await staged_by(stager, version)
+    assert (place / key).stat().st_mtime > 1e9

@@ -105,17 +105,18 @@ def test_a_folder_that_is_no_staged_one_is_not_mapped(adapter: Path) -> None:
 
 
 async def test_a_process_of_its_own_stages(stager: Stager, adapter: Path) -> None:
-    staged = await stager.stage(adapter)
-    assert staged is not None
-    assert staged.digest == write_staged(adapter, LAYERS, adapter.parent / "here")
-    stager.close()
+    async with stager.staged(adapter) as staged:
+        assert staged is not None
+        assert staged.digest == write_staged(adapter, LAYERS, adapter.parent / "here")
+        assert read_staged(staged.folder, [3, 1]) is not None
     assert not staged.folder.exists()
 
 
 async def test_a_process_that_dies_is_started_again(stager: Stager, adapter: Path) -> None:
-    await stager.stage(adapter)
-    (process,) = stager._pool._processes.values()
+    async with stager.staged(adapter):
+        (process,) = stager._pool._processes.values()
     process.kill()
     process.join()
-    assert await stager.stage(adapter) is None  # the engine reads this one itself
-    assert await stager.stage(adapter) is not None
+    async with stager.staged(adapter) as first, stager.staged(adapter) as second:
+        assert first is None  # the engine reads this one itself
+        assert second is not None

@@ -41,5 +41,5 @@ def test_a_change_of_the_source_is_another_library(tmp_path: Path, monkeypatch: 
     before = build.library_file()
     changed = tmp_path / "lora.cpp"
     changed.write_text("// another\n")
-    monkeypatch.setattr(build, "_SOURCE", changed)
+    monkeypatch.setattr(build, "_SOURCES", (changed, *build._SOURCES[1:]))
     assert build.library_file() != before

@@ -22,7 +22,7 @@ def kernels() -> None:
         pytest.skip("the operator cannot be compiled here")
 
 
-@pytest.fixture(scope="module", params=["portable", "avx512_bf16", "amx_bf16"])
+@pytest.fixture(scope="module", params=["portable", "avx2", "avx512_bf16", "amx_bf16"])
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
     available = torch.ops.lorikeet.instruction_sets()
     if request.param not in available:

@@ -3,10 +3,9 @@
 import asyncio
 import logging
 import os
-import shutil
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -130,18 +129,15 @@ class VllmEngine:
 
     async def load(self, target: Target, folder: Path) -> str | None:
         request = LoRARequest(str(target), next(self._lora_ids), str(folder))
-        staged = await self._stager.stage(folder) if self._stager else None
-        source = staged.folder if staged else folder
-        try:
-            await self._require_llm().add_lora(LoRARequest(request.lora_name, request.lora_int_id, str(source)))
-        except EngineDeadError:
-            raise _engine_is_dead() from None
-        except Exception as error:  # vLLM raises bare exceptions of its worker here: boundary
-            reason = create_error_response(error).error.message
-            raise AdapterRefusedError(f"vLLM cannot load {str(target)!r}: {reason}") from error
-        finally:
-            if staged:
-                shutil.rmtree(staged.folder, ignore_errors=True)  # the worker has mapped it
+        async with self._stager.staged(folder) if self._stager else nullcontext() as staged:
+            source = staged.folder if staged else folder
+            try:
+                await self._require_llm().add_lora(LoRARequest(request.lora_name, request.lora_int_id, str(source)))
+            except EngineDeadError:
+                raise _engine_is_dead() from None
+            except Exception as error:  # vLLM raises bare exceptions of its worker here: boundary
+                reason = create_error_response(error).error.message
+                raise AdapterRefusedError(f"vLLM cannot load {str(target)!r}: {reason}") from error
         self._adapters[str(target)] = request
         return staged.digest if staged else None
 

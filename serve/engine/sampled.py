@@ -3,13 +3,16 @@
 The quality monitor asks for the log-probability of nearly every sampled token, and each step of the engine computes
 them for its whole batch. vLLM (0.32, v1/sample/sampler.py) computes those of all tokens, and the sampled ones' ranks
 by adding up booleans, which torch does one by one. Where only sampled tokens' are asked for, their logits and each
-row's normaliser suffice; ranks are counted where somebody may see them, and counted faster.
+row's normaliser suffice (serve/kernels/logsumexp.cpp); ranks are counted where somebody may see them, and counted
+faster.
 """
 
 from dataclasses import replace
 from typing import Any
 
 import torch
+
+from serve.kernels.build import load_kernels
 
 _MARK = "_lorikeet"
 
@@ -57,12 +60,18 @@ def logprobs_of(logits: torch.Tensor, token_ids: torch.Tensor) -> Any:
     """
     from vllm.v1.outputs import LogprobsTensors
 
-    logprobs = logits.gather(-1, token_ids.long()).float()
+    chosen = logits.gather(-1, token_ids.long()).float()
+    is_fast = logits.dtype == torch.bfloat16 and load_kernels() and torch.ops.lorikeet.log_sum_exp_is_fast()
+    normalisers = torch.ops.lorikeet.log_sum_exp(logits) if is_fast else _log_sum_exp(logits)
+    ranks = torch.zeros(len(logits), dtype=torch.int64)
+    return LogprobsTensors(token_ids.to(torch.int32), chosen - normalisers, ranks)
+
+
+def _log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
+    """(B, 1) float32 of (B, N); in place on one copy, for a second one would cost more than the arithmetic."""
     shifted = logits.to(torch.float32)
     highest = shifted.amax(-1, keepdim=True)
-    total = shifted.sub_(highest).exp_().sum(-1, keepdim=True)
-    ranks = torch.zeros(len(logits), dtype=torch.int64)
-    return LogprobsTensors(token_ids.to(torch.int32), logprobs - highest - total.log(), ranks)
+    return shifted.sub_(highest).exp_().sum(-1, keepdim=True).log_().add_(highest)
 
 
 def _is_of_sampled_only(sampler: Any, logits: torch.Tensor, sampling_metadata: Any) -> bool:

@@ -44,6 +44,15 @@ class StagedCache:
             return False
         return True
 
+    def is_used(self, key: str, folder: Path) -> bool:
+        """Count it as used what was taken into this folder before; False where it is kept no longer."""
+        try:
+            for path in (self.root / key, folder):
+                os.utime(path)
+        except FileNotFoundError:
+            return False
+        return True
+
     def keep(self, key: str, folder: Path) -> None:
         """Keep a staged folder's files, and drop what is too much.
 
@@ -84,14 +93,14 @@ class StagedCache:
             total -= size
 
     def _sweep(self) -> None:
-        """Remove what a process that was killed during a load had taken: a load takes seconds."""
+        """Remove what was taken and not used for long: of a process that was killed, or held for a next load."""
         for path in self.root.glob("*/*/"):
             with suppress(FileNotFoundError):
-                if len(path.parent.name) != _KEY_CHARS and path.stat().st_mtime < time.time() - _LONGEST_LOAD_S:
+                if len(path.parent.name) != _KEY_CHARS and path.stat().st_mtime < time.time() - _LONGEST_UNUSED_S:
                     shutil.rmtree(path, ignore_errors=True)
 
 
-_LONGEST_LOAD_S = 3600.0
+_LONGEST_UNUSED_S = 3600.0  # a load takes seconds
 _KEY_CHARS = hashlib.sha256().digest_size * 2
 
 

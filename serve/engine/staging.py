@@ -16,9 +16,10 @@ import multiprocessing
 import os
 import shutil
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -35,6 +36,7 @@ from adapters.tensors import read_headers
 from serve.engine.staged_cache import StagedCache
 from serve.kernels import packed
 from serve.kernels.packed import LayerWeights, pack_a, pack_b, padded_rank
+from serve.untouched import Stamp, stamp_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +66,16 @@ class LayerShape:
 
 @dataclass(frozen=True)
 class Staged:
-    """An adapter ready to be mapped. `digest` is of the files as they are now, BLAKE3, in hexadecimal."""
+    """An adapter ready to be mapped.
+
+    Attributes:
+        digest: Of the files as they are now: BLAKE3, in hexadecimal.
+        stamp: Of the files from before they were hashed; None where they were only just written.
+    """
 
     folder: Path
     digest: str
+    stamp: Stamp | None = None
 
 
 class Stager:
@@ -86,29 +94,61 @@ class Stager:
         place = cache.root if cache else _memory_folder()
         self._folder = TemporaryDirectory(prefix=f"lorikeet-{os.getpid()}-", dir=place)
         self._numbers = count()
+        self._held: dict[str, Staged] = {}  # by key of the cache: links of our own, as they were hashed
         self._pool = self._new_pool()
 
-    async def stage(self, adapter: Path) -> Staged | None:
-        """Make an adapter's folder ready; None where the engine must read it itself.
+    @asynccontextmanager
+    async def staged(self, adapter: Path) -> AsyncIterator[Staged | None]:
+        """An adapter's folder made ready, until the engine has mapped it; None where the engine must read it itself.
 
-        The caller removes the staged folder when the engine has it.
+        What was taken from the cache and hashed is held: a later load of the same files, untouched since, is free.
         """
+        key = self._cache.key_of(adapter) if self._cache else None
+        staged = self._untouched(key) if key else None
+        if staged is None:
+            staged = await self._stage(adapter)
+        try:
+            yield staged
+        finally:
+            if staged is not None and not self._is_held(key, staged):
+                shutil.rmtree(staged.folder, ignore_errors=True)
+
+    def _untouched(self, key: str) -> Staged | None:
+        """What is held of a version, where nobody has touched it."""
+        held = self._held.get(key)
+        if held is None:
+            return None
+        try:
+            if self._cache and self._cache.is_used(key, held.folder) and stamp_of(held.folder) == held.stamp:
+                return held
+        except FileNotFoundError:
+            pass
+        del self._held[key]
+        shutil.rmtree(held.folder, ignore_errors=True)
+        return None
+
+    def _is_held(self, key: str | None, staged: Staged) -> bool:
+        """Whether this folder stays for a next load."""
+        if key is None or staged.stamp is None:
+            return False
+        return self._held.setdefault(key, staged).folder == staged.folder
+
+    async def _stage(self, adapter: Path) -> Staged | None:
         folder = Path(self._folder.name) / str(next(self._numbers))
         try:
-            digest = await asyncio.get_running_loop().run_in_executor(
+            staged = await asyncio.get_running_loop().run_in_executor(
                 self._pool, stage_folder, adapter, self._layers, folder, self._cache
             )
         except BrokenProcessPool:
             logger.warning("The process that stages adapters died; the engine reads %s itself.", adapter)
             self._pool = self._new_pool()
-            digest = None
+            staged = None
         except OSError as error:  # as a full disk: the engine may still have room
             logger.warning("%s cannot be staged, the engine reads it itself: %s", adapter, error)
-            digest = None
-        if digest is None:
+            staged = None
+        if staged is None:
             shutil.rmtree(folder, ignore_errors=True)
-            return None
-        return Staged(folder, digest)
+        return staged
 
     def close(self) -> None:
         """End the process, and remove what it wrote."""
@@ -129,26 +169,27 @@ def layers_sha256(layers: Sequence[LayerShape]) -> str:
     return hashlib.sha256(repr(tuple(layers)).encode() + code).hexdigest()
 
 
-def stage_folder(adapter: Path, layers: Sequence[LayerShape], folder: Path, cache: StagedCache | None) -> str | None:
+def stage_folder(adapter: Path, layers: Sequence[LayerShape], folder: Path, cache: StagedCache | None) -> Staged | None:
     """As `write_staged`, but from the cache where it has this version, as it was packed then."""
     key = cache.key_of(adapter) if cache else None
-    if cache is None or key is None:
-        return write_staged(adapter, layers, folder)
-    if cache.take(key, folder):
+    if cache is not None and key is not None and cache.take(key, folder):
+        stamp = stamp_of(folder)
         digest = _digest(folder)
         if digest == (folder / DIGEST_FILE).read_text():
-            return digest
+            return Staged(folder, digest, stamp)
         logger.warning("What was kept of %s has changed on disk; it is staged again.", adapter)
         cache.drop(key)
         shutil.rmtree(folder)
     written = write_staged(adapter, layers, folder)
-    if written is not None:
+    if written is None:
+        return None
+    if cache is not None and key is not None:
         try:
             (folder / DIGEST_FILE).write_text(written)
             cache.keep(key, folder)
         except OSError as error:
             logger.warning("%s is staged, but not kept for the next load: %s", adapter, error)
-    return written
+    return Staged(folder, written)
 
 
 def write_staged(adapter: Path, layers: Sequence[LayerShape], folder: Path) -> str | None:

@@ -1,4 +1,4 @@
-"""Compiles `lora.cpp` and loads it: at set-up, or at first use. Where that cannot be done, plain torch computes.
+"""Compiles our operators and loads them: at set-up, or at first use. Where that cannot be done, plain torch computes.
 
 `python -m serve.kernels.build` compiles it now.
 """
@@ -20,7 +20,7 @@ from torch.utils import cpp_extension
 
 logger = logging.getLogger(__name__)
 
-_SOURCE = Path(__file__).with_name("lora.cpp")
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("lora.cpp", "logsumexp.cpp"))
 # GCC's own AVX-512 headers trip -Wmaybe-uninitialized.
 _FLAGS = ["-O3", "-fopenmp", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 _NAME = "lorikeet_kernels"
@@ -54,8 +54,9 @@ def _compiler() -> str:
 
 
 def library_file() -> Path:
-    """Where the compiled operator lies: in torch's folder for extensions, by what it was made of."""
-    made_of = (_SOURCE.read_bytes(), " ".join(_FLAGS).encode(), torch.__version__.encode(), sys.version.encode())
+    """Where the compiled operators lie: in torch's folder for extensions, by what they were made of."""
+    sources = b"\0".join(source.read_bytes() for source in _SOURCES)
+    made_of = (sources, " ".join(_FLAGS).encode(), torch.__version__.encode(), sys.version.encode())
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()
     return Path(root) / _NAME / f"{digest[:16]}.so"
@@ -75,7 +76,7 @@ def _compile(library: Path) -> None:
     with TemporaryDirectory(dir=library.parent) as folder, _ninja_on_path():
         cpp_extension.load(
             _NAME,
-            [str(_SOURCE)],
+            [str(source) for source in _SOURCES],
             extra_cflags=_FLAGS,
             extra_ldflags=["-fopenmp"],
             build_directory=folder,

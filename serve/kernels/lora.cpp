@@ -60,11 +60,6 @@ inline bf16 narrow(float value) {
   return static_cast<bf16>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);                  // to nearest, ties to even
 }
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
-#define PORTABLE __attribute__((target_clones("arch=haswell", "default")))
-#else
-#define PORTABLE
-#endif
 #define INLINE inline __attribute__((always_inline))
 
 template <int kWidth>
@@ -82,8 +77,8 @@ INLINE void multiply_row(const bf16* row, int64_t pairs, const bf16* panel, floa
   std::memcpy(sums, total, sizeof total);
 }
 
-PORTABLE void shrink_portable(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
-                              bf16* hidden, int64_t hidden_stride) {
+INLINE void shrink_plainly(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                           bf16* hidden, int64_t hidden_stride) {
   for (int p = 0; p < num_panels; ++p) {
     const Panel& panel = panels[p];
     for (int i = 0; i < count; ++i) {
@@ -99,8 +94,8 @@ PORTABLE void shrink_portable(const bf16* const* rows, int count, int64_t pairs,
   }
 }
 
-PORTABLE void expand_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
-                              bf16* const* targets) {
+INLINE void expand_plainly(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                           bf16* const* targets) {
   for (int64_t column = 0; column < columns; column += kPanel, panels += 2 * kPanel * pairs) {
     const int width = static_cast<int>(std::min<int64_t>(kPanel, columns - column));
     for (int i = 0; i < count; ++i) {
@@ -111,7 +106,30 @@ PORTABLE void expand_portable(const bf16* const* rows, int count, int64_t pairs,
   }
 }
 
+void shrink_portable(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                     bf16* hidden, int64_t hidden_stride) {
+  shrink_plainly(rows, count, pairs, panels, num_panels, hidden, hidden_stride);
+}
+
+void expand_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                     bf16* const* targets) {
+  expand_plainly(rows, count, pairs, panels, columns, targets);
+}
+
 #if defined(__x86_64__)
+// The same lines, for another instruction set. (`target_clones` would choose by the processor's model, not by what it can.)
+#define AVX2 __attribute__((target("avx2,fma")))
+
+AVX2 void shrink_avx2(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                      bf16* hidden, int64_t hidden_stride) {
+  shrink_plainly(rows, count, pairs, panels, num_panels, hidden, hidden_stride);
+}
+
+AVX2 void expand_avx2(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                      bf16* const* targets) {
+  expand_plainly(rows, count, pairs, panels, columns, targets);
+}
+
 #define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
 
 AVX512_BF16 inline __mmask16 first_columns(int64_t width) { return static_cast<__mmask16>((1u << width) - 1u); }
@@ -392,6 +410,8 @@ const std::vector<Instructions>& instruction_sets() {
     std::vector<Instructions> found{{"portable", shrink_portable, expand_portable}};
 #if defined(__x86_64__)
     __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
+      found.push_back({"avx2", shrink_avx2, expand_avx2});
     if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
       found.push_back({"avx512_bf16", shrink_avx512, expand_avx512});
