@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -9,7 +11,7 @@ shm_broadcast = pytest.importorskip(
     "vllm.distributed.device_communicators.shm_broadcast", reason="vllm is not installed"
 )
 
-from serve.engine.waiting import sleep_instead_of_spinning  # noqa: E402 - after the check that vllm is there
+from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning  # noqa: E402 - after the check that vllm is there
 
 
 @pytest.fixture
@@ -46,3 +48,46 @@ def test_messages_arrive_without_spinning(monkeypatch: pytest.MonkeyPatch) -> No
         may_send.release()  # each one comes while the reader is about to wait, or waits
         assert reader.dequeue(timeout=30) == number
     sender.join()
+
+
+class Worker:
+    """What of vLLM's `CPUWorker` a step needs."""
+
+    def __init__(self, output: object = None, **config: bool) -> None:
+        self._output = output
+        self.vllm_config = SimpleNamespace(
+            scheduler_config=SimpleNamespace(async_scheduling=config.get("is_async", False)),
+            parallel_config=SimpleNamespace(pipeline_parallel_size=2 if config.get("has_stages") else 1),
+        )
+
+    def execute_model(self, scheduler_output: object) -> object:
+        return self._output
+
+    def sample_tokens(self, grammar: object) -> tuple[str, object]:
+        return "tokens", grammar
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> type[Worker]:
+    monkeypatch.setattr(Worker, "execute_model", Worker.execute_model)  # put back afterwards
+    monkeypatch.setattr("vllm.v1.worker.cpu_worker.CPUWorker", Worker)
+    sample_at_once()
+    sample_at_once()  # vLLM loads a plugin more than once
+    return Worker
+
+
+@pytest.mark.parametrize(
+    ("config", "has_grammar", "answer"),
+    [
+        ({}, False, ("tokens", None)),
+        ({}, True, None),  # vLLM asks again, with the grammar's mask
+        ({"is_async": True}, False, None),
+        ({"has_stages": True}, False, None),
+        ({"output": "of a step without tokens"}, False, "of a step without tokens"),
+    ],
+)
+def test_a_step_without_a_grammar_is_asked_for_once(
+    worker: type[Worker], config: dict[str, Any], has_grammar: bool, answer: object
+) -> None:
+    step = SimpleNamespace(has_structured_output_requests=has_grammar)
+    assert worker(**config).execute_model(step) == answer

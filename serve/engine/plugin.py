@@ -6,10 +6,11 @@ On a CPU it takes over the arithmetic of LoRA; on a GPU it changes nothing.
 import os
 from typing import Any, Literal, get_args
 
+from serve.engine.attention import attend_without_python
 from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 from serve.engine.cpu import has_few_cores
 from serve.engine.sampled import sample_faster
-from serve.engine.waiting import sleep_instead_of_spinning
+from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning
 from serve.kernels.build import has_compiler, load_kernels
 
 CpuLora = Literal["native", "torch", "stock"]
@@ -31,12 +32,15 @@ def register() -> None:
     platform: Any = type(current_platform)
     _leave_small_functions_eager(platform)
     sample_faster()
+    sample_at_once()
     if has_few_cores():
         sleep_instead_of_spinning()
-    if cpu_lora() == "native" and load_kernels() and has_compiler():
-        allow_compilation(platform)
-        mend_compile_cache()
-        share_compile_cache(ModelConfig)
+    if cpu_lora() == "native" and load_kernels():
+        attend_without_python()
+        if has_compiler():
+            allow_compilation(platform)
+            mend_compile_cache()
+            share_compile_cache(ModelConfig)
     if cpu_lora() != "stock":
         platform.get_punica_wrapper = classmethod(lambda _: _punica_wrapper())
 

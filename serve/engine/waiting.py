@@ -1,13 +1,17 @@
-"""How vLLM's processes wait for each other where cores are few.
+"""How vLLM's processes wait for each other on a CPU: less often, and asleep where cores are few.
 
 Its message queue (0.32, distributed/device_communicators/shm_broadcast.py) spins for a second after each message: while
 the worker computes, the scheduler's process keeps a core busy with waiting, and with two cores that is every second
 thread of the worker's. Here it sleeps on the queue's own notification instead.
+
+And it asks the worker twice a step, for the model's run and for the tokens, so that a grammar's mask can be made in
+between. Here a step without a grammar is asked for once.
 """
 
 import time
 from typing import Any
 
+_MARK = "_lorikeet"
 _AWAKE_S = 1.0
 _LONGEST_NAP_MS = 5
 """While messages come often: what a notification that got lost would cost."""
@@ -30,3 +34,28 @@ def sleep_instead_of_spinning() -> None:
         stock(condition, timeout_ms)
 
     queue_condition.wait = wait
+
+
+def sample_at_once() -> None:
+    """Let the worker answer a step with its tokens where nothing is to come in between; done twice, it does no more."""
+    from vllm.v1.worker.cpu_worker import CPUWorker
+
+    worker: Any = CPUWorker
+    stock = worker.execute_model
+    if hasattr(stock, _MARK):
+        return
+
+    def execute_model(self: Any, scheduler_output: Any) -> Any:
+        output = stock(self, scheduler_output)
+        config = self.vllm_config
+        if (
+            output is not None
+            or scheduler_output.has_structured_output_requests
+            or config.scheduler_config.async_scheduling
+            or config.parallel_config.pipeline_parallel_size > 1
+        ):
+            return output
+        return self.sample_tokens(None)
+
+    setattr(execute_model, _MARK, stock)
+    worker.execute_model = execute_model
