@@ -49,16 +49,17 @@ class ObservedAsyncLLM(AsyncLLM):
 
     async def add_request(self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         queue = await super().add_request(request_id, prompt, params, *args, **kwargs)
-        self._leave_logprob_tokens_undecoded(request_id)
+        self._collect_logprobs(request_id)
         return queue
 
-    def _leave_logprob_tokens_undecoded(self, request_id: str) -> None:
-        """vLLM would turn each token to text once more, for the log-probabilities of an answer that shows none."""
+    def _collect_logprobs(self, request_id: str) -> None:
+        """Those of an answer that shows none: as numbers, for vLLM would turn each token to text once more."""
         states = self.output_processor.request_states
         for internal_id in self.output_processor.external_req_ids.get(request_id, ()):
             processor = states[internal_id].logprobs_processor if internal_id in states else None
             if processor is not None and isinstance(processor.logprobs, FlatLogprobs):
                 processor.tokenizer = None
+                processor.logprobs = Undelivered()
 
 
 def with_logprobs(sampling_params: SamplingParams) -> SamplingParams:
@@ -74,6 +75,24 @@ def with_logprobs(sampling_params: SamplingParams) -> SamplingParams:
     if drawn.prompt_logprobs is None:  # those would come flat, too, and are shown
         drawn.flat_logprobs = True
     return drawn
+
+
+class Undelivered(FlatLogprobs):
+    """Any slice is what no slice had before: the pieces of a stream carry what came meanwhile (withheld.py)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._num_delivered = 0
+
+    def __bool__(self) -> bool:
+        """vLLM hands out the whole, not a slice, of what is false."""
+        return True
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, int):
+            return super().__getitem__(index)
+        first, self._num_delivered = self._num_delivered, len(self)
+        return super().__getitem__(slice(first, self._num_delivered))
 
 
 class _Watch:

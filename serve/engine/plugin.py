@@ -11,6 +11,7 @@ from serve.engine.compilation import allow_compilation, mend_compile_cache, shar
 from serve.engine.cpu import has_few_cores
 from serve.engine.sampled import sample_faster
 from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning
+from serve.engine.withheld import withhold_logprobs
 from serve.kernels.build import has_compiler, load_kernels
 
 CpuLora = Literal["native", "torch", "stock"]
@@ -33,6 +34,7 @@ def register() -> None:
     _leave_small_functions_eager(platform)
     sample_faster()
     sample_at_once()
+    withhold_logprobs()
     if has_few_cores():
         sleep_instead_of_spinning()
     if cpu_lora() == "native" and load_kernels():
