@@ -128,7 +128,9 @@ def test_layers_may_see_different_batches(layers: list[Layer]) -> None:
     with attention._step({"layer 0": batches[0], "layer 1": batches[1]}):
         assert torch.equal(ours(0, *sent), by_vllm(new_cache(), batches[0], *sent))
         assert torch.equal(ours(1, *sent), by_vllm(new_cache(), batches[1], *sent))
-        assert not ours(2, *sent).any()  # none of this model's
+        for unknown in (2, 3):
+            with pytest.raises(RuntimeError, match="compiled for another model"):
+                ours(unknown, *sent)
 
 
 def test_a_run_without_requests_touches_nothing(layers: list[Layer]) -> None:

@@ -112,7 +112,7 @@ def _step(metadata_of: Any) -> Iterator[None]:
     Args:
         metadata_of: Mapping of a layer's name to vLLM's `CPUAttentionMetadata`, which a KV-cache group shares.
     """
-    if metadata_of is None or not _layers:
+    if metadata_of is None:
         yield
         return
     _tell_of_layers()

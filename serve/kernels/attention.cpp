@@ -34,6 +34,7 @@ struct Batch {
 std::vector<Layer> layers;
 std::vector<Batch> batches;      // of the step that runs now; layers that see the same tokens share one
 std::vector<int64_t> batch_of;  // by layer; -1 for none
+bool is_running = false;        // a step with requests
 
 void set_layers(const std::vector<Tensor>& key_caches, const std::vector<Tensor>& value_caches,
                 const std::vector<double>& scales, at::IntArrayRef windows, const std::vector<double>& softcaps,
@@ -54,9 +55,11 @@ void begin_step(at::IntArrayRef batch_of_layer, const std::vector<Tensor>& query
     batches.push_back({query_starts[i], lengths.at(i), blocks.at(i), slots.at(i), schedules.at(i), num_tokens.at(i),
                        is_causal.at(i) != 0});
   batch_of = batch_of_layer.vec();
+  is_running = true;
 }
 
 void end_step() {
+  is_running = false;
   batches.clear();
   batch_of.clear();
 }
@@ -78,7 +81,9 @@ Tensor first_rows(const Tensor& tensor, int64_t rows) {
 }
 
 void attend(const Tensor& query, const Tensor& key, const Tensor& value, Tensor& output, int64_t number) {
-  if (number >= static_cast<int64_t>(batch_of.size()) || batch_of[number] < 0) return;  // a run without requests
+  if (!is_running) return;  // as when vLLM warms up
+  TORCH_CHECK(number < static_cast<int64_t>(batch_of.size()) && batch_of[number] >= 0, "nobody told what attention layer ",
+              number, " sees: this code was compiled for another model");
   static const c10::OperatorHandle write = kernel_of_vllm("_C::cpu_attn_reshape_and_cache");
   static const c10::OperatorHandle read = kernel_of_vllm("_C::cpu_attention_with_kv_cache");
   const Layer& layer = layers[number];
