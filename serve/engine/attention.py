@@ -5,13 +5,15 @@ are full of the base's weights. For plain decoder layers that is told once a ste
 operator a layer. All other layers stay vLLM's.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
 
-_MARK = "_lorikeet"
+from serve.engine.replace import replace_method
+
 _NOT_OURS = -1
 
 _layers: list[Any] = []
@@ -26,23 +28,15 @@ def attend_without_python() -> None:
     from vllm.model_executor.layers.attention.attention import Attention
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-    if hasattr(Attention.forward, _MARK):
-        return
+    _register_for_compilation()
+    replace_method(Attention, "__init__", _init)
+    replace_method(Attention, "forward", _forward)
+    replace_method(CPUModelRunner, "_model_forward", _model_forward)
+
+
+@cache
+def _register_for_compilation() -> None:
     torch.library.register_fake("lorikeet::attend", lambda query, key, value, output, layer: None)
-    _replace(Attention, "__init__", _init)
-    _replace(Attention, "forward", _forward)
-    _replace(CPUModelRunner, "_model_forward", _model_forward)
-
-
-def _replace(owner: Any, name: str, ours: Callable[..., Any]) -> None:
-    """`owner.name` becomes `ours`, which gets vLLM's own method first."""
-    stock = getattr(owner, name)
-
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return ours(stock, self, *args, **kwargs)
-
-    setattr(method, _MARK, stock)
-    setattr(owner, name, method)
 
 
 def _init(stock: Any, layer: Any, *args: Any, **kwargs: Any) -> None:

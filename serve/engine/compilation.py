@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from serve.engine import attention
+from serve.engine.replace import replace_method
 
 _MARK = "_lorikeet"
 
@@ -62,19 +63,15 @@ def share_compile_cache(model_config: Any) -> None:
     Args:
         model_config: vLLM's class `ModelConfig`.
     """
-    stock = model_config.compute_hash
-    if hasattr(stock, _MARK):
-        return
+    replace_method(model_config, "compute_hash", _compute_hash)
 
-    def compute_hash(self: Any) -> str:
-        path, self.model = self.model, ""
-        try:
-            return f"{stock(self)}-{_ours()}"
-        finally:
-            self.model = path
 
-    setattr(compute_hash, _MARK, True)
-    model_config.compute_hash = compute_hash
+def _compute_hash(stock: Any, model_config: Any) -> str:
+    path, model_config.model = model_config.model, ""
+    try:
+        return f"{stock(model_config)}-{_ours()}"
+    finally:
+        model_config.model = path
 
 
 @cache

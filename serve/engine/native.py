@@ -5,7 +5,6 @@ layer's slot only points at the packed weights (serve/kernels/packed.py), which 
 into host memory; to activate it again costs nothing, and no rank is padded to the largest.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,9 @@ from vllm.lora.model_manager import LoRAModelManager
 from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import WorkerLoRAManager
 
+from serve.engine.replace import replace_method
 from serve.engine.staging import LayerShape, read_staged
 from serve.kernels.packed import LayerWeights, SlotTable, pack_layer
-
-_MARK = "_lorikeet_stock"
 
 
 class PackedModule:
@@ -40,17 +38,17 @@ class PackedModule:
 def install() -> None:
     """Put our methods in the place of vLLM's; done twice, it does no more."""
     for layer_class in (BaseLinearLayerWithLoRA, MergedColumnParallelLinearWithLoRA):
-        _replace(layer_class, "create_lora_weights", _create_lora_weights)
-        _replace(layer_class, "set_lora", _set_lora)
-    _replace(BaseLinearLayerWithLoRA, "reset_lora", _reset_lora)
-    _replace(BaseLinearLayerWithLoRA, "_apply_lora_to_output", _apply_lora_to_output)
+        replace_method(layer_class, "create_lora_weights", _create_lora_weights)
+        replace_method(layer_class, "set_lora", _set_lora)
+    replace_method(BaseLinearLayerWithLoRA, "reset_lora", _reset_lora)
+    replace_method(BaseLinearLayerWithLoRA, "_apply_lora_to_output", _apply_lora_to_output)
     for vocabulary_class in (VocabParallelEmbeddingWithLoRA, LogitsProcessorWithLoRA):
-        _replace(vocabulary_class, "create_lora_weights", _create_vocabulary_weights)
-        _replace(vocabulary_class, "set_lora", _set_vocabulary_lora)
-        _replace(vocabulary_class, "reset_lora", _reset_vocabulary_lora)
-    _replace(VocabParallelEmbeddingWithLoRA, "forward", _embed)
-    _replace(LoRAModelManager, "_add_adapter", _add_adapter)
-    _replace(WorkerLoRAManager, "_load_adapter", _load_adapter)
+        replace_method(vocabulary_class, "create_lora_weights", _create_vocabulary_weights)
+        replace_method(vocabulary_class, "set_lora", _set_vocabulary_lora)
+        replace_method(vocabulary_class, "reset_lora", _reset_vocabulary_lora)
+    replace_method(VocabParallelEmbeddingWithLoRA, "forward", _embed)
+    replace_method(LoRAModelManager, "_add_adapter", _add_adapter)
+    replace_method(WorkerLoRAManager, "_load_adapter", _load_adapter)
 
 
 def layer_shapes(manager: Any) -> list[LayerShape]:
@@ -74,19 +72,6 @@ def slot_table(layer: Any) -> SlotTable | None:
     """The layer's slots; None where vLLM's own buffers are used."""
     table: SlotTable | None = layer.__dict__.get("lorikeet_slots")
     return table
-
-
-def _replace(owner: type, name: str, ours: Callable[..., Any]) -> None:
-    """`owner.name` becomes `ours`, which gets vLLM's own method first."""
-    stock = owner.__dict__[name]
-    if hasattr(stock, _MARK):
-        return
-
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return ours(stock, self, *args, **kwargs)
-
-    setattr(method, _MARK, stock)
-    setattr(owner, name, method)
 
 
 def _create_lora_weights(stock: Any, layer: Any, max_loras: int, lora_config: Any, model_config: Any = None) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
+from serve.engine.replace import replace_method
 from serve.kernels.build import load_kernels
-
-_MARK = "_lorikeet"
 
 
 def sample_faster() -> None:
@@ -23,19 +22,15 @@ def sample_faster() -> None:
 
     replaced: Any = sampler
     replaced.batched_count_greater_than = count_at_least
-    stock = replaced.Sampler.forward
-    if hasattr(stock, _MARK):
-        return
+    replace_method(replaced.Sampler, "forward", _forward)
 
-    def forward(self: Any, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
-        if not _is_of_sampled_only(self, logits, sampling_metadata) or args or kwargs:
-            return stock(self, logits, sampling_metadata, *args, **kwargs)
-        output = stock(self, logits, replace(sampling_metadata, max_num_logprobs=None))
-        output.logprobs_tensors = logprobs_of(logits, output.sampled_token_ids)
-        return output
 
-    setattr(forward, _MARK, True)
-    replaced.Sampler.forward = forward
+def _forward(stock: Any, self: Any, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
+    if not _is_of_sampled_only(self, logits, sampling_metadata) or args or kwargs:
+        return stock(self, logits, sampling_metadata, *args, **kwargs)
+    output = stock(self, logits, replace(sampling_metadata, max_num_logprobs=None))
+    output.logprobs_tensors = logprobs_of(logits, output.sampled_token_ids)
+    return output
 
 
 def count_at_least(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:

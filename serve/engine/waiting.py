@@ -11,7 +11,8 @@ between. Here a step without a grammar is asked for once.
 import time
 from typing import Any
 
-_MARK = "_lorikeet"
+from serve.engine.replace import replace_method
+
 _AWAKE_S = 1.0
 _LONGEST_NAP_MS = 5
 """While messages come often: what a notification that got lost would cost."""
@@ -40,22 +41,17 @@ def sample_at_once() -> None:
     """Let the worker answer a step with its tokens where nothing is to come in between; done twice, it does no more."""
     from vllm.v1.worker.cpu_worker import CPUWorker
 
-    worker: Any = CPUWorker
-    stock = worker.execute_model
-    if hasattr(stock, _MARK):
-        return
+    replace_method(CPUWorker, "execute_model", _execute_model)
 
-    def execute_model(self: Any, scheduler_output: Any) -> Any:
-        output = stock(self, scheduler_output)
-        config = self.vllm_config
-        if (
-            output is not None
-            or scheduler_output.has_structured_output_requests
-            or config.scheduler_config.async_scheduling
-            or config.parallel_config.pipeline_parallel_size > 1
-        ):
-            return output
-        return self.sample_tokens(None)
 
-    setattr(execute_model, _MARK, stock)
-    worker.execute_model = execute_model
+def _execute_model(stock: Any, worker: Any, scheduler_output: Any) -> Any:
+    output = stock(worker, scheduler_output)
+    config = worker.vllm_config
+    if (
+        output is not None
+        or scheduler_output.has_structured_output_requests
+        or config.scheduler_config.async_scheduling
+        or config.parallel_config.pipeline_parallel_size > 1
+    ):
+        return output
+    return worker.sample_tokens(None)

@@ -9,43 +9,47 @@ from typing import Any
 
 import numpy as np
 
-_MARK = "_lorikeet"
-_WITHHELD = "lorikeet_withheld"
+from serve.engine.replace import replace_method
 
 
 def withhold_logprobs() -> None:
     """Replace the scheduler's methods; done twice, it does no more."""
     from vllm.v1.core.sched.scheduler import Scheduler
 
-    scheduler: Any = Scheduler
-    if hasattr(scheduler.update_from_output, _MARK):
-        return
-    add, update, finish = scheduler.add_request, scheduler.update_from_output, scheduler.finish_requests
+    replace_method(Scheduler, "add_request", _add_request)
+    replace_method(Scheduler, "update_from_output", _update_from_output)
+    replace_method(Scheduler, "finish_requests", _finish_requests)
 
-    def add_request(self: Any, request: Any) -> None:
-        add(self, request)
-        if is_for_the_observer(request.sampling_params):
-            self.__dict__.setdefault(_WITHHELD, {})[request.request_id] = []
 
-    def update_from_output(self: Any, *args: Any) -> Any:
-        found = update(self, *args)
-        withheld = self.__dict__.get(_WITHHELD)
-        if withheld:
-            for of_client in found.values():
-                hold_back(of_client.outputs, withheld)
-        return found
+def _add_request(stock: Any, scheduler: Any, request: Any) -> None:
+    stock(scheduler, request)
+    if is_for_the_observer(request.sampling_params):
+        _withheld(scheduler)[request.request_id] = []
 
-    def finish_requests(self: Any, request_ids: Any, *args: Any, **kwargs: Any) -> Any:
-        request_ids = (request_ids,) if isinstance(request_ids, str) else request_ids and tuple(request_ids)
-        withheld = self.__dict__.get(_WITHHELD, {})
-        for request_id in tuple(withheld) if request_ids is None else request_ids:
-            withheld.pop(request_id, None)
-        return finish(self, request_ids, *args, **kwargs)
 
-    setattr(update_from_output, _MARK, update)
-    scheduler.add_request = add_request
-    scheduler.update_from_output = update_from_output
-    scheduler.finish_requests = finish_requests
+def _update_from_output(stock: Any, scheduler: Any, *args: Any) -> Any:
+    found = stock(scheduler, *args)
+    withheld = _withheld(scheduler)
+    if withheld:
+        for of_client in found.values():
+            hold_back(of_client.outputs, withheld)
+    return found
+
+
+def _finish_requests(stock: Any, scheduler: Any, request_ids: Any, *args: Any, **kwargs: Any) -> Any:
+    """Args: request_ids: One, several, or None for all."""
+    ids = (request_ids,) if isinstance(request_ids, str) else request_ids
+    ids = None if ids is None else tuple(ids)
+    withheld = _withheld(scheduler)
+    for request_id in tuple(withheld) if ids is None else ids:
+        withheld.pop(request_id, None)
+    return stock(scheduler, ids, *args, **kwargs)
+
+
+def _withheld(scheduler: Any) -> dict[str, list[Any]]:
+    """By request, what has come so far."""
+    withheld: dict[str, list[Any]] = scheduler.__dict__.setdefault("lorikeet_withheld", {})
+    return withheld
 
 
 def is_for_the_observer(sampling_params: Any) -> bool:
