@@ -110,18 +110,11 @@ def _step(metadata_of: Any) -> Iterator[None]:
         yield
         return
     _tell_of_layers()
-    batches: dict[int, Any] = {}
-    places: list[int] = []
-    for layer in _layers:
-        metadata = metadata_of.get(layer.layer_name)
-        if metadata is None:  # of another model of this process
-            places.append(_NOT_OURS)
-            continue
-        batches.setdefault(id(metadata), metadata)
-        places.append(list(batches).index(id(metadata)))
-    found = list(batches.values())
+    seen = [metadata_of.get(layer.layer_name) for layer in _layers]  # None: a layer of another model of this process
+    found = list({id(batch): batch for batch in seen if batch is not None}.values())
+    number_of = {id(batch): number for number, batch in enumerate(found)}
     torch.ops.lorikeet.begin_attention(
-        places,
+        [number_of.get(id(batch), _NOT_OURS) for batch in seen],
         [batch.query_start_loc for batch in found],
         [batch.seq_lens for batch in found],
         [batch.block_table for batch in found],
@@ -139,7 +132,7 @@ def _step(metadata_of: Any) -> Iterator[None]:
 def _tell_of_layers() -> None:
     """Again where vLLM has made new KV caches."""
     caches = [layer.kv_cache for layer in _layers]
-    if len(caches) == len(_known_caches) and all(map(_is_same, caches, _known_caches)):
+    if list(map(id, caches)) == list(map(id, _known_caches)):
         return
     # (blocks, heads, tokens, keys and values) to keys and values apart, as vLLM's CPUAttentionBackendImpl does it.
     parts = [cache.view(*cache.shape[:2], 2 * cache.shape[2], -1).chunk(2, dim=2) for cache in caches]
@@ -153,7 +146,3 @@ def _tell_of_layers() -> None:
         [layer.impl.kv_cache_dtype for layer in _layers],
     )
     _known_caches[:] = caches
-
-
-def _is_same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    return one is other

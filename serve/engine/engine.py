@@ -198,6 +198,7 @@ class VllmEngine:
             result = await self._create(endpoint, _parse(endpoint, body))
         except EngineDeadError:
             raise _engine_is_dead() from None
+        # What vLLM's own server answers by an error of the request, whatever raised it; all else is a defect.
         except (VLLMError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
             raise _engine_request_error(create_error_response(error)) from error
         if isinstance(result, ErrorResponse):
