@@ -1,9 +1,7 @@
-"""A process and all that it has started, from Linux's `/proc`: what they use, and how to stop them for a while."""
+"""A process and all that it has started, from Linux's `/proc`: what they use."""
 
 import os
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -65,30 +63,6 @@ class CpuMeter:
     ) -> None:
         if error is None:
             self.cpu_s = tree_usage(self._pid).cpu_s - self._start_s
-
-
-@contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    """A process and its descendants use no core until the block ends.
-
-    Raises:
-        TargetError: There is no such process.
-    """
-    processes = {process.pid: process for process in _processes(PROC)}
-    if pid not in processes:
-        raise TargetError(f"The server's process {pid} is gone. Its log says why.")
-    tree = [process.pid for process in processes.values() if _is_within(process, pid, processes)]
-    try:
-        _signal(tree, signal.SIGSTOP)
-        yield
-    finally:
-        _signal(tree, signal.SIGCONT)
-
-
-def _signal(pids: list[int], number: signal.Signals) -> None:
-    for pid in pids:
-        with suppress(ProcessLookupError):  # it ended meanwhile
-            os.kill(pid, number)
 
 
 def _processes(proc: Path) -> Iterator[_Process]:

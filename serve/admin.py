@@ -1,4 +1,4 @@
-"""The operator's routes: which versions are where, what an alias means, and both changed without a restart."""
+"""The operator's routes: where versions are, what aliases mean, whether the quality monitor works, and to change it."""
 
 import asyncio
 from collections.abc import Callable, Iterator
@@ -24,6 +24,7 @@ from serve.errors import (
     UnauthorizedError,
 )
 from serve.keys import KeyRecord
+from serve.monitor.monitor import Monitor
 from serve.openapi import NAME, REFERENCE, errors, model_body
 from serve.residency import Residency, Resident
 from serve.responses import body_reader
@@ -33,6 +34,7 @@ _MOVE_ERRORS = (InvalidRequestError, ModelNotFoundError, ConflictError)
 _Name = Annotated[str, Path(json_schema_extra=NAME)]
 _Reference = Annotated[str, Path(json_schema_extra=REFERENCE)]
 _Action = Literal["load", "unload", "pin", "unpin"]
+_MonitorState = Literal["works", "paused", "off"]
 
 
 def _whole(value: Any) -> Any:
@@ -84,7 +86,11 @@ class AdapterRow(BaseModel):
 
 
 def admin_router(
-    store: AdapterStore, residency: Residency, engine: Engine, require_admin: Callable[[Request], KeyRecord]
+    store: AdapterStore,
+    residency: Residency,
+    engine: Engine,
+    monitor: Monitor | None,
+    require_admin: Callable[[Request], KeyRecord],
 ) -> APIRouter:
     """Routes under `/admin`; `require_admin` raises for everybody else."""
     router = APIRouter(
@@ -92,6 +98,7 @@ def admin_router(
     )
     _add_adapter_routes(router, store, residency, engine)
     _add_alias_routes(router, store)
+    _add_monitor_routes(router, monitor)
     return router
 
 
@@ -143,6 +150,24 @@ def _add_alias_routes(router: APIRouter, store: AdapterStore) -> None:
         with _as_http_errors():
             store.rollback(name, alias=wanted.alias, reason=wanted.reason)
         return _aliases(store, name)
+
+
+def _add_monitor_routes(router: APIRouter, monitor: Monitor | None) -> None:
+    def state() -> dict[str, _MonitorState]:
+        return {"monitor": "off" if monitor is None else "paused" if monitor.is_paused else "works"}
+
+    @router.get("/quality")
+    async def quality() -> dict[str, _MonitorState]:
+        return state()
+
+    @router.post("/quality/{action}", responses=errors(InvalidRequestError, ConflictError))
+    async def act(action: Literal["pause", "resume"]) -> dict[str, _MonitorState]:
+        if monitor is None:
+            raise ConflictError(
+                f"There is no quality monitor to {action}: `quality.enabled` is false in this server's configuration."
+            )
+        await (monitor.pause() if action == "pause" else monitor.resume())
+        return state()
 
 
 def adapter_rows(store: AdapterStore, residents: dict[Target, Resident], held: EngineAdapters) -> list[AdapterRow]:

@@ -26,6 +26,7 @@ from serve.errors import (
 )
 from serve.keys import KeyRecord, KeyRing, may_use
 from serve.metrics import ServeMetrics
+from serve.monitor.monitor import Monitor
 from serve.openapi import DescribedApp, completion_answer, completion_body, errors
 from serve.residency import Residency
 from serve.resolver import Resolver, ServedModel
@@ -46,7 +47,10 @@ _COMPLETION_ERRORS = (
 
 @dataclass(frozen=True)
 class Parts:
-    """What the application is made of. `background` runs from start to end, beside the engine's supervisor."""
+    """What the application is made of.
+
+    `background` runs from start to end, beside the engine's supervisor; `monitor` is None where there is none.
+    """
 
     engine: Engine
     store: AdapterStore
@@ -57,6 +61,7 @@ class Parts:
     shadow: Shadow
     metrics: ServeMetrics
     supervisor: Supervisor
+    monitor: Monitor | None = None
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
 
 
@@ -68,7 +73,7 @@ def create_app(parts: Parts) -> FastAPI:
     _add_completion_routes(app, parts)
     _add_model_routes(app, parts)
     _add_health_routes(app, parts)
-    app.include_router(admin_router(parts.store, parts.residency, parts.engine, _admin_only(parts)))
+    app.include_router(admin_router(parts.store, parts.residency, parts.engine, parts.monitor, _admin_only(parts)))
     add_error_handlers(app)
     return app
 

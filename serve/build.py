@@ -17,9 +17,8 @@ from serve.engine.protocol import Engine
 from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
 from serve.mirror import RemoteMirror
-from serve.monitor.assemble import Keeping, Loop, assemble_monitor, open_keeping
-from serve.monitor.canaries import watch_canaries
-from serve.monitor.judges import judge_answers
+from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
+from serve.monitor.monitor import Loop
 from serve.observers import Observers
 from serve.parity import Tolerance
 from serve.probes import IsolationProbe
@@ -77,12 +76,12 @@ def build_parts(
     resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
     shadow = Shadow(engine, residency, metrics)
     background: list[Loop] = [watcher.run]
+    monitor = None
     if keeping is not None:
-        background += assemble_monitor(config, keeping, store, metrics, observers)
-        background += watch_canaries(
-            config, engine, residency, store, keeping.store, metrics, observers, admission.is_busy
-        )
-        background += judge_answers(config, engine, residency, store, keeping.store, metrics, keeping.judge_key)
+        monitor = assemble_monitor(config, keeping, engine, residency, store, metrics, admission.is_busy)
+        observers.of_generations.append(monitor)
+        observers.of_requests.append(monitor)
+        background.append(monitor.run)
     if config.otlp_endpoint is not None:
         background.append(_trace(config.otlp_endpoint, observers))
     if remote is not None:
@@ -99,6 +98,7 @@ def build_parts(
         shadow=shadow,
         metrics=metrics,
         supervisor=Supervisor(engine, residency, watcher, metrics),
+        monitor=monitor,
         background=tuple(background),
     )
 

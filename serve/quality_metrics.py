@@ -1,6 +1,6 @@
 """What the quality monitor sees of the versions: answers, probes, drift, trials."""
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from adapters.reference import Target
 from quality.drift import DriftReport
@@ -17,6 +17,9 @@ class QualityMetrics:
 
     def __init__(self, families: VersionFamilies) -> None:
         counter, gauge, registry = families.counter, families.gauge, families.registry
+        self.paused = Gauge(
+            "lorikeet_quality_paused", "1 while an operator has paused the quality monitor, else 0.", registry=registry
+        )
         self.answers = counter("lorikeet_answers", "Clients' whole answers whose signals were looked at.")
         self.mean_logprob = families.histogram(
             "lorikeet_answer_mean_logprob",

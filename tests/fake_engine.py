@@ -38,6 +38,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.is_ready = True
+        self.logprob_rate = 0.0
         self.loads: list[str] = []
         self.resident: set[str] = set()
         self.most_resident = 0

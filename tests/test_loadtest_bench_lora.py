@@ -175,5 +175,5 @@ def test_reading_memory_leaves_the_threads_of_torch_alone() -> None:
 
 
 def test_a_server_of_the_users_cannot_be_compared(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="starts both servers itself"):
+    with pytest.raises(TargetError, match="starts its servers itself"):
         bench_lora(BenchOptions(Home(tmp_path), url="http://test/v1"))

@@ -86,5 +86,5 @@ def test_a_request_that_fails_fails_the_bench(options: BenchOptions) -> None:
 
 
 def test_a_server_of_the_users_cannot_be_compared(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="starts both servers itself"):
+    with pytest.raises(TargetError, match="starts its servers itself"):
         bench_overhead(BenchOptions(Home(tmp_path), url="http://test/v1"))

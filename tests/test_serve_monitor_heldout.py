@@ -1,5 +1,6 @@
 """Held-out probes: who is asked what, how often, how urgently, and what is made of the answers."""
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -187,3 +188,17 @@ async def test_a_general_text_that_does_not_fit_the_server_is_left_out(exam: Exa
     await short.resident(FIRST)
     await short.turns(2)
     assert quality.general_scores() == ()
+
+
+async def test_a_question_that_a_pause_interrupts_is_asked_later(exam: Exam) -> None:
+    exam.publish(probe_set(1))
+    await exam.resident(FIRST)
+    exam.serving.engine.never_answers = True
+    turn = asyncio.create_task(exam.turns(1))
+    await exam.serving.engine.answering.wait()
+    turn.cancel()
+    await asyncio.gather(turn, return_exceptions=True)
+    exam.serving.engine.never_answers = False
+    await exam.turns(2)
+    assert exam.asked() == [("medical@1", "0"), ("medical@1", "0")]
+    assert exam.gauge("probes_scored", FIRST) == 1

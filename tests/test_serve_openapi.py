@@ -38,8 +38,10 @@ NAMED = [
     ("GET", "/v1/models/{reference}"),
     ("POST", "/admin/adapters/{reference}/{action}"),
     ("GET", "/admin/aliases/{name}"),
+    ("POST", "/admin/quality/{action}"),
 ]
-KEYED = [("GET", "/v1/models"), ("GET", "/admin/adapters"), *COMPLETIONS, *MOVES, *NAMED]
+WITHOUT_DATA = [("GET", "/v1/models"), ("GET", "/admin/adapters"), ("GET", "/admin/quality")]
+KEYED = [*WITHOUT_DATA, *COMPLETIONS, *MOVES, *NAMED]
 OPEN = [("GET", "/health"), ("GET", "/ready"), ("GET", "/metrics")]
 
 THERE = {"model": [BASE_NAME, "medical", "medical@1"], "reference": ["medical", "medical@2"], "name": ["medical"]}
@@ -199,7 +201,7 @@ def test_data_as_described_and_other_data_are_answered_as_described(
     case.validate_response(send(case), excluded_checks=[ignored_auth, *unchecked])
 
 
-@pytest.mark.parametrize(("method", "path"), [("GET", "/v1/models"), ("GET", "/admin/adapters"), *OPEN])
+@pytest.mark.parametrize(("method", "path"), [*WITHOUT_DATA, *OPEN])
 @fuzzed
 @given(data=st.data())
 def test_what_takes_no_data_answers_as_described(

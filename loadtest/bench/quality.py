@@ -1,63 +1,68 @@
 """`lorikeet bench quality`: what the quality monitor costs, with its default settings and no judge.
 
-Two servers of ours on the same engine settings, one with the monitor and one without, are measured by turns with the
-same prompts, the base and an adapter each. Who is not measured is stopped: else the monitor's probes would slow down
-the server that has none. Beside throughput stands CPU time, which a busy machine disturbs far less.
+One server, whose monitor is paused and resumed by turns (`/admin/quality`), is measured with it and without it. Two
+servers would tell less: two processes of the very same code may differ by a tenth for as long as they run.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Literal
+
+import httpx
 
 from adapters.store import AdapterStore
 from config.monitor import MonitorConfig
-from loadtest.bench.alternate import compare_pairs
+from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
-from loadtest.bench.servers import kept_logs, made_folder, our_server, same_threads, serve_config
-from loadtest.bench.two_servers import NUM_STREAMS, Measure, measure_servers, tokens_per_s, ttft_p50_ms
+from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
+from loadtest.bench.two_servers import NUM_STREAMS, Measure, tokens_per_s, ttft_p50_ms
 from loadtest.copies import copy_adapter
-from loadtest.processes import stopped, tree_usage
+from loadtest.errors import TargetError
+from loadtest.processes import tree_usage
 from loadtest.server import RunningServer
 
 LEAST_RATIO = 0.97
 NUM_WAVES = 12
-"""Requests of one measurement in full batches: long enough for a turn of probes."""
+"""Requests of one measurement in full batches: some 20 seconds on two cores."""
 PROBES_FILE = "probes.json"
+_WARM_UP_SEED, _THROUGHPUT_SEED, _TTFT_SEED = 0, 1000, 2000
+_APART = 500
+"""Between the seeds of a round's two measurements: asked the same, the second would be answered by the prefix cache."""
+_TIMEOUT_S = 60.0
+
+State = Literal["pause", "resume"]
 
 
 @dataclass(frozen=True)
-class Server:
-    """Its URL, with /v1, how to keep it from running for a while, and the CPU seconds that it has used so far."""
+class Monitored:
+    """A server: its URL, with /v1, how to pause its monitor, the CPU seconds that it has used so far, and what to ask.
+
+    Attributes:
+        models: By the name of a row.
+    """
 
     url: str
-    at_rest: Callable[[], AbstractContextManager[None]] = field(repr=False)
+    become: Callable[[State], None] = field(repr=False)
     cpu_s: Callable[[], float] = field(repr=False)
-
-
-@dataclass(frozen=True)
-class Servers:
-    """The two, and what to ask both for: the name of a row, and the model."""
-
-    on: Server
-    off: Server
     models: Mapping[str, str]
 
 
 def bench_quality(options: BenchOptions) -> tuple[BenchResult, ...]:
-    """Start both servers and compare them.
+    """Start a server and compare it with itself.
 
     Raises:
         AdapterError: There is no such adapter.
-        TargetError: A server did not become ready, or a request failed. The logs are kept; the message says where.
+        TargetError: The server did not become ready, or a request failed. Its log is kept; the message says where.
     """
-    with _both_servers(options) as servers:
-        return compare(servers, options, partial(tokens_per_s, waves=NUM_WAVES), ttft_p50_ms)
+    with _server(options) as server:
+        return compare(server, options, partial(tokens_per_s, waves=NUM_WAVES), ttft_p50_ms)
 
 
-def compare(servers: Servers, options: BenchOptions, throughput: Measure, ttft: Measure) -> tuple[BenchResult, ...]:
-    """Throughput and TTFT for each model.
+def compare(server: Monitored, options: BenchOptions, throughput: Measure, ttft: Measure) -> tuple[BenchResult, ...]:
+    """Throughput, its CPU time and TTFT for each model.
 
     Args:
         throughput: In tokens per second.
@@ -67,57 +72,75 @@ def compare(servers: Servers, options: BenchOptions, throughput: Measure, ttft: 
         TargetError: A request failed.
     """
     results: list[BenchResult] = []
-    for name, model in servers.models.items():
-        cpu_s: dict[str, list[float]] = {servers.off.url: [], servers.on.url: []}
-        measures = (_alone(servers, throughput, cpu_s), _alone(servers, ttft))
-        rounds = measure_servers(servers.off.url, servers.on.url, model, *measures, options)
-        streams, alone = compare_pairs(rounds.tokens_per_s), compare_pairs(rounds.ttft_ms)
-        cpu = compare_pairs(list(zip(*(of_server[1:] for of_server in cpu_s.values()), strict=True)))  # no warm-up
+    for name, model in server.models.items():
+        for state in ("pause", "resume"):  # first loads and first kernels are not what is measured
+            _measured(server, state, throughput, model, _WARM_UP_SEED)
+        by_turns = partial(_by_turns, server, model=model, options=options)
+        full, alone = by_turns(throughput, first_seed=_THROUGHPUT_SEED), by_turns(ttft, first_seed=_TTFT_SEED)
+        streams = compare_pairs([(without.figure, with_it.figure) for without, with_it in full])
+        cpu = compare_pairs([(without.cpu_s, with_it.cpu_s) for without, with_it in full])
+        one = compare_pairs([(without.figure, with_it.figure) for without, with_it in alone])
         options.say(
             f"{name}: {streams.ratio:.3f} of the tok/s without the monitor, {cpu.ratio:.3f} of the CPU time; "
-            f"TTFT p50 {alone.ratio:.3f}"
+            f"TTFT p50 {one.ratio:.3f}"
         )
         results += [
-            paired(f"{name}: {NUM_STREAMS} streams (baseline: no monitor)", "tok/s", streams, least=LEAST_RATIO),
-            paired(f"{name}: CPU time of the same (baseline: no monitor)", "s", cpu),
-            paired(f"{name}: TTFT p50, one stream (baseline: no monitor)", "ms", alone),
+            paired(f"{name}: {NUM_STREAMS} streams (baseline: monitor paused)", "tok/s", streams, least=LEAST_RATIO),
+            paired(f"{name}: CPU time of the same (baseline: monitor paused)", "s", cpu),
+            paired(f"{name}: TTFT p50, one stream (baseline: monitor paused)", "ms", one),
         ]
     return tuple(results)
 
 
-def _alone(servers: Servers, measure: Measure, cpu_s: dict[str, list[float]] | None = None) -> Measure:
-    """The same figure of a server that has the machine to itself; its CPU time goes to its list in `cpu_s`."""
-    of_url = {servers.on.url: servers.on, servers.off.url: servers.off}
-    other_of = {servers.on.url: servers.off, servers.off.url: servers.on}
+@dataclass(frozen=True)
+class _Measured:
+    """A figure, and the CPU seconds that the server used for it."""
 
-    def measure_alone(url: str, model: str, seed: int) -> float:
-        with other_of[url].at_rest():
-            before_s = of_url[url].cpu_s()
-            figure = measure(url, model, seed)
-            if cpu_s is not None:
-                cpu_s[url].append(of_url[url].cpu_s() - before_s)
-            return figure
+    figure: float
+    cpu_s: float
 
-    return measure_alone
+
+def _by_turns(
+    server: Monitored, measure: Measure, *, model: str, options: BenchOptions, first_seed: int
+) -> list[tuple[_Measured, _Measured]]:
+    """Without the monitor and with it, with prompts of the same length."""
+    without = with_next_seed(partial(_measured, server, "pause", measure, model), first_seed)
+    with_it = with_next_seed(partial(_measured, server, "resume", measure, model), first_seed + _APART)
+    return measure_pairs(without, with_it, options.rounds, options.rest_s)
+
+
+def _measured(server: Monitored, state: State, measure: Measure, model: str, seed: int) -> _Measured:
+    """One measurement; the monitor works for no longer than that, so that its probes fall into it.
+
+    What it has to write down as it is paused counts as CPU time of the measurement.
+    """
+    before_s = server.cpu_s()
+    server.become(state)
+    figure = measure(server.url, model, seed)
+    server.become("pause")
+    return _Measured(figure, server.cpu_s() - before_s)
 
 
 @contextmanager
-def _both_servers(options: BenchOptions) -> Iterator[Servers]:
-    with_monitor = serve_config(options, quality=MonitorConfig())
-    without = serve_config(options, quality=MonitorConfig(enabled=False))
+def _server(options: BenchOptions) -> Iterator[Monitored]:
+    config = serve_config(options, quality=MonitorConfig())
     environment = same_threads(options)
     with kept_logs() as folder:
         home, (name,) = copy_adapter(options.home, options.adapter, 1, folder / "home")
-        target = AdapterStore(home.adapters).resolve(name)
-        if not (AdapterStore(home.adapters).folder(target) / PROBES_FILE).exists():
+        store = AdapterStore(home.adapters)
+        target = store.resolve(name)
+        if not (store.folder(target) / PROBES_FILE).exists():
             options.say(f"{options.adapter} has no {PROBES_FILE}: probes and drift do nothing. Train it again.")
-        with (
-            our_server(with_monitor, home, made_folder(folder / "on"), environment) as on,
-            our_server(without, home, made_folder(folder / "off"), environment) as off,
-        ):
-            models = {"base": with_monitor.served_model_name, "one adapter": str(target)}
-            yield Servers(_server(on), _server(off), models)
+        with our_server(config, home, folder, environment) as running:
+            models = {"base": config.served_model_name, "one adapter": str(target)}
+            yield Monitored(f"{running.url}/v1", partial(_become, running), partial(_cpu_s, running), models)
 
 
-def _server(running: RunningServer) -> Server:
-    return Server(f"{running.url}/v1", partial(stopped, running.pid), lambda: tree_usage(running.pid).cpu_s)
+def _cpu_s(running: RunningServer) -> float:
+    return tree_usage(running.pid).cpu_s
+
+
+def _become(running: RunningServer, state: State) -> None:
+    answer = httpx.post(f"{running.url}/admin/quality/{state}", timeout=_TIMEOUT_S, trust_env=False)
+    if answer.status_code != 200:
+        raise TargetError(f"{answer.request.url}: {answer.status_code}: {answer.text[:300]}")

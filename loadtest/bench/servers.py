@@ -48,7 +48,7 @@ def serve_config(options: BenchOptions, **changes: object) -> ServeConfig:
         TargetError: There is a `--url`: a benchmark that compares servers starts them itself.
     """
     if options.url is not None:
-        raise TargetError("This benchmark starts both servers itself. Leave --url out.")
+        raise TargetError("This benchmark starts its servers itself. Leave --url out.")
     config = load_serve(options.serve_file).model_dump()
     config["kv_cache_bytes"] = config["kv_cache_bytes"] or _KV_CACHE_BYTES
     return ServeConfig.model_validate(config | _SETTINGS_OF_BOTH | changes)

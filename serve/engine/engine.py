@@ -81,12 +81,23 @@ class VllmEngine:
         self._llm: ObservedAsyncLLM | None = None
         self._stager: Stager | None = None
         self._serving = State()
+        self._logprob_rate = 0.0
         self._lora_ids = count(1)
         self._replay_ids = count(1)
 
     @property
     def is_ready(self) -> bool:
         return self._llm is not None and hasattr(self._serving, "openai_serving_chat") and not self._llm.errored
+
+    @property
+    def logprob_rate(self) -> float:
+        return self._logprob_rate
+
+    @logprob_rate.setter
+    def logprob_rate(self, rate: float) -> None:
+        self._logprob_rate = rate
+        if self._llm is not None:
+            self._llm.logprob_rate = rate
 
     async def start(self) -> None:
         if current_platform.is_cpu():
@@ -95,8 +106,7 @@ class VllmEngine:
         arguments = server_arguments(self._config, self._base_folder)
         self._llm = await asyncio.to_thread(_build, arguments)
         self._llm.observer = self._observer
-        quality = self._config.quality
-        self._llm.logprob_rate = quality.logprob_rate if quality.enabled else 0.0
+        self._llm.logprob_rate = self._logprob_rate
         tasks = await self._llm.get_supported_tasks()
         await init_app_state(self._llm, self._serving, arguments, tasks)
         layers = (await self._llm.collective_rpc("lorikeet_layers"))[0]

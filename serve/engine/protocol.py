@@ -26,7 +26,13 @@ class EngineAdapters:
 
 
 class Engine(Protocol):
-    """One base model and the adapters resident on it."""
+    """One base model and the adapters resident on it.
+
+    Attributes:
+        logprob_rate: Share of the generations, drawn anew for each, whose log-probabilities the observer is given.
+    """
+
+    logprob_rate: float
 
     @property
     def is_ready(self) -> bool: ...

@@ -1,20 +1,21 @@
 """The quality monitor, put together: who watches the traffic, and the loops beside the server."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from adapters.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from quality.store import QualityStore
+from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
+from serve.monitor.canaries import watch_canaries
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import Embedder
+from serve.monitor.judges import judge_answers
+from serve.monitor.monitor import Monitor
 from serve.monitor.sampler import Sampler, tenant_key
-from serve.observers import Observers
-
-Loop = Callable[[], Coroutine[Any, Any, None]]
+from serve.residency import Residency
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,19 @@ def open_keeping(config: ServeConfig, home: Home, judge_key: str | None = None) 
 def assemble_monitor(
     config: ServeConfig,
     keeping: Keeping,
+    engine: Engine,
+    residency: Residency,
     adapters: AdapterStore,
     metrics: ServeMetrics,
-    observers: Observers,
-) -> list[Loop]:
-    """Add what watches the traffic to the observers; the loops that run beside the server."""
+    is_busy: Callable[[], bool],
+) -> Monitor:
+    """All of it that the configuration asks for.
+
+    Args:
+        is_busy: Whether clients' requests run.
+    """
     quality = config.quality
+    monitor = Monitor(engine, metrics.quality, quality.logprob_rate)
     sampler = Sampler(
         quality, keeping.store, metrics, base_name=config.served_model_name, tenant_key=keeping.tenant_key
     )
@@ -64,5 +72,9 @@ def assemble_monitor(
         alpha=quality.drift_alpha,
         embedder=keeping.embedder,
     )
-    observers.of_generations += [sampler, drift]
-    return [sampler.run, drift.run]
+    monitor.observers.of_generations += [sampler, drift]
+    monitor.loops += [sampler.run, drift.run]
+    kept = keeping.store
+    monitor.loops += watch_canaries(config, engine, residency, adapters, kept, metrics, monitor.observers, is_busy)
+    monitor.loops += judge_answers(config, engine, residency, adapters, kept, metrics, keeping.judge_key)
+    return monitor

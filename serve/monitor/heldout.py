@@ -211,6 +211,9 @@ class HeldOut:
             quiz.asked_s[index] = self._clock()
         try:
             scores = await _all_of(self._score(target, probe, quiz.probes) for target in quiz.targets)
+        except asyncio.CancelledError:
+            quiz.left.insert(0, index)
+            raise
         except NotReadyError as error:
             logger.info("A probe of %s waits: %s", quiz.targets[-1], error)
             quiz.left.insert(0, index)

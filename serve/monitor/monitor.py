@@ -1,0 +1,90 @@
+"""The quality monitor as one thing, which an operator may pause: who watches the traffic, and what runs beside it."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from serve.engine.protocol import Engine
+from serve.observers import Observers
+from serve.quality_metrics import QualityMetrics
+from serve.records import GenerationRecord, RequestRecord
+
+logger = logging.getLogger(__name__)
+
+Loop = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Monitor:
+    """Tells `observers` and keeps `loops` running, but for the times between `pause` and `resume`.
+
+    Paused it costs nothing: the engine draws no log-probabilities, nobody is told, nothing is asked, no loop runs.
+
+    Args:
+        logprob_rate: What the engine's is while the monitor works.
+    """
+
+    def __init__(self, engine: Engine, metrics: QualityMetrics, logprob_rate: float) -> None:
+        self.observers = Observers()
+        self.loops: list[Loop] = []
+        self.is_paused = False
+        self._engine = engine
+        self._metrics = metrics
+        self._logprob_rate = logprob_rate
+        self._is_begun = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changing = asyncio.Lock()
+        engine.logprob_rate = logprob_rate
+
+    def generation_started(self, lora_name: str | None) -> None:
+        if not self.is_paused:
+            self.observers.generation_started(lora_name)
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        if not self.is_paused:
+            self.observers.generation_finished(record)
+
+    def request_finished(self, record: RequestRecord) -> None:
+        if not self.is_paused:
+            self.observers.request_finished(record)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        self._is_begun = True
+        try:
+            self._start_loops()
+            await asyncio.Event().wait()
+        finally:
+            self._is_begun = False
+            await self._stop_loops()
+
+    async def pause(self) -> None:
+        """Nothing of it is under way any more when this returns; what it has seen is kept."""
+        async with self._changing:
+            if not self.is_paused:
+                logger.warning("The quality monitor is paused: no answer is looked at, no canary judged")
+            self._become(is_paused=True)
+            await self._stop_loops()
+
+    async def resume(self) -> None:
+        """Go on from what was seen before the pause."""
+        async with self._changing:
+            if self.is_paused:
+                logger.warning("The quality monitor works again")
+            self._become(is_paused=False)
+            self._start_loops()
+
+    def _become(self, *, is_paused: bool) -> None:
+        self.is_paused = is_paused
+        self._engine.logprob_rate = 0.0 if is_paused else self._logprob_rate
+        self._metrics.paused.set(is_paused)
+
+    def _start_loops(self) -> None:
+        if self._is_begun and not self.is_paused and not self._tasks:
+            self._tasks = [asyncio.create_task(loop()) for loop in self.loops]
+
+    async def _stop_loops(self) -> None:
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
