@@ -14,8 +14,10 @@ from tests.live_server import live, live_home  # noqa: F401 - fixtures of the se
 from tests.peft_folders import write_base_folder, write_peft_folder
 from tests.remote_stores import connect, mirror, origin, waits  # noqa: F401 - fixtures around a remote store
 
-# `make test-fast` looks at fewer examples of each property; `make test` at all.
-settings.register_profile("fast", max_examples=20)
+# `make test-fast` looks at fewer examples of each property; `make test` at all. No test has a stopwatch.
+settings.register_profile("whole", deadline=None)
+settings.register_profile("fast", max_examples=20, deadline=None)
+settings.load_profile("whole")
 
 # For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on a
 # machine that is busy for minutes.

@@ -40,11 +40,35 @@ def test_one_that_asked_for_them_gets_its_own(live: LiveServer) -> None:
 
 def test_log_probabilities_of_answers_that_asked_for_none_reach_the_metrics(live: LiveServer) -> None:
     before = num_logprobs(live)
-    assert httpx.post(f"{live.url}/v1/chat/completions", json=chat("colours"), timeout=300).status_code == 200
+    assert ask(live) == 200
+    assert num_logprobs_after(live, before) == before + 1
+
+
+def test_an_answer_of_a_pause_is_not_seen_and_one_after_it_is(live: LiveServer) -> None:
+    before = num_logprobs(live)
+    try:
+        assert tell_monitor(live, "pause") == "paused"
+        assert ask(live) == 200
+    finally:
+        assert tell_monitor(live, "resume") == "works"
+    assert ask(live) == 200
+    assert num_logprobs_after(live, before) == before + 1
+
+
+def ask(live: LiveServer) -> int:
+    return httpx.post(f"{live.url}/v1/chat/completions", json=chat("colours"), timeout=300).status_code
+
+
+def tell_monitor(live: LiveServer, action: str) -> str:
+    return str(httpx.post(f"{live.url}/admin/quality/{action}", timeout=60).json()["monitor"])
+
+
+def num_logprobs_after(live: LiveServer, before: float) -> float:
+    """Once it is no longer what it was: a thread looks at answers, and does so soon."""
     deadline = time.monotonic() + 30
     while num_logprobs(live) == before and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert num_logprobs(live) == before + 1
+    return num_logprobs(live)
 
 
 def num_logprobs(live: LiveServer) -> float:

@@ -27,6 +27,7 @@ def logits_of(rows: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
 
 
 def metadata(rows: int, num_logprobs: int | None, *, temperature: float = 0.0, **changes: Any) -> SamplingMetadata:
+    """With a seed for each row: tokens are then vLLM's own."""
     is_greedy = temperature == 0.0
     empty = torch.empty(0)
     fields: dict[str, Any] = {
@@ -96,3 +97,89 @@ def test_an_impossible_token_has_no_log_probability() -> None:
     output = sampler.Sampler()(logits, metadata(1, 0))
     assert output.sampled_token_ids.item() < 100
     assert torch.isfinite(output.logprobs_tensors.logprobs).all()
+
+
+class Idle:
+    """A logits processor of vLLM's with nothing to do."""
+
+    biases: dict[int, Any] = {}  # noqa: RUF012 - as vLLM has it, but nobody writes to it
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits
+
+
+class Unknown:
+    """One that vLLM does not bring: it forbids all but one token."""
+
+    def is_argmax_invariant(self) -> bool:
+        return False
+
+    def apply(self, logits: torch.Tensor) -> torch.Tensor:
+        return logits.masked_fill_(torch.arange(logits.shape[1]) != 7, float("-inf"))
+
+
+@pytest.mark.parametrize("num_logprobs", [None, 0])
+def test_without_a_seed_tokens_are_drawn_as_often_as_they_are_likely(num_logprobs: int | None) -> None:
+    sample_faster()
+    rows = 20_000
+    logits = torch.tensor([0.0, 2.0, 1.0, float("-inf")]).bfloat16().repeat(rows, 1)
+    plain = metadata(rows, num_logprobs, temperature=0.5, generators={}, logitsprocs=LogitsProcessors([Idle()]))
+    output = sampler.Sampler()(logits=logits, sampling_metadata=plain)
+    assert output.sampled_token_ids.dtype == torch.int32
+    shares = torch.bincount(output.sampled_token_ids.flatten(), minlength=4) / rows
+    torch.testing.assert_close(shares, (logits[0].float() / 0.5).softmax(-1), atol=0.02, rtol=0)
+    expected = logits.float().log_softmax(-1).gather(-1, output.sampled_token_ids.long())
+    given = output.logprobs_tensors.logprobs if output.logprobs_tensors else expected
+    torch.testing.assert_close(given, expected, atol=1e-5, rtol=0)
+    assert (output.logprobs_tensors is None) == (num_logprobs is None)
+
+
+def test_the_same_generator_draws_the_same_tokens_and_then_others() -> None:
+    sample_faster()
+    drawn = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        drawn += [sampler.Sampler()(logits_of(9), metadata(9, None, temperature=1.0, generators={})) for _ in range(2)]
+    first, second, again, _ = (output.sampled_token_ids.tolist() for output in drawn)
+    assert first == again
+    assert first != second
+
+
+@pytest.mark.parametrize("rows", [1, 7])
+def test_without_temperature_the_tokens_are_vllms_also_where_two_are_as_likely(stock: Any, rows: int) -> None:
+    logits = torch.randint(-9, 9, (rows, 5000), generator=torch.Generator().manual_seed(rows)).bfloat16()
+    theirs = stock(sampler.Sampler(), logits.clone(), metadata(rows, None, generators={}))
+    sample_faster()
+    ours = sampler.Sampler()(logits, metadata(rows, None, generators={}))
+    assert ours.sampled_token_ids.tolist() == theirs.sampled_token_ids.tolist()
+
+
+SHAPED: list[dict[str, Any]] = [
+    {"top_k": torch.full((8,), 3, dtype=torch.int32)},
+    {"top_p": torch.full((8,), 0.5)},
+    {"generators": {2: torch.Generator().manual_seed(5)}},
+    {"bad_words_token_ids": {0: [[1]]}},
+    {"allowed_token_ids_mask": torch.arange(5000).repeat(8, 1) > 90},
+    {"logitsprocs": LogitsProcessors([Unknown()])},
+    {
+        "no_penalties": False, "prompt_token_ids": torch.zeros(8, 1, dtype=torch.long),
+        "frequency_penalties": torch.ones(8), "presence_penalties": torch.ones(8),
+        "repetition_penalties": torch.ones(8),
+    },
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("shaped", SHAPED, ids=lambda shaped: next(iter(shaped)))
+def test_what_shapes_the_sampling_is_vllms(stock: Any, shaped: dict[str, Any]) -> None:
+    shape = {"generators": {}} | shaped
+    torch.manual_seed(2)
+    theirs = stock(sampler.Sampler(), logits_of(8), metadata(8, None, temperature=1.0, **shape))
+    sample_faster()
+    for generator in shape["generators"].values():
+        generator.manual_seed(5)
+    torch.manual_seed(2)
+    ours = sampler.Sampler()(logits_of(8), metadata(8, None, temperature=1.0, **shape))
+    assert ours.sampled_token_ids.tolist() == theirs.sampled_token_ids.tolist()

@@ -2,21 +2,31 @@
 
 from collections.abc import Iterator
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
 pytest.importorskip("vllm", reason="vllm is not installed")
 
+from vllm.logprobs import FlatLogprobs
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, FinishReason
+from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
-from serve.engine.observed import Undelivered, with_logprobs
+from serve.engine.observed import Collecting, Undelivered, with_logprobs
 from serve.engine.withheld import is_for_the_observer, withhold_logprobs
 
 OBSERVED = with_logprobs(SamplingParams())
+
+
+class Step(NamedTuple):
+    """What the model has sampled for a request."""
+
+    request_id: str
+    tokens: list[int]
+    is_last: bool
 
 
 class Scheduler:
@@ -28,8 +38,18 @@ class Scheduler:
     def add_request(self, request: Any) -> None:
         pass
 
-    def update_from_output(self, *outputs: EngineCoreOutput) -> dict[int, EngineCoreOutputs]:
-        return {0: EngineCoreOutputs(outputs=list(outputs))}
+    def update_from_output(self, steps: list[Step], model_output: Any) -> dict[int, EngineCoreOutputs]:
+        lists = model_output.logprobs
+        outputs = [
+            EngineCoreOutput(
+                step.request_id,
+                step.tokens,
+                new_logprobs=lists.slice_request(index, len(step.tokens)) if lists else None,
+                finish_reason=FinishReason.STOP if step.is_last else None,
+            )
+            for index, step in enumerate(steps)
+        ]
+        return {0: EngineCoreOutputs(outputs=outputs)}
 
     def finish_requests(self, request_ids: Any, status: Any = None) -> None:
         self.aborted.append(request_ids)
@@ -51,28 +71,64 @@ def request(request_id: str, params: SamplingParams | None = OBSERVED) -> Any:
     return SimpleNamespace(request_id=request_id, sampling_params=params)
 
 
-def output(request_id: str, token: int | None, *, is_last: bool = False) -> EngineCoreOutput:
-    lists = token is not None and LogprobsLists(np.array([[token]]), np.array([[-token / 10]]), np.array([0]))
-    reason = FinishReason.STOP if is_last else None
-    return EngineCoreOutput(request_id, [token] if token else [], new_logprobs=lists or None, finish_reason=reason)
+def step(request_id: str, *tokens: int, is_last: bool = False) -> Step:
+    return Step(request_id, list(tokens), is_last)
 
 
-def delivered(scheduler: Any, *outputs: EngineCoreOutput) -> list[list[float] | None]:
-    (of_client,) = scheduler.update_from_output(*outputs).values()
-    return [one.new_logprobs and one.new_logprobs.logprobs[:, 0].tolist() for one in of_client.outputs]
+def lists_of(*tokens: int, starts: list[int] | None = None) -> LogprobsLists:
+    """As the worker sends them where a client in the batch wants one more candidate."""
+    ids = np.array([[token, 99] for token in tokens], np.int32).reshape(-1, 2)
+    return LogprobsLists(ids, (-ids / 10).astype(np.float32), np.zeros(len(ids), np.int64), starts)
+
+
+def delivered(scheduler: Any, *steps: Step) -> list[list[float] | None]:
+    """The sampled tokens' of each output; a request without a token has a row in a step all the same."""
+    lists = lists_of(*(step.tokens[0] if step.tokens else 0 for step in steps))
+    outputs = update(scheduler, lists, *steps)
+    return [
+        [round(float(value), 3) for value in one.new_logprobs.logprobs[:, 0]] or None if one.new_logprobs else None
+        for one in outputs
+    ]
+
+
+def update(scheduler: Any, lists: LogprobsLists | None, *steps: Step) -> list[EngineCoreOutput]:
+    (of_client,) = scheduler.update_from_output(list(steps), SimpleNamespace(logprobs=lists)).values()
+    outputs: list[EngineCoreOutput] = of_client.outputs
+    return outputs
 
 
 def test_they_come_with_the_last_token(scheduler: Any) -> None:
     scheduler.add_request(request("a"))
     scheduler.add_request(request("b"))
-    assert delivered(scheduler, output("a", 1), output("b", 5)) == [None, None]
-    assert delivered(scheduler, output("a", None)) == [None]  # as a step of a long prompt
-    assert delivered(scheduler, output("a", 2), output("b", 6, is_last=True)) == [None, [-0.5, -0.6]]
-    assert delivered(scheduler, output("a", None, is_last=True)) == [[-0.1, -0.2]]
+    assert delivered(scheduler, step("a", 1), step("b", 5)) == [None, None]
+    assert delivered(scheduler, step("a")) == [None]  # as a step of a long prompt
+    assert delivered(scheduler, step("a", 2), step("b", 6, is_last=True)) == [None, [-0.5, -0.6]]
+    assert delivered(scheduler, step("a", is_last=True)) == [[-0.1, -0.2]]
     scheduler.add_request(request("a"))
-    assert delivered(scheduler, output("a", 7, is_last=True)) == [[-0.7]]
+    assert delivered(scheduler, step("a", 7, is_last=True)) == [[-0.7]]
     scheduler.add_request(request("a"))
-    assert delivered(scheduler, output("a", None, is_last=True)) == [None]
+    assert delivered(scheduler, step("a", is_last=True)) == [None]
+
+
+def test_several_tokens_of_a_step_are_all_of_their_request(scheduler: Any) -> None:
+    scheduler.add_request(request("a"))
+    scheduler.add_request(request("b"))
+    lists = lists_of(1, 2, 3, starts=[0, 2])
+    first, second = update(scheduler, lists, step("a", 1, 2, is_last=True), step("b", 3, is_last=True))
+    assert first.new_logprobs.logprob_token_ids.tolist() == [[1], [2]]
+    assert second.new_logprobs.logprob_token_ids.tolist() == [[3]]
+
+
+def test_a_step_without_any_changes_nothing(scheduler: Any) -> None:
+    scheduler.add_request(request("a"))
+    assert [one.new_logprobs for one in update(scheduler, None, step("a"), step("b", 1))] == [None, None]
+
+
+def test_a_client_beside_it_gets_its_own_whole_and_at_once(scheduler: Any) -> None:
+    scheduler.add_request(request("a"))
+    _, own = update(scheduler, lists_of(1, 2), step("a", 1), step("b", 2))
+    assert own.new_logprobs.logprob_token_ids.tolist() == [[2, 99]]
+    assert own.new_logprobs.sampled_token_ranks.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -82,13 +138,13 @@ def test_they_come_with_the_last_token(scheduler: Any) -> None:
 def test_what_a_client_asked_for_comes_as_ever(scheduler: Any, params: SamplingParams | None) -> None:
     assert not is_for_the_observer(params and (params if params.logprobs is not None else None))
     scheduler.add_request(request("a", params and (with_logprobs(params) if params.stop else params)))
-    assert delivered(scheduler, output("a", 1), output("a", 2, is_last=True)) == [[-0.1], [-0.2]]
+    assert delivered(scheduler, step("a", 1), step("a", 2, is_last=True)) == [[-0.1], [-0.2]]
 
 
 @pytest.mark.parametrize("ids", ["a", ["a", "unknown"], iter(["a"]), None])
 def test_what_was_withheld_of_an_aborted_answer_is_forgotten(scheduler: Any, ids: Any) -> None:
     scheduler.add_request(request("a"))
-    delivered(scheduler, output("a", 1))
+    delivered(scheduler, step("a", 1))
     scheduler.finish_requests(ids, None)
     assert not scheduler.lorikeet_withheld
     (passed_on,) = scheduler.aborted
@@ -107,3 +163,21 @@ def test_a_stream_gets_each_once() -> None:
     assert collected[:0].logprobs == [-0.3]
     assert collected.logprobs == [-0.1, -0.2, -0.3]
     assert list(collected[0]) == [1]
+
+
+def test_many_are_collected_at_once_as_vllm_would_one_by_one() -> None:
+    fields: dict[str, Any] = {
+        "tokenizer": None, "cumulative_logprob": 0.0, "prompt_logprobs": None, "num_logprobs": 0,
+        "num_prompt_logprobs": None,
+    }  # fmt: skip
+    stock = LogprobsProcessor(logprobs=FlatLogprobs(), **fields)
+    ours = Collecting(logprobs=FlatLogprobs(), **fields)
+    for tokens in ([1, 2, 3], [4]):
+        ids = np.array([tokens], np.int32).T
+        lists = LogprobsLists(ids, (-ids / 8).astype(np.float32), np.zeros(len(ids), np.int64))
+        for processor in (stock, ours):
+            processor.update_from_output(EngineCoreOutput("a", tokens, new_logprobs=lists))
+    ours.update_from_output(EngineCoreOutput("a", [5]))
+    assert isinstance(stock.logprobs, FlatLogprobs)
+    stock.logprobs.ranks = [None] * 4  # which nobody reads
+    assert ours.logprobs == stock.logprobs

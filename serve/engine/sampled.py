@@ -1,10 +1,11 @@
-"""Log-probabilities of sampled tokens on a CPU, for a fraction of what vLLM spends on them.
+"""Sampled tokens and their log-probabilities on a CPU, for a fraction of what vLLM spends on them.
 
-The quality monitor asks for the log-probability of nearly every sampled token, and each step of the engine computes
-them for its whole batch. vLLM (0.32, v1/sample/sampler.py) computes those of all tokens, and the sampled ones' ranks
-by adding up booleans, which torch does one by one. Where only sampled tokens' are asked for, their logits and each
-row's normaliser suffice (serve/kernels/logsumexp.cpp); ranks are counted where somebody may see them, and counted
-faster.
+vLLM (0.32, v1/sample/sampler.py) writes a step's logits as float32, draws a random number for each token of the
+vocabulary, and for the log-probability of a sampled token, which the quality monitor wants of nearly every one,
+computes those of all and their ranks. Where a batch asks for no more than temperatures, one operator
+(serve/kernels/sampling.cpp) draws the tokens, with their log-probabilities. Else vLLM samples, and where only sampled
+tokens' log-probabilities are asked for, their logits and each row's normaliser suffice; ranks are counted where
+somebody may see them, and counted faster.
 """
 
 from dataclasses import replace
@@ -26,8 +27,12 @@ def sample_faster() -> None:
 
 
 def _forward(stock: Any, self: Any, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:
-    if not _is_of_sampled_only(self, logits, sampling_metadata) or args or kwargs:
+    if args or kwargs or not _wants_at_most_sampled_logprobs(self, logits, sampling_metadata):
         return stock(self, logits, sampling_metadata, *args, **kwargs)
+    if _wants_temperatures_only(sampling_metadata) and _is_fast(logits):
+        return _drawn(logits, sampling_metadata)
+    if sampling_metadata.max_num_logprobs is None:
+        return stock(self, logits, sampling_metadata)
     output = stock(self, logits, replace(sampling_metadata, max_num_logprobs=None))
     output.logprobs_tensors = logprobs_of(logits, output.sampled_token_ids)
     return output
@@ -53,13 +58,27 @@ def logprobs_of(logits: torch.Tensor, token_ids: torch.Tensor) -> Any:
         logits: (B, N), before anything that shapes the sampling.
         token_ids: (B, 1).
     """
+    chosen = logits.gather(-1, token_ids.long()).float()
+    normalisers = torch.ops.lorikeet.log_sum_exp(logits) if _is_fast(logits) else _log_sum_exp(logits)
+    return _without_ranks(token_ids.to(torch.int32), chosen - normalisers)
+
+
+def _drawn(logits: torch.Tensor, sampling_metadata: Any) -> Any:
+    """vLLM's `SamplerOutput`; the random numbers are of torch's default generator, as vLLM's own."""
+    from vllm.v1.outputs import SamplerOutput
+
+    rows, is_wanted = len(logits), sampling_metadata.max_num_logprobs is not None
+    temperatures = torch.zeros(rows) if sampling_metadata.all_greedy else sampling_metadata.temperature
+    uniforms = torch.rand(rows, dtype=torch.float64)
+    sampled, logprobs = torch.ops.lorikeet.draw(logits, temperatures, uniforms, is_wanted)
+    token_ids = sampled.to(torch.int32).unsqueeze(-1)
+    return SamplerOutput(token_ids, _without_ranks(token_ids, logprobs) if is_wanted else None)
+
+
+def _without_ranks(token_ids: torch.Tensor, logprobs: torch.Tensor) -> Any:
     from vllm.v1.outputs import LogprobsTensors
 
-    chosen = logits.gather(-1, token_ids.long()).float()
-    is_fast = logits.dtype == torch.bfloat16 and load_kernels() and torch.ops.lorikeet.log_sum_exp_is_fast()
-    normalisers = torch.ops.lorikeet.log_sum_exp(logits) if is_fast else _log_sum_exp(logits)
-    ranks = torch.zeros(len(logits), dtype=torch.int64)
-    return LogprobsTensors(token_ids.to(torch.int32), chosen - normalisers, ranks)
+    return LogprobsTensors(token_ids, logprobs, torch.zeros(len(token_ids), dtype=torch.int64))
 
 
 def _log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
@@ -69,11 +88,38 @@ def _log_sum_exp(logits: torch.Tensor) -> torch.Tensor:
     return shifted.sub_(highest).exp_().sum(-1, keepdim=True).log_().add_(highest)
 
 
-def _is_of_sampled_only(sampler: Any, logits: torch.Tensor, sampling_metadata: Any) -> bool:
+def _is_fast(logits: torch.Tensor) -> bool:
+    return logits.dtype == torch.bfloat16 and load_kernels() and torch.ops.lorikeet.has_fast_sampling()
+
+
+def _wants_at_most_sampled_logprobs(sampler: Any, logits: torch.Tensor, sampling_metadata: Any) -> bool:
     """Half-precision logits stay as they were: vLLM's sampling works on a float32 copy of them."""
     return (
-        sampling_metadata.max_num_logprobs == 0
+        sampling_metadata.max_num_logprobs in (None, 0)
         and not sampling_metadata.logprob_token_ids
         and sampler.logprobs_mode == "raw_logprobs"
         and logits.dtype in (torch.bfloat16, torch.float16)
     )
+
+
+def _wants_temperatures_only(sampling_metadata: Any) -> bool:
+    """Whether nothing else shapes what is sampled, and no request brings a seed."""
+    holder = sampling_metadata.thinking_budget_state_holder
+    return (
+        sampling_metadata.top_p is None
+        and sampling_metadata.top_k is None
+        and sampling_metadata.no_penalties
+        and sampling_metadata.allowed_token_ids_mask is None
+        and not sampling_metadata.bad_words_token_ids
+        and not sampling_metadata.generators
+        and (holder is None or not holder.has_tracked_requests())
+        and not any(_is_at_work(processor) for processor in sampling_metadata.logitsprocs.all)
+    )
+
+
+def _is_at_work(processor: Any) -> bool:
+    """Whether one of vLLM's logits processors has a request to change the logits of; one that it does not bring has."""
+    for name in ("min_p_count", "biases", "min_toks"):  # of min_p, logit_bias and min_tokens
+        if hasattr(processor, name):
+            return bool(getattr(processor, name))
+    return True

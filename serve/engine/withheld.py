@@ -5,7 +5,7 @@ processes more than the token itself. What no client sees can wait until the ans
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,12 +27,15 @@ def _add_request(stock: Any, scheduler: Any, request: Any) -> None:
         _withheld(scheduler)[request.request_id] = []
 
 
-def _update_from_output(stock: Any, scheduler: Any, *args: Any) -> Any:
-    found = stock(scheduler, *args)
+def _update_from_output(stock: Any, scheduler: Any, scheduler_output: Any, model_output: Any) -> Any:
     withheld = _withheld(scheduler)
-    if withheld:
-        for of_client in found.values():
-            hold_back(of_client.outputs, withheld)
+    if not withheld:
+        return stock(scheduler, scheduler_output, model_output)
+    if model_output.logprobs is not None:
+        model_output.logprobs = Uncut(model_output.logprobs)
+    found = stock(scheduler, scheduler_output, model_output)
+    for of_client in found.values():
+        hold_back(of_client.outputs, withheld)
     return found
 
 
@@ -46,9 +49,9 @@ def _finish_requests(stock: Any, scheduler: Any, request_ids: Any, *args: Any, *
     return stock(scheduler, ids, *args, **kwargs)
 
 
-def _withheld(scheduler: Any) -> dict[str, list[Any]]:
-    """By request, what has come so far."""
-    withheld: dict[str, list[Any]] = scheduler.__dict__.setdefault("lorikeet_withheld", {})
+def _withheld(scheduler: Any) -> dict[str, list[tuple[int, float]]]:
+    """By request, what has come so far: token id and log-probability."""
+    withheld: dict[str, list[tuple[int, float]]] = scheduler.__dict__.setdefault("lorikeet_withheld", {})
     return withheld
 
 
@@ -65,25 +68,63 @@ def is_for_the_observer(sampling_params: Any) -> bool:
     )
 
 
-def hold_back(outputs: Iterable[Any], withheld: dict[str, list[Any]]) -> None:
+class Uncut:
+    """vLLM's `LogprobsLists` of a step, which it cuts into arrays for each request: here once they are to go out."""
+
+    def __init__(self, lists: Any) -> None:
+        self._lists = lists
+        # The first column is the sampled token's.
+        self._rows = list(zip(lists.logprob_token_ids[:, 0].tolist(), lists.logprobs[:, 0].tolist(), strict=True))
+
+    def slice_request(self, request: int, num_tokens: int) -> "Piece":
+        return Piece(self, request, num_tokens)
+
+    def rows(self, request: int, num_tokens: int) -> list[tuple[int, float]]:
+        """Token id and log-probability of each sampled token of a request."""
+        starts = self._lists.cu_num_generated_tokens
+        start = request if starts is None else starts[request]
+        return self._rows[start : start + num_tokens]
+
+    def arrays(self, request: int, num_tokens: int) -> Any:
+        """What vLLM would have cut."""
+        return self._lists.slice_request(request, num_tokens)
+
+
+class Piece(NamedTuple):
+    """A request's share of a step; `request` is its place in the batch."""
+
+    of: Uncut
+    request: int
+    num_tokens: int
+
+
+def hold_back(outputs: Iterable[Any], withheld: dict[str, list[tuple[int, float]]]) -> None:
     """Take the log-probabilities of vLLM's `EngineCoreOutput`s that are withheld, and give them with the last one.
 
     Args:
         withheld: By request; those that end are removed.
     """
     for output in outputs:
-        pieces = withheld.get(output.request_id)
-        if pieces is None:
+        piece: Piece | None = output.new_logprobs
+        rows = withheld.get(output.request_id)
+        if rows is None:
+            output.new_logprobs = piece and piece.of.arrays(piece.request, piece.num_tokens)
             continue
-        if output.new_logprobs is not None:
-            pieces.append(output.new_logprobs)
+        if piece is not None:
+            rows += piece.of.rows(piece.request, piece.num_tokens)
         output.new_logprobs = None
         if output.finish_reason is not None:
             del withheld[output.request_id]
-            output.new_logprobs = _joined(pieces) if pieces else None
+            output.new_logprobs = _lists(rows) if rows else None
 
 
-def _joined(pieces: list[Any]) -> Any:
-    """Of vLLM's `LogprobsLists`: three arrays with a row a token, and no fourth."""
-    ids, logprobs, ranks, _ = zip(*pieces, strict=True)
-    return type(pieces[0])(np.concatenate(ids), np.concatenate(logprobs), np.concatenate(ranks), None)
+def _lists(rows: list[tuple[int, float]]) -> Any:
+    """vLLM's `LogprobsLists` with a row a token, without ranks (0)."""
+    from vllm.v1.outputs import LogprobsLists
+
+    token_ids, logprobs = zip(*rows, strict=True)
+    return LogprobsLists(
+        np.array(token_ids, np.int32)[:, None],
+        np.array(logprobs, np.float32)[:, None],
+        np.zeros(len(rows), np.int64),
+    )

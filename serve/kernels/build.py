@@ -20,7 +20,7 @@ from torch.utils import cpp_extension
 
 logger = logging.getLogger(__name__)
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "logsumexp.cpp", "lora.cpp"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "lora.cpp", "sampling.cpp"))
 # GCC's own AVX-512 headers trip -Wmaybe-uninitialized.
 _FLAGS = ["-O3", "-fopenmp", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 _NAME = "lorikeet_kernels"
