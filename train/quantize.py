@@ -40,13 +40,19 @@ def quantize_folder(folder: Path, quantization: Quantization, storage: Storage) 
     return model.dequantize(torch.bfloat16) if storage == "dequantized" else model
 
 
-def load_causal_lm(source: str | Path, **options: Any) -> PreTrainedModel:
-    """A causal LM in bf16, on the GPU where there is one, safe to train whatever its storage."""
+def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.bfloat16, **options: Any) -> PreTrainedModel:
+    """A causal LM, on the GPU where there is one, safe to train whatever its storage."""
     if torch.cuda.is_available():
         options.setdefault("device_map", {"": 0})
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.bfloat16, **options)
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, **options)
     keep_gradient_flow(model)
     return model
+
+
+def training_dtype() -> torch.dtype:
+    """What to train in: bf16, but float32 on a CPU without AVX-512, where torch multiplies bf16 a fifth as fast."""
+    is_fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return torch.bfloat16 if is_fast else torch.float32
 
 
 def keep_gradient_flow(model: torch.nn.Module) -> int:

@@ -33,7 +33,7 @@ from train.base import library_versions
 from train.encode import IGNORED, Encoded, encode_rows
 from train.errors import ResumeError
 from train.progress import TrainingProgress
-from train.quantize import load_causal_lm
+from train.quantize import load_causal_lm, training_dtype
 from train.recipe import check_recipe, lora_config
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained adapter on its base, in memory, in bf16 as it will be saved and served."""
+    """A trained adapter on its base, in memory; its weights are bf16 numbers, as they will be saved and served."""
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
@@ -162,16 +162,17 @@ def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) 
 
 
 def cast_adapter(model: PeftModel) -> None:
-    """LoRA weights in bf16: what is evaluated is what is saved and what vLLM computes with."""
+    """LoRA weights as bf16 has them: what is evaluated is what is saved and what vLLM computes with."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
-            parameter.data = parameter.data.to(torch.bfloat16)
+            parameter.data = parameter.data.to(torch.bfloat16).to(training_dtype())
 
 
 def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
     """Write PEFT's files, the same bytes for the same weights and without a path of this machine."""
     model.peft_config[ADAPTER_NAME].base_model_name_or_path = base_name
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items() if "lora_" in name}
+    model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
     path = folder / "adapter_config.json"
     saved: dict[str, Any] = json.loads(path.read_text())
     # PEFT keeps a set, whose order changes from process to process.
@@ -204,7 +205,7 @@ def _trainer(
     encoded: Mapping[Split, list[Encoded]],
     run_folder: Path,
 ) -> SFTTrainer:
-    model = load_causal_lm(base_folder)
+    model = load_causal_lm(base_folder, dtype=training_dtype())
     model.config.use_cache = False
     trainer_class = SFTTrainer if torch.cuda.is_available() else AnswerLossTrainer
     trainer = trainer_class(
@@ -250,7 +251,7 @@ def _sft_config(recipe: RecipeConfig, run_folder: Path) -> SFTConfig:
         logging_steps=5,
         disable_tqdm=True,
         report_to=[],
-        bf16=True,
+        bf16=training_dtype() == torch.bfloat16,
         use_cpu=not has_cuda,
         dataloader_pin_memory=has_cuda,
         seed=recipe.seed,
