@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from serve.engine import attention
+from serve.engine import attention, linear
 from serve.engine.replace import replace_method
 
 _MARK = "_lorikeet"
@@ -77,7 +77,8 @@ def _compute_hash(stock: Any, model_config: Any) -> str:
 @cache
 def _ours() -> str:
     """Of what replaces vLLM's own methods in compiled code."""
-    return hashlib.sha256(Path(attention.__file__).read_bytes()).hexdigest()
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (attention, linear))
+    return hashlib.sha256(sources + str(linear.is_wanted()).encode()).hexdigest()
 
 
 def _nothing_to_finish(vllm_config: Any) -> None:

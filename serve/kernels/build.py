@@ -20,7 +20,8 @@ from torch.utils import cpp_extension
 
 logger = logging.getLogger(__name__)
 
-_SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "lora.cpp", "sampling.cpp"))
+_SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "linear.cpp", "lora.cpp", "sampling.cpp"))
+_HEADERS = (Path(__file__).with_name("panels_avx2.h"),)
 # GCC's own AVX-512 headers trip -Wmaybe-uninitialized.
 _FLAGS = ["-O3", "-fopenmp", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 _NAME = "lorikeet_kernels"
@@ -55,7 +56,7 @@ def _compiler() -> str:
 
 def library_file() -> Path:
     """Where the compiled operators lie: in torch's folder for extensions, by what they were made of."""
-    sources = b"\0".join(source.read_bytes() for source in _SOURCES)
+    sources = b"\0".join(source.read_bytes() for source in (*_SOURCES, *_HEADERS))
     made_of = (sources, " ".join(_FLAGS).encode(), torch.__version__.encode(), sys.version.encode())
     digest = hashlib.sha256(b"\0".join(made_of)).hexdigest()
     root = os.environ.get("TORCH_EXTENSIONS_DIR") or cpp_extension.get_default_build_root()

@@ -4,6 +4,8 @@
 // weights stay where their adapter lies in memory: a layer's table holds their addresses, so that to activate an
 // adapter is to write addresses. See serve/kernels/packed.py for the layout of the weights and for the table.
 
+#include "panels_avx2.h"
+
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <torch/library.h>
@@ -77,8 +79,8 @@ INLINE void multiply_row(const bf16* row, int64_t pairs, const bf16* panel, floa
   std::memcpy(sums, total, sizeof total);
 }
 
-INLINE void shrink_plainly(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
-                           bf16* hidden, int64_t hidden_stride) {
+void shrink_portable(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                     bf16* hidden, int64_t hidden_stride) {
   for (int p = 0; p < num_panels; ++p) {
     const Panel& panel = panels[p];
     for (int i = 0; i < count; ++i) {
@@ -94,8 +96,8 @@ INLINE void shrink_plainly(const bf16* const* rows, int count, int64_t pairs, co
   }
 }
 
-INLINE void expand_plainly(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
-                           bf16* const* targets) {
+void expand_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                     bf16* const* targets) {
   for (int64_t column = 0; column < columns; column += kPanel, panels += 2 * kPanel * pairs) {
     const int width = static_cast<int>(std::min<int64_t>(kPanel, columns - column));
     for (int i = 0; i < count; ++i) {
@@ -106,28 +108,59 @@ INLINE void expand_plainly(const bf16* const* rows, int count, int64_t pairs, co
   }
 }
 
-void shrink_portable(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
-                     bf16* hidden, int64_t hidden_stride) {
-  shrink_plainly(rows, count, pairs, panels, num_panels, hidden, hidden_stride);
-}
-
-void expand_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
-                     bf16* const* targets) {
-  expand_plainly(rows, count, pairs, panels, columns, targets);
-}
-
 #if defined(__x86_64__)
-// The same lines, for another instruction set. (`target_clones` would choose by the processor's model, not by what it can.)
-#define AVX2 __attribute__((target("avx2,fma")))
-
-AVX2 void shrink_avx2(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
-                      bf16* hidden, int64_t hidden_stride) {
-  shrink_plainly(rows, count, pairs, panels, num_panels, hidden, hidden_stride);
+// Rows as float32, one after the other; they stay until the calling thread asks again.
+LORIKEET_AVX2 lorikeet::FloatRows widened(const bf16* const* rows, int count, int64_t size) {
+  static thread_local std::vector<float> wide;
+  wide.resize(count * size);
+  for (int i = 0; i < count; ++i) lorikeet::widen_row(rows[i], size, wide.data() + i * size);
+  return {wide.data(), size};
 }
 
-AVX2 void expand_avx2(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
-                      bf16* const* targets) {
-  expand_plainly(rows, count, pairs, panels, columns, targets);
+// sums = rows * panel
+LORIKEET_AVX2 void multiply_block(lorikeet::FloatRows rows, int count, int64_t pairs, const Panel& panel, float* sums) {
+  for (int first = 0; first < count;) {
+    const int step = lorikeet::rows_of_step(count - first);
+    const lorikeet::FloatRows some{rows.first + first * rows.stride, rows.stride};
+    if (panel.width == kPanel) {
+      lorikeet::multiply_rows<2>(some, step, pairs, panel.weights, sums + first * kPanel);
+    } else {
+      lorikeet::multiply_rows<1>(some, step, pairs, panel.weights, sums + first * kPanel);
+    }
+    first += step;
+  }
+}
+
+LORIKEET_AVX2 void shrink_avx2(const bf16* const* rows, int count, int64_t pairs, const Panel* panels, int num_panels,
+                               bf16* hidden, int64_t hidden_stride) {
+  const lorikeet::FloatRows wide = widened(rows, count, 2 * pairs);
+  alignas(32) float sums[kBlock * kPanel];
+  for (int p = 0; p < num_panels; ++p) {
+    multiply_block(wide, count, pairs, panels[p], sums);
+    for (int i = 0; i < count; ++i)
+      for (int c = 0; c < panels[p].width; c += 8)
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(hidden + i * hidden_stride + panels[p].column + c),
+                         lorikeet::narrow8(_mm256_load_ps(sums + i * kPanel + c)));
+  }
+}
+
+LORIKEET_AVX2 void expand_avx2(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                               bf16* const* targets) {
+  const lorikeet::FloatRows wide = widened(rows, count, 2 * pairs);
+  alignas(32) float sums[kBlock * kPanel];
+  for (int64_t column = 0; column < columns; column += kPanel, panels += 2 * kPanel * pairs) {
+    multiply_block(wide, count, pairs, {panels, kPanel, 0}, sums);
+    const int width = static_cast<int>(std::min<int64_t>(kPanel, columns - column));
+    for (int i = 0; i < count; ++i) {
+      bf16* target = targets[i] + column;
+      int c = 0;
+      for (; c + 8 <= width; c += 8) {
+        const __m256 sum = _mm256_add_ps(lorikeet::widen8(target + c), _mm256_load_ps(sums + i * kPanel + c));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(target + c), lorikeet::narrow8(sum));
+      }
+      for (; c < width; ++c) target[c] = narrow(widen(target[c]) + sums[i * kPanel + c]);
+    }
+  }
 }
 
 #define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
