@@ -144,3 +144,20 @@ def test_vllms_choice_is_replaced_only_where_onednn_has_no_product(
         assert (utils.dispatch_cpu_unquantized_gemm is stock) is has_products
     finally:
         replaced.is_wanted.cache_clear()
+
+
+def test_a_layer_whose_int8_weight_onednn_has_keeps_an_empty_one() -> None:
+    """vLLM's kernel leaves nothing, and its LoRA layers ask the weight where it is."""
+    from vllm.lora.layers.utils import _get_lora_device
+
+    kernel = SimpleNamespace(layer_param_names=("weight", "weight_scale"))
+
+    def stock(kernel: Any, layer: torch.nn.Module) -> None:
+        layer.weight = None
+
+    layer = torch.nn.Linear(8, 4)
+    stock(kernel, layer)
+    with pytest.raises(AttributeError):
+        _get_lora_device(layer)
+    replaced._process_weights_for_onednn(stock, kernel, layer)
+    assert _get_lora_device(layer) == torch.device("cpu")

@@ -1,7 +1,11 @@
-"""The base's linear layers on a CPU without AVX-512, where nobody has a fast product of bfloat16 matrices.
+"""The base's linear layers on a CPU, where vLLM (0.32) is slow, or cannot have LoRA on them.
 
-oneDNN refuses, so vLLM (0.32, model_executor/layers/utils.py) falls back to torch's, which is a fifth as fast as its
-product of float32 matrices. Here the weights are packed once, and multiplied by serve/kernels/linear.cpp.
+Without AVX-512 oneDNN has no product of bfloat16 matrices, so vLLM (model_executor/layers/utils.py) falls back to
+torch's, which is a fifth as fast as its product of float32 matrices. Here the weights are packed once, and multiplied
+by serve/kernels/linear.cpp.
+
+Without AMX oneDNN gets the weights of an int8 base, and nothing is left in their place (model_executor/kernels/linear/
+scaled_mm/cpu.py): vLLM's LoRA layers then look for a weight's device in vain. Here an empty weight is left.
 """
 
 from functools import cache
@@ -47,6 +51,20 @@ def _register_for_compilation() -> None:
     torch.library.register_fake(
         "lorikeet::linear", lambda x, weight, outputs, bias: x.new_empty((*x.shape[:-1], outputs))
     )
+
+
+def keep_int8_weights() -> None:
+    """Leave an empty weight where oneDNN has it; done twice, it does no more."""
+    from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLinearKernel
+
+    replace_method(CPUInt8ScaledMMLinearKernel, "process_weights_for_onednn", _process_weights_for_onednn)
+
+
+def _process_weights_for_onednn(stock: Any, kernel: Any, layer: Any) -> None:
+    stock(kernel, layer)
+    name = kernel.layer_param_names[0]
+    if getattr(layer, name) is None:
+        setattr(layer, name, Parameter(torch.empty(0, dtype=torch.int8), requires_grad=False))
 
 
 def _choose(stock: Any, layer: Any, remove_weight: bool) -> None:

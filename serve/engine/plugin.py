@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from serve.engine.attention import attend_without_python
 from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 from serve.engine.cpu import has_few_cores
-from serve.engine.linear import multiply_without_avx512
+from serve.engine.linear import keep_int8_weights, multiply_without_avx512
 from serve.engine.sampled import sample_faster
 from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning
 from serve.engine.withheld import withhold_logprobs
@@ -36,6 +36,7 @@ def register() -> None:
     sample_faster()
     sample_at_once()
     withhold_logprobs()
+    keep_int8_weights()
     if has_few_cores():
         sleep_instead_of_spinning()
     if cpu_lora() == "native" and load_kernels():
