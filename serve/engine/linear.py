@@ -31,7 +31,7 @@ def multiply_without_avx512() -> None:
         return
     from vllm.model_executor.layers import utils
 
-    _register_for_compilation()
+    register_for_compilation()
     replace_method(utils, "dispatch_cpu_unquantized_gemm", _choose)
 
 
@@ -47,7 +47,8 @@ def _has_bf16_products() -> bool:
 
 
 @cache
-def _register_for_compilation() -> None:
+def register_for_compilation() -> None:
+    """Tell torch.compile what the operator returns."""
     torch.library.register_fake(
         "lorikeet::linear", lambda x, weight, outputs, bias: x.new_empty((*x.shape[:-1], outputs))
     )
