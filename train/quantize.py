@@ -41,7 +41,7 @@ def quantize_folder(folder: Path, quantization: Quantization, storage: Storage) 
 
 
 def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.bfloat16, **options: Any) -> PreTrainedModel:
-    """A causal LM, on the GPU where there is one, safe to train whatever its storage."""
+    """A causal LM in bf16 by default, on the GPU where there is one, safe to train whatever its storage."""
     if torch.cuda.is_available():
         options.setdefault("device_map", {"": 0})
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, **options)

@@ -17,9 +17,7 @@ from torch.nn import Parameter
 
 from serve.engine.replace import replace_method
 from serve.kernels.build import load_kernels
-from serve.kernels.packed import pack_b
-
-_INPUTS_STEP = 8  # what pack_b fills up to
+from serve.kernels.packed import pack_b, padded_rank
 
 
 def multiply_without_avx512() -> None:
@@ -71,10 +69,13 @@ def _process_weights_for_onednn(stock: Any, kernel: Any, layer: Any) -> None:
 def _choose(stock: Any, layer: Any, remove_weight: bool) -> None:
     """Set `layer.cpu_linear`, which gets the input, the layer's weight and its bias."""
     weight = layer.weight
-    if weight.is_meta or weight.ndim != 2 or weight.dtype != torch.bfloat16 or weight.shape[1] % _INPUTS_STEP:
+    if weight.is_meta or weight.ndim != 2 or weight.dtype != torch.bfloat16:
         stock(layer, remove_weight)
         return
-    outputs = weight.shape[0]
+    outputs, inputs = weight.shape
+    if inputs != padded_rank(inputs):  # the operator wants what pack_b need not fill up
+        stock(layer, remove_weight)
+        return
     if remove_weight:
         layer.weight = Parameter(pack_b(weight.data), requires_grad=False)
         layer.cpu_linear = lambda x, packed, bias: torch.ops.lorikeet.linear(x, packed, outputs, bias)

@@ -18,8 +18,9 @@
 
 namespace {
 
-#if defined(__x86_64__)
 using namespace lorikeet;
+
+#if defined(__x86_64__)
 using bf16 = uint16_t;
 
 constexpr int64_t kSerialBelow = 1 << 17;  // multiply-adds that are not worth waking a thread for
@@ -89,7 +90,6 @@ bool is_usable() {
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
 }
 
-void widen_rows(const bf16* rows, int64_t size, float* wide) { widen_row(rows, size, wide); }
 #else  // never called
 bool is_usable() { return false; }
 #endif
@@ -97,9 +97,9 @@ bool is_usable() { return false; }
 at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, int64_t outputs, const std::optional<at::Tensor>& bias) {
   TORCH_CHECK(is_usable(), "this CPU has no AVX2");
   TORCH_CHECK(x.dim() >= 1 && x.scalar_type() == at::kBFloat16, "x is bfloat16 (..., inputs)");
-  const int64_t inputs = x.size(-1), padded = (outputs + 15) / 16 * 16;
-  TORCH_CHECK(inputs > 0 && inputs % 8 == 0 && outputs > 0 && weight.scalar_type() == at::kBFloat16 && weight.is_contiguous() &&
-                  weight.numel() == inputs * padded,
+  const int64_t inputs = x.size(-1), padded = (outputs + kPanelWidth - 1) / kPanelWidth * kPanelWidth;
+  TORCH_CHECK(inputs > 0 && inputs % 8 == 0 && outputs > 0 && weight.scalar_type() == at::kBFloat16 &&
+                  weight.is_contiguous() && weight.numel() == inputs * padded,
               "weight is what pack_b makes of bfloat16 (outputs, inputs), inputs are a multiple of 8");
   TORCH_CHECK(!bias || bias->numel() == outputs, "bias is (outputs,)");
   std::vector<int64_t> shape = x.sizes().vec();
@@ -111,7 +111,7 @@ at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, int64_t outputs
   const at::Tensor biases = bias ? bias->to(at::kFloat).contiguous() : at::Tensor();
   static thread_local std::vector<float> wide;  // kept from call to call
   wide.resize(rows.numel());
-  widen_rows(static_cast<const bf16*>(rows.const_data_ptr()), rows.numel(), wide.data());
+  widen_row(static_cast<const bf16*>(rows.const_data_ptr()), rows.numel(), wide.data());
   multiply({wide.data(), static_cast<const bf16*>(weight.const_data_ptr()),
             bias ? biases.const_data_ptr<float>() : nullptr, static_cast<bf16*>(y.mutable_data_ptr()),
             rows.numel() / inputs, inputs, outputs});

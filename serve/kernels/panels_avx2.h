@@ -5,10 +5,13 @@
 
 #pragma once
 
+namespace lorikeet {
+constexpr int kPanelWidth = 16;
+}
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 
-#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -17,8 +20,7 @@ namespace lorikeet {
 #define LORIKEET_AVX2 __attribute__((target("avx2,fma")))
 #define LORIKEET_INLINE inline __attribute__((always_inline))
 
-constexpr int kPanelWidth = 16;
-constexpr int kRowsAtOnce = 5;  // twelve sums of eight columns, and what they are made of, fill the sixteen registers
+constexpr int kRowsAtOnce = 5;  // ten sums of eight columns, and what they are made of, fill the sixteen registers
 
 struct FloatRows {  // of 2 * `pairs` inputs, widened
   const float* first;
@@ -57,7 +59,7 @@ LORIKEET_AVX2 LORIKEET_INLINE void multiply_some(FloatRows rows, int64_t pairs, 
   constexpr int kChains = kRows <= 3 ? 2 : 1;  // a product waits for the one before it
   const __m256i upper = _mm256_set1_epi32(static_cast<int>(0xffff0000u));
   __m256 total[kRows][kHalves][kChains];
-#pragma GCC unroll 6
+#pragma GCC unroll 5
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half)
@@ -70,7 +72,7 @@ LORIKEET_AVX2 LORIKEET_INLINE void multiply_some(FloatRows rows, int64_t pairs, 
     __m256 even[kHalves], odd[kHalves];
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half) even[half] = _mm256_castsi256_ps(_mm256_slli_epi32(both[half], 16));
-#pragma GCC unroll 6
+#pragma GCC unroll 5
     for (int i = 0; i < kRows; ++i) {
       const __m256 x = _mm256_broadcast_ss(rows.first + i * rows.stride + 2 * k);
 #pragma GCC unroll 2
@@ -78,7 +80,7 @@ LORIKEET_AVX2 LORIKEET_INLINE void multiply_some(FloatRows rows, int64_t pairs, 
     }
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half) odd[half] = _mm256_castsi256_ps(_mm256_and_si256(both[half], upper));
-#pragma GCC unroll 6
+#pragma GCC unroll 5
     for (int i = 0; i < kRows; ++i) {
       const __m256 x = _mm256_broadcast_ss(rows.first + i * rows.stride + 2 * k + 1);
 #pragma GCC unroll 2
@@ -86,7 +88,7 @@ LORIKEET_AVX2 LORIKEET_INLINE void multiply_some(FloatRows rows, int64_t pairs, 
         total[i][half][kChains - 1] = _mm256_fmadd_ps(x, odd[half], total[i][half][kChains - 1]);
     }
   }
-#pragma GCC unroll 6
+#pragma GCC unroll 5
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 2
     for (int half = 0; half < kHalves; ++half) {
@@ -96,7 +98,7 @@ LORIKEET_AVX2 LORIKEET_INLINE void multiply_some(FloatRows rows, int64_t pairs, 
     }
 }
 
-// As `multiply_some`, for up to six rows.
+// As `multiply_some`, for up to kRowsAtOnce rows.
 template <int kHalves>
 LORIKEET_AVX2 inline void multiply_rows(FloatRows rows, int count, int64_t pairs, const uint16_t* panel, float* sums) {
   switch (count) {
@@ -104,12 +106,11 @@ LORIKEET_AVX2 inline void multiply_rows(FloatRows rows, int count, int64_t pairs
     case 2: return multiply_some<2, kHalves>(rows, pairs, panel, sums);
     case 3: return multiply_some<3, kHalves>(rows, pairs, panel, sums);
     case 4: return multiply_some<4, kHalves>(rows, pairs, panel, sums);
-    case 5: return multiply_some<5, kHalves>(rows, pairs, panel, sums);
-    default: return multiply_some<6, kHalves>(rows, pairs, panel, sums);
+    default: return multiply_some<kRowsAtOnce, kHalves>(rows, pairs, panel, sums);
   }
 }
 
-// Rows of a next step of at most six, so that no step is much smaller than the others.
+// Rows of a next step of at most kRowsAtOnce, so that no step is much smaller than the others.
 inline int rows_of_step(int left) {
   const int steps = (left + kRowsAtOnce - 1) / kRowsAtOnce;
   return (left + steps - 1) / steps;
