@@ -198,6 +198,10 @@ class LoadtestConfig(Config):
     ignore_eos: bool = Field(
         True, description="Keep answers from ending early (vLLM, SGLang). Set false for servers that refuse the field."
     )
+    return_token_ids: bool = Field(
+        False,
+        description="Ask for a chunk for every token, also for one without text (vLLM): ITL is then between tokens.",
+    )
     request_timeout_s: float = Field(120.0, gt=0, description="Wall clock per request, from sending, seconds.")
     drain_timeout_s: float = Field(
         60.0, ge=0, description="Time that open requests get after the last was sent, seconds."

@@ -136,9 +136,11 @@ class _FailedError(Exception):
 def _is_piece(choice: dict[str, Any]) -> bool:
     """Whether a chunk carries a piece of the answer.
 
-    A token without visible text (an empty `content`) is one; the opening chunk that only names the role is none, nor
-    is the closing one that only gives the reason of the end.
+    A token without visible text (an empty `content`, or its number alone) is one; the opening chunk that only names
+    the role is none, nor is the closing one that only gives the reason of the end.
     """
+    if choice.get("token_ids"):
+        return True
     delta = choice["delta"]
     if delta.get("content") or delta.get("tool_calls") or delta.get("reasoning") or delta.get("reasoning_content"):
         return True

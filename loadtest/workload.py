@@ -28,6 +28,7 @@ class PlannedRequest:
     model: str
     prompt: Prompt
     ignore_eos: bool
+    return_token_ids: bool = False
 
     @property
     def body(self) -> bytes:
@@ -44,6 +45,8 @@ class PlannedRequest:
             fields["stop"] = list(self.prompt.stop)
         if self.ignore_eos:
             fields["ignore_eos"] = True
+        if self.return_token_ids:
+            fields["return_token_ids"] = True
         return json.dumps(fields, ensure_ascii=False).encode()
 
 
@@ -81,7 +84,7 @@ def _requests(config: LoadtestConfig, source: PromptSource, events: Iterator[Tra
             return
         prompt = _prompt(event, source, model, rng)
         ignore_eos = config.ignore_eos and not prompt.is_natural_end
-        yield PlannedRequest(index, event.time_s, model, prompt, ignore_eos)
+        yield PlannedRequest(index, event.time_s, model, prompt, ignore_eos, config.return_token_ids)
 
 
 def _prompt(event: TraceEvent, source: PromptSource, model: str, rng: random.Random) -> Prompt:

@@ -94,6 +94,12 @@ async def test_comments_other_fields_and_windows_line_ends_are_read_over() -> No
     assert (await ask(lambda _: streamed(whole))).is_ok
 
 
+async def test_a_token_of_which_only_the_number_comes_is_timed() -> None:
+    unseen = b'data: {"choices": [{"delta": {}, "token_ids": [2]}]}\n\n'
+    record = await ask(lambda _: streamed(ROLE, piece(content="a"), unseen, unseen, DONE))
+    assert len(record.chunk_times_s) == 3
+
+
 async def test_without_counts_from_the_server_pieces_are_counted() -> None:
     record = await ask(lambda _: streamed(piece(content="a"), piece(content="b"), DONE))
     assert (record.num_completion_tokens, record.num_prompt_tokens, record.is_cold) == (2, None, None)

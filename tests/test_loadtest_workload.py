@@ -58,7 +58,12 @@ def test_the_body_streams_greedily_with_token_counts() -> None:
 
 
 def test_servers_that_know_only_openais_fields_get_only_those() -> None:
-    assert "ignore_eos" not in bodies(planned(ignore_eos=False))[0]
+    body = bodies(planned(ignore_eos=False))[0]
+    assert not {"ignore_eos", "return_token_ids"} & body.keys()
+
+
+def test_a_chunk_for_every_token_is_asked_for_where_wanted() -> None:
+    assert bodies(planned(return_token_ids=True))[0]["return_token_ids"] is True
 
 
 def test_prompts_have_their_length_and_none_comes_twice() -> None:

@@ -17,7 +17,7 @@ from loadtest.runner import Runner
 from loadtest.stats import percentile
 from loadtest.workload import plan
 
-_SETTLE_S = 4.0
+_SETTLE_S = 6.0
 """From the first request until all prompts are read."""
 _AFTER_S = 0.5
 """A stall that ends a load shows in the token that comes after it."""
@@ -38,7 +38,7 @@ class Stretch:
 
 
 def streams_of(side: Side, model: str, num_streams: int, num_tokens: int, seed: int) -> LoadtestConfig:
-    """Long greedy answers, one after the other in each stream."""
+    """Long greedy answers, one after the other in each stream, of which each token is a chunk."""
     return LoadtestConfig(
         url=side.url,
         mix=MixConfig(models=(model,)),
@@ -46,6 +46,7 @@ def streams_of(side: Side, model: str, num_streams: int, num_tokens: int, seed: 
         duration_s=3600,
         prompts=SyntheticPrompts(num_words=FixedLength(value=48)),
         max_tokens=FixedLength(value=num_tokens),
+        return_token_ids=True,
         request_timeout_s=3600,
         seed=seed,
     )
