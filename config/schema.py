@@ -166,6 +166,12 @@ class ServeConfig(Config):
         "takes that of an adapter of `max_lora_rank`: set fewer there.",
     )
     max_cpu_loras: int = Field(64, ge=1, description="Adapters kept in host memory; on a CPU they are mapped files.")
+    slot_turn_s: float | None = Field(
+        0.5,
+        gt=0,
+        description="How long an adapter keeps its slot at least, seconds, while others wait for one; then it gives "
+        "way, and its answers go on after the next turn. null: it keeps it until nobody asks for it any more.",
+    )
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
     max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
     max_num_seqs: int = Field(32, ge=1, description="Requests in one batch.")

@@ -1,7 +1,8 @@
-"""Fair admission: whose request runs next, and which adapters share the engine's slots.
+"""Fair admission: whose request runs next, and which adapters are in the engine at a time.
 
-vLLM runs at most `max_loras` adapters in one batch, and a request for another one waits inside it for as long as the
-busy ones stay busy. So requests wait here instead. `AdmissionQueue` decides, `Admission` lets requests wait.
+There are so many places for requests, and so many slots for adapters: here, those of host memory, whose adapters take
+turns in the engine's (serve/engine/slots.py), or the engine's own where they do not. A request for one more would wait
+inside vLLM for as long as the busy ones stay busy. So it waits here: `AdmissionQueue` decides, `Admission` waits.
 """
 
 import asyncio
@@ -69,13 +70,13 @@ class AdmissionQueue:
     of them take nobody new once `max_running` requests have passed the one that waits.
     """
 
-    def __init__(self, max_running: int, max_loras: int, age_s: float = 1.0) -> None:
+    def __init__(self, max_running: int, max_adapters: int, age_s: float = 1.0) -> None:
         assert max_running >= 1
-        assert max_loras >= 1
+        assert max_adapters >= 1
         self._max_running = max_running
-        self._max_loras = max_loras
+        self._max_adapters = max_adapters
         self._age_s = age_s
-        self._share = max(1, max_running // max_loras)
+        self._share = max(1, max_running // max_adapters)
         self._num_running = 0
         self._num_arrived = 0
         # Requests in one line are alike in all but age, so only the first one is ever looked at.
@@ -156,7 +157,7 @@ class AdmissionQueue:
 
     def _overdue(self, now_s: float) -> list[Ticket]:
         """The first of each line that has waited too long for a slot."""
-        if len(self._slots) < self._max_loras:
+        if len(self._slots) < self._max_adapters:
             return []
         heads = [line[0] for line in self._lines.values()]
         return [head for head in heads if self._needs_slot(head.adapter) and now_s - head.arrived_s > self._age_s]
@@ -172,7 +173,7 @@ class AdmissionQueue:
 
     def _has_slot(self, adapter: str | None, closed: Collection[str]) -> bool:
         if self._needs_slot(adapter):
-            return len(self._slots) < self._max_loras
+            return len(self._slots) < self._max_adapters
         return adapter not in closed
 
     def _needs_slot(self, adapter: str | None) -> bool:
@@ -238,7 +239,7 @@ class Admission:
 
     Args:
         max_running: Requests in the engine at a time, vLLM's `max_num_seqs`.
-        max_loras: Adapters among them at a time, vLLM's `max_loras`.
+        max_adapters: Adapters among them at a time.
         max_waiting: Requests that wait at a time; of more, the tenant with most of them loses its newest.
         max_wait_s: A request that has waited so long is refused.
         clock: Monotonic seconds.
@@ -248,14 +249,14 @@ class Admission:
     def __init__(
         self,
         max_running: int,
-        max_loras: int,
+        max_adapters: int,
         max_waiting: int,
         max_wait_s: float,
         clock: Callable[[], float] = time.monotonic,
         *,
         age_s: float = 1.0,
     ) -> None:
-        self._queue = AdmissionQueue(max_running, max_loras, age_s)
+        self._queue = AdmissionQueue(max_running, max_adapters, age_s)
         self._max_waiting = max_waiting
         self._max_wait_s = max_wait_s
         self._clock = clock

@@ -69,7 +69,8 @@ def build_parts(
         engine, files, answers, metrics, max_loras=config.max_loras, max_cpu_loras=config.max_cpu_loras
     )
     watcher = StoreWatcher(store, residency, metrics.adapter_retired)
-    admission = Admission(config.max_num_seqs, config.max_loras, config.max_waiting, config.max_wait_s)
+    max_adapters = config.max_loras if config.slot_turn_s is None else config.max_cpu_loras
+    admission = Admission(config.max_num_seqs, max_adapters, config.max_waiting, config.max_wait_s)
     metrics.follow_waiting(admission.waiting_by_reason)
     metrics.set_limits(config)
     gate = Gate(config.limits, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission)

@@ -66,6 +66,47 @@ async def test_a_pinned_version_keeps_its_slot_while_others_come_and_go(
         (await http.post("/admin/adapters/colours@1/unpin")).raise_for_status()
 
 
+@pytest.mark.anyio
+async def test_a_batch_that_needs_all_slots_borrows_that_of_a_pinned_version(
+    live: LiveServer, adapters: dict[str, str]
+) -> None:
+    pinned, *others = list(adapters)[:3]
+    async with client(live) as http:
+        (await http.post(f"/admin/adapters/{pinned}/pin")).raise_for_status()
+        answers = await asyncio.gather(
+            *(http.post("/v1/chat/completions", json=chat(name)) for name in others for _ in range(8))
+        )
+        assert [answer.json()["choices"][0]["message"]["content"] for answer in answers] == [
+            adapters[name] for name in others for _ in range(8)
+        ]
+        await http.post("/v1/chat/completions", json=chat(pinned))
+        assert (await tiers(http))[f"{pinned}@1"] == "slot"
+        (await http.post(f"/admin/adapters/{pinned}/unpin")).raise_for_status()
+
+
+@pytest.mark.anyio
+async def test_long_answers_of_more_adapters_than_slots_take_turns(live: LiveServer, adapters: dict[str, str]) -> None:
+    """Three adapters, two slots: the third starts long before one of the others has ended."""
+    events: list[str] = []
+
+    async def stream(http: httpx.AsyncClient, name: str) -> None:
+        body = chat(name, stream=True, max_tokens=300, stop=None, ignore_eos=True)
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            events.append("began")
+            rest = [line async for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        events.append("ended")
+
+    names = list(adapters)[:3]
+    async with client(live) as http:
+        for name in names:
+            (await http.post(f"/admin/adapters/{name}/load")).raise_for_status()
+        await asyncio.gather(*(stream(http, name) for name in names))
+    assert events == ["began"] * 3 + ["ended"] * 3
+
+
 @dataclass
 class Tally:
     """What came back."""

@@ -36,6 +36,7 @@ from serve.engine.int8 import int8_base
 from serve.engine.observed import ObservedAsyncLLM
 from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
+from serve.engine.slots import SLOT_TURN_VARIABLE
 from serve.engine.staged_cache import StagedCache
 from serve.engine.staging import LayerShape, Stager, layers_sha256
 from serve.engine.streams import server_sent_events
@@ -100,6 +101,7 @@ class VllmEngine:
             self._llm.logprob_rate = rate
 
     async def start(self) -> None:
+        os.environ[SLOT_TURN_VARIABLE] = str(self._config.slot_turn_s or "")
         if current_platform.is_cpu():
             set_cpu_environment()
             os.environ[CPU_LORA_VARIABLE] = self._config.cpu_lora

@@ -1,6 +1,6 @@
 """Lorikeet's vLLM plugin: the entry point `vllm.general_plugins` loads it in every vLLM process.
 
-On a CPU it takes over the arithmetic of LoRA; on a GPU it changes nothing.
+Adapter slots go round by turns; on a CPU it also takes over the arithmetic of LoRA, which stays vLLM's on a GPU.
 """
 
 import os
@@ -11,6 +11,7 @@ from serve.engine.compilation import allow_compilation, mend_compile_cache, shar
 from serve.engine.cpu import has_few_cores
 from serve.engine.linear import keep_int8_weights, multiply_without_avx512
 from serve.engine.sampled import sample_faster
+from serve.engine.slots import lend_pinned_slots, take_turns
 from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning
 from serve.engine.withheld import withhold_logprobs
 from serve.kernels.build import has_compiler, load_kernels
@@ -29,6 +30,8 @@ def register() -> None:
     from vllm.config import ModelConfig
     from vllm.platforms import current_platform
 
+    take_turns()
+    lend_pinned_slots()
     if not current_platform.is_cpu():
         return
     platform: Any = type(current_platform)
