@@ -1,6 +1,9 @@
 """What the answers of each loaded version should look like, as its manifest says."""
 
+import json
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
 
 from adapters.manifest import Manifest
 from adapters.reference import Target
@@ -27,12 +30,9 @@ class KnownAnswers:
         self._last: tuple[GenerationRecord, tuple[bool, ...]] | None = None
 
     def learn(self, manifest: Manifest) -> None:
-        schema, rules = manifest.answer_schema, manifest.quality
-        pattern = rules.answer_pattern if rules else None
-        has_format = schema is not None or pattern is not None
-        self._rules[manifest.lora_name] = AnswerRules(
-            AnswerFormat(schema, pattern) if has_format else None, rules.refusal if rules else None
-        )
+        rules = manifest.quality
+        answer_format = _format_of(manifest.answer_schema, rules.answer_pattern if rules else None)
+        self._rules[manifest.lora_name] = AnswerRules(answer_format, rules.refusal if rules else None)
 
     def forget(self, target: Target) -> None:
         self._rules.pop(str(target), None)
@@ -48,3 +48,15 @@ class KnownAnswers:
         valid = tuple(map(answer_format.accepts, record.texts)) if answer_format else ()
         self._last = record, valid
         return valid
+
+
+def _format_of(schema: dict[str, Any] | None, pattern: str | None) -> AnswerFormat | None:
+    if schema is None and pattern is None:
+        return None
+    return _known_format(json.dumps(schema), pattern)
+
+
+@lru_cache(maxsize=256)
+def _known_format(schema_json: str, pattern: str | None) -> AnswerFormat:
+    """Kept, for to check the schema itself is half of what a load costs this process beside the engine."""
+    return AnswerFormat(json.loads(schema_json), pattern)

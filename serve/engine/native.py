@@ -53,6 +53,13 @@ def install() -> None:
 
 def layer_shapes(manager: Any) -> list[LayerShape]:
     """The layers for which adapters can be staged; none where only vLLM can read an adapter for this model."""
+    shapes: list[LayerShape] | None = manager.__dict__.get("lorikeet_layers")
+    if shapes is None:
+        shapes = manager.lorikeet_layers = _layer_shapes(manager)
+    return shapes
+
+
+def _layer_shapes(manager: Any) -> list[LayerShape]:
     mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
     if manager.is_pooling_model or getattr(manager.model, "lora_skip_prefixes", None):
         return []

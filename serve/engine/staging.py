@@ -238,12 +238,12 @@ def read_staged(folder: Path, num_slices: Sequence[int]) -> list[LayerWeights | 
     if not weights.exists():
         return None
     memory = torch.from_file(str(weights), shared=False, size=weights.stat().st_size, dtype=torch.uint8)
-    entries = torch.from_numpy(np.load(folder / ENTRIES_FILE, allow_pickle=False))
+    entries = np.load(folder / ENTRIES_FILE, allow_pickle=False)
     is_used = entries[:, :, 2] > 0
-    entries[:, :, :2] += memory.data_ptr() * is_used.unsqueeze(-1)
+    entries[:, :, :2] += memory.data_ptr() * is_used[:, :, None]
     return [
         LayerWeights(entries[index, :slices], (memory,)) if used else None
-        for index, (slices, used) in enumerate(zip(num_slices, is_used.any(dim=1).tolist(), strict=True))
+        for index, (slices, used) in enumerate(zip(num_slices, is_used.any(axis=1).tolist(), strict=True))
     ]
 
 
