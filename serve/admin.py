@@ -1,7 +1,7 @@
 """The operator's routes: where versions are, what aliases mean, whether the quality monitor works, and to change it."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
@@ -90,7 +90,7 @@ def admin_router(
     residency: Residency,
     engine: Engine,
     monitor: Monitor | None,
-    require_admin: Callable[[Request], KeyRecord],
+    require_admin: Callable[[Request], Awaitable[KeyRecord]],
 ) -> APIRouter:
     """Routes under `/admin`; `require_admin` raises for everybody else."""
     router = APIRouter(

@@ -103,7 +103,7 @@ def _client(parts: Parts, request: Request) -> KeyRecord:
 
 
 def _admin_only(parts: Parts) -> Any:
-    def require_admin(request: Request) -> KeyRecord:
+    async def require_admin(request: Request) -> KeyRecord:  # else FastAPI asks a thread
         tenant = _client(parts, request)
         if not tenant.is_admin:
             raise ForbiddenError("This key is no admin key; create one with `lorikeet keys create NAME --admin`.")
