@@ -1,6 +1,7 @@
 """Adapters take turns in the engine's slots, and pinned ones lend theirs to a batch that needs it."""
 
 from collections import deque
+from collections.abc import Iterable
 from itertools import count
 from types import SimpleNamespace
 from typing import Any
@@ -29,9 +30,9 @@ def test_no_more_adapters_run_than_there_are_slots_and_none_rests_in_vain(
     turns, running = Turns(num_slots, TURN_S), set[int]()
     for number, (wanted, has_room) in enumerate(steps):
         running &= wanted
-        waiting = wanted - running if has_room else ()
-        resting = set(turns.resting(running, waiting, number * STEP_S))
-        running |= set(waiting) - resting
+        waiting = wanted - running if has_room else set()
+        resting = set(turns.resting(alike(running), alike(waiting), number * STEP_S))
+        running |= waiting - resting
         serving = running - resting
         assert len(serving) <= num_slots
         assert len(serving) == min(num_slots, len(wanted)) or not has_room
@@ -45,7 +46,7 @@ def test_each_of_many_gets_its_turn_in_time_and_no_turn_is_cut_short(num_slots: 
     lengths: dict[int, list[int]] = {adapter: [] for adapter in adapters}
     last = dict.fromkeys(adapters, 0)
     for step in range(100):
-        resting = set(turns.resting(running, adapters - running, step * STEP_S))
+        resting = set(turns.resting(alike(running), alike(adapters - running), step * STEP_S))
         running |= adapters - resting
         for adapter in adapters - resting:
             if last[adapter] == step - 1 and lengths[adapter]:
@@ -60,15 +61,48 @@ def test_each_of_many_gets_its_turn_in_time_and_no_turn_is_cut_short(num_slots: 
 
 def test_one_that_gets_a_slot_and_cannot_be_started_does_not_keep_it() -> None:
     turns = Turns(1, TURN_S)
-    assert set(turns.resting([1], [], 0.0)) == set()
-    assert set(turns.resting([1], [2], 0.6)) == {1}
-    assert set(turns.resting([1], [2], 0.7)) == {2}
+    assert set(turns.resting({1: 0}, {}, 0.0)) == set()
+    assert set(turns.resting({1: 0}, {2: 0}, 0.6)) == {1}
+    assert set(turns.resting({1: 0}, {2: 0}, 0.7)) == {2}
+
+
+@pytest.mark.parametrize(
+    ("priority", "ends_s"),
+    [
+        pytest.param(0, 0.5, id="alike"),
+        pytest.param(2, 1.5, id="two turns more for two levels"),
+        pytest.param(-1, 0.5, id="no shorter for one more urgent"),
+        pytest.param(1_000_000, None, id="not for a copy of a request"),
+    ],
+)
+def test_the_turn_of_one_more_urgent_lasts_longer(priority: int, ends_s: float | None) -> None:
+    turns = Turns(1, TURN_S)
+    turns.resting({1: 0}, {}, 0.0)
+    times = (step * STEP_S for step in range(100))
+    ended_s = next((now_s for now_s in times if 1 in turns.resting({1: 0}, {2: priority}, now_s)), None)
+    assert ended_s == pytest.approx(ends_s)
+
+
+def test_one_of_low_priority_gets_its_turn_among_a_flood_of_more_urgent_ones() -> None:
+    turns, running = Turns(1, TURN_S), dict[int, int]()
+    served: list[int] = []
+    for step in range(60):
+        waiting = {99: 3} if 99 not in running else {}
+        waiting |= {step // 2: 0}  # and each of them is answered within a second
+        resting = set(turns.resting(running, waiting, step * STEP_S))
+        running |= {adapter: priority for adapter, priority in waiting.items() if adapter not in resting}
+        served += running.keys() - resting
+        running = {adapter: priority for adapter, priority in running.items() if adapter > step // 2 - 5}
+    assert served.count(99) * STEP_S >= TURN_S
+
+
+def alike(adapters: Iterable[int]) -> dict[int, int]:
+    return dict.fromkeys(adapters, 0)
 
 
 def request(adapter: int) -> Any:
-    return SimpleNamespace(
-        lora_request=SimpleNamespace(lora_int_id=adapter) if adapter else None, next_decode_eligible_step=0
-    )
+    lora_request = SimpleNamespace(lora_int_id=adapter) if adapter else None
+    return SimpleNamespace(lora_request=lora_request, priority=0, next_decode_eligible_step=0)
 
 
 class Scheduler:

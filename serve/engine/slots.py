@@ -10,7 +10,7 @@ a slot from an adapter of the same batch, and ends with an error.
 
 import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from serve.engine.replace import replace_method
@@ -23,7 +23,8 @@ class Turns:
     """Which adapters run. Time comes in as an argument, so the same calls give the same answers.
 
     Of adapters that wait, the one that has waited longest is next. It takes a free slot, or that of the adapter whose
-    turn has lasted longest, if it is over.
+    turn has been over longest. A turn of waiting makes up for one level of priority; for each level by which an adapter
+    is more urgent than the one that waits, its turn is one turn longer.
 
     Args:
         num_slots: Adapters that run at a time.
@@ -33,40 +34,46 @@ class Turns:
     def __init__(self, num_slots: int, turn_s: float) -> None:
         self._num_slots = num_slots
         self._turn_s = turn_s
-        # Since when, seconds; in order of time.
+        # Since when, seconds.
         self._served: dict[int, float] = {}
         self._waiting: dict[int, float] = {}
 
-    def resting(self, running: Iterable[int], waiting: Iterable[int], now_s: float) -> Collection[int]:
+    def resting(self, running: Mapping[int, int], waiting: Mapping[int, int], now_s: float) -> Collection[int]:
         """The adapters that sit the next step out.
 
         Args:
-            running: Adapters of the requests that run, most of all those that rested.
-            waiting: Adapters of the requests that could be started, the first first.
+            running: Adapters of the requests that run, and of those that rested; with the priority of the most urgent
+                one, lower first.
+            waiting: Adapters of the requests that could be started, likewise.
             now_s: Monotonic seconds.
         """
-        started = dict.fromkeys(running)
-        wanted = started | dict.fromkeys(waiting)
+        priorities = dict(running)
+        for adapter, priority in waiting.items():
+            priorities[adapter] = min(priority, priorities.get(adapter, priority))
         # Who got a slot and could not be started gives it back.
-        self._served = {adapter: since_s for adapter, since_s in self._served.items() if adapter in started}
-        self._waiting = {adapter: since_s for adapter, since_s in self._waiting.items() if adapter in wanted}
-        for adapter in wanted:
-            if adapter not in self._served:
-                self._waiting.setdefault(adapter, now_s)
-        for adapter in tuple(self._waiting):
-            if len(self._served) >= self._num_slots and not self._end_a_turn(now_s):
-                break
+        self._served = {adapter: since_s for adapter, since_s in self._served.items() if adapter in running}
+        waited = {adapter: self._waiting.get(adapter, now_s) for adapter in priorities if adapter not in self._served}
+        self._waiting = dict(waited)
+        for adapter in sorted(waited, key=lambda one: waited[one] + self._turn_s * priorities[one]):
+            if len(self._served) >= self._num_slots:
+                given_up = self._whose_turn_is_over(priorities[adapter], priorities, now_s)
+                if given_up is None:
+                    continue
+                del self._served[given_up]
+                self._waiting[given_up] = now_s
             del self._waiting[adapter]
             self._served[adapter] = now_s
         return self._waiting.keys()
 
-    def _end_a_turn(self, now_s: float) -> bool:
-        adapter, since_s = next(iter(self._served.items()))
-        if now_s - since_s < self._turn_s:
-            return False
-        del self._served[adapter]
-        self._waiting[adapter] = now_s
-        return True
+    def _whose_turn_is_over(self, priority: int, priorities: Mapping[int, int], now_s: float) -> int | None:
+        """The adapter that gives way to one of this priority."""
+
+        def left_s(adapter: int) -> float:
+            num_turns = 1 + max(0, priority - priorities[adapter])
+            return self._served[adapter] + self._turn_s * num_turns - now_s
+
+        first = min(self._served, key=left_s)
+        return first if left_s(first) <= 0 else None
 
 
 def take_turns() -> None:
@@ -101,12 +108,23 @@ def _rest(scheduler: Any, turn_s: float) -> None:
     if turns is None:
         turns = scheduler.lorikeet_turns = Turns(scheduler.lora_config.max_loras, turn_s)
     has_room = len(scheduler.running) < scheduler.max_num_active_reqs
-    waiting = map(_adapter_of, scheduler.waiting if has_room else ())
-    running = [_adapter_of(request) for request in scheduler.running]
-    resting = turns.resting(filter(None, running), filter(None, waiting), time.monotonic())
-    for request, adapter in zip(scheduler.running, running, strict=True):
-        if adapter in resting:  # the scheduler counts its steps before it looks
+    running, waiting = _by_adapter(scheduler.running), _by_adapter(scheduler.waiting if has_room else ())
+    resting = turns.resting(running, waiting, time.monotonic())
+    if not resting:
+        return
+    for request in scheduler.running:
+        if _adapter_of(request) in resting:  # the scheduler counts its steps before it looks
             request.next_decode_eligible_step = max(request.next_decode_eligible_step, scheduler.current_step + 2)
+
+
+def _by_adapter(requests: Iterable[Any]) -> dict[int, int]:
+    """The priority of the most urgent request of each adapter."""
+    priorities: dict[int, int] = {}
+    for request in requests:
+        adapter = _adapter_of(request)
+        if adapter:
+            priorities[adapter] = min(request.priority, priorities.get(adapter, request.priority))
+    return priorities
 
 
 def _adapter_of(request: Any) -> int:
