@@ -65,10 +65,14 @@ class Parts:
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
 
 
-def create_app(parts: Parts) -> FastAPI:
-    """The application; the engine starts with it, in the background, and stops with it."""
+def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambda error: None) -> FastAPI:
+    """The application; the engine starts with it, in the background, and stops with it.
+
+    Args:
+        on_failure: Called where there will never be an engine, with the reason.
+    """
     app = DescribedApp(
-        title="Lorikeet", lifespan=_lifespan(parts), docs_url=None, redoc_url=None, redirect_slashes=False
+        title="Lorikeet", lifespan=_lifespan(parts, on_failure), docs_url=None, redoc_url=None, redirect_slashes=False
     )
     _add_completion_routes(app, parts)
     _add_model_routes(app, parts)
@@ -78,10 +82,16 @@ def create_app(parts: Parts) -> FastAPI:
     return app
 
 
-def _lifespan(parts: Parts) -> Any:
+def _lifespan(parts: Parts, on_failure: Callable[[BaseException], None]) -> Any:
+    async def supervise() -> None:
+        try:
+            await parts.supervisor.run()
+        except Exception as error:  # whatever it is, nobody else would hear of it: boundary
+            on_failure(error)
+
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work()) for work in (parts.supervisor.run, *parts.background)]
+        tasks = [asyncio.create_task(work()) for work in (supervise, *parts.background)]
         try:
             yield
         finally:

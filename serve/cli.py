@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,7 @@ from config.home import Home
 from config.load import load_serve
 from config.schema import ServeConfig
 from quality.errors import QualityStoreError
+from serve.errors import EngineStartError
 from serve.keys import KeyRing
 from serve.logs import LogFormat, set_up_logging
 
@@ -43,13 +45,17 @@ def serve(
     set_up_logging(config.log_level, config.log_format)
     try:
         run(config, Home(home), keys, judge_key)
-    except (QualityStoreError, ConfigError, AdapterError) as error:
+    except (QualityStoreError, ConfigError, AdapterError, EngineStartError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
 
 
 def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = None) -> None:
-    """Serve until SIGINT or SIGTERM; requests in flight get `drain_timeout_s` to finish."""
+    """Serve until SIGINT or SIGTERM; requests in flight get `drain_timeout_s` to finish.
+
+    Raises:
+        EngineStartError: The engine does not start.
+    """
     import uvicorn
 
     from serve.engine.arguments import set_environment
@@ -59,16 +65,28 @@ def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = 
     from serve.app import create_app
     from serve.build import build_server
 
+    failures: list[BaseException] = []
+
+    def end(failure: BaseException) -> None:
+        failures.append(failure)
+        server.should_exit = True
+
     logger.info("Starting the engine on %s", config.base)
-    app = create_app(build_server(config, home, keys, judge_key))
-    uvicorn.run(
-        app,
-        host=config.host,
-        port=config.port,
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=int(config.drain_timeout_s),
+    app = create_app(build_server(config, home, keys, judge_key), end)
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=config.host,
+            port=config.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(config.drain_timeout_s),
+        )
     )
+    with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is done
+        server.run()
+    if failures:
+        raise failures[0]
 
 
 def _keys(config: ServeConfig, home: Home) -> KeyRing:

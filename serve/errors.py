@@ -12,6 +12,8 @@ ServeError                                      500  server_error
 ├── EngineRequestError                          as vLLM says
 ├── NotReadyError          (RuntimeError)       503  starting, draining, or the engine is gone
 └── DeadlineError          (TimeoutError)       504  the answer took longer than this server waits
+
+EngineStartError           (RuntimeError)       ends the server: its engine has never run
 """
 
 
@@ -135,3 +137,7 @@ class DeadlineError(ServeError, TimeoutError):
     status = 504
     type = "server_error"
     code = "deadline_exceeded"
+
+
+class EngineStartError(RuntimeError):
+    """The engine has never run, and is not tried again."""

@@ -1,18 +1,24 @@
-"""Starts the engine, and starts it again when it dies: with growing pauses, and with the adapters it held."""
+"""Starts the engine, and starts it again when it dies: with growing pauses, and with the adapters it held.
+
+One that has never run is tried three times: what keeps it from starting is then likely to be there tomorrow, too.
+"""
 
 import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable
+from itertools import count
 
 from adapters.reference import Target
 from serve.engine.protocol import Engine
+from serve.errors import EngineStartError
 from serve.metrics import ServeMetrics
 from serve.residency import Residency
 from serve.watch import StoreWatcher
 
 logger = logging.getLogger(__name__)
 
+MOST_FIRST_STARTS = 3
 _LONGEST_PAUSE_S = 60.0
 _HEALTHY_AFTER_S = 60.0
 """An engine that lived so long died of something new: the pauses start from one second again."""
@@ -38,16 +44,24 @@ class Supervisor:
         self._lost: tuple[Target, ...] = ()
 
     async def run(self) -> None:
-        """Start, wait for the end, start again."""
+        """Start, wait for the end, start again.
+
+        Raises:
+            EngineStartError: It did not start at all.
+        """
         pause_s = 1.0
-        while True:
+        has_run = False
+        for number in count(1):
             start = time.monotonic()
             if await self._start():
+                has_run = True
                 await self._engine.wait_until_dead()
                 if time.monotonic() - start > _HEALTHY_AFTER_S:
                     pause_s = 1.0
                 logger.error("The engine died; it is started again in %.0f s.", pause_s)
                 await self._clean_up()
+            elif not has_run and number == MOST_FIRST_STARTS:
+                raise EngineStartError(f"The engine did not start, {number} times. The log says why.")
             await self._sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
@@ -61,7 +75,7 @@ class Supervisor:
         try:
             await self._engine.start()
         except Exception:  # whatever a model, a driver or a full memory raises: boundary
-            logger.exception("The engine did not start; /ready stays 503 and it is tried again. The cause is above.")
+            logger.exception("The engine did not start; /ready stays 503. The cause is above.")
             await self._engine.stop()
             return False
         seconds = time.perf_counter() - start

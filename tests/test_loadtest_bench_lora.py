@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from config.home import Home
 from loadtest.bench.cost import Cost, Load, Side, measure_cost
 from loadtest.bench.floor import adapter_bytes, base_bytes, floor_results, read_bytes_per_s
-from loadtest.bench.lora import ALONE, FEWER, PREFILL, STREAMS, Row, Stage, bench_lora, compare, stages_of
+from loadtest.bench.lora import ALONE, FEWER, PREFILL, STREAMS, Row, Stage, bench_lora, compare, stages_of, within
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.synthetic import Delays, SyntheticServer, synthetic_server
 from loadtest.errors import TargetError
@@ -112,11 +112,26 @@ def test_a_target_is_of_the_ratio(
 
 
 def test_both_are_warmed_up_by_one_batch_and_then_measured_by_turns(options: BenchOptions) -> None:
-    figures = Figures(Cost(1.0, 1.0), Cost(1.0, 1.0))
+    figures = Figures(Cost(150.0, 1.0), Cost(150.0, 1.0))
     list(compare(stage(row()), OURS, THEIRS, options, figures, 0))
     assert [load.num_requests for _, _, load, _ in figures.asked] == [16, 16, *[64] * 6]
     assert [side.url for side, *_ in figures.asked[2:]] == ["theirs", "ours", "ours", "theirs", "theirs", "ours"]
     assert {models for side, models, *_ in figures.asked if side is THEIRS} == {("base",)}
+
+
+def test_a_slow_server_is_asked_for_less_and_the_other_for_as_much(options: BenchOptions) -> None:
+    figures = Figures(Cost(100.0, 1.0), Cost(8.0, 1.0))
+    list(compare(stage(row()), OURS, THEIRS, options, figures, 0))
+    assert [load.num_requests for _, _, load, _ in figures.asked] == [16] * 8
+
+
+@pytest.mark.parametrize(("tokens_per_s", "num_requests"), [(1, 16), (25.6, 16), (51.2, 32), (60, 32), (400, 64)])
+def test_a_measurement_is_of_whole_batches(tokens_per_s: float, num_requests: int) -> None:
+    assert within(20, STREAMS, tokens_per_s).num_requests == num_requests
+
+
+def test_a_prefill_is_bounded_by_its_prompts() -> None:
+    assert [within(20, PREFILL, speed).num_requests for speed in (86, 400, 800)] == [16, 16, 32]
 
 
 def test_a_round_asks_both_the_same_and_no_prompt_comes_back(options: BenchOptions) -> None:

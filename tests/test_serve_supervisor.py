@@ -1,12 +1,15 @@
 """An engine that dies is started again, with what it held; one that does not start is tried again, ever later."""
 
 import asyncio
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from adapters.reference import Target
 from adapters.store import AdapterStore
+from serve.app import create_app
+from serve.errors import EngineStartError
 from serve.supervisor import Supervisor
 from serve.watch import StoreWatcher
 from tests.serving import Serving, make_serving
@@ -55,15 +58,43 @@ async def test_a_dead_engine_is_started_again_and_its_adapters_come_back(serving
     running.cancel()
 
 
-async def test_an_engine_that_does_not_start_is_tried_again_ever_later(serving: Serving) -> None:
-    serving.engine.is_ready = False
-    serving.engine.start_errors = [RuntimeError("no memory") for _ in range(9)]
+async def test_an_engine_that_does_not_come_back_is_tried_again_ever_later(serving: Serving) -> None:
     pauses = Pauses(9)
     running = asyncio.create_task(supervisor(serving, pauses).run())
+    await asyncio.sleep(0.01)
+    serving.engine.start_errors = [RuntimeError("no memory") for _ in range(8)]
+    serving.engine.died.set()
     await pauses.reached.wait()
     assert pauses.seconds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert not serving.engine.is_ready
     running.cancel()
+
+
+async def test_an_engine_that_has_never_run_is_tried_three_times(serving: Serving) -> None:
+    serving.engine.is_ready = False
+    serving.engine.start_errors = [RuntimeError("no memory") for _ in range(9)]
+    pauses = Pauses(9)
+    with pytest.raises(EngineStartError, match="did not start, 3 times"):
+        await supervisor(serving, pauses).run()
+    assert pauses.seconds == [1, 2]
+
+
+async def test_an_engine_that_started_at_the_third_time_is_kept(serving: Serving) -> None:
+    serving.engine.is_ready = False
+    serving.engine.start_errors = [RuntimeError("no memory") for _ in range(2)]
+    running = asyncio.create_task(supervisor(serving, Pauses(9)).run())
+    while not serving.engine.is_ready:
+        await asyncio.sleep(0.01)
+    running.cancel()
+
+
+async def test_the_application_says_that_there_will_be_no_engine(serving: Serving) -> None:
+    serving.engine.start_errors = [RuntimeError("no memory") for _ in range(3)]
+    parts = dataclasses.replace(serving.parts, supervisor=supervisor(serving, Pauses(9)))
+    said: asyncio.Queue[BaseException] = asyncio.Queue()
+    app = create_app(parts, said.put_nowait)
+    async with app.router.lifespan_context(app):
+        assert isinstance(await said.get(), EngineStartError)
 
 
 async def test_what_the_store_says_is_pinned_is_pinned_after_a_start(serving: Serving) -> None:

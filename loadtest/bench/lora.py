@@ -42,6 +42,7 @@ FEWER = replace(STREAMS, num_requests=2 * NUM_STREAMS)
 ALONE = Load(num_streams=1, num_requests=6, num_tokens=64)
 # The words and the chat template make 512 tokens; random ones, so that no prefix cache answers.
 PREFILL = Load(num_streams=NUM_STREAMS, num_requests=2 * NUM_STREAMS, num_words=480, num_tokens=1, counted="prompt")
+_LONGEST_MEASUREMENT_S = 20.0
 _SEEDS_PER_ROW = 1000
 _SEEDS_PER_STAGE = 100 * _SEEDS_PER_ROW
 
@@ -134,11 +135,11 @@ def compare(
     for number, row in enumerate(stage.rows):
         seed = first_seed + number * _SEEDS_PER_ROW
         sides = ((theirs, row.theirs), (ours, row.ours))
-        for side, models in sides:  # first loads and first kernels are not what is measured
-            measure(side, models, replace(row.load, num_requests=max(row.load.num_streams, len(models))), seed)
-        baseline, candidate = (
-            with_next_seed(partial(measure, side, models, row.load), seed + 1) for side, models in sides
-        )
+        first = replace(row.load, num_requests=row.load.num_streams)
+        # First loads and first kernels are not what is measured.
+        theirs_first, _ = [measure(side, models, first, seed) for side, models in sides]
+        load = within(_LONGEST_MEASUREMENT_S, row.load, theirs_first.tokens_per_s)
+        baseline, candidate = (with_next_seed(partial(measure, side, models, load), seed + 1) for side, models in sides)
         pairs = measure_pairs(baseline, candidate, options.rounds, options.rest_s)
         speed = compare_pairs([(one.tokens_per_s, other.tokens_per_s) for one, other in pairs])
         cpu = compare_pairs([(one.cpu_ms_per_token, other.cpu_ms_per_token) for one, other in pairs])
@@ -146,6 +147,13 @@ def compare(
         options.say(f"{name}: {speed.ratio:.3f} of its tok/s, {cpu.ratio:.3f} of its CPU time")
         yield paired(name, "tok/s", speed, least=row.least)
         yield paired(f"{name}: CPU per token", "ms", cpu)
+
+
+def within(seconds: float, load: Load, tokens_per_s: float) -> Load:
+    """The load, or as many batches of it as fit into this time at this speed, but one at least."""
+    per_batch = load.num_streams * (load.num_tokens if load.counted == "output" else load.num_words)
+    num_batches = max(1, round(seconds * tokens_per_s / per_batch))
+    return replace(load, num_requests=min(load.num_requests, num_batches * load.num_streams))
 
 
 def _floor(base: Path, adapter: Path, options: BenchOptions) -> tuple[BenchResult, ...]:
