@@ -4,6 +4,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,7 +61,7 @@ def running_command(
     *,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[RunningServer]:
-    """Any server, until the block ends; it is ready when `ready_path` answers 200.
+    """Any server, until the block ends, be it by SIGTERM; it is ready when `ready_path` answers 200.
 
     Args:
         environment: Instead of this process's own.
@@ -69,7 +70,7 @@ def running_command(
         ServerError: It ended, or was not ready in time; the message ends with its last lines.
     """
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    with log_file.open("w") as log:
+    with _interrupted_by_sigterm(), log_file.open("w") as log:
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
         try:
@@ -106,6 +107,20 @@ def _is_ready(ready_url: str) -> bool:
         return httpx.get(ready_url, timeout=5).status_code == 200
     except httpx.TransportError:
         return False
+
+
+@contextmanager
+def _interrupted_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, and does not leave behind what it started. Of a main thread's blocks."""
+    is_ours = threading.current_thread() is threading.main_thread()
+    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:

@@ -1,6 +1,7 @@
 """The servers under comparison: how they are started, on which threads, and where their logs go."""
 
 import re
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -30,6 +31,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(os.environ.get("WHO", "").encode())
 http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
+"""
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from loadtest.server import running_command
+*command, log = sys.argv[1:]
+with running_command(command, f"http://127.0.0.1:{command[-1]}", "/health", Path(log)):
+    print("ready", flush=True)
+    time.sleep(60)
 """
 
 
@@ -129,6 +141,18 @@ def test_any_server_runs_in_its_environment_until_the_block_ends(tmp_path: Path)
         assert httpx.get(f"{server.url}/who").text == "vllm"
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)
+
+
+def test_who_is_told_to_end_ends_its_server_first(tmp_path: Path) -> None:
+    port = free_port()
+    words = [sys.executable, "-c", HOLDER, sys.executable, "-c", HEALTHY, str(port), str(tmp_path / "log")]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "ready\n"
+        holder.terminate()
+    assert holder.returncode != 0
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}")
 
 
 @pytest.mark.usefixtures("temporary_folders")
