@@ -88,7 +88,7 @@ def test_streams_are_fair_to_every_model() -> None:
 
 
 def test_loads_are_what_the_figures_are_called() -> None:
-    assert (STREAMS.num_streams, FEWER.num_streams, PREFILL.num_streams) == (16, 16, 16)
+    assert (STREAMS.num_streams, FEWER.num_streams, PREFILL.num_streams) == (16, 16, 4)
     assert (ALONE.num_streams, ALONE.num_tokens) == (1, 64)
     assert (PREFILL.num_tokens, PREFILL.counted) == (1, "prompt")
 
@@ -131,7 +131,7 @@ def test_a_measurement_is_of_whole_batches(tokens_per_s: float, num_requests: in
 
 
 def test_a_prefill_is_bounded_by_its_prompts() -> None:
-    assert [within(20, PREFILL, speed).num_requests for speed in (86, 400, 800)] == [16, 16, 32]
+    assert [within(20, PREFILL, speed).num_requests for speed in (86, 400, 1600)] == [4, 16, 32]
 
 
 def test_a_round_asks_both_the_same_and_no_prompt_comes_back(options: BenchOptions) -> None:

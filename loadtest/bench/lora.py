@@ -40,8 +40,8 @@ STREAMS = Load(num_streams=NUM_STREAMS, num_requests=4 * NUM_STREAMS)
 # Stock vLLM is several times slower, and its target is coarse.
 FEWER = replace(STREAMS, num_requests=2 * NUM_STREAMS)
 ALONE = Load(num_streams=1, num_requests=6, num_tokens=64)
-# The words and the chat template make 512 tokens; random ones, so that no prefix cache answers.
-PREFILL = Load(num_streams=NUM_STREAMS, num_requests=2 * NUM_STREAMS, num_words=480, num_tokens=1, counted="prompt")
+# The words and the chat template make 512 tokens; random ones, so that no prefix cache answers. Four fill a step.
+PREFILL = Load(num_streams=NUM_PREFILLED, num_requests=2 * NUM_STREAMS, num_words=480, num_tokens=1, counted="prompt")
 _LONGEST_MEASUREMENT_S = 20.0
 _SEEDS_PER_ROW = 1000
 _SEEDS_PER_STAGE = 100 * _SEEDS_PER_ROW
