@@ -14,7 +14,7 @@ INFINITY = float("inf")
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> None:
     if not load_kernels() or not torch.ops.lorikeet.has_fast_sampling():
-        pytest.skip("the operator cannot be compiled here, or this CPU has no AVX-512")
+        pytest.skip("the operator cannot be compiled here, or this CPU has no AVX2")
 
 
 def log_sum_exp(logits: Tensor) -> Tensor:
