@@ -16,7 +16,7 @@ def test_both_servers_are_asked_for_the_same_models() -> None:
         ("medical, 1 stream", ("medical",)),
         ("prefill of 512 tokens, medical, legal", ("medical", "legal")),
     ]
-    assert [row.load.num_streams for row in stage.rows] == [16, 16, 16, 1, 1, 16]
+    assert [row.load.num_streams for row in stage.rows] == [16, 16, 16, 1, 1, 4]
 
 
 def answered(both: int, only_bf16: int, only_int8: int, neither: int) -> Answered:
