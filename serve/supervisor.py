@@ -18,7 +18,7 @@ from serve.watch import StoreWatcher
 
 logger = logging.getLogger(__name__)
 
-MOST_FIRST_STARTS = 3
+_MOST_FIRST_STARTS = 3
 _LONGEST_PAUSE_S = 60.0
 _HEALTHY_AFTER_S = 60.0
 """An engine that lived so long died of something new: the pauses start from one second again."""
@@ -60,7 +60,7 @@ class Supervisor:
                     pause_s = 1.0
                 logger.error("The engine died; it is started again in %.0f s.", pause_s)
                 await self._clean_up()
-            elif not has_run and number == MOST_FIRST_STARTS:
+            elif not has_run and number == _MOST_FIRST_STARTS:
                 raise EngineStartError(f"The engine did not start, {number} times. The log says why.")
             await self._sleep(pause_s)
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)

@@ -1,4 +1,4 @@
-"""An engine that dies is started again, with what it held; one that does not start is tried again, ever later."""
+"""An engine that dies is started again, with what it held; one that has never started is tried three times."""
 
 import asyncio
 import dataclasses
