@@ -165,7 +165,9 @@ class ServeConfig(Config):
         description="Adapters in one batch, vLLM's name. On a CPU our operator's slots take no room; on a GPU each "
         "takes that of an adapter of `max_lora_rank`: set fewer there.",
     )
-    max_cpu_loras: int = Field(64, ge=1, description="Adapters kept in host memory; on a CPU they are mapped files.")
+    max_cpu_loras: int = Field(
+        64, ge=1, description="Adapters kept in host memory: on a CPU mapped files, for a GPU pinned copies."
+    )
     slot_turn_s: float | None = Field(
         0.5,
         gt=0,
@@ -185,7 +187,7 @@ class ServeConfig(Config):
     staged_cache_bytes: int = Field(
         4 << 30,
         ge=0,
-        description="Disk for versions in the layout that the operator takes (`staged` in the state folder): a later "
+        description="Disk for versions in the layout that the engine takes (`staged` in the state folder): a later "
         "load then maps a file instead of converting one. The least recently used go. 0: none.",
     )
     cpu_base: Literal["bfloat16", "int8"] = Field(

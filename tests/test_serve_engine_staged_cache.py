@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from serve.engine.staged_cache import StagedCache
-from serve.engine.staging import LayerShape, Staged, Stager, layers_sha256, stage_folder, write_staged
+from serve.engine.staging import LayerShape, Layout, Staged, Stager, stage_folder, write_staged
 from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
 
 pytestmark = pytest.mark.anyio
 PROJECTION = "model.layers.0.self_attn.o_proj"
-LAYERS = (LayerShape(PROJECTION, HIDDEN, (HIDDEN,), (PROJECTION,)),)
+LAYOUT = Layout((LayerShape(PROJECTION, HIDDEN, (HIDDEN,), (PROJECTION,)),))
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def place(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def cache(place: Path) -> StagedCache:
-    return StagedCache(place, 1 << 20, layers_sha256(LAYERS))
+    return StagedCache(place, 1 << 20, LAYOUT.sha256)
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ def write_version(folder: Path, digest: str) -> Path:
 
 
 def digest_of(version: Path, folder: Path, cache: StagedCache) -> str:
-    staged = stage_folder(version, LAYERS, folder, cache)
+    staged = stage_folder(version, LAYOUT, folder, cache)
     assert staged is not None
     return staged.digest
 
@@ -57,7 +57,7 @@ def test_the_second_time_nothing_is_packed(cache: StagedCache, version: Path, tm
 
 
 def test_what_was_taken_stays_when_it_is_dropped(cache: StagedCache, version: Path, tmp_path: Path) -> None:
-    stage_folder(version, LAYERS, tmp_path / "1", cache)
+    stage_folder(version, LAYOUT, tmp_path / "1", cache)
     content = (tmp_path / "1" / "weights.bin").read_bytes()
     key = cache.key_of(version)
     assert key is not None
@@ -80,27 +80,28 @@ def test_a_damaged_one_is_packed_again(
     assert digest_of(version, tmp_path / "3", cache) == first
 
 
-def test_a_new_version_and_other_layers_have_entries_of_their_own(version: Path, place: Path, tmp_path: Path) -> None:
-    other_layers = (LayerShape(PROJECTION, HIDDEN, (HIDDEN,), (PROJECTION,)), LayerShape("x", 2, (2,), ("x",)))
+def test_a_new_version_and_another_layout_have_entries_of_their_own(version: Path, place: Path, tmp_path: Path) -> None:
+    more_layers = Layout((*LAYOUT.layers, LayerShape("x", 2, (2,), ("x",))))
+    matrices = Layout(LAYOUT.layers, "bfloat16")
     other_version = write_version(tmp_path / "other", "2")
-    for number, (folder, layers) in enumerate(
-        [(version, LAYERS), (version, other_layers), (other_version, LAYERS), (version, LAYERS)]
+    for number, (folder, layout) in enumerate(
+        [(version, LAYOUT), (version, more_layers), (version, matrices), (other_version, LAYOUT), (version, LAYOUT)]
     ):
-        stage_folder(folder, layers, tmp_path / str(number), StagedCache(place, 1 << 20, layers_sha256(layers)))
-    assert len(kept(place)) == 3
+        stage_folder(folder, layout, tmp_path / str(number), StagedCache(place, 1 << 20, layout.sha256))
+    assert len(kept(place)) == 4
 
 
 def test_the_least_recently_used_go_where_they_take_too_much(place: Path, tmp_path: Path) -> None:
     versions = [write_version(tmp_path / f"v{number}", str(number)) for number in range(3)]
-    write_staged(versions[0], LAYERS, tmp_path / "measured")
+    write_staged(versions[0], LAYOUT, tmp_path / "measured")
     size = sum(path.stat().st_size for path in (tmp_path / "measured").iterdir()) + 64  # and its digest
-    cache = StagedCache(place, 2 * size, layers_sha256(LAYERS))
+    cache = StagedCache(place, 2 * size, LAYOUT.sha256)
     for number, which in enumerate([0, 1]):
-        stage_folder(versions[which], LAYERS, tmp_path / f"a{number}", cache)
+        stage_folder(versions[which], LAYOUT, tmp_path / f"a{number}", cache)
     keys = [cache.key_of(version) for version in versions]
     for age, key in ((100, keys[0]), (200, keys[1])):
         os.utime(place / str(key), (1e9 - age, 1e9 - age))
-    stage_folder(versions[2], LAYERS, tmp_path / "b", cache)
+    stage_folder(versions[2], LAYOUT, tmp_path / "b", cache)
     assert kept(place) == sorted(str(keys[which]) for which in (0, 2))
 
 
@@ -109,24 +110,24 @@ def test_what_a_killed_process_had_taken_is_removed(cache: StagedCache, place: P
     for folder in (old, new):
         folder.mkdir(parents=True)
     os.utime(old, (1e9, 1e9))
-    stage_folder(version, LAYERS, place / "lorikeet-1-x" / "0", cache)
+    stage_folder(version, LAYOUT, place / "lorikeet-1-x" / "0", cache)
     assert (old.exists(), new.exists(), len(kept(place))) == (False, True, 1)
 
 
 def test_one_that_is_larger_than_the_room_is_not_kept(place: Path, version: Path, tmp_path: Path) -> None:
-    assert stage_folder(version, LAYERS, tmp_path / "1", StagedCache(place, 1, layers_sha256(LAYERS)))
+    assert stage_folder(version, LAYOUT, tmp_path / "1", StagedCache(place, 1, LAYOUT.sha256))
     assert kept(place) == []
 
 
 def test_a_folder_that_is_no_version_is_staged_and_not_kept(cache: StagedCache, place: Path, tmp_path: Path) -> None:
     folder = write_peft_folder(tmp_path / "adapter", tensors=lora_tensors((PROJECTION,)))
-    assert stage_folder(folder, LAYERS, tmp_path / "1", cache)
+    assert stage_folder(folder, LAYOUT, tmp_path / "1", cache)
     assert kept(place) == []
 
 
 @pytest.fixture
 def stager(cache: StagedCache) -> Iterator[Stager]:
-    stager = Stager(LAYERS, cache)
+    stager = Stager(LAYOUT, cache)
     yield stager
     stager.close()
 
@@ -141,7 +142,7 @@ async def staged_by(stager: Stager, version: Path) -> Staged:
 async def test_another_process_finds_what_one_has_kept(cache: StagedCache, version: Path, place: Path) -> None:
     digests = []
     for _ in range(2):
-        stager = Stager(LAYERS, cache)
+        stager = Stager(LAYOUT, cache)
         staged = await staged_by(stager, version)
         digests.append(staged.digest)
         stager.close()

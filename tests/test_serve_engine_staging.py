@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from serve.engine.staging import LayerShape, Stager, read_staged, write_staged
+from serve.engine.staging import Form, LayerShape, Layout, Stager, map_staged, read_staged, write_staged
 from serve.kernels.packed import pack_a, pack_b
 from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
 
@@ -24,6 +24,7 @@ LAYERS = (
     ),
     LayerShape(f"{MLP}.down_proj", HIDDEN, (HIDDEN,), (f"{MLP}.down_proj",)),
 )
+LAYOUT = Layout(LAYERS)
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def adapter(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def stager() -> Iterator[Stager]:
-    stager = Stager(LAYERS)
+    stager = Stager(LAYOUT)
     yield stager
     stager.close()
 
 
 def test_the_weights_are_the_adapters_scaled_and_packed(adapter: Path, tmp_path: Path) -> None:
-    assert write_staged(adapter, LAYERS, tmp_path / "staged")
+    assert write_staged(adapter, LAYOUT, tmp_path / "staged")
     staged = read_staged(tmp_path / "staged", [3, 1])
     assert staged is not None
     attention, mlp = staged
@@ -63,9 +64,26 @@ def test_the_weights_are_the_adapters_scaled_and_packed(adapter: Path, tmp_path:
             assert torch.equal(memory[start : start + 2 * want.numel()].view(torch.bfloat16), want)
 
 
+@pytest.mark.parametrize("form", ["bfloat16", "float16", "float32"])
+def test_for_vllms_own_layers_they_are_matrices(adapter: Path, tmp_path: Path, form: Form) -> None:
+    assert write_staged(adapter, Layout(LAYERS, form), tmp_path / "staged")
+    mapped = map_staged(tmp_path / "staged")
+    assert mapped is not None
+    memory, entries = mapped
+    tensors = load_file(adapter / "adapter_model.safetensors")
+    rank = json.loads((adapter / "adapter_config.json").read_text())["r"]
+    assert entries[:, :, 2].tolist() == [[rank, 0, rank], [0, 0, 0]]
+    for place, module in ((0, MODULES[0]), (2, MODULES[1])):
+        lora_a = tensors[f"base_model.model.{module}.lora_A.weight"]
+        lora_b = tensors[f"base_model.model.{module}.lora_B.weight"].float() * (32 / rank)
+        for begin, want in zip(entries[0, place].tolist(), (lora_a, lora_b), strict=False):
+            matrix = want.to(getattr(torch, form))
+            assert torch.equal(memory[begin : begin + matrix.nbytes].view(matrix.dtype).view_as(matrix), matrix)
+
+
 def test_a_file_whose_tensors_begin_at_an_odd_byte_is_packed_alike(adapter: Path, tmp_path: Path) -> None:
     """The format pads its header so that they do not, and asks nobody to."""
-    digest = write_staged(adapter, LAYERS, tmp_path / "even")
+    digest = write_staged(adapter, LAYOUT, tmp_path / "even")
     file = adapter / "adapter_model.safetensors"
     content = file.read_bytes()
     length = int.from_bytes(content[:8], "little")
@@ -73,11 +91,11 @@ def test_a_file_whose_tensors_begin_at_an_odd_byte_is_packed_alike(adapter: Path
     odd = header + b" " * (1 - len(header) % 2)
     file.write_bytes(len(odd).to_bytes(8, "little") + odd + content[8 + length :])
     assert len(odd) % 2 == 1
-    assert write_staged(adapter, LAYERS, tmp_path / "odd") == digest
+    assert write_staged(adapter, LAYOUT, tmp_path / "odd") == digest
 
 
 def test_the_folder_may_go_once_it_is_mapped(adapter: Path, tmp_path: Path) -> None:
-    write_staged(adapter, LAYERS, tmp_path / "staged")
+    write_staged(adapter, LAYOUT, tmp_path / "staged")
     staged = read_staged(tmp_path / "staged", [3, 1])
     assert staged is not None
     assert staged[0] is not None
@@ -89,14 +107,14 @@ def test_the_folder_may_go_once_it_is_mapped(adapter: Path, tmp_path: Path) -> N
 
 def test_the_digest_tells_one_adapters_weights_from_anothers(adapter: Path, tmp_path: Path) -> None:
     other = write_peft_folder(tmp_path / "other", tensors=lora_tensors(MODULES), lora_alpha=16)
-    digests = [write_staged(folder, LAYERS, tmp_path / str(n)) for n, folder in enumerate((adapter, adapter, other))]
+    digests = [write_staged(folder, LAYOUT, tmp_path / str(n)) for n, folder in enumerate((adapter, adapter, other))]
     assert digests[0] == digests[1] != digests[2]
 
 
 def test_what_no_layer_takes_is_left_to_the_engine(tmp_path: Path) -> None:
     modules = (*MODULES, "model.layers.0.self_attn.o_proj")
     adapter = write_peft_folder(tmp_path / "adapter", tensors=lora_tensors(modules))
-    assert write_staged(adapter, LAYERS, tmp_path / "staged") is None
+    assert write_staged(adapter, LAYOUT, tmp_path / "staged") is None
     assert not (tmp_path / "staged").exists()
 
 
@@ -107,7 +125,7 @@ def test_a_folder_that_is_no_staged_one_is_not_mapped(adapter: Path) -> None:
 async def test_a_process_of_its_own_stages(stager: Stager, adapter: Path) -> None:
     async with stager.staged(adapter) as staged:
         assert staged is not None
-        assert staged.digest == write_staged(adapter, LAYERS, adapter.parent / "here")
+        assert staged.digest == write_staged(adapter, LAYOUT, adapter.parent / "here")
         assert read_staged(staged.folder, [3, 1]) is not None
     assert not staged.folder.exists()
 

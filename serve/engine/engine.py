@@ -38,7 +38,7 @@ from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.engine.slots import SLOT_TURN_VARIABLE
 from serve.engine.staged_cache import StagedCache
-from serve.engine.staging import LayerShape, Stager, layers_sha256
+from serve.engine.staging import LayerShape, Layout, Stager
 from serve.engine.streams import server_sent_events
 from serve.errors import AdapterRefusedError, EngineRequestError, InvalidRequestError, NotReadyError
 from serve.records import GenerationObserver
@@ -111,19 +111,20 @@ class VllmEngine:
         self._llm.logprob_rate = self._logprob_rate
         tasks = await self._llm.get_supported_tasks()
         await init_app_state(self._llm, self._serving, arguments, tasks)
-        layers = (await self._llm.collective_rpc("lorikeet_layers"))[0]
-        if layers:
-            self._stager = self._make_stager([LayerShape(*fields) for fields in layers])
+        layout = (await self._llm.collective_rpc("lorikeet_layout"))[0]
+        if layout:
+            form, layers = layout
+            self._stager = self._make_stager(Layout(tuple(LayerShape(*fields) for fields in layers), form))
 
-    def _make_stager(self, layers: list[LayerShape]) -> Stager:
+    def _make_stager(self, layout: Layout) -> Stager:
         most_bytes = self._config.staged_cache_bytes
         if self._staged is None or not most_bytes:
-            return Stager(layers)
+            return Stager(layout)
         try:
-            return Stager(layers, StagedCache(self._staged, most_bytes, layers_sha256(layers)))
+            return Stager(layout, StagedCache(self._staged, most_bytes, layout.sha256))
         except OSError as error:  # as a folder that cannot be written: loads are slower without it
             logger.warning("Adapters are packed anew at each load: %s", error)
-            return Stager(layers)
+            return Stager(layout)
 
     async def stop(self) -> None:
         if self._llm is not None:

@@ -14,25 +14,12 @@ from vllm.lora.layers import LogitsProcessorWithLoRA, MergedColumnParallelLinear
 from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
-from vllm.lora.request import LoRARequest
-from vllm.lora.worker_manager import WorkerLoRAManager
 
+from serve.engine import mapped
+from serve.engine.mapped import MappedModule
 from serve.engine.replace import replace_method
-from serve.engine.staging import LayerShape, read_staged
+from serve.engine.staging import Layout, read_staged
 from serve.kernels.packed import LayerWeights, SlotTable, pack_layer
-
-
-class PackedModule:
-    """In the place of vLLM's `LoRALayerWeights`: one module of one adapter, packed."""
-
-    lora_b = None
-
-    def __init__(self, weights: LayerWeights) -> None:
-        self.lora_a = weights
-
-    def optimize(self) -> "PackedModule":
-        """vLLM merges the scaling into B by this name; it is merged already."""
-        return self
 
 
 def install() -> None:
@@ -47,32 +34,8 @@ def install() -> None:
         replace_method(vocabulary_class, "set_lora", _set_vocabulary_lora)
         replace_method(vocabulary_class, "reset_lora", _reset_vocabulary_lora)
     replace_method(VocabParallelEmbeddingWithLoRA, "forward", _embed)
-    replace_method(LoRAModelManager, "_add_adapter", _add_adapter)
-    replace_method(WorkerLoRAManager, "_load_adapter", _load_adapter)
-
-
-def layer_shapes(manager: Any) -> list[LayerShape]:
-    """The layers for which adapters can be staged; none where only vLLM can read an adapter for this model."""
-    shapes: list[LayerShape] | None = manager.__dict__.get("lorikeet_layers")
-    if shapes is None:
-        shapes = manager.lorikeet_layers = _layer_shapes(manager)
-    return shapes
-
-
-def _layer_shapes(manager: Any) -> list[LayerShape]:
-    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
-    if manager.is_pooling_model or getattr(manager.model, "lora_skip_prefixes", None):
-        return []
-    shapes = []
-    for name, layer in manager.modules.items():
-        slots = slot_table(layer)
-        parts = tuple(manager.packed_modules.get(name, (name,)))
-        if slots is None or layer.tp_size > 1 or len(parts) != len(slots.widths):
-            continue
-        if mapper and any(mapper.get_rename_mapper().map_name(part) != part for part in parts):
-            return []
-        shapes.append(LayerShape(name, layer.input_size, tuple(slots.widths), parts))
-    return shapes
+    replace_method(LoRAModelManager, "_create_merged_loras_inplace", _merge)
+    mapped.install(mapped.Reader(lambda _: "panels", _widths_of, _read))
 
 
 def slot_table(layer: Any) -> SlotTable | None:
@@ -140,29 +103,27 @@ def _embed(stock: Any, layer: Any, x: Tensor) -> Tensor:
     return output
 
 
-def _load_adapter(stock: Any, worker_manager: Any, request: LoRARequest) -> LoRAModel:
-    manager = worker_manager._adapter_manager
-    shapes = layer_shapes(manager)
-    staged = read_staged(Path(request.lora_path), [len(shape.widths) for shape in shapes])
+def _widths_of(layer: Any) -> list[int] | None:
+    slots = slot_table(layer)
+    return slots.widths if slots else None
+
+
+def _read(folder: Path, layout: Layout, _: Any) -> dict[str, MappedModule] | None:
+    staged = read_staged(folder, [len(shape.widths) for shape in layout.layers])
     if staged is None:
-        return stock(worker_manager, request)  # type: ignore[no-any-return] # vLLM's, returns a LoRAModel
-    modules: dict[str, Any] = {
-        shape.name: PackedModule(weights) for shape, weights in zip(shapes, staged, strict=True) if weights is not None
-    }
-    return LoRAModel(request.lora_int_id, manager.lora_config.max_lora_rank, modules)
+        return None
+    return {shape.name: MappedModule(part) for shape, part in zip(layout.layers, staged, strict=True) if part}
 
 
-def _add_adapter(stock: Any, manager: Any, adapter: LoRAModel) -> None:
-    if all(isinstance(module, PackedModule) for module in adapter.loras.values()):
-        manager._registered_adapters[adapter.id] = adapter  # staged: there is nothing for vLLM to merge
-        return
+def _merge(stock: Any, manager: Any, adapter: LoRAModel) -> None:
+    """vLLM's, and what it has merged is packed."""
     stock(manager, adapter)
     for name, layer in manager.modules.items():
         weights = manager._get_lora_layer_weights(adapter, name)
-        if weights is not None and slot_table(layer) is not None and not isinstance(weights, PackedModule):
+        if weights is not None and slot_table(layer) is not None and not isinstance(weights, MappedModule):
             key = name if adapter.check_lora_name(name) else name.removeprefix("model.")  # as vLLM looks it up
             loras: dict[str, Any] = adapter.loras
-            loras[key] = PackedModule(_pack(layer, weights.lora_a, weights.lora_b))
+            loras[key] = MappedModule(_pack(layer, weights.lora_a, weights.lora_b))
 
 
 def _pack(layer: Any, lora_a: Any, lora_b: Any) -> LayerWeights:

@@ -1,6 +1,7 @@
 """Lorikeet's vLLM plugin: the entry point `vllm.general_plugins` loads it in every vLLM process.
 
-Adapter slots go round by turns; on a CPU it also takes over the arithmetic of LoRA, which stays vLLM's on a GPU.
+Adapter slots go round by turns, and adapters come ready from outside the engine; on a CPU it also takes over the
+arithmetic of LoRA, which stays vLLM's on a GPU.
 """
 
 import os
@@ -33,6 +34,7 @@ def register() -> None:
     take_turns()
     lend_pinned_slots()
     if not current_platform.is_cpu():
+        _map_matrices()
         return
     platform: Any = type(current_platform)
     _leave_small_functions_eager(platform)
@@ -84,4 +86,12 @@ def _punica_wrapper() -> str:
 
         register_for_compilation()
         native.install()
+    else:
+        _map_matrices()
     return _WRAPPER
+
+
+def _map_matrices() -> None:
+    from serve.engine import mapped
+
+    mapped.install(mapped.MATRICES)

@@ -1,7 +1,7 @@
 """Staged adapters kept on disk: a version is packed once for a base, and a later load only maps a file.
 
-One folder a version and a set of layers, found by the hash of its manifest and of the layers; the least recently used
-ones go where they take too much room. Who takes one gets hard links: it stays whole, whatever happens here meanwhile.
+One folder a version and a layout, found by the hash of its manifest and of the layout; the least recently used ones go
+where they take too much room. Who takes one gets hard links: it stays whole, whatever happens here meanwhile.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ class StagedCache:
     root: Path
     most_bytes: int
 
-    layers_sha256: str
+    layout_sha256: str
     """Of what the versions are packed for."""
 
     def key_of(self, adapter: Path) -> str | None:
@@ -31,7 +31,7 @@ class StagedCache:
             manifest = (adapter / MANIFEST_FILE).read_bytes()
         except FileNotFoundError:
             return None
-        return hashlib.sha256(manifest + self.layers_sha256.encode()).hexdigest()
+        return hashlib.sha256(manifest + self.layout_sha256.encode()).hexdigest()
 
     def take(self, key: str, folder: Path) -> bool:
         """Link what is kept into a new folder on the same file system; False where nothing is."""

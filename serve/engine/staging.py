@@ -1,11 +1,11 @@
 """Adapters made ready for the engine outside the engine: read, scaled and packed by a process of its own.
 
 vLLM reads and converts an adapter inside its loop, and every stream waits. Here a helper process with a low priority
-writes what the layers take (serve/kernels/packed.py) into one file; the worker maps it, and points at it. The file is
-kept for the next load (staged_cache.py), or lies in memory where nothing is to be kept.
+writes what the layers take into one file; the worker maps it (mapped.py, native.py). The file is kept for the next load
+(staged_cache.py), or lies in memory where nothing is to be kept.
 
-A staged folder holds `weights.bin`, the packed weights of all layers, and `entries.npy`, int64 (layers, slices, 3):
-the byte offset of A, that of B, and the padded rank; zeros where the adapter leaves a slice alone.
+A staged folder holds `weights.bin`, the weights of all layers, and `entries.npy`, int64 (layers, slices, 3): the byte
+offset of A, that of B, and the rank as it is stored; zeros where the adapter leaves a slice alone.
 """
 
 import asyncio
@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -47,6 +47,10 @@ _CHUNK_BYTES = 1 << 20
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PEFT_PREFIX = "base_model.model."
 
+Form = Literal["panels", "bfloat16", "float16", "float32"]
+"""What the engine's layers take: the panels of our operator (serve/kernels/packed.py), or matrices of this type,
+A (R, K) and B (N, R) by rows, as vLLM's own do."""
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -62,6 +66,20 @@ class LayerShape:
     inputs: int
     widths: tuple[int, ...]
     parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What adapters are staged for: the served model's layers, in the worker's order, and how their weights lie."""
+
+    layers: tuple[LayerShape, ...]
+    form: Form = "panels"
+
+    @property
+    def sha256(self) -> str:
+        """What a version packed for it, by this code, is kept under, beside its own digest."""
+        code = b"".join(Path(file).read_bytes() for file in (__file__, packed.__file__))
+        return hashlib.sha256(repr(self).encode() + code).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -82,12 +100,11 @@ class Stager:
     """Stages one adapter after another for one engine.
 
     Args:
-        layers: Of the served model, in the worker's order.
         cache: Keeps what was staged; by default nothing does.
     """
 
-    def __init__(self, layers: Sequence[LayerShape], cache: StagedCache | None = None) -> None:
-        self._layers = tuple(layers)
+    def __init__(self, layout: Layout, cache: StagedCache | None = None) -> None:
+        self._layout = layout
         self._cache = cache
         if cache is not None:
             cache.root.mkdir(parents=True, exist_ok=True)
@@ -137,7 +154,7 @@ class Stager:
         folder = Path(self._folder.name) / str(next(self._numbers))
         try:
             staged = await asyncio.get_running_loop().run_in_executor(
-                self._pool, stage_folder, adapter, self._layers, folder, self._cache
+                self._pool, stage_folder, adapter, self._layout, folder, self._cache
             )
         except BrokenProcessPool:
             logger.warning("The process that stages adapters died; the engine reads %s itself.", adapter)
@@ -163,13 +180,7 @@ class Stager:
         return pool
 
 
-def layers_sha256(layers: Sequence[LayerShape]) -> str:
-    """What a version packed for these layers, by this code, is kept under, beside its own digest."""
-    code = b"".join(Path(file).read_bytes() for file in (__file__, packed.__file__))
-    return hashlib.sha256(repr(tuple(layers)).encode() + code).hexdigest()
-
-
-def stage_folder(adapter: Path, layers: Sequence[LayerShape], folder: Path, cache: StagedCache | None) -> Staged | None:
+def stage_folder(adapter: Path, layout: Layout, folder: Path, cache: StagedCache | None) -> Staged | None:
     """As `write_staged`, but from the cache where it has this version, as it was packed then."""
     key = cache.key_of(adapter) if cache else None
     if cache is not None and key is not None and cache.take(key, folder):
@@ -180,7 +191,7 @@ def stage_folder(adapter: Path, layers: Sequence[LayerShape], folder: Path, cach
         logger.warning("What was kept of %s has changed on disk; it is staged again.", adapter)
         cache.drop(key)
         shutil.rmtree(folder)
-    written = write_staged(adapter, layers, folder)
+    written = write_staged(adapter, layout, folder)
     if written is None:
         return None
     if cache is not None and key is not None:
@@ -192,8 +203,8 @@ def stage_folder(adapter: Path, layers: Sequence[LayerShape], folder: Path, cach
     return Staged(folder, written)
 
 
-def write_staged(adapter: Path, layers: Sequence[LayerShape], folder: Path) -> str | None:
-    """Pack a PEFT adapter's folder, which passed the lint, for these layers.
+def write_staged(adapter: Path, layout: Layout, folder: Path) -> str | None:
+    """Pack a PEFT adapter's folder, which passed the lint, for the engine's layers.
 
     Returns:
         BLAKE3 of what was written; None where the adapter has a part that no layer takes.
@@ -204,6 +215,7 @@ def write_staged(adapter: Path, layers: Sequence[LayerShape], folder: Path) -> s
     config = json.loads((adapter / "adapter_config.json").read_bytes())
     tensors = _read_tensors(adapter / "adapter_model.safetensors")
     modules = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
+    layers = layout.layers
     expected = {_PEFT_PREFIX + part for layer in layers for part in layer.parts}
     if not modules <= expected or len(tensors) != 2 * len(modules):
         return None
@@ -218,7 +230,7 @@ def write_staged(adapter: Path, layers: Sequence[LayerShape], folder: Path) -> s
                 return None
             found.append(_Slice((index, number), lora_a, lora_b, scaling_of(part, config)))
     entries = np.zeros((len(layers), max(len(layer.parts) for layer in layers), 3), np.int64)
-    weights = _pack(found, entries)
+    weights = _pack(found, layout.form, entries)
     folder.mkdir()
     np.save(folder / ENTRIES_FILE, entries, allow_pickle=False)
     (folder / WEIGHTS_FILE).write_bytes(weights.data)
@@ -226,7 +238,7 @@ def write_staged(adapter: Path, layers: Sequence[LayerShape], folder: Path) -> s
 
 
 def read_staged(folder: Path, num_slices: Sequence[int]) -> list[LayerWeights | None] | None:
-    """Map a staged folder: per layer its weights, None where the adapter leaves it alone.
+    """Map a folder staged as panels: per layer its weights, None where the adapter leaves it alone.
 
     Args:
         num_slices: Of each layer, in the order it was staged for.
@@ -234,17 +246,26 @@ def read_staged(folder: Path, num_slices: Sequence[int]) -> list[LayerWeights | 
     Returns:
         None where the folder is no staged one. The folder may be removed afterwards.
     """
+    mapped = map_staged(folder)
+    if mapped is None:
+        return None
+    memory, entries = mapped
+    is_used = entries[:, :, 2] > 0
+    entries[:, :, :2] += memory.data_ptr() * is_used[:, :, None]
+    is_layer_used: Any = is_used.any(axis=1)
+    return [
+        LayerWeights(entries[index, :slices], (memory,)) if used else None
+        for index, (slices, used) in enumerate(zip(num_slices, is_layer_used.tolist(), strict=True))
+    ]
+
+
+def map_staged(folder: Path) -> "tuple[Tensor, np.ndarray[Any, np.dtype[np.int64]]] | None":
+    """The weights of a staged folder as bytes, and its entries; None where the folder is no staged one."""
     weights = folder / WEIGHTS_FILE
     if not weights.exists():
         return None
     memory = torch.from_file(str(weights), shared=False, size=weights.stat().st_size, dtype=torch.uint8)
-    entries = np.load(folder / ENTRIES_FILE, allow_pickle=False)
-    is_used = entries[:, :, 2] > 0
-    entries[:, :, :2] += memory.data_ptr() * is_used[:, :, None]
-    return [
-        LayerWeights(entries[index, :slices], (memory,)) if used else None
-        for index, (slices, used) in enumerate(zip(num_slices, is_used.any(axis=1).tolist(), strict=True))
-    ]
+    return memory, np.load(folder / ENTRIES_FILE, allow_pickle=False)
 
 
 def _read_tensors(path: Path) -> dict[str, Tensor]:
@@ -268,21 +289,24 @@ class _Slice:
 
 
 def _pack(
-    slices: Sequence[_Slice], entries: "np.ndarray[Any, np.dtype[np.int64]]"
+    slices: Sequence[_Slice], form: Form, entries: "np.ndarray[Any, np.dtype[np.int64]]"
 ) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """The bytes of all slices one after the other; writes where each begins, and its padded rank, into `entries`.
+    """The bytes of all slices one after the other; writes where each begins, and its rank, into `entries`.
 
     Slices of one shape are packed together: hundreds of small matrices cost more in calls than in bytes.
     """
     alike: dict[tuple[Any, ...], list[_Slice]] = defaultdict(list)
     for one in slices:
         alike[one.lora_a.shape, one.lora_b.shape, one.lora_a.dtype, one.lora_b.dtype].append(one)
-    pairs = {one.place: pair for group in alike.values() for one, pair in zip(group, _pack_alike(group), strict=True)}
+    pairs = {
+        one.place: pair for group in alike.values() for one, pair in zip(group, _pack_alike(group, form), strict=True)
+    }
     offset = 0
     for one in slices:
         a, b = pairs[one.place]
         begin_b = offset + _whole_lines(a.nbytes)
-        entries[one.place] = (offset, begin_b, padded_rank(one.lora_a.shape[0]))
+        rank = one.lora_a.shape[0]
+        entries[one.place] = (offset, begin_b, padded_rank(rank) if form == "panels" else rank)
         offset = begin_b + _whole_lines(b.nbytes)
     weights = np.zeros(max(1, offset), np.uint8)
     for one in slices:
@@ -291,11 +315,15 @@ def _pack(
     return weights
 
 
-def _pack_alike(group: Sequence[_Slice]) -> "Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]":
+def _pack_alike(group: Sequence[_Slice], form: Form) -> "Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]":
     """Bytes of A and of B of each; B is scaled in fp32."""
     scaling = torch.tensor([one.scaling for one in group], dtype=torch.float32).view(-1, 1, 1)
-    a = pack_a(torch.stack([one.lora_a for one in group]))
-    b = pack_b(torch.stack([one.lora_b for one in group]).float() * scaling)
+    a = torch.stack([one.lora_a for one in group])
+    b = torch.stack([one.lora_b for one in group]).float() * scaling
+    if form == "panels":
+        a, b = pack_a(a), pack_b(b)
+    else:
+        a, b = (matrices.to(getattr(torch, form)).flatten(1) for matrices in (a, b))
     return zip(a.view(torch.uint8).numpy(), b.view(torch.uint8).numpy(), strict=True)
 
 

@@ -13,17 +13,14 @@ class AdapterInspection:
         manager = self._lorikeet_manager()
         return [list(manager.lora_index_to_id), list(manager.list_adapters())]
 
-    def lorikeet_layers(self) -> list[tuple[str, int, tuple[int, ...], tuple[str, ...]]]:
-        """The fields of each `LayerShape` for which adapters can be staged; empty: the engine reads adapters itself."""
-        from vllm.platforms import current_platform
+    def lorikeet_layout(self) -> tuple[str, list[tuple[str, int, tuple[int, ...], tuple[str, ...]]]] | None:
+        """The form of a `Layout`, and the fields of each of its layers; None: the engine reads adapters itself."""
+        from serve.engine.mapped import layout_of
 
-        if not current_platform.is_cpu():
-            return []
-        from serve.engine.native import layer_shapes
-
-        return [
-            (shape.name, shape.inputs, shape.widths, shape.parts) for shape in layer_shapes(self._lorikeet_manager())
-        ]
+        layout = layout_of(self.model_runner.lora_manager)
+        if layout is None:
+            return None
+        return layout.form, [(shape.name, shape.inputs, shape.widths, shape.parts) for shape in layout.layers]
 
     def lorikeet_unpin(self, lora_id: int) -> bool:
         """Let a pinned adapter be evicted again; False where it was not pinned."""

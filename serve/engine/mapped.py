@@ -1,0 +1,153 @@
+"""Staged adapters (staging.py) in vLLM's worker: mapped, where vLLM would read them.
+
+vLLM (0.32, lora/worker_manager.py, lora/lora_model.py) reads an adapter inside the engine's loop, converts and pins
+each of its matrices, and merges the scaling. Of a staged one that is done: one file is mapped, and for a GPU copied
+once into pinned memory. What follows, the copies into a slot's buffers, is vLLM's own.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
+from vllm.lora.lora_model import LoRAModel
+from vllm.lora.model_manager import LoRAModelManager
+from vllm.lora.request import LoRARequest
+from vllm.lora.worker_manager import WorkerLoRAManager
+from vllm.utils.torch_utils import PIN_MEMORY
+
+from serve.engine.replace import replace_method
+from serve.engine.staging import Form, LayerShape, Layout, map_staged
+
+
+class MappedModule:
+    """In the place of vLLM's `LoRALayerWeights`: one layer of one adapter, as the layer's `set_lora` takes it."""
+
+    def __init__(self, lora_a: Any, lora_b: Any = None) -> None:
+        self.lora_a, self.lora_b = lora_a, lora_b
+
+    def optimize(self) -> "MappedModule":
+        """vLLM merges the scaling into B by this name; it is merged already."""
+        return self
+
+
+@dataclass(frozen=True)
+class Reader:
+    """What a worker's layers take.
+
+    Attributes:
+        form_of: Of vLLM's `LoRAModelManager`: how weights lie.
+        widths_of: Of a layer: the outputs of its slices, or None where vLLM itself must read for it.
+        read: A folder's adapter: by layer what `MappedModule` holds. None where the folder is no staged one.
+    """
+
+    form_of: Callable[[Any], Form]
+    widths_of: Callable[[Any], Sequence[int] | None]
+    read: Callable[[Path, Layout, Any], Mapping[str, MappedModule] | None]
+
+
+def install(reader: Reader) -> None:
+    """Let the worker map staged adapters; done twice, it does no more."""
+    worker_manager: Any = WorkerLoRAManager
+    worker_manager.lorikeet_reader = reader
+    replace_method(WorkerLoRAManager, "_load_adapter", _load_adapter)
+    replace_method(LoRAModelManager, "_add_adapter", _add_adapter)
+
+
+def layout_of(worker_manager: Any) -> Layout | None:
+    """What adapters are to be staged for; None where the worker reads them itself."""
+    reader: Reader | None = getattr(worker_manager, "lorikeet_reader", None)
+    if reader is None:
+        return None
+    manager = worker_manager._adapter_manager
+    layout: Layout | None = manager.__dict__.get("lorikeet_layout")
+    if layout is None:
+        layout = manager.lorikeet_layout = Layout(tuple(_layer_shapes(manager, reader)), reader.form_of(manager))
+    return layout if layout.layers else None
+
+
+def _layer_shapes(manager: Any, reader: Reader) -> list[LayerShape]:
+    """The layers for which adapters can be staged; none where only vLLM can read an adapter for this model."""
+    mapper = getattr(manager.model, "hf_to_vllm_mapper", None)
+    if manager.is_pooling_model or getattr(manager.model, "lora_skip_prefixes", None):
+        return []
+    shapes = []
+    for name, layer in manager.modules.items():
+        widths = reader.widths_of(layer)
+        parts = tuple(manager.packed_modules.get(name, (name,)))
+        if widths is None or layer.tp_size > 1 or len(parts) != len(widths):
+            continue
+        if mapper and any(mapper.get_rename_mapper().map_name(part) != part for part in parts):
+            return []
+        shapes.append(LayerShape(name, layer.input_size, tuple(widths), parts))
+    return shapes
+
+
+def _load_adapter(stock: Any, worker_manager: Any, request: LoRARequest) -> LoRAModel:
+    layout = layout_of(worker_manager)
+    manager = worker_manager._adapter_manager
+    reader: Reader = worker_manager.lorikeet_reader
+    modules = reader.read(Path(request.lora_path), layout, manager) if layout else None
+    if modules is None:
+        return stock(worker_manager, request)  # type: ignore[no-any-return] # vLLM's, returns a LoRAModel
+    loras: Any = dict(modules)
+    return LoRAModel(request.lora_int_id, manager.lora_config.max_lora_rank, loras)
+
+
+def _add_adapter(stock: Any, manager: Any, adapter: LoRAModel) -> None:
+    if all(isinstance(module, MappedModule) for module in adapter.loras.values()):
+        manager._registered_adapters[adapter.id] = adapter  # there is nothing for vLLM to merge
+    else:
+        stock(manager, adapter)
+
+
+def _widths_of(layer: Any) -> Sequence[int] | None:
+    """Of vLLM's own buffers, (slots, 1, outputs, rank) for each slice."""
+    if not isinstance(layer, BaseLinearLayerWithLoRA):
+        return None
+    return [stacked.shape[2] for stacked in layer.lora_b_stacked]
+
+
+def _form_of(manager: Any) -> Form:
+    form: Form = str(manager.lora_config.lora_dtype).removeprefix("torch.")  # type: ignore[assignment] # one of vLLM's three
+    return form
+
+
+def _read(folder: Path, layout: Layout, manager: Any) -> Mapping[str, MappedModule] | None:
+    """As matrices.
+
+    Raises:
+        ValueError: The engine's buffers are too small for the adapter's rank.
+    """
+    mapped = map_staged(folder)
+    if mapped is None:
+        return None
+    memory, entries = mapped
+    rank, most = int(entries[:, :, 2].max()), manager.lora_config.max_lora_rank
+    if rank > most:  # as vLLM says it (lora/peft_helper.py): later nothing would
+        raise ValueError(f"LoRA rank {rank} is greater than max_lora_rank {most}.")
+    if PIN_MEMORY:
+        memory = memory.pin_memory()
+    dtype = getattr(torch, layout.form)
+    return {
+        shape.name: _module(memory, rows, shape, dtype)
+        for shape, rows in zip(layout.layers, entries.tolist(), strict=True)
+        if any(rank for _, _, rank in rows)
+    }
+
+
+def _module(memory: Tensor, rows: Sequence[Sequence[int]], shape: LayerShape, dtype: torch.dtype) -> MappedModule:
+    def matrix(begin: int, height: int, width: int) -> Tensor:
+        return memory[begin : begin + height * width * dtype.itemsize].view(dtype).view(height, width)
+
+    slices = list(zip(shape.widths, rows, strict=False))
+    a = [matrix(begin, rank, shape.inputs) if rank else None for _, (begin, _, rank) in slices]
+    b = [matrix(begin, width, rank) if rank else None for width, (_, begin, rank) in slices]
+    return MappedModule(a, b) if len(slices) > 1 else MappedModule(a[0], b[0])
+
+
+MATRICES = Reader(_form_of, _widths_of, _read)
+"""vLLM's own LoRA layers, on a GPU or by plain torch."""
