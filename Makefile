@@ -20,7 +20,7 @@ test: setup ## Run all tests; those that need a GPU are skipped without one
 	$(BIN)/pytest $(ARGS)
 
 test-fast: setup ## Run the tests that start no engine and train nothing
-	$(BIN)/pytest -m "not engine and not slow and not gpu" --hypothesis-profile=fast $(ARGS)
+	$(BIN)/pytest -m "not engine and not slow and not gpu" --hypothesis-profile=fast -n logical --maxprocesses 4 --dist worksteal $(ARGS)
 
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .
