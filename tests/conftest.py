@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages share."""
 
+import os
 import shutil
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,10 @@ settings.load_profile("whole")
 # For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on a
 # machine that is busy for minutes.
 torch.set_num_threads(1)
+
+# Readline sets them for the processes of `pytest -n`, and a rich console keeps the width that it was made with.
+for _name in ("COLUMNS", "LINES"):
+    os.environ.pop(_name, None)
 
 
 @pytest.fixture
