@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from config.schema import RecipeConfig
+from tests.tiny_architectures import ARCHITECTURES, tiny_model
 from train.errors import RecipeError
 from train.recipe import check_recipe, resolve_target_modules
 
@@ -42,6 +43,19 @@ def layers() -> torch.nn.Module:
 
 def test_all_linear_means_every_linear_layer_but_the_output() -> None:
     assert resolve_target_modules(layers(), "all-linear") == ["q_proj"]
+
+
+SPLIT_LAYERS = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
+MERGED_LAYERS = {
+    "phi3": ["down_proj", "gate_up_proj", "o_proj", "qkv_proj"],
+    "gpt_neox": ["dense", "dense_4h_to_h", "dense_h_to_4h", "query_key_value"],
+}
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_all_linear_finds_each_architectures_layers(architecture: str) -> None:
+    wanted = MERGED_LAYERS.get(architecture, SPLIT_LAYERS)
+    assert resolve_target_modules(tiny_model(architecture), "all-linear") == wanted
 
 
 def test_an_unknown_target_module_is_refused_with_those_that_exist() -> None:

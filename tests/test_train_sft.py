@@ -12,9 +12,10 @@ from config.dataset import DatasetManifest, DatasetRow, Split, read_split
 from config.home import Home
 from config.schema import DomainConfig
 from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
+from train.answer_loss import AnswerLossTrainer
 from train.dataset import build_dataset
 from train.errors import RecipeError, ResumeError
-from train.sft import AnswerLossTrainer, Trained, save_adapter, shared_prefix_length, train_adapter
+from train.sft import Trained, save_adapter, train_adapter
 
 pytestmark = pytest.mark.slow
 
@@ -110,15 +111,3 @@ def test_the_answer_only_loss_equals_trls(bench: Bench, monkeypatch: pytest.Monk
     theirs = bench.train("theirs")
     assert ours.record.metrics["train_loss"] == pytest.approx(theirs.record.metrics["train_loss"], rel=0.01)
     assert ours.record.metrics["eval_loss"] == pytest.approx(theirs.record.metrics["eval_loss"], rel=0.01)
-
-
-def test_the_shared_prefix_ends_where_examples_differ() -> None:
-    input_ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 9, 4, 5]])
-    labels = torch.tensor([[-100, -100, -100, -100, 5]] * 2)
-    assert shared_prefix_length(input_ids, labels) == 2
-
-
-def test_the_shared_prefix_leaves_the_position_that_predicts_the_answer() -> None:
-    input_ids = torch.tensor([[1, 2, 3, 4, 5]] * 2)
-    labels = torch.tensor([[-100, -100, -100, 4, 5]] * 2)
-    assert shared_prefix_length(input_ids, labels) == 2

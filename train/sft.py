@@ -29,8 +29,9 @@ from trl.trainer.sft_trainer import SFTTrainer
 from adapters.manifest import BaseManifest, TrainingRecord
 from config.dataset import DatasetManifest, DatasetRow, Split
 from config.schema import DomainConfig, RecipeConfig
+from train.answer_loss import AnswerLossTrainer
 from train.base import library_versions
-from train.encode import IGNORED, Encoded, encode_rows
+from train.encode import Encoded, encode_rows
 from train.errors import ResumeError
 from train.progress import TrainingProgress
 from train.quantize import load_causal_lm, training_dtype
@@ -51,64 +52,6 @@ class Trained:
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     record: TrainingRecord
-
-
-class AnswerLossTrainer(SFTTrainer):
-    """TRL's trainer without the work that a CPU cannot afford, for the same loss.
-
-    Logits are computed for the answer's positions only (TRL does so where Triton runs; on a CPU it projects every
-    position onto the vocabulary). The tokens that all examples of a batch begin with, the system prompt, are
-    computed once and not once per example: their keys and values are shared, and so is their gradient.
-    """
-
-    def compute_loss(
-        self,
-        model: torch.nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        assert not return_outputs  # `prediction_loss_only` is set
-        causal_lm = self.accelerator.unwrap_model(model).get_base_model()
-        num_shared = shared_prefix_length(inputs["input_ids"], inputs["labels"])
-        labels = inputs["labels"][:, num_shared + 1 :]
-        is_answer = labels != IGNORED
-        with self.accelerator.autocast():
-            hidden = _hidden_states(causal_lm.get_decoder(), inputs, num_shared)[:, :-1]
-            logits = causal_lm.get_output_embeddings()(hidden[is_answer])
-        loss = torch.nn.functional.cross_entropy(logits.float(), labels[is_answer], reduction="sum")
-        num_tokens = is_answer.sum() if num_items_in_batch is None else num_items_in_batch
-        return loss / num_tokens
-
-
-def shared_prefix_length(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
-    """How many tokens all rows begin with, short of the position that predicts the first answer token.
-
-    Args:
-        input_ids: (B, T), padded on the right.
-        labels: (B, T), -100 where nothing is learnt.
-    """
-    is_same = (input_ids == input_ids[:1]).all(0)
-    is_prompt = (labels == IGNORED).all(0)
-    num_same = int((is_same & is_prompt).long().cumprod(0).sum())
-    return max(min(num_same, int(is_prompt.long().cumprod(0).sum()) - 1), 0)
-
-
-def _hidden_states(decoder: torch.nn.Module, inputs: dict[str, torch.Tensor], num_shared: int) -> torch.Tensor:
-    """(B, T - num_shared, H) last hidden states after the shared prefix, which runs through the model once."""
-    input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
-    cache = None
-    if num_shared > 0:
-        cache = decoder(input_ids=input_ids[:1, :num_shared], use_cache=True).past_key_values
-        cache.batch_repeat_interleave(len(input_ids))
-    output = decoder(
-        input_ids=input_ids[:, num_shared:],
-        attention_mask=attention_mask,
-        past_key_values=cache,
-        use_cache=cache is not None,
-    )
-    hidden: torch.Tensor = output.last_hidden_state
-    return hidden
 
 
 def train_adapter(

@@ -1,0 +1,162 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from datasets import Dataset
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import PreTrainedModel
+from trl.trainer.sft_config import SFTConfig
+
+from tests.tiny_architectures import ARCHITECTURES, SLIDING_WINDOW, tiny_model
+from tests.tiny_llama import tiny_tokenizer
+from train.answer_loss import (
+    AnswerLossTrainer,
+    Batch,
+    LossPaths,
+    loss_and_gradient,
+    shared_prefix_length,
+)
+from train.encode import IGNORED
+from train.recipe import resolve_target_modules
+
+NUM_SHARED = 2 * SLIDING_WINDOW + 3
+SCALED = ("gemma2", "granite", "cohere")
+
+
+def adapted(architecture: str) -> PreTrainedModel:
+    """With a random adapter on every linear layer, so that each has a gradient."""
+    model = tiny_model(architecture)
+    config = LoraConfig(r=4, target_modules=resolve_target_modules(model, "all-linear"), init_lora_weights=False)
+    adapted_model = get_peft_model(model, config)
+    assert isinstance(adapted_model, PeftModel)
+    return adapted_model.get_base_model()
+
+
+def random_batch(num_shared: int, num_rest: int = 20) -> dict[str, torch.Tensor]:
+    """Four examples that begin with the same tokens, of four lengths, with answers of two to five tokens."""
+    random = torch.Generator().manual_seed(1)
+    prefix = torch.randint(3, 250, (1, num_shared), generator=random).repeat(4, 1)
+    input_ids = torch.cat([prefix, torch.randint(3, 250, (4, num_rest), generator=random)], 1)
+    position, length = torch.arange(input_ids.shape[1]), input_ids.shape[1] - 3 * torch.arange(4)[:, None]
+    is_token = position < length
+    is_answer = is_token & (position >= length - torch.arange(2, 6)[:, None])
+    return {
+        "input_ids": input_ids.where(is_token, 2),
+        "attention_mask": is_token.long(),
+        "labels": input_ids.where(is_answer, IGNORED),
+    }
+
+
+def batch_of(inputs: dict[str, torch.Tensor], num_shared: int) -> Batch:
+    return Batch(**inputs, num_shared=num_shared)
+
+
+def trainer_of(architecture: str, folder: Path) -> AnswerLossTrainer:
+    model = tiny_model(architecture)
+    config = LoraConfig(
+        r=4, target_modules=resolve_target_modules(model, "all-linear"), init_lora_weights=False, task_type="CAUSAL_LM"
+    )
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        report_to=[],
+        prediction_loss_only=True,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        max_length=None,
+    )
+    data = Dataset.from_list([{"input_ids": [3, 4, 5], "labels": [IGNORED, 4, 5]}])
+    return AnswerLossTrainer(
+        model=model, args=arguments, train_dataset=data, processing_class=tiny_tokenizer(), peft_config=config
+    )
+
+
+def own_loss(model: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    loss: torch.Tensor = model(**inputs, use_cache=False).loss
+    return loss
+
+
+def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    return {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+@pytest.mark.parametrize("num_shared", [0, NUM_SHARED])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_and_gradient_are_the_models_own(architecture: str, num_shared: int, tmp_path: Path) -> None:
+    inputs = random_batch(num_shared)
+    trainer = trainer_of(architecture, tmp_path)
+    assert isinstance(trainer.model, PeftModel)
+    own = own_loss(trainer.model, inputs)
+    own.backward()  # type: ignore[no-untyped-call]
+    own_gradients = gradients(trainer.model)
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, inputs)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert loss.item() == pytest.approx(own.item(), rel=1e-5)
+    assert len(own_gradients) == 2 * 2 * len(resolve_target_modules(tiny_model(architecture), "all-linear"))
+    torch.testing.assert_close(gradients(trainer.model), own_gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_takes_the_fast_paths(architecture: str) -> None:
+    model, paths = adapted(architecture), LossPaths()
+    assert paths.choose(model, batch_of(random_batch(NUM_SHARED), NUM_SHARED)) == "shared prefix"
+    assert paths.choose(model, batch_of(random_batch(0), 0)) == "answer positions"
+
+
+@pytest.mark.parametrize("architecture", SCALED)
+def test_the_output_layer_alone_gives_another_loss(architecture: str) -> None:
+    """The caps and scales of these tests are large enough to be missed."""
+    inputs, model = random_batch(0), adapted(architecture)
+    hidden = model.get_decoder()(inputs["input_ids"], attention_mask=inputs["attention_mask"]).last_hidden_state
+    labels = inputs["labels"][:, 1:]
+    logits = model.get_output_embeddings()(hidden[:, :-1])
+    loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    assert loss.item() > 1.1 * own_loss(model, inputs).item()
+
+
+def test_a_prefix_that_changes_the_loss_is_not_shared() -> None:
+    wrong = batch_of(random_batch(0), num_shared=8)  # these examples share nothing
+    assert LossPaths().choose(adapted("llama"), wrong) == "answer positions"
+
+
+def test_logits_that_depend_on_the_position_take_the_own_forward() -> None:
+    model = adapted("llama")
+    model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, logits: logits * torch.arange(logits.shape[1])[None, :, None]
+    )
+    assert LossPaths().choose(model, batch_of(random_batch(NUM_SHARED), NUM_SHARED)) == "own forward"
+
+
+def test_a_longer_batch_is_compared_again_and_a_shorter_one_is_not() -> None:
+    model, paths = adapted("llama"), LossPaths()
+    assert paths.choose(model, batch_of(random_batch(10, num_rest=20), 10)) == "shared prefix"
+    assert paths.choose(model, batch_of(random_batch(0, num_rest=20), num_shared=8)) == "shared prefix"
+    assert paths.choose(model, batch_of(random_batch(0, num_rest=40), num_shared=8)) == "answer positions"
+
+
+def test_the_path_and_its_figures_are_logged(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="train.answer_loss"):
+        LossPaths().choose(adapted("gemma2"), batch_of(random_batch(NUM_SHARED), NUM_SHARED))
+    assert "loss by shared prefix is used, 55 tokens: loss" in caplog.text
+
+
+def test_comparing_leaves_gradients_and_training_mode_alone() -> None:
+    model = adapted("llama").train()
+    loss_and_gradient(model, batch_of(random_batch(0), 0), "own forward")
+    assert model.training
+    assert gradients(model) == {}
+
+
+def test_the_shared_prefix_ends_where_examples_differ() -> None:
+    input_ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 9, 4, 5]])
+    labels = torch.tensor([[-100, -100, -100, -100, 5]] * 2)
+    assert shared_prefix_length(input_ids, labels) == 2
+
+
+def test_the_shared_prefix_leaves_the_position_that_predicts_the_answer() -> None:
+    input_ids = torch.tensor([[1, 2, 3, 4, 5]] * 2)
+    labels = torch.tensor([[-100, -100, -100, 4, 5]] * 2)
+    assert shared_prefix_length(input_ids, labels) == 2

@@ -1,0 +1,209 @@
+"""TRL's trainer with only the work that the answer's loss needs, checked against the model's own forward."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from transformers import PreTrainedModel
+from trl.trainer.sft_trainer import SFTTrainer
+
+from train.encode import IGNORED
+
+LossPath = Literal["shared prefix", "answer positions", "own forward"]
+# Fastest first. The model's own forward, given the labels, is what they must equal.
+FAST_PATHS: tuple[LossPath, ...] = ("shared prefix", "answer positions")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Examples padded on the right: `input_ids`, `attention_mask` and `labels`, each (B, T).
+
+    `num_shared` counts the tokens that all examples begin with and whose keys and values can be shared.
+    """
+
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+    labels: torch.Tensor
+    num_shared: int
+
+    @property
+    def num_tokens(self) -> int:
+        return self.input_ids.shape[1]
+
+    @property
+    def num_answer_tokens(self) -> torch.Tensor:
+        return (self.labels[:, 1:] != IGNORED).sum()
+
+    def longest_and_shortest(self) -> "Batch":
+        lengths = self.attention_mask.sum(1)
+        rows = sorted({int(lengths.argmax()), int(lengths.argmin())})
+        return Batch(self.input_ids[rows], self.attention_mask[rows], self.labels[rows], self.num_shared)
+
+
+@dataclass(frozen=True)
+class LossAndGradient:
+    """`gradient`: that of the trainable weights, flat, in float32."""
+
+    loss: float
+    gradient: torch.Tensor
+
+    def relative_gap(self, other: "LossAndGradient") -> tuple[float, float]:
+        """How far the other's loss and gradient are off, as shares of this one's."""
+        gradient_gap = float((other.gradient - self.gradient).norm() / self.gradient.norm().clamp(min=1e-12))
+        return abs(other.loss - self.loss) / max(abs(self.loss), 1e-12), gradient_gap
+
+
+class AnswerLossTrainer(SFTTrainer):
+    """TRL's trainer without the work that a CPU cannot afford, for the model's own loss.
+
+    The model's own forward runs, but its output layer sees the answer's positions only (on a CPU, TRL projects every
+    position onto the vocabulary). The tokens that all examples of a batch begin with, the system prompt, are
+    computed once and not once per example: their keys and values are shared, and so is their gradient.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._loss_paths = LossPaths()
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> torch.Tensor:
+        assert not return_outputs  # `prediction_loss_only` is set
+        causal_lm = self.accelerator.unwrap_model(model).get_base_model()
+        num_shared = shared_prefix_length(inputs["input_ids"], inputs["labels"])
+        batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], num_shared)
+        with self.accelerator.autocast():
+            loss = summed_loss(causal_lm, batch, self._loss_paths.choose(causal_lm, batch))
+        return loss / (batch.num_answer_tokens if num_items_in_batch is None else num_items_in_batch)
+
+
+class LossPaths:
+    """Which fast paths give the model's own loss and gradient; each is compared before it is used.
+
+    The comparison takes two examples of the batch. It is repeated for a batch longer than those before, because
+    attention windows and the scaling of positions begin to matter at some length. Training meets its longest batch
+    first, so that is rare.
+    """
+
+    def __init__(self) -> None:
+        self._equal_up_to: dict[LossPath, int] = dict.fromkeys(FAST_PATHS, 0)
+        self._unequal: set[LossPath] = set()
+
+    def choose(self, causal_lm: PreTrainedModel, batch: Batch) -> LossPath:
+        if batch.num_shared > 0 and self._is_equal("shared prefix", causal_lm, batch):
+            return "shared prefix"
+        return "answer positions" if self._is_equal("answer positions", causal_lm, batch) else "own forward"
+
+    def _is_equal(self, path: LossPath, causal_lm: PreTrainedModel, batch: Batch) -> bool:
+        if path in self._unequal:
+            return False
+        if batch.num_tokens > self._equal_up_to[path]:
+            if not _gives_own_loss(path, causal_lm, batch):
+                self._unequal.add(path)
+                return False
+            self._equal_up_to[path] = batch.num_tokens
+        return True
+
+
+def summed_loss(causal_lm: PreTrainedModel, batch: Batch, path: LossPath) -> torch.Tensor:
+    """Negative log-likelihood of all answer tokens, nats."""
+    if path == "own forward":
+        output = causal_lm(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
+        )
+        own_mean: torch.Tensor = output.loss
+        return own_mean * batch.num_answer_tokens
+    num_shared = batch.num_shared if path == "shared prefix" else 0
+    labels = batch.labels[:, num_shared + 1 :]
+    is_answer = labels != IGNORED
+    cache = _shared_cache(causal_lm, batch) if num_shared else None
+    with _answer_positions_only(causal_lm, is_answer):
+        output = causal_lm(
+            input_ids=batch.input_ids[:, num_shared:],
+            attention_mask=batch.attention_mask,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+    return torch.nn.functional.cross_entropy(output.logits[0].float(), labels[is_answer], reduction="sum")
+
+
+def shared_prefix_length(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
+    """How many tokens all rows begin with, short of the position that predicts the first answer token.
+
+    Args:
+        input_ids: (B, T), padded on the right.
+        labels: (B, T), -100 where nothing is learnt.
+    """
+    is_same = (input_ids == input_ids[:1]).all(0)
+    is_prompt = (labels == IGNORED).all(0)
+    num_same = int((is_same & is_prompt).long().cumprod(0).sum())
+    return max(min(num_same, int(is_prompt.long().cumprod(0).sum()) - 1), 0)
+
+
+def _shared_cache(causal_lm: PreTrainedModel, batch: Batch) -> Any:
+    """Keys and values of the shared tokens, computed for one row and repeated for all."""
+    prefix = batch.input_ids[:1, : batch.num_shared]
+    cache = causal_lm.get_decoder()(input_ids=prefix, use_cache=True).past_key_values
+    cache.batch_repeat_interleave(len(batch.input_ids))
+    return cache
+
+
+@contextmanager
+def _answer_positions_only(causal_lm: PreTrainedModel, is_answer: torch.Tensor) -> Iterator[None]:
+    """Hand the model's own output layer, with all it does to logits, the (1, N, H) states that predict the answer."""
+
+    def select(module: torch.nn.Module, args: object, output: Any) -> Any:
+        output.last_hidden_state = output.last_hidden_state[:, :-1][is_answer][None]
+        return output
+
+    hook = causal_lm.get_decoder().register_forward_hook(select)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: Batch) -> bool:
+    """Compare two examples' loss and gradient, and log the outcome."""
+    sample = batch.longest_and_shortest()
+    own = loss_and_gradient(causal_lm, sample, "own forward")
+    fast = loss_and_gradient(causal_lm, sample, path)
+    loss_gap, gradient_gap = own.relative_gap(fast)
+    max_loss_gap, max_gradient_gap = _tolerance(causal_lm)
+    # Also false for a loss that is not a number.
+    is_equal = loss_gap <= max_loss_gap and gradient_gap <= max_gradient_gap
+    logger.log(
+        logging.INFO if is_equal else logging.WARNING,
+        "loss by %s is %s, %d tokens: loss %.4f, the model's own %.4f; gradient off by %.1e",
+        path, "used" if is_equal else "not used", batch.num_tokens, fast.loss, own.loss, gradient_gap,
+    )  # fmt: skip
+    return is_equal
+
+
+@torch.enable_grad()
+def loss_and_gradient(causal_lm: PreTrainedModel, batch: Batch, path: LossPath) -> LossAndGradient:
+    """Mean loss per answer token and its gradient, without dropout; the weights' `grad` stays as it is."""
+    was_training = causal_lm.training
+    causal_lm.eval()
+    try:
+        loss = summed_loss(causal_lm, batch, path) / batch.num_answer_tokens
+        weights = [weight for weight in causal_lm.parameters() if weight.requires_grad]
+        gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
+    finally:
+        causal_lm.train(was_training)
+    return LossAndGradient(loss.item(), torch.cat([gradient.float().flatten() for gradient in gradients]))
+
+
+def _tolerance(causal_lm: PreTrainedModel) -> tuple[float, float]:
+    """Largest relative gap of loss and of gradient that the number type explains."""
+    is_bf16 = causal_lm.dtype == torch.bfloat16 or torch.is_autocast_enabled(causal_lm.device.type)
+    return (0.02, 0.2) if is_bf16 else (0.001, 0.01)
