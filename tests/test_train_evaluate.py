@@ -14,6 +14,7 @@ from train.encode import encode, encode_prompt
 from train.evaluate import (
     Answer,
     _answer,
+    _is_finished,
     evaluate,
     exact_match,
     generate,
@@ -23,6 +24,7 @@ from train.evaluate import (
     without_adapter,
 )
 from train.fingerprint import answer_logprobs, golden_rows, make_fingerprint, stop_token_ids
+from train.generation import Continuation
 from train.quantize import load_causal_lm
 
 TOKENIZER = tiny_tokenizer()
@@ -71,12 +73,22 @@ def test_generation_ends_at_a_stop_string_and_keeps_it(trained: Trained) -> None
     assert TOKENIZER.decode(list(stopped.token_ids)) == stopped.text  # nothing of the padding after it
 
 
-def test_an_answer_that_ends_by_itself_keeps_its_end_token_and_no_padding(trained: Trained) -> None:
+def test_an_answer_that_ends_by_itself_keeps_its_end_token() -> None:
     end = TOKENIZER.eos_token_id
     assert isinstance(end, int)
     red = TOKENIZER.encode("red", add_special_tokens=False)
-    cut = _answer(TOKENIZER, (1, 2), [*red, end, end, end], [-0.5] * 6, stop=())
-    assert (cut.text, cut.token_ids, cut.mean_logprob) == ("red", (*red, end), -0.5)
+    is_finished = _is_finished(TOKENIZER, stop=())
+    assert [is_finished(red), is_finished([*red, end])] == [False, True]
+    whole = _answer(TOKENIZER, (1, 2), Continuation(0, [*red, end], [-0.5] * 4), stop=())
+    assert (whole.text, whole.token_ids, whole.mean_logprob) == ("red", (*red, end), -0.5)
+
+
+def test_a_stop_string_is_found_whatever_tokens_spell_it() -> None:
+    spelt = TOKENIZER.encode('{"a": "é"}', add_special_tokens=False)
+    is_finished = _is_finished(TOKENIZER, stop=('é"}',))
+    assert [is_finished(spelt[:-1]), is_finished(spelt)] == [False, True]
+    cut = _answer(TOKENIZER, (1,), Continuation(0, spelt, [-0.5] * len(spelt)), stop=('"é',))
+    assert cut.text == '{"a": "é'
 
 
 def test_base_and_adapter_are_scored_on_the_same_rows(trained: Trained) -> None:

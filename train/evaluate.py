@@ -1,12 +1,12 @@
 """Base and adapter on the same held-out split, by greedy generation, and what training made the model forget."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase, StoppingCriteria, StoppingCriteriaList
+from transformers import PreTrainedTokenizerBase
 
 from adapters.manifest import Evaluation, Forgetting, QualityBaseline, Score
 from config.dataset import DatasetManifest, DatasetRow
@@ -14,10 +14,9 @@ from quality.intervals import share_of
 from quality.scorers import AnswerFormat, is_exact_match
 from train.encode import encode_prompt
 from train.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
+from train.generation import Continuation, IsFinished, continue_prompts
 
 BATCH_SIZE = 120
-# No stop string is longer than this many tokens of look-back.
-_STOP_LOOK_BACK_TOKENS = 8
 
 
 @dataclass(frozen=True)
@@ -28,19 +27,6 @@ class Answer:
     prompt_token_ids: tuple[int, ...]
     token_ids: tuple[int, ...]
     mean_logprob: float
-
-
-class StopStrings(StoppingCriteria):
-    """Ends a row once its newest tokens spell a stop string."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, stop: Sequence[str], prompt_length: int) -> None:
-        self._tokenizer, self._stop, self._prompt_length = tokenizer, tuple(stop), prompt_length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor, **kwargs: object) -> torch.Tensor:
-        first = max(self._prompt_length, input_ids.shape[1] - _STOP_LOOK_BACK_TOKENS)
-        tails = self._tokenizer.batch_decode(input_ids[:, first:], skip_special_tokens=True)
-        is_done = [any(stop in tail for stop in self._stop) for tail in tails]
-        return torch.tensor(is_done, device=input_ids.device)
 
 
 def evaluate(
@@ -61,20 +47,22 @@ def evaluate(
     return evaluation, adapter
 
 
-@torch.inference_mode()
 def generate(
     model: PeftModel,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[int, ...]],
     dataset: DatasetManifest,
 ) -> list[Answer]:
-    """Greedy answers in the order of `prompts`; batches are sorted by length to waste little padding."""
+    """Greedy answers in the order of `prompts`; batches hold prompts of similar length."""
+    settings = dataset.evaluation
+    is_finished = _is_finished(tokenizer, settings.stop)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: dict[int, Answer] = {}
-    with _contiguous_head_input(model):
-        for start in range(0, len(order), BATCH_SIZE):
-            batch = order[start : start + BATCH_SIZE]
-            answers |= zip(batch, _generate_batch(model, tokenizer, [prompts[i] for i in batch], dataset), strict=True)
+    for start in range(0, len(order), BATCH_SIZE):
+        batch = order[start : start + BATCH_SIZE]
+        rows = continue_prompts(model, [prompts[i] for i in batch], settings.max_new_tokens, is_finished)
+        for index, row in zip(batch, rows, strict=True):
+            answers[index] = _answer(tokenizer, prompts[index], row, settings.stop)
     return [answers[index] for index in range(len(prompts))]
 
 
@@ -119,87 +107,33 @@ def without_adapter(model: PeftModel) -> AbstractContextManager[None]:
     return manager
 
 
-@contextmanager
-def _contiguous_head_input(model: PeftModel) -> Iterator[None]:
-    """Give the output layer a contiguous input.
-
-    Generation hands it the last position as a strided slice, for which a CPU matmul copies the whole output
-    layer once per row: 20 s a batch instead of 20 ms.
-    """
-    hook = model.get_output_embeddings().register_forward_pre_hook(
-        lambda module, inputs: (inputs[0].contiguous(), *inputs[1:])
-    )
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
 def _mean_nll(model: PeftModel, ids: torch.Tensor) -> float:
     logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
     return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
 
 
-def _generate_batch(
-    model: PeftModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[tuple[int, ...]],
-    dataset: DatasetManifest,
-) -> Iterator[Answer]:
-    length = max(map(len, prompts))
-    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    ids = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts], device=model.device)
-    mask = torch.tensor([[0] * (length - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-    stop = dataset.evaluation.stop
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        do_sample=False,
-        max_new_tokens=dataset.evaluation.max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
-        use_cache=True,
-        return_dict_in_generate=True,
-        output_logits=True,
-        stopping_criteria=StoppingCriteriaList([StopStrings(tokenizer, stop, length)] if stop else []),
-    )
-    new_ids = output.sequences[:, length:]
-    # (T, B, V) step by step, to keep only the chosen token's log-probability.
-    logprobs = torch.stack(
-        [
-            torch.log_softmax(logits.float(), -1).gather(-1, new_ids[:, step : step + 1]).squeeze(-1)
-            for step, logits in enumerate(output.logits)
-        ],
-        dim=1,
-    )
-    for prompt, row, row_logprobs in zip(prompts, new_ids.tolist(), logprobs.tolist(), strict=True):
-        yield _answer(tokenizer, prompt, row, row_logprobs, stop)
+def _is_finished(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> IsFinished:
+    """Whether an answer ends with its newest token: the end token, or one that completes a stop string."""
+    # A token is at least a byte; one more, because decoding may drop a space at the beginning.
+    look_back = 1 + max((len(text.encode()) for text in stop), default=0)
+
+    def is_finished(token_ids: list[int]) -> bool:
+        if token_ids[-1] == tokenizer.eos_token_id:
+            return True
+        tail = str(tokenizer.decode(token_ids[-look_back:], skip_special_tokens=True)) if stop else ""
+        return any(text in tail for text in stop)
+
+    return is_finished
 
 
 def _answer(
-    tokenizer: PreTrainedTokenizerBase,
-    prompt: tuple[int, ...],
-    row: list[int],
-    logprobs: list[float],
-    stop: Sequence[str],
+    tokenizer: PreTrainedTokenizerBase, prompt: tuple[int, ...], row: Continuation, stop: Sequence[str]
 ) -> Answer:
-    """Cut a row of a batch, padded after its end, to its own answer."""
-    end = row.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in row else len(row)
-    text = str(tokenizer.decode(row[:end], skip_special_tokens=True))
+    """The text ends with its stop string; the last token may hold more."""
+    text = str(tokenizer.decode(row.token_ids, skip_special_tokens=True))
     ends = [text.index(s) + len(s) for s in stop if s in text]
-    if ends:
-        text = text[: min(ends)]
-        num_tokens = _num_tokens_until(tokenizer, row, stop)  # whatever follows is padding
-    else:
-        num_tokens = min(end + 1, len(row))
-    mean_logprob = sum(logprobs[:num_tokens]) / max(num_tokens, 1)
-    return Answer(text, tuple(prompt), tuple(row[:num_tokens]), mean_logprob)
-
-
-def _num_tokens_until(tokenizer: PreTrainedTokenizerBase, row: list[int], stop: Sequence[str]) -> int:
-    """How many tokens it took until the text held a stop string."""
-    heads = (str(tokenizer.decode(row[:count], skip_special_tokens=True)) for count in range(1, len(row) + 1))
-    return next(count for count, head in enumerate(heads, 1) if any(s in head for s in stop))
+    mean_logprob = sum(row.logprobs) / max(len(row.logprobs), 1)
+    return Answer(text[: min(ends, default=None)], tuple(prompt), tuple(row.token_ids), mean_logprob)
 
 
 def _score(successes: int, n: int) -> Score:

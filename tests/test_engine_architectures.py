@@ -1,0 +1,133 @@
+"""Ten architectures, each prepared, trained, imported and served by the real engine."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+import yaml
+from peft import LoraConfig, PeftModel, get_peft_model
+from typer.testing import CliRunner
+
+from adapters.cli import app as adapters_app
+from adapters.manifest import Manifest
+from config.dataset import read_split
+from config.home import Home
+from loadtest.server import running_server
+from tests.tiny_architectures import ARCHITECTURES, write_tiny_model
+from tests.tiny_llama import tiny_domain, tiny_tokenizer, write_colour_data
+from train.base import prepare_base
+from train.encode import Encoded, encode
+from train.fingerprint import answer_logprobs
+from train.pipeline import train_and_publish
+from train.quantize import load_causal_lm
+from train.recipe import resolve_target_modules
+from train.sft import cast_adapter, save_adapter
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow]
+
+# Mean per answer token. Weights ten times as large as usual make large logits, whose bf16 steps are large too.
+TOLERANCE_NATS = 0.1
+
+
+@dataclass(frozen=True)
+class Served:
+    """A server of one base with a trained and an imported adapter, and what the imported one must answer."""
+
+    http: httpx.Client
+    trained: Manifest
+    example: Encoded
+    imported_logprobs: tuple[float, ...]
+    base_logprobs: tuple[float, ...]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp(request.param)
+    home = Home(folder / "var")
+    prepare_base(str(write_tiny_model(folder / "model", request.param)), "tiny", "nf4", home=home)
+    trained = train_and_publish(tiny_domain(write_colour_data(folder / "colours.jsonl")), home).manifest
+    example = encode(tiny_tokenizer(), read_split(home.datasets / "colours", "test")[0].messages)
+    model = random_adapter(home.bases / "tiny")
+    save_adapter(model, folder / "peft", "tiny")
+    imported = ["import", str(folder / "peft"), "foreign", "--base", "tiny", "--home", str(home.root)]
+    assert CliRunner().invoke(adapters_app, imported).exit_code == 0
+    logprobs = answer_logprobs(model, example)
+    with model.disable_adapter():
+        base_logprobs = answer_logprobs(model, example)
+    with (
+        running_server(write_config(folder), home.root, folder / "serve.log") as server,
+        httpx.Client(base_url=server.url, timeout=120) as http,
+    ):
+        yield Served(http, trained, example, logprobs, base_logprobs)
+
+
+def random_adapter(base_folder: Path) -> PeftModel:
+    """What another program might have trained, in PEFT's own words."""
+    base = load_causal_lm(base_folder, dtype=torch.float32)
+    torch.manual_seed(1)
+    targets = resolve_target_modules(base, "all-linear")
+    config = LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    model = get_peft_model(base, config)
+    assert isinstance(model, PeftModel)
+    cast_adapter(model)
+    return model.eval()
+
+
+def write_config(folder: Path) -> Path:
+    """Small and uncompiled, to start soon."""
+    file = folder / "serve.yaml"
+    config = {
+        "base": "tiny",
+        "served_model_name": "tiny",
+        "max_loras": 2,
+        "max_cpu_loras": 2,
+        "max_lora_rank": 8,
+        "max_model_len": 256,
+        "limits": {"default_max_tokens": 64},
+        "kv_cache_bytes": 1 << 26,
+        "cpu_compile": False,
+    }
+    file.write_text(yaml.safe_dump(config))
+    return file
+
+
+def forced_logprobs(served: Served, model: str) -> list[float]:
+    ids = [*served.example.prompt_ids, *served.example.answer_ids]
+    body = {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
+    response = served.http.post("/v1/completions", json=body)
+    assert response.status_code == 200, response.text
+    positions = response.json()["choices"][0]["prompt_logprobs"][-len(served.example.answer_ids) :]
+    return [
+        position[str(token)]["logprob"] for token, position in zip(served.example.answer_ids, positions, strict=True)
+    ]
+
+
+def mean_gap(want: tuple[float, ...], got: list[float]) -> float:
+    return sum(abs(w - g) for w, g in zip(want, got, strict=True)) / len(want)
+
+
+@pytest.mark.parametrize("model", ["tiny", "colours@1", "foreign@1"])
+def test_base_trained_and_imported_adapter_answer_a_chat(served: Served, model: str) -> None:
+    messages = [{"role": "system", "content": "Colour?"}, {"role": "user", "content": "item 1 is red"}]
+    body = {"model": model, "messages": messages, "max_tokens": 4, "temperature": 0}
+    response = served.http.post("/v1/chat/completions", json=body)
+    assert response.status_code == 200, response.text
+    assert response.json()["model"] == model
+    assert response.json()["usage"]["completion_tokens"] > 0
+
+
+def test_the_trained_adapter_passes_parity(served: Served) -> None:
+    rows = served.http.get("/admin/adapters").raise_for_status().json()["adapters"]
+    error = next(row["parity_error_nats"] for row in rows if row["adapter"] == served.trained.lora_name)
+    assert error is not None
+    assert error < TOLERANCE_NATS
+
+
+def test_the_imported_adapter_is_served_as_peft_computes_it(served: Served) -> None:
+    assert mean_gap(served.imported_logprobs, forced_logprobs(served, "foreign@1")) < TOLERANCE_NATS
+    assert mean_gap(served.base_logprobs, forced_logprobs(served, "tiny")) < TOLERANCE_NATS
+    # It changes the answer, so that the base's would have been told apart.
+    assert mean_gap(served.imported_logprobs, list(served.base_logprobs)) > 2 * TOLERANCE_NATS
