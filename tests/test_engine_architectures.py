@@ -69,7 +69,7 @@ def random_adapter(base_folder: Path) -> PeftModel:
     base = load_causal_lm(base_folder, dtype=torch.float32)
     torch.manual_seed(1)
     targets = resolve_target_modules(base, "all-linear")
-    config = LoraConfig(r=4, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
+    config = LoraConfig(r=4, lora_alpha=32, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
     cast_adapter(model)

@@ -140,7 +140,7 @@ def test_a_longer_batch_is_compared_again_and_a_shorter_one_is_not() -> None:
 def test_the_path_and_its_figures_are_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="train.answer_loss"):
         LossPaths().choose(adapted("gemma2"), batch_of(random_batch(NUM_SHARED), NUM_SHARED))
-    assert "loss by shared prefix is used, 55 tokens: loss" in caplog.text
+    assert "training loss by shared prefix equals the model's own forward at 55 tokens: loss" in caplog.text
 
 
 def test_comparing_leaves_gradients_and_training_mode_alone() -> None:

@@ -181,10 +181,11 @@ def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: Batch) ->
     max_loss_gap, max_gradient_gap = _tolerance(causal_lm)
     # Also false for a loss that is not a number.
     is_equal = loss_gap <= max_loss_gap and gradient_gap <= max_gradient_gap
+    verdict = "equals" if is_equal else "is not used: it differs from"
     logger.log(
         logging.INFO if is_equal else logging.WARNING,
-        "loss by %s is %s, %d tokens: loss %.4f, the model's own %.4f; gradient off by %.1e",
-        path, "used" if is_equal else "not used", batch.num_tokens, fast.loss, own.loss, gradient_gap,
+        "training loss by %s %s the model's own forward at %d tokens: loss %.4f and %.4f, gradient %.1e apart",
+        path, verdict, batch.num_tokens, fast.loss, own.loss, gradient_gap,
     )  # fmt: skip
     return is_equal
 

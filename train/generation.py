@@ -126,8 +126,11 @@ def _merge(batches: list[Batch]) -> list[Batch]:
     # The longest prompts' layers know how many tokens they have seen: so many, with the padding, all rows have now.
     for index, layer in enumerate(longest.cache.layers):
         layers = [batch.cache.layers[index] for batch in batches]
-        layer.keys = _align_right([layer.keys for layer in layers], dim=-2)
-        layer.values = _align_right([layer.values for layer in layers], dim=-2)
+        keys = _align_right([layer.keys for layer in layers], dim=-2)
+        values = _align_right([layer.values for layer in layers], dim=-2)
+        for merged in layers:
+            merged.keys = merged.values = None  # no more than one layer is in memory twice
+        layer.keys, layer.values = keys, values
     rows = [row for batch in batches for row in batch.rows]
     mask = _align_right([batch.attention_mask for batch in batches], dim=-1)
     return [Batch(rows, longest.cache, mask, torch.cat([batch.logits for batch in batches]))]
