@@ -94,3 +94,8 @@ def test_tokens_are_chosen_with_what_each_row_has_so_far() -> None:
 
     rows = continue_prompts(model, prompts[:2], 3, never, count)
     assert [row.token_ids for row in rows] == [[0, 1, 2], [100, 101, 102]]
+
+
+def test_a_batch_is_over_when_its_last_rows_end_together() -> None:
+    rows = continue_prompts(adapted(tiny_model("llama")), random_prompts(), 5, lambda token_ids: len(token_ids) == 2)
+    assert {len(row.token_ids) for row in rows} == {2}

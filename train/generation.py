@@ -54,7 +54,7 @@ class Batch:
             return
         self.rows = [self.rows[position] for position in positions]
         self.attention_mask = self.attention_mask[positions]
-        self.cache.batch_select_indices(torch.tensor(positions, device=self.attention_mask.device))
+        self.cache.batch_select_indices(torch.tensor(positions, dtype=torch.long, device=self.attention_mask.device))
 
 
 def most_likely(logits: torch.Tensor, rows: Sequence[Continuation]) -> torch.Tensor:
