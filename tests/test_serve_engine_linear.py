@@ -1,20 +1,23 @@
-"""The base's linear layers on a CPU: which of vLLM's choices are replaced, and by what."""
+"""The base's linear layers on a CPU: what multiplies them after a choice, and which are left to vLLM."""
 
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch.nn import Parameter
+from torch.nn.functional import linear as torch_linear
 
 from serve.engine import linear
+from serve.engine.linear import Products
 from serve.kernels.build import load_kernels
 from serve.kernels.packed import pack_b
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> None:
-    if not (load_kernels() and torch.ops.lorikeet.has_own_linear()):
+    if not (load_kernels() and torch.ops.lorikeet.linear_kernels()):
         pytest.skip("the operator cannot be compiled here, or this CPU has no AVX2")
 
 
@@ -22,28 +25,133 @@ def numbers(*shape: int) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(1)).bfloat16()
 
 
-def chosen(weight: torch.Tensor, *, remove_weight: bool) -> Any:
-    """A layer as vLLM makes it, after the choice; `was_stock` where vLLM made it."""
-    layer = SimpleNamespace(weight=Parameter(weight, requires_grad=False), was_stock=False)
+class Layer:
+    """As much of vLLM's as a choice of a product needs."""
 
-    def stock(layer: Any, remove_weight: bool) -> None:
-        layer.was_stock = True
+    cpu_linear: Any = None
 
-    linear._choose(stock, layer, remove_weight)
-    return layer
+    def __init__(self, weight: torch.Tensor) -> None:
+        self.weight = Parameter(weight.clone(), requires_grad=False)
+
+
+class Clock:
+    """A millisecond passes each time it is read, and more where a product says so."""
+
+    now_s = 0.0
+
+    def __call__(self) -> float:
+        self.now_s += 1e-3
+        return self.now_s
+
+
+class Stock:
+    """vLLM's choice of a product; `rows_s` is what one takes longer than our kernels, which take a millisecond."""
+
+    def __init__(self, rows_s: Callable[[int], float], *, has_handler: bool = False) -> None:
+        self.clock, self._rows_s, self._has_handler = Clock(), rows_s, has_handler
+        self.layers: list[Any] = []
+
+    def __call__(self, layer: Any, remove_weight: bool) -> None:
+        self.layers.append(layer)
+        weight, clock = layer.weight.data, self.clock
+        handler = onednn_handler(weight) if self._has_handler else SimpleNamespace()
+
+        def multiply(x: torch.Tensor, _: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+            assert handler is not None
+            clock.now_s += self._rows_s(len(x))
+            return torch_linear(x, weight, bias)
+
+        layer.cpu_linear = multiply
+        if remove_weight:
+            layer.weight = Parameter(torch.empty(0, dtype=weight.dtype), requires_grad=False)
+
+
+def onednn_handler(weight: torch.Tensor) -> Any:
+    from vllm import _custom_ops as ops
+
+    try:
+        return ops.create_onednn_mm(weight.t(), 32)
+    except (AttributeError, RuntimeError):
+        pytest.skip("oneDNN has no product of bfloat16 here")
+
+
+def slow(_: int) -> float:
+    return 1.0
+
+
+def fast(_: int) -> float:
+    return -0.5e-3
+
+
+def slow_with_many(rows: int) -> float:
+    return 1.0 if rows > 16 else -0.5e-3
+
+
+def installed(stock: Stock, weight: torch.Tensor, *, remove_weight: bool = True) -> tuple[Layer, Products]:
+    products = Products(stock.clock)
+    layer = Layer(weight)
+    products.install(stock, layer, remove_weight)
+    return layer, products
+
+
+def our_products(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> list[torch.Tensor]:
+    """Of each kernel that this CPU can run."""
+    packed, numbers = pack_b(weight), range(len(torch.ops.lorikeet.linear_kernels()))
+    return [torch.ops.lorikeet.linear_by(x, packed, len(weight), bias, number) for number in numbers]
 
 
 @pytest.mark.parametrize("remove_weight", [True, False], ids=["layer", "shared with the embedding"])
-def test_a_layer_of_bf16_weights_is_ours_from_then_on(remove_weight: bool) -> None:
-    x, weight, bias = numbers(7, 64), numbers(50, 64), numbers(50)
-    layer = chosen(weight.clone(), remove_weight=remove_weight)
-    assert not layer.was_stock
+def test_a_layer_is_ours_from_then_on_where_vllm_is_slower(remove_weight: bool) -> None:
+    x, weight, bias, stock = numbers(7, 64), numbers(50, 64), numbers(50), Stock(slow)
+    layer, products = installed(stock, weight, remove_weight=remove_weight)
+    assert layer not in stock.layers
     for _ in range(2):
-        assert torch.equal(
-            layer.cpu_linear(x, layer.weight, bias), torch.ops.lorikeet.linear(x, pack_b(weight), 50, bias)
-        )
-    if not remove_weight:
-        assert torch.equal(layer.weight, weight)
+        served = layer.cpu_linear(x, layer.weight, bias)
+        assert any(torch.equal(served, ours) for ours in our_products(x, weight, bias))
+    assert layer.weight.numel() == (0 if remove_weight else weight.numel())
+    assert "50x64: 1 row avx" in str(products)
+
+
+@pytest.mark.parametrize("remove_weight", [True, False], ids=["layer", "shared with the embedding"])
+def test_a_layer_of_onednn_stays_where_it_is_faster(remove_weight: bool) -> None:
+    x, weight, stock = numbers(7, 64), numbers(48, 64), Stock(fast, has_handler=True)
+    layer, products = installed(stock, weight, remove_weight=remove_weight)
+    assert layer in stock.layers
+    wanted = torch_linear(x.double(), weight.double())
+    torch.testing.assert_close(layer.cpu_linear(x, layer.weight, None).double(), wanted, atol=0.1, rtol=0.01)
+    assert "48x64: 1 row vllm" in str(products)
+    assert not products.left_to_vllm
+
+
+def test_few_rows_may_stay_with_onednn_and_many_be_ours() -> None:
+    weight, stock = numbers(48, 64), Stock(slow_with_many, has_handler=True)
+    layer, products = installed(stock, weight)
+    assert "1 row vllm" in str(products)
+    assert "256 rows avx" in str(products)
+    for rows in (1, 200):
+        x = numbers(rows, 64)
+        wanted = torch_linear(x.double(), weight.double())
+        torch.testing.assert_close(layer.cpu_linear(x, layer.weight, None).double(), wanted, atol=0.1, rtol=0.01)
+
+
+def test_what_our_operator_cannot_call_stays_vllms_own() -> None:
+    stock = Stock(fast)
+    layer, products = installed(stock, numbers(48, 64))
+    assert layer in stock.layers
+    assert layer.cpu_linear.__qualname__.startswith("Stock")
+    assert products.left_to_vllm == {(48, 64)}
+
+
+def test_a_shape_is_measured_once() -> None:
+    stock = Stock(slow)
+    products = Products(stock.clock)
+    products.install(stock, Layer(numbers(48, 64)), True)
+    num_measured = len(stock.layers)
+    products.install(stock, Layer(numbers(48, 64)), True)
+    assert len(stock.layers) == num_measured
+    products.install(stock, Layer(numbers(32, 64)), True)
+    assert len(stock.layers) > num_measured
+    assert str(products).count("256 rows") == 2
 
 
 @pytest.mark.parametrize(
@@ -52,25 +160,29 @@ def test_a_layer_of_bf16_weights_is_ours_from_then_on(remove_weight: bool) -> No
     ids=["float32", "twelve inputs", "three dimensions", "meta"],
 )
 def test_any_other_layer_is_left_to_vllm(weight: torch.Tensor) -> None:
-    assert chosen(weight, remove_weight=True).was_stock
+    layers: list[Any] = []
+    layer, products = SimpleNamespace(weight=Parameter(weight, requires_grad=False)), Products()
+    products.install(lambda layer, _: layers.append(layer), layer, True)
+    assert (layers, str(products)) == ([layer], "")
 
 
-@pytest.mark.parametrize("has_products", [True, False])
-def test_vllms_choice_is_replaced_only_where_onednn_has_no_product(
-    monkeypatch: pytest.MonkeyPatch, has_products: bool
-) -> None:
+@pytest.mark.parametrize("setting", ["stock", None])
+def test_vllms_choice_is_replaced_unless_it_is_turned_off(monkeypatch: pytest.MonkeyPatch, setting: str | None) -> None:
     from vllm.model_executor.layers import utils
 
     def stock(layer: Any, remove_weight: bool) -> None: ...
 
     monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", stock)
-    monkeypatch.setattr(linear, "_has_bf16_products", lambda: has_products)
-    linear.is_wanted.cache_clear()
+    if setting:
+        monkeypatch.setenv(linear.CPU_LINEAR_VARIABLE, setting)
+    else:
+        monkeypatch.delenv(linear.CPU_LINEAR_VARIABLE, raising=False)
+    linear.can_choose.cache_clear()
     try:
-        linear.multiply_without_avx512()
-        assert (utils.dispatch_cpu_unquantized_gemm is stock) is has_products
+        linear.choose_products()
+        assert (utils.dispatch_cpu_unquantized_gemm is stock) is (setting == "stock")
     finally:
-        linear.is_wanted.cache_clear()
+        linear.can_choose.cache_clear()
 
 
 def test_a_layer_whose_int8_weight_onednn_has_keeps_an_empty_one() -> None:

@@ -69,7 +69,7 @@ def share_compile_cache(model_config: Any) -> None:
 def _compute_hash(stock: Any, model_config: Any) -> str:
     path, model_config.model = model_config.model, ""
     try:
-        return f"{stock(model_config)}-{_ours()}"
+        return f"{stock(model_config)}-{_ours()}-{linear.can_choose()}-{sorted(linear.PRODUCTS.left_to_vllm)}"
     finally:
         model_config.model = path
 
@@ -78,7 +78,7 @@ def _compute_hash(stock: Any, model_config: Any) -> str:
 def _ours() -> str:
     """Of what replaces vLLM's own methods in compiled code."""
     sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (attention, linear))
-    return hashlib.sha256(sources + str(linear.is_wanted()).encode()).hexdigest()
+    return hashlib.sha256(sources).hexdigest()
 
 
 def _nothing_to_finish(vllm_config: Any) -> None:

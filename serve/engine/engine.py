@@ -111,6 +111,8 @@ class VllmEngine:
         self._llm.logprob_rate = self._logprob_rate
         tasks = await self._llm.get_supported_tasks()
         await init_app_state(self._llm, self._serving, arguments, tasks)
+        if products := (await self._llm.collective_rpc("lorikeet_products"))[0]:
+            logger.info("Linear layers, times vLLM's own speed: %s", products)
         layout = (await self._llm.collective_rpc("lorikeet_layout"))[0]
         if layout:
             form, layers = layout

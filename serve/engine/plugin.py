@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from serve.engine.attention import attend_without_python
 from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 from serve.engine.cpu import has_few_cores
-from serve.engine.linear import keep_int8_weights, multiply_without_avx512
+from serve.engine.linear import choose_products, keep_int8_weights
 from serve.engine.sampled import sample_faster
 from serve.engine.slots import lend_pinned_slots, take_turns
 from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning
@@ -46,7 +46,7 @@ def register() -> None:
         sleep_instead_of_spinning()
     if cpu_lora() == "native" and load_kernels():
         attend_without_python()
-        multiply_without_avx512()
+        choose_products()
         if has_compiler():
             allow_compilation(platform)
             mend_compile_cache()

@@ -22,6 +22,12 @@ class AdapterInspection:
             return None
         return layout.form, [(shape.name, shape.inputs, shape.widths, shape.parts) for shape in layout.layers]
 
+    def lorikeet_products(self) -> str:
+        """What multiplies the base's linear layers, and what was measured for that; empty where nothing was."""
+        from serve.engine.linear import PRODUCTS
+
+        return str(PRODUCTS)
+
     def lorikeet_unpin(self, lora_id: int) -> bool:
         """Let a pinned adapter be evicted again; False where it was not pinned."""
         manager = self._lorikeet_manager()

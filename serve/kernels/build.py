@@ -21,7 +21,7 @@ from torch.utils import cpp_extension
 logger = logging.getLogger(__name__)
 
 _SOURCES = tuple(Path(__file__).with_name(name) for name in ("attention.cpp", "linear.cpp", "lora.cpp", "sampling.cpp"))
-_HEADERS = tuple(Path(__file__).with_name(name) for name in ("panels_avx2.h", "sampling_rows.h"))
+_HEADERS = tuple(Path(__file__).with_name(name) for name in ("linear_rows.h", "panels_avx2.h", "sampling_rows.h"))
 # GCC's own AVX-512 headers trip -Wmaybe-uninitialized.
 _FLAGS = ["-O3", "-fopenmp", "-Wall", "-Wextra", "-Wno-maybe-uninitialized", "-Wno-uninitialized"]
 _NAME = "lorikeet_kernels"

@@ -1,0 +1,101 @@
+"""Which product serves a layer's weights, by the number of rows: measured, as no list of CPUs says it.
+
+oneDNN multiplies bfloat16 by what the CPU has, and our operator beats it on some kinds, for some shapes and numbers of
+rows (docs/serving.md). Each multiplies a part of the weights by turns, and the shortest time counts.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+STOCK = "vllm"
+"""vLLM's own choice, whatever it is."""
+
+ROWS = (1, 4, 16, 64, 256)
+"""Numbers of rows that are measured: decoding of one to many streams, and prefill."""
+
+UP_TO_ROWS = (2, 8, 32, 128, 1 << 62)
+"""What is measured for ROWS holds up to so many rows."""
+
+_LEAST_GAIN = 1.05
+_MOST_LOSS = 0.97
+_WORTH_A_COPY = 1.3
+_SAMPLED_BYTES_PER_THREAD = 8 << 20
+"""Of weights that are multiplied one after the other: in a model no layer finds its weights in the second cache."""
+_MAX_SAMPLED_BYTES = 64 << 20
+_MULTIPLY_ADDS_PER_THREAD = 1 << 27
+_MEASURED_S = 0.03
+_MEASURED_TIMES = 2
+
+Product = Callable[[Tensor, int], object]
+"""Rows times the sample of this number."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """By class of UP_TO_ROWS: a kernel's name or STOCK, and how many times as fast as STOCK the best kernel was."""
+
+    kernels: tuple[str, ...]
+    gains: tuple[float, ...]
+
+    @property
+    def is_stock(self) -> bool:
+        return set(self.kernels) == {STOCK}
+
+    def __str__(self) -> str:
+        classes = zip(ROWS, self.kernels, self.gains, strict=True)
+        return ", ".join(f"{rows} row{'s' * (rows > 1)} {kernel} {gain:.2f}x" for rows, kernel, gain in classes)
+
+
+def choose(timings: Sequence[Mapping[str, float]]) -> Choice:
+    """Seconds by candidate, for each of ROWS, to a choice.
+
+    vLLM's own stays unless a kernel is clearly faster. Two of them need two copies of the weights, so one serves all
+    numbers of rows if it can without loss, and a second copy must be worth it.
+    """
+    best = [min((name for name in seconds if name != STOCK), key=seconds.__getitem__) for seconds in timings]
+    gains = [seconds[STOCK] / seconds[name] for seconds, name in zip(timings, best, strict=True)]
+    if max(gains) < _LEAST_GAIN or (min(gains) < _MOST_LOSS and max(gains) < _WORTH_A_COPY):
+        kernels = [STOCK] * len(gains)
+    else:
+        kernels = [name if gain >= _MOST_LOSS else STOCK for name, gain in zip(best, gains, strict=True)]
+    return Choice(tuple(kernels), tuple(gains))
+
+
+def sample_outputs(outputs: int, inputs: int, num_threads: int) -> int:
+    """Of a layer's outputs, so many are measured: all of a large layer would take seconds."""
+    most = _MULTIPLY_ADDS_PER_THREAD * max(2, num_threads) // (max(ROWS) * inputs) // 16 * 16
+    return min(outputs, max(16, most))
+
+
+def num_samples(size_bytes: int, num_threads: int) -> int:
+    """How many samples of this size are multiplied in turn."""
+    return max(2, min(_MAX_SAMPLED_BYTES, _SAMPLED_BYTES_PER_THREAD * num_threads) // size_bytes)
+
+
+def measure(
+    products: Mapping[str, Product], inputs: int, num_samples: int, clock: Callable[[], float]
+) -> list[dict[str, float]]:
+    """Seconds of each product for each of ROWS: the shortest of some, taken by turns."""
+    x = torch.randn(max(ROWS), inputs, generator=torch.Generator().manual_seed(0)).bfloat16()
+    return [_measure_rows(products, x[:rows], num_samples, clock) for rows in ROWS]
+
+
+def _measure_rows(
+    products: Mapping[str, Product], x: Tensor, num_samples: int, clock: Callable[[], float]
+) -> dict[str, float]:
+    for product in products.values():  # what is made at the first call is not measured
+        product(x, 0)
+    shortest = dict.fromkeys(products, float("inf"))
+    start, times = clock(), 0
+    while times < _MEASURED_TIMES or clock() - start < _MEASURED_S:
+        for place, (name, product) in enumerate(products.items()):
+            # Not the sample that the one before has just brought into the caches.
+            sample = (times + place * num_samples // len(products)) % num_samples
+            before = clock()
+            product(x, sample)
+            shortest[name] = min(shortest[name], clock() - before)
+        times += 1
+    return shortest
