@@ -113,7 +113,7 @@ class Products:
             stock(layer, remove_weight)
             return
         choice, outputs, handler = self._choice(stock, weight), len(weight), None
-        if STOCK in choice.kernels:
+        if choice.is_stock:
             stock(layer, remove_weight)
             handler = _onednn_handler(layer.cpu_linear)
             if handler is None:
@@ -146,7 +146,7 @@ class _Linear:
         self._choice, self._handler = choice, handler
         self._packed: Tensor | None = None
         names = torch.ops.lorikeet.linear_kernels()
-        numbers = [_VLLM if name == STOCK else names.index(name) for name in choice.kernels]
+        numbers = [_VLLM if choice.is_stock else names.index(name) for name in choice.kernels]
         pairs = [entry for pair in zip(UP_TO_ROWS, numbers, strict=True) for entry in pair]
         address = 0 if handler is None else handler.handler_tensor.item()
         self.table = torch.tensor([0, address, *pairs])
