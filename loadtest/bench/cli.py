@@ -25,6 +25,7 @@ BENCHES = {
     "coldload": "loadtest.bench.coldload:bench_coldload",
     "generator": "loadtest.bench.generator:bench_generator",
     "int8": "loadtest.bench.int8:bench_int8",
+    "linear": "loadtest.bench.linear:bench_linear",
     "lora": "loadtest.bench.lora:bench_lora",
     "manyadapters": "loadtest.bench.manyadapters:bench_manyadapters",
     "overhead": "loadtest.bench.overhead:bench_overhead",
