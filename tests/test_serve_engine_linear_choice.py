@@ -90,14 +90,27 @@ def test_products_take_turns_on_different_samples() -> None:
     assert len(first) == len(second)
     assert {sample for _, sample in first} == {sample for _, sample in second} == set(range(6))
     timed = [pair for pair in zip(first, second, strict=True) if pair[0][1] != pair[1][1]]
-    assert len(timed) >= len(first) - 2 * NUM_CLASSES  # each warms up on the first one
+    assert len(timed) >= len(first) - 4 * NUM_CLASSES  # each warms up on the first one
 
 
 def test_what_is_hopeless_is_not_measured_for_long() -> None:
     clock = Clock()
     calls: list[tuple[int, int]] = []
-    measure({STOCK: clock.product(lambda *_: 1e-4, []), "slow": clock.product(lambda *_: 1e-3, calls)}, 16, 2, clock)
-    assert len(calls) == NUM_CLASSES * 2 * (1 + 3)  # in two passes, each with one to warm up
+    products = {STOCK: clock.product(lambda *_: 1e-4, []), "slow": clock.product(lambda *_: 1e-3, calls)}
+    measure(products, 16, 2, clock)
+    assert len(calls) == NUM_CLASSES * 4 * (1 + 3)  # in four passes, each with one to warm up
+
+
+def test_a_kernel_that_other_work_has_slowed_is_measured_again() -> None:
+    clock = Clock()
+    calls: list[tuple[int, int]] = []
+    num_disturbed = NUM_CLASSES * 2 * (1 + 3)
+
+    def disturbed(_: int, call: int) -> float:
+        return 0.09 if call <= num_disturbed else 0.01
+
+    products = {STOCK: clock.product(lambda *_: 0.02, []), "fast": clock.product(disturbed, calls)}
+    assert [seconds["fast"] for seconds in measure(products, 16, 2, clock)] == pytest.approx([0.01] * NUM_CLASSES)
 
 
 @pytest.mark.parametrize("seconds", [1e-4, 0.02, 1.0])
@@ -105,17 +118,24 @@ def test_measuring_ends(seconds: float) -> None:
     clock = Clock()
     calls: list[tuple[int, int]] = []
     measure({STOCK: clock.product(lambda *_: seconds, calls)}, 16, 2, clock)
-    assert clock.now_s < NUM_CLASSES * max(0.06, 8.5 * seconds)
+    assert clock.now_s < NUM_CLASSES * max(0.12, 16.5 * seconds)
     assert {rows for rows, _ in calls} == set(ROWS)
 
 
-@pytest.mark.parametrize(("outputs", "inputs"), [(576, 576), (49_152, 576), (28_672, 8192), (7, 100_000)])
-@pytest.mark.parametrize("num_threads", [1, 2, 64])
-def test_a_part_of_a_large_layer_is_measured(outputs: int, inputs: int, num_threads: int) -> None:
-    part = sample_outputs(outputs, inputs, num_threads)
-    assert 0 < part <= outputs
-    assert part == outputs or part % 16 == 0
-    assert part * inputs * max(ROWS) <= max(1 << 29, num_threads << 27)
+@pytest.mark.parametrize(
+    ("outputs", "inputs", "num_threads", "part"),
+    [
+        (576, 576, 2, 576),
+        (49_152, 576, 1, 1808),
+        (49_152, 576, 2, 1808),
+        (49_152, 576, 4, 3632),
+        (28_672, 8192, 2, 256),
+        (28_672, 8192, 64, 8192),
+        (7, 100_000, 2, 7),
+    ],
+)
+def test_a_part_of_a_large_layer_is_measured(outputs: int, inputs: int, num_threads: int, part: int) -> None:
+    assert sample_outputs(outputs, inputs, num_threads) == part
     assert num_samples(2 * part * inputs, num_threads) >= 2
 
 
