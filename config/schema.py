@@ -151,9 +151,23 @@ class ServeLimits(RequestLimits):
         512, ge=1, description="Tokens of an answer where a request names no length; vLLM would fill the context."
     )
 
+    @model_validator(mode="after")
+    def _the_default_answer_is_one_that_may_be_asked_for(self) -> "ServeLimits":
+        self._let_default_follow("default_max_tokens", min(self.default_max_tokens, self.max_tokens))
+        self._let_default_follow("max_tokens", max(self.default_max_tokens, self.max_tokens))
+        if self.default_max_tokens > self.max_tokens:
+            raise ValueError(
+                f"default_max_tokens {self.default_max_tokens} must be at most max_tokens {self.max_tokens}"
+            )
+        return self
+
 
 class ServeConfig(Config):
-    """`config/serve.yaml`: one server."""
+    """`config/serve.yaml`: one server.
+
+    A limit that is set works by itself: the defaults of the limits that it must agree with follow it. Only two values
+    that were both set can contradict each other.
+    """
 
     base: str = Field(description="Prepared base, a folder of `var/bases`.")
     served_model_name: str = Field("base", description="The base model's name for clients.")
@@ -237,16 +251,34 @@ class ServeConfig(Config):
 
     @model_validator(mode="after")
     def _host_memory_holds_the_slots(self) -> "ServeConfig":
+        self._let_default_follow("max_loras", min(self.max_loras, self.max_cpu_loras))
+        self._let_default_follow("max_cpu_loras", max(self.max_loras, self.max_cpu_loras))
         if self.max_cpu_loras < self.max_loras:
             raise ValueError(f"max_cpu_loras {self.max_cpu_loras} must be at least max_loras {self.max_loras}")
         return self
 
     @model_validator(mode="after")
-    def _the_default_answer_is_one_that_may_be_asked_for(self) -> "ServeConfig":
-        default, most = self.limits.default_max_tokens, min(self.limits.max_tokens, self.max_model_len)
-        if default > most:
+    def _a_step_has_a_token_for_each_request(self) -> "ServeConfig":
+        self._let_default_follow("max_num_seqs", min(self.max_num_seqs, self.max_num_batched_tokens))
+        self._let_default_follow("max_num_batched_tokens", max(self.max_num_seqs, self.max_num_batched_tokens))
+        if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
-                f"limits.default_max_tokens {default} must be at most {most}: "
-                f"limits.max_tokens is {self.limits.max_tokens}, max_model_len {self.max_model_len}"
+                f"max_num_batched_tokens {self.max_num_batched_tokens} must be at least max_num_seqs "
+                f"{self.max_num_seqs}: each request of a batch takes a token of each step"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _the_default_answer_fits_the_context(self) -> "ServeConfig":
+        limits = self.limits
+        self._let_default_follow("max_model_len", max(self.max_model_len, limits.default_max_tokens))
+        if limits.default_max_tokens > self.max_model_len:
+            limits = limits.model_copy()
+            limits._let_default_follow("default_max_tokens", self.max_model_len)
+            object.__setattr__(self, "limits", limits)
+        if limits.default_max_tokens > self.max_model_len:
+            raise ValueError(
+                f"limits.default_max_tokens {limits.default_max_tokens} must be at most max_model_len "
+                f"{self.max_model_len}"
             )
         return self

@@ -211,7 +211,11 @@ def test_the_configuration_is_the_given_one_without_what_would_disturb(serve_fil
 
 def test_changes_of_the_configuration_are_validated(serve_file: Path) -> None:
     with pytest.raises(ValidationError, match="max_cpu_loras 64 must be at least max_loras 65"):
-        serve_config(BenchOptions(Home(serve_file.parent), serve_file), max_loras=65)
+        serve_config(BenchOptions(Home(serve_file.parent), serve_file), max_loras=65, max_cpu_loras=64)
+
+
+def test_defaults_follow_the_changes_of_the_configuration(serve_file: Path) -> None:
+    assert serve_config(BenchOptions(Home(serve_file.parent), serve_file), max_loras=65).max_cpu_loras == 65
 
 
 def test_between_two_servers_the_rest_is_twice_as_long(tmp_path: Path) -> None:

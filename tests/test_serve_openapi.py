@@ -15,13 +15,11 @@ import schemathesis
 from anyio.from_thread import start_blocking_portal
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from adapters.store import AdapterStore
 from config.limits import RequestLimits
-from config.schema import ServeConfig
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
 from serve.keys import KeyGrant, KeyRing, create_key
@@ -314,9 +312,3 @@ async def test_the_operator_sets_the_default_length(store: AdapterStore, base_fo
     async with serving.client() as client:
         await client.post("/v1/chat/completions", json={"model": BASE_NAME})
     assert serving.engine.bodies[-1]["max_tokens"] == 64
-
-
-@pytest.mark.parametrize("changes", [{"max_model_len": 256}, {"limits": {"max_tokens": 256}}])
-def test_a_default_length_that_no_request_may_ask_for_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError, match=r"limits\.default_max_tokens 512 must be at most 256"):
-        ServeConfig.model_validate({"base": "tiny"} | changes)

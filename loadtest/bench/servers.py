@@ -49,8 +49,8 @@ def serve_config(options: BenchOptions, **changes: object) -> ServeConfig:
     """
     if options.url is not None:
         raise TargetError("This benchmark starts its servers itself. Leave --url out.")
-    config = load_serve(options.serve_file).model_dump()
-    config["kv_cache_bytes"] = config["kv_cache_bytes"] or _KV_CACHE_BYTES
+    config = load_serve(options.serve_file).model_dump(exclude_unset=True)  # defaults follow the changes
+    config["kv_cache_bytes"] = config.get("kv_cache_bytes") or _KV_CACHE_BYTES
     return ServeConfig.model_validate(config | _SETTINGS_OF_BOTH | changes)
 
 
