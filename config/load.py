@@ -11,6 +11,7 @@ from pydantic_core import ErrorDetails
 from config.errors import ConfigError
 from config.loadtest import LoadtestConfig, TraceArrival
 from config.model import Config
+from config.packaged import packaged_twin
 from config.schema import DomainConfig, ServeConfig
 
 ConfigT = TypeVar("ConfigT", bound=Config)
@@ -88,7 +89,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror or error}. Give the path of a YAML file.") from error
+        twin = packaged_twin(path)
+        hint = f"; the one that came with Lorikeet is {twin}" if twin else ""
+        raise ConfigError(f"{path}: {error.strerror or error}. Give the path of a YAML file{hint}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 from config.home import Home
+from config.packaged import default_file
 
 DOMAINS = ("medical", "finance", "legal")
 
@@ -31,11 +32,12 @@ def demo(
     if quality:
         _quality(Home(home), console)
         return
-    folder = Path("config")
-    files = tuple(folder / "domains" / f"{name}.yaml" for name in DOMAINS)
+    files = tuple(default_file(f"domains/{name}.yaml") for name in DOMAINS)
+    serve_file = default_file("serve.yaml")
+    console.print(f"Configuration: {', '.join(map(str, (*files, serve_file)))}", highlight=False, soft_wrap=True)
     try:
         domains = tuple(load_domain(file) for file in files)
-        plan = Demo(Home(home), domains, files, folder / "serve.yaml", console, fresh, limit)
+        plan = Demo(Home(home), domains, files, serve_file, console, fresh, limit)
         report = run_demo(plan)
     except (ConfigError, DatasetError, StepFailedError, ServerError, EvaluationError) as error:
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
@@ -56,7 +58,7 @@ def _quality(home: Home, console: Console) -> None:
     from loadtest.server import ServerError
 
     try:
-        report = run_quality_demo(home, Path("config") / "serve.yaml", console)
+        report = run_quality_demo(home, default_file("serve.yaml"), console)
     except (AdapterError, ConfigError, DatasetError, ServerError, NoVerdictError, httpx.HTTPError) as error:
         hint = " Run `lorikeet demo` first." if isinstance(error, (AdapterError, DatasetError)) else ""
         Console(stderr=True).print(f"[red]error:[/red] {error}{hint}", highlight=False)

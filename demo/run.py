@@ -205,6 +205,6 @@ def _step(demo: Demo, name: str) -> Iterator[None]:
 def _lorikeet(demo: Demo, *words: str) -> None:
     """Run a command of ours as a user would, and show it."""
     demo.console.print(f"[cyan]$ lorikeet {shlex.join(words)}[/cyan]", highlight=False)
-    command = [sys.executable, "-m", "lorikeet", *words, "--home", str(demo.home.root)]
+    command = [sys.executable, "-P", "-m", "lorikeet", *words, "--home", str(demo.home.root)]
     if subprocess.run(command, check=False).returncode != 0:
         raise StepFailedError(f"`lorikeet {shlex.join(words)}` failed; its message is above.")

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from config.home import Home
+from config.packaged import default_file
 from loadtest.load_cli import (
     ApiKey,
     ConfigFile,
@@ -115,9 +116,10 @@ def cliff(
     max_tokens: MaxTokens = None,
     factor: Annotated[float, typer.Option(help="The cliff is where TTFT p50 exceeds so many plateaus.")] = 2.0,
     wanted: Annotated[int | None, typer.Option(help="Adapters to recommend for; default: the most swept.")] = None,
-    serve_file: Annotated[Path, typer.Option("--serve", help="The servers' other settings.")] = Path(
-        "config/serve.yaml"
-    ),
+    serve_file: Annotated[
+        Path | None,
+        typer.Option("--serve", help="The servers' other settings; by default config/serve.yaml, or the packaged one."),
+    ] = None,
     output: Annotated[Path | None, typer.Option(help="Folder of cliff.json, .md and .svg.")] = None,
     home: HomeFolder = Path("var"),
 ) -> None:
@@ -139,7 +141,8 @@ def cliff(
         settings = pair_settings(max_loras or [4], max_cpu_loras or [16])
         sizes = tuple(working_set or working_sets_for(settings))
         config = read_config(config_file, options if url else _with_stand_ins(options, adapter, max(sizes)))
-        plan = CliffPlan(config, settings, sizes, factor, wanted, adapter, serve_file, Home(home), bool(url))
+        serve_config = serve_file or default_file("serve.yaml")
+        plan = CliffPlan(config, settings, sizes, factor, wanted, adapter, serve_config, Home(home), bool(url))
         report = search_cliff(plan, say)
     path = write_cliff(report, folder)
     chosen = report.recommendation

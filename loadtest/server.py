@@ -45,7 +45,7 @@ def running_server(
     """
     port = free_port()
     words = ["serve", str(config_file), "--home", str(home), "--port", str(port)]
-    command = [sys.executable, "-m", "lorikeet", *words]
+    command = [sys.executable, "-P", "-m", "lorikeet", *words]  # -P: a train.py of the working folder stays out
     url = f"http://127.0.0.1:{port}"
     with running_command(command, url, "/ready", log_file, timeout_s, environment=environment) as server:
         yield server

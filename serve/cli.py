@@ -15,6 +15,7 @@ from adapters.errors import AdapterError
 from config.errors import ConfigError
 from config.home import Home
 from config.load import load_serve
+from config.packaged import default_file
 from config.schema import ServeConfig
 from quality.errors import QualityStoreError
 from serve.errors import EngineStartError
@@ -25,13 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 def serve(
-    config_file: Annotated[Path, typer.Argument(help="Server configuration, YAML.")] = Path("config/serve.yaml"),
+    config_file: Annotated[
+        Path | None,
+        typer.Argument(help="Server configuration, YAML; by default config/serve.yaml, or the packaged one."),
+    ] = None,
     port: Annotated[int | None, typer.Option(help="Instead of the configuration's port.")] = None,
     host: Annotated[str | None, typer.Option(help="Instead of the configuration's host.")] = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="Instead of the configuration's format.")] = None,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
     """Serve the base model and every published adapter behind one OpenAI-compatible endpoint."""
+    config_file = config_file or default_file("serve.yaml")
     try:
         config = load_serve(config_file)
         given = {"port": port, "host": host, "log_format": log_format}
@@ -43,6 +48,7 @@ def serve(
         Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
         raise typer.Exit(1) from None
     set_up_logging(config.log_level, config.log_format)
+    logger.info("Configuration: %s", config_file)
     try:
         run(config, Home(home), keys, judge_key)
     except (QualityStoreError, ConfigError, AdapterError, EngineStartError) as error:

@@ -13,6 +13,7 @@ from rich.console import Console
 from adapters.errors import AdapterError
 from config.errors import ConfigError
 from config.home import Home
+from config.packaged import default_file
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchReport, BenchResult, results_table
 from loadtest.errors import LoadtestError
@@ -48,9 +49,12 @@ def bench(
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.1, help="manyadapters: the long run [default: 20].")] = None,
     stock: Annotated[bool, typer.Option("--stock", help="overhead: vLLM's server without our plugin of vLLM.")] = False,
-    serve_file: Annotated[Path, typer.Option("--serve", help="Configuration of our own server.")] = Path(
-        "config/serve.yaml"
-    ),
+    serve_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--serve", help="Our own server's configuration; by default config/serve.yaml, or the packaged one."
+        ),
+    ] = None,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
     """Run a benchmark: ratios against a baseline of the same run. Exit code 1 where a target is missed."""
@@ -67,7 +71,7 @@ def bench(
         raise typer.BadParameter(f"Only `manyadapters` takes it, not {name!r}.", param_hint="--minutes")
     options = BenchOptions(
         Home(home),
-        serve_file,
+        serve_file or default_file("serve.yaml"),
         url,
         tuple(model or ()),
         adapter,

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from config.home import Home
+from config.packaged import default_file
 
 
 @dataclass(frozen=True)
@@ -12,7 +13,7 @@ class BenchOptions:
     """Where to measure. Without a URL, a benchmark starts what it needs, and ends it."""
 
     home: Home
-    serve_file: Path = Path("config/serve.yaml")
+    serve_file: Path = field(default_factory=lambda: default_file("serve.yaml"))
     url: str | None = None
     models: tuple[str, ...] = ()
     adapter: str = "medical"
