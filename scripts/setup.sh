@@ -2,7 +2,7 @@
 # Create .venv and install the pinned lock into it. Run again it does nothing, unless a lock changed.
 #
 #   LORIKEET_DEVICE=cpu|gpu   which lock (default: gpu where nvidia-smi works, else cpu)
-#   PYTHON=/path/to/python    which Python 3.11
+#   PYTHON=/path/to/python    which Python: 3.11, 3.12 or 3.13 (default: the first of them that is there, in this order)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,24 +10,41 @@ TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 VENV=.venv
 STAMP=$VENV/lorikeet-setup.stamp
 LOG=$VENV/lorikeet-setup.log
+# 3.11 first: every test runs on it, those with an engine too.
+SUPPORTED=(3.11 3.12 3.13)
 
 fail() {
     printf 'setup: %s\n' "$*" >&2
     exit 1
 }
 
+# `3.12` of a Python; nothing where it does not run, as a shim of pyenv whose version is not chosen.
+version_of() {
+    "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
+}
+
+# The first that is there: 3.11 under each of its names, then 3.12, then 3.13.
 find_python() {
-    local candidate candidates=(python3.11 /usr/bin/python3.11 python3 python)
-    [[ -n ${PYTHON:-} ]] && candidates=("$PYTHON")
-    for candidate in "${candidates[@]}"; do
-        if "$candidate" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-            printf '%s' "$candidate"
-            return
-        fi
+    local wanted candidate candidates
+    for wanted in "${SUPPORTED[@]}"; do
+        candidates=("python$wanted" "/usr/bin/python$wanted" python3 python)
+        [[ -n ${PYTHON:-} ]] && candidates=("$PYTHON")
+        for candidate in "${candidates[@]}"; do
+            if [[ $(version_of "$candidate") == "$wanted" ]]; then
+                printf '%s' "$candidate"
+                return
+            fi
+        done
     done
-    fail "Lorikeet needs Python 3.11; found $("${PYTHON:-python3}" --version 2>/dev/null || echo no Python)." \
-        "Install it (apt install python3.11 python3.11-venv, pyenv install 3.11)" \
+    fail "Lorikeet needs Python 3.11, 3.12 or 3.13;" \
+        "found $("${PYTHON:-python3}" --version 2>/dev/null || echo no Python)." \
+        "Install one (apt install python3.11 python3.11-venv, pyenv install 3.11)" \
         "and run: PYTHON=/path/to/python3.11 make setup"
+}
+
+# An environment of another Python than the one that was asked for is made anew.
+has_wanted_python() {
+    [[ -z ${PYTHON:-} || $(version_of "$PYTHON") == "$(version_of "$VENV/bin/python")" ]]
 }
 
 find_device() {
@@ -54,7 +71,8 @@ step() {
 }
 
 create_venv() {
-    "$PYTHON_FOUND" -m venv --clear "$VENV" || fail "python -m venv failed. On Debian or Ubuntu: apt install python3.11-venv"
+    "$PYTHON_FOUND" -m venv --clear "$VENV" ||
+        fail "python -m venv failed. On Debian or Ubuntu: apt install python$(version_of "$PYTHON_FOUND")-venv"
 }
 
 # Without --no-compile pip would spend half of its time on byte code, most of it never imported.
@@ -91,14 +109,15 @@ LOCK=requirements/$DEVICE.lock
 [[ -f $LOCK ]] || fail "there is no $LOCK; LORIKEET_DEVICE must be cpu or gpu, got '$DEVICE'."
 # The names of the packages count too: an editable install knows those that it was made with.
 WANTED="$DEVICE $({ cat "$LOCK" pyproject.toml scripts/setup.sh && ls -d -- */__init__.py; } | sha256sum | cut -d ' ' -f 1)"
-if [[ -f $STAMP && $(<"$STAMP") == "$WANTED" ]]; then
+if [[ -f $STAMP && $(<"$STAMP") == "$WANTED" ]] && has_wanted_python; then
     exit 0
 fi
 
 # An environment of another device holds another vllm under the same import name: start over.
 INSTALLED_DEVICE=$(cut -d ' ' -f 1 "$STAMP" 2>/dev/null || true)
 PYTHON_FOUND=$(find_python)
-if [[ ${INSTALLED_DEVICE:-$DEVICE} != "$DEVICE" ]] || ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
+if [[ ${INSTALLED_DEVICE:-$DEVICE} != "$DEVICE" ]] || ! has_wanted_python ||
+    ! "$VENV/bin/python" -m pip --version >/dev/null 2>&1; then
     printf 'setup: environment for %s in %s, with %s\n' "$DEVICE" "$VENV" "$("$PYTHON_FOUND" --version)"
     create_venv
 fi

@@ -53,6 +53,6 @@ def test_a_file_without_a_packaged_twin_is_only_missing(path: str) -> None:
 
 def test_modules_in_the_working_folder_do_not_replace_ours(folder: Path) -> None:
     (folder / "train.py").write_text("raise SystemExit('the train.py of the working folder')\n")
-    with pytest.raises(ServerError, match="There is no base"):
-        with running_server(default_file("serve.yaml"), folder, folder / "serve.log"):
-            pass
+    serving = running_server(default_file("serve.yaml"), folder, folder / "serve.log")
+    with pytest.raises(ServerError, match="There is no base"), serving:
+        pass

@@ -19,10 +19,24 @@ def checkout(tmp_path):
     return tmp_path
 
 
+def fake_python(path, version):
+    """A Python that says its version and can nothing else; with no version it does not run at all."""
+    say = f'case "$1" in --version) echo Python {version}.0;; -c) echo {version};; *) exit 1;; esac\n'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("#!/bin/sh\n" + (say if version else "exit 1\n"))
+    path.chmod(0o755)
+    return path
+
+
+def hide_the_machines_pythons(checkout):
+    script = checkout / "scripts" / "setup.sh"
+    script.write_text(script.read_text().replace("/usr/bin/python", f"{checkout}/usr/bin/python"))
+
+
 def run_setup(checkout, **environment):
     return subprocess.run(
         [checkout / "scripts" / "setup.sh"],
-        env={"PATH": os.environ["PATH"], **environment},
+        env={"PATH": os.environ["PATH"]} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -30,14 +44,37 @@ def run_setup(checkout, **environment):
 
 
 def test_another_python_is_refused_with_what_was_found_and_what_to_do(checkout):
-    python = checkout / "python3.12"
-    python.write_text('#!/bin/sh\n[ "$1" = --version ] && echo Python 3.12.1 && exit 0\nexit 1\n')
-    python.chmod(0o755)
+    python = fake_python(checkout / "python3.14", "3.14")
     finished = run_setup(checkout, LORIKEET_DEVICE="cpu", PYTHON=str(python))
     assert finished.returncode == 1
-    assert "needs Python 3.11; found Python 3.12.1." in finished.stderr
+    assert "needs Python 3.11, 3.12 or 3.13; found Python 3.14.0." in finished.stderr
     assert "PYTHON=/path/to/python3.11 make setup" in finished.stderr
     assert not (checkout / ".venv").exists()
+
+
+@pytest.mark.parametrize(
+    ("there", "taken"),
+    [
+        ({"python3.11": "3.11", "python3.12": "3.12", "python3": "3.13"}, "3.11"),
+        ({"python3.11": "", "python3.12": "3.12", "python3.13": "3.13"}, "3.12"),  # a shim that runs nothing
+        ({"python3.13": "3.13", "python3": "3.11"}, "3.11"),
+        ({"python3": "3.10", "python": "3.13"}, "3.13"),
+    ],
+)
+def test_the_first_supported_python_that_is_there_is_taken(checkout, there, taken):
+    for name in ("python3.11", "python3.12", "python3.13", "python3", "python"):
+        fake_python(checkout / name, there.get(name, ""))
+    hide_the_machines_pythons(checkout)
+    finished = run_setup(checkout, LORIKEET_DEVICE="cpu", PATH=f"{checkout}:{os.environ['PATH']}")
+    assert f"environment for cpu in .venv, with Python {taken}.0" in finished.stdout
+    assert f"apt install python{taken}-venv" in finished.stderr
+
+
+def test_an_environment_of_another_python_is_made_anew(complete):
+    fake_python(complete / ".venv" / "bin" / "python", "3.11")
+    same, other = (fake_python(complete / f"python{version}", version) for version in ("3.11", "3.12"))
+    assert run_setup(complete, LORIKEET_DEVICE="cpu", PYTHON=str(same)).stdout == "instant\n"
+    assert "with Python 3.12.0" in run_setup(complete, LORIKEET_DEVICE="cpu", PYTHON=str(other)).stdout
 
 
 def test_an_unknown_device_is_refused(checkout):
@@ -74,11 +111,11 @@ def test_a_changed_file_sets_up_again(complete, name):
     with (complete / name).open("a") as file:
         file.write("# changed\n")
     finished = run_setup(complete, LORIKEET_DEVICE="cpu", PYTHON="/bin/false")
-    assert "needs Python 3.11" in finished.stderr
+    assert "needs Python 3.11, 3.12 or 3.13" in finished.stderr
 
 
 def test_a_new_package_sets_up_again(complete):
     (complete / "quality").mkdir()
     (complete / "quality" / "__init__.py").touch()
     finished = run_setup(complete, LORIKEET_DEVICE="cpu", PYTHON="/bin/false")
-    assert "needs Python 3.11" in finished.stderr
+    assert "needs Python 3.11, 3.12 or 3.13" in finished.stderr

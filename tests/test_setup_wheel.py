@@ -14,7 +14,7 @@ import pytest
 from config.home import Home
 from loadtest.server import free_port, running_command
 from serve.kernels.build import has_compiler
-from tests.live_server import BASE, BASE_NAME, write_serve_config
+from tests.live_server import BASE, write_serve_config
 from tests.test_house_imports import PACKAGES
 
 ROOT = Path(__file__).parent.parent
@@ -31,7 +31,7 @@ def source_files(root: Path) -> set[str]:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of what a wheel is built of: building leaves nothing in the checkout, and takes nothing from its `build`."""
+    """A copy of what a wheel is built of: building leaves nothing in the checkout, and reads no old `build` folder."""
     folder = tmp_path_factory.mktemp("source")
     for name in PACKAGES:
         shutil.copytree(ROOT / name, folder / name, ignore=NOT_SOURCE)
