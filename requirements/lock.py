@@ -1,7 +1,8 @@
 """Write `requirements/<device>.lock` from pyproject.toml: `make lock`, or `python requirements/lock.py cpu`.
 
 Asks pip's resolver for `.[<device>,dev]` as if nothing were installed (about a minute), and writes
-`name==version` lines. The lock is installed with `pip install --no-deps`.
+`name==version` lines. The lock is installed with `pip install --no-deps`. One lock serves Python 3.11, 3.12 and 3.13:
+for each of them pip is then asked for a wheel of every line.
 """
 
 import json
@@ -13,6 +14,7 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+PYTHONS = ("3.11", "3.12", "3.13")
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 
 # A text server needs none of them, and their CUDA builds, the only ones that PyPI has, break next to a CPU torch.
@@ -42,21 +44,32 @@ def resolve(wanted: list[str], pip_options: list[str]) -> list[str] | None:
     return [f"{_normal(item['metadata']['name'])}=={item['metadata']['version']}" for item in installs]
 
 
+def has_wheels(lock: Path, python: str, pip_options: list[str]) -> bool:
+    """Whether each line of a lock has a wheel for a Python, whichever runs this; pip prints what has none."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", "--target", folder]
+        wanted = ["--only-binary=:all:", "--python-version", python, "-r", str(lock)]
+        return subprocess.run([*command, *wanted, *pip_options], check=False).returncode == 0
+
+
 def _normal(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main(device: str) -> None:
+    # Without PyTorch's own index first: the configured one may hold a CPU build of torch.
+    indices: list[list[str]] = [[], ["--extra-index-url", TORCH_CPU_INDEX]] if device == "cpu" else [[]]
     wanted = requirements(device)
-    pins = resolve(wanted, [])
-    if pins is None and device == "cpu":  # the configured index has no CPU build of torch
-        pins = resolve(wanted, ["--extra-index-url", TORCH_CPU_INDEX])
+    pins = next((found for index in indices if (found := resolve(wanted, index)) is not None), None)
     if pins is None:
         sys.exit(f"pip found no set of versions for {device!r}; its last lines say which requirement clashes.")
     kept = sorted(pin for pin in [*pins, *ADDED] if pin.partition("==")[0] not in LEFT_OUT[device])
     path = ROOT / "requirements" / f"{device}.lock"
     path.write_text(f"# Made by `make lock`: python requirements/lock.py {device}\n" + "\n".join(kept) + "\n")
     print(f"{path.relative_to(ROOT)}: {len(kept)} packages")
+    missing = [python for python in PYTHONS if not any(has_wheels(path, python, index) for index in indices)]
+    if missing:
+        sys.exit(f"{path.relative_to(ROOT)} cannot be installed on Python {', '.join(missing)}; pip says why, above.")
 
 
 if __name__ == "__main__":

