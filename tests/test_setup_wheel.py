@@ -143,7 +143,7 @@ def test_the_server_starts_from_the_install(
     installed: Path, live_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "config").mkdir()
-    write_serve_config(tmp_path / "config", cpu_compile=False)
+    write_serve_config(tmp_path / "config", cpu_compile=False, max_model_len=256)
     monkeypatch.chdir(tmp_path)
     port = free_port()
     command = [str(installed / "bin" / "lorikeet"), "serve", "--home", str(live_home.root), "--port", str(port)]
