@@ -60,13 +60,17 @@ def test_the_locks_are_for_each_python_that_the_project_allows():
     assert [python for python in ("3.10", *PYTHONS, "3.14") if f"{python}.0" in allowed] == list(PYTHONS)
 
 
-def needed_on(python, package):
-    """What a package asks for on a Python, without its extras; nothing where it is not installed."""
-    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+def needs_of(package, version):
+    """What a package asks for, extras aside; nothing where another version is installed, or none."""
     with suppress(PackageNotFoundError):
-        found = [Requirement(line) for line in distribution(package).requires or ()]
-        return [need for need in found if need.marker is None or need.marker.evaluate(environment)]
+        found = distribution(package)
+        return [Requirement(line) for line in found.requires or () if found.version == version]
     return []
+
+
+def needed_on(python, package, version):
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    return [need for need in needs_of(package, version) if not need.marker or need.marker.evaluate(environment)]
 
 
 def is_locked(need, locked):
@@ -77,6 +81,6 @@ def is_locked(need, locked):
 @pytest.mark.parametrize("python", PYTHONS)
 def test_one_lock_is_complete_on_each_python(python):
     locked = pins("cpu")
-    needs = [(package, need) for package in locked for need in needed_on(python, package)]
+    needs = [(package, need) for package, version in locked.items() for need in needed_on(python, package, version)]
     assert len(needs) > 200
     assert [f"{package}: {need}" for package, need in needs if not is_locked(need, locked)] == []
