@@ -193,8 +193,9 @@ const Kernel& kernel_of(int64_t number) {
 // are divided does not depend on the number of threads, so that no sum does.
 void multiply(const Kernel& kernel, const bf16* x, const Block& all) {
   const int64_t row_bytes = all.inputs * (kernel.is_wide ? sizeof(float) : sizeof(bf16));
-  const int64_t most_rows = std::max(kFewestRows, kBlockBytes / row_bytes / kFewestRows * kFewestRows);
+  const int64_t most_rows = std::max(kFewestRows, kBlockBytes / row_bytes);
   const int64_t blocks = (all.rows + most_rows - 1) / most_rows;
+  const int64_t rows_of_block = (all.rows + blocks - 1) / blocks;  // all alike, for threads to have as much to do
   const int64_t steps = (all.last_panel + kernel.panels_at_once - 1) / kernel.panels_at_once;
   const int64_t threads = all.rows * all.inputs * all.outputs < kSerialBelow ? 1 : at::get_num_threads();
   const auto do_share = [&](int64_t thread) {
@@ -202,9 +203,9 @@ void multiply(const Kernel& kernel, const bf16* x, const Block& all) {
     const int64_t last = blocks * steps * (thread + 1) / threads;
     while (first < last) {
       const int64_t number = first / steps, end = std::min(last, (number + 1) * steps);
-      const int64_t row = number * most_rows;
+      const int64_t row = number * rows_of_block;
       Block block = all;
-      block.rows = std::min(most_rows, all.rows - row);
+      block.rows = std::min(rows_of_block, all.rows - row);
       const bf16* rows = x + row * all.inputs;
       block.x = kernel.is_wide ? static_cast<const void*>(widened(rows, block.rows * all.inputs)) : rows;
       block.y = all.y + row * all.outputs;
