@@ -2,9 +2,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from config.home import Home
+from tests.tiny_architectures import write_tiny_model
 from tests.tiny_llama import write_tiny_llama
 from train.base import prepare_base
 from train.quantize import keep_gradient_flow, load_causal_lm
@@ -43,3 +44,13 @@ def test_every_4_bit_layer_is_guarded(nf4_base: Path) -> None:
     assert keep_gradient_flow(model) == 14
     guarded = [m for m in model.modules() if getattr(m, "support_avx512bf16_for_cpu", None) is False]
     assert len(guarded) == 14
+
+
+def test_gemma2s_cap_on_attention_scores_is_kept(tmp_path: Path) -> None:
+    folder = write_tiny_model(tmp_path, "gemma2")
+    with torch.inference_mode():
+        capped = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")(IDS).logits
+        uncapped = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="sdpa")(IDS).logits
+        ours = load_causal_lm(folder)(IDS).logits
+    assert torch.equal(ours, capped)
+    assert (ours - uncapped).abs().max() > 0.1

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from tests.tiny_llama import tiny_tokenizer
+from train.quantize import keep_attention_cap
 
 # Shorter than the system prompts of the tests, so that sliding layers drop a part of it.
 SLIDING_WINDOW = 16
@@ -68,7 +69,9 @@ def tiny_model(architecture: str) -> PreTrainedModel:
         **options,
     )
     torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    keep_attention_cap(model)
+    return model
 
 
 def write_tiny_model(folder: Path, architecture: str) -> Path:

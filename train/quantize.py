@@ -46,6 +46,7 @@ def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.bfloat16, *
         options.setdefault("device_map", {"": 0})
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, **options)
     keep_gradient_flow(model)
+    keep_attention_cap(model)
     return model
 
 
@@ -67,3 +68,12 @@ def keep_gradient_flow(model: torch.nn.Module) -> int:
     for layer in layers:
         layer.support_avx512bf16_for_cpu = False
     return len(layers)
+
+
+def keep_attention_cap(model: PreTrainedModel) -> None:
+    """Compute attention in transformers' own code where scores are capped, as Gemma 2 does and vLLM serves it.
+
+    torch's `scaled_dot_product_attention`, the default, has no cap: transformers leaves it out without a word.
+    """
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
+        model.set_attn_implementation("eager")
