@@ -86,7 +86,6 @@ def write_config(folder: Path) -> Path:
         "max_cpu_loras": 2,
         "max_lora_rank": 8,
         "max_model_len": 256,
-        "limits": {"default_max_tokens": 64},
         "kv_cache_bytes": 1 << 26,
         "cpu_compile": False,
     }
