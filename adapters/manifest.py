@@ -72,12 +72,27 @@ class DatasetRef(Record):
     num_test: int
 
 
+Precision = Literal["bfloat16", "float32", "mixed"]
+
+
+class ComputeRecord(Record):
+    """What a model computed in, and the measurement that chose it."""
+
+    precision: Precision
+    num_threads: int = Field(ge=1)
+    layer_ms: dict[str, float] = Field(
+        default_factory=dict,
+        description="Milliseconds of one decoder layer, of each candidate; empty where nothing was measured.",
+    )
+
+
 class TrainingRecord(Record):
     arguments: dict[str, Any]
     metrics: dict[str, float]
     duration_s: float
     device: str
     libraries: dict[str, str]
+    compute: ComputeRecord | None = Field(None, description="None in older versions.")
 
 
 class Score(Record):

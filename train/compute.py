@@ -1,0 +1,230 @@
+"""What a model computes in on this machine: measured on one of its own decoder layers, not looked up.
+
+A candidate is a precision and a number of threads. Precisions:
+
+- `bfloat16`: weights in bfloat16; under autocast in training, where LoRA's own weights are float32.
+- `float32`: weights and products in float32.
+- `mixed`: weights and products of the linear layers in bfloat16, the rest in float32; in training only.
+"""
+
+import copy
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import psutil
+import torch
+from peft import LoraConfig, PeftModel, inject_adapter_in_model
+from transformers import PreTrainedModel
+
+from adapters.manifest import ComputeRecord, Precision
+
+BUDGET_S = 2.0
+"""Wall clock of a measurement. Each candidate runs twice whatever that takes."""
+
+TRAINING: tuple[Precision, ...] = ("bfloat16", "float32", "mixed")
+INFERENCE: tuple[Precision, ...] = ("bfloat16", "float32")
+
+_LEAST_GAIN = 0.03
+"""By this share a later candidate must be faster than an earlier one, or noise would change what is computed."""
+_MAX_TOKENS = 2048
+"""More at once show nothing else of a layer's speed."""
+_ACTIVATIONS = 1.5
+"""Memory of a model in float32 with what it computes, in multiples of its weights."""
+
+Clock = Callable[[], float]
+Run = Callable[[], None]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute."""
+
+    precision: Precision
+    num_threads: int
+
+    def __str__(self) -> str:
+        return f"{self.precision}, {self.num_threads} thread{'s' if self.num_threads > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Tokens that go through a layer at once: so many rows of so many tokens."""
+
+    num_rows: int
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the work, and how often the work holds it."""
+
+    run: Run
+    times: float = 1.0
+
+
+def measure_training(
+    model: PreTrainedModel, lora: LoraConfig, shape: Shape, clock: Clock = time.perf_counter
+) -> ComputeRecord:
+    """Choose for the forward and backward pass of a batch of this shape. On a GPU: bfloat16, unmeasured.
+
+    Args:
+        model: A base without an adapter; it stays as it is.
+    """
+    if torch.cuda.is_available():
+        return unmeasured()
+    work = {p: (_training_part(model, lora, shape, p),) for p in TRAINING if _fits(model, p)}
+    return _measure("training", work, clock)
+
+
+def measure_inference(
+    model: PeftModel | PreTrainedModel, prompts: Shape, num_new_tokens: int, clock: Clock = time.perf_counter
+) -> ComputeRecord:
+    """Choose for generation: `prompts` once, then `num_new_tokens` times a token a row. On a GPU: as it is."""
+    if torch.cuda.is_available():
+        return unmeasured()
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    work = {p: _generation_parts(base, prompts, num_new_tokens, p) for p in INFERENCE if _fits(base, p)}
+    return _measure("generation", work, clock)
+
+
+def unmeasured() -> ComputeRecord:
+    """bfloat16, in as many threads as torch takes by itself."""
+    return ComputeRecord(precision="bfloat16", num_threads=torch.get_num_threads())
+
+
+def compute_in(model: torch.nn.Module, compute: ComputeRecord) -> None:
+    """Let a model, and this process's threads, compute so from now on; LoRA's weights are cast with the base's."""
+    torch.set_num_threads(compute.num_threads)
+    set_precision(model, compute.precision)
+
+
+def set_precision(model: torch.nn.Module, precision: Precision) -> None:
+    """Cast a model's weights. bitsandbytes' tensors stay as they are, and are dequantized into the wanted type."""
+    from bitsandbytes.nn.modules import Linear4bit
+
+    products = torch.float32 if precision == "float32" else torch.bfloat16
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            tensor.data = tensor.data.to(weights_dtype(precision))
+    # Often one tensor with the input embeddings, which are no product.
+    head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
+    for module in model.modules():
+        if isinstance(module, Linear4bit):
+            module.compute_dtype = products
+            module.compute_type_is_set = True
+        elif precision == "mixed" and isinstance(module, torch.nn.Linear) and module is not head:
+            module.weight.data = module.weight.data.to(products)
+
+
+def weights_dtype(precision: Precision) -> torch.dtype:
+    """In which a model is loaded."""
+    return torch.bfloat16 if precision == "bfloat16" else torch.float32
+
+
+def choose(seconds: Mapping[Candidate, float]) -> Candidate:
+    """The fastest; of those about as fast, the first."""
+    best = min(seconds.values())
+    return next(candidate for candidate, took in seconds.items() if took * (1 - _LEAST_GAIN) <= best)
+
+
+def _measure(what: str, work: Mapping[Precision, Sequence[Part]], clock: Clock) -> ComputeRecord:
+    """Choose the precision in as many threads as torch has, then fewer threads, as long as they are faster."""
+    before = torch.get_num_threads()
+    try:
+        seconds = time_each({Candidate(p, before): parts for p, parts in work.items()}, BUDGET_S / 2, clock)
+        chosen = choose(seconds)
+        while chosen.num_threads > 1:
+            fewer = Candidate(chosen.precision, chosen.num_threads // 2)
+            seconds |= time_each({fewer: work[fewer.precision]}, BUDGET_S / 4, clock)
+            if choose(seconds) != fewer:
+                break
+            chosen = fewer
+    finally:
+        torch.set_num_threads(before)
+    layer_ms = {str(candidate): round(1000 * took, 2) for candidate, took in seconds.items()}
+    shown = "; ".join(f"{label} {ms:g} ms" for label, ms in layer_ms.items())
+    logger.info("%s computes in %s (one layer: %s)", what, chosen, shown)
+    return ComputeRecord(precision=chosen.precision, num_threads=chosen.num_threads, layer_ms=layer_ms)
+
+
+def time_each(
+    work: Mapping[Candidate, Sequence[Part]], budget_s: float, clock: Clock = time.perf_counter
+) -> dict[Candidate, float]:
+    """Seconds of each candidate's work, by turns after one warm-up each; of each part the fastest run counts."""
+    best = {candidate: [float("inf")] * len(parts) for candidate, parts in work.items()}
+    end_s, num_rounds = clock() + budget_s, 0
+    while num_rounds < 2 or clock() < end_s:
+        for candidate, parts in work.items():
+            torch.set_num_threads(candidate.num_threads)
+            for index, part in enumerate(parts):
+                took = _seconds(part.run, clock)
+                if num_rounds > 0:
+                    best[candidate][index] = min(best[candidate][index], took)
+        num_rounds += 1
+    return {
+        candidate: sum(part.times * took for part, took in zip(parts, best[candidate], strict=True))
+        for candidate, parts in work.items()
+    }
+
+
+def _seconds(run: Run, clock: Clock) -> float:
+    start = clock()
+    run()
+    return clock() - start
+
+
+def _training_part(model: PreTrainedModel, lora: LoraConfig, shape: Shape, precision: Precision) -> Part:
+    layer = _one_layer(model)
+    set_precision(layer, precision)
+    inject_adapter_in_model(lora, layer)
+    for parameter in layer.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # as PEFT keeps them
+    inputs, times = _inputs(model, shape, precision)
+    inputs.requires_grad_()
+
+    def run() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision != "float32"):
+            hidden = layer(inputs_embeds=inputs, use_cache=False).last_hidden_state
+        hidden.sum().backward()
+
+    return Part(run, times)
+
+
+def _generation_parts(model: PreTrainedModel, prompts: Shape, num_new_tokens: int, precision: Precision) -> list[Part]:
+    layer = _one_layer(model).eval()
+    set_precision(layer, precision)
+    prefill, times = _inputs(model, prompts, precision)
+    step, _ = _inputs(model, Shape(prompts.num_rows, 1), precision)
+
+    def run(inputs: torch.Tensor) -> None:
+        with torch.inference_mode():
+            layer(inputs_embeds=inputs, use_cache=False)
+
+    return [Part(lambda: run(prefill), times), Part(lambda: run(step), num_new_tokens)]
+
+
+def _inputs(model: PreTrainedModel, shape: Shape, precision: Precision) -> tuple[torch.Tensor, float]:
+    """Random hidden states of as many rows as show a layer's speed, and how often the shape holds these."""
+    num_rows = max(1, min(shape.num_rows, _MAX_TOKENS // shape.num_tokens))
+    size = (num_rows, shape.num_tokens, model.get_input_embeddings().weight.shape[1])
+    return torch.randn(size, dtype=weights_dtype(precision)), shape.num_rows / num_rows
+
+
+def _one_layer(model: PreTrainedModel) -> torch.nn.Module:
+    """A copy of the decoder with its first layer alone, and without embeddings."""
+    decoder = model.get_decoder()
+    memo: dict[int, object] = {id(model.get_input_embeddings()): torch.nn.Identity()}
+    for layers in (child for child in decoder.children() if isinstance(child, torch.nn.ModuleList)):
+        memo[id(layers)] = torch.nn.ModuleList(copy.deepcopy(layer) for layer in layers[:1])
+    return copy.deepcopy(decoder, memo)
+
+
+def _fits(model: PreTrainedModel, precision: Precision) -> bool:
+    """Whether there is memory for the whole model in a precision, beside what is loaded."""
+    weights_bytes = weights_dtype(precision).itemsize * model.num_parameters()
+    return precision == "bfloat16" or _ACTIVATIONS * weights_bytes < psutil.virtual_memory().available
