@@ -19,6 +19,8 @@ from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from transformers import PreTrainedModel
 
 from adapters.manifest import ComputeRecord, Precision
+from train.attention import training_attention
+from train.lora_linear import fuse_lora
 
 BUDGET_S = 2.0
 """Wall clock of a measurement. Each candidate runs twice whatever that takes."""
@@ -87,6 +89,7 @@ def measure_inference(
     if torch.cuda.is_available():
         return unmeasured()
     base = model.get_base_model() if isinstance(model, PeftModel) else model
+    assert isinstance(base, PreTrainedModel)
     work = {p: _generation_parts(base, prompts, num_new_tokens, p) for p in INFERENCE if _fits(base, p)}
     return _measure("generation", work, clock)
 
@@ -98,6 +101,8 @@ def unmeasured() -> ComputeRecord:
 
 def compute_in(model: torch.nn.Module, compute: ComputeRecord) -> None:
     """Let a model, and this process's threads, compute so from now on; LoRA's weights are cast with the base's."""
+    if torch.cuda.is_available():
+        return
     torch.set_num_threads(compute.num_threads)
     set_precision(model, compute.precision)
 
@@ -181,6 +186,7 @@ def _training_part(model: PreTrainedModel, lora: LoraConfig, shape: Shape, preci
     layer = _one_layer(model)
     set_precision(layer, precision)
     inject_adapter_in_model(lora, layer)
+    fuse_lora(layer)
     for parameter in layer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # as PEFT keeps them
@@ -188,7 +194,8 @@ def _training_part(model: PreTrainedModel, lora: LoraConfig, shape: Shape, preci
     inputs.requires_grad_()
 
     def run() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision != "float32"):
+        autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision != "float32")
+        with training_attention(layer), autocast:
             hidden = layer(inputs_embeds=inputs, use_cache=False).last_hidden_state
         hidden.sum().backward()
 
@@ -211,17 +218,20 @@ def _generation_parts(model: PreTrainedModel, prompts: Shape, num_new_tokens: in
 def _inputs(model: PreTrainedModel, shape: Shape, precision: Precision) -> tuple[torch.Tensor, float]:
     """Random hidden states of as many rows as show a layer's speed, and how often the shape holds these."""
     num_rows = max(1, min(shape.num_rows, _MAX_TOKENS // shape.num_tokens))
-    size = (num_rows, shape.num_tokens, model.get_input_embeddings().weight.shape[1])
+    embeddings = model.get_input_embeddings().weight
+    assert isinstance(embeddings, torch.Tensor)
+    size = (num_rows, shape.num_tokens, embeddings.shape[1])
     return torch.randn(size, dtype=weights_dtype(precision)), shape.num_rows / num_rows
 
 
-def _one_layer(model: PreTrainedModel) -> torch.nn.Module:
+def _one_layer(model: PreTrainedModel) -> PreTrainedModel:
     """A copy of the decoder with its first layer alone, and without embeddings."""
     decoder = model.get_decoder()
     memo: dict[int, object] = {id(model.get_input_embeddings()): torch.nn.Identity()}
     for layers in (child for child in decoder.children() if isinstance(child, torch.nn.ModuleList)):
         memo[id(layers)] = torch.nn.ModuleList(copy.deepcopy(layer) for layer in layers[:1])
-    return copy.deepcopy(decoder, memo)
+    layer: PreTrainedModel = copy.deepcopy(decoder, memo)
+    return layer
 
 
 def _fits(model: PreTrainedModel, precision: Precision) -> bool:

@@ -50,12 +50,6 @@ def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.bfloat16, *
     return model
 
 
-def training_dtype() -> torch.dtype:
-    """What to train in: bf16, but float32 on a CPU without AVX-512, where torch multiplies bf16 a fifth as fast."""
-    is_fast = torch.cuda.is_available() or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return torch.bfloat16 if is_fast else torch.float32
-
-
 def keep_gradient_flow(model: torch.nn.Module) -> int:
     """Stop `Linear4bit` from repacking its weights for AVX512-BF16; returns how many layers were guarded.
 

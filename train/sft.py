@@ -6,7 +6,7 @@ import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from rich.console import Console
 from transformers import (
     AutoTokenizer,
     EarlyStoppingCallback,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
     PrinterCallback,
     set_seed,
@@ -26,15 +27,18 @@ from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from adapters.manifest import BaseManifest, TrainingRecord
+from adapters.manifest import BaseManifest, ComputeRecord, TrainingRecord
 from config.dataset import DatasetManifest, DatasetRow, Split
 from config.schema import DomainConfig, RecipeConfig
 from train.answer_loss import AnswerLossTrainer
+from train.attention import training_attention
 from train.base import library_versions
+from train.compute import Shape, compute_in, measure_training, set_precision
 from train.encode import Encoded, encode_rows
 from train.errors import ResumeError
+from train.lora_linear import fuse_lora
 from train.progress import TrainingProgress
-from train.quantize import load_causal_lm, training_dtype
+from train.quantize import load_causal_lm
 from train.recipe import check_recipe, lora_config
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
@@ -63,9 +67,13 @@ def train_adapter(
     run_folder: Path,
     *,
     resume: bool = False,
+    compute: ComputeRecord | None = None,
     console: Console | None = None,
 ) -> Trained:
     """Train one adapter; the model comes back with the weights of the best held-out loss.
+
+    Args:
+        compute: What to compute in; None: as the interrupted run did, or else what is fastest on this machine.
 
     Raises:
         RecipeError: The recipe asks for what vLLM does not serve.
@@ -78,24 +86,29 @@ def train_adapter(
     encoded = {
         split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length) for split in TRAINED_SPLITS
     }
+    model = load_causal_lm(base_folder)
+    compute = compute or _read_compute(run_folder) or _measure_compute(model, config.recipe, encoded["train"])
+    _write_compute(run_folder, compute)
+    compute_in(model, compute)
     set_seed(config.recipe.seed)
-    trainer = _trainer(config.recipe, base_folder, tokenizer, encoded, run_folder)
+    trainer = make_trainer(config.recipe, model, tokenizer, encoded, run_folder, compute)
     started = time.monotonic()
     output = _run(trainer, config.name, checkpoint, console)
     duration_s = time.monotonic() - started
-    model = trainer.model
-    assert isinstance(model, PeftModel)
-    cast_adapter(model)
-    model.eval()
+    trained = trainer.model
+    assert isinstance(trained, PeftModel)
+    cast_model(trained, compute)
+    trained.eval()
     record = TrainingRecord(
         arguments=config.recipe.model_dump(mode="json"),
         metrics=_metrics(trainer, output.training_loss),
         duration_s=round(duration_s, 1),
         device=_device_name(),
         libraries=library_versions(*LIBRARIES),
+        compute=compute,
     )
     logger.info("%s trained in %.0f s, held-out loss %.3f", config.name, duration_s, record.metrics["eval_loss"])
-    return Trained(model, tokenizer, record)
+    return Trained(trained, tokenizer, record)
 
 
 def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) -> str:
@@ -104,11 +117,12 @@ def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) 
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def cast_adapter(model: PeftModel) -> None:
+def cast_model(model: PeftModel, compute: ComputeRecord) -> None:
     """LoRA weights as bf16 has them: what is evaluated is what is saved and what vLLM computes with."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
-            parameter.data = parameter.data.to(torch.bfloat16).to(training_dtype())
+            parameter.data = parameter.data.to(torch.bfloat16)
+    set_precision(model, "float32" if compute.precision == "float32" else "bfloat16")
 
 
 def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
@@ -141,19 +155,38 @@ def _prepare_run(folder: Path, key: str, *, resume: bool) -> str | None:
     return str(checkpoint)
 
 
-def _trainer(
+def _measure_compute(model: PreTrainedModel, recipe: RecipeConfig, examples: Sequence[Encoded]) -> ComputeRecord:
+    """For batches of examples of the middle length."""
+    num_tokens = sorted(map(len, examples))[len(examples) // 2]
+    return measure_training(model, lora_config(recipe, model), Shape(recipe.per_device_train_batch_size, num_tokens))
+
+
+def _read_compute(run_folder: Path) -> ComputeRecord | None:
+    """A resumed run computes as it began."""
+    kept = json.loads((run_folder / RUN_FILE).read_text()).get("compute")
+    return None if kept is None else ComputeRecord.model_validate(kept)
+
+
+def _write_compute(run_folder: Path, compute: ComputeRecord) -> None:
+    path = run_folder / RUN_FILE
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept | {"compute": compute.model_dump(mode="json")}) + "\n")
+
+
+def make_trainer(
     recipe: RecipeConfig,
-    base_folder: Path,
+    model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     encoded: Mapping[Split, list[Encoded]],
     run_folder: Path,
+    compute: ComputeRecord,
 ) -> SFTTrainer:
-    model = load_causal_lm(base_folder, dtype=training_dtype())
+    """The trainer of a base that computes as `compute` says."""
     model.config.use_cache = False
-    trainer_class = SFTTrainer if torch.cuda.is_available() else AnswerLossTrainer
-    trainer = trainer_class(
+    has_cuda = torch.cuda.is_available()
+    trainer = (SFTTrainer if has_cuda else AnswerLossTrainer)(
         model=model,
-        args=_sft_config(recipe, run_folder),
+        args=sft_config(recipe, run_folder, compute),
         train_dataset=_to_dataset(encoded["train"]),
         eval_dataset=_to_dataset(encoded["validation"]),
         processing_class=tokenizer,
@@ -161,10 +194,13 @@ def _trainer(
         callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience)],
     )
     trainer.remove_callback(PrinterCallback)
+    if not has_cuda:
+        assert trainer.model is not None
+        fuse_lora(trainer.model)
     return trainer
 
 
-def _sft_config(recipe: RecipeConfig, run_folder: Path) -> SFTConfig:
+def sft_config(recipe: RecipeConfig, run_folder: Path, compute: ComputeRecord) -> SFTConfig:
     has_cuda = torch.cuda.is_available()
     eval_steps = min(recipe.eval_steps, recipe.max_steps)
     return SFTConfig(
@@ -194,7 +230,7 @@ def _sft_config(recipe: RecipeConfig, run_folder: Path) -> SFTConfig:
         logging_steps=5,
         disable_tqdm=True,
         report_to=[],
-        bf16=training_dtype() == torch.bfloat16,
+        bf16=compute.precision != "float32",
         use_cpu=not has_cuda,
         dataloader_pin_memory=has_cuda,
         seed=recipe.seed,
@@ -206,7 +242,12 @@ def _run(trainer: SFTTrainer, name: str, checkpoint: str | None, console: Consol
     progress = TrainingProgress(console, f"train {name}") if console is not None else None
     if progress is not None:
         trainer.add_callback(progress)
-    with progress or nullcontext():
+    with ExitStack() as stack:
+        if progress is not None:
+            stack.enter_context(progress)
+        if not torch.cuda.is_available():
+            base = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
+            stack.enter_context(training_attention(base))
         return trainer.train(resume_from_checkpoint=checkpoint)
 
 

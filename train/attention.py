@@ -1,0 +1,128 @@
+"""Attention for training on a CPU: batched products of the query heads that share a key head.
+
+torch's flash attention takes four to eight times as long in bfloat16 on a CPU, most of it in its backward pass.
+Probabilities are computed again in the backward pass, so memory grows with the tokens and not with their square.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+from transformers.modeling_utils import AttentionInterface
+
+NAME = "lorikeet_training"
+
+_MAX_SCORES = 1 << 20
+"""Computed at once: they stay in a core's cache."""
+_UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
+
+
+@contextmanager
+def training_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Let a model that attends by torch's `sdpa` attend by this for a while; others stay as they are."""
+    AttentionInterface.register(NAME, grouped_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    before = model.config._attn_implementation
+    if before == "sdpa":
+        model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' interface of an attention; what it asks beyond a mask goes to `sdpa`.
+
+    Args:
+        query: (B, H, T, D).
+        key: (B, K, S, D) of fewer heads; `value` likewise.
+        attention_mask: (B or 1, 1, T, S), True where a query sees a key, or what is added to the scores.
+    """
+    is_special = dropout > 0 or any(kwargs.get(name) is not None for name in _UNSUPPORTED)
+    if is_special or not query.requires_grad:
+        output, _ = sdpa_attention_forward(
+            module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
+        )
+        return output, None
+    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
+    if attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()[None, None]
+    query = query.to(dtype) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    mask = _additive(attention_mask, dtype)
+    output = GroupedAttention.apply(query, key.to(dtype), value.to(dtype), mask)  # type: ignore[no-untyped-call]
+    return output.transpose(1, 2).contiguous(), None
+
+
+class GroupedAttention(torch.autograd.Function):
+    """softmax(query key^T + mask) value, of a query that is scaled already."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None
+    ) -> torch.Tensor:
+        output = query.new_empty(*query.shape[:3], value.shape[-1])
+        for rows in _row_slices(query, key):
+            probabilities = _probabilities(query[rows], key[rows], _mask_of(mask, rows))
+            output[rows] = (probabilities @ value[rows]).view_as(output[rows])
+        ctx.save_for_backward(query, key, value, mask)
+        return output
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        query, key, value, mask = ctx.saved_tensors
+        d_query, d_key, d_value = map(torch.empty_like, (query, key, value))
+        for rows in _row_slices(query, key):
+            grouped = _grouped(query[rows], key)
+            d_output = _grouped(gradients[0][rows], key)
+            probabilities = _probabilities(query[rows], key[rows], _mask_of(mask, rows))
+            d_value[rows] = probabilities.transpose(-1, -2) @ d_output
+            d_probabilities = d_output @ value[rows].transpose(-1, -2)
+            d_scores = torch._softmax_backward_data(d_probabilities, probabilities, -1, probabilities.dtype)
+            d_query[rows] = (d_scores @ key[rows]).view_as(query[rows])
+            d_key[rows] = d_scores.transpose(-1, -2) @ grouped
+        return d_query, d_key, d_value, None
+
+
+def _probabilities(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """(B, K, H/K * T, S)."""
+    scores = _grouped(query, key) @ key.transpose(-1, -2)
+    if mask is not None:
+        batch, heads, _, length = scores.shape
+        scores.view(batch, heads, -1, query.shape[2], length).add_(mask[:, :, None])
+    return torch.softmax(scores, -1, dtype=torch.float32).to(scores.dtype)
+
+
+def _grouped(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+    """(B, K, H/K * T, D): the queries of the heads that share a key head, one after the other."""
+    return query.reshape(query.shape[0], key.shape[1], -1, query.shape[-1])
+
+
+def _row_slices(query: torch.Tensor, key: torch.Tensor) -> Iterator[slice]:
+    num_scores = query.shape[1] * query.shape[2] * key.shape[2]
+    num_rows = max(1, _MAX_SCORES // num_scores)
+    return (slice(start, start + num_rows) for start in range(0, query.shape[0], num_rows))
+
+
+def _mask_of(mask: torch.Tensor | None, rows: slice) -> torch.Tensor | None:
+    return mask if mask is None or mask.shape[0] == 1 else mask[rows]
+
+
+def _additive(mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    if mask is None or mask.dtype != torch.bool:
+        return mask if mask is None else mask.to(dtype)
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
