@@ -87,7 +87,7 @@ def train_adapter(
         split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length) for split in TRAINED_SPLITS
     }
     model = load_causal_lm(base_folder)
-    compute = compute or _read_compute(run_folder) or _measure_compute(model, config.recipe, encoded["train"])
+    compute = compute or _read_compute(run_folder) or measure_compute(model, config.recipe, encoded["train"])
     _write_compute(run_folder, compute)
     compute_in(model, compute)
     set_seed(config.recipe.seed)
@@ -155,7 +155,7 @@ def _prepare_run(folder: Path, key: str, *, resume: bool) -> str | None:
     return str(checkpoint)
 
 
-def _measure_compute(model: PreTrainedModel, recipe: RecipeConfig, examples: Sequence[Encoded]) -> ComputeRecord:
+def measure_compute(model: PreTrainedModel, recipe: RecipeConfig, examples: Sequence[Encoded]) -> ComputeRecord:
     """For batches of examples of the middle length."""
     num_tokens = sorted(map(len, examples))[len(examples) // 2]
     return measure_training(model, lora_config(recipe, model), Shape(recipe.per_device_train_batch_size, num_tokens))
@@ -187,8 +187,8 @@ def make_trainer(
     trainer = (SFTTrainer if has_cuda else AnswerLossTrainer)(
         model=model,
         args=sft_config(recipe, run_folder, compute),
-        train_dataset=_to_dataset(encoded["train"]),
-        eval_dataset=_to_dataset(encoded["validation"]),
+        train_dataset=to_dataset(encoded["train"]),
+        eval_dataset=to_dataset(encoded["validation"]),
         processing_class=tokenizer,
         peft_config=lora_config(recipe, model),
         callbacks=[EarlyStoppingCallback(early_stopping_patience=recipe.early_stopping_patience)],
@@ -251,7 +251,7 @@ def _run(trainer: SFTTrainer, name: str, checkpoint: str | None, console: Consol
         return trainer.train(resume_from_checkpoint=checkpoint)
 
 
-def _to_dataset(encoded: Sequence[Encoded]) -> Dataset:
+def to_dataset(encoded: Sequence[Encoded]) -> Dataset:
     return Dataset.from_list([{"input_ids": e.input_ids, "labels": e.labels} for e in encoded])
 
 

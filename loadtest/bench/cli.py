@@ -31,6 +31,7 @@ BENCHES = {
     "manyadapters": "loadtest.bench.manyadapters:bench_manyadapters",
     "overhead": "loadtest.bench.overhead:bench_overhead",
     "quality": "loadtest.bench.quality:bench_quality",
+    "train": "loadtest.bench.train:bench_train",
 }
 """By name, module and function: what a benchmark imports is paid by those who run it."""
 

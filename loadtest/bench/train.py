@@ -1,0 +1,286 @@
+"""`lorikeet bench train`: a training step of ours beside one of plain TRL, and beside its products alone.
+
+Each side is a process (`train/bench_worker.py`) that takes a step when told to, on the same examples in the same
+batches. In a round each takes one.
+"""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from types import TracebackType
+from typing import Any, Literal, Protocol, Self
+
+from loadtest.bench.alternate import compare_pairs
+from loadtest.bench.options import BenchOptions
+from loadtest.bench.results import BenchResult, paired
+from loadtest.bench.servers import kept_logs
+from loadtest.errors import TargetError
+
+BASE = "smollm2-135m-nf4"
+BNB_BASE = "smollm2-135m-nf4-bitsandbytes"
+"""The same base in bitsandbytes' own 4-bit tensors."""
+
+LEAST_RATIO: dict[str, float] = {"shared": 2.0, "own": 1.0}
+LEAST_OF_BNB = 5.0
+MOST_OF_FLOOR = 1.5
+MOST_NATS = 0.1
+"""Between the losses of the same step: bfloat16 and float32 themselves are this far apart after some steps."""
+
+_TITLES = {"shared": "prompts that share a prefix", "own": "prompts of their own"}
+_BATCH_SIZE = 16
+_BNB_BATCH_SIZE = 4  # bitsandbytes takes its time
+_WARM_UPS = 2
+
+Data = Literal["shared", "own"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One training step; `peak_bytes` is the process's until then."""
+
+    seconds: float
+    num_tokens: int
+    loss: float
+    peak_bytes: int
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self.num_tokens / self.seconds
+
+
+@dataclass(frozen=True)
+class Floor:
+    """The matrix products of our last step alone."""
+
+    seconds: float
+    gflop: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """A step of each side on one batch."""
+
+    ours: Step
+    floor: Floor
+    bf16: Step
+    float32: Step
+
+    @property
+    def best(self) -> Step:
+        """The faster one of plain TRL's two."""
+        return min(self.bf16, self.float32, key=lambda step: step.seconds)
+
+
+class Side(Protocol):
+    """A trainer in a process of its own."""
+
+    def step(self) -> Step: ...
+
+    def floor(self) -> Floor: ...
+
+
+class WorkerSide:
+    """`train/bench_worker.py`, asked line by line; it ends with its standard input.
+
+    Raises:
+        TargetError: It has ended without an answer. Its log says why.
+    """
+
+    def __init__(self, kind: str, base: Path, data: Data, batch_size: int, log: Path, environment: dict[str, str]):
+        self._name = f"{kind}, {data}"
+        self.is_bf16 = False
+        command = [sys.executable, "-m", "train.bench_worker", kind, str(base), data, str(batch_size)]
+        with log.open("w") as stderr:
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._process.kill()
+        self._process.communicate()
+
+    def wait_until_ready(self) -> str:
+        """How it computes."""
+        answer = self._read()
+        self.is_bf16 = bool(answer["is_bf16"])
+        return f"{self._name}: {answer['computes']}"
+
+    def step(self) -> Step:
+        return Step(**self._ask("step"))
+
+    def floor(self) -> Floor:
+        return Floor(**self._ask("floor"))
+
+    def _ask(self, what: str) -> dict[str, Any]:
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(f"{what}\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            pass  # `_read` finds the end of its output
+        return self._read()
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        # Libraries write lines of their own.
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                answer: dict[str, Any] = json.loads(line)
+                return answer
+        raise TargetError(f"The trainer ({self._name}) has ended without an answer.")
+
+
+def bench_train(options: BenchOptions) -> tuple[BenchResult, ...]:
+    """Prepare the base where it is missing, then measure both kinds of data, then 4-bit tensors.
+
+    Raises:
+        TargetError: A base could not be prepared, or a trainer ended. The logs are kept; the message says where.
+    """
+    results: list[BenchResult] = []
+    with kept_logs() as logs:
+        base = prepared_base(options, BASE, "dequantized", logs)
+        for data in LEAST_RATIO:
+            results += _bench_data(options, base, data, logs)  # type: ignore[arg-type]  # keys are `Data`
+        bnb = prepared_base(options, BNB_BASE, "bitsandbytes", logs)
+        results.append(_bench_bnb(options, base, bnb, logs))
+    return tuple(results)
+
+
+def prepared_base(options: BenchOptions, name: str, storage: str, logs: Path) -> Path:
+    """A base of the home, prepared by `lorikeet base prepare` in a process of its own if it is not there."""
+    folder = options.home.bases / name
+    if folder.is_dir():
+        return folder
+    options.say(f"preparing the base {name}")
+    words = "base", "prepare", "smollm2-135m", "--name", name, "--quantization", "nf4", "--storage", storage
+    log = logs / f"{name}.log"
+    with log.open("w") as file:
+        code = subprocess.call(
+            [sys.executable, "-m", "lorikeet", *words, "--home", str(options.home.root)],
+            stdout=file,
+            stderr=file,
+            env=dict(options.environment),
+        )
+    if code != 0:
+        raise TargetError(f"The base {name!r} could not be prepared.")
+    return folder
+
+
+def measure_rounds(
+    ours: Side, bf16: Side, float32: Side, num_rounds: int, say: Callable[[str], None] = lambda line: None
+) -> list[Round]:
+    """The first batches, which are the longest, warm up; whoever goes first changes from round to round."""
+    rounds = []
+    for number in range(_WARM_UPS + num_rounds):
+        say(f"round {number + 1} of {_WARM_UPS + num_rounds}")
+        sides: list[Side] = [ours, bf16, float32]
+        first = number % len(sides)
+        steps = {id(side): side.step() for side in sides[first:] + sides[:first]}
+        rounds.append(Round(steps[id(ours)], ours.floor(), steps[id(bf16)], steps[id(float32)]))
+    return rounds
+
+
+def results_of(data: Data, rounds: Sequence[Round], is_bf16: bool) -> tuple[BenchResult, ...]:
+    """Speed, memory, floor and losses; the losses of the warm-ups count too."""
+    title, timed = _TITLES[data], rounds[_WARM_UPS:]
+
+    def speed(name: str, baseline: str, pairs: Sequence[tuple[Step, Step]], least: float | None) -> BenchResult:
+        values = [(first.tokens_per_s, second.tokens_per_s) for first, second in pairs]
+        return paired(f"{title}: {name} (baseline: {baseline})", "tok/s", compare_pairs(values), least=least)
+
+    floors = compare_pairs([(each.floor.seconds, each.ours.seconds) for each in timed])
+    gflop = median(each.floor.gflop for each in timed)
+    last = rounds[-1]
+    twin = [each.bf16 if is_bf16 else each.float32 for each in rounds]
+    return (
+        speed("training", "plain TRL, the faster type", [(r.best, r.ours) for r in timed], LEAST_RATIO[data]),
+        speed("training", "plain TRL in bfloat16", [(r.bf16, r.ours) for r in timed], None),
+        speed("training", "plain TRL in float32", [(r.float32, r.ours) for r in timed], None),
+        paired(
+            f"{title}: a step (baseline: its products alone, {gflop:.0f} GFLOP at "
+            f"{gflop / floors.baseline:.0f} GFLOP/s)",
+            "s",
+            floors,
+            most=MOST_OF_FLOOR,
+        ),
+        paired(
+            f"{title}: peak memory (baseline: plain TRL in bfloat16)",
+            "MB",
+            compare_pairs([(last.bf16.peak_bytes / 1e6, last.ours.peak_bytes / 1e6)]),
+        ),
+        loss_result(
+            title,
+            [each.ours for each in rounds],
+            twin,
+            [each.bf16 for each in rounds],
+            [each.float32 for each in rounds],
+        ),
+    )
+
+
+def loss_result(
+    title: str, ours: Sequence[Step], twin: Sequence[Step], bf16: Sequence[Step], float32: Sequence[Step]
+) -> BenchResult:
+    """The largest difference of a step's loss from plain TRL's in the same type; baseline: TRL's own two types."""
+    return BenchResult(
+        name=f"{title}: largest difference of {len(ours)} losses from plain TRL in our type "
+        "(baseline: TRL's own two types)",
+        value=_largest_difference(ours, twin),
+        unit="nats",
+        baseline=_largest_difference(bf16, float32),
+        target=f"at most {MOST_NATS:g} nats",
+        is_pass=_largest_difference(ours, twin) <= MOST_NATS,
+    )
+
+
+def _largest_difference(first: Sequence[Step], second: Sequence[Step]) -> float:
+    return max(abs(a.loss - b.loss) for a, b in zip(first, second, strict=True))
+
+
+def _bench_data(options: BenchOptions, base: Path, data: Data, logs: Path) -> tuple[BenchResult, ...]:
+    with _workers(options, (("lorikeet", base), ("trl-bfloat16", base), ("trl-float32", base)), data, logs) as sides:
+        ours, bf16, float32 = sides
+        rounds = measure_rounds(ours, bf16, float32, options.rounds, options.say)
+    return results_of(data, rounds, ours.is_bf16)
+
+
+def _bench_bnb(options: BenchOptions, base: Path, bnb: Path, logs: Path) -> BenchResult:
+    """Our way to train an NF4 base on a CPU, and bitsandbytes' own."""
+    both = (("lorikeet", base), ("trl-bfloat16", bnb))
+    with _workers(options, both, "shared", logs, _BNB_BATCH_SIZE) as (ours, theirs):
+        pairs = []
+        for number in range(1 + options.rounds):
+            options.say(f"NF4: round {number} of {options.rounds}")
+            pairs.append((theirs.step().tokens_per_s, ours.step().tokens_per_s))
+    title = f"NF4, {_BNB_BATCH_SIZE} examples a step: training (baseline: plain TRL on bitsandbytes' tensors)"
+    return paired(title, "tok/s", compare_pairs(pairs[1:]), least=LEAST_OF_BNB)
+
+
+@contextmanager
+def _workers(
+    options: BenchOptions,
+    kinds: Sequence[tuple[str, Path]],
+    data: Data,
+    logs: Path,
+    batch_size: int = _BATCH_SIZE,
+) -> Iterator[list[WorkerSide]]:
+    with ExitStack() as stack:
+        sides = []
+        for kind, base in kinds:
+            log = logs / f"{kind}-{data}-{batch_size}.log"
+            side = stack.enter_context(WorkerSide(kind, base, data, batch_size, log, dict(options.environment)))
+            # One after the other: ours measures what to compute in while it starts.
+            options.say(side.wait_until_ready())
+            sides.append(side)
+        yield sides
