@@ -7,12 +7,13 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from trl.trainer.sft_trainer import SFTTrainer
 
-from adapters.manifest import BaseManifest
+from adapters.manifest import BaseManifest, ComputeRecord, Precision
 from config.dataset import DatasetManifest, DatasetRow, Split, read_split
 from config.home import Home
 from config.schema import DomainConfig
 from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
 from train.answer_loss import AnswerLossTrainer
+from train.compute import unmeasured
 from train.dataset import build_dataset
 from train.errors import RecipeError, ResumeError
 from train.sft import Trained, save_adapter, train_adapter
@@ -31,10 +32,15 @@ class Bench:
         folder = self.home.datasets / "colours"
         self.rows: dict[Split, list[DatasetRow]] = {s: read_split(folder, s) for s in ("train", "validation", "test")}
 
-    def train(self, run: str, *, resume: bool = False, **recipe: object) -> Trained:
+    def train(
+        self, run: str, *, resume: bool = False, compute: ComputeRecord | None = None, **recipe: object
+    ) -> Trained:
         config = self.domain.model_copy(update={"recipe": self.domain.recipe.model_copy(update=recipe)})
         folder = self.home.bases / "tiny"
-        return train_adapter(config, self.base, folder, self.dataset, self.rows, self.home.runs / run, resume=resume)
+        run_folder = self.home.runs / run
+        return train_adapter(
+            config, self.base, folder, self.dataset, self.rows, run_folder, resume=resume, compute=compute
+        )
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +62,8 @@ def test_training_changes_the_adapter_and_nothing_else(bench: Bench) -> None:
 
 
 def test_the_same_seed_gives_the_same_adapter_byte_for_byte(bench: Bench, tmp_path: Path) -> None:
-    save_adapter(bench.train("one").model, tmp_path / "one", "tiny")
-    save_adapter(bench.train("two").model, tmp_path / "two", "tiny")
+    save_adapter(bench.train("one", compute=unmeasured()).model, tmp_path / "one", "tiny")
+    save_adapter(bench.train("two", compute=unmeasured()).model, tmp_path / "two", "tiny")
     files = ("adapter_model.safetensors", "adapter_config.json")
     assert [(tmp_path / "one" / f).read_bytes() for f in files] == [(tmp_path / "two" / f).read_bytes() for f in files]
 
@@ -81,6 +87,22 @@ def test_an_interrupted_run_resumes_where_it_stopped(bench: Bench) -> None:
     assert resumed.record.metrics["steps"] == 3
     assert {n: t.shape for n, t in lora_weights(resumed.model).items()} == {n: t.shape for n, t in whole.items()}
     torch.testing.assert_close(lora_weights(resumed.model), whole, atol=1e-3, rtol=0.02)
+
+
+@pytest.mark.parametrize("precision", ["bfloat16", "float32", "mixed"])
+def test_a_resumed_run_computes_as_it_began(bench: Bench, precision: Precision) -> None:
+    begun = ComputeRecord(precision=precision, num_threads=1, layer_ms={"as measured": 1.5})
+    trained = bench.train("computed", compute=begun)
+    (bench.home.runs / "computed" / "checkpoint-3").rename(bench.home.runs / "computed" / "lost")
+    resumed = bench.train("computed", resume=True)
+    assert trained.record.compute == resumed.record.compute == begun
+    assert {p.dtype for p in resumed.model.parameters()} == {p.dtype for p in trained.model.parameters()}
+
+
+def test_what_a_run_computes_in_is_measured(bench: Bench) -> None:
+    compute = bench.train("measured").record.compute
+    assert compute is not None
+    assert len(compute.layer_ms) >= 3
 
 
 def test_resuming_without_a_checkpoint_says_what_to_do(bench: Bench) -> None:

@@ -36,6 +36,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from adapters.manifest import ComputeRecord, Precision
 from config.dataset import Message
 from config.schema import RecipeConfig
+from train.answer_loss import shared_prefix_length
 from train.attention import training_attention
 from train.compute import compute_in
 from train.encode import IGNORED, Encoded, encode
@@ -47,7 +48,6 @@ from train.sft import (
     make_trainer,
     measure_compute,
     sft_config,
-    shared_prefix_length,
     to_dataset,
 )
 
@@ -170,8 +170,10 @@ def products_of(model: Any, batch: BatchShape) -> Counter[Product]:
     products: Counter[Product] = Counter()
     n = batch.num_distinct
     for layer in (module for module in model.modules() if isinstance(module, Linear)):
-        r, inner = layer.lora_A[ADAPTER_NAME].weight.shape
-        columns = len(layer.lora_B[ADAPTER_NAME].weight)
+        lora_a, lora_b = layer.lora_A[ADAPTER_NAME].weight, layer.lora_B[ADAPTER_NAME].weight
+        assert isinstance(lora_a, torch.Tensor)
+        assert isinstance(lora_b, torch.Tensor)
+        (r, inner), columns = lora_a.shape, len(lora_b)
         forward = Product(n, inner, columns), Product(n, inner, r), Product(n, r, columns)
         to_input = Product(n, columns, inner), Product(n, columns, r), Product(n, r, inner)
         to_lora = Product(columns, n, r), Product(r, n, inner)

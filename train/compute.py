@@ -112,9 +112,10 @@ def set_precision(model: torch.nn.Module, precision: Precision) -> None:
     from bitsandbytes.nn.modules import Linear4bit
 
     products = torch.float32 if precision == "float32" else torch.bfloat16
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            tensor.data = tensor.data.to(weights_dtype(precision))
+    # Buffers stay: the frequencies of rotary embeddings are float32 whatever the model is.
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(weights_dtype(precision))
     # Often one tensor with the input embeddings, which are no product.
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     for module in model.modules():

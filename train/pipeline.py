@@ -4,7 +4,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,12 +25,14 @@ from adapters.manifest import (
 )
 from adapters.reference import DEFAULT_ALIAS
 from adapters.store import AdapterStore
-from config.dataset import SPLITS, DatasetManifest, read_split
+from config.dataset import SPLITS, DatasetManifest, DatasetRow, read_split
 from config.home import Home
 from config.schema import DomainConfig, GatesConfig
 from quality.probes import write_probes
 from train.card import write_model_card
+from train.compute import Shape, compute_in, measure_inference
 from train.dataset import build_dataset
+from train.encode import encode_prompt
 from train.evaluate import evaluate, measure_forgetting, quality_baseline
 from train.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
 from train.probes import make_probes, quality_rules
@@ -67,6 +69,7 @@ def train_and_publish(
         config, base, base_folder, dataset, rows, home.runs / config.name, resume=resume, console=console
     )
     with _stage(console, f"evaluating base and adapter on {len(rows['test'])} held-out examples"):
+        _compute_fast(trained, dataset, rows["test"])
         evaluation, answers = evaluate(trained.model, trained.tokenizer, dataset, rows["test"])
         forgetting = measure_forgetting(trained.model, trained.tokenizer)
     fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, rows["test"])
@@ -86,6 +89,13 @@ def train_and_publish(
     logger.info("%s published; %s", manifest.lora_name, reason)
     shutil.rmtree(home.runs / config.name)  # the version is in the store; its checkpoints are no longer needed
     return Outcome(manifest, passed, reason)
+
+
+def _compute_fast(trained: Trained, dataset: DatasetManifest, rows: Sequence[DatasetRow]) -> None:
+    """Generate in what is fastest for prompts of the middle length."""
+    lengths = sorted(len(encode_prompt(trained.tokenizer, row.prompt)) for row in rows)
+    prompts = Shape(len(rows), lengths[len(rows) // 2])
+    compute_in(trained.model, measure_inference(trained.model, prompts, dataset.evaluation.max_new_tokens))
 
 
 @contextmanager
