@@ -10,11 +10,12 @@ import torch
 from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import SFTTrainer
 
+from train.attention import Packed, can_pack, packed_rows
 from train.encode import IGNORED
 
-LossPath = Literal["shared prefix", "answer positions", "own forward"]
+LossPath = Literal["packed rows", "shared prefix", "answer positions", "own forward"]
 # Fastest first. The model's own forward, given the labels, is what they must equal.
-FAST_PATHS: tuple[LossPath, ...] = ("shared prefix", "answer positions")
+FAST_PATHS: tuple[LossPath, ...] = ("packed rows", "shared prefix", "answer positions")
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,11 @@ class LossPaths:
         self._unequal: set[LossPath] = set()
 
     def choose(self, causal_lm: PreTrainedModel, batch: Batch) -> LossPath:
-        if batch.num_shared > 0 and self._is_equal("shared prefix", causal_lm, batch):
+        has_shared = batch.num_shared > 0
+        can_pack_rows = has_shared and can_pack(causal_lm, batch.num_tokens)
+        if can_pack_rows and self._is_equal("packed rows", causal_lm, batch):
+            return "packed rows"
+        if has_shared and self._is_equal("shared prefix", causal_lm, batch):
             return "shared prefix"
         return "answer positions" if self._is_equal("answer positions", causal_lm, batch) else "own forward"
 
@@ -122,6 +127,8 @@ def summed_loss(causal_lm: PreTrainedModel, batch: Batch, path: LossPath) -> tor
         )
         own_mean: torch.Tensor = output.loss
         return own_mean * batch.num_answer_tokens
+    if path == "packed rows":
+        return _packed_loss(causal_lm, batch)
     num_shared = batch.num_shared if path == "shared prefix" else 0
     labels = batch.labels[:, num_shared + 1 :]
     is_answer = labels != IGNORED
@@ -134,6 +141,22 @@ def summed_loss(causal_lm: PreTrainedModel, batch: Batch, path: LossPath) -> tor
             use_cache=cache is not None,
         )
     return torch.nn.functional.cross_entropy(output.logits[0].float(), labels[is_answer], reduction="sum")
+
+
+def _packed_loss(causal_lm: PreTrainedModel, batch: Batch) -> torch.Tensor:
+    """The shared tokens and then what follows in each row, as one row; see `train.attention`."""
+    num_rows, num_shared = len(batch.input_ids), batch.num_shared
+    shared, rest = batch.input_ids[:1, :num_shared], batch.input_ids[:, num_shared:]
+    positions = torch.arange(num_shared + rest.shape[1], device=rest.device)
+    labels = torch.nn.functional.pad(batch.labels[:, num_shared + 1 :], (0, 1), value=IGNORED).view(1, -1)
+    is_answer = torch.nn.functional.pad(labels != IGNORED, (num_shared, 0))[:, :-1]
+    with packed_rows(Packed(num_shared, num_rows)), _answer_positions_only(causal_lm, is_answer):
+        output = causal_lm(
+            input_ids=torch.cat([shared, rest.reshape(1, -1)], 1),
+            position_ids=torch.cat([positions[:num_shared], positions[num_shared:].repeat(num_rows)])[None],
+            use_cache=False,
+        )
+    return torch.nn.functional.cross_entropy(output.logits[0].float(), labels[labels != IGNORED], reduction="sum")
 
 
 def shared_prefix_length(input_ids: torch.Tensor, labels: torch.Tensor) -> int:

@@ -2,10 +2,15 @@
 
 torch's flash attention takes four to eight times as long in bfloat16 on a CPU, most of it in its backward pass.
 Probabilities are computed again in the backward pass, so memory grows with the tokens and not with their square.
+
+Rows that begin with the same tokens can also be packed into one: the shared tokens once, then what follows in each
+row. All of it goes through a layer at once, and attention takes it apart.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -21,11 +26,23 @@ _MAX_SCORES = 1 << 20
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
 
+@dataclass(frozen=True)
+class Packed:
+    """One row of `num_shared` tokens, and then the rest of `num_rows` rows, each as long."""
+
+    num_shared: int
+    num_rows: int
+
+
+_PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
+# "softcap", "s_aux", "position_bias", "cache")
+
+
 @contextmanager
 def training_attention(model: PreTrainedModel) -> Iterator[None]:
     """Let a model that attends by torch's `sdpa` attend by this for a while; others stay as they are."""
     AttentionInterface.register(NAME, grouped_attention)
-    AttentionMaskInterface.register(NAME, sdpa_mask)
+    AttentionMaskInterface.register(NAME, _mask_of_model)
     before = model.config._attn_implementation
     if before == "sdpa":
         model.set_attn_implementation(NAME)
@@ -33,6 +50,30 @@ def training_attention(model: PreTrainedModel) -> Iterator[None]:
         yield
     finally:
         model.set_attn_implementation(before)
+
+
+@contextmanager
+def packed_rows(packed: Packed) -> Iterator[None]:
+    """Take what goes through a model apart so; see `can_pack`."""
+    token = _PACKED.set(packed)
+    try:
+        yield
+    finally:
+        _PACKED.reset(token)
+
+
+def can_pack(model: PreTrainedModel, num_tokens: int) -> bool:
+    """Whether a model attends by this, and every token sees all tokens of its row before it."""
+    config = model.config
+    has_window = 0 < (getattr(config, "sliding_window", None) or 0) < num_tokens
+    has_cap = getattr(config, "attn_logit_softcapping", None) is not None
+    has_dropout = (getattr(config, "attention_dropout", None) or 0) > 0
+    return config._attn_implementation == NAME and not (has_window or has_cap or has_dropout)
+
+
+def _mask_of_model(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """What transformers makes once for all layers; packed rows have no padding before their tokens, and need none."""
+    return None if _PACKED.get() is not None else sdpa_mask(*args, **kwargs)
 
 
 def grouped_attention(
@@ -53,19 +94,51 @@ def grouped_attention(
         key: (B, K, S, D) of fewer heads; `value` likewise.
         attention_mask: (B or 1, 1, T, S), True where a query sees a key, or what is added to the scores.
     """
+    packed = _PACKED.get()
     is_special = dropout > 0 or any(kwargs.get(name) is not None for name in _UNSUPPORTED)
-    if is_special or not query.requires_grad:
+    if packed is None and (is_special or not query.requires_grad):
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
         )
         return output, None
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
-    if attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal):
-        attention_mask = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool).tril()[None, None]
     query = query.to(dtype) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
-    mask = _additive(attention_mask, dtype)
-    output = GroupedAttention.apply(query, key.to(dtype), value.to(dtype), mask)  # type: ignore[no-untyped-call]
-    return output.transpose(1, 2).contiguous(), None
+    key, value = key.to(dtype), value.to(dtype)
+    if packed is not None:
+        return _attend_packed(query, key, value, packed), None
+    if attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal):
+        attention_mask = _causal(query.shape[2], key.shape[2])
+    return _attend(query, key, value, _additive(attention_mask, dtype)).transpose(1, 2).contiguous(), None
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    output: torch.Tensor = GroupedAttention.apply(query, key, value, mask)  # type: ignore[no-untyped-call]
+    return output
+
+
+def _attend_packed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed) -> torch.Tensor:
+    """(1, T, H, D): the shared tokens among themselves, and each row's others to those and their own."""
+    num_shared = packed.num_shared
+
+    def rows_of(packed_states: torch.Tensor) -> torch.Tensor:
+        heads, _, width = packed_states[0].shape
+        return packed_states[0, :, num_shared:].reshape(heads, packed.num_rows, -1, width).transpose(0, 1)
+
+    def with_shared(packed_states: torch.Tensor) -> torch.Tensor:
+        shared = packed_states[:, :, :num_shared].expand(packed.num_rows, -1, -1, -1)
+        return torch.cat([shared, rows_of(packed_states)], 2)
+
+    heads_of_shared = [states[:, :, :num_shared] for states in (query, key, value)]
+    shared = _attend(*heads_of_shared, mask=_additive(_causal(num_shared, num_shared), query.dtype))
+    rows, keys = rows_of(query), with_shared(key)
+    mask = _additive(_causal(rows.shape[2], keys.shape[2]), query.dtype)
+    rest = _attend(rows, keys, with_shared(value), mask)
+    return torch.cat([shared.transpose(1, 2), rest.transpose(1, 2).flatten(0, 1)[None]], 1)
+
+
+def _causal(num_queries: int, num_keys: int) -> torch.Tensor:
+    """(1, 1, T, S), for queries that are the last of the keys' tokens."""
+    return torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)[None, None]
 
 
 class GroupedAttention(torch.autograd.Function):
