@@ -128,8 +128,9 @@ def _attend_packed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
         shared = packed_states[:, :, :num_shared].expand(packed.num_rows, -1, -1, -1)
         return torch.cat([shared, rows_of(packed_states)], 2)
 
-    heads_of_shared = [states[:, :, :num_shared] for states in (query, key, value)]
-    shared = _attend(*heads_of_shared, mask=_additive(_causal(num_shared, num_shared), query.dtype))
+    first_query, first_key, first_value = (states[:, :, :num_shared] for states in (query, key, value))
+    mask = _additive(_causal(num_shared, num_shared), query.dtype)
+    shared = _attend(first_query, first_key, first_value, mask)
     rows, keys = rows_of(query), with_shared(key)
     mask = _additive(_causal(rows.shape[2], keys.shape[2]), query.dtype)
     rest = _attend(rows, keys, with_shared(value), mask)
