@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from adapters.base import read_base
@@ -19,6 +18,7 @@ from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.store import AdapterStore
 from adapters.tables import history_table, manifest_table, versions_table
 from config.home import Home
+from config.terminal import make_console, print_error
 
 if TYPE_CHECKING:
     from adapters.remote import RemoteStore
@@ -34,7 +34,7 @@ ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the hi
 
 DEFAULT_HOME = Path("var")
 
-console = Console()
+console = make_console()
 
 _STYLES = {"error": "red", "warning": "yellow", "info": "green"}
 
@@ -269,7 +269,7 @@ def _is_verified(store: AdapterStore, target: Target) -> bool:
     try:
         manifest = store.verify(target)
     except AdapterError as error:
-        _print_error(error)
+        print_error(error)
         return False
     console.print(f"{target}: {len(manifest.files)} files as published, {manifest.digest[:12]}")
     return True
@@ -284,12 +284,8 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except AdapterError as error:
-        _print_error(error)
+        print_error(error)
         raise typer.Exit(1) from error
-
-
-def _print_error(error: AdapterError) -> None:
-    Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
 
 
 def _print_finding(finding: Finding) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from config.home import Home
 from config.packaged import default_file
+from config.terminal import make_console
 from loadtest.load_cli import (
     ApiKey,
     ConfigFile,
@@ -42,7 +42,7 @@ def compare(
     from loadtest.compare_tables import comparison_table, parse_share
     from loadtest.files import read_run, replace_text
 
-    console = Console()
+    console = make_console()
     with errors_shown():
         share = parse_share(fail_if_worse) if fail_if_worse else None
         comparison = compare_runs(read_run(a), read_run(b), seed)
@@ -156,4 +156,4 @@ def _with_stand_ins(options: RunOptions, adapter: str, num_models: int) -> RunOp
 
 
 def _printer() -> Callable[[str], None]:
-    return partial(Console().print, highlight=False, soft_wrap=True)
+    return partial(make_console().print, highlight=False, soft_wrap=True)

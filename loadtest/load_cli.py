@@ -14,6 +14,7 @@ from config.errors import ConfigError, DatasetError
 from config.home import Home
 from config.load import read_mapping, trace_from
 from config.loadtest import LoadtestConfig
+from config.terminal import make_console, print_error
 from loadtest.errors import LoadtestError
 from loadtest.options import RunOptions, with_options
 
@@ -113,7 +114,7 @@ def _run_and_report(
     from loadtest.session import run_load
     from loadtest.slo import parse_slo
 
-    console, slo = Console(), parse_slo(slo_text) if slo_text else None
+    console, slo = make_console(), parse_slo(slo_text) if slo_text else None
     result = run_load(
         config,
         home.datasets,
@@ -148,7 +149,7 @@ def errors_shown() -> Iterator[None]:
     try:
         yield
     except (AdapterError, ConfigError, DatasetError, LoadtestError, ServerError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        print_error(error)
         raise typer.Exit(2) from None
 
 

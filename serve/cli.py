@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from adapters.base import read_base
 from adapters.errors import AdapterError
@@ -17,6 +16,7 @@ from config.home import Home
 from config.load import load_serve
 from config.packaged import default_file
 from config.schema import ServeConfig
+from config.terminal import print_error
 from quality.errors import QualityStoreError
 from serve.errors import EngineStartError
 from serve.keys import KeyRing
@@ -45,14 +45,14 @@ def serve(
         read_base(Home(home).bases / config.base)
         keys, judge_key = _keys(config, Home(home)), _judge_key(config)
     except (ConfigError, AdapterError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        print_error(error)
         raise typer.Exit(1) from None
     set_up_logging(config.log_level, config.log_format)
     logger.info("Configuration: %s", config_file)
     try:
         run(config, Home(home), keys, judge_key)
     except (QualityStoreError, ConfigError, AdapterError, EngineStartError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        print_error(error)
         raise typer.Exit(1) from None
 
 

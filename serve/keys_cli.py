@@ -8,13 +8,13 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
 from config.errors import ConfigError
 from config.home import Home
 from config.load import validate
+from config.terminal import make_console, print_error
 from serve.keys import KeyGrant, KeyRecord, create_key, list_keys, revoke_key
 
 app = typer.Typer(no_args_is_help=True, help="API keys of the server: create, list, revoke.")
@@ -66,9 +66,9 @@ def list_(file: FileOption = None, home: HomeOption = DEFAULT_HOME) -> None:
     with _errors_in_one_line():
         records = list_keys(_key_file(file, home))
     if not records:
-        Console().print("There are no keys. Make one with `lorikeet keys create TENANT`.")
+        make_console().print("There are no keys. Make one with `lorikeet keys create TENANT`.")
         return
-    Console().print(_keys_table(records))
+    make_console().print(_keys_table(records))
 
 
 @app.command()
@@ -80,7 +80,7 @@ def revoke(
     """Revoke a key for good; a running server follows within a second."""
     with _errors_in_one_line():
         record = revoke_key(_key_file(file, home), key_id, now=datetime.now(UTC))
-    Console().print(f"Key {record.id} of {record.tenant!r} is revoked since {record.revoked_at}.", highlight=False)
+    make_console().print(f"Key {record.id} of {record.tenant!r} is revoked since {record.revoked_at}.", highlight=False)
 
 
 def _key_file(file: Path | None, home: Path) -> Path:
@@ -92,12 +92,12 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (ConfigError, OSError) as error:
-        _note(f"[red]error:[/] {escape(str(error))}")
+        print_error(error)
         raise typer.Exit(1) from None
 
 
 def _note(text: str) -> None:
-    Console(stderr=True).print(text, soft_wrap=True, highlight=False)
+    make_console(stderr=True).print(text, soft_wrap=True, highlight=False)
 
 
 def _keys_table(records: tuple[KeyRecord, ...]) -> Table:

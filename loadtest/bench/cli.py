@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from adapters.errors import AdapterError
 from config.errors import ConfigError
 from config.home import Home
 from config.packaged import default_file
+from config.terminal import make_console, print_error
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchReport, BenchResult, results_table
 from loadtest.errors import LoadtestError
@@ -63,7 +63,7 @@ def bench(
     from loadtest.server import ServerError
     from loadtest.session import machine
 
-    console, started = Console(), datetime.now(UTC)
+    console, started = make_console(), datetime.now(UTC)
     if name not in BENCHES:
         raise typer.BadParameter(f"{name!r} is no benchmark; there are {', '.join(BENCHES)}.", param_hint="NAME")
     if stock and name != "overhead":
@@ -85,7 +85,7 @@ def bench(
     try:
         results = _function(name)(options)
     except (AdapterError, ConfigError, LoadtestError, ServerError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        print_error(error)
         raise typer.Exit(2) from None
     at = started.isoformat(timespec="seconds")
     report = BenchReport(bench=name, machine=machine(), started_at=at, results=results)

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from adapters.errors import AdapterError
 from config.home import Home
+from config.terminal import make_console, print_error
 from quality.errors import QualityError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def label(
     """Show sampled answers one at a time and take a label for each; every label is kept at once."""
     from serve.monitor.labelling import Labelling, to_label
 
-    console = Console()
+    console = make_console()
     with _errors_in_one_line(), _store(home) as store:
         samples = to_label(store, adapter, limit)
         if not samples:
@@ -90,7 +90,7 @@ def export_labels(
             raise NothingToDoError(why_nothing_to_label(store, adapter) if unlabelled else _NO_LABELS)
         _replace(file, write_labels([*rows, *((sample, None) for sample in others)]))
     said = f"{len(rows)} labels" + (f" and {len(others)} samples without one" if unlabelled else "")
-    Console().print(f"Wrote {said} to {file}.", highlight=False, markup=False)
+    make_console().print(f"Wrote {said} to {file}.", highlight=False, markup=False)
 
 
 @app.command("import-labels")
@@ -111,7 +111,7 @@ def import_labels(
         if not labels:
             raise NothingToDoError(f"{file} has no label: the column `label` is empty in every row.")
         store.add_labels(labels)
-    Console().print(f"Took {len(labels)} labels from {file}.", highlight=False, markup=False)
+    make_console().print(f"Took {len(labels)} labels from {file}.", highlight=False, markup=False)
 
 
 @app.command()
@@ -126,7 +126,7 @@ def report(
     from serve.monitor.collect import collect  # the statistics alone take a second to import
     from serve.monitor.report_terminal import print_report
 
-    console = Console()
+    console = make_console()
     with _errors_in_one_line(), _store(home) as store:
         figures = collect(store, StoreReader(Home(home).adapters), adapter, datetime.now(UTC))
         print_report(figures, console)
@@ -180,7 +180,7 @@ def _errors_in_one_line() -> Iterator[None]:
     try:
         yield
     except (NothingToDoError, QualityError, AdapterError, OSError) as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        print_error(error)
         raise typer.Exit(1) from None
 
 

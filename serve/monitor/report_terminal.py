@@ -5,6 +5,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Column, Table
 
+from config.terminal import print_heading
 from serve.monitor.figures import AdapterFigures, Decision, QualityReport, VersionFigures
 from serve.monitor.report_words import NONE, agreed, at, kappa, last_looks, percent
 
@@ -14,7 +15,7 @@ _MOST_DECISIONS = 8
 def print_report(report: QualityReport, console: Console) -> None:
     """What is known of every adapter, and what is missing."""
     for adapter in report.adapters:
-        console.rule(f"[bold]{escape(adapter.name)}", align="left")
+        print_heading(console, adapter.name)
         console.print(_versions(adapter))
         if adapter.judges:
             console.print(_judges(adapter))

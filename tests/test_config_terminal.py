@@ -1,0 +1,51 @@
+"""Consoles: whole lines where there is no terminal."""
+
+import json
+import logging
+import subprocess
+import sys
+
+import pytest
+from rich.table import Table
+
+from config.terminal import log_handler, make_console, print_error, print_heading
+from tests.tracked_files import ROOT
+
+LONG = " ".join(["word"] * 100)
+
+
+def test_a_long_line_stays_whole_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    make_console().print(LONG)
+    assert capsys.readouterr().out == f"{LONG}\n"
+
+
+def test_a_table_shows_all_it_has_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("a", "b")
+    table.add_row(LONG, LONG)
+    make_console().print(table)
+    assert f"{LONG} │ {LONG}" in capsys.readouterr().out
+
+
+def test_a_json_event_can_be_parsed_from_a_log(capsys: pytest.CaptureFixture[str]) -> None:
+    event = {"event": "step", "text": LONG, "markup": "[red]"}
+    handler = log_handler(make_console())
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.handle(logging.LogRecord("x", logging.INFO, "", 0, json.dumps(event), None, None))
+    assert json.loads(capsys.readouterr().out) == event
+
+
+def test_a_heading_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    print_heading(make_console(), "train medical")
+    assert capsys.readouterr().out == "== train medical\n"
+
+
+def test_an_error_quotes_brackets_as_they_are(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error(f"No adapter '[bold]'. {LONG}")
+    assert capsys.readouterr().err == f"error: No adapter '[bold]'. {LONG}\n"
+
+
+def test_columns_of_the_shell_do_not_break_lines_of_a_log() -> None:
+    code = f"from config.terminal import make_console; make_console().print({LONG!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
+                          env={"COLUMNS": "40", "PATH": ""})  # fmt: skip
+    assert done.stdout == f"{LONG}\n"
