@@ -5,12 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from config.dataset import read_dataset
 from config.errors import DatasetError
 from config.home import Home
+from config.progress import Progress, shown
+from config.terminal import make_console, print_error
 
 if TYPE_CHECKING:
     from loadtest.evaluate import LiveScore
@@ -29,14 +30,14 @@ def evaluate(
     from openai import AsyncOpenAI
 
     from loadtest.evaluate import EvaluationError, evaluate_live
-    from loadtest.progress import answers_progress
 
-    folder = Home(home).datasets / domain
+    folder, console = Home(home).datasets / domain, make_console()
 
     async def run() -> "LiveScore":
         num_rows = read_dataset(folder).num_test
         async with AsyncOpenAI(base_url=url, api_key="none", max_retries=0, timeout=600) as client:
-            with answers_progress(f"{model or domain} on {domain}", min(limit or num_rows, num_rows)) as on_answer:
+            total = min(limit or num_rows, num_rows)
+            with shown(Progress(f"{model or domain} on {domain}", total, "answers"), console) as progress:
                 return await evaluate_live(
                     client,
                     folder,
@@ -44,13 +45,13 @@ def evaluate(
                     few_shot=few_shot,
                     limit=limit,
                     concurrency=concurrency,
-                    on_answer=on_answer,
+                    on_answer=progress.advance,
                 )
 
     try:
-        Console().print(_table(asyncio.run(run()), domain))
+        console.print(_table(asyncio.run(run()), domain))
     except (DatasetError, EvaluationError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        print_error(error)
         raise typer.Exit(1) from None
 
 

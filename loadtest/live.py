@@ -5,7 +5,6 @@ more than the interpreter's switch interval, which is shortened for that.
 """
 
 import sys
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from config.loadtest import LoadtestConfig
+from config.progress import lines_every
 from loadtest.records import RequestRecord
 from loadtest.runner import Progress
 from loadtest.stats import Metric, percentile, values_of
@@ -35,7 +35,7 @@ def live_view(config: LoadtestConfig, progress: Progress, console: Console) -> I
     view, before_s = View(config, progress), sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     try:
-        with _table(view, console) if console.is_terminal else _lines(view, console):
+        with _table(view, console) if console.is_terminal else lines_every(_LINE_EVERY_S, view.line, console):
             yield view
     finally:
         sys.setswitchinterval(before_s)
@@ -43,23 +43,6 @@ def live_view(config: LoadtestConfig, progress: Progress, console: Console) -> I
 
 def _table(view: "View", console: Console) -> Live:
     return Live(console=console, get_renderable=view.render, refresh_per_second=_REFRESH_PER_S, transient=True)
-
-
-@contextmanager
-def _lines(view: "View", console: Console) -> Iterator[None]:
-    ended = threading.Event()
-
-    def print_lines() -> None:
-        while not ended.wait(_LINE_EVERY_S):
-            console.print(view.line(), highlight=False, soft_wrap=True)
-
-    printer = threading.Thread(target=print_lines, daemon=True)
-    printer.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        printer.join()
 
 
 class View:

@@ -27,6 +27,7 @@ from adapters.reference import DEFAULT_ALIAS
 from adapters.store import AdapterStore
 from config.dataset import SPLITS, DatasetManifest, DatasetRow, read_split
 from config.home import Home
+from config.progress import Progress, shown
 from config.schema import DomainConfig, GatesConfig
 from quality.probes import write_probes
 from train.card import write_model_card
@@ -102,7 +103,7 @@ def _compute_fast(trained: Trained, dataset: DatasetManifest, rows: Sequence[Dat
 def _stage(console: Console | None, text: str) -> Iterator[None]:
     """Say what takes a while, and how long it took."""
     start = time.monotonic()
-    with console.status(text) if console is not None else nullcontext():
+    with shown(Progress(text), console) if console is not None else nullcontext():
         yield
     logger.info("%s took %.0f s", text, time.monotonic() - start)
 

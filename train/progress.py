@@ -1,46 +1,27 @@
-"""A line in the terminal while a model trains: steps, loss, held-out loss, time left."""
+"""What a trainer tells of its progress: steps, loss and held-out loss."""
 
-from types import TracebackType
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from config.progress import Progress
+
+_SHOWN = {"loss": "loss", "eval_loss": "held-out loss"}
 
 
 class TrainingProgress(TrainerCallback):
-    """A rich progress bar fed by the trainer; a context manager, so that it also ends on an error."""
+    """Feeds the trainer's steps into a progress display."""
 
-    def __init__(self, console: Console, title: str) -> None:
-        self._progress = Progress(
-            TextColumn("[bold]{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  held-out {task.fields[eval_loss]}"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
-            console=console,
-        )
-        self._console, self._title = console, title
-        self._task = self._progress.add_task(title, total=None, loss="…", eval_loss="…")
-
-    def __enter__(self) -> "TrainingProgress":
-        self._progress.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._progress.stop()
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        self._progress.update(self._task, total=state.max_steps, completed=state.global_step)
+        self._progress.begin(state.max_steps, state.global_step)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._progress.update(self._task, completed=state.global_step)
+        self._progress.done = state.global_step
 
     def on_log(
         self,
@@ -50,10 +31,6 @@ class TrainingProgress(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        shown = {key: f"{value:.3f}" for key, value in (logs or {}).items() if key in ("loss", "eval_loss")}
-        self._progress.update(self._task, **shown)  # type: ignore[arg-type]  # rich's extra fields
-        # A log file gets lines instead of a bar.
-        if "eval_loss" in shown and not self._console.is_terminal:
-            self._console.print(
-                f"{self._title}: step {state.global_step}/{state.max_steps}, held-out loss {shown['eval_loss']}"
-            )
+        for key, value in (logs or {}).items():
+            if key in _SHOWN:
+                self._progress.details[_SHOWN[key]] = f"{value:.3f}"
