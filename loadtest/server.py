@@ -1,8 +1,6 @@
 """A server of our own for a while: started as a child process, waited for, and ended by its id."""
 
-import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
@@ -12,6 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+
+from loadtest.children import Child, child
+
+_ASK_EVERY_S = 0.5
 
 
 class ServerError(Exception):
@@ -43,10 +45,7 @@ def running_server(
     Raises:
         ServerError: It ended, or was not ready in time; the message ends with its last lines.
     """
-    port = free_port()
-    words = ["serve", str(config_file), "--home", str(home), "--port", str(port)]
-    command = [sys.executable, "-P", "-m", "lorikeet", *words]  # -P: a train.py of the working folder stays out
-    url = f"http://127.0.0.1:{port}"
+    command, url = _serve_command(config_file, home)
     with running_command(command, url, "/ready", log_file, timeout_s, environment=environment) as server:
         yield server
 
@@ -69,15 +68,85 @@ def running_command(
     Raises:
         ServerError: It ended, or was not ready in time; the message ends with its last lines.
     """
+    with starting_command(command, url, ready_path, log_file, timeout_s, environment=environment) as server:
+        yield server.wait_until_ready()
+
+
+@contextmanager
+def starting_server(
+    config_file: Path, home: Path, log_file: Path, timeout_s: float = 600
+) -> Iterator["StartingServer"]:
+    """`running_server`, but the block runs while it starts."""
+    command, url = _serve_command(config_file, home)
+    with starting_command(command, url, "/ready", log_file, timeout_s) as server:
+        yield server
+
+
+@contextmanager
+def starting_command(
+    command: Sequence[str],
+    url: str,
+    ready_path: str,
+    log_file: Path,
+    timeout_s: float = 600,
+    *,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator["StartingServer"]:
+    """`running_command`, but the block runs while it starts."""
     log_file.parent.mkdir(parents=True, exist_ok=True)
-    with _interrupted_by_sigterm(), log_file.open("w") as log:
-        start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    with log_file.open("w") as log, child(command, output=log, environment=environment) as process:
+        server = StartingServer(process, url, f"{url}{ready_path}", log_file, timeout_s)
         try:
-            _wait_until_ready(process, f"{url}{ready_path}", log_file, timeout_s)
-            yield RunningServer(url, log_file, time.perf_counter() - start, process.pid)
+            yield server
         finally:
-            _end(process)
+            server.forget()
+
+
+class StartingServer:
+    """A server that may not be ready yet; a thread asks it until it is."""
+
+    def __init__(self, process: Child, url: str, ready_url: str, log_file: Path, timeout_s: float) -> None:
+        self.url, self.log_file = url, log_file
+        self._process, self._ready_url, self._timeout_s = process, ready_url, timeout_s
+        self._start_s = time.perf_counter()
+        self._ready_s: float | None = None
+        self._is_over = threading.Event()
+        self._waiter = threading.Thread(target=self._ask_until_ready, daemon=True)
+        self._waiter.start()
+
+    @property
+    def running(self) -> RunningServer | None:
+        """None until it is ready."""
+        if self._ready_s is None:
+            return None
+        return RunningServer(self.url, self.log_file, self._ready_s, self._process.pid)
+
+    def check(self) -> None:
+        """Raises ServerError where it has ended, or is not ready in time."""
+        if self._process.poll() is not None:
+            raise ServerError(
+                f"The server ended with exit code {self._process.returncode}.\n{last_lines(self.log_file)}"
+            )
+        if self._ready_s is None and time.perf_counter() - self._start_s > self._timeout_s:
+            raise ServerError(f"The server was not ready after {self._timeout_s:.0f} s.\n{last_lines(self.log_file)}")
+
+    def wait_until_ready(self) -> RunningServer:
+        """Raises ServerError where it has ended, or is not ready in time."""
+        while (running := self.running) is None:
+            self.check()
+            self._waiter.join(_ASK_EVERY_S)
+        return running
+
+    def forget(self) -> None:
+        """Ask no more."""
+        self._is_over.set()
+        self._waiter.join()
+
+    def _ask_until_ready(self) -> None:
+        while not _is_ready(self._ready_url):
+            if self._is_over.wait(_ASK_EVERY_S):
+                return
+        self._ready_s = time.perf_counter() - self._start_s
 
 
 def free_port() -> int:
@@ -92,14 +161,12 @@ def last_lines(log_file: Path, count: int = 20) -> str:
     return "\n".join(log_file.read_text(errors="replace").splitlines()[-count:])
 
 
-def _wait_until_ready(process: "subprocess.Popen[bytes]", ready_url: str, log_file: Path, timeout_s: float) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not _is_ready(ready_url):
-        if process.poll() is not None:
-            raise ServerError(f"The server ended with exit code {process.returncode}.\n{last_lines(log_file)}")
-        if time.monotonic() > deadline:
-            raise ServerError(f"The server was not ready after {timeout_s:.0f} s.\n{last_lines(log_file)}")
-        time.sleep(0.5)
+def _serve_command(config_file: Path, home: Path) -> tuple[list[str], str]:
+    """`lorikeet serve` on a free loopback port, and its URL."""
+    port = free_port()
+    words = ["serve", str(config_file), "--home", str(home), "--port", str(port)]
+    # -P: a train.py of the working folder stays out.
+    return [sys.executable, "-P", "-m", "lorikeet", *words], f"http://127.0.0.1:{port}"
 
 
 def _is_ready(ready_url: str) -> bool:
@@ -107,26 +174,3 @@ def _is_ready(ready_url: str) -> bool:
         return httpx.get(ready_url, timeout=5).status_code == 200
     except httpx.TransportError:
         return False
-
-
-@contextmanager
-def _interrupted_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, and does not leave behind what it started. Of a main thread's blocks."""
-    is_ours = threading.current_thread() is threading.main_thread()
-    if not is_ours or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
-        yield
-        return
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    process.send_signal(signal.SIGTERM)
-    try:
-        process.wait(timeout=60)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -1,0 +1,76 @@
+"""Child processes that do not outlive us: ended with the block that started them, or by Linux where we are killed."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import IO
+
+from config.signals import interrupted_by_sigterm
+
+# Replaces itself by the command, after asking Linux for a SIGTERM at the parent's death (prctl's PR_SET_PDEATHSIG). A
+# parent that died before that was asked for is no longer the parent.
+_BOUND = """
+import ctypes, os, signal, sys
+ctypes.CDLL(None).prctl(1, signal.SIGTERM)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit(143)
+os.execvp(sys.argv[2], sys.argv[2:])
+"""
+_END_TIMEOUT_S = 60.0
+
+Child = subprocess.Popen[bytes]
+
+
+@contextmanager
+def child(
+    command: Sequence[str],
+    *,
+    output: IO[str] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Iterator[Child]:
+    """Run a command until the block ends, be it by SIGTERM; nothing that it started is left then.
+
+    It has a session of its own, so that Ctrl-C ends it through the end of the block alone: by SIGTERM, which a shell's
+    background jobs do not ignore, and after a minute by SIGKILL. Call this in the main thread;
+    to Linux, the end of the thread that started a process is its parent's end.
+
+    Args:
+        output: Takes stdout and stderr; by default they are ours.
+        environment: Instead of this process's own.
+    """
+    with interrupted_by_sigterm():
+        process = subprocess.Popen(
+            _bound(command),
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,
+        )
+        try:
+            yield process
+        finally:
+            _end(process)
+
+
+def _bound(command: Sequence[str]) -> list[str]:
+    """The same command, ended with us where the system can do that."""
+    if sys.platform != "linux":
+        return list(command)
+    return [sys.executable, "-ISc", _BOUND, str(os.getpid()), *command]
+
+
+def _end(process: Child) -> None:
+    try:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(timeout=_END_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        # What it started itself and left, e.g. the engine of a server that was killed.
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
