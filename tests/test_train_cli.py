@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from config.home import Home
 from tests.tiny_llama import prepare_tiny_base, write_colour_data, write_tiny_llama
+from tests.tracked_files import ROOT
 from train.cli import base_app, data_app, train
 
 runner = CliRunner()
@@ -79,3 +80,16 @@ def test_a_missing_base_names_the_command_that_prepares_it(home: Home, domain_fi
     result = runner.invoke(train_app, [str(domain_file), "--home", str(home.root)])
     assert result.exit_code == 1
     assert "lorikeet base prepare" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_terminated_training_says_how_to_resume(home: Home, domain_file: Path, tmp_path: Path) -> None:
+    prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
+    words = [sys.executable, "-m", "lorikeet", "train", str(domain_file), "--home", str(home.root)]
+    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("colours: load the training stack: ")
+        process.terminate()
+        rest = process.stdout.read()
+    assert process.returncode == 130
+    assert f"go on with `lorikeet train {domain_file} --resume`" in rest

@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
 
 from adapters.cli import DEFAULT_HOME, HomeOption
@@ -17,7 +15,10 @@ from adapters.errors import AdapterError
 from config.errors import ConfigError, DatasetError
 from config.home import Home
 from config.load import load_domain
+from config.progress import Progress, shown
 from config.schema import DomainConfig, Quantization
+from config.signals import interrupted_by_sigterm
+from config.terminal import log_handler, make_console, print_error
 from train.errors import TrainError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, list, show.")
 data_app = typer.Typer(no_args_is_help=True, help="Data sets of the domains: build, show.")
-console = Console()
+console = make_console()
 
 DomainFile = Annotated[Path, typer.Argument(help="A domain's YAML file, e.g. config/domains/medical.yaml.")]
 DomainFiles = Annotated[list[Path], typer.Argument(help="YAML files of domains, e.g. config/domains/*.yaml.")]
@@ -54,7 +55,8 @@ def prepare(
         from train.base import prepare_base
         from train.tables import base_table
 
-        with console.status(f"preparing {source} ({quantization}); the first time takes about a minute"):
+        progress = Progress(f"prepare {source} ({quantization})", hint="usually less than a minute")
+        with shown(progress, console):
             manifest = prepare_base(
                 source, name, quantization, storage, home=Home(home), chat_template=chat_template, force=force
             )
@@ -92,7 +94,7 @@ def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEF
         from train.tables import dataset_table
 
         for config in [load_domain(file) for file in files]:
-            with console.status(f"building {config.name}"):
+            with shown(Progress(f"build {config.name}"), console):
                 manifest = build_dataset(config, Home(home), force=force)
             console.print(dataset_table(manifest))
 
@@ -123,22 +125,17 @@ def show_data(
 
 def train(
     file: DomainFile,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the last checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Train a domain's adapter, evaluate it, publish it, and promote it if its gates pass."""
-    with _shell():
+    with _shell(), _resumable(file):
         config = load_domain(file)
-        console.print(f"[bold]{config.name}[/]: loading the training stack")
+        with shown(Progress(f"{config.name}: load the training stack"), console):
+            from train.pipeline import train_and_publish
+            from train.tables import outcome_table
 
-        from train.pipeline import train_and_publish
-        from train.tables import outcome_table
-
-        try:
-            outcome = train_and_publish(config, Home(home), resume=resume, console=console)
-        except KeyboardInterrupt:
-            console.print(f"\ninterrupted; go on with `lorikeet train {file} --resume`")
-            raise typer.Exit(130) from None
+        outcome = train_and_publish(config, Home(home), resume=resume, console=console)
         console.print(outcome_table(outcome.manifest))
         colour = "green" if outcome.is_promoted else "yellow"
         became = "is now stable" if outcome.is_promoted else "was published, but is NOT stable"
@@ -146,20 +143,34 @@ def train(
 
 
 @contextmanager
+def _resumable(file: Path) -> Iterator[None]:
+    """Ctrl-C and SIGTERM end a training with what to do next."""
+    try:
+        with interrupted_by_sigterm():
+            yield
+    except KeyboardInterrupt:
+        console.print(f"\ninterrupted; go on with `lorikeet train {file} --resume`")
+        raise typer.Exit(130) from None
+
+
+@contextmanager
 def _shell() -> Iterator[None]:
     """Quiet libraries, our log lines, and one-line errors instead of tracebacks."""
-    # Their bars and advice would drown ours; both read these before they are imported.
+    # Threads that wait for each other sleep: spinning, they wait a scheduler's turn for each one that another process
+    # has displaced, thousands of times a step. Beside a busy core that takes minutes a step instead of seconds.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Their bars and advice would drown ours; they read these when they are imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    handler = RichHandler(console=console, show_path=False, show_level=False)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[log_handler(console)])
     for noisy in ("bitsandbytes", "httpx", "datasets", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         yield
     except (TrainError, AdapterError, ConfigError, DatasetError) as error:
-        Console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True, highlight=False)
+        print_error(error)
         raise typer.Exit(1) from None
 
 

@@ -1,6 +1,5 @@
 """Supervised fine-tuning of one LoRA adapter on a prepared base, by TRL's trainer."""
 
-import hashlib
 import json
 import logging
 import shutil
@@ -23,12 +22,12 @@ from transformers import (
     PrinterCallback,
     set_seed,
 )
-from transformers.trainer_utils import get_last_checkpoint
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
 from adapters.manifest import BaseManifest, ComputeRecord, TrainingRecord
 from config.dataset import DatasetManifest, DatasetRow, Split
+from config.progress import Progress, shown
 from config.schema import DomainConfig, RecipeConfig
 from train.answer_loss import AnswerLossTrainer
 from train.attention import training_attention
@@ -40,9 +39,9 @@ from train.lora_linear import fuse_lora
 from train.progress import TrainingProgress
 from train.quantize import load_causal_lm
 from train.recipe import check_recipe, lora_config
+from train.runs import is_run_of, last_checkpoint, read_compute, run_key, start_run, write_compute
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
-RUN_FILE = "run.json"
 TRAINED_SPLITS: tuple[Split, ...] = ("train", "validation")
 ADAPTER_NAME = "default"
 
@@ -87,8 +86,8 @@ def train_adapter(
         split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length) for split in TRAINED_SPLITS
     }
     model = load_causal_lm(base_folder)
-    compute = compute or _read_compute(run_folder) or measure_compute(model, config.recipe, encoded["train"])
-    _write_compute(run_folder, compute)
+    compute = compute or read_compute(run_folder) or measure_compute(model, config.recipe, encoded["train"])
+    write_compute(run_folder, compute)
     compute_in(model, compute)
     set_seed(config.recipe.seed)
     trainer = make_trainer(config.recipe, model, tokenizer, encoded, run_folder, compute)
@@ -109,12 +108,6 @@ def train_adapter(
     )
     logger.info("%s trained in %.0f s, held-out loss %.3f", config.name, duration_s, record.metrics["eval_loss"])
     return Trained(trained, tokenizer, record)
-
-
-def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) -> str:
-    """What a checkpoint belongs to."""
-    text = f"{base.digest}\n{dataset.dataset_sha256}\n{recipe.model_dump_json()}"
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def cast_model(model: PeftModel, compute: ComputeRecord) -> None:
@@ -141,13 +134,12 @@ def _prepare_run(folder: Path, key: str, *, resume: bool) -> str | None:
     """A fresh run folder, or the last checkpoint of an interrupted one."""
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
-        (folder / RUN_FILE).write_text(json.dumps({"key": key}) + "\n")
+        start_run(folder, key)
         return None
-    checkpoint = get_last_checkpoint(folder) if folder.is_dir() else None
+    checkpoint = last_checkpoint(folder)
     if checkpoint is None:
         raise ResumeError(f"There is no checkpoint of {folder.name!r} to resume. Train without `--resume`.")
-    if json.loads((folder / RUN_FILE).read_text())["key"] != key:
+    if not is_run_of(folder, key):
         raise ResumeError(
             f"The checkpoint of {folder.name!r} is of another base, data set or recipe. "
             "Restore those, or train without `--resume`."
@@ -159,18 +151,6 @@ def measure_compute(model: PreTrainedModel, recipe: RecipeConfig, examples: Sequ
     """For batches of examples of the middle length."""
     num_tokens = sorted(map(len, examples))[len(examples) // 2]
     return measure_training(model, lora_config(recipe, model), Shape(recipe.per_device_train_batch_size, num_tokens))
-
-
-def _read_compute(run_folder: Path) -> ComputeRecord | None:
-    """A resumed run computes as it began."""
-    kept = json.loads((run_folder / RUN_FILE).read_text()).get("compute")
-    return None if kept is None else ComputeRecord.model_validate(kept)
-
-
-def _write_compute(run_folder: Path, compute: ComputeRecord) -> None:
-    path = run_folder / RUN_FILE
-    kept = json.loads(path.read_text())
-    path.write_text(json.dumps(kept | {"compute": compute.model_dump(mode="json")}) + "\n")
 
 
 def make_trainer(
@@ -239,12 +219,11 @@ def sft_config(recipe: RecipeConfig, run_folder: Path, compute: ComputeRecord) -
 
 
 def _run(trainer: SFTTrainer, name: str, checkpoint: str | None, console: Console | None) -> Any:
-    progress = TrainingProgress(console, f"train {name}") if console is not None else None
-    if progress is not None:
-        trainer.add_callback(progress)
+    progress = Progress(f"train {name}", unit="steps")
+    trainer.add_callback(TrainingProgress(progress))
     with ExitStack() as stack:
-        if progress is not None:
-            stack.enter_context(progress)
+        if console is not None:
+            stack.enter_context(shown(progress, console))
         if not torch.cuda.is_available():
             base = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
             stack.enter_context(training_attention(base))

@@ -1,0 +1,49 @@
+"""The folder of a training run: what its checkpoints belong to, and which one an interrupted run resumes from."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from adapters.manifest import BaseManifest, ComputeRecord
+from config.dataset import DatasetManifest
+from config.schema import RecipeConfig
+
+RUN_FILE = "run.json"
+_STATE_FILE = "trainer_state.json"
+
+
+def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) -> str:
+    """What a checkpoint belongs to."""
+    text = f"{base.digest}\n{dataset.dataset_sha256}\n{recipe.model_dump_json()}"
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def start_run(folder: Path, key: str) -> None:
+    folder.mkdir(parents=True)
+    (folder / RUN_FILE).write_text(json.dumps({"key": key}) + "\n")
+
+
+def is_run_of(folder: Path, key: str) -> bool:
+    """Whether the run is of this base, data set and recipe."""
+    try:
+        return bool(json.loads((folder / RUN_FILE).read_text())["key"] == key)
+    except (FileNotFoundError, ValueError):
+        return False
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint that was written to its end: the trainer's state is its last file."""
+    complete = [path.parent for path in folder.glob(f"checkpoint-*/{_STATE_FILE}")]
+    return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
+
+
+def read_compute(folder: Path) -> ComputeRecord | None:
+    """What the run computes in; a resumed run computes as it began."""
+    kept = json.loads((folder / RUN_FILE).read_text()).get("compute")
+    return None if kept is None else ComputeRecord.model_validate(kept)
+
+
+def write_compute(folder: Path, compute: ComputeRecord) -> None:
+    path = folder / RUN_FILE
+    kept = json.loads(path.read_text())
+    path.write_text(json.dumps(kept | {"compute": compute.model_dump(mode="json")}) + "\n")
