@@ -3,8 +3,9 @@
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -57,33 +58,46 @@ async def evaluate_live(
     limit: int | None = None,
     concurrency: int = 16,
     on_answer: Callable[[], None] = lambda: None,
+    is_enough: Callable[[Sequence[LiveAnswer]], bool] = lambda answers: False,
 ) -> LiveScore:
-    """Ask every row of the test split, greedily and streaming, and score the answers.
+    """Ask the rows of the test split in their order, greedily and streaming, and score the answers.
 
     Args:
         few_shot: Put the data set's fixed examples before each question.
         limit: Only the first so many rows.
+        is_enough: Given the answers so far in the rows' order, none left out: whether to send no more. Those that are
+            on their way then count too.
 
     Raises:
         DatasetError: The data set is missing or unreadable.
         EvaluationError: A request failed; nothing is scored then.
     """
     manifest, rows = read_dataset(dataset_folder), read_split(dataset_folder, "test")[:limit]
-    slots = asyncio.Semaphore(concurrency)
+    answers: dict[int, LiveAnswer] = {}
+    rows_left = enumerate(rows)
+    is_over = False
 
-    async def ask(row: DatasetRow) -> LiveAnswer:
-        messages = few_shot_messages(manifest, row.input) if few_shot else row.prompt
-        async with slots:
-            answer = await _ask(client, manifest, model, messages, row)
-        on_answer()
-        return answer
+    async def ask_one_after_the_other() -> None:
+        nonlocal is_over
+        while not is_over and (numbered := next(rows_left, None)):
+            number, row = numbered
+            messages = few_shot_messages(manifest, row.input) if few_shot else row.prompt
+            answers[number] = await _ask(client, manifest, model, messages, row)
+            on_answer()
+            is_over = is_over or is_enough(_without_gap(answers))
 
     start = time.perf_counter()
     try:
-        answers = await asyncio.gather(*(ask(row) for row in rows))
+        await asyncio.gather(*(ask_one_after_the_other() for _ in range(concurrency)))
     except APIError as error:
+        is_over = True
         raise EvaluationError(f"{model!r} on {manifest.domain!r}: {error.message}") from error
-    return _score(manifest, model, answers, time.perf_counter() - start, concurrency)
+    return _score(manifest, model, _without_gap(answers), time.perf_counter() - start, concurrency)
+
+
+def _without_gap(answers: Mapping[int, LiveAnswer]) -> list[LiveAnswer]:
+    """The first answers in the rows' order, up to the first that is still missing."""
+    return [answers[number] for number in takewhile(answers.__contains__, range(len(answers)))]
 
 
 async def _ask(

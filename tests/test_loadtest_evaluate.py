@@ -1,14 +1,14 @@
 """Live evaluation, against a scripted endpoint."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from loadtest.evaluate import EvaluationError, LiveScore, evaluate_live
+from loadtest.evaluate import EvaluationError, LiveAnswer, LiveScore, evaluate_live
 from tests.datasets_on_disk import write_dataset
 
 pytestmark = pytest.mark.anyio
@@ -80,3 +80,17 @@ async def test_a_failed_request_scores_nothing(dataset_folder: Path) -> None:
     body = {"error": {"message": "The model 'medical' does not exist.", "code": "model_not_found"}}
     with pytest.raises(EvaluationError, match=r"'medical' on 'medical': .*does not exist"):
         await score(dataset_folder, lambda _: httpx.Response(404, json=body))
+
+
+async def test_no_more_is_asked_once_it_is_enough(dataset_folder: Path) -> None:
+    seen: list[list[str]] = []
+
+    def is_enough(answers: Sequence[LiveAnswer]) -> bool:
+        seen.append([answer.input for answer in answers])
+        return len(answers) >= 2
+
+    http_client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: streamed("{}")))
+    async with AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=http_client) as client:
+        result = await evaluate_live(client, dataset_folder, "medical", concurrency=1, is_enough=is_enough)
+    assert seen == [["term 0"], ["term 0", "term 1"]]
+    assert result.accuracy.n == 2
