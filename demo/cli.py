@@ -1,5 +1,6 @@
 """`lorikeet demo`: the whole loop, from nothing to a report."""
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,9 @@ from rich.console import Console
 
 from config.home import Home
 from config.packaged import default_file
+from config.progress import span
+from config.signals import interrupted_by_sigterm
+from config.terminal import make_console, print_error
 
 DOMAINS = ("medical", "finance", "legal")
 
@@ -20,31 +24,48 @@ def demo(
     ] = False,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
-    """Base, data, three adapters, one server, questions, answers and figures; reuses what is there."""
+    """Serve the base, train three adapters beside it, swap them in, ask and measure; reuses what is there."""
+    console = make_console()
+    try:
+        with interrupted_by_sigterm():
+            _quality(Home(home), console) if quality else _demo(Home(home), console, fresh, limit)
+    except KeyboardInterrupt:
+        console.print("\ninterrupted; run the same command again, without --fresh: it goes on from here")
+        raise typer.Exit(130) from None
+
+
+def _demo(home: Home, console: Console, is_fresh: bool, limit: int | None) -> None:
+    start_s = time.monotonic()  # imports count
+
+    from adapters.errors import AdapterError
     from config.errors import ConfigError, DatasetError
     from config.load import load_domain
+    from demo.commands import StepFailedError
     from demo.report import print_report, write_report
-    from demo.run import Demo, StepFailedError, run_demo
+    from demo.run import Demo, run_demo
+    from demo.timeline import Timeline
     from loadtest.evaluate import EvaluationError
     from loadtest.server import ServerError
 
-    console = Console()
-    if quality:
-        _quality(Home(home), console)
-        return
-    files = tuple(default_file(f"domains/{name}.yaml") for name in DOMAINS)
-    serve_file = default_file("serve.yaml")
+    files, serve_file = tuple(default_file(f"domains/{name}.yaml") for name in DOMAINS), default_file("serve.yaml")
     console.print(f"Configuration: {', '.join(map(str, (*files, serve_file)))}", highlight=False, soft_wrap=True)
     try:
-        domains = tuple(load_domain(file) for file in files)
-        plan = Demo(Home(home), domains, files, serve_file, console, fresh, limit)
-        report = run_demo(plan)
-    except (ConfigError, DatasetError, StepFailedError, ServerError, EvaluationError) as error:
-        Console(stderr=True).print(f"[red]error:[/red] {error}", highlight=False)
+        domains, timeline = tuple(load_domain(file) for file in files), Timeline(console, start_s)
+        report = run_demo(Demo(home, domains, files, serve_file, console, timeline, is_fresh, limit))
+    except (AdapterError, ConfigError, DatasetError, StepFailedError, ServerError, EvaluationError) as error:
+        print_error(error)
         raise typer.Exit(1) from None
-    json_file, html_file = write_report(report, plan.home.demo)
+    json_file, html_file = write_report(report, home.demo)
     print_report(report, console)
-    _say_what_is_next(console, report.seconds, json_file, html_file)
+    console.print(
+        f"First answer of an adapter after {span(report.first_adapter_answer_s)}, all done after "
+        f"{span(report.seconds)}. Figures: {json_file}, plots: {html_file}\n\n"
+        "Next, [bold]make serve[/bold] or [bold]lorikeet serve[/bold], and in a second terminal:\n"
+        "curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d "
+        """'{"model": "medical", "messages": [{"role": "user", "content": "Tuberculous pneumonia"}]}'""",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _quality(home: Home, console: Console) -> None:
@@ -61,20 +82,7 @@ def _quality(home: Home, console: Console) -> None:
         report = run_quality_demo(home, default_file("serve.yaml"), console)
     except (AdapterError, ConfigError, DatasetError, ServerError, NoVerdictError, httpx.HTTPError) as error:
         hint = " Run `lorikeet demo` first." if isinstance(error, (AdapterError, DatasetError)) else ""
-        Console(stderr=True).print(f"[red]error:[/red] {error}{hint}", highlight=False)
+        print_error(f"{error}{hint}")
         raise typer.Exit(1) from None
     print_quality_report(report, console)
     console.print(f"Figures: {home.demo / 'quality' / 'report.json'}. The store in {home.adapters} is as it was.")
-
-
-def _say_what_is_next(console: Console, seconds: float, json_file: Path, html_file: Path) -> None:
-    console.print(
-        f"Done in {seconds / 60:.1f} minutes. Figures: {json_file}, plots: {html_file}\n\n"
-        "Next, [bold]make serve[/bold], and in a second terminal:\n"
-        "  curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d '\n"
-        '    {"model": "medical", "messages": [\n'
-        '      {"role": "system", "content": "ICD-10-CM chapter of the term, as JSON {\\"chapter\\": \\"...\\"}."},\n'
-        '      {"role": "user", "content": "Tuberculous pneumonia"}]}\'',
-        highlight=False,
-        soft_wrap=True,
-    )

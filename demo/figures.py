@@ -5,33 +5,51 @@ import platform
 import re
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from demo.asking import DomainScores, gain, share_bounds
 from demo.questions import Reply
-from loadtest.evaluate import LiveScore
 
 
 class Figures(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
+StepKind = Literal["prepare", "server", "train", "answer", "evaluate"]
+
+
 class StepFigures(Figures):
+    """A step; those of a server that starts and of an adapter that trains overlap."""
+
     name: str
     seconds: float
+    start_s: float = Field(0.0, description="Since the demo's start.")
+    kind: StepKind = "prepare"
 
 
 class DomainFigures(Figures):
-    """One domain. Accuracies and shares 0 to 1, with 95% Wilson intervals `(low, high)`; times in seconds."""
+    """One domain. Accuracies and shares 0 to 1, with 95% intervals `(low, high)`; times in seconds.
+
+    The adapter was asked all `n` questions (Wilson interval); the base the first ones of them until the interval of the
+    adapter's gain was narrow, so that its own intervals hold at every number of questions at once.
+    """
 
     domain: str
     n: int
     base: float = Field(description="Exact match of the base model, zero-shot.")
     base_interval: tuple[float, float]
+    base_n: int
     few_shot: float = Field(description="Exact match of the base model with examples in the prompt.")
     few_shot_interval: tuple[float, float]
+    few_shot_n: int
     adapter: float = Field(description="Exact match of the adapter.")
     adapter_interval: tuple[float, float]
+    gain: float = Field(description="The adapter's exact match minus the base's on the `base_n` questions of both.")
+    gain_interval: tuple[float, float]
+    few_shot_gain: float = Field(description="The same against the base with examples, on `few_shot_n` questions.")
+    few_shot_gain_interval: tuple[float, float]
     valid_format: float = Field(description="Share of the adapter's answers in the domain's format.")
     base_valid_format: float
     served_by: str = Field(description="The version that answered.")
@@ -52,6 +70,27 @@ class AnswerFigures(Figures):
     expected: str
     answer: str
     seconds: float
+
+
+class SwapFigures(Figures):
+    """An adapter's first answer from the running server. Seconds since the demo's start."""
+
+    adapter: str
+    served_by: str
+    is_trained_here: bool = Field(description="Or a version that an earlier demo had trained.")
+    published_s: float
+    answer_s: float
+    input: str
+    answer: str
+
+
+class MeanwhileFigures(Figures):
+    """A question that the server was asked while an adapter trained on the same machine."""
+
+    model: str
+    at_s: float = Field(description="When it was sent, since the demo's start.")
+    seconds: float
+    is_ok: bool
 
 
 class TrialFigures(Figures):
@@ -85,6 +124,7 @@ class DemoReport(Figures):
 
     schema_version: int = 1
     seconds: float = Field(description="Whole run, install not counted.")
+    first_adapter_answer_s: float = Field(description="From the demo's start to the first answer of any adapter.")
     date: str
     machine: str
     base: str
@@ -93,26 +133,31 @@ class DemoReport(Figures):
     steps: tuple[StepFigures, ...]
     domains: tuple[DomainFigures, ...]
     answers: tuple[AnswerFigures, ...]
+    swaps: tuple[SwapFigures, ...]
+    meanwhile: tuple[MeanwhileFigures, ...]
 
 
 def domain_figures(
-    domain: str,
-    base: LiveScore,
-    few_shot: LiveScore,
-    adapter: LiveScore,
-    parity_error_nats: float | None,
-    train_seconds: float | None,
+    domain: str, scores: DomainScores, parity_error_nats: float | None, train_seconds: float | None
 ) -> DomainFigures:
     """Put a domain's three scores side by side. Parity is known only of an adapter that passed it."""
+    adapter, base, few_shot = scores.adapter, scores.base, scores.few_shot
+    over_base, over_few_shot = gain(adapter.answers, base.answers), gain(adapter.answers, few_shot.answers)
     return DomainFigures(
         domain=domain,
         n=adapter.accuracy.n,
         base=base.accuracy.value,
-        base_interval=(base.accuracy.ci_low, base.accuracy.ci_high),
+        base_interval=share_bounds(base.answers),
+        base_n=base.accuracy.n,
         few_shot=few_shot.accuracy.value,
-        few_shot_interval=(few_shot.accuracy.ci_low, few_shot.accuracy.ci_high),
+        few_shot_interval=share_bounds(few_shot.answers),
+        few_shot_n=few_shot.accuracy.n,
         adapter=adapter.accuracy.value,
         adapter_interval=(adapter.accuracy.ci_low, adapter.accuracy.ci_high),
+        gain=over_base.value,
+        gain_interval=(over_base.low, over_base.high),
+        few_shot_gain=over_few_shot.value,
+        few_shot_gain_interval=(over_few_shot.low, over_few_shot.high),
         valid_format=adapter.valid_format.value,
         base_valid_format=base.valid_format.value,
         served_by=adapter.served_by,

@@ -10,6 +10,7 @@ from rich.table import Table
 from adapters.store import AdapterStore
 from config.home import Home
 from config.load import read_mapping
+from config.terminal import print_heading
 from demo.canaries import BAD_NOISE, GOOD_NOISE, Canaries, make_canaries
 from demo.figures import QualityReport, TrialFigures, machine_name, utc_date
 from demo.trial import CONCURRENCY, WEIGHT, try_canary
@@ -31,7 +32,7 @@ def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityR
         httpx.HTTPError: A request failed.
     """
     scratch = Home(home.demo / "quality")
-    console.rule("[bold]two canaries of the stable version, in a store of their own", align="left")
+    print_heading(console, "two canaries of the stable version, in a store of their own")
     canaries = make_canaries(home, scratch, ADAPTER)
     probes = read_probes(canaries.store.folder(canaries.stable))
     assert probes is not None
@@ -65,7 +66,7 @@ async def _try_both(
     good = f"good: noise of {GOOD_NOISE:g} standard deviations"
     figures = []
     for target, what in ((canaries.bad, bad), (canaries.good, good)):
-        console.rule(f"[bold]{target}, {what}", align="left")
+        print_heading(console, f"{target}, {what}")
         figures.append(await try_canary(url, AdapterStore(canaries.store.root), target, what, probes, say))
         say(f"{figures[-1].decision}: {figures[-1].reason}")
     return figures[0], figures[1]

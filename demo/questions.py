@@ -35,9 +35,9 @@ async def ask_together(client: AsyncOpenAI, questions: Sequence[Question]) -> li
     return list(await asyncio.gather(*(_ask(client, question, zero) for question in questions)))
 
 
-async def _ask(client: AsyncOpenAI, question: Question, zero: float) -> Reply:
-    started_s = time.perf_counter() - zero
-    arguments: dict[str, Any] = {
+def arguments_of(question: Question) -> dict[str, Any]:
+    """Of a chat completion."""
+    return {
         "model": question.model,
         "messages": [message.model_dump() for message in question.row.prompt],
         "temperature": 0.0,
@@ -45,6 +45,10 @@ async def _ask(client: AsyncOpenAI, question: Question, zero: float) -> Reply:
         "stop": ["}"],
         "extra_body": {"include_stop_str_in_output": True},
     }
+
+
+async def _ask(client: AsyncOpenAI, question: Question, zero: float) -> Reply:
+    started_s, arguments = time.perf_counter() - zero, arguments_of(question)
     if question.is_streamed:
         served_by, text = question.model, ""
         async for chunk in await client.chat.completions.create(stream=True, **arguments):

@@ -1,170 +1,215 @@
-"""The demo's steps: prepare the base, build the data, train, serve, ask, evaluate, report."""
+"""The demo: a server with the base alone, then one adapter after the other, trained and swapped in while it runs."""
 
 import asyncio
-import shlex
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
-from openai import AsyncOpenAI
+from openai import APIError, AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from adapters.base import read_base
-from adapters.errors import AdapterError
-from adapters.manifest import Manifest
 from adapters.store import AdapterStore
-from config.dataset import read_dataset, read_split
+from config.dataset import read_split
 from config.home import Home
 from config.load import load_serve
+from config.progress import LINE_EVERY_S, Progress, lines_every, print_line, shown, span
 from config.schema import DomainConfig
-from demo.figures import DemoReport, DomainFigures, StepFigures, answer_figures, domain_figures, machine_name, utc_date
+from demo.asking import CONCURRENCY, DomainScores, Examiner
+from demo.commands import StepFailedError, run_lorikeet
+from demo.figures import (
+    DemoReport,
+    DomainFigures,
+    MeanwhileFigures,
+    SwapFigures,
+    answer_figures,
+    domain_figures,
+    machine_name,
+    utc_date,
+)
+from demo.meanwhile import asked_meanwhile
 from demo.questions import Question, Reply, ask_together
-from loadtest.evaluate import LiveScore, evaluate_live
-from loadtest.progress import answers_progress
-from loadtest.server import RunningServer, running_server
+from demo.saved import SavedScores
+from demo.timeline import Timeline
+from demo.training import TrainedDomain, trained
+from loadtest.server import StartingServer, starting_server
 
-CONCURRENCY = 16
-KINDS = ("base", "few_shot", "adapter")
-
-Scores = dict[tuple[str, str], LiveScore]
-"""By domain and kind."""
-
-
-class StepFailedError(Exception):
-    """A command of the demo ended with an error, which it has already shown."""
+BASE_SOURCE, BASE_QUANTIZATION = "smollm2-135m", "nf4"
+START_HINT = "the first start compiles the model, for two or three minutes"
 
 
 @dataclass
 class Demo:
-    """One run: its folders, its domains, and the seconds that its steps took."""
+    """One run: its folders, its domains, and what it has seen so far."""
 
     home: Home
     domains: tuple[DomainConfig, ...]
     domain_files: tuple[Path, ...]
     serve_file: Path
     console: Console
+    timeline: Timeline
     is_fresh: bool = False
     limit: int | None = None
-    steps: list[StepFigures] = field(default_factory=list)
+    scores: dict[str, DomainScores] = field(default_factory=dict)
+    swaps: list[SwapFigures] = field(default_factory=list)
+    meanwhile: list[MeanwhileFigures] = field(default_factory=list)
 
     @property
-    def store(self) -> AdapterStore:
-        return AdapterStore(self.home.adapters)
+    def base_name(self) -> str:
+        return load_serve(self.serve_file).served_model_name
+
+    @property
+    def saved(self) -> SavedScores:
+        return SavedScores(self.home.demo / "unfinished")
+
+    def question(self, domain: DomainConfig, model: str, *, is_streamed: bool = True) -> Question:
+        """The domain's first held-out question that is in its scope."""
+        rows = read_split(self.home.datasets / domain.name, "test")
+        return Question(model, next(row for row in rows if row.in_scope), is_streamed)
+
+    def say(self, line: str) -> None:
+        print_line(self.console, line)
 
 
 def run_demo(demo: Demo) -> DemoReport:
-    """All steps, one after the other; what is there already is used again.
+    """All steps; what is there already is used again.
 
     Raises:
         StepFailedError: A command failed.
         ServerError: The server did not become ready.
         EvaluationError: The server did not answer.
     """
-    start = time.perf_counter()
-    _prepare(demo)
-    for domain, file in zip(demo.domains, demo.domain_files, strict=True):
-        _train(demo, domain, file)
-    with ExitStack() as stack:
-        with _step(demo, "start the server"):
-            context = running_server(demo.serve_file, demo.home.root, demo.home.demo / "serve.log")
-            server = stack.enter_context(context)
-        replies, scores, parity = asyncio.run(_ask_and_evaluate(demo, server))
-    return DemoReport(
-        seconds=round(time.perf_counter() - start, 1),
-        date=utc_date(),
-        machine=machine_name(),
-        base=demo.domains[0].base,
-        concurrency=CONCURRENCY,
-        engine_ready_s=round(server.ready_s, 1),
-        steps=tuple(demo.steps),
-        domains=tuple(_domain_figures(demo, domain, scores, parity) for domain in demo.domains),
-        answers=tuple(answer_figures(reply) for reply in replies),
-    )
-
-
-def _prepare(demo: Demo) -> None:
+    if demo.is_fresh:
+        demo.saved.forget()
     force = ["--force"] if demo.is_fresh else []
-    with _step(demo, "prepare the base"):
-        _lorikeet(demo, "base", "prepare", "smollm2-135m", "--quantization", "nf4", *force)
-    with _step(demo, "build the data"):
-        _lorikeet(demo, "data", "build", *map(str, demo.domain_files), *force)
+    run = partial(run_lorikeet, home=demo.home.root, console=demo.console)
+    with demo.timeline.step("prepare the base", "prepare"):
+        run("base", "prepare", BASE_SOURCE, "--quantization", BASE_QUANTIZATION, *force)
+    server_start_s = demo.timeline.now_s
+    with ExitStack() as stack:
+        server = stack.enter_context(starting_server(demo.serve_file, demo.home.root, demo.home.demo / "serve.log"))
+        published = AdapterStore(demo.home.adapters).names()
+        demo.say(f"The server starts with the base and {len(published)} adapters; its log: {server.log_file}")
+        stack.enter_context(_start_told(demo, server))
+        with demo.timeline.step("build the data", "prepare"):
+            run("data", "build", *map(str, demo.domain_files), *force, check=server.check)
+        for domain, file in zip(demo.domains, demo.domain_files, strict=True):
+            _train_and_swap_in(demo, server, domain, file)
+        replies = asyncio.run(_ask_all_at_once(demo, server))
+        parity = _parity_errors(server.url)
+        ready_s = server.wait_until_ready().ready_s
+    demo.timeline.add("start the server", "server", server_start_s, ready_s)
+    demo.saved.forget()
+    return _report(demo, ready_s, replies, parity)
 
 
-def _train(demo: Demo, domain: DomainConfig, file: Path) -> None:
-    current = None if demo.is_fresh else _current_version(demo, domain)
-    if current is not None:
-        demo.console.print(
-            f"[green]{current.lora_name}[/green] was trained on this base and data by this recipe: used again"
+def _train_and_swap_in(demo: Demo, server: StartingServer, domain: DomainConfig, file: Path) -> None:
+    """Train one adapter while the server answers with those before it, then ask the new one."""
+
+    def run(*words: str) -> None:
+        questions = [
+            demo.question(domain, demo.base_name),
+            *(demo.question(one, one.name) for one in demo.domains[:done]),
+        ]
+        with (
+            demo.timeline.step(f"train {domain.name}", "train"),
+            asked_meanwhile(
+                server.url, questions, lambda: server.running is not None, lambda: demo.timeline.now_s, demo.meanwhile
+            ),
+        ):
+            run_lorikeet(*words, home=demo.home.root, console=demo.console, check=server.check)
+
+    done = demo.domains.index(domain)
+    version = trained(demo.home, domain, file, is_fresh=demo.is_fresh, run=run)
+    if not version.is_trained_here:
+        demo.say(f"{version.manifest.lora_name} was trained on this base and data by this recipe: used again")
+    asyncio.run(_swap_in(demo, server, domain, version))
+
+
+async def _swap_in(demo: Demo, server: StartingServer, domain: DomainConfig, version: TrainedDomain) -> None:
+    published_s = demo.timeline.now_s
+    _wait_until_ready(demo, server)
+    async with _client(server) as client:
+        with demo.timeline.step(f"first answer of {domain.name}", "answer"):
+            (reply,) = await _answers(client, [demo.question(domain, domain.name)])
+            answer_s = demo.timeline.now_s
+            _show_reply(demo, reply)
+        demo.swaps.append(
+            SwapFigures(
+                adapter=domain.name,
+                served_by=reply.served_by,
+                is_trained_here=version.is_trained_here,
+                published_s=round(published_s, 1),
+                answer_s=round(answer_s, 1),
+                input=reply.question.row.input,
+                answer=reply.text,
+            )
         )
-        return
-    with _step(demo, f"train {domain.name}"):
-        _lorikeet(demo, "train", str(file))
-
-
-def _current_version(demo: Demo, domain: DomainConfig) -> Manifest | None:
-    """The stable version, if it belongs to the base, the data and the recipe as they are now."""
-    try:
-        manifest = demo.store.manifest(demo.store.resolve(domain.name))
-        base = read_base(demo.home.bases / domain.base)
-    except AdapterError:
-        return None
-    dataset = read_dataset(demo.home.datasets / domain.name)
-    is_current = (
-        manifest.base.digest == base.digest
-        and manifest.dataset is not None
-        and manifest.dataset.dataset_sha256 == dataset.dataset_sha256
-        and manifest.training is not None
-        and manifest.training.arguments == domain.recipe.model_dump(mode="json")
+        if len(demo.swaps) == 1:
+            demo.say(f"first answer of an adapter: {span(answer_s)} after the start of the demo")
+        with demo.timeline.step(f"evaluate {domain.name}", "evaluate"):
+            examiner = Examiner(client, demo.console, demo.saved, demo.limit)
+            scores = await examiner.examine(demo.home.datasets / domain.name, version.manifest, demo.base_name)
+    demo.scores[domain.name] = scores
+    demo.say(
+        f"{domain.name}: exact match {scores.base.accuracy.value:.1%} of the base, "
+        f"{scores.few_shot.accuracy.value:.1%} with examples, {scores.adapter.accuracy.value:.1%} of the adapter"
     )
-    return manifest if is_current else None
 
 
-async def _ask_and_evaluate(demo: Demo, server: RunningServer) -> tuple[list[Reply], Scores, dict[str, float]]:
-    base_name = load_serve(demo.serve_file).served_model_name
-    async with AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=600) as client:
-        with _step(demo, "ask all at once"):
-            replies = await ask_together(client, _questions(demo, base_name))
-            _show_replies(demo, replies)
-        scores: Scores = {}
-        for domain in demo.domains:
-            with _step(demo, f"evaluate {domain.name}"):
-                for kind, model in zip(KINDS, (base_name, base_name, domain.name), strict=True):
-                    scores[domain.name, kind] = await _evaluate(demo, client, domain, model, kind == "few_shot")
-    return replies, scores, _parity_errors(server)
-
-
-def _questions(demo: Demo, base_name: str) -> list[Question]:
+async def _ask_all_at_once(demo: Demo, server: StartingServer) -> list[Reply]:
     """One question a domain to its adapter, and the first one also to the base; every other one is streamed."""
-    rows = [next(r for r in read_split(demo.home.datasets / d.name, "test") if r.in_scope) for d in demo.domains]
-    pairs = [*zip((d.name for d in demo.domains), rows, strict=True), (base_name, rows[0])]
-    return [Question(model, row, is_streamed=index % 2 == 0) for index, (model, row) in enumerate(pairs)]
+    asked = [(domain, domain.name) for domain in demo.domains] + [(demo.domains[0], demo.base_name)]
+    questions = [demo.question(*pair, is_streamed=index % 2 == 0) for index, pair in enumerate(asked)]
+    async with _client(server) as client:
+        with demo.timeline.step("ask all at once", "answer"):
+            replies = await _answers(client, questions)
+            for reply in replies:
+                _show_reply(demo, reply)
+    return replies
 
 
-async def _evaluate(demo: Demo, client: AsyncOpenAI, domain: DomainConfig, model: str, is_few_shot: bool) -> LiveScore:
-    folder = demo.home.datasets / domain.name
-    total = min(demo.limit or 10**9, read_dataset(folder).num_test)
-    label = f"{model}{' with examples' if is_few_shot else ''} on {domain.name}"
-    with answers_progress(label, total) as on_answer:
-        return await evaluate_live(
-            client,
-            folder,
-            model,
-            few_shot=is_few_shot,
-            limit=demo.limit,
-            concurrency=CONCURRENCY,
-            on_answer=on_answer,
-        )
+async def _answers(client: AsyncOpenAI, questions: list[Question]) -> list[Reply]:
+    try:
+        return await ask_together(client, questions)
+    except APIError as error:
+        raise StepFailedError(f"The server did not answer {questions[0].model!r}: {error.message}") from error
 
 
-def _parity_errors(server: RunningServer) -> dict[str, float]:
+def _client(server: StartingServer) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=600)
+
+
+@contextmanager
+def _start_told(demo: Demo, server: StartingServer) -> Iterator[None]:
+    """In a log file, say how far the server is while something else runs; a terminal belongs to that one's bar."""
+    started_s, is_told = demo.timeline.now_s, False
+
+    def line() -> str:
+        nonlocal is_told
+        running, was_told = server.running, is_told
+        is_told = running is not None
+        if running is None:
+            return f"start the server: {span(demo.timeline.now_s - started_s)}, {START_HINT}"
+        return "" if was_told else f"The server is ready after {span(running.ready_s)}"
+
+    with nullcontext() if demo.console.is_terminal else lines_every(LINE_EVERY_S, line, demo.console):
+        yield
+
+
+def _wait_until_ready(demo: Demo, server: StartingServer) -> None:
+    if server.running is None and demo.console.is_terminal:
+        with shown(Progress("start the server", hint=START_HINT), demo.console):
+            server.wait_until_ready()
+    server.wait_until_ready()
+
+
+def _parity_errors(url: str) -> dict[str, float]:
     """Parity error by `name@version`, as the server exports it."""
-    families = text_string_to_metric_families(httpx.get(f"{server.url}/metrics", timeout=30).text)
+    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=30).text)
     return {
         f"{sample.labels['adapter']}@{sample.labels['version']}": sample.value
         for family in families
@@ -173,38 +218,33 @@ def _parity_errors(server: RunningServer) -> dict[str, float]:
     }
 
 
-def _show_replies(demo: Demo, replies: list[Reply]) -> None:
-    for reply in replies:
-        how = "streamed" if reply.question.is_streamed else "whole"
-        demo.console.print(
-            f"  [bold]{reply.served_by}[/bold] ({how}, {reply.started_s:.2f} to {reply.ended_s:.2f} s) "
-            f"{reply.question.row.input[:60]!r} -> {reply.text!r}",
-            highlight=False,
-        )
-
-
-def _domain_figures(demo: Demo, domain: DomainConfig, scores: Scores, parity: dict[str, float]) -> DomainFigures:
-    base, few_shot, adapter = (scores[domain.name, kind] for kind in KINDS)
-    target = demo.store.resolve(adapter.served_by)
-    training = demo.store.manifest(target).training
-    return domain_figures(
-        domain.name, base, few_shot, adapter, parity.get(adapter.served_by), training.duration_s if training else None
+def _show_reply(demo: Demo, reply: Reply) -> None:
+    how = "streamed" if reply.question.is_streamed else "whole"
+    demo.say(
+        f"  {reply.served_by} ({how}, {reply.started_s:.2f} to {reply.ended_s:.2f} s) "
+        f"{reply.question.row.input[:60]!r} -> {reply.text!r}"
     )
 
 
-@contextmanager
-def _step(demo: Demo, name: str) -> Iterator[None]:
-    demo.console.rule(f"[bold]{name}", align="left")
-    start = time.perf_counter()
-    yield
-    seconds = time.perf_counter() - start
-    demo.steps.append(StepFigures(name=name, seconds=round(seconds, 1)))
-    demo.console.print(f"[dim]{name}: {seconds:.1f} s[/dim]")
+def _report(demo: Demo, ready_s: float, replies: list[Reply], parity: dict[str, float]) -> DemoReport:
+    return DemoReport(
+        seconds=round(demo.timeline.now_s, 1),
+        first_adapter_answer_s=demo.swaps[0].answer_s,
+        date=utc_date(),
+        machine=machine_name(),
+        base=demo.domains[0].base,
+        concurrency=CONCURRENCY,
+        engine_ready_s=round(ready_s, 1),
+        steps=tuple(sorted(demo.timeline.steps, key=lambda step: step.start_s)),
+        domains=tuple(_domain_figures(demo, domain.name, parity) for domain in demo.domains),
+        answers=tuple(answer_figures(reply) for reply in replies),
+        swaps=tuple(demo.swaps),
+        meanwhile=tuple(demo.meanwhile),
+    )
 
 
-def _lorikeet(demo: Demo, *words: str) -> None:
-    """Run a command of ours as a user would, and show it."""
-    demo.console.print(f"[cyan]$ lorikeet {shlex.join(words)}[/cyan]", highlight=False)
-    command = [sys.executable, "-P", "-m", "lorikeet", *words, "--home", str(demo.home.root)]
-    if subprocess.run(command, check=False).returncode != 0:
-        raise StepFailedError(f"`lorikeet {shlex.join(words)}` failed; its message is above.")
+def _domain_figures(demo: Demo, name: str, parity: dict[str, float]) -> DomainFigures:
+    scores, store = demo.scores[name], AdapterStore(demo.home.adapters)
+    training = store.manifest(store.resolve(scores.adapter.served_by)).training
+    seconds = training.duration_s if training else None
+    return domain_figures(name, scores, parity.get(scores.adapter.served_by), seconds)

@@ -7,29 +7,41 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from demo.figures import AnswerFigures, DemoReport, DomainFigures, StepFigures, domain_figures
+from demo.asking import DomainScores
+from demo.figures import (
+    AnswerFigures,
+    DemoReport,
+    DomainFigures,
+    MeanwhileFigures,
+    StepFigures,
+    SwapFigures,
+    domain_figures,
+)
 from demo.report import print_report, write_report
-from loadtest.evaluate import LiveScore
+from loadtest.evaluate import LiveAnswer, LiveScore
 from quality.intervals import share_of
 
 
-def live_score(num_right: int, served_by: str = "medical@3") -> LiveScore:
+def live_score(num_right: int, n: int, served_by: str = "medical@3") -> LiveScore:
     return LiveScore(
         model="medical",
         served_by=served_by,
-        accuracy=share_of(num_right, 200),
-        valid_format=share_of(198, 200),
+        accuracy=share_of(num_right, n),
+        valid_format=share_of(n - 2, n),
         ttft_p50_s=0.25,
         ttft_p99_s=0.9,
         tokens_per_s=80.0,
         seconds=40.0,
         concurrency=16,
-        answers=(),
+        answers=tuple(
+            LiveAnswer("?", "yes", "yes" if row < num_right else "no", served_by, 0.1, 0.2, 5) for row in range(n)
+        ),
     )
 
 
 def figures(parity_error_nats: float | None = 0.02) -> DomainFigures:
-    return domain_figures("medical", live_score(2), live_score(40), live_score(150), parity_error_nats, 200.0)
+    scores = DomainScores(adapter=live_score(150, 200), base=live_score(1, 50), few_shot=live_score(20, 100))
+    return domain_figures("medical", scores, parity_error_nats, 200.0)
 
 
 def report() -> DemoReport:
@@ -42,16 +54,33 @@ def report() -> DemoReport:
         answer="{}",
         seconds=0.5,
     )
+    swap = SwapFigures(
+        adapter="medical",
+        served_by="medical@3",
+        is_trained_here=True,
+        published_s=250,
+        answer_s=251,
+        input="<script>alert(2)</script>",
+        answer="{}",
+    )
     return DemoReport(
-        seconds=900,
-        date="2026-11-21 23:00 UTC",
+        seconds=600,
+        first_adapter_answer_s=251,
+        date="2026-11-28 23:00 UTC",
         machine="two cores",
         base="smollm2-135m-nf4",
         concurrency=16,
-        engine_ready_s=40,
-        steps=(StepFigures(name="train medical", seconds=200),),
+        engine_ready_s=140,
+        steps=(
+            StepFigures(name="prepare the base", seconds=30, start_s=2),
+            StepFigures(name="start the server", seconds=140, start_s=32, kind="server"),
+            StepFigures(name="train medical", seconds=200, start_s=50, kind="train"),
+            StepFigures(name="evaluate medical", seconds=90, start_s=252, kind="evaluate"),
+        ),
         domains=(figures(),),
         answers=(answer,),
+        swaps=(swap,),
+        meanwhile=(MeanwhileFigures(model="smollm2-135m", at_s=180, seconds=0.9, is_ok=True),),
     )
 
 
@@ -63,13 +92,16 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 def test_the_json_report_has_the_agreed_keys(written: tuple[Path, Path]) -> None:
     content = json.loads(written[0].read_text())
-    assert content["seconds"] == 900
+    assert (content["seconds"], content["first_adapter_answer_s"]) == (600, 251)
+    assert content["steps"][0] == {"name": "prepare the base", "seconds": 30, "start_s": 2, "kind": "prepare"}
     (domain,) = content["domains"]
     expected = {
         "domain": "medical",
         "n": 200,
-        "base": 0.01,
+        "base": 0.02,
+        "base_n": 50,
         "few_shot": 0.2,
+        "few_shot_n": 100,
         "adapter": 0.75,
         "valid_format": 0.99,
         "parity_ok": True,
@@ -77,6 +109,11 @@ def test_the_json_report_has_the_agreed_keys(written: tuple[Path, Path]) -> None
     assert {key: domain[key] for key in expected} == expected
     assert domain["ttft_p50_s"] == 0.25
     assert domain["adapter_interval"][0] < 0.75 < domain["adapter_interval"][1]
+
+
+def test_a_gain_is_of_the_questions_that_both_were_asked() -> None:
+    assert figures().gain == pytest.approx(0.98)  # 50 of 50 and 1 of 50
+    assert figures().gain_interval[0] < 0.98 < figures().gain_interval[1]
 
 
 def test_parity_is_not_ok_where_the_server_measured_none() -> None:
@@ -91,11 +128,19 @@ def test_the_page_is_one_file_with_plots_and_what_came_from_a_model_is_escaped(
     assert "<script>" not in page
     assert 'src="http' not in page
     assert "75.0% (69–80)" in page
+    assert "4 min 11 s" in page
+
+
+def test_the_time_line_names_every_step_and_the_first_answer(written: tuple[Path, Path]) -> None:
+    page = written[1].read_text()
+    plot = page[page.index("<svg") : page.index("</svg>")]
+    for shown in ("prepare the base", "start the server", "train medical", "medical@3 answers", "asked while training"):
+        assert shown in plot
 
 
 def test_the_terminal_table_names_every_domain_with_its_intervals() -> None:
     out = io.StringIO()
-    print_report(report(), Console(file=out, width=140))
-    assert "medical" in out.getvalue()
-    assert "75.0% (69–80)" in out.getvalue()
-    assert "250 ms" in out.getvalue()
+    print_report(report(), Console(file=out, width=200))
+    for shown in ("medical", "75.0% (69–80)", "250 ms", "of 50", "of 100", "of 200"):
+        assert shown in out.getvalue()
+    assert "1 questions, one at a time: 0 failed" in out.getvalue()

@@ -1,0 +1,58 @@
+"""A client that keeps asking while an adapter trains on the same machine: nothing is restarted, nothing fails."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import cycle
+
+from openai import OpenAI, OpenAIError
+
+from demo.figures import MeanwhileFigures
+from demo.questions import Question, arguments_of
+
+ASK_EVERY_S = 10.0
+"""Seldom enough to cost the training next to nothing."""
+
+
+@contextmanager
+def asked_meanwhile(
+    url: str,
+    questions: Sequence[Question],
+    is_ready: Callable[[], bool],
+    now_s: Callable[[], float],
+    asked: list[MeanwhileFigures],
+    every_s: float = ASK_EVERY_S,
+) -> Iterator[None]:
+    """Until the block ends, ask one of the questions now and then, as soon as there is a server.
+
+    Args:
+        asked: Takes what came of it.
+    """
+    is_over = threading.Event()
+    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
+
+    def ask_on() -> None:
+        for question in cycle(questions):
+            if is_ready():
+                asked.append(_ask(client, question, now_s))
+            if is_over.wait(every_s):
+                return
+
+    thread = threading.Thread(target=ask_on, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
+        client.close()
+
+
+def _ask(client: OpenAI, question: Question, now_s: Callable[[], float]) -> MeanwhileFigures:
+    at_s = now_s()
+    try:
+        client.chat.completions.create(**arguments_of(question))
+        is_ok = True
+    except OpenAIError:
+        is_ok = False
+    return MeanwhileFigures(model=question.model, at_s=round(at_s, 1), seconds=round(now_s() - at_s, 3), is_ok=is_ok)
