@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from typer.testing import CliRunner
 
 from adapters.cli import app as adapters_app
-from adapters.manifest import Manifest
+from adapters.manifest import ComputeRecord, Manifest
 from config.dataset import read_split
 from config.home import Home
 from loadtest.server import running_server
@@ -24,7 +24,7 @@ from train.fingerprint import answer_logprobs
 from train.pipeline import train_and_publish
 from train.quantize import load_causal_lm
 from train.recipe import resolve_target_modules
-from train.sft import cast_adapter, save_adapter
+from train.sft import cast_model, save_adapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -72,7 +72,7 @@ def random_adapter(base_folder: Path) -> PeftModel:
     config = LoraConfig(r=4, lora_alpha=32, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     model = get_peft_model(base, config)
     assert isinstance(model, PeftModel)
-    cast_adapter(model)
+    cast_model(model, ComputeRecord(precision="float32", num_threads=torch.get_num_threads()))
     return model.eval()
 
 
