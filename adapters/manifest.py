@@ -1,11 +1,13 @@
 """The manifests: what is known of a prepared base and of an adapter version. Frozen, stored as JSON."""
 
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
 MANIFEST_FILE = "manifest.json"
+
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
 class Record(BaseModel):
@@ -155,6 +157,33 @@ class QualityRules(Record):
         return pattern
 
 
+class RequestDefaults(Record):
+    """What a request to a version gets where it says nothing: what the version was evaluated with."""
+
+    system: str | None = Field(None, max_length=16_384, description="System prompt.")
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    max_tokens: int | None = Field(None, ge=1)
+    stop: tuple[StopString, ...] = Field((), max_length=4, description="Strings that end an answer; they stay in it.")
+    response_format: dict[str, Any] | None = Field(None, description="As in `/v1/chat/completions`; JSON schemas only.")
+
+    @field_validator("response_format")
+    @classmethod
+    def _the_format_is_a_schema(cls, value: dict[str, Any] | None) -> dict[str, Any] | None:
+        if value is None:
+            return None
+        described = value.get("json_schema")
+        named = (described.get("name"), described.get("schema")) if isinstance(described, dict) else (None, None)
+        if value.get("type") != "json_schema" or not (isinstance(named[0], str) and isinstance(named[1], dict)):
+            raise ValueError('must be {"type": "json_schema", "json_schema": {"name": "…", "schema": {…}}}')
+        return value
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """Those that there are, as JSON has them."""
+        return self.model_dump(mode="json", exclude_defaults=True)
+
+
 class ManifestDraft(Record):
     """All that the maker of an adapter knows; the store adds version, digest and files."""
 
@@ -170,6 +199,7 @@ class ManifestDraft(Record):
     forgetting: Forgetting | None = None
     quality_baseline: QualityBaseline | None = None
     quality: QualityRules | None = Field(None, description="None in older versions: the defaults count.")
+    defaults: RequestDefaults | None = Field(None, description="What requests get; None: nothing is filled.")
 
 
 class Manifest(ManifestDraft):

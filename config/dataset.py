@@ -4,13 +4,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
 from config.errors import DatasetError
 from config.model import Config
-from config.schema import AnswerConfig, ChatConfig, EvaluationConfig
+from config.schema import AnswerConfig, ChatConfig, DefaultsConfig, EvaluationConfig
 
 DATASET_MANIFEST_FILE = "manifest.json"
 Split = Literal["train", "validation", "test"]
@@ -54,6 +54,7 @@ class DatasetManifest(Config):
     chat: ChatConfig
     answer: AnswerConfig
     evaluation: EvaluationConfig
+    defaults: DefaultsConfig = DefaultsConfig()
     few_shot: tuple[FewShotExample, ...] = Field(
         description="The same examples of the train split in every few-shot prompt, so that prefixes are cached."
     )
@@ -68,6 +69,23 @@ class DatasetManifest(Config):
     config_sha256: str = Field(description="Of everything that decides the rows; equal means nothing to do.")
     dataset_sha256: str = Field(description="Over the three split files.")
     created_at: str = Field(description="UTC, ISO 8601.")
+
+    @property
+    def request_fields(self) -> dict[str, Any]:
+        """How the domain's questions are asked, as fields of `/v1/chat/completions`, but for the system prompt.
+
+        The one source for evaluation and for the defaults that a version carries.
+        """
+        fields: dict[str, Any] = {
+            "temperature": self.defaults.temperature,
+            "top_p": self.defaults.top_p,
+            "max_tokens": self.evaluation.max_new_tokens,
+            "stop": list(self.evaluation.stop) or None,
+        }
+        if self.defaults.response_format is not None:
+            json_schema = {"name": self.domain, "schema": self.answer.json_schema}
+            fields["response_format"] = {"type": self.defaults.response_format, "json_schema": json_schema}
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 def conversation(chat: ChatConfig, text: str, answer: str) -> tuple[Message, ...]:

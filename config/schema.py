@@ -11,6 +11,7 @@ from config.model import Config
 from config.monitor import MonitorConfig
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Quantization = Literal["nf4", "int8", "none"]
 
 
@@ -40,8 +41,13 @@ class DataConfig(Config):
 class ChatConfig(Config):
     """How an example becomes a conversation."""
 
-    system: str = Field(description="System prompt, the same in training, evaluation and use.")
-    user: str = Field("{input}", description="User turn; `{input}` is replaced.")
+    system: str = Field(
+        max_length=16_384,
+        description="System prompt, the same in training, evaluation and use; clients need not send it.",
+    )
+    user: str = Field(
+        "{input}", description="User turn; `{input}` is replaced. No server does that: clients send the whole turn."
+    )
 
     @model_validator(mode="after")
     def _user_has_the_input(self) -> "ChatConfig":
@@ -84,10 +90,26 @@ class RecipeConfig(Config):
 
 
 class EvaluationConfig(Config):
+    """How answers are made and scored; clients get the same length and stop strings where they name none."""
+
     metric: Literal["exact_match"] = "exact_match"
     max_new_tokens: int = Field(32, ge=1)
-    stop: tuple[str, ...] = Field((), description="Strings that end an answer; they stay in it.")
+    stop: tuple[StopString, ...] = Field(
+        (), max_length=4, description="Strings that end an answer; they stay in it. vLLM takes at most 4."
+    )
     num_few_shot: int = Field(5, ge=0, description="Examples in the prompt of the few-shot baseline.")
+
+
+class DefaultsConfig(Config):
+    """What evaluation and clients get beyond `chat.system` and `evaluation`: see `DatasetManifest.request_fields`."""
+
+    temperature: float = Field(
+        0.0, ge=0, le=2, allow_inf_nan=False, description="0: greedy, as exact match is best scored."
+    )
+    top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
+    response_format: Literal["json_schema"] | None = Field(
+        None, description="json_schema: hold answers to `answer.json_schema`; it costs time per token."
+    )
 
 
 class GatesConfig(Config):
@@ -140,8 +162,15 @@ class DomainConfig(Config):
     answer: AnswerConfig = AnswerConfig()
     recipe: RecipeConfig = RecipeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    defaults: DefaultsConfig = DefaultsConfig()
     gates: GatesConfig = GatesConfig()
     quality: QualityConfig = QualityConfig()
+
+    @model_validator(mode="after")
+    def _a_format_has_its_schema(self) -> "DomainConfig":
+        if self.defaults.response_format and self.answer.json_schema is None:
+            raise ValueError("`defaults.response_format: json_schema` needs a schema in `answer.json_schema`")
+        return self
 
 
 class ServeLimits(RequestLimits):

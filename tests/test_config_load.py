@@ -67,3 +67,15 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
 def test_a_list_is_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got list, wanted"):
         load_domain(write(tmp_path, "- name"))
+
+
+def test_a_schema_as_format_needs_the_schema(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "defaults: {response_format: json_schema}\n")
+    with pytest.raises(ConfigError, match=r"needs a schema in `answer.json_schema`"):
+        load_domain(path)
+
+
+def test_requests_are_greedy_unless_the_domain_says_otherwise(tmp_path: Path) -> None:
+    assert load_domain(write(tmp_path, MINIMAL)).defaults.temperature == 0.0
+    warm = load_domain(write(tmp_path, MINIMAL + "defaults: {temperature: 0.7, top_p: 0.9}\n"))
+    assert (warm.defaults.temperature, warm.defaults.top_p) == (0.7, 0.9)

@@ -4,7 +4,7 @@ import pytest
 
 from adapters.errors import BaseNotFoundError
 from adapters.fingerprint import read_fingerprint
-from adapters.manifest import Evaluation, QualityRules, Score
+from adapters.manifest import Evaluation, QualityRules, RequestDefaults, Score
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from config.dataset import read_split
@@ -60,6 +60,10 @@ def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(home: 
     assert len(fingerprint.prompts) == 6
     assert "8 held-out examples" in (folder / "README.md").read_text()
     assert manifest.quality == QualityRules(refusal="none of these")
+    system, max_tokens = domain.chat.system, domain.evaluation.max_new_tokens
+    stop = domain.evaluation.stop
+    assert manifest.defaults == RequestDefaults(system=system, temperature=0.0, max_tokens=max_tokens, stop=stop)
+    assert f"- temperature: `0.0`\n- max_tokens: `{max_tokens}`" in (folder / "README.md").read_text()
 
 
 def test_a_version_carries_its_held_out_examples_and_what_its_answers_looked_like(

@@ -1,24 +1,39 @@
 """The model card of an adapter version: `README.md`, in the form that model hubs read."""
 
+import json
 from pathlib import Path
 
 import yaml
 
-from adapters.manifest import ManifestDraft, Score
+from adapters.manifest import ManifestDraft, RequestDefaults, Score
 
 CARD_FILE = "README.md"
+PLAIN_USER = "{input}"
 
 
-def write_model_card(draft: ManifestDraft, folder: Path) -> None:
+def write_model_card(draft: ManifestDraft, folder: Path, *, user: str = PLAIN_USER) -> None:
     """Write `README.md`, over the empty form that PEFT leaves."""
-    (folder / CARD_FILE).write_text(model_card(draft), encoding="utf-8")
+    (folder / CARD_FILE).write_text(model_card(draft, user=user), encoding="utf-8")
 
 
-def model_card(draft: ManifestDraft) -> str:
-    """What the adapter does, what it was made from, and how good it is."""
+def model_card(draft: ManifestDraft, *, user: str = PLAIN_USER) -> str:
+    """What the adapter does, what it was made from, how good it is, and how it is asked.
+
+    Args:
+        user: The user turn that it was trained on, with `{input}` for the input.
+    """
     front = {"base_model": draft.base.name, "library_name": "peft", "tags": ["lora", "lorikeet"]}
-    sections = [f"# {draft.name}", draft.description, *_evaluation(draft), *_forgetting(draft), *_training(draft)]
+    figures = [*_evaluation(draft), *_forgetting(draft), *_training(draft)]
+    sections = [f"# {draft.name}", draft.description, *_request(draft.defaults, user), *figures]
     return f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n\n" + "\n\n".join(sections) + "\n"
+
+
+def _request(defaults: RequestDefaults | None, user: str) -> list[str]:
+    if defaults is None:
+        return []
+    lines = [f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in defaults.given.items()]
+    lines += [f"- user turn, which the client writes: `{user}`"] if user != PLAIN_USER else []
+    return ["## Request", "A server fills in what a request leaves out:", "\n".join(lines)]
 
 
 def _evaluation(draft: ManifestDraft) -> list[str]:
@@ -31,7 +46,9 @@ def _evaluation(draft: ManifestDraft) -> list[str]:
     ]
     table = [f"| | {evaluation.metric} (95% interval) | valid format |", "|---|---|---|"]
     table += [f"| {name} | {_percent(score)} | {valid.value:.1%} |" for name, score, valid in rows]
-    return ["## Evaluation", f"{evaluation.adapter.n} held-out examples, greedy.", "\n".join(table)]
+    is_greedy = draft.defaults is None or not draft.defaults.temperature
+    how = "greedy" if is_greedy else "sampled once each, as above"
+    return ["## Evaluation", f"{evaluation.adapter.n} held-out examples, {how}.", "\n".join(table)]
 
 
 def _forgetting(draft: ManifestDraft) -> list[str]:

@@ -22,6 +22,7 @@ from adapters.manifest import (
     Manifest,
     ManifestDraft,
     QualityBaseline,
+    RequestDefaults,
 )
 from adapters.reference import DEFAULT_ALIAS
 from adapters.store import AdapterStore
@@ -30,7 +31,7 @@ from config.home import Home
 from config.progress import Progress, shown
 from config.schema import DomainConfig, GatesConfig
 from quality.probes import write_probes
-from train.card import write_model_card
+from train.card import PLAIN_USER, write_model_card
 from train.compute import Shape, compute_in, measure_inference
 from train.dataset import build_dataset
 from train.encode import encode_prompt
@@ -62,6 +63,10 @@ def train_and_publish(
         AdapterError: The base is missing or changed, or the store refuses the adapter.
     """
     check_recipe(config.recipe)
+    if config.chat.user != PLAIN_USER:
+        logger.warning(
+            "Clients must write the user's turn as %r: a server fills in the system prompt only", config.chat.user
+        )
     base_folder = home.bases / config.base
     base = verify_base(base_folder)
     dataset = build_dataset(config, home)
@@ -82,7 +87,7 @@ def train_and_publish(
         save_adapter(trained.model, folder, base.name)
         write_fingerprint(fingerprint, folder)
         write_probes(probes, folder)
-        write_model_card(draft, folder)
+        write_model_card(draft, folder, user=config.chat.user)
         manifest = store.publish(folder, draft, base_folder=base_folder)
     passed, reason = judge_gates(evaluation, config.gates)
     if passed:
@@ -151,6 +156,7 @@ def draft_manifest(
         forgetting=forgetting,
         quality_baseline=quality_baseline,
         quality=quality_rules(config),
+        defaults=RequestDefaults.model_validate({"system": dataset.chat.system} | dataset.request_fields),
     )
 
 
