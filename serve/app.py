@@ -145,14 +145,14 @@ def _add_model_routes(app: FastAPI, parts: Parts) -> None:
     def models(request: Request) -> dict[str, Any]:
         tenant = _client(parts, request)
         served = parts.resolver.models(lambda name: may_use(tenant, name))
-        return {"object": "list", "data": [_model_card(model) for model in served]}
+        return {"object": "list", "data": [_model_card(model, parts.resolver) for model in served]}
 
     @app.get("/v1/models/{reference}", responses=errors(UnauthorizedError, ModelNotFoundError))
     def model(
         reference: Annotated[str, Path(json_schema_extra={"pattern": "^[^/]+$"})], request: Request
     ) -> dict[str, Any]:
         tenant = _client(parts, request)
-        return _model_card(parts.resolver.model(reference, lambda name: may_use(tenant, name)))
+        return _model_card(parts.resolver.model(reference, lambda name: may_use(tenant, name)), parts.resolver)
 
 
 def _add_health_routes(app: FastAPI, parts: Parts) -> None:
@@ -172,11 +172,13 @@ def _add_health_routes(app: FastAPI, parts: Parts) -> None:
         return Response(own + engine, media_type=CONTENT_TYPE_LATEST)
 
 
-def _model_card(model: ServedModel) -> dict[str, Any]:
+def _model_card(model: ServedModel, resolver: Resolver) -> dict[str, Any]:
+    defaults = resolver.defaults(model.target) if model.target else None
     return {
         "id": model.reference,
         "object": "model",
         "created": 0,
         "owned_by": "lorikeet",
         "root": str(model.target) if model.target else model.reference,
+        "defaults": defaults.given if defaults else None,
     }

@@ -13,6 +13,7 @@ from serve.admission import Admission
 from serve.app import Parts
 from serve.checks import AnswerChecks, FileChecks
 from serve.completions import Completions, Gate
+from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
 from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
@@ -60,7 +61,12 @@ def build_parts(
     remote = RemoteStore(config.remote_store, store) if config.remote_store else None
     who = f"lorikeet serve on port {config.port} (process {os.getpid()})"
     files = FileChecks(
-        store, base_folder, max_lora_rank=config.max_lora_rank, who=who, fetch=remote.fetch if remote else None
+        store,
+        base_folder,
+        max_lora_rank=config.max_lora_rank,
+        limits=config.limits,
+        who=who,
+        fetch=remote.fetch if remote else None,
     )
     nats = config.parity_tolerance_nats
     tolerance = Tolerance(nats, nats * (_ROUNDED_BASE_TOLERANCE if is_base_rounded else 1.0))
@@ -73,9 +79,10 @@ def build_parts(
     admission = Admission(config.max_num_seqs, max_adapters, config.max_waiting, config.max_wait_s)
     metrics.follow_waiting(admission.waiting_by_reason)
     metrics.set_limits(config)
-    gate = Gate(config.limits, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission)
+    lengths = AnswerLengths.of(config)
+    gate = Gate(config.limits, lengths, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission)
     resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
-    shadow = Shadow(engine, residency, metrics)
+    shadow = Shadow(engine, residency, metrics, lengths)
     background: list[Loop] = [watcher.run]
     monitor = None
     if keeping is not None:

@@ -13,7 +13,9 @@ from adapters.manifest import Manifest
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.usage import in_use
+from config.limits import RequestLimits
 from quality.probes import InvalidProbesError, read_probes
+from serve.defaults import check_defaults
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
 from serve.parity import Parity, Tolerance, judge_parity, replay
@@ -37,6 +39,7 @@ class FileChecks:
     """All that the disk can tell, before the engine is asked.
 
     Args:
+        limits: What a version's request defaults are held to.
         who: What an operator reads who wants to remove a version that is in use.
         fetch: Brings a version here from a remote store.
     """
@@ -47,6 +50,7 @@ class FileChecks:
         base_folder: Path,
         *,
         max_lora_rank: int,
+        limits: RequestLimits,
         who: str,
         fetch: Callable[[Target], object] | None = None,
     ) -> None:
@@ -55,6 +59,7 @@ class FileChecks:
         self._base_folder = base_folder
         self._base = read_base(base_folder)
         self._max_lora_rank = max_lora_rank
+        self._limits = limits
         self._who = who
         self._sound: dict[Target, tuple[Stamp, Checked]] = {}
 
@@ -85,6 +90,8 @@ class FileChecks:
     def _check(self, target: Target, folder: Path) -> Checked:
         manifest = self._store.verify(target)
         self._check_base(manifest)
+        if manifest.defaults is not None:
+            check_defaults(manifest.defaults, self._limits)
         findings = lint_folder(folder, base_folder=self._base_folder, max_lora_rank=self._max_lora_rank)
         raise_errors(findings, str(target))
         fingerprint = read_fingerprint(folder)

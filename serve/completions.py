@@ -11,13 +11,15 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
+from adapters.manifest import RequestDefaults
 from config.schema import ServeLimits
 from serve.admission import Admission
+from serve.defaults import AnswerLengths, fill_defaults
 from serve.disconnect import run_until_disconnect
 from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
 from serve.keys import ANONYMOUS, KeyRecord, may_use
-from serve.limits import check_limits, default_length
+from serve.limits import check_limits
 from serve.logs import log_request
 from serve.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
@@ -41,6 +43,7 @@ class Call:
     held: AsyncExitStack
     body: dict[str, Any] = field(default_factory=dict)
     served_name: str | None = None
+    defaults: RequestDefaults | None = None
     headers: dict[str, str] = field(default_factory=dict)
 
 
@@ -49,6 +52,7 @@ class Gate:
     """What a request passes before the engine sees it."""
 
     limits: ServeLimits
+    lengths: AnswerLengths
     max_body_bytes: int
     request_timeout_s: float
     tenants: TenantLimits
@@ -104,19 +108,21 @@ class Completions:
             return HoldingStream(self._stream(call, answer.body), call.headers, held.pop_all())
 
     async def _begin(self, call: Call) -> Answer:
-        """Until the answer has begun: check, resolve, wait for a turn, make resident, ask the engine."""
+        """Until the answer has begun: check, resolve, wait for a turn, make resident, fill in, ask the engine."""
         with call.context.phase("resolve"):
             resolution = self._resolve(call)
         await self._take_turn(call, resolution)
         call.body |= {"model": resolution.served_name, "priority": call.tenant.priority}
-        answer = await self._engine.answer(call.endpoint, call.body)
+        filled = fill_defaults(call.body, call.endpoint, call.defaults, self._gate.lengths)
+        if filled.names:
+            call.headers["x-lorikeet-defaults"] = ",".join(filled.names)
+        answer = await self._engine.answer(call.endpoint, filled.body)
         if resolution.shadow is not None:
             self._shadow.submit(call.endpoint, call.body, resolution.shadow)
         return answer
 
     def _resolve(self, call: Call) -> Resolution:
         check_limits(call.body, call.endpoint, self._gate.limits)
-        call.body |= default_length(call.body, call.endpoint, self._gate.limits.default_max_tokens)
         if not self._engine.is_ready:
             raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
         resolution = self._resolver.resolve(
@@ -142,7 +148,7 @@ class Completions:
             with call.context.phase("residency"):
                 lease = await self._residency.lease(resolution.target)
             call.held.callback(lease.release)
-            call.context.is_cold = lease.is_cold
+            call.context.is_cold, call.defaults = lease.is_cold, lease.manifest.defaults
             call.headers |= {"x-lorikeet-digest": lease.manifest.digest, "x-lorikeet-cold": str(int(lease.is_cold))}
 
     async def _stream(self, call: Call, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:

@@ -55,14 +55,14 @@ _LENGTHS: dict[Endpoint, tuple[str, ...]] = {
 """What says how long an answer may be."""
 _ANSWERS = ("n", "best_of")
 LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
-_TOOLS = ("tools", "functions")
+TOOLS = ("tools", "functions")
 _TOKEN_RULES = ("logit_bias", "bad_words", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 _MESSAGES = ("messages", "input", "previous_input_messages")
-_PROMPT = (*_MESSAGES, "instructions", "prompt", "suffix", "documents", *_TOOLS)
+_PROMPT = (*_MESSAGES, "instructions", "prompt", "suffix", "documents", *TOOLS)
 _IMAGES = ("image_url", "image_pil", "image_embeds", "input_image")
 _SOUNDS = ("audio_url", "audio_embeds", "input_audio")
 _MEDIA = frozenset({*_IMAGES, *_SOUNDS, "video_url", "video_embeds", "prompt_embeds", "input_file"})
-_SCHEMAS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+SCHEMAS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
 _EMBEDDED_JSON = frozenset({"json", "structural_tag", "guided_json"})
 _PATTERNS = frozenset({"pattern", "regex", "whitespace_pattern", "guided_regex"})
 _REPEATS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProperties", "maxProperties"})
@@ -109,7 +109,7 @@ def most_entries(limits: RequestLimits) -> dict[str, int]:
     """The most entries of every field that is a list or an object."""
     return {
         **dict.fromkeys(_MESSAGES, limits.max_messages),
-        **dict.fromkeys(_TOOLS, limits.max_tools),
+        **dict.fromkeys(TOOLS, limits.max_tools),
         "stop": limits.max_stop,
         **dict.fromkeys(_TOKEN_RULES, limits.max_token_rules),
         "prompt": limits.max_prompt_chars,  # soon told; to count millions of token ids is not
@@ -120,8 +120,13 @@ def default_length(body: dict[str, Any], endpoint: Endpoint, default_max_tokens:
     """The length that a request gets which names none: to vLLM that would be all that is left of the context."""
     if endpoint == "completions" and "max_tokens" not in body:
         return {}  # OpenAI's own default of 16, which only a null undoes
+    return answer_length(body, endpoint, default_max_tokens)
+
+
+def answer_length(body: dict[str, Any], endpoint: Endpoint, max_tokens: int) -> dict[str, int]:
+    """The endpoint's field for the length of an answer, or nothing where the request names one."""
     lengths = _LENGTHS[endpoint]
-    return {} if any(body.get(field) is not None for field in lengths) else {lengths[0]: default_max_tokens}
+    return {} if any(body.get(field) is not None for field in lengths) else {lengths[0]: max_tokens}
 
 
 def _check_depth(field: str, value: Any, most: int) -> None:
@@ -196,11 +201,11 @@ def _check_is_text(body: dict[str, Any]) -> None:
 
 def _schemas(body: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     """Everything that becomes a grammar, by the name that a client knows it by."""
-    for field in _SCHEMAS:
+    for field in SCHEMAS:
         yield field, body.get(field)
     if isinstance(text := body.get("text"), dict):
         yield "text.format", text.get("format")
-    for field in _TOOLS:
+    for field in TOOLS:
         if isinstance(tools := body.get(field), list):
             yield from ((f"{field}.{number}", tool) for number, tool in enumerate(tools))
 

@@ -54,6 +54,13 @@ _ANSWER_HEADERS = {
     "x-lorikeet-cold": "1 where this request had to wait for a load.",
     "x-request-id": "The client's own, or a new one.",
 }
+_DEFAULTS_HEADER: Schema = {
+    "x-lorikeet-defaults": {
+        "description": "The version's defaults that filled what the request left out, as `system,temperature`; "
+        "without any, the header is missing.",
+        "schema": {"type": "string"},
+    }
+}
 
 
 class DescribedApp(FastAPI):
@@ -85,7 +92,7 @@ def completion_answer() -> dict[int | str, dict[str, Any]]:
     headers = {
         name: {"description": text, "required": True, "schema": {"type": "string"}}
         for name, text in _ANSWER_HEADERS.items()
-    }
+    } | _DEFAULTS_HEADER
     content = {"application/json": {"schema": answer}, "text/event-stream": {"schema": {}}}
     return {200: {"description": "OpenAI's answer, from vLLM.", "headers": headers, "content": content}}
 

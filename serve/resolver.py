@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from adapters.errors import InvalidReferenceError
+from adapters.errors import AdapterError, InvalidReferenceError
 from adapters.history import published_versions, removed_versions
+from adapters.manifest import RequestDefaults
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.store import AdapterStore
 from adapters.traffic import CANARY_ALIAS, choose
@@ -42,6 +43,7 @@ class Resolver:
         self._store = store
         self._base_name = base_name
         self._has_remote = has_remote
+        self._defaults: dict[Target, RequestDefaults | None] = {}
 
     def resolve(self, model: object, may_use: Permission, sticky_key: str) -> Resolution:
         """The version that a reference means for this request.
@@ -94,6 +96,15 @@ class Resolver:
         if not self._exists(target):
             raise _not_found(reference)
         return ServedModel(reference, target)
+
+    def defaults(self, target: Target) -> RequestDefaults | None:
+        """What requests to a version get where they say nothing; None also where its manifest is not here."""
+        if target not in self._defaults:
+            try:
+                self._defaults[target] = self._store.manifest(target).defaults  # versions never change
+            except AdapterError:
+                return None
+        return self._defaults[target]
 
     def _recorded(self, text: str) -> Target:
         """What a reference means by the history; the store's own `recorded` lists all adapters for its message."""

@@ -5,6 +5,7 @@ import logging
 from typing import Any
 
 from adapters.reference import Target
+from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Endpoint, Engine
 from serve.errors import ServeError
 from serve.metrics import ServeMetrics
@@ -21,14 +22,15 @@ _MOST_AT_ONCE = 2
 class Shadow:
     """Sends copies while few are under way, and drops the others: traffic must not wait for its shadow."""
 
-    def __init__(self, engine: Engine, residency: Residency, metrics: ServeMetrics) -> None:
+    def __init__(self, engine: Engine, residency: Residency, metrics: ServeMetrics, lengths: AnswerLengths) -> None:
         self._engine = engine
         self._residency = residency
         self._metrics = metrics
+        self._lengths = lengths
         self._running: set[asyncio.Task[None]] = set()
 
     def submit(self, endpoint: Endpoint, body: dict[str, Any], target: Target) -> None:
-        """Send a copy of a request to another version, in the background."""
+        """Send a copy of a request, as its client sent it, to another version, in the background."""
         if len(self._running) >= _MOST_AT_ONCE:
             self._metrics.shadow_finished(target, "dropped")
             return
@@ -51,8 +53,9 @@ class Shadow:
     async def _send(self, endpoint: Endpoint, body: dict[str, Any], target: Target) -> None:
         ask_as("shadow")
         try:
-            with await self._residency.lease(target):
-                await self._engine.answer(endpoint, body)
+            with await self._residency.lease(target) as lease:
+                filled = fill_defaults(body, endpoint, lease.manifest.defaults, self._lengths)
+                await self._engine.answer(endpoint, filled.body)
         except ServeError as error:
             logger.info("Shadow request to %s: %s", target, error)
             self._metrics.shadow_finished(target, "error")
