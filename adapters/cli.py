@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 
 from adapters.base import read_base
+from adapters.defaults import read_defaults
 from adapters.errors import AdapterError, AdapterNotFoundError
 from adapters.lint import lint_folder, raise_errors
 from adapters.lint_config import MAX_LORA_RANK, Finding
@@ -216,11 +217,19 @@ def import_(
     name: Annotated[str, typer.Argument(help="The adapter's name here.")],
     base: Annotated[str, typer.Option(help="The prepared base that it was trained on.")],
     description: Annotated[str, typer.Option(help="One line for people.")] = "",
+    defaults: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML or JSON with what requests get that leave it out: system, temperature, top_p, max_tokens, stop, "
+            "response_format."
+        ),
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Publish a PEFT folder that something else trained."""
     with _errors_in_one_line():
         base_folder = _base_folder(home, base)
+        filled = read_defaults(defaults) if defaults else None
         findings = lint_folder(folder, base_folder=base_folder, max_lora_rank=MAX_LORA_RANK)
         raise_errors(findings, f"{folder.name!r}")
         draft = ManifestDraft(
@@ -229,6 +238,7 @@ def import_(
             lora=read_lora_spec(folder),
             origin="imported",
             description=description,
+            defaults=filled,
         )
         manifest = _store(home).publish(folder, draft, base_folder=base_folder)
     for finding in findings:

@@ -6,6 +6,7 @@ AdapterError
 ├── InvalidAdapterError      (ValueError)        422  a folder that cannot be published or served
 │   ├── UnsupportedAdapterError                  422  valid for PEFT, but vLLM cannot serve it
 │   └── IntegrityError                           422  a file differs from its manifest
+├── InvalidDefaultsError     (ValueError)        422  request defaults that no version can have
 ├── InvalidSplitError        (ValueError)        422  a traffic split that makes no sense
 ├── BaseModelMismatchError   (ValueError)        409  made for another base, template or quantization
 ├── BaseNotFoundError        (LookupError)       404  no such prepared base
@@ -40,6 +41,10 @@ class UnsupportedAdapterError(InvalidAdapterError):
 
 class IntegrityError(InvalidAdapterError):
     """Files that differ from what their manifest promises."""
+
+
+class InvalidDefaultsError(AdapterError, ValueError):
+    """Request defaults with an unknown key or a wrong value."""
 
 
 class InvalidSplitError(AdapterError, ValueError):

@@ -1,11 +1,13 @@
 """What the command line shows of a store: tables of versions, of one version, and of an adapter's history."""
 
+import json
+
 from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Column, Table
 
 from adapters.history import Event
-from adapters.manifest import Manifest, Score
+from adapters.manifest import Manifest, RequestDefaults, Score
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.traffic import CANARY_ALIAS, Split
@@ -65,6 +67,7 @@ def _manifest_rows(manifest: Manifest) -> dict[str, str]:
         "base": f"{manifest.base.name} ({manifest.base.quantization}, {manifest.base.digest[:12]})",
         "LoRA": f"r {lora.lora_r}, alpha {lora.lora_alpha:g}, {lora.num_modules} modules: "
         + ", ".join(lora.target_modules),
+        "defaults": _defaults(manifest.defaults),
         "data": f"{dataset.source}, {dataset.num_train} examples, {dataset.dataset_sha256[:12]}" if dataset else "-",
         "trained in": f"{manifest.training.duration_s:.0f} s on {manifest.training.device}"
         if manifest.training
@@ -73,6 +76,12 @@ def _manifest_rows(manifest: Manifest) -> dict[str, str]:
         "adapter score": _score(evaluation.adapter if evaluation else None),
         "valid format": _score(evaluation.valid_format if evaluation else None),
     }
+
+
+def _defaults(defaults: RequestDefaults | None) -> str:
+    """`system "Answer in JSON."; temperature 0.0; stop ["}"]`."""
+    given = defaults.given if defaults else {}
+    return "; ".join(f"{name} {json.dumps(value, ensure_ascii=False)}" for name, value in given.items()) or "-"
 
 
 def _reason(event: Event) -> str:

@@ -1,4 +1,7 @@
+import json
+
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from adapters.cli import app
@@ -142,6 +145,52 @@ def test_import_publishes_a_foreign_folder_bound_to_its_base(lorikeet, peft_fold
         "tiny",
         len(MODULES),
     )
+
+
+DEFAULTS = """
+system: Answer in JSON.
+temperature: 0
+stop: ["}"]
+response_format: {type: json_schema, json_schema: {name: answer, schema: {type: object}}}
+"""
+
+
+@pytest.mark.parametrize("text", [DEFAULTS, json.dumps(yaml.safe_load(DEFAULTS))], ids=["yaml", "json"])
+def test_import_takes_request_defaults_and_show_shows_them(lorikeet, peft_folder, home, tmp_path, text):
+    file = tmp_path / "defaults"
+    file.write_text(text)
+    assert lorikeet("import", str(peft_folder), "foreign", "--base", "tiny", "--defaults", str(file)).exit_code == 0
+    defaults = AdapterStore(home / "adapters").manifest(Target("foreign", 1)).defaults
+    assert (defaults.system, defaults.temperature, defaults.stop) == ("Answer in JSON.", 0.0, ("}",))
+    output = lorikeet("show", "foreign@1").stdout
+    assert 'system "Answer in JSON."; temperature 0.0; stop ["}"]; response_format {"type": "json_schema"' in output
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("temprature: 0", "`temprature`: got 0; Extra inputs are not permitted"),
+        ("temperature: hot", "`temperature`: got 'hot'"),
+        ("stop: [a, b, c, d, e]", "`stop`: got ['a', 'b', 'c', 'd', 'e']"),
+        ("response_format: {type: text}", "`response_format`: got {'type': 'text'}; must be {"),
+        (
+            "response_format: {type: json_schema, json_schema: {name: a, schema: {type: 7}}}",
+            "`response_format` holds no JSON schema: 7",
+        ),
+        ("- system", "got list, wanted a mapping with some of system, temperature"),
+        ("{", "neither YAML nor JSON"),
+        (None, "cannot be read"),
+    ],
+)
+def test_import_refuses_defaults_that_make_no_sense(lorikeet, peft_folder, home, tmp_path, text, message):
+    file = tmp_path / "defaults.yaml"
+    if text is not None:
+        file.write_text(text)
+    result = lorikeet("import", str(peft_folder), "foreign", "--base", "tiny", "--defaults", str(file))
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert AdapterStore(home / "adapters").names() == ["medical"]
 
 
 def test_import_refuses_a_folder_for_another_base(lorikeet, tmp_path, home):
