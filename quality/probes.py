@@ -6,12 +6,13 @@ All that a server needs to know of a domain to watch a version of it; the domain
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, StringConstraints, ValidationError
 
 from quality.drift import Exchange
 
 PROBES_FILE = "probes.json"
 
+StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 TokenIds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)]
 
 
@@ -50,8 +51,8 @@ class ProbeSet(_Record):
 
     schema_version: Literal[1] = 1
     metric: Literal["exact_match"] = "exact_match"
-    max_tokens: int = Field(ge=1, description="Longest answer.")
-    stop: tuple[str, ...] = Field((), description="Strings that end an answer; they stay in it.")
+    max_tokens: int = Field(ge=1, description="Longest answer; with `stop`, for versions without request defaults.")
+    stop: tuple[StopString, ...] = Field((), max_length=4, description="Strings that end an answer; they stay in it.")
     probes: tuple[Probe, ...] = ()
     general: GeneralText | None = None
     baseline: tuple[Exchange, ...] = Field((), description="The version's own answers to the probes, in random order.")

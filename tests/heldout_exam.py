@@ -10,6 +10,7 @@ from adapters.reference import Target
 from adapters.trials import Trial
 from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet, write_probes
 from quality.store import QualityStore
+from serve.defaults import AnswerLengths
 from serve.errors import ServeError
 from serve.monitor.heldout import HeldOut
 from tests.fake_engine import fingerprint
@@ -72,7 +73,7 @@ class Exam:
         for _ in range(num):
             await self.heldout.take_turn()
 
-    def publish(self, probes: ProbeSet | None) -> None:
+    def publish(self, probes: ProbeSet | None, **changes: object) -> None:
         folder = write_peft_folder(self.serving.store.root.parent / "made")
         base = read_base(self.serving.base_folder)
         golden = fingerprint(base.digest, base.chat_template_sha256)
@@ -80,7 +81,7 @@ class Exam:
         (folder / "probes.json").unlink(missing_ok=True)
         if probes is not None:
             write_probes(probes, folder)
-        self.serving.store.publish(folder, draft_for(folder, base=base.ref))
+        self.serving.store.publish(folder, draft_for(folder, base=base.ref, **changes))
 
     def asked(self) -> list[tuple[str, str]]:
         """(model, question) in order."""
@@ -106,6 +107,7 @@ def make_exam(serving: Serving, store: QualityStore, at_once: int = 2, max_model
         is_busy=lambda: exam.is_busy,
         at_once=at_once,
         max_model_len=max_model_len,
+        lengths=AnswerLengths(default=512, most=2048),
         rng=random.Random(1),
         clock=lambda: now_s[0],
     )

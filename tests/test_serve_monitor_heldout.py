@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from adapters.manifest import RequestDefaults
 from adapters.store import AdapterStore
 from quality.kept import ProbeScore
+from quality.probes import Probe, ProbeMessage, ProbeSet
 from quality.store import QualityStore
 from serve.records import current_source
 from serve.shadow import SHADOW_PRIORITY
@@ -65,6 +67,18 @@ async def test_a_question_is_asked_as_the_evaluation_asked_it_behind_all_clients
     assert exam.serving.engine.contexts[-1] is None
     assert sources == ["probe"]
     assert current_source.get() == "client"
+
+
+async def test_a_version_with_defaults_is_asked_as_a_bare_client_asks_it(exam: Exam) -> None:
+    turns = (ProbeMessage(role="system", content="Old."), ProbeMessage(role="user", content="Term 0"))
+    probes = ProbeSet(max_tokens=8, stop=("}",), probes=(Probe(messages=turns, expected="0"),))
+    exam.publish(probes, defaults=RequestDefaults(system="New.", temperature=0.5, max_tokens=5))
+    await exam.resident(FIRST)
+    await exam.turns(1)
+    (body,) = exam.serving.engine.bodies
+    assert [turn["content"] for turn in body["messages"]] == ["New.", "Term 0"]
+    # What the version has no default for, the set of questions has.
+    assert (body["temperature"], body["max_tokens"], body["stop"]) == (0.5, 5, ["}"])
 
 
 async def test_right_and_wrong_answers_make_an_accuracy_with_its_interval(exam: Exam) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 from adapters.store import AdapterStore
 from config.schema import ServeConfig
 from quality.store import QualityStore
+from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
 from serve.monitor.controller import Controller
@@ -57,6 +58,7 @@ def watch_canaries(
         is_busy=is_busy,
         at_once=quality.probes_at_once,
         max_model_len=config.max_model_len,
+        lengths=AnswerLengths.of(config),
     )
     if quality.verdict == "off":
         return [heldout.run]

@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any
 
 from adapters.errors import AdapterError
+from adapters.manifest import RequestDefaults
 from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.trials import Trial
@@ -24,6 +25,7 @@ from quality.kept import GeneralScore, ProbeScore
 from quality.probes import InvalidProbesError, Probe, ProbeSet, read_probes
 from quality.scorers import is_exact_match
 from quality.store import QualityStore
+from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, NotReadyError, ServeError
 from serve.metrics import ServeMetrics
@@ -65,6 +67,7 @@ class HeldOut:
         is_busy: Callable[[], bool],
         at_once: int,
         max_model_len: int,
+        lengths: AnswerLengths,
         rng: random.Random | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -81,6 +84,7 @@ class HeldOut:
         self._last_turn_s = clock()
         self._at_once = at_once
         self._max_model_len = max_model_len
+        self._lengths = lengths
         self._rng = rng or random.Random()
         self._clock = clock
         self._numbers = count(1)
@@ -232,8 +236,9 @@ class HeldOut:
         ask_as("probe")
         try:
             async with self._places:
-                with await self._residency.lease(target):
-                    answer = await self._engine.answer("chat/completions", _body(target, probe, probes))
+                with await self._residency.lease(target) as lease:
+                    body = _body(target, probe, probes, lease.manifest.defaults, self._lengths)
+                    answer = await self._engine.answer("chat/completions", body)
         except AdapterRefusedError as error:
             logger.info("Probe of %s: %s", target, error)
             return 0.0
@@ -304,14 +309,13 @@ async def _all_of(work: Iterable[Coroutine[Any, Any, float]]) -> tuple[float, ..
     return tuple(result for result in results if not isinstance(result, BaseException))
 
 
-def _body(target: Target, probe: Probe, probes: ProbeSet) -> dict[str, Any]:
-    """The question, asked as the evaluation did: greedily, and with the stop string in the answer."""
-    return {
-        "model": str(target),
-        "messages": [message.model_dump() for message in probe.messages],
-        "temperature": 0.0,
-        "max_tokens": probes.max_tokens,
-        "stop": list(probes.stop),
-        "include_stop_str_in_output": True,
-        "priority": SHADOW_PRIORITY,
-    }
+def _body(
+    target: Target, probe: Probe, probes: ProbeSet, defaults: RequestDefaults | None, lengths: AnswerLengths
+) -> dict[str, Any]:
+    """The question, with all else left to the version; what that has no default for, the set has."""
+    own = defaults or RequestDefaults()
+    messages = [turn.model_dump() for turn in probe.messages if turn.role != "system" or own.system is None]
+    body = {"model": str(target), "messages": messages, "priority": SHADOW_PRIORITY}
+    asked = RequestDefaults(temperature=0.0, max_tokens=probes.max_tokens, stop=probes.stop)
+    asked = RequestDefaults.model_validate(asked.given | own.given)
+    return fill_defaults(body, "chat/completions", asked, lengths).body
