@@ -1,9 +1,13 @@
-"""Quality through the endpoint: a held-out split is asked of a live server, and its answers are scored."""
+"""Quality through the endpoint: a held-out split is asked of a live server, and its answers are scored.
+
+What a version has defaults for is left to it, so a version of ours gets `model` and the user's turn, as from a bare
+client. The base, which knows nothing of the domain, gets the domain's system prompt and settings.
+"""
 
 import asyncio
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -60,7 +64,7 @@ async def evaluate_live(
     on_answer: Callable[[], None] = lambda: None,
     is_enough: Callable[[Sequence[LiveAnswer]], bool] = lambda answers: False,
 ) -> LiveScore:
-    """Ask the rows of the test split in their order, greedily and streaming, and score the answers.
+    """Ask the rows of the test split in their order, streaming, and score the answers.
 
     Args:
         few_shot: Put the data set's fixed examples before each question.
@@ -73,6 +77,7 @@ async def evaluate_live(
         EvaluationError: A request failed; nothing is scored then.
     """
     manifest, rows = read_dataset(dataset_folder), read_split(dataset_folder, "test")[:limit]
+    filled = await _filled_by_server(client, model)
     answers: dict[int, LiveAnswer] = {}
     rows_left = enumerate(rows)
     is_over = False
@@ -82,7 +87,7 @@ async def evaluate_live(
         while not is_over and (numbered := next(rows_left, None)):
             number, row = numbered
             messages = few_shot_messages(manifest, row.input) if few_shot else row.prompt
-            answers[number] = await _ask(client, manifest, model, messages, row)
+            answers[number] = await _ask(client, request_arguments(model, messages, manifest, filled), row)
             on_answer()
             is_over = is_over or is_enough(_without_gap(answers))
 
@@ -100,22 +105,32 @@ def _without_gap(answers: Mapping[int, LiveAnswer]) -> list[LiveAnswer]:
     return [answers[number] for number in takewhile(answers.__contains__, range(len(answers)))]
 
 
-async def _ask(
-    client: AsyncOpenAI, manifest: DatasetManifest, model: str, messages: Sequence[Message], row: DatasetRow
-) -> LiveAnswer:
-    start = time.perf_counter()
-    arguments: dict[str, Any] = {
-        "model": model,
-        "messages": [message.model_dump() for message in messages],
-        "temperature": 0.0,
-        "max_tokens": manifest.evaluation.max_new_tokens,
-        "stop": list(manifest.evaluation.stop) or None,
-        "stream_options": {"include_usage": True},
+def request_arguments(
+    model: str, messages: Sequence[Message], manifest: DatasetManifest, filled: Collection[str]
+) -> dict[str, Any]:
+    """One question in the domain's settings, without those that the server fills in (`system`, `temperature`…)."""
+    turns = [turn.model_dump() for turn in messages if turn.role != "system" or "system" not in filled]
+    fields = {name: value for name, value in manifest.request_fields.items() if name not in filled}
+    if "stop" in fields:
         # vLLM's own extension of the API: the closing brace that ends an answer stays in it.
-        "extra_body": {"include_stop_str_in_output": True},
-    }
-    stream = await client.chat.completions.create(stream=True, **arguments)
-    ttft_s, text, num_tokens, served_by = 0.0, "", 0, model
+        fields["extra_body"] = {"include_stop_str_in_output": True}
+    return {"model": model, "messages": turns, **fields}
+
+
+async def _filled_by_server(client: AsyncOpenAI, model: str) -> Collection[str]:
+    """The names of the model's defaults, as Lorikeet's model cards list them; other servers have none."""
+    try:
+        card = await client.models.retrieve(model)
+    except APIError:
+        return ()  # if the model is not there, the first question says so
+    return (card.model_extra or {}).get("defaults") or ()
+
+
+async def _ask(client: AsyncOpenAI, arguments: dict[str, Any], row: DatasetRow) -> LiveAnswer:
+    start = time.perf_counter()
+    usage = {"include_usage": True}
+    stream = await client.chat.completions.create(stream=True, stream_options=usage, **arguments)
+    ttft_s, text, num_tokens, served_by = 0.0, "", 0, arguments["model"]
     async for chunk in stream:
         served_by = chunk.model
         if chunk.choices and chunk.choices[0].delta.content:

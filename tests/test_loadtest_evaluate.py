@@ -32,10 +32,27 @@ def streamed(text: str) -> httpx.Response:
     return httpx.Response(200, headers={"content-type": "text/event-stream"}, content=content)
 
 
+def card(defaults: dict[str, object] | None) -> httpx.Response:
+    fields = {"id": "medical", "object": "model", "created": 0, "owned_by": "lorikeet", "defaults": defaults}
+    return httpx.Response(200, json=fields)
+
+
 async def score(
-    folder: Path, answer: Callable[[httpx.Request], httpx.Response], *, few_shot: bool = False, limit: int | None = None
+    folder: Path,
+    answer: Callable[[httpx.Request], httpx.Response],
+    *,
+    few_shot: bool = False,
+    limit: int | None = None,
+    shown: httpx.Response | None = None,
 ) -> LiveScore:
-    http_client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    """Args:
+    shown: What the server says of the model; by default that it knows no such route.
+    """
+
+    def serve(request: httpx.Request) -> httpx.Response:
+        return answer(request) if request.method == "POST" else shown or httpx.Response(404, json={"error": {}})
+
+    http_client = httpx.AsyncClient(transport=httpx.MockTransport(serve))
     async with AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=http_client) as client:
         return await evaluate_live(client, folder, "medical", few_shot=few_shot, limit=limit, concurrency=2)
 
@@ -74,6 +91,41 @@ async def test_few_shot_puts_the_same_examples_before_each_question(dataset_fold
     assert len(asked) == 2
     assert [turn["role"] for turn in asked[0]] == ["system", *["user", "assistant"] * 2, "user"]
     assert asked[0][:-1] == asked[1][:-1]
+
+
+@pytest.mark.parametrize(
+    ("defaults", "left"),
+    [
+        ({"system": "Chapter.", "temperature": 0.0, "max_tokens": 24, "stop": ["}"]}, set()),
+        ({"temperature": 0.0}, {"max_tokens", "stop", "include_stop_str_in_output"}),
+        (None, {"temperature", "max_tokens", "stop", "include_stop_str_in_output"}),
+    ],
+)
+async def test_what_a_version_has_defaults_for_is_left_to_it(
+    dataset_folder: Path, defaults: dict[str, object] | None, left: set[str]
+) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content))
+        return streamed("{}")
+
+    await score(dataset_folder, answer, shown=card(defaults), limit=1)
+    (body,) = asked
+    assert set(body) == {"model", "messages", "stream", "stream_options"} | left
+    roles = [turn["role"] for turn in body["messages"]]
+    assert roles == (["user"] if defaults and "system" in defaults else ["system", "user"])
+
+
+async def test_few_shot_examples_are_sent_without_a_system_prompt_that_the_version_has(dataset_folder: Path) -> None:
+    asked = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(json.loads(request.content)["messages"])
+        return streamed("{}")
+
+    await score(dataset_folder, answer, few_shot=True, limit=1, shown=card({"system": "Chapter."}))
+    assert [turn["role"] for turn in asked[0]] == [*["user", "assistant"] * 2, "user"]
 
 
 async def test_a_failed_request_scores_nothing(dataset_folder: Path) -> None:
