@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,14 +52,14 @@ def lorikeet(home: Home, *words: str) -> str:
     return done.stdout
 
 
-def write_domain(folder: Path, name: str) -> Path:
-    """A synthetic domain in which every question has the same answer: learnt within a few steps."""
+def write_domain(folder: Path, name: str, answers: Sequence[str] = (), num_test: int = 8) -> Path:
+    """A synthetic domain; by default every question has the same answer: learnt within a few steps."""
     folder.mkdir(parents=True, exist_ok=True)
-    answer = ANSWERS[name]
-    rows = [{"input": f"What is number {n} of the {name}?", "output": answer} for n in range(100, 220)]
+    answers = answers or [ANSWERS[name]] * 120
+    rows = [{"input": f"What is number {n} of the {name}?", "output": answer} for n, answer in enumerate(answers, 100)]
     data_file = folder / f"{name}.jsonl"
     data_file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    key = next(iter(json.loads(answer)))
+    key = next(iter(json.loads(answers[0])))
     domain = {
         "name": name,
         "description": "Synthetic.",
@@ -69,7 +69,7 @@ def write_domain(folder: Path, name: str) -> Path:
             "path": str(data_file),
             "num_train": 80,
             "num_validation": 8,
-            "num_test": 8,
+            "num_test": num_test,
             "out_of_scope_share": 0.0,
             "near_duplicate_jaccard": 1.0,
         },
