@@ -128,8 +128,8 @@ async def _filled_by_server(client: AsyncOpenAI, model: str) -> Collection[str]:
 
 async def _ask(client: AsyncOpenAI, arguments: dict[str, Any], row: DatasetRow) -> LiveAnswer:
     start = time.perf_counter()
-    usage = {"include_usage": True}
-    stream = await client.chat.completions.create(stream=True, stream_options=usage, **arguments)
+    streamed: dict[str, Any] = arguments | {"stream_options": {"include_usage": True}}
+    stream = await client.chat.completions.create(stream=True, **streamed)
     ttft_s, text, num_tokens, served_by = 0.0, "", 0, arguments["model"]
     async for chunk in stream:
         served_by = chunk.model

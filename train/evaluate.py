@@ -1,4 +1,4 @@
-"""Base and adapter on the same held-out split, by greedy generation, and what training made the model forget."""
+"""Base and adapter on the same held-out split, asked as clients will ask, and what training made the model forget."""
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -12,6 +12,7 @@ from adapters.manifest import Evaluation, Forgetting, QualityBaseline, Score
 from config.dataset import DatasetManifest, DatasetRow
 from quality.intervals import share_of
 from quality.scorers import AnswerFormat, is_exact_match
+from train.decoding import token_choice
 from train.encode import encode_prompt
 from train.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
 from train.generation import Continuation, IsFinished, continue_prompts
@@ -21,7 +22,7 @@ BATCH_SIZE = 120
 
 @dataclass(frozen=True)
 class Answer:
-    """One greedy answer: its text without the end token, its tokens with it, as an engine counts them."""
+    """One answer: its text without the end token, its tokens with it, as an engine counts them."""
 
     text: str
     prompt_token_ids: tuple[int, ...]
@@ -53,14 +54,15 @@ def generate(
     prompts: Sequence[tuple[int, ...]],
     dataset: DatasetManifest,
 ) -> list[Answer]:
-    """Greedy answers in the order of `prompts`; batches hold prompts of similar length."""
+    """Answers in the order of `prompts`; batches hold prompts of similar length."""
     settings = dataset.evaluation
     is_finished = _is_finished(tokenizer, settings.stop)
+    choose = token_choice(dataset, tokenizer)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: dict[int, Answer] = {}
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
-        rows = continue_prompts(model, [prompts[i] for i in batch], settings.max_new_tokens, is_finished)
+        rows = continue_prompts(model, [prompts[i] for i in batch], settings.max_new_tokens, is_finished, choose)
         for index, row in zip(batch, rows, strict=True):
             answers[index] = _answer(tokenizer, prompts[index], row, settings.stop)
     return [answers[index] for index in range(len(prompts))]

@@ -34,6 +34,7 @@ from quality.probes import write_probes
 from train.card import PLAIN_USER, write_model_card
 from train.compute import Shape, compute_in, measure_inference
 from train.dataset import build_dataset
+from train.decoding import check_format
 from train.encode import encode_prompt
 from train.evaluate import evaluate, measure_forgetting, quality_baseline
 from train.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
@@ -70,6 +71,7 @@ def train_and_publish(
     base_folder = home.bases / config.base
     base = verify_base(base_folder)
     dataset = build_dataset(config, home)
+    check_format(dataset)
     rows = {split: read_split(home.datasets / config.name, split) for split in SPLITS}
     trained = train_adapter(
         config, base, base_folder, dataset, rows, home.runs / config.name, resume=resume, console=console
