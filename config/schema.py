@@ -177,7 +177,9 @@ class ServeLimits(RequestLimits):
     """`limits` of `config/serve.yaml`: what a request may ask for, and what it gets where it does not say."""
 
     default_max_tokens: int = Field(
-        512, ge=1, description="Tokens of an answer where a request names no length; vLLM would fill the context."
+        512,
+        ge=1,
+        description="Tokens of an answer whose length neither request nor version names; vLLM would fill the context.",
     )
 
     @model_validator(mode="after")

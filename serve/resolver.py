@@ -102,7 +102,7 @@ class Resolver:
         if target not in self._defaults:
             try:
                 self._defaults[target] = self._store.manifest(target).defaults  # versions never change
-            except AdapterError:
+            except (AdapterError, OSError):  # also of one that is removed at this moment
                 return None
         return self._defaults[target]
 

@@ -217,11 +217,12 @@ RIGHT: dict[str, dict[str, Any]] = {
 @settings(max_examples=150, deadline=None)
 @given(
     endpoint=st.sampled_from(["chat/completions", "completions", "responses"]),
+    model=st.sampled_from([BASE_NAME, "colours"]),  # without and with request defaults
     changes=st.dictionaries(st.sampled_from(FIELDS), JSON_VALUES, max_size=3),
 )
-def test_no_body_makes_the_server_fail(live: LiveServer, endpoint: str, changes: dict[str, Any]) -> None:
+def test_no_body_makes_the_server_fail(live: LiveServer, endpoint: str, model: str, changes: dict[str, Any]) -> None:
     """Requests that are right but for a few fields: an answer or a 4xx in OpenAI's shape, never a 5xx, never a hang."""
-    response = httpx.post(f"{live.url}/v1/{endpoint}", json=RIGHT[endpoint] | changes, timeout=60)
+    response = httpx.post(f"{live.url}/v1/{endpoint}", json=RIGHT[endpoint] | {"model": model} | changes, timeout=60)
     assert response.status_code < 500, response.text
     if response.status_code >= 400:
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
