@@ -123,7 +123,8 @@ async def _filled_by_server(client: AsyncOpenAI, model: str) -> Collection[str]:
         card = await client.models.retrieve(model)
     except APIError:
         return ()  # if the model is not there, the first question says so
-    return (card.model_extra or {}).get("defaults") or ()
+    shown = getattr(card, "model_extra", None) or {}  # what is no JSON comes as text
+    return shown.get("defaults") or ()
 
 
 async def _ask(client: AsyncOpenAI, arguments: dict[str, Any], row: DatasetRow) -> LiveAnswer:

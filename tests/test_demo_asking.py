@@ -69,6 +69,8 @@ class Endpoint:
         self.asked: list[str] = []
 
     def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(404)
         model = json.loads(request.content)["model"]
         self.asked.append(model)
         return streamed(ANSWER if model == "medical" else "{}")
