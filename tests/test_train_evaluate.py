@@ -99,6 +99,12 @@ def test_base_and_adapter_are_scored_on_the_same_rows(trained: Trained) -> None:
     assert baseline.mean_token_logprob < 0
 
 
+def test_evaluation_counts_the_answers_of_base_and_adapter(trained: Trained) -> None:
+    counts: list[int] = []
+    evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows, counts.append)
+    assert sum(counts) == 2 * len(trained.rows)
+
+
 def test_exact_match_and_valid_format_are_counted(trained: Trained) -> None:
     answers = [answer(row.output) for row in trained.rows[:6]] + [answer("wrong"), answer("")]
     assert exact_match(answers, trained.rows).value == 0.75

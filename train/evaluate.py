@@ -1,6 +1,6 @@
 """Base and adapter on the same held-out split, asked as clients will ask, and what training made the model forget."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -31,13 +31,21 @@ class Answer:
 
 
 def evaluate(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, dataset: DatasetManifest, rows: Sequence[DatasetRow]
+    model: PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    dataset: DatasetManifest,
+    rows: Sequence[DatasetRow],
+    on_answers: Callable[[int], None] = lambda count: None,
 ) -> tuple[Evaluation, list[Answer]]:
-    """Scores of base (zero-shot) and adapter, and the adapter's answers in the order of the rows."""
+    """Scores of base (zero-shot) and adapter, and the adapter's answers in the order of the rows.
+
+    Args:
+        on_answers: Called after each batch with its number of answers; there are two a row.
+    """
     prompts = [encode_prompt(tokenizer, row.prompt) for row in rows]
     with without_adapter(model):
-        base = generate(model, tokenizer, prompts, dataset)
-    adapter = generate(model, tokenizer, prompts, dataset)
+        base = generate(model, tokenizer, prompts, dataset, on_answers)
+    adapter = generate(model, tokenizer, prompts, dataset, on_answers)
     evaluation = Evaluation(
         metric=dataset.evaluation.metric,
         base=exact_match(base, rows),
@@ -53,6 +61,7 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[int, ...]],
     dataset: DatasetManifest,
+    on_answers: Callable[[int], None] = lambda count: None,
 ) -> list[Answer]:
     """Answers in the order of `prompts`; batches hold prompts of similar length."""
     settings = dataset.evaluation
@@ -65,6 +74,7 @@ def generate(
         rows = continue_prompts(model, [prompts[i] for i in batch], settings.max_new_tokens, is_finished, choose)
         for index, row in zip(batch, rows, strict=True):
             answers[index] = _answer(tokenizer, prompts[index], row, settings.stop)
+        on_answers(len(batch))
     return [answers[index] for index in range(len(prompts))]
 
 

@@ -3,8 +3,7 @@
 import logging
 import shutil
 import tempfile
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +75,9 @@ def train_and_publish(
     trained = train_adapter(
         config, base, base_folder, dataset, rows, home.runs / config.name, resume=resume, console=console
     )
-    with _stage(console, f"evaluating base and adapter on {len(rows['test'])} held-out examples"):
+    with _stage(console, "evaluate base and adapter", 2 * len(rows["test"])) as on_answers:
         _compute_fast(trained, dataset, rows["test"])
-        evaluation, answers = evaluate(trained.model, trained.tokenizer, dataset, rows["test"])
+        evaluation, answers = evaluate(trained.model, trained.tokenizer, dataset, rows["test"], on_answers)
         forgetting = measure_forgetting(trained.model, trained.tokenizer)
     fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, rows["test"])
     probes = make_probes(config, trained.tokenizer, rows["test"], answers, forgetting)
@@ -107,12 +106,12 @@ def _compute_fast(trained: Trained, dataset: DatasetManifest, rows: Sequence[Dat
 
 
 @contextmanager
-def _stage(console: Console | None, text: str) -> Iterator[None]:
-    """Say what takes a while, and how long it took."""
-    start = time.monotonic()
-    with shown(Progress(text), console) if console is not None else nullcontext():
-        yield
-    logger.info("%s took %.0f s", text, time.monotonic() - start)
+def _stage(console: Console | None, text: str, num_answers: int) -> Iterator[Callable[[int], None]]:
+    """Show how many answers there are, and how long all of them took."""
+    progress = Progress(text, num_answers, "answers")
+    with shown(progress, console) if console is not None else nullcontext():
+        yield progress.advance
+    logger.info("%s took %.0f s", text, progress.elapsed_s)
 
 
 def judge_gates(evaluation: Evaluation, gates: GatesConfig) -> tuple[bool, str]:
