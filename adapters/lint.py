@@ -7,6 +7,8 @@ from typing import Any
 from adapters.base_modules import Shape, read_base_modules
 from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
 from adapters.lint_config import Finding, check_adapter_config, rank_of
+from adapters.lint_values import check_magnitudes
+from adapters.lint_words import broken, examples
 from adapters.peft_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
@@ -15,14 +17,12 @@ from adapters.peft_folder import (
     read_adapter_config,
     read_lora_tensors,
 )
-from adapters.tensors import FLOAT_DTYPES, find_not_finite, is_zero
+from adapters.tensors import FLOAT_DTYPES, is_zero
 from adapters.version_files import find_oversized
 
 _PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 # What a Trainer leaves beside an adapter: never loaded, never copied, so no reason to refuse.
 _TRAINER_FILES = {"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"}
-_MAX_EXAMPLES = 3
-_MAX_NAME_CHARS = 300
 _UNREAD = {"symlink", "too-large"}  # with these, no file is even opened
 
 
@@ -47,9 +47,11 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
     config_findings = check_adapter_config(config, max_lora_rank=max_lora_rank)
     findings += config_findings
     findings += _check_tensors(tensors)
-    if all(finding.level != "error" or finding.is_unsupported for finding in config_findings):
+    is_sound = all(finding.level != "error" or finding.is_unsupported for finding in config_findings)
+    is_lora = all(finding.code != "peft-type" for finding in config_findings)
+    if is_sound:
         findings += _check_shapes(tensors.modules, config)
-    findings += _check_values(folder / WEIGHTS_FILE, tensors.modules)
+    findings += _check_values(folder / WEIGHTS_FILE, tensors.modules, config if is_sound and is_lora else None)
     if base_folder is not None:
         findings += _check_base(tensors.modules, read_base_modules(base_folder), base_folder.name, config)
     return findings
@@ -115,12 +117,12 @@ def _check_tensors(tensors: LoraTensors) -> Iterator[Finding]:
         yield Finding(
             "error",
             "not-lora",
-            f"{len(tensors.foreign)} tensors are neither lora_A nor lora_B: {_examples(tensors.foreign)}.",
+            f"{len(tensors.foreign)} tensors are neither lora_A nor lora_B: {examples(tensors.foreign)}.",
             "vLLM serves LoRA weights only; train without whole modules, prompts or magnitudes.",
             is_unsupported=True,
         )
     if tensors.halves:
-        yield _broken("half-pair", f"{len(tensors.halves)} modules lack lora_A or lora_B", tensors.halves)
+        yield broken("half-pair", f"{len(tensors.halves)} modules lack lora_A or lora_B", tensors.halves)
     if not tensors.modules and not tensors.foreign:
         yield Finding("error", "empty", f"{WEIGHTS_FILE} holds no LoRA weights.", "Save the adapter again.")
 
@@ -133,16 +135,16 @@ def _check_shapes(modules: Sequence[LoraModule], config: dict[str, Any]) -> Iter
         if any(len(shape) != 2 for shape in shapes) or shapes[0][0] != rank or shapes[1][1] != rank:
             wrong.append(f"{module.name} (rank {rank}) has A {shapes[0]} and B {shapes[1]}")
     if wrong:
-        yield _broken("rank-shape", f"{len(wrong)} modules do not have the rank of {CONFIG_FILE}", wrong)
+        yield broken("rank-shape", f"{len(wrong)} modules do not have the rank of {CONFIG_FILE}", wrong)
 
 
-def _check_values(path: Path, modules: Sequence[LoraModule]) -> Iterator[Finding]:
+def _check_values(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[Finding]:
+    """`config` is None where it says no scaling that one could count with."""
     headers = [header for module in modules for header in (module.lora_a, module.lora_b)]
     if other := [f"{header.name} ({header.dtype})" for header in headers if header.dtype not in FLOAT_DTYPES]:
-        yield _broken("dtype", f"{len(other)} tensors are not F32, F16 or BF16", other)
+        yield broken("dtype", f"{len(other)} tensors are not F32, F16 or BF16", other)
         return
-    if bad := find_not_finite(path, headers):
-        yield _broken("not-finite", f"{len(bad)} tensors hold NaN or infinity", bad)
+    yield from check_magnitudes(path, modules, config)
     if modules and all(is_zero(path, module.lora_b) for module in modules):
         yield Finding(
             "warning",
@@ -161,15 +163,15 @@ def _check_base(
             "error",
             "no-module-applies",
             f"0/{len(modules)} modules apply to {name!r}, so it would answer as the base: "
-            f"the base has no {_examples(missing)}.",
+            f"the base has no {examples(missing)}.",
             "Give the base that the adapter was trained on.",
         )
         return
     if missing:
-        yield _broken("module-missing", f"{len(missing)} modules do not exist in {name!r}", missing)
+        yield broken("module-missing", f"{len(missing)} modules do not exist in {name!r}", missing)
     transposed = bool(config.get("fan_in_fan_out"))
     if wrong := list(_wrong_shapes(modules, base, transposed)):
-        yield _broken("base-shape", f"{len(wrong)} modules do not fit the layers of {name!r}", wrong)
+        yield broken("base-shape", f"{len(wrong)} modules do not fit the layers of {name!r}", wrong)
     num_good = len(modules) - len(missing) - len(wrong)
     yield Finding("info", "modules-apply", f"{num_good}/{len(modules)} modules apply to {name!r}.")
 
@@ -187,18 +189,3 @@ def _wrong_shapes(modules: Sequence[LoraModule], base: dict[str, Shape | None], 
 
 def _layer(module: LoraModule) -> str:
     return module.name.removesuffix(".base_layer")  # PEFT wraps fused experts once more
-
-
-def _broken(code: str, problem: str, examples: Sequence[str]) -> Finding:
-    return Finding("error", code, f"{problem}: {_examples(examples)}.", "Save it again, or give its own base.")
-
-
-def _examples(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _MAX_EXAMPLES} more" if len(names) > _MAX_EXAMPLES else ""
-    return ", ".join(map(_printable, names[:_MAX_EXAMPLES])) + more
-
-
-def _printable(name: str) -> str:
-    """A name from a file as one may show it on a terminal."""
-    short = name[:_MAX_NAME_CHARS]
-    return short if short.isprintable() else repr(short)

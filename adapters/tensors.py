@@ -50,21 +50,31 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
         ) from error
 
 
-def find_not_finite(path: Path, headers: Sequence[TensorHeader], *, items: int = _CACHED_ITEMS) -> list[str]:
-    """Names of the float tensors that hold NaN or infinity, in the file's order.
+def find_larger(
+    path: Path, limits: Sequence[tuple[TensorHeader, float]], *, items: int = _CACHED_ITEMS
+) -> dict[str, float]:
+    """The largest magnitude of each float tensor in which it reaches its limit, in the file's order.
 
-    Neighbours of one type are looked at as one: hundreds of small tensors cost as much as their bytes.
+    NaN reaches every limit. Neighbours of one type are looked at as one: hundreds of small tensors cost as much as
+    their bytes.
 
     Args:
+        limits: Tensors, each with a positive limit; infinity finds only what is not finite.
         items: Numbers in memory at a time.
     """
-    bad: list[str] = []
+    found: dict[str, float] = {}
+    bits_of = {header.name: _bits(header.dtype, limit) for header, limit in limits}
     with path.open("rb") as file:
-        for run in _runs(headers):
+        for run in _runs([header for header, _ in limits]):
             dtype = run[0].dtype
-            if not _is_finite(file, dtype, run[0].begin, run[-1].end, items):
-                bad += [header.name for header in run if not _is_finite(file, dtype, header.begin, header.end, items)]
-    return bad
+            least = min(bits_of[header.name] for header in run)
+            if _largest_bits(file, dtype, run[0].begin, run[-1].end, items) < least:
+                continue
+            for header in run:
+                largest = _largest_bits(file, dtype, header.begin, header.end, items)
+                if largest >= bits_of[header.name]:
+                    found[header.name] = _value(dtype, largest)
+    return found
 
 
 def is_zero(path: Path, header: TensorHeader) -> bool:
@@ -121,19 +131,38 @@ def _runs(headers: Sequence[TensorHeader]) -> list[list[TensorHeader]]:
     return runs
 
 
-def _is_finite(file: BufferedReader, dtype: str, begin: int, end: int, items: int) -> bool:
-    unsigned, exponent, _ = _FLOATS[dtype]
+def _largest_bits(file: BufferedReader, dtype: str, begin: int, end: int, items: int) -> int:
+    """The bits of the largest magnitude, which grow with it: NaN's are larger than infinity's; 0 of nothing."""
+    unsigned, _, magnitude = _FLOATS[dtype]
     values = np.empty(items, unsigned)
-    exponents, all_set = np.empty_like(values), unsigned(exponent)
+    magnitudes, all_but_sign = np.empty_like(values), unsigned(magnitude)
     file.seek(begin)
-    num_left = (end - begin) // values.itemsize
+    num_left, largest = (end - begin) // values.itemsize, 0
     while num_left > 0:
         num_read = _read_into(file, values[: min(num_left, items)])
-        chunk = np.bitwise_and(values[:num_read], all_set, out=exponents[:num_read])
-        if chunk.max() == all_set:
-            return False
+        chunk = np.bitwise_and(values[:num_read], all_but_sign, out=magnitudes[:num_read])
+        largest = max(largest, int(chunk.max()))
         num_left -= num_read
-    return True
+    return largest
+
+
+def _bits(dtype: str, value: float) -> int:
+    """The bits of the smallest number of a type that is at least a positive value; infinity's where none is."""
+    if dtype == "F16":
+        with np.errstate(over="ignore"):
+            return int(_at_least(np.float16(value), value).view(np.uint16))
+    single = int(_at_least(np.float32(value), value).view(np.uint32))
+    return single if dtype == "F32" else -(-single >> 16)
+
+
+def _at_least(rounded: Any, value: float) -> Any:
+    return rounded if float(rounded) >= value else np.nextafter(rounded, type(rounded)(np.inf))
+
+
+def _value(dtype: str, bits: int) -> float:
+    if dtype == "F16":
+        return float(np.uint16(bits).view(np.float16))
+    return float(np.uint32(bits << 16 if dtype == "BF16" else bits).view(np.float32))
 
 
 def _read_into(file: BufferedReader, values: np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]) -> int:

@@ -12,6 +12,7 @@ from tests.peft_folders import (
     HIDDEN,
     MODULES,
     RANK,
+    draft_for,
     lora_tensors,
     write_base_folder,
     write_peft_folder,
@@ -296,3 +297,58 @@ def test_only_unsupported_findings_raise_unsupported(tmp_path):
 
 def test_warnings_raise_nothing(tmp_path):
     raise_errors(lint(write_peft_folder(tmp_path / "alpha", lora_alpha=0)), "It")
+
+
+BF16_MAX = 3.3895e38
+"""Just below the largest bfloat16."""
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "changes"),
+    [
+        pytest.param(A, 3.3999e38, {}, id="rounded to infinity"),
+        pytest.param(B, 3.3999e38, {"lora_alpha": 1}, id="before a scaling below one"),
+        pytest.param(B, BF16_MAX, {"lora_alpha": 4}, id="alpha over rank"),
+        pytest.param(B, -1e35, {"lora_alpha": 1e4}, id="a large alpha"),
+        pytest.param(B, BF16_MAX, {"lora_alpha": 3, "use_rslora": True}, id="rslora"),
+        pytest.param(B, BF16_MAX, {"lora_alpha": 1, "alpha_pattern": {"q_proj": 16}}, id="a pattern"),
+    ],
+)
+def test_a_weight_that_overflows_as_served_is_refused_by_name(tmp_path, name, value, changes):
+    tensors = lora_tensors()
+    tensors[name][0, 0] = value
+    findings = lint(write_peft_folder(tmp_path / "large", tensors=tensors, **changes))
+    (finding,) = [finding for finding in findings if finding.level == "error"]
+    assert finding.code == "overflow"
+    assert name in finding.message
+    assert "bfloat16" in finding.message
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_large_weights_that_stay_finite_are_warned_of(tmp_path, dtype):
+    tensors = {name: tensor.to(dtype) for name, tensor in lora_tensors().items()}
+    tensors[B][0, 0] = -60.0  # times a scaling of 2
+    (finding,) = lint(write_peft_folder(tmp_path / "large", tensors=tensors))
+    assert (finding.level, finding.code) == ("warning", "large-weights")
+    assert f"{B} (120)" in finding.message
+
+
+def test_ordinary_weights_and_a_large_alpha_are_not_warned_of(tmp_path):
+    tensors = {name: tensor / 100 for name, tensor in lora_tensors().items()}
+    assert lint(write_peft_folder(tmp_path / "fine", tensors=tensors, lora_alpha=256)) == []
+
+
+@pytest.mark.parametrize("change", [{"peft_type": "IA3", "r": "x"}, {"lora_alpha": "x"}, {"r": 0}])
+def test_weights_without_a_scaling_are_looked_at_all_the_same(tmp_path, change):
+    tensors = lora_tensors()
+    tensors[A][0, 0] = float("nan")
+    assert "not-finite" in errors(lint(write_peft_folder(tmp_path / "bad", tensors=tensors, **change)))
+
+
+def test_a_weight_that_overflows_is_not_published(tmp_path, store):
+    tensors = lora_tensors()
+    tensors[B][0, 0] = BF16_MAX
+    folder = write_peft_folder(tmp_path / "large", tensors=tensors)
+    with pytest.raises(InvalidAdapterError, match=r"lora_B.weight \(3.39e\+38 times 2\)"):
+        store.publish(folder, draft_for(folder))
+    assert store.names() == []

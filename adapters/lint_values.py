@@ -1,0 +1,61 @@
+"""Lint of an adapter's numbers: finite in its own type, and in the one that they are served in."""
+
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.lint_config import Finding, scaling_of
+from adapters.lint_words import broken, examples
+from adapters.peft_folder import LoraModule
+from adapters.tensors import TensorHeader, find_larger
+
+_SERVED_TYPE = "bfloat16"  # what the engine makes of A, and of B times the scaling
+_OVERFLOWS_AT = 2.0**128 - 2.0**119  # halfway between the largest bfloat16 and the number after it: rounded to infinity
+_UNLIKELY = 100.0
+"""Training leaves every number of A, and of B times the scaling, far below that."""
+
+
+def check_magnitudes(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[Finding]:
+    """Refuse what is NaN or infinite, here or when it is served, and warn of numbers that training does not make.
+
+    Args:
+        path: The weights, whose tensors all are floats.
+        config: PEFT's, or None where it gives no scaling.
+    """
+    scalings = [each for module in modules for each in _scalings(module, config)]
+    largest = find_larger(path, [(header, _limit(scaling)) for header, scaling in scalings])
+    scaling_of_tensor = {header.name: abs(scaling) for header, scaling in scalings}
+    # Of a scaling below one, the number itself must be finite too: vLLM's own way to load multiplies later.
+    served = {name: value * max(1.0, scaling_of_tensor[name]) for name, value in largest.items()}
+    if bad := [name for name, value in largest.items() if not math.isfinite(value)]:
+        yield broken("not-finite", f"{len(bad)} tensors hold NaN or infinity", bad)
+    if bad := [name for name in largest if math.isfinite(largest[name]) and served[name] >= _OVERFLOWS_AT]:
+        shown = examples([f"{name} ({largest[name]:.3g} times {scaling_of_tensor[name]:g})" for name in bad])
+        yield Finding(
+            "error",
+            "overflow",
+            f"{len(bad)} tensors, times their scaling, are not finite as {_SERVED_TYPE}, in which they are served: "
+            f"{shown}.",
+            "Train it again, with a lower learning rate or lora_alpha; these numbers are of no use.",
+        )
+    if far := [name for name in largest if served[name] < _OVERFLOWS_AT]:
+        shown = examples([f"{name} ({largest[name] * scaling_of_tensor[name]:.3g})" for name in far])
+        yield Finding(
+            "warning",
+            "large-weights",
+            f"{len(far)} tensors hold numbers of {_UNLIKELY:g} or more, times their scaling, far more than training "
+            f"makes: {shown}.",
+            "They may overflow when it answers; look at how it was trained or converted.",
+        )
+
+
+def _scalings(module: LoraModule, config: dict[str, Any] | None) -> Iterator[tuple[TensorHeader, float]]:
+    """The tensors of a pair, each with what it is multiplied by before it is served."""
+    yield module.lora_a, 1.0
+    yield module.lora_b, 1.0 if config is None else scaling_of(module.name, config)
+
+
+def _limit(scaling: float) -> float:
+    """From which magnitude on there is something to say."""
+    return min(_UNLIKELY / abs(scaling), _OVERFLOWS_AT) if scaling else _OVERFLOWS_AT
