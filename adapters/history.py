@@ -40,8 +40,8 @@ class Event(Record):
         return self
 
 
-class HistoryKey(NamedTuple):
-    """Tells one content of a history file from another: a history only grows, so its size alone nearly does."""
+class FileKey(NamedTuple):
+    """Tells one content of a file from another."""
 
     path: Path
     inode: int
@@ -67,17 +67,21 @@ def read_history(folder: Path) -> tuple[Event, ...]:
     return read_at(history_key(folder))
 
 
-def history_key(folder: Path) -> HistoryKey | None:
+def history_key(folder: Path) -> FileKey | None:
     """Differs whenever the history does; None where there is none."""
-    path = folder / HISTORY_FILE
+    return file_key(folder / HISTORY_FILE)
+
+
+def file_key(path: Path) -> FileKey | None:
+    """Differs whenever a file that is only ever replaced does; None where there is none."""
     try:
         status = path.stat()
     except FileNotFoundError:
         return None
-    return HistoryKey(path, status.st_ino, status.st_size, status.st_mtime_ns)
+    return FileKey(path, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
-def read_at(key: HistoryKey | None) -> tuple[Event, ...]:
+def read_at(key: FileKey | None) -> tuple[Event, ...]:
     """All events of the history that has this key.
 
     Raises:
@@ -107,7 +111,7 @@ def removed_versions(history: Iterable[Event]) -> frozenset[int]:
 
 
 @lru_cache(maxsize=2048)
-def _read(key: HistoryKey) -> tuple[Event, ...]:
+def _read(key: FileKey) -> tuple[Event, ...]:
     return parse_history(key.path.read_bytes(), f"{key.path.parent.name}/{key.path.name}")
 
 

@@ -8,6 +8,7 @@ from adapters.folders import StoreFolders, is_complete, version_folders
 from adapters.history import Event, read_history
 from adapters.integrity import read_manifest, verify_folder
 from adapters.manifest import Manifest
+from adapters.quarantine import Quarantined, read_quarantine
 from adapters.reference import Target, parse_reference
 from adapters.state import AdapterState, read_state
 from adapters.traffic import Split
@@ -98,6 +99,14 @@ class StoreReader:
     def pins(self, name: str) -> frozenset[int]:
         """Versions of an adapter that stay resident."""
         return self.state(name).pins
+
+    def quarantined(self, name: str) -> dict[int, Quarantined]:
+        """Versions of an adapter that are out of service.
+
+        Raises:
+            IntegrityError: What says so is broken.
+        """
+        return read_quarantine(self.folders.adapter(name))
 
     def history(self, name: str) -> tuple[Event, ...]:
         """All that happened to an adapter, oldest first.

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from adapters.aliases import current_aliases
-from adapters.history import HistoryKey, history_key, read_at, removed_versions
+from adapters.history import FileKey, history_key, read_at, removed_versions
 from adapters.traffic import Split, current_split, pinned_versions
 
 
@@ -30,7 +30,7 @@ def read_state(folder: Path) -> AdapterState:
 
 
 @lru_cache(maxsize=2048)
-def _derive(key: HistoryKey | None) -> AdapterState:
+def _derive(key: FileKey | None) -> AdapterState:
     history = read_at(key)
     return AdapterState(
         current_aliases(history), current_split(history), pinned_versions(history), removed_versions(history)

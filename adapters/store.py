@@ -16,6 +16,7 @@ from adapters.history import Event, EventKind, VerdictAction, append_events
 from adapters.integrity import digest_of, file_entry
 from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest, ManifestDraft
 from adapters.publishable import check_publishable
+from adapters.quarantine import Quarantined, write_quarantine
 from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target, parse_alias
 from adapters.traffic import plan_split
@@ -194,6 +195,30 @@ class AdapterStore(StoreReader):
             AdapterNotFoundError: No such version.
         """
         self._set_pin(target, "unpinned", reason)
+
+    def quarantine(self, target: Target, reason: str) -> None:
+        """Take a version out of service; where it is already, the first reason stays.
+
+        Raises:
+            AdapterNotFoundError: No such version.
+        """
+        self.folder(target)
+        with self._writing(target.name) as folder:
+            versions = self.quarantined(target.name)
+            if target.version not in versions:
+                write_quarantine(folder, versions | {target.version: Quarantined(since=self._now(), reason=reason)})
+
+    def lift_quarantine(self, target: Target) -> None:
+        """Put a version back into service; does nothing when it is.
+
+        Raises:
+            AdapterNotFoundError: No such version.
+        """
+        self.folder(target)
+        with self._writing(target.name) as folder:
+            versions = self.quarantined(target.name)
+            if versions.pop(target.version, None) is not None:
+                write_quarantine(folder, versions)
 
     def remove(self, target: Target, reason: str = "") -> None:
         """Delete a version; its number is never used again.

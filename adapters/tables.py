@@ -32,17 +32,20 @@ def versions_table(store: AdapterStore, targets: list[Target]) -> Table:
 
 
 def labels(store: AdapterStore, target: Target) -> list[str]:
-    """The aliases of a version, the canary's with its share of the traffic, and whether it is pinned."""
+    """The aliases of a version, the canary's with its share of the traffic, whether it is pinned, or quarantined."""
     aliases = sorted(alias for alias, version in store.aliases(target.name).items() if version == target.version)
     split = store.split(target.name)
     shown = [f"{alias} {split}" if alias == CANARY_ALIAS and split != Split() else alias for alias in aliases]
-    return [*shown, "pinned"] if target.version in store.pins(target.name) else shown
+    marks = {"pinned": store.pins(target.name), "quarantined": store.quarantined(target.name)}
+    return [*shown, *(mark for mark, versions in marks.items() if target.version in versions)]
 
 
 def manifest_table(store: AdapterStore, target: Target) -> Table:
     manifest = store.manifest(target)
     table = Table("what", Column(overflow="fold"), title=manifest.lora_name, show_header=False, box=SIMPLE_HEAD)
     rows = {"aliases": ", ".join(labels(store, target)) or "-"} | _manifest_rows(manifest)
+    if out := store.quarantined(target.name).get(target.version):
+        rows["quarantined"] = f"since {out.since}: {out.reason}"
     for what, value in rows.items():
         table.add_row(what, escape(value))
     return table

@@ -1,0 +1,51 @@
+"""Versions that a server has taken out of service: `quarantine.json` beside an adapter's history.
+
+Not in the history, which a remote store mirrors: what this server saw would keep it from following the remote's.
+"""
+
+from functools import lru_cache
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from adapters.durable import replace_file
+from adapters.errors import IntegrityError
+from adapters.history import FileKey, file_key
+from adapters.manifest import Record
+
+QUARANTINE_FILE = "quarantine.json"
+
+
+class Quarantined(Record):
+    """Since when a version is out of service (UTC, ISO 8601), and why."""
+
+    since: str
+    reason: str
+
+
+_Versions = TypeAdapter(dict[int, Quarantined])
+
+
+def read_quarantine(folder: Path) -> dict[int, Quarantined]:
+    """The versions of an adapter's folder that are out of service.
+
+    Raises:
+        IntegrityError: The file is broken.
+    """
+    key = file_key(folder / QUARANTINE_FILE)
+    return dict(_read(key)) if key is not None else {}
+
+
+def write_quarantine(folder: Path, versions: dict[int, Quarantined]) -> None:
+    """Replace what is out of service, durably. The caller holds the adapter's lock."""
+    replace_file(folder / QUARANTINE_FILE, _Versions.dump_json(versions, indent=2))
+
+
+@lru_cache(maxsize=2048)
+def _read(key: FileKey) -> dict[int, Quarantined]:
+    try:
+        return _Versions.validate_json(key.path.read_bytes())
+    except ValidationError as error:
+        raise IntegrityError(
+            f"{key.path.parent.name}/{key.path.name} cannot be read. Delete it to put all versions back into service."
+        ) from error
