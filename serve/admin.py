@@ -26,6 +26,7 @@ from serve.errors import (
 from serve.keys import KeyRecord
 from serve.monitor.monitor import Monitor
 from serve.openapi import NAME, REFERENCE, errors, model_body
+from serve.quarantine import Quarantine
 from serve.residency import Residency, Resident
 from serve.responses import body_reader
 
@@ -33,7 +34,7 @@ _MAX_BODY_BYTES = 16_384
 _MOVE_ERRORS = (InvalidRequestError, ModelNotFoundError, ConflictError)
 _Name = Annotated[str, Path(json_schema_extra=NAME)]
 _Reference = Annotated[str, Path(json_schema_extra=REFERENCE)]
-_Action = Literal["load", "unload", "pin", "unpin"]
+_Action = Literal["load", "unload", "pin", "unpin", "unquarantine"]
 _MonitorState = Literal["works", "paused", "off"]
 
 
@@ -83,6 +84,8 @@ class AdapterRow(BaseModel):
     last_used_at: str | None
     load_s: float | None
     parity_error_nats: float | None
+    quarantine: str | None
+    """Why it is out of service."""
 
 
 def admin_router(
@@ -106,7 +109,7 @@ def _add_adapter_routes(router: APIRouter, store: AdapterStore, residency: Resid
     @router.get("/adapters", responses=errors(NotReadyError))
     async def adapters() -> dict[str, list[AdapterRow]]:
         held = await engine.adapters() if engine.is_ready else EngineAdapters((), frozenset())
-        rows = await asyncio.to_thread(adapter_rows, store, residency.residents, held)
+        rows = await asyncio.to_thread(adapter_rows, store, residency.residents, residency.quarantine, held)
         return {"adapters": rows}
 
     @router.post(
@@ -115,6 +118,10 @@ def _add_adapter_routes(router: APIRouter, store: AdapterStore, residency: Resid
     )
     async def act(reference: _Reference, action: _Action) -> dict[str, str]:
         target = await asyncio.to_thread(_resolve, store, reference)
+        if action == "unquarantine":
+            with _as_http_errors():
+                await residency.quarantine.lift(target)
+            return {"adapter": str(target), "done": action}
         if not engine.is_ready:
             raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
         if action == "load":
@@ -170,16 +177,17 @@ def _add_monitor_routes(router: APIRouter, monitor: Monitor | None) -> None:
         return state()
 
 
-def adapter_rows(store: AdapterStore, residents: dict[Target, Resident], held: EngineAdapters) -> list[AdapterRow]:
+def adapter_rows(
+    store: AdapterStore, residents: dict[Target, Resident], quarantine: Quarantine, held: EngineAdapters
+) -> list[AdapterRow]:
     """Every version of the store, with the tier that the engine says it is in."""
-    return [
-        _row(store, Target(name, version), residents.get(Target(name, version)), held)
-        for name in store.names()
-        for version in store.versions(name)
-    ]
+    targets = [Target(name, version) for name in store.names() for version in store.versions(name)]
+    return [_row(store, target, residents.get(target), held, quarantine.reason(target)) for target in targets]
 
 
-def _row(store: AdapterStore, target: Target, resident: Resident | None, held: EngineAdapters) -> AdapterRow:
+def _row(
+    store: AdapterStore, target: Target, resident: Resident | None, held: EngineAdapters, quarantine: str | None
+) -> AdapterRow:
     manifest = resident.manifest if resident else store.manifest(target)
     tier = "slot" if str(target) in held.slots else "host" if str(target) in held.host else "store"
     return AdapterRow(
@@ -193,6 +201,7 @@ def _row(store: AdapterStore, target: Target, resident: Resident | None, held: E
         last_used_at=_time_text(resident.last_used_at) if resident else None,
         load_s=round(resident.load_s, 3) if resident else None,
         parity_error_nats=resident.parity.adapter_error_nats if resident and resident.parity else None,
+        quarantine=quarantine,
     )
 
 

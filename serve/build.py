@@ -23,6 +23,7 @@ from serve.monitor.monitor import Loop
 from serve.observers import Observers
 from serve.parity import Tolerance
 from serve.probes import IsolationProbe
+from serve.quarantine import Quarantine
 from serve.residency import Residency
 from serve.resolver import Resolver
 from serve.shadow import Shadow
@@ -71,8 +72,11 @@ def build_parts(
     nats = config.parity_tolerance_nats
     tolerance = Tolerance(nats, nats * (_ROUNDED_BASE_TOLERANCE if is_base_rounded else 1.0))
     answers = AnswerChecks(engine, tolerance=tolerance)
+    quarantine = Quarantine(store, metrics)
+    quarantine.export()
+    observers.of_generations.append(quarantine)
     residency = Residency(
-        engine, files, answers, metrics, max_loras=config.max_loras, max_cpu_loras=config.max_cpu_loras
+        engine, files, answers, metrics, quarantine, max_loras=config.max_loras, max_cpu_loras=config.max_cpu_loras
     )
     watcher = StoreWatcher(store, residency, metrics.adapter_retired)
     max_adapters = config.max_loras if config.slot_turn_s is None else config.max_cpu_loras

@@ -18,12 +18,17 @@ from quality.probes import InvalidProbesError, read_probes
 from serve.defaults import check_defaults
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
-from serve.parity import Parity, Tolerance, judge_parity, replay
+from serve.parity import Parity, Tolerance, finite_logprobs, judge_parity, replay
 from serve.untouched import Stamp, stamp_of
 
 _MOST_REMEMBERED = 1024  # versions whose files passed
 
-_PROBE = ({"role": "user", "content": "Say what you can help with."},)
+_PROMPTS = (
+    "Say what you can help with.",
+    "Write a short report on 3 rivers, with their lengths in km: names, numbers; no introduction!",
+    "def area(width: float, height: float) -> float:\n    return",
+)
+"""What an imported version is asked: prose, figures, code."""
 
 
 @dataclass(frozen=True)
@@ -124,10 +129,10 @@ class AnswerChecks:
     def __init__(self, engine: Engine, *, tolerance: Tolerance) -> None:
         self._engine = engine
         self._tolerance = tolerance
-        self._passed: dict[str, tuple[str | None, Parity]] = {}
+        self._passed: dict[str, tuple[str | None, Parity | None]] = {}
 
     async def check(self, target: Target, checked: Checked, loaded: str | None) -> Parity | None:
-        """Replay the fingerprint on the loaded version; None where it has none.
+        """Replay the fingerprint on the loaded version; where it has none, ask a few prompts, and return None.
 
         The whole of it at a version's first load. Later, none of it where the engine has the very weights that
         passed, and one golden prompt where it cannot tell.
@@ -137,28 +142,37 @@ class AnswerChecks:
 
         Raises:
             ParityError: It does not answer as it was trained to, or, imported, as the base does.
+            NotFiniteError: A log-probability of it is NaN or infinite.
+            BaseNotFiniteError: One of the base is.
             NotReadyError: The engine is not running.
         """
-        if checked.fingerprint is None:
-            await self._check_has_an_effect(target)
-            return None
         fingerprint, digest = checked.fingerprint, checked.manifest.digest
-        if digest in self._passed:
-            passed, parity = self._passed[digest]
-            if loaded is not None and loaded == passed:
-                return parity
-            fingerprint = fingerprint.model_copy(update={"prompts": fingerprint.prompts[:1]})
-        served = await replay(fingerprint, self._engine, target)
-        parity = judge_parity(fingerprint, served, self._tolerance)
-        if parity.reason is not None:
-            raise ParityError(parity.reason)
+        passed, parity = self._passed.get(digest, (None, None))
+        if loaded is not None and loaded == passed:
+            return parity
+        if fingerprint is None:
+            await self._check_has_an_effect(target)
+        else:
+            if digest in self._passed:
+                fingerprint = fingerprint.model_copy(update={"prompts": fingerprint.prompts[:1]})
+            parity = judge_parity(fingerprint, await replay(fingerprint, self._engine, target), self._tolerance)
+            if parity.reason is not None:
+                raise ParityError(parity.reason)
         self._passed.setdefault(digest, (loaded, parity))
         return parity
 
     async def _check_has_an_effect(self, target: Target) -> None:
-        """An imported adapter has no fingerprint, but it must at least change something."""
-        token_ids = self._engine.render(_PROBE)
-        if await self._engine.logprobs(token_ids, target) == await self._engine.logprobs(token_ids, None):
+        """An imported adapter has no fingerprint, but it must at least change something.
+
+        One prompt after the other: alone in its batch, what changes nothing gives the base's very figures.
+        """
+        engine = self._engine
+        first, *others = (engine.render([{"role": "user", "content": prompt}]) for prompt in _PROMPTS)
+        base = await finite_logprobs(engine, first, None)
+        adapter = [await finite_logprobs(engine, prompt, target) for prompt in (first, *others)]
+        if adapter[0] != base:
+            return
+        if adapter[1:] == [await finite_logprobs(engine, prompt, None) for prompt in others]:
             raise ParityError(
                 "it answers exactly as the base model does: no module of it was applied, or its weights are zero"
             )

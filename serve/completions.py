@@ -160,8 +160,11 @@ class Completions:
                     yield event
             end = ("ok", 200, None)
         except TimeoutError:
-            error = self._too_late()
-            end = ("server_error", error.status, error.reason)
+            late = self._too_late()
+            end = (_outcome(late), late.status, late.reason)
+            yield error_event(late)
+        except ServeError as error:
+            end = (_outcome(error), error.status, error.reason)
             yield error_event(error)
         finally:
             self._finish(call, *end)
@@ -170,7 +173,7 @@ class Completions:
         return DeadlineError(f"The answer took longer than {self._gate.request_timeout_s:g} s.")
 
     def _failed(self, call: Call, error: ServeError) -> Response:
-        self._finish(call, "client_error" if error.status < 500 else "server_error", error.status, error.reason)
+        self._finish(call, _outcome(error), error.status, error.reason)
         return error_response(error, {"x-request-id": call.context.request_id})
 
     def _finish(self, call: Call, outcome: RequestOutcome, status: int, reason: str | None = None) -> None:
@@ -178,6 +181,10 @@ class Completions:
         record = RequestRecord(call.context, call.endpoint, call.served_name, outcome, status, reason, duration_s)
         self._observer.request_finished(record)
         log_request(record)
+
+
+def _outcome(error: ServeError) -> RequestOutcome:
+    return "client_error" if error.status < 500 else "server_error"
 
 
 def _sticky_key(call: Call) -> str:

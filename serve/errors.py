@@ -7,7 +7,10 @@ ServeError                                      500  server_error
 ├── ModelNotFoundError     (LookupError)        404  model_not_found
 ├── ConflictError          (RuntimeError)       409  what an operator asked for contradicts what is
 ├── AdapterRefusedError    (RuntimeError)       422  adapter_refused: it does not do what it was trained to do
-│   └── ParityError                             422  its answers are not those that training measured
+│   ├── ParityError                             422  its answers are not those that training measured
+│   ├── NotFiniteError                          422  its logits are NaN or infinite
+│   └── QuarantinedError                        422  they were, until an operator lifts it
+├── BaseNotFiniteError     (ArithmeticError)    500  the base model's logits are NaN or infinite
 ├── RateLimitedError       (RuntimeError)       429  rate_limit_exceeded: over a key's limit, or no place in time
 ├── EngineRequestError                          as vLLM says
 ├── NotReadyError          (RuntimeError)       503  starting, draining, or the engine is gone
@@ -87,6 +90,37 @@ class AdapterRefusedError(ServeError, RuntimeError):
 
 class ParityError(AdapterRefusedError):
     """A version whose answers are not those that training measured."""
+
+
+class NotFiniteError(AdapterRefusedError):
+    """A version that computed NaN or infinity where a log-probability belongs."""
+
+    def __init__(self, lora_name: str) -> None:
+        super().__init__(
+            f"{lora_name!r} computes values that are not finite (NaN or infinity): its weights overflow. "
+            "Ask for another version, and train or import this adapter again."
+        )
+        self.lora_name = lora_name
+
+
+class QuarantinedError(AdapterRefusedError):
+    """A version that has computed what is not finite, and that no operator has let out since."""
+
+
+class BaseNotFiniteError(ServeError, ArithmeticError):
+    """The base model itself computed NaN or infinity: no version is to blame."""
+
+    code = "not_finite"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The base model computed values that are not finite (NaN or infinity). Send the request again."
+        )
+
+
+def not_finite_error(lora_name: str | None) -> NotFiniteError | BaseNotFiniteError:
+    """Of a version, or of the base model."""
+    return BaseNotFiniteError() if lora_name is None else NotFiniteError(lora_name)
 
 
 class RateLimitedError(ServeError, RuntimeError):

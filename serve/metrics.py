@@ -9,7 +9,7 @@ from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
 from config.schema import ServeConfig
 from serve.answers import KnownAnswers
-from serve.errors import ParityError, ServeError
+from serve.errors import NotFiniteError, ParityError, ServeError
 from serve.judge_metrics import JudgeMetrics
 from serve.parity import Parity
 from serve.quality_metrics import QualityMetrics
@@ -85,7 +85,12 @@ class GenerationMetrics:
         self.cached_tokens = counter("lorikeet_cached_prompt_tokens", "Prompt tokens from the prefix cache.")
         self.completion_tokens = counter("lorikeet_completion_tokens", "Generated tokens.")
         self.choices = counter(
-            "lorikeet_choices", "Finished choices by the engine's reason: stop, length or abort.", "finish_reason"
+            "lorikeet_choices",
+            "Finished choices by the engine's reason: stop, length, abort or error.",
+            "finish_reason",
+        )
+        self.not_finite = counter(
+            "lorikeet_not_finite_generations", "Generations ended because their logits were NaN or infinite."
         )
         self.answers_checked = counter("lorikeet_answers_checked", "Answers checked for the domain's format.")
         self.answers_valid = counter("lorikeet_answers_valid_format", "Checked answers in the valid format.")
@@ -115,7 +120,7 @@ class AdapterMetrics:
         self.unloads = counter("lorikeet_adapter_unloads", "Versions freed from the engine, whatever for.")
         self.evictions = counter("lorikeet_adapter_evictions", "Versions freed to make room for others.")
         self.refusals = counter(
-            "lorikeet_adapter_refusals", "Versions that failed their checks: files, engine or parity.", "check"
+            "lorikeet_adapter_refusals", "Versions that failed their checks: files, engine, finite or parity.", "check"
         )
         self.parity_error = gauge(
             "lorikeet_adapter_parity_error_nats", "Mean |served - trained| log-probability per token at load."
@@ -126,6 +131,7 @@ class AdapterMetrics:
         self.probe_error = gauge(
             "lorikeet_isolation_probe_error_nats", "Parity error of the last replay, nats per token."
         )
+        self.quarantined = gauge("lorikeet_adapter_quarantined", "1 while the version is quarantined, else 0.")
         self.heldout = gauge("lorikeet_adapter_heldout_accuracy", "Held-out accuracy at publish, 0 to 1.")
         self.heldout_low = gauge("lorikeet_adapter_heldout_accuracy_ci_low", "Lower end of its 95% interval.")
         self.heldout_high = gauge("lorikeet_adapter_heldout_accuracy_ci_high", "Upper end of its 95% interval.")
@@ -247,9 +253,11 @@ class ServeMetrics:
         self.traffic.in_flight.of(*self._labels(lora_name)).inc()
 
     def generation_finished(self, record: GenerationRecord) -> None:
+        labels, group = self._labels(record.lora_name), self.generations
+        if not record.is_finite:
+            group.not_finite.of(*labels).inc()
         if record.source == "probe":
             return
-        labels, group = self._labels(record.lora_name), self.generations
         self.traffic.in_flight.of(*labels).dec()
         group.prompt_tokens.of(*labels).inc(record.num_prompt_tokens)
         group.cached_tokens.of(*labels).inc(record.num_cached_tokens)
@@ -275,7 +283,8 @@ class ServeMetrics:
             group.set_heldout(labels, manifest.evaluation)
 
     def adapter_refused(self, target: Target, error: Exception) -> None:
-        check = "parity" if isinstance(error, ParityError) else "engine" if isinstance(error, ServeError) else "files"
+        checks = {ParityError: "parity", NotFiniteError: "finite", ServeError: "engine"}
+        check = next((check for kind, check in checks.items() if isinstance(error, kind)), "files")
         self.adapters.refusals.of(*labels_of(target), check).inc()
 
     def adapter_evicted(self, target: Target) -> None:
@@ -290,10 +299,14 @@ class ServeMetrics:
         self.answers.forget(target)
         self._families.retire(target)
 
+    def adapter_quarantined(self, target: Target, *, is_out: bool) -> None:
+        self.adapters.quarantined.of(*labels_of(target)).set(is_out)
+
     def shadow_finished(self, target: Target, outcome: str) -> None:
         self.generations.shadow.of(*labels_of(target), outcome).inc()
 
     def probe_finished(self, target: Target, error_nats: float, *, is_ok: bool) -> None:
+        """Args: error_nats: NaN where the version gave no finite log-probability."""
         self.adapters.probes.of(*labels_of(target), "ok" if is_ok else "wrong").inc()
         self.adapters.probe_error.of(*labels_of(target)).set(error_nats)
 

@@ -1,12 +1,14 @@
 """The proof that what is served is what was trained: a fingerprint held against the engine's own answers."""
 
 import asyncio
-from collections.abc import Sequence
+import math
+from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import dataclass
 
 from adapters.fingerprint import Fingerprint, GoldenPrompt
 from adapters.reference import Target
 from serve.engine.protocol import Engine
+from serve.errors import not_finite_error
 
 _NO_EFFECT_SHARE = 0.1  # of the effect that training measured: less is rounding
 
@@ -43,12 +45,30 @@ class Replay:
 
 
 async def replay(fingerprint: Fingerprint, engine: Engine, target: Target) -> Replay:
-    """Teacher-force every golden answer through the engine, with the adapter and without, in one mixed batch."""
+    """Teacher-force every golden answer through the engine, with the adapter and without, in one mixed batch.
+
+    Raises:
+        BaseNotFiniteError: A log-probability of the base is not finite.
+        NotFiniteError: One of the version is not finite, and all of the base are.
+    """
     prompts = fingerprint.prompts
-    adapter, base = ([_answer_logprobs(prompt, engine, who) for prompt in prompts] for who in (target, None))
-    logprobs = await asyncio.gather(*adapter, *base)
+    asked = [_answer_logprobs(prompt, engine, who) for who in (None, target) for prompt in prompts]
+    logprobs = await _all_of(asked)  # the base's first: where they are not finite, no version is to blame
     rendered = tuple(tuple(engine.render(prompt.messages)) for prompt in prompts)
-    return Replay(tuple(logprobs[: len(prompts)]), tuple(logprobs[len(prompts) :]), rendered)
+    return Replay(tuple(logprobs[len(prompts) :]), tuple(logprobs[: len(prompts)]), rendered)
+
+
+async def finite_logprobs(engine: Engine, token_ids: Sequence[int], target: Target | None) -> list[float]:
+    """As the engine's `logprobs`, proved finite.
+
+    Raises:
+        BaseNotFiniteError: Of the base, one is not.
+        NotFiniteError: Of a version, one is not.
+    """
+    logprobs = await engine.logprobs(token_ids, target)
+    if not all(map(math.isfinite, logprobs)):
+        raise not_finite_error(str(target) if target else None)
+    return logprobs
 
 
 def judge_parity(fingerprint: Fingerprint, served: Replay, tolerance: Tolerance) -> Parity:
@@ -67,6 +87,8 @@ def _fault(
                 "the server's chat template or tokenizer turns a golden prompt into other tokens "
                 f"({len(rendered)} instead of {len(prompt.prompt_token_ids)}); serve the base it was trained on"
             )
+    if not math.isfinite(base_error + adapter_error):  # no comparison with NaN holds
+        return "a log-probability is not finite (NaN or infinity)"
     if base_error > tolerance.base_nats:
         return (
             f"the base model answers {base_error:.3f} nats per token away from the base it was trained on "
@@ -98,5 +120,14 @@ def _mean_gap(want: Sequence[Sequence[float]], got: Sequence[Sequence[float]]) -
 
 async def _answer_logprobs(prompt: GoldenPrompt, engine: Engine, target: Target | None) -> tuple[float, ...]:
     token_ids = (*prompt.prompt_token_ids, *prompt.answer_token_ids)
-    logprobs = await engine.logprobs(token_ids, target)
+    logprobs = await finite_logprobs(engine, token_ids, target)
     return tuple(logprobs[-len(prompt.answer_token_ids) :])
+
+
+async def _all_of(work: Iterable[Awaitable[tuple[float, ...]]]) -> list[tuple[float, ...]]:
+    """All results, once the last one is there; else the first error in their order."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return [result for result in results if not isinstance(result, BaseException)]

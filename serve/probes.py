@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
+import math
 
 from adapters.reference import Target
 from serve.engine.protocol import Engine
-from serve.errors import ServeError
+from serve.errors import BaseNotFiniteError, NotFiniteError, ServeError
 from serve.metrics import ServeMetrics
 from serve.parity import Tolerance, judge_parity, replay
 from serve.residency import Residency
@@ -45,16 +46,27 @@ class IsolationProbe:
         with await self._residency.lease(target):
             resident = self._residency.residents[target]
             assert resident.fingerprint is not None  # `_next` chooses no other
-            served = await replay(resident.fingerprint, self._engine, target)
+            try:
+                served = await replay(resident.fingerprint, self._engine, target)
+            except (NotFiniteError, BaseNotFiniteError) as error:
+                return self._not_finite(target, error)
         parity = judge_parity(resident.fingerprint, served, self._tolerance)
         self._metrics.probe_finished(target, parity.adapter_error_nats, is_ok=parity.is_ok)
         if not parity.is_ok:
             logger.error("%s no longer answers as itself: %s", target, parity.reason)
         return parity.is_ok
 
+    def _not_finite(self, target: Target, error: ServeError) -> bool:
+        self._metrics.probe_finished(target, math.nan, is_ok=False)
+        logger.error("%s no longer answers as itself: %s", target, error)
+        if isinstance(error, NotFiniteError):
+            self._residency.quarantine.add(target)
+        return False
+
     def _next(self) -> Target | None:
-        """The resident versions with a fingerprint, in turn."""
-        targets = [t for t, resident in self._residency.residents.items() if resident.fingerprint is not None]
+        """The resident versions with a fingerprint that are in service, in turn."""
+        is_out = self._residency.quarantine.reason
+        targets = [t for t, resident in self._residency.residents.items() if resident.fingerprint and not is_out(t)]
         targets.sort(key=str)
         later = [target for target in targets if self._last is None or str(target) > str(self._last)]
         self._last = next(iter(later or targets), None)

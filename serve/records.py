@@ -7,6 +7,8 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from serve.errors import ServeError
+
 GenerationOutcome = Literal["ok", "cancelled", "error"]
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
 Phase = Literal["resolve", "admission", "residency"]
@@ -19,7 +21,7 @@ class RequestContext:
 
     `num_tokens` counts prompt and completion; `phases_s` holds what comes before the engine, in seconds, and
     `phase_starts_s` when it began, on the clock of `started_s`; `generation` is the last one where a request took
-    several; `traceparent` is the client's header.
+    several; `traceparent` is the client's header; `failure` is why the engine ended a generation.
     """
 
     tenant: str
@@ -31,6 +33,7 @@ class RequestContext:
     is_cold: bool = False
     generation: "GenerationRecord | None" = None
     traceparent: str | None = None
+    failure: ServeError | None = None
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
@@ -86,6 +89,8 @@ class GenerationRecord:
     texts: tuple[str, ...]
     token_ids: tuple[int, ...]
     token_logprobs: tuple[float, ...]
+    is_finite: bool = True
+    """False where the engine ended it because its logits were NaN or infinite."""
 
 
 @dataclass(frozen=True)

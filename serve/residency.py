@@ -19,9 +19,17 @@ from adapters.manifest import Manifest
 from adapters.reference import Target
 from serve.checks import AnswerChecks, Checked, FileChecks
 from serve.engine.protocol import Engine
-from serve.errors import AdapterRefusedError, ConflictError, NotReadyError, ServeError
+from serve.errors import (
+    AdapterRefusedError,
+    BaseNotFiniteError,
+    ConflictError,
+    NotFiniteError,
+    NotReadyError,
+    ServeError,
+)
 from serve.eviction import Popularity
 from serve.parity import Parity
+from serve.quarantine import Quarantine
 from serve.records import current_request
 
 logger = logging.getLogger(__name__)
@@ -88,6 +96,7 @@ class Residency:
         file_checks: FileChecks,
         answer_checks: AnswerChecks,
         observer: ResidencyObserver,
+        quarantine: Quarantine,
         *,
         max_loras: int,
         max_cpu_loras: int,
@@ -96,6 +105,7 @@ class Residency:
         self._file_checks = file_checks
         self._answer_checks = answer_checks
         self._observer = observer
+        self.quarantine = quarantine
         self._max_pinned = max_loras - 1
         self._max_resident = max_cpu_loras
         self._residents: OrderedDict[Target, Resident] = OrderedDict()
@@ -118,8 +128,10 @@ class Residency:
 
         Raises:
             AdapterRefusedError: It failed a check; versions are immutable, so this is remembered.
+            QuarantinedError: It computed what is not finite.
             NotReadyError: The engine is not running.
         """
+        self.quarantine.check(target)
         is_cold = False
         if current_request.get() is not None:  # probes, copies and prefetches come whether or not anybody wants it
             self._popularity.asked(target)
@@ -245,12 +257,17 @@ class Residency:
                 raise NotReadyError(f"{str(target)!r} cannot be fetched now: {error}") from error
             except (AdapterError, AdapterRefusedError) as error:
                 await self._refuse(target, error)
+            except BaseNotFiniteError:  # says nothing of the version
+                await self._engine.unload(target)
+                raise
         self._observer.adapter_loaded(checked.manifest, load_s, parity)
         _log_load(target, checked, load_s, parity)
 
     async def _refuse(self, target: Target, error: Exception) -> None:
         await self._engine.unload(target)
-        refusal = self._refused[target] = AdapterRefusedError(f"{str(target)!r} is refused: {error}")
+        is_told = isinstance(error, NotFiniteError)  # its message names the version
+        refusal = AdapterRefusedError(str(error) if is_told else f"{str(target)!r} is refused: {error}")
+        self._refused[target] = refusal
         self._observer.adapter_refused(target, error)
         logger.warning("Refused %s: %s", target, error)
         raise refusal from error

@@ -8,7 +8,7 @@ from typing import Any
 from adapters.fingerprint import Fingerprint, GoldenPrompt
 from adapters.reference import Target
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
-from serve.errors import AdapterRefusedError
+from serve.errors import AdapterRefusedError, ServeError
 from serve.records import RequestContext, current_request
 
 PROMPT_IDS, ANSWER_IDS = (1, 2, 3), (4, 5)
@@ -56,6 +56,7 @@ class FakeEngine:
         self.answering = asyncio.Event()
         self.was_cancelled = False
         self.never_answers = False
+        self.failure: ServeError | None = None
         self.say: Callable[[dict[str, Any]], str] | None = None
 
     async def start(self) -> None:
@@ -110,6 +111,8 @@ class FakeEngine:
             await self._wait_for_ever()
         if body.get("stream"):
             return Answer(self._stream(body["model"]))
+        if self.failure is not None:
+            raise self.failure
         choices = {} if self.say is None else {"choices": [{"message": {"content": self.say(body)}}]}
         return Answer({"model": body["model"], "endpoint": endpoint} | choices)
 
@@ -122,4 +125,6 @@ class FakeEngine:
 
     async def _stream(self, model: str) -> AsyncGenerator[str, None]:
         yield f'data: {{"model": "{model}"}}\n\n'
+        if self.failure is not None:
+            raise self.failure
         yield "data: [DONE]\n\n"

@@ -27,9 +27,10 @@ from quality.scorers import is_exact_match
 from quality.store import QualityStore
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Engine
-from serve.errors import AdapterRefusedError, NotReadyError, ServeError
+from serve.errors import AdapterRefusedError, NotFiniteError, NotReadyError, ServeError
 from serve.metrics import ServeMetrics
 from serve.monitor.quiz import Due, ProbeListener, Quiz, Scored, Urgency
+from serve.parity import finite_logprobs
 from serve.records import ask_as
 from serve.residency import Residency, Resident
 from serve.shadow import SHADOW_PRIORITY
@@ -282,7 +283,10 @@ class HeldOut:
             return
         try:
             with await self._residency.lease(target):
-                logprobs = await self._engine.logprobs(token_ids, target)
+                logprobs = await finite_logprobs(self._engine, token_ids, target)
+        except NotFiniteError:
+            self._residency.quarantine.add(target)
+            return
         except ServeError as error:
             logger.info("The general text of %s: %s", target, error)
             return

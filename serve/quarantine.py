@@ -1,0 +1,104 @@
+"""Versions that computed what is not finite: out of service, here and after a restart, until an operator lifts it."""
+
+import asyncio
+import logging
+
+from adapters.errors import AdapterError
+from adapters.quarantine import Quarantined
+from adapters.reference import Target, parse_reference
+from adapters.store import AdapterStore
+from serve.errors import QuarantinedError
+from serve.metrics import ServeMetrics
+from serve.records import GenerationRecord
+
+logger = logging.getLogger(__name__)
+
+NOT_FINITE = "it computed values that are not finite (NaN or infinity)"
+
+
+class Quarantine:
+    """Who may not be asked; an observer of generations.
+
+    The store remembers, for other servers and for the next start. What it cannot remember, this process does.
+    """
+
+    def __init__(self, store: AdapterStore, metrics: ServeMetrics) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._unsaved: dict[Target, str] = {}
+        self._saving: set[asyncio.Task[None]] = set()
+
+    def check(self, target: Target) -> None:
+        """Do nothing where a version may be asked.
+
+        Raises:
+            QuarantinedError: It may not.
+        """
+        if reason := self.reason(target):
+            raise QuarantinedError(
+                f"{str(target)!r} is quarantined: {reason}. Ask for another version; an operator can lift it with "
+                f"POST /admin/adapters/{target}/unquarantine."
+            )
+
+    def reason(self, target: Target) -> str | None:
+        """Why a version is out of service; None where it is not."""
+        found = self._of(target.name).get(target.version)
+        return self._unsaved.get(target) if found is None else f"{found.reason}, at {found.since}"
+
+    def export(self) -> None:
+        """Show in the metrics what the store remembers."""
+        for name in self._store.names():
+            for version in self._of(name):
+                self._metrics.adapter_quarantined(Target(name, version), is_out=True)
+
+    def add(self, target: Target, reason: str = NOT_FINITE) -> None:
+        """Take a version out of service at once; the store is told in the background."""
+        self._metrics.adapter_quarantined(target, is_out=True)
+        if self.reason(target) is not None:
+            return
+        logger.error("%s is quarantined: %s. Requests for it are answered 422.", target, reason)
+        self._unsaved[target] = reason
+        task = asyncio.get_running_loop().create_task(self._save(target, reason))
+        self._saving.add(task)
+        task.add_done_callback(self._saving.discard)
+
+    async def saved(self) -> None:
+        """Returns when the store has been told of all."""
+        await asyncio.gather(*self._saving)
+
+    async def lift(self, target: Target) -> None:
+        """Put a version back into service.
+
+        Raises:
+            AdapterError: The store cannot be written.
+        """
+        await self.saved()
+        await asyncio.to_thread(self._store.lift_quarantine, target)
+        self._unsaved.pop(target, None)
+        self._metrics.adapter_quarantined(target, is_out=False)
+        logger.warning("%s is no longer quarantined: an operator lifted it.", target)
+
+    def generation_started(self, lora_name: str | None) -> None:
+        """Nothing to do."""
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        if record.is_finite or record.lora_name is None:
+            return
+        reference = parse_reference(record.lora_name)
+        if reference.version is not None:
+            self.add(Target(reference.name, reference.version))
+
+    def _of(self, name: str) -> dict[int, Quarantined]:
+        try:
+            return self._store.quarantined(name)
+        except AdapterError as error:  # a damaged file takes nothing out of service
+            logger.error("The quarantine of %s is unknown: %s", name, error)
+            return {}
+
+    async def _save(self, target: Target, reason: str) -> None:
+        try:
+            await asyncio.to_thread(self._store.quarantine, target, reason)
+        except (AdapterError, OSError) as error:
+            logger.error("The quarantine of %s ends with this process: %s", target, error)
+        else:
+            self._unsaved.pop(target, None)
