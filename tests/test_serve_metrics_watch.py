@@ -8,7 +8,9 @@ import pytest
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.sampling_params import SamplingParams
 
+from serve.engine.finite import NOT_FINITE
 from serve.engine.observed import _Watch, with_logprobs
+from serve.errors import NotFiniteError
 from serve.records import GenerationRecord, RequestContext, current_request, current_source
 
 STATS = SimpleNamespace(
@@ -24,7 +26,12 @@ STATS = SimpleNamespace(
 def output(*texts: str, stats: Any = None, is_last: bool = False) -> Any:
     choices = [
         SimpleNamespace(
-            index=index, text=text, token_ids=[7 + index], logprobs=None, finish_reason="stop" if is_last else None
+            index=index,
+            text=text,
+            token_ids=[7 + index],
+            logprobs=None,
+            finish_reason="stop" if is_last else None,
+            stop_reason=None,
         )
         for index, text in enumerate(texts)
     ]
@@ -120,3 +127,19 @@ def test_what_a_client_asks_for_stays_as_it_is(asked: dict[str, Any]) -> None:
 def test_a_clients_prompt_log_probabilities_keep_their_shape() -> None:
     ours = with_logprobs(SamplingParams(prompt_logprobs=1))
     assert (ours.logprobs, ours.flat_logprobs) == (0, False)
+
+
+def test_an_answer_that_was_ended_for_its_logits_is_not_finite() -> None:
+    context = RequestContext("acme", "r-1")
+    ended = output("Neo", is_last=True)
+    ended.outputs[0].finish_reason, ended.outputs[0].stop_reason = "error", NOT_FINITE
+    record = watched(output("Neo"), ended, context=context)
+    assert not record.is_finite
+    assert isinstance(context.failure, NotFiniteError)
+    assert "'medical@3' computes values that are not finite" in str(context.failure)
+
+
+def test_an_answer_that_ended_otherwise_is_finite() -> None:
+    context = RequestContext("acme", "r-1")
+    assert watched(output("Neo", is_last=True), context=context).is_finite
+    assert context.failure is None

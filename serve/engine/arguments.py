@@ -24,6 +24,7 @@ def set_environment(log_level: str, log_format: str) -> None:
     os.environ["HF_HUB_OFFLINE"] = "1"
     # vLLM's resolvers would read adapters from paths that a client names; ours is the only one.
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
+    os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # by our own count: see finite.py
 
 
 def server_arguments(config: ServeConfig, base_folder: Path) -> Namespace:

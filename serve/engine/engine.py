@@ -32,16 +32,23 @@ from adapters.reference import Target
 from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.cpu import set_cpu_environment
+from serve.engine.finite import NOT_FINITE
 from serve.engine.int8 import int8_base
-from serve.engine.observed import ObservedAsyncLLM
+from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM
 from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.engine.slots import SLOT_TURN_VARIABLE
 from serve.engine.staged_cache import StagedCache
 from serve.engine.staging import LayerShape, Layout, Stager
 from serve.engine.streams import server_sent_events
-from serve.errors import AdapterRefusedError, EngineRequestError, InvalidRequestError, NotReadyError
-from serve.records import GenerationObserver
+from serve.errors import (
+    AdapterRefusedError,
+    EngineRequestError,
+    InvalidRequestError,
+    NotReadyError,
+    not_finite_error,
+)
+from serve.records import GenerationObserver, current_request
 
 logger = logging.getLogger(__name__)
 
@@ -200,6 +207,8 @@ class VllmEngine:
             lora_request=self._adapters[str(target)] if target else None,
         )
         outputs = [output async for output in stream]
+        if outputs[-1].outputs[0].stop_reason == NOT_FINITE:
+            raise not_finite_error(str(target) if target else None)
         positions = outputs[-1].prompt_logprobs or []
         return [
             position[token].logprob
@@ -213,6 +222,8 @@ class VllmEngine:
             result = await self._create(endpoint, _parse(endpoint, body))
         except EngineDeadError:
             raise _engine_is_dead() from None
+        except NotFiniteGenerationError as error:
+            raise error.error from None
         # What vLLM's own server answers by an error of the request, whatever raised it; all else is a defect.
         except (VLLMError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
             raise _engine_request_error(create_error_response(error)) from error
@@ -220,7 +231,7 @@ class VllmEngine:
             raise _engine_request_error(result)
         if hasattr(result, "model_dump"):
             return Answer(result.model_dump(mode="json", by_alias=True))
-        return Answer(server_sent_events(result))
+        return Answer(server_sent_events(result, current_request.get()))
 
     async def _create(self, endpoint: Endpoint, parsed: Any) -> Any:
         # Without the client's headers: vLLM would take a priority, a request id or a data-parallel rank from them.

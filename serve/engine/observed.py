@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
+from vllm.exceptions import GenerationError
 from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
@@ -15,7 +16,17 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.logprobs import LogprobsProcessor
 
+from serve.engine.finite import NOT_FINITE
+from serve.errors import not_finite_error
 from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord, current_request, current_source
+
+
+class NotFiniteGenerationError(GenerationError):
+    """The engine ended a generation because its logits were not finite; `error` is what the client is told."""
+
+    def __init__(self, lora_name: str | None) -> None:
+        self.error = not_finite_error(lora_name)
+        super().__init__(str(self.error))
 
 
 class ObservedAsyncLLM(AsyncLLM):
@@ -41,6 +52,8 @@ class ObservedAsyncLLM(AsyncLLM):
             async with aclosing(stream):
                 async for output in stream:
                     watch.see(output)
+                    if not watch.is_finite:
+                        raise NotFiniteGenerationError(watch.lora_name)
                     yield output
             outcome = "ok"
         except (asyncio.CancelledError, GeneratorExit):
@@ -137,6 +150,7 @@ class _Watch:
         self._finish_reasons: dict[int, str] = {}
         self._token_ids: list[int] = []
         self._token_logprobs: list[float] = []
+        self.is_finite = True
 
     def see(self, output: RequestOutput) -> None:
         now_s = time.perf_counter()
@@ -147,9 +161,16 @@ class _Watch:
             self._num_tokens[choice.index] = self._num_tokens.get(choice.index, 0) + len(choice.token_ids)
             if choice.finish_reason:
                 self._finish_reasons[choice.index] = choice.finish_reason
+                if choice.stop_reason == NOT_FINITE:
+                    self._fail()
             if choice.index == 0:
                 self._token_ids.extend(choice.token_ids)
                 self._token_logprobs.extend(_token_logprobs(choice))
+
+    def _fail(self) -> None:
+        self.is_finite = False
+        if self._context is not None:
+            self._context.failure = not_finite_error(self.lora_name)
 
     def record(self, outcome: GenerationOutcome) -> GenerationRecord:
         last, context = self._last, self._context
@@ -177,6 +198,7 @@ class _Watch:
             texts=_in_order(self._texts),
             token_ids=tuple(self._token_ids),
             token_logprobs=tuple(self._token_logprobs),
+            is_finite=self.is_finite,
         )
         if context is not None:
             context.num_tokens += record.num_prompt_tokens + record.num_completion_tokens

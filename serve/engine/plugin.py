@@ -1,7 +1,7 @@
 """Lorikeet's vLLM plugin: the entry point `vllm.general_plugins` loads it in every vLLM process.
 
-Adapter slots go round by turns, and adapters come ready from outside the engine; on a CPU it also takes over the
-arithmetic of LoRA, which stays vLLM's on a GPU.
+Adapter slots go round by turns, adapters come ready from outside the engine, and what is not finite stays with its own
+request; on a CPU it also takes over the arithmetic of LoRA, which stays vLLM's on a GPU.
 """
 
 import os
@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from serve.engine.attention import attend_without_python
 from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 from serve.engine.cpu import has_few_cores
+from serve.engine.finite import contain_not_finite
 from serve.engine.linear import choose_products, keep_int8_weights
 from serve.engine.sampled import sample_faster
 from serve.engine.slots import lend_pinned_slots, take_turns
@@ -33,6 +34,7 @@ def register() -> None:
 
     take_turns()
     lend_pinned_slots()
+    contain_not_finite()
     if not current_platform.is_cpu():
         _map_matrices()
         return
