@@ -14,10 +14,12 @@ pytest.importorskip("vllm", reason="vllm is not installed")
 from vllm.platforms import current_platform
 
 from serve.engine import attention
+from serve.engine.finite import zero_blocks
 from serve.kernels.build import load_kernels
 
 HEADS, KV_HEADS, SIZE, BLOCK, BLOCKS = 4, 2, 64, 32, 8
 SCALE = SIZE**-0.5
+NAN = float("nan")
 
 
 @dataclass
@@ -120,6 +122,37 @@ def test_answers_and_caches_are_those_of_vllm(layers: list[Layer], lengths: list
         assert torch.equal(ours(1, *sent), want)
     assert torch.equal(layers[1].kv_cache, cache)
     assert not layers[0].kv_cache.any()
+
+
+@pytest.mark.parametrize(("lengths", "new_tokens"), [([1], [1]), ([40, 7, 33], [1, 1, 1]), ([50, 9], [50, 1])])
+def test_nan_that_another_request_left_is_zeroed_with_the_block(
+    layers: list[Layer], lengths: list[int], new_tokens: list[int]
+) -> None:
+    """A block's rows after a sequence's end are read, and so are masked: what is zeroed is not seen."""
+    batch, sent = metadata(lengths, new_tokens), inputs(sum(new_tokens) + 2)
+    sent = tuple(rows.index_fill(0, torch.tensor([-2, -1]) % len(rows), NAN) for rows in sent)  # type: ignore[assignment] # three
+    want = by_vllm(new_cache(), batch, *sent)
+    layers[1].kv_cache = new_cache().fill_(NAN)
+    zero_blocks([layers[1].kv_cache], batch.block_table.flatten().tolist(), BLOCKS)
+    with attention._step({layer.layer_name: batch for layer in layers}):
+        got = ours(1, *sent)
+    assert torch.equal(got[: sum(new_tokens)], want[: sum(new_tokens)])
+    assert got[: sum(new_tokens)].isfinite().all()
+    assert layers[1].kv_cache[2 * len(lengths) :].isnan().all()
+
+
+def test_nan_of_one_request_reaches_no_other(layers: list[Layer]) -> None:
+    batch = metadata([40, 7, 33], [40, 7, 1])
+    sent = inputs(48)
+    with attention._step({"layer 0": batch}):
+        want = ours(0, *sent)
+    layers[0].kv_cache = new_cache()
+    for rows in sent:
+        rows[3:40] = NAN
+    with attention._step({"layer 0": batch}):
+        got = ours(0, *sent)
+    assert got[3:40].isnan().all()
+    assert torch.equal(got[40:], want[40:])
 
 
 def test_layers_may_see_different_batches(layers: list[Layer]) -> None:

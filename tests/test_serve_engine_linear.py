@@ -196,3 +196,22 @@ def test_compiled_code_asks_the_table_at_each_call() -> None:
     table, others = (one.cpu_linear.__closure__[0].cell_contents.table for one in (layer, other))
     table.copy_(others)
     assert torch.equal(compiled(layer, x), first * 2)
+
+
+def test_nan_in_a_row_stays_there_with_int8_weights() -> None:
+    """By vLLM's own product of a base in int8: each row of activations has a scale of its own."""
+    from vllm import _custom_ops as ops
+    from vllm.platforms import current_platform
+
+    current_platform.import_kernels()
+    weight = torch.randint(-127, 128, (32, 64), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
+    handler = ops.create_onednn_scaled_mm(weight.t(), torch.ones(32, 1), torch.bfloat16, True, False, 64)
+    clean = numbers(6, 64)
+    broken = clean.index_fill(0, torch.tensor([2]), float("nan")).index_fill(0, torch.tensor([4]), float("inf"))
+    products = []
+    for x in (clean, broken):
+        rows, scales, _ = ops.onednn_scaled_int8_quant(x, None, None, True)
+        products.append(torch.empty(6, 32, dtype=torch.bfloat16))
+        ops.onednn_scaled_mm(handler, rows, products[-1], scales, None, None, None)
+    assert torch.equal(products[1][[0, 1, 3, 5]], products[0][[0, 1, 3, 5]])
+    assert products[1][[2, 4]].isnan().all()

@@ -103,6 +103,18 @@ def test_what_is_no_number_stays_none(kernel: int) -> None:
     assert result[:, 5:].isfinite().all()
 
 
+@pytest.mark.parametrize("rows", [1, 7, 40])
+def test_nan_in_a_row_stays_in_that_row(kernel: int, rows: int) -> None:
+    x, weight = numbers(rows, 32), numbers(50, 32)
+    want, broken = product(x, weight, kernel=kernel), x.clone()
+    bad = rows // 2
+    broken[bad] = float("nan")
+    got = product(broken, weight, kernel=kernel)
+    others = [row for row in range(rows) if row != bad]
+    assert got[bad].isnan().all()
+    assert torch.equal(got[others], want[others])
+
+
 @pytest.mark.parametrize(
     ("x", "weight", "outputs", "kernel", "told"),
     [

@@ -164,6 +164,42 @@ def test_a_nan_in_a_weight_reaches_its_own_rows_only(instructions: str) -> None:
     assert not y[1:].isnan().any()
 
 
+@pytest.mark.parametrize("spoilt", ["x", "y"])
+def test_nan_in_a_row_stays_in_that_row(instructions: str, spoilt: str) -> None:
+    """Rows of one adapter, of another, of none, and as many that each instruction set takes several at once."""
+    slots = [0] * 20 + [1] * 20 + [-1] * 5 + [0, 1] * 4
+    batch = Batch(slots, 64, (40, 12), [[8, 16], [24, 0], [8, 8]], 3)
+    table = slot_table(batch, weights(batch))
+    generator = torch.Generator().manual_seed(1)
+    rows = {
+        "x": torch.randn(len(slots), 64, generator=generator),
+        "y": torch.randn(len(slots), 52, generator=generator),
+    }
+    clean = {name: value.bfloat16() for name, value in rows.items()}
+    broken = {name: value.clone() for name, value in clean.items()}
+    bad = [3, 21, 41, 46]
+    broken[spoilt][bad] = float("nan")
+    for operands in (clean, broken):
+        torch.ops.lorikeet.add_lora(operands["y"], operands["x"], table.table, torch.tensor(slots), table.widths)
+    others = [row for row in range(len(slots)) if row not in bad]
+    assert torch.equal(broken["y"][others], clean["y"][others])
+    assert spoilt == "x" or broken["y"][bad].isnan().all()
+
+
+def test_an_adapters_padding_meets_no_other_adapters_rows(instructions: str) -> None:
+    """A rank is padded to eight and outputs to sixteen: beside an adapter of NaN, these are zeros all the same."""
+    batch = Batch([0, 1] * 9, 32, (20,), [[3], [5], [1]], 3)
+    adapters = weights(batch)
+    poison = [(pair[0] * float("nan"), pair[1] * float("inf")) for pair in adapters[1] if pair]
+    y, want = (torch.zeros(18, 20, dtype=torch.bfloat16) for _ in range(2))
+    x = torch.randn(18, 32, generator=torch.Generator().manual_seed(1)).bfloat16()
+    for target, second in ((want, adapters[1]), (y, poison)):
+        table = slot_table(batch, [adapters[0], second, adapters[2]])  # type: ignore[list-item] # pairs, none missing
+        torch.ops.lorikeet.add_lora(target, x, table.table, torch.tensor(batch.slots), table.widths)
+    assert torch.equal(y[::2], want[::2])
+    assert y[1::2].isnan().all()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

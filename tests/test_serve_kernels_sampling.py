@@ -142,6 +142,21 @@ def test_a_row_of_what_is_no_number_still_gives_a_token(place: int, value: float
     assert sound == pytest.approx(-torch.tensor(600.0).log().item())
 
 
+@pytest.mark.parametrize("value", [float("nan"), INFINITY, -INFINITY])
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_a_row_that_is_all_no_number_leaves_the_others_as_they_are(value: float, temperature: float) -> None:
+    logits = torch.randn(9, 700, generator=torch.Generator().manual_seed(1)).bfloat16()
+    wide = torch.full((9, 800), value).bfloat16()  # and so is what lies between the rows
+    wide[:, :700] = logits
+    wide[4] = value
+    drawn, logprobs = draw(wide[:, :700], temperature, 0.5)
+    want, want_logprobs = draw(logits, temperature, 0.5)
+    others = [row for row in range(9) if row != 4]
+    assert torch.equal(drawn[others], want[others])
+    assert torch.equal(logprobs[others], want_logprobs[others])
+    assert 0 <= drawn[4] < 700
+
+
 @pytest.mark.parametrize(
     ("temperatures", "uniforms", "name"),
     [
