@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import re2
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from config.limits import RequestLimits
@@ -13,6 +14,27 @@ from config.monitor import MonitorConfig
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 Quantization = Literal["nf4", "int8", "none"]
+
+
+def check_pattern(what: str, pattern: str) -> None:
+    """Do nothing where a regular expression can be matched in linear time, as servers match it.
+
+    Raises:
+        ValueError: It cannot, or is none.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    try:
+        re.compile(pattern)
+        re2.compile(pattern.replace(r"\Z", r"\z"), options)
+    except (re.error, RecursionError, OverflowError, UnicodeEncodeError) as error:
+        raise ValueError(f"{what} is no regular expression: {error}") from None
+    except re2.error as error:
+        reason = error.args[0].decode(errors="replace")
+        raise ValueError(
+            f"{what} cannot be matched in linear time ({reason}): write {pattern[:80]!r} without lookaround "
+            r"((?=…), (?!…)) and backreferences (\1)."
+        ) from None
 
 
 class DataConfig(Config):
@@ -61,6 +83,20 @@ class AnswerConfig(Config):
 
     json_schema: dict[str, Any] | None = Field(None, description="JSON schema of a valid answer.")
     refusal: str | None = Field(None, description="The agreed answer to an out-of-scope input.")
+
+    @field_validator("json_schema")
+    @classmethod
+    def _the_patterns_compile(cls, schema: dict[str, Any] | None) -> dict[str, Any] | None:
+        nodes: list[Any] = [schema]
+        while nodes:
+            node = nodes.pop()
+            if isinstance(node, dict):
+                by_pattern = node.get("patternProperties")
+                for pattern in (node.get("pattern"), *(by_pattern if isinstance(by_pattern, dict) else ())):
+                    if isinstance(pattern, str):
+                        check_pattern("A pattern of json_schema", pattern)
+            nodes += node.values() if isinstance(node, dict) else node if isinstance(node, list) else ()
+        return schema
 
 
 class RecipeConfig(Config):
@@ -134,7 +170,10 @@ class QualityConfig(Config):
     max_hours: float = Field(24.0, gt=0, description="A canary that has proven nothing by then is reported.")
     rubric: str | None = Field(None, min_length=1, description="What a judge grades answers by.")
     answer_pattern: str | None = Field(
-        None, min_length=1, max_length=1000, description="Regular expression of a valid answer."
+        None,
+        min_length=1,
+        max_length=1000,
+        description="Regular expression of a valid answer, for RE2: no lookaround, no backreference.",
     )
     refusal: str | None = Field(None, description="By default that of `answer`.")
     publish_probes: bool = Field(
@@ -144,10 +183,7 @@ class QualityConfig(Config):
     @field_validator("answer_pattern")
     @classmethod
     def _the_pattern_compiles(cls, pattern: str | None) -> str | None:
-        try:
-            re.compile(pattern or "")
-        except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"answer_pattern is no regular expression: {error}") from None
+        check_pattern("answer_pattern", pattern or "")
         return pattern
 
 
@@ -257,6 +293,12 @@ class ServeConfig(Config):
     ready_timeout_s: float = Field(600.0, gt=0)
     drain_timeout_s: float = Field(30.0, ge=0, description="Time in-flight requests get at shutdown, seconds.")
     request_timeout_s: float = Field(600.0, gt=0, description="Longest time from a request to its last token.")
+    engine_stall_timeout_s: float = Field(
+        300.0,
+        gt=0,
+        description="An engine that has requests and makes no step for so long is ended and started again, seconds; "
+        "longer than a step with `max_num_batched_tokens` of prompt takes.",
+    )
     max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body, bytes.")
     limits: ServeLimits = Field(default_factory=ServeLimits, description="How much one request may ask for.")
     keys_file: Path | None = Field(None, description="API keys; by default `keys.json` of the state folder, if there.")

@@ -1,13 +1,15 @@
 """Scorers of one answer: right or not, in the agreed format or not."""
 
 import json
-import re
 from typing import Any, NoReturn
 
 from jsonschema.validators import validator_for
 from referencing import Registry
 
-_MOST_PATTERN_CHARS = 2000
+from quality.patterns import LinearPattern
+from quality.schema_patterns import check_patterns, in_linear_time
+
+_MOST_PATTERN_CHARS = 2000  # of what a pattern matches as a whole
 
 
 class _NotJsonError(ValueError):
@@ -31,34 +33,31 @@ class AnswerFormat:
 
     Raises:
         jsonschema.SchemaError: The schema itself is broken.
-        re.error: The pattern is.
+        re.error: The pattern is, or one in the schema; or it cannot be matched in linear time.
     """
 
     def __init__(self, schema: dict[str, Any] | None, pattern: str | None = None) -> None:
-        self._pattern = re.compile(pattern) if pattern is not None else None
+        self._pattern = LinearPattern(pattern) if pattern is not None else None
         self._validator = None
         if schema is None:
             return
         validator_class = validator_for(schema)
         validator_class.check_schema(schema)
+        check_patterns(schema)
         # An empty registry: a `$ref` must never make us fetch something.
-        self._validator = validator_class(schema, registry=Registry())
+        self._validator = in_linear_time(validator_class)(schema, registry=Registry())
 
     def accepts(self, answer: str) -> bool:
         """Whether the whole answer, without white space around it, is such text and value; not blank where any is."""
-        if self._pattern is not None and not self._is_match(self._pattern, answer.strip()):
+        text = answer.strip()
+        if self._pattern is not None and (len(text) > _MOST_PATTERN_CHARS or not self._pattern.is_whole(text)):
             return False
         if self._validator is None:
-            return bool(answer.strip()) or self._pattern is not None
+            return bool(text) or self._pattern is not None
         try:
             return bool(self._validator.is_valid(_parse_json(answer)))
         except _NotJsonError:
             return False
-
-    @staticmethod
-    def _is_match(pattern: re.Pattern[str], answer: str) -> bool:
-        """Longer answers match no pattern: a careless one may take time that grows with a power of the length."""
-        return len(answer) <= _MOST_PATTERN_CHARS and pattern.fullmatch(answer) is not None
 
 
 def _parse_json(text: str) -> Any:

@@ -1,6 +1,8 @@
 """What the answers of each loaded version should look like, as its manifest says."""
 
 import json
+import logging
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -9,6 +11,8 @@ from adapters.manifest import Manifest
 from adapters.reference import Target
 from quality.scorers import AnswerFormat
 from serve.records import GenerationRecord
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,11 @@ class KnownAnswers:
 
     def learn(self, manifest: Manifest) -> None:
         rules = manifest.quality
-        answer_format = _format_of(manifest.answer_schema, rules.answer_pattern if rules else None)
+        try:
+            answer_format = _format_of(manifest.answer_schema, rules.answer_pattern if rules else None)
+        except re.error as error:  # published before such patterns were refused
+            logger.warning("The format of %s's answers is not checked: %s", manifest.lora_name, error)
+            answer_format = None
         self._rules[manifest.lora_name] = AnswerRules(answer_format, rules.refusal if rules else None)
 
     def forget(self, target: Target) -> None:

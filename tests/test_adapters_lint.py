@@ -1,12 +1,15 @@
 import json
+import re
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from adapters.errors import InvalidAdapterError, InvalidBaseError, UnsupportedAdapterError
 from adapters.lint import lint_folder, raise_errors
-from adapters.lint_config import check_adapter_config
+from adapters.lint_config import check_adapter_config, rank_of
 from tests.peft_folders import (
     CONFIG,
     HIDDEN,
@@ -352,3 +355,28 @@ def test_a_weight_that_overflows_is_not_published(tmp_path, store):
     with pytest.raises(InvalidAdapterError, match=r"lora_B.weight \(3.39e\+38 times 2\)"):
         store.publish(folder, draft_for(folder))
     assert store.names() == []
+
+
+NAMES = st.from_regex(r"(model\.)?layers\.[0-3]\.(self_attn\.[qk]_proj|mlp\.up_proj)", fullmatch=True)
+PATTERN_PARTS = st.sampled_from(
+    ["layers", r"\.", ".", "[0-3]", r"\d+", "(0|1)", ".*", "self_attn", "q_proj", "[qk]_proj", "mlp", "up_proj", "$"]
+)
+
+
+@given(name=NAMES, parts=st.lists(PATTERN_PARTS, min_size=1, max_size=6))
+def test_a_rank_pattern_matches_what_peft_matches(name, parts):
+    pattern = "".join(parts)
+    expected = bool(re.match(rf"(.*\.)?({pattern})$", name))  # peft.utils.other, get_pattern_key
+    assert (rank_of(name, {"r": 8, "rank_pattern": {pattern: 4}}) == 4) == expected
+
+
+def test_no_rank_pattern_takes_more_than_linear_time():
+    """With Python's `re` one name would take years."""
+    config = CONFIG | {"rank_pattern": {".*" * 40 + "!": 4}}
+    assert [rank_of(f"model.layers.{number}.self_attn.q_proj", config) for number in range(100)] == [CONFIG["r"]] * 100
+
+
+@pytest.mark.parametrize("pattern", ["(?=q)q_proj", "a" * 600, "x{,3}", "[[:alpha:]]", r"(q)\1"])
+def test_a_rank_pattern_that_means_something_else_elsewhere_is_refused(pattern):
+    (finding,) = check_adapter_config(CONFIG | {"rank_pattern": {pattern: 2}}, max_lora_rank=16)
+    assert finding.code == "rank-pattern"

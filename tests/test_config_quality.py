@@ -10,7 +10,7 @@ from adapters.integrity import parse_manifest
 from adapters.manifest import Manifest, QualityRules
 from adapters.reference import Target
 from adapters.version_files import MAX_BYTES
-from config.schema import QualityConfig
+from config.schema import AnswerConfig, QualityConfig
 from quality.probes import PROBES_FILE
 from quality.verdict import Policy
 from tests.peft_folders import draft_for
@@ -38,6 +38,19 @@ def test_the_store_carries_the_file_that_probes_are_read_from():
 def test_an_answer_pattern_must_compile(model, pattern):
     with pytest.raises(ValidationError, match="answer_pattern"):
         model(answer_pattern=pattern)
+
+
+@pytest.mark.parametrize("pattern", ["(?=a)b", r"(a)\1", "(?<!a)b"])
+def test_a_pattern_must_be_matched_in_linear_time(pattern):
+    with pytest.raises(ValidationError, match="linear time"):
+        QualityConfig(answer_pattern=pattern)
+    for schema in ({"properties": {"a": {"pattern": pattern}}}, {"anyOf": [{"patternProperties": {pattern: {}}}]}):
+        with pytest.raises(ValidationError, match="linear time"):
+            AnswerConfig(json_schema=schema)
+
+
+def test_a_property_may_be_called_pattern():
+    assert AnswerConfig(json_schema={"properties": {"pattern": {"pattern": "a+"}}}).json_schema
 
 
 @pytest.mark.parametrize("change", [{"margin": 1.0}, {"alpha": 0.0}, {"min_pairs": 0}, {"max_hours": 0}, {"x": 1}])
