@@ -50,7 +50,24 @@ class RequestLimits(Config):
         2048,
         ge=1,
         le=4096,
-        description="Characters of one regular expression, its counted repetitions (`x{2,50}`) written out.",
+        description="Characters of one regular expression, its counted repetitions (`x{2,50}`) written out. What "
+        "varies in length inside a repeated group counts more: a text may then be read in many ways.",
+    )
+    max_grammar_cost: int = Field(
+        4096,
+        ge=1,
+        description="All schemas, tools and patterns of a request together: 1 for each property and alternative, 4 for "
+        "each `maxLength` and the like, 1 for each character of a pattern written out.",
+    )
+    grammar_timeout_s: float = Field(
+        5.0, gt=0, le=60, description="Processor time to compile one grammar, seconds; then a 400."
+    )
+    allow_regex: bool = Field(
+        False, description="Take `structured_outputs.regex`. Patterns in JSON schemas are always taken."
+    )
+    allow_grammar: bool = Field(False, description="Take `structured_outputs.grammar`, in EBNF or Lark.")
+    allow_structural_tag: bool = Field(
+        False, description="Take structural tags from clients. Strict tools, which become some, are always taken."
     )
     max_depth: int = Field(
         64, ge=1, le=200, description="Levels of objects and lists in one field. What reads a body later may recurse."

@@ -6,12 +6,13 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from config.limits import RequestLimits
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
+from serve.grammar_cost import pattern_cost
 from serve.limits import REFUSED_FIELDS, check_limits
 
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "responses")
@@ -123,10 +124,59 @@ def test_the_schema_of_a_tool_is_named_by_its_place() -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"^\d{4}-\d{2}-\d{2}$", r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", r"\(\{5\}", ".*"]
+    "pattern",
+    [
+        *(r"^\d{4}-\d{2}-\d{2}$", r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", r"\(\{5\}", ".*"),
+        *(r"[a-z0-9]+(-[a-z0-9]+)*", r"[\w.+-]+@([a-z0-9-]+\.)+[a-z]{2,}", r"(\d{1,3}\.){3}\d{1,3}", r"(foo)?(bar)?"),
+    ],
 )
 def test_patterns_that_people_write_pass(pattern: str) -> None:
     check_limits({"response_format": schema_of({"pattern": pattern})}, "chat/completions", RequestLimits())
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("structured_outputs", {"regex": "a+"}),
+        ("structured_outputs", {"grammar": 'root ::= "a"'}),
+        ("structured_outputs", {"structural_tag": "{}"}),
+        ("response_format", {"type": "structural_tag", "structures": []}),
+        ("guided_regex", "a+"),
+        ("guided_grammar", 'root ::= "a"'),
+    ],
+)
+def test_a_grammar_of_the_clients_own_is_off_unless_switched_on(field: str, value: Any) -> None:
+    error = refusal({"messages": MESSAGES, field: value})
+    assert error.param == field
+    assert "limits.allow_" in str(error)
+    limits = RequestLimits(allow_regex=True, allow_grammar=True, allow_structural_tag=True)
+    check_limits({"messages": MESSAGES, field: value}, "chat/completions", limits)
+
+
+@pytest.mark.parametrize(
+    "properties",
+    [
+        pytest.param({f"p{n}": {"pattern": ".{0,2000}"} for n in range(10)}, id="long patterns"),
+        pytest.param({f"p{n}": {"enum": list(range(100))} for n in range(41)}, id="alternatives"),
+        pytest.param({f"p{n}": {"maxLength": n} for n in range(900)}, id="bounds"),
+    ],
+)
+def test_all_grammars_of_a_request_share_one_budget(properties: Any) -> None:
+    assert "takes at most 4096" in str(refusal({"response_format": schema_of({"properties": properties})}))
+    names = list(properties)
+    halves = [{name: properties[name] for name in half} for half in (names[::2], names[1::2])]
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": half}}} for half in halves]
+    assert refusal({"messages": MESSAGES, "tools": tools}).param in ("tools.0", "tools.1")
+
+
+@pytest.mark.parametrize("pattern", ["(a*)*b", "((a|b)*(a|c)*)*d", "(?:a?b?)+", "(a?){0,100}", "(|a)+"])
+def test_what_repeats_what_may_be_empty_is_refused(pattern: str) -> None:
+    assert "may be empty" in str(refusal({"response_format": schema_of({"pattern": pattern})}))
+
+
+@pytest.mark.parametrize("pattern", ["(a+){0,100}b", "((a+)+)+b", "(a+a+a+){0,60}b", "(a{1,30}){1,30}"])
+def test_what_reads_a_text_in_many_ways_counts_more_than_its_length(pattern: str) -> None:
+    assert "its repetitions written out" in str(refusal({"response_format": schema_of({"pattern": pattern})}))
 
 
 def test_a_bracket_in_a_class_of_characters_hides_no_repetition() -> None:
@@ -233,6 +283,40 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(NAMES | st.text(max_size=8), inner, max_size=4),
     max_leaves=15,
 )
+
+
+PATTERNS = st.text("ab.[]()|*+?{}0123456789,\\", max_size=30)
+
+
+@given(pattern=PATTERNS, times=st.integers(2, 40))
+def test_a_pattern_repeated_costs_as_often_as_it_comes(pattern: str, times: int) -> None:
+    alone, repeated = pattern_cost(pattern).size, pattern_cost(f"(a{pattern})" + f"{{{times}}}").size
+    is_one_group = pattern.count("(") == pattern.count(")") == 0 and "[" not in pattern and "\\" not in pattern
+    assert not is_one_group or repeated >= times * min(alone, 10**18 // times)
+
+
+@given(schema=st.recursive(
+    st.fixed_dictionaries({}, optional={"pattern": PATTERNS, "enum": st.lists(st.integers(), max_size=9),
+                                        "maxLength": st.integers(0, 9)}),
+    lambda inner: st.fixed_dictionaries({"properties": st.dictionaries(st.text("pq", max_size=3), inner, max_size=4)})
+    | st.fixed_dictionaries({"anyOf": st.lists(inner, max_size=4)}),
+))  # fmt: skip
+def test_what_passes_costs_no_more_than_the_budget(schema: Any) -> None:
+    """Counted once more, part by part."""
+
+    def cost(node: Any) -> int:
+        children = [*node.get("properties", {}).values(), *node.get("anyOf", [])]
+        own = len(node.get("properties", {})) + len(node.get("anyOf", [])) + len(node.get("enum", []))
+        patterns = pattern_cost(node["pattern"]).size if "pattern" in node else 0
+        return own + 4 * ("maxLength" in node) + patterns + sum(map(cost, children))
+
+    limits = RequestLimits(max_grammar_cost=12)
+    try:
+        check_limits({"response_format": schema_of(schema)}, "chat/completions", limits)
+    except InvalidRequestError as error:
+        event(str(error)[:60])
+    else:
+        assert cost(schema) <= 12
 
 
 @settings(deadline=1000)
