@@ -2,6 +2,7 @@
 
 ServeError                                      500  server_error
 ├── InvalidRequestError    (ValueError)         400  invalid_request_error
+│   └── GrammarError                            400  grammar_refused: what its answers must look like costs too much
 ├── UnauthorizedError      (PermissionError)    401  invalid_api_key: missing, malformed, unknown or revoked
 ├── ForbiddenError         (PermissionError)    403  insufficient_permissions
 ├── ModelNotFoundError     (LookupError)        404  model_not_found
@@ -44,6 +45,12 @@ class InvalidRequestError(ServeError, ValueError):
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class GrammarError(InvalidRequestError):
+    """A schema or grammar that is none, or that takes too long to compile or to hold an answer to."""
+
+    code = "grammar_refused"
 
 
 class UnauthorizedError(ServeError, PermissionError):

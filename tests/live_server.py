@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 import yaml
 
@@ -130,6 +131,19 @@ async def once_idle(http: httpx.AsyncClient, timeout_s: float = 60.0) -> dict[st
         if not in_flight or time.monotonic() > deadline:
             return in_flight
         await asyncio.sleep(0.1)
+
+
+def engine_process(server_pid: int) -> psutil.Process:
+    children = psutil.Process(server_pid).children()
+    return next(
+        child for child in children if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
+    )
+
+
+async def until(http: httpx.AsyncClient, status: int, timeout_s: float = 240.0) -> None:
+    async with asyncio.timeout(timeout_s):
+        while (await http.get("/ready")).status_code != status:
+            await asyncio.sleep(0.2)
 
 
 def publish_copy(live: LiveServer, source: str, name: str) -> None:

@@ -19,7 +19,18 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from adapters.reference import Target
-from tests.live_server import ANSWERS, BASE, BASE_NAME, LiveServer, chat, client, once_idle, publish_copy
+from tests.live_server import (
+    ANSWERS,
+    BASE,
+    BASE_NAME,
+    LiveServer,
+    chat,
+    client,
+    engine_process,
+    once_idle,
+    publish_copy,
+    until,
+)
 from tests.poison import poisoning, publish_poisoned
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
@@ -290,19 +301,6 @@ async def test_a_killed_engine_is_started_again_and_its_adapters_come_back(live:
         answered = await http.post("/v1/chat/completions", json=chat("colours"))
         assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
         assert "lorikeet_engine_restarts_total 1.0" in (await http.get("/metrics")).text
-
-
-def engine_process(server_pid: int) -> psutil.Process:
-    children = psutil.Process(server_pid).children()
-    return next(
-        child for child in children if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
-    )
-
-
-async def until(http: httpx.AsyncClient, status: int, timeout_s: float = 240.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while (await http.get("/ready")).status_code != status:
-            await asyncio.sleep(0.2)
 
 
 @pytest.mark.anyio

@@ -1,5 +1,6 @@
 """From our configuration to vLLM's arguments and environment."""
 
+import json
 import os
 from argparse import Namespace
 from pathlib import Path
@@ -45,6 +46,8 @@ def server_arguments(config: ServeConfig, base_folder: Path) -> Namespace:
         "--max-lora-rank": config.max_lora_rank,
         "--scheduling-policy": "priority",
         "--worker-extension-cls": "serve.engine.worker.AdapterInspection",
+        # By default the first request that needs a grammar would choose for all others.
+        "--structured-outputs-config": json.dumps({"backend": "xgrammar"}),
     }
     if current_platform.is_cpu():
         num_tokens = config.max_num_seqs * config.max_model_len

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -33,19 +34,23 @@ from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.cpu import set_cpu_environment
 from serve.engine.finite import NOT_FINITE
+from serve.engine.grammars import GrammarChecks
 from serve.engine.int8 import int8_base
-from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM
+from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM, collecting_grammars
 from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.engine.slots import SLOT_TURN_VARIABLE
 from serve.engine.staged_cache import StagedCache
 from serve.engine.staging import LayerShape, Layout, Stager
+from serve.engine.stall import StallWatch, StepCounter
 from serve.engine.streams import server_sent_events
+from serve.engine.structured import tokenizer_json, validate_without_compiling
 from serve.errors import (
     AdapterRefusedError,
     EngineRequestError,
     InvalidRequestError,
     NotReadyError,
+    ServeError,
     not_finite_error,
 )
 from serve.records import GenerationObserver, current_request
@@ -89,13 +94,17 @@ class VllmEngine:
         self._llm: ObservedAsyncLLM | None = None
         self._stager: Stager | None = None
         self._serving = State()
+        self._steps = StepCounter()
+        self._is_stalled = False
         self._logprob_rate = 0.0
         self._lora_ids = count(1)
         self._replay_ids = count(1)
 
     @property
     def is_ready(self) -> bool:
-        return self._llm is not None and hasattr(self._serving, "openai_serving_chat") and not self._llm.errored
+        if self._llm is None or self._is_stalled:
+            return False
+        return hasattr(self._serving, "openai_serving_chat") and not self._llm.errored
 
     @property
     def logprob_rate(self) -> float:
@@ -112,10 +121,15 @@ class VllmEngine:
         if current_platform.is_cpu():
             set_cpu_environment()
             os.environ[CPU_LORA_VARIABLE] = self._config.cpu_lora
+        validate_without_compiling()
         arguments = server_arguments(self._config, self._base_folder)
-        self._llm = await asyncio.to_thread(_build, arguments)
+        self._is_stalled = False
+        self._llm = await asyncio.to_thread(_build, arguments, self._steps)
         self._llm.observer = self._observer
         self._llm.logprob_rate = self._logprob_rate
+        tokenizer = tokenizer_json(self._llm.vllm_config, self._llm.get_tokenizer())
+        self._llm.grammars = GrammarChecks(tokenizer, self._config.limits.grammar_timeout_s)
+        self._llm.grammars.start()
         tasks = await self._llm.get_supported_tasks()
         await init_app_state(self._llm, self._serving, arguments, tasks)
         if products := (await self._llm.collective_rpc("lorikeet_products"))[0]:
@@ -139,15 +153,34 @@ class VllmEngine:
         if self._llm is not None:
             llm, self._llm = self._llm, None
             self._serving = State()
+            if hasattr(llm, "grammars"):
+                await llm.grammars.stop()
             await asyncio.to_thread(llm.shutdown)
         if self._stager is not None:
             stager, self._stager = self._stager, None
             await asyncio.to_thread(stager.close)
 
     async def wait_until_dead(self) -> None:
-        # vLLM has a flag for it, and nothing to wait on.
-        while self._llm is not None and not self._llm.errored:
+        # vLLM has a flag for it, and nothing to wait on; an engine that hangs sets none.
+        watch, last_s = StallWatch(self._config.engine_stall_timeout_s), time.monotonic()
+        while self._llm is not None and not self._llm.errored and not self._is_stalled:
             await asyncio.sleep(_DEATH_POLL_S)
+            elapsed_s, last_s = time.monotonic() - last_s, time.monotonic()
+            if self._llm and watch.is_stalled(self._steps.num_steps, _num_waiting(self._llm), elapsed_s):
+                self._give_up(self._llm)
+
+    def _give_up(self, llm: ObservedAsyncLLM) -> None:
+        """Count a stalled engine as dead, and tell all who wait for it."""
+        logger.error(
+            "The engine has made no step for %g s while %d requests wait: it is ended.",
+            self._config.engine_stall_timeout_s,
+            _num_waiting(llm),
+        )
+        self._is_stalled = True
+        llm.output_processor.propagate_error(EngineDeadError())
+        for reply in _replies(llm):
+            if not reply.done():
+                reply.set_exception(EngineDeadError())
 
     async def load(self, target: Target, folder: Path) -> str | None:
         request = LoRARequest(str(target), next(self._lora_ids), str(folder))
@@ -219,7 +252,9 @@ class VllmEngine:
     async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
         self._require_llm()
         try:
-            result = await self._create(endpoint, _parse(endpoint, body))
+            result = await self._checked(endpoint, _parse(endpoint, body))
+        except ServeError:
+            raise
         except EngineDeadError:
             raise _engine_is_dead() from None
         except NotFiniteGenerationError as error:
@@ -232,6 +267,15 @@ class VllmEngine:
         if hasattr(result, "model_dump"):
             return Answer(result.model_dump(mode="json", by_alias=True))
         return Answer(server_sent_events(result, current_request.get()))
+
+    async def _checked(self, endpoint: Endpoint, parsed: Any) -> Any:
+        """The answer, or a stream of which nothing was sent and whose grammars are known to be good."""
+        with collecting_grammars() as grammars:
+            result = await self._create(endpoint, parsed)
+        if not hasattr(result, "model_dump"):
+            for grammar in grammars:
+                await self._require_llm().grammars.check(grammar)
+        return result
 
     async def _create(self, endpoint: Endpoint, parsed: Any) -> Any:
         # Without the client's headers: vLLM would take a priority, a request id or a data-parallel rank from them.
@@ -253,12 +297,24 @@ class VllmEngine:
         return self._llm
 
 
-def _build(arguments: Namespace) -> ObservedAsyncLLM:
+def _build(arguments: Namespace, steps: StepCounter) -> ObservedAsyncLLM:
     """Start the engine's processes and load the base; blocks for as long as that takes."""
     engine_args = AsyncEngineArgs.from_cli_args(arguments)
-    llm = ObservedAsyncLLM.from_vllm_config(engine_args.create_engine_config())
+    llm = ObservedAsyncLLM.from_vllm_config(
+        engine_args.create_engine_config(), stat_loggers=[lambda config, index: steps]
+    )
     assert isinstance(llm, ObservedAsyncLLM)
     return llm
+
+
+def _num_waiting(llm: ObservedAsyncLLM) -> int:
+    """Requests, and calls as that to load an adapter."""
+    return llm.get_num_unfinished_requests() + len(_replies(llm))
+
+
+def _replies(llm: ObservedAsyncLLM) -> list[Any]:
+    """What the engine has not answered yet, beside requests (vLLM 0.32: `AsyncMPClient`)."""
+    return list(getattr(llm.engine_core, "utility_results", {}).values())
 
 
 def _parse(endpoint: Endpoint, body: dict[str, Any]) -> Any:

@@ -4,8 +4,9 @@ import asyncio
 import copy
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
+from contextlib import aclosing, contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from vllm.exceptions import GenerationError
@@ -17,8 +18,24 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.logprobs import LogprobsProcessor
 
 from serve.engine.finite import NOT_FINITE
-from serve.errors import not_finite_error
+from serve.engine.grammars import Grammar, GrammarChecks
+from serve.engine.masks import GRAMMAR_TOO_COSTLY
+from serve.engine.structured import grammar_of
+from serve.errors import GrammarError, not_finite_error
 from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord, current_request, current_source
+
+_asked_for: ContextVar[list[Grammar] | None] = ContextVar("asked_for", default=None)
+
+
+@contextmanager
+def collecting_grammars() -> Iterator[list[Grammar]]:
+    """The grammars of all generations that are asked for meanwhile, begun or not: a stream begins when it is read."""
+    grammars: list[Grammar] = []
+    token = _asked_for.set(grammars)
+    try:
+        yield grammars
+    finally:
+        _asked_for.reset(token)
 
 
 class NotFiniteGenerationError(GenerationError):
@@ -30,18 +47,37 @@ class NotFiniteGenerationError(GenerationError):
 
 
 class ObservedAsyncLLM(AsyncLLM):
-    """`AsyncLLM` that tells an observer of each generation; set `observer` before the first request.
+    """`AsyncLLM` that tells an observer of each generation; set `observer` and `grammars` before the first request.
 
     `logprob_rate` is the share of the generations, drawn by `draw`, that get log-probabilities for the observer alone.
     """
 
     observer: GenerationObserver
+    grammars: GrammarChecks
     logprob_rate: float = 0.0
     draw: Callable[[], float] = staticmethod(random.random)
 
-    async def generate(
-        self, prompt: Any, sampling_params: Any, request_id: str, *, lora_request: Any = None, **kwargs: Any
+    def generate(
+        self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
+        outputs = sampling_params.structured_outputs
+        grammar = grammar_of(outputs) if outputs is not None else None
+        if grammar is not None and (asked_for := _asked_for.get()) is not None:
+            asked_for.append(grammar)
+        return self._generate(prompt, sampling_params, request_id, grammar, **kwargs)
+
+    async def _generate(
+        self,
+        prompt: Any,
+        sampling_params: Any,
+        request_id: str,
+        grammar: Grammar | None,
+        *,
+        lora_request: Any = None,
+        **kwargs: Any,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        if grammar is not None:
+            await self.grammars.check(grammar)
         watch = _Watch(lora_request.lora_name if lora_request else None)
         self.observer.generation_started(watch.lora_name)
         outcome: GenerationOutcome = "error"
@@ -54,6 +90,8 @@ class ObservedAsyncLLM(AsyncLLM):
                     watch.see(output)
                     if not watch.is_finite:
                         raise NotFiniteGenerationError(watch.lora_name)
+                    if any(choice.stop_reason == GRAMMAR_TOO_COSTLY for choice in output.outputs):
+                        raise watch.failed(_grammar_error())
                     yield output
             outcome = "ok"
         except (asyncio.CancelledError, GeneratorExit):
@@ -172,6 +210,12 @@ class _Watch:
         if self._context is not None:
             self._context.failure = not_finite_error(self.lora_name)
 
+    def failed(self, error: GrammarError) -> GrammarError:
+        """The error, of which the request knows from now on: vLLM's streams give it in words of their own."""
+        if self._context is not None:
+            self._context.failure = error
+        return error
+
     def record(self, outcome: GenerationOutcome) -> GenerationRecord:
         last, context = self._last, self._context
         stats: Any = last.metrics if last else None
@@ -210,6 +254,10 @@ class _Watch:
         if stats and stats.first_token_latency:
             return self._waited_s + float(stats.first_token_latency)
         return self._waited_s + self._gaps_s[0] if self._gaps_s else None
+
+
+def _grammar_error() -> GrammarError:
+    return GrammarError("The schema or grammar of this request costs too much time a token: the answer was ended.")
 
 
 def _in_order(choices: Mapping[int, str]) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from serve.engine.compilation import allow_compilation, mend_compile_cache, shar
 from serve.engine.cpu import has_few_cores
 from serve.engine.finite import contain_not_finite
 from serve.engine.linear import choose_products, keep_int8_weights
+from serve.engine.masks import end_costly_grammars
 from serve.engine.sampled import sample_faster
 from serve.engine.slots import lend_pinned_slots, take_turns
 from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning
@@ -35,6 +36,7 @@ def register() -> None:
     take_turns()
     lend_pinned_slots()
     contain_not_finite()
+    end_costly_grammars()
     if not current_platform.is_cpu():
         _map_matrices()
         return

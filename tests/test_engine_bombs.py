@@ -1,0 +1,142 @@
+"""Requests that would stop a server, and an engine that stops by itself: others are answered as before.
+
+This server takes grammars of clients' own, so that all that stands behind the limits is tried, too. The last test
+stops its engine.
+"""
+
+import asyncio
+import json
+import re
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from config.home import Home
+from loadtest.server import RunningServer, running_server
+from tests.live_server import BASE_NAME, engine_process, until, write_serve_config
+
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
+
+STALL_S = 15.0
+MESSAGES = [{"role": "user", "content": "Hi"}]
+PATIENCE_S = 10.0  # of others, who wait a fraction of a second alone; the bombs took 10 to 40 s of everybody
+PATTERNS = {f"p{number}": {"type": "string", "pattern": ".{0,2000}"} for number in range(10)}
+AMBIGUOUS = 's ::= s s | "a" | "a" s "a" | ""'
+LETTERS = {"allowed_token_ids": [81, 82], "ignore_eos": True}  # "a" and "b" in SmolLM2's vocabulary
+
+
+@pytest.fixture(scope="module")
+def server(live_home: Home) -> Iterator[RunningServer]:
+    limits = {"allow_regex": True, "allow_grammar": True, "allow_structural_tag": True, "max_grammar_cost": 100_000}
+    config = write_serve_config(
+        live_home.root, "bombs", limits=limits, engine_stall_timeout_s=STALL_S, cpu_compile=False
+    )
+    with running_server(config, live_home.root, live_home.root / "bombs.log") as running:
+        yield running
+
+
+def chat(**more: Any) -> dict[str, Any]:
+    return {"model": BASE_NAME, "messages": MESSAGES, "max_tokens": 8, "temperature": 0.0} | more
+
+
+def with_schema(schema: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema}}}
+
+
+async def ask(http: httpx.AsyncClient, body: dict[str, Any]) -> httpx.Response:
+    return await http.post("/v1/chat/completions", json=body)
+
+
+async def ask_others(url: str, bomb: "asyncio.Task[httpx.Response]") -> None:
+    """/health and an ordinary chat, until the bomb is answered and at least once."""
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
+        while True:
+            assert (await http.get("/health")).status_code == 200
+            answered = await ask(http, chat())
+            assert answered.status_code == 200, answered.text
+            if bomb.done():
+                return
+
+
+@pytest.mark.parametrize(
+    ("bomb", "reason"),
+    [
+        (with_schema({"type": "object", "properties": PATTERNS}), "processor time to compile"),
+        (
+            {"structured_outputs": {"regex": "(a?a?a?a?a?a?a?a?){0,100}b"}, **LETTERS},
+            "may be empty",
+        ),
+        ({"structured_outputs": {"regex": "(a+){0,60}b"}, **LETTERS}, "ms a token"),
+        ({"structured_outputs": {"grammar": f"root ::= s\n{AMBIGUOUS}"}, **LETTERS}, "ms a token"),
+        # The compiler's trial takes the other way, so the engine finds out.
+        ({"structured_outputs": {"grammar": f'root ::= "!" | "b" s\n{AMBIGUOUS}'}, **LETTERS}, "the answer was ended"),
+    ],
+    ids=["parse", "token", "repeats", "ebnf", "hidden"],
+)
+async def test_a_bomb_is_refused_and_holds_up_nobody(server: RunningServer, bomb: dict[str, Any], reason: str) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        await ask(http, chat())
+        thrown = asyncio.create_task(ask(http, chat(**bomb, max_tokens=400)))
+        await ask_others(server.url, thrown)
+        refused = await thrown
+    assert refused.status_code == 400, refused.text
+    assert re.search(reason, refused.json()["error"]["message"])
+
+
+async def test_a_bomb_that_is_streamed_is_a_400_too(server: RunningServer) -> None:
+    body = chat(structured_outputs={"grammar": f"root ::= s s\n{AMBIGUOUS}"}, stream=True)
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        assert (await ask(http, body)).status_code == 400
+
+
+async def test_a_stream_that_the_engine_ends_says_why(server: RunningServer) -> None:
+    body = chat(structured_outputs={"grammar": f'root ::= "!" | "b" "b" s\n{AMBIGUOUS}'}, **LETTERS, stream=True)
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        answered = await ask(http, body | {"max_tokens": 400})
+    *_, error, done, _ = answered.text.split("\n\n")
+    assert (answered.status_code, done) == (200, "data: [DONE]")
+    assert json.loads(error.removeprefix("data: "))["error"]["code"] == "grammar_refused"
+
+
+TOOL = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        with_schema({"type": "object", "patternProperties": {"^x": {"type": "integer"}}}),
+        with_schema({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}),
+        {"response_format": {"type": "json_object"}},
+        {"structured_outputs": {"choice": ["yes", "no"]}},
+        {"structured_outputs": {"regex": "[a-c]{3}"}},
+        {"tools": [{"type": "function", "function": TOOL | {"strict": True}}], "tool_choice": "required"},
+    ],
+    ids=["patternProperties", "schema", "object", "choice", "regex", "tool"],
+)
+async def test_whoever_comes_first_chooses_for_nobody(server: RunningServer, asked: dict[str, Any]) -> None:
+    """vLLM chose its grammar backend by the first request, here the one with `patternProperties`."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        answered = await ask(http, chat(**asked, max_tokens=40))
+    assert answered.status_code == 200, answered.text
+
+
+async def test_what_cannot_be_held_to_is_refused(server: RunningServer) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:
+        refused = await ask(http, chat(**with_schema({"type": "array", "uniqueItems": True})))
+    assert refused.status_code == 400
+    assert "uniqueItems" in refused.json()["error"]["message"]
+
+
+async def test_an_engine_that_makes_no_step_is_ended_and_started_again(server: RunningServer) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=240) as http:
+        asked = asyncio.create_task(ask(http, chat(max_tokens=800, ignore_eos=True)))
+        await asyncio.sleep(1.0)
+        engine_process(server.pid).send_signal(signal.SIGSTOP)
+        lost = await asked
+        assert lost.status_code == 503, lost.text
+        await until(http, 200)
+        assert (await ask(http, chat())).status_code == 200
+        assert "lorikeet_engine_restarts_total 1.0" in (await http.get("/metrics")).text
