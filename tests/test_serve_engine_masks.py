@@ -27,7 +27,7 @@ class Grammar:
 
     def fill_bitmask(self, bitmask: Any, index: int) -> None:
         self.began.set()
-        self.may_go.wait()
+        self.may_go.wait(30)  # not for ever, where nobody leaves it behind
         bitmask[index].fill_(ALLOWED)
 
 
