@@ -17,7 +17,7 @@ from train.answer_loss import (
     loss_and_gradient,
     shared_prefix_length,
 )
-from train.attention import training_attention
+from train.attention import grouped_attention_of
 from train.encode import IGNORED
 from train.recipe import resolve_target_modules
 
@@ -111,7 +111,7 @@ def test_every_architecture_takes_the_fast_paths(architecture: str) -> None:
 def test_rows_packed_into_one_give_the_models_own_loss(architecture: str) -> None:
     model, batch = adapted(architecture), batch_of(random_batch(NUM_SHARED), NUM_SHARED)
     own = loss_and_gradient(model, batch, "own forward")
-    with training_attention(model):
+    with grouped_attention_of(model):
         assert LossPaths().choose(model, batch) == "packed rows"
         packed = loss_and_gradient(model, batch, "packed rows")
     assert max(own.relative_gap(packed)) < 1e-4
@@ -120,7 +120,7 @@ def test_rows_packed_into_one_give_the_models_own_loss(architecture: str) -> Non
 @pytest.mark.parametrize("architecture", ["mistral", "gemma2", "gemma3"])
 def test_rows_of_a_sliding_window_are_not_packed(architecture: str) -> None:
     model = adapted(architecture)
-    with training_attention(model):
+    with grouped_attention_of(model):
         assert LossPaths().choose(model, batch_of(random_batch(NUM_SHARED), NUM_SHARED)) == "shared prefix"
 
 

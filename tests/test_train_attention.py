@@ -6,7 +6,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.tiny_llama import write_tiny_llama
 from train import attention
-from train.attention import grouped_attention, training_attention
+from train.attention import grouped_attention, grouped_attention_of
 from train.quantize import load_causal_lm
 
 ROWS, HEADS, KEY_HEADS, WIDTH = 3, 6, 2, 8
@@ -58,9 +58,9 @@ def test_autocast_computes_in_bfloat16() -> None:
 
 def test_only_for_the_block_and_only_instead_of_sdpa(tmp_path) -> None:
     model = load_causal_lm(write_tiny_llama(tmp_path / "model"))
-    with training_attention(model):
+    with grouped_attention_of(model):
         assert model.config._attn_implementation == attention.NAME
     assert model.config._attn_implementation == "sdpa"
     model.set_attn_implementation("eager")
-    with training_attention(model):
+    with grouped_attention_of(model):
         assert model.config._attn_implementation == "eager"

@@ -1,4 +1,4 @@
-"""Attention for training on a CPU: batched products of the query heads that share a key head.
+"""Attention for training and evaluation on a CPU: batched products of the query heads that share a key head.
 
 torch's flash attention takes four to eight times as long in bfloat16 on a CPU, most of it in its backward pass.
 Probabilities are computed again in the backward pass, so memory grows with the tokens and not with their square.
@@ -39,7 +39,7 @@ _PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
 
 
 @contextmanager
-def training_attention(model: PreTrainedModel) -> Iterator[None]:
+def grouped_attention_of(model: PreTrainedModel) -> Iterator[None]:
     """Let a model that attends by torch's `sdpa` attend by this for a while; others stay as they are."""
     AttentionInterface.register(NAME, grouped_attention)
     AttentionMaskInterface.register(NAME, _mask_of_model)
@@ -96,7 +96,7 @@ def grouped_attention(
     """
     packed = _PACKED.get()
     is_special = dropout > 0 or any(kwargs.get(name) is not None for name in _UNSUPPORTED)
-    if packed is None and (is_special or not query.requires_grad):
+    if packed is None and is_special:
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout, scaling, is_causal, **kwargs
         )

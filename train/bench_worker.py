@@ -37,7 +37,7 @@ from adapters.manifest import ComputeRecord, Precision
 from config.dataset import Message
 from config.schema import RecipeConfig
 from train.answer_loss import shared_prefix_length
-from train.attention import training_attention
+from train.attention import grouped_attention_of
 from train.compute import compute_in
 from train.encode import IGNORED, Encoded, encode
 from train.general import FORGETTING_TEXT
@@ -258,7 +258,7 @@ def main() -> None:
         trainer.add_callback(StepOnRequest(trainer))
         trainer.remove_callback(PrinterCallback)
         base = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
-        with training_attention(base) if side == "lorikeet" else nullcontext():
+        with grouped_attention_of(base) if side == "lorikeet" else nullcontext():
             write_answer({"computes": _computes(trainer), "is_bf16": trainer.args.bf16})
             trainer.train()
 

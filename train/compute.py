@@ -19,7 +19,7 @@ from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from transformers import PreTrainedModel
 
 from adapters.manifest import ComputeRecord, Precision
-from train.attention import training_attention
+from train.attention import grouped_attention_of
 from train.lora_linear import fuse_lora
 
 BUDGET_S = 2.0
@@ -196,7 +196,7 @@ def _training_part(model: PreTrainedModel, lora: LoraConfig, shape: Shape, preci
 
     def run() -> None:
         autocast = torch.autocast("cpu", torch.bfloat16, enabled=precision != "float32")
-        with training_attention(layer), autocast:
+        with grouped_attention_of(layer), autocast:
             hidden = layer(inputs_embeds=inputs, use_cache=False).last_hidden_state
         hidden.sum().backward()
 
@@ -210,7 +210,7 @@ def _generation_parts(model: PreTrainedModel, prompts: Shape, num_new_tokens: in
     step, _ = _inputs(model, Shape(prompts.num_rows, 1), precision)
 
     def run(inputs: torch.Tensor) -> None:
-        with torch.inference_mode():
+        with torch.inference_mode(), grouped_attention_of(layer):
             layer(inputs_embeds=inputs, use_cache=False)
 
     return [Part(lambda: run(prefill), times), Part(lambda: run(step), num_new_tokens)]

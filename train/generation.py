@@ -8,7 +8,7 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from peft import PeftModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+
+from train.attention import grouped_attention_of
 
 
 @dataclass
@@ -71,7 +73,7 @@ def continue_prompts(
 ) -> list[Continuation]:
     """Continue each prompt until its new tokens are `is_finished`, or for `max_new_tokens`; all are one batch."""
     rows = [Continuation(row) for row in range(len(prompts))]
-    with _contiguous_head_input(model):
+    with _contiguous_head_input(model), _fast_attention(model):
         for batch in _merge(_prefill(model, prompts, rows)):
             _decode(model, batch, max_new_tokens, is_finished, choose)
     return rows
@@ -166,6 +168,10 @@ def _step(model: PeftModel, batch: Batch) -> None:
         use_cache=True,
     )
     batch.logits = output.logits[:, -1].float()
+
+
+def _fast_attention(model: PeftModel) -> AbstractContextManager[None]:
+    return nullcontext() if torch.cuda.is_available() else grouped_attention_of(model.get_base_model())
 
 
 @contextmanager

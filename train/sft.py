@@ -30,7 +30,7 @@ from config.dataset import DatasetManifest, DatasetRow, Split
 from config.progress import Progress, shown
 from config.schema import DomainConfig, RecipeConfig
 from train.answer_loss import AnswerLossTrainer
-from train.attention import training_attention
+from train.attention import grouped_attention_of
 from train.base import library_versions
 from train.compute import Shape, compute_in, measure_training, set_precision
 from train.encode import Encoded, encode_rows
@@ -226,7 +226,7 @@ def _run(trainer: SFTTrainer, name: str, checkpoint: str | None, console: Consol
             stack.enter_context(shown(progress, console))
         if not torch.cuda.is_available():
             base = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
-            stack.enter_context(training_attention(base))
+            stack.enter_context(grouped_attention_of(base))
         return trainer.train(resume_from_checkpoint=checkpoint)
 
 
