@@ -74,7 +74,7 @@ class DatasetManifest(Config):
     def request_fields(self) -> dict[str, Any]:
         """How the domain's questions are asked, as fields of `/v1/chat/completions`, but for the system prompt.
 
-        The one source for evaluation and for the defaults that a version carries.
+        The one source for evaluation and for `version_defaults`.
         """
         fields: dict[str, Any] = {
             "temperature": self.defaults.temperature,
@@ -86,6 +86,11 @@ class DatasetManifest(Config):
             json_schema = {"name": self.domain, "schema": self.answer.json_schema}
             fields["response_format"] = {"type": self.defaults.response_format, "json_schema": json_schema}
         return {name: value for name, value in fields.items() if value is not None}
+
+    @property
+    def version_defaults(self) -> dict[str, Any]:
+        """The request defaults that a version trained on it carries."""
+        return {"system": self.chat.system} | self.request_fields
 
 
 def conversation(chat: ChatConfig, text: str, answer: str) -> tuple[Message, ...]:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from adapters.base import read_base
 from adapters.errors import AdapterError
-from adapters.manifest import Manifest
+from adapters.manifest import Manifest, RequestDefaults
 from adapters.store import AdapterStore
 from config.dataset import read_dataset
 from config.home import Home
@@ -22,7 +22,7 @@ class TrainedDomain:
 
 
 def current_version(home: Home, domain: DomainConfig) -> Manifest | None:
-    """The stable version, if it belongs to the base, the data and the recipe as they are now."""
+    """The stable version, if it belongs to the base, the data, the recipe and the request defaults as they are now."""
     store = AdapterStore(home.adapters)
     try:
         manifest = store.manifest(store.resolve(domain.name))
@@ -36,6 +36,8 @@ def current_version(home: Home, domain: DomainConfig) -> Manifest | None:
         and manifest.dataset.dataset_sha256 == dataset.dataset_sha256
         and manifest.training is not None
         and manifest.training.arguments == domain.recipe.model_dump(mode="json")
+        and manifest.defaults == RequestDefaults.model_validate(dataset.version_defaults)
+        and manifest.answer_schema == dataset.answer.json_schema
     )
     return manifest if is_current else None
 

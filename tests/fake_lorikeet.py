@@ -14,7 +14,7 @@ from pathlib import Path
 
 from adapters.base import read_base
 from adapters.errors import AdapterNotFoundError
-from adapters.manifest import DatasetRef, ManifestDraft, TrainingRecord
+from adapters.manifest import DatasetRef, ManifestDraft, RequestDefaults, TrainingRecord
 from adapters.peft_folder import read_lora_spec
 from adapters.store import AdapterStore
 from config.dataset import read_dataset
@@ -58,6 +58,8 @@ def train(home, file, is_resumed):
         training=TrainingRecord(
             arguments=domain.recipe.model_dump(mode="json"), metrics={}, duration_s=1, device="cpu", libraries={}
         ),
+        answer_schema=dataset.answer.json_schema,
+        defaults=RequestDefaults.model_validate(dataset.version_defaults),
     )
     store.publish(folder, draft)
     if not Path("failing").exists():

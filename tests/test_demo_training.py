@@ -1,16 +1,20 @@
 """Which version the demo serves: an earlier one, one that goes on from a checkpoint, or a new one."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adapters.base import read_base
-from config.dataset import read_dataset
+from adapters.manifest import DatasetRef, RequestDefaults, TrainingRecord
+from adapters.store import AdapterStore
+from config.dataset import DATASET_MANIFEST_FILE, read_dataset
 from config.home import Home
-from config.schema import ChatConfig, DataConfig, DomainConfig, RecipeConfig
-from demo.training import train_words
+from config.model import Config
+from config.schema import AnswerConfig, ChatConfig, DataConfig, DomainConfig, EvaluationConfig, RecipeConfig
+from demo.training import current_version, train_words
 from tests.datasets_on_disk import write_dataset
-from tests.peft_folders import write_base_folder
+from tests.peft_folders import draft_for, write_base_folder, write_peft_folder
 from train.runs import last_checkpoint, run_key, start_run
 
 FILE = Path("config/domains/medical.yaml")
@@ -60,3 +64,43 @@ def test_fresh_trains_from_the_start(home: Home) -> None:
 def test_without_a_run_there_is_nothing_to_resume(home: Home, tmp_path: Path) -> None:
     (home.runs / "medical").rename(tmp_path / "gone")
     assert train_words(home, domain(), FILE, is_fresh=False) == ["train", str(FILE)]
+
+
+def publish(home: Home, **changes: Any) -> None:
+    """A stable version of `domain()`, but for the changed fields of its manifest."""
+    folder, store = write_peft_folder(home.root / "made"), AdapterStore(home.adapters)
+    base, dataset = read_base(home.bases / "tiny"), read_dataset(home.datasets / "medical")
+    sizes = dataset.model_dump(include={"num_train", "num_validation", "num_test", "licence", "dataset_sha256"})
+    arguments = domain().recipe.model_dump(mode="json")
+    fields: dict[str, Any] = {
+        "base": base.ref,
+        "dataset": DatasetRef(source="test", **sizes),
+        "training": TrainingRecord(arguments=arguments, metrics={}, duration_s=1, device="cpu", libraries={}),
+        "answer_schema": dataset.answer.json_schema,
+        "defaults": RequestDefaults.model_validate(dataset.version_defaults),
+    }
+    version = store.publish(folder, draft_for(folder, **fields | changes)).version
+    store.promote("medical", version)
+
+
+def test_a_version_of_the_same_configuration_is_current(home: Home) -> None:
+    publish(home)
+    found = current_version(home, domain())
+    assert found is not None
+    assert found.lora_name == "medical@1"
+
+
+def test_a_version_without_defaults_is_not_current(home: Home) -> None:
+    publish(home, defaults=None)
+    assert current_version(home, domain()) is None
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"evaluation": EvaluationConfig(max_new_tokens=48, stop=("}",))}, {"answer": AnswerConfig(json_schema={})}],
+)
+def test_a_version_of_another_evaluation_is_not_current(home: Home, changed: dict[str, Config]) -> None:
+    publish(home)
+    file = home.datasets / "medical" / DATASET_MANIFEST_FILE
+    file.write_text(read_dataset(file.parent).model_copy(update=changed).model_dump_json())
+    assert current_version(home, domain()) is None

@@ -157,7 +157,7 @@ def draft_manifest(
         forgetting=forgetting,
         quality_baseline=quality_baseline,
         quality=quality_rules(config),
-        defaults=RequestDefaults.model_validate({"system": dataset.chat.system} | dataset.request_fields),
+        defaults=RequestDefaults.model_validate(dataset.version_defaults),
     )
 
 
