@@ -34,7 +34,7 @@ from demo.meanwhile import asked_meanwhile
 from demo.questions import Question, Reply, ask_together
 from demo.saved import SavedScores
 from demo.timeline import Timeline
-from demo.training import TrainedDomain, trained
+from demo.training import TrainedDomain, replaced_versions, start_over, trained
 from loadtest.server import StartingServer, starting_server
 
 BASE_SOURCE, BASE_QUANTIZATION = "smollm2-135m", "nf4"
@@ -65,6 +65,11 @@ class Demo:
     def saved(self) -> SavedScores:
         return SavedScores(self.home.demo / "unfinished")
 
+    @property
+    def fresh_marker(self) -> Path:
+        """Beside the scores, so that it is forgotten with them."""
+        return self.home.demo / "unfinished" / "fresh.json"
+
     def question(self, domain: DomainConfig, model: str, *, is_streamed: bool = True) -> Question:
         """The domain's first held-out question that is in its scope."""
         rows = read_split(self.home.datasets / domain.name, "test")
@@ -84,6 +89,7 @@ def run_demo(demo: Demo) -> DemoReport:
     """
     if demo.is_fresh:
         demo.saved.forget()
+        start_over(demo.home, [domain.name for domain in demo.domains], demo.fresh_marker)
     force = ["--force"] if demo.is_fresh else []
     run = partial(run_lorikeet, home=demo.home.root, console=demo.console)
     with demo.timeline.step("prepare the base", "prepare"):
@@ -123,7 +129,8 @@ def _train_and_swap_in(demo: Demo, server: StartingServer, domain: DomainConfig,
             run_lorikeet(*words, home=demo.home.root, console=demo.console, check=server.check)
 
     done = demo.domains.index(domain)
-    version = trained(demo.home, domain, file, is_fresh=demo.is_fresh, run=run)
+    replaced = replaced_versions(demo.fresh_marker).get(domain.name, 0)
+    version = trained(demo.home, domain, file, replaced, run)
     if not version.is_trained_here:
         demo.say(f"{version.manifest.lora_name} was trained on this base and data by this recipe: used again")
     asyncio.run(_swap_in(demo, server, domain, version))

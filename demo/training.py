@@ -1,6 +1,8 @@
 """A domain's adapter for the demo: an earlier version where it still fits, an interrupted run resumed, or a new one."""
 
-from collections.abc import Callable
+import json
+import shutil
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +23,29 @@ class TrainedDomain:
     is_trained_here: bool
 
 
-def current_version(home: Home, domain: DomainConfig) -> Manifest | None:
-    """The stable version, if it belongs to the base, the data, the recipe and the request defaults as they are now."""
+def start_over(home: Home, names: Iterable[str], marker: Path) -> None:
+    """Forget unfinished runs, and keep in `marker` which versions are to be replaced, also by a later demo."""
+    store = AdapterStore(home.adapters)
+    newest = {name: max(store.versions(name), default=0) for name in names}
+    for name in newest:
+        shutil.rmtree(home.runs / name, ignore_errors=True)
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    temporary = marker.with_suffix(".tmp")
+    temporary.write_text(json.dumps(newest))
+    temporary.replace(marker)
+
+
+def replaced_versions(marker: Path) -> dict[str, int]:
+    """The newest version of each adapter when an unfinished demo started over; empty where none did."""
+    try:
+        found: dict[str, int] = json.loads(marker.read_text())
+    except FileNotFoundError:
+        return {}
+    return found
+
+
+def current_version(home: Home, domain: DomainConfig, replaced: int = 0) -> Manifest | None:
+    """The stable version, if it is newer than `replaced` and of the base, data, recipe and request defaults of now."""
     store = AdapterStore(home.adapters)
     try:
         manifest = store.manifest(store.resolve(domain.name))
@@ -31,7 +54,8 @@ def current_version(home: Home, domain: DomainConfig) -> Manifest | None:
         return None
     dataset = read_dataset(home.datasets / domain.name)
     is_current = (
-        manifest.base.digest == base.digest
+        manifest.version > replaced
+        and manifest.base.digest == base.digest
         and manifest.dataset is not None
         and manifest.dataset.dataset_sha256 == dataset.dataset_sha256
         and manifest.training is not None
@@ -42,25 +66,28 @@ def current_version(home: Home, domain: DomainConfig) -> Manifest | None:
     return manifest if is_current else None
 
 
-def train_words(home: Home, domain: DomainConfig, file: Path, *, is_fresh: bool) -> list[str]:
+def train_words(home: Home, domain: DomainConfig, file: Path) -> list[str]:
     """The command that trains it; it resumes from the checkpoint of an interrupted run of the same."""
     run = home.runs / domain.name
     key = run_key(domain.recipe, read_base(home.bases / domain.base), read_dataset(home.datasets / domain.name))
-    is_resumed = not is_fresh and is_run_of(run, key) and last_checkpoint(run) is not None
+    is_resumed = is_run_of(run, key) and last_checkpoint(run) is not None
     return ["train", str(file), *(["--resume"] if is_resumed else [])]
 
 
-def trained(home: Home, domain: DomainConfig, file: Path, *, is_fresh: bool, run: Callable[..., None]) -> TrainedDomain:
+def trained(home: Home, domain: DomainConfig, file: Path, replaced: int, run: Callable[..., None]) -> TrainedDomain:
     """The version to serve; `run` gets the words of the command, where there is something to train.
+
+    Args:
+        replaced: Versions up to this one are not used again.
 
     Raises:
         StepFailedError: Training failed, or the version did not pass its gates.
     """
-    current = None if is_fresh else current_version(home, domain)
+    current = current_version(home, domain, replaced)
     if current is not None:
         return TrainedDomain(current, is_trained_here=False)
-    run(*train_words(home, domain, file, is_fresh=is_fresh))
-    manifest = current_version(home, domain)
+    run(*train_words(home, domain, file))
+    manifest = current_version(home, domain, replaced)
     if manifest is None:
         raise StepFailedError(
             f"The new version of {domain.name!r} is not stable: it did not pass the gates of {file}. Its scores: "

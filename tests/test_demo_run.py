@@ -53,9 +53,9 @@ class World:
             output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
-    def start_and_wait_for_training(self) -> "subprocess.Popen[str]":
+    def start_and_wait_for_training(self, *options: str) -> "subprocess.Popen[str]":
         (self.folder / "slow").touch()
-        process = self.start()
+        process = self.start(*options)
         assert process.stdout is not None
         while "training medical" not in (line := process.stdout.readline()):
             assert line, "the demo ended before it trained"
@@ -151,6 +151,23 @@ def test_fresh_starts_over(world: World) -> None:
     code, output = world.run("--fresh")
     assert code == 0, output
     assert "--resume" not in " ".join(world.commands)
+
+
+@pytest.mark.slow
+def test_an_interrupted_fresh_demo_stays_fresh(world: World) -> None:
+    world.run()
+    with world.start_and_wait_for_training("--fresh") as process:
+        process.terminate()
+        process.communicate(timeout=60)
+    (world.folder / "slow").unlink()
+    code, output = world.run()
+    assert code == 0, output
+    assert world.commands[-3:] == [
+        "train config/domains/medical.yaml --resume",
+        "train config/domains/finance.yaml",
+        "train config/domains/legal.yaml",
+    ]
+    assert [swap["served_by"] for swap in world.report["swaps"]] == ["medical@2", "finance@2", "legal@2"]
 
 
 def test_a_version_that_fails_its_gates_ends_the_demo_with_a_reason(world: World) -> None:

@@ -12,7 +12,7 @@ from config.dataset import DATASET_MANIFEST_FILE, read_dataset
 from config.home import Home
 from config.model import Config
 from config.schema import AnswerConfig, ChatConfig, DataConfig, DomainConfig, EvaluationConfig, RecipeConfig
-from demo.training import current_version, train_words
+from demo.training import current_version, replaced_versions, start_over, train_words
 from tests.datasets_on_disk import write_dataset
 from tests.peft_folders import draft_for, write_base_folder, write_peft_folder
 from train.runs import last_checkpoint, run_key, start_run
@@ -44,7 +44,7 @@ def home(tmp_path: Path) -> Home:
 
 
 def test_an_interrupted_run_is_resumed(home: Home) -> None:
-    assert train_words(home, domain(), FILE, is_fresh=False) == ["train", str(FILE), "--resume"]
+    assert train_words(home, domain(), FILE) == ["train", str(FILE), "--resume"]
 
 
 def test_a_torn_checkpoint_does_not_count(home: Home) -> None:
@@ -54,16 +54,17 @@ def test_a_torn_checkpoint_does_not_count(home: Home) -> None:
 
 
 def test_another_recipe_is_trained_from_the_start(home: Home) -> None:
-    assert train_words(home, domain(max_steps=7), FILE, is_fresh=False) == ["train", str(FILE)]
+    assert train_words(home, domain(max_steps=7), FILE) == ["train", str(FILE)]
 
 
-def test_fresh_trains_from_the_start(home: Home) -> None:
-    assert train_words(home, domain(), FILE, is_fresh=True) == ["train", str(FILE)]
+def test_starting_over_forgets_an_unfinished_run(home: Home, tmp_path: Path) -> None:
+    start_over(home, ["medical"], tmp_path / "fresh.json")
+    assert train_words(home, domain(), FILE) == ["train", str(FILE)]
 
 
 def test_without_a_run_there_is_nothing_to_resume(home: Home, tmp_path: Path) -> None:
     (home.runs / "medical").rename(tmp_path / "gone")
-    assert train_words(home, domain(), FILE, is_fresh=False) == ["train", str(FILE)]
+    assert train_words(home, domain(), FILE) == ["train", str(FILE)]
 
 
 def publish(home: Home, **changes: Any) -> None:
@@ -88,6 +89,20 @@ def test_a_version_of_the_same_configuration_is_current(home: Home) -> None:
     found = current_version(home, domain())
     assert found is not None
     assert found.lora_name == "medical@1"
+
+
+def test_after_starting_over_only_a_newer_version_is_current(home: Home, tmp_path: Path) -> None:
+    marker = tmp_path / "demo" / "fresh.json"
+    assert replaced_versions(marker) == {}
+    publish(home)
+    start_over(home, ["medical", "legal"], marker)
+    replaced = replaced_versions(marker)
+    assert replaced == {"medical": 1, "legal": 0}
+    assert current_version(home, domain(), replaced["medical"]) is None
+    publish(home)
+    found = current_version(home, domain(), replaced["medical"])
+    assert found is not None
+    assert found.lora_name == "medical@2"
 
 
 def test_a_version_without_defaults_is_not_current(home: Home) -> None:
