@@ -1,6 +1,7 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import typer
@@ -83,7 +84,7 @@ def test_a_missing_base_names_the_command_that_prepares_it(home: Home, domain_fi
 
 
 @pytest.mark.slow
-def test_a_terminated_training_says_how_to_resume(home: Home, domain_file: Path, tmp_path: Path) -> None:
+def test_a_terminated_training_says_what_to_run(home: Home, domain_file: Path, tmp_path: Path) -> None:
     prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
     words = [sys.executable, "-m", "lorikeet", "train", str(domain_file), "--home", str(home.root)]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
@@ -92,4 +93,20 @@ def test_a_terminated_training_says_how_to_resume(home: Home, domain_file: Path,
         process.terminate()
         rest = process.stdout.read()
     assert process.returncode == 130
-    assert f"go on with `lorikeet train {domain_file} --resume`" in rest
+    command = f"lorikeet train {domain_file} --home {home.root}"
+    assert f"there is no checkpoint yet: run `{command}` again" in rest
+
+
+def test_an_interrupted_training_names_its_checkpoint_and_home(
+    home: Home, domain_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    checkpoint = home.runs / "colours" / "checkpoint-20"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "trainer_state.json").touch()
+    monkeypatch.setattr("train.cli.shown", interrupted)
+    result = runner.invoke(train_app, [str(domain_file), "--home", str(home.root)])
+    assert result.exit_code == 130
+    assert f"resume with `lorikeet train {domain_file} --home {home.root} --resume`" in result.output

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from config.schema import DomainConfig, Quantization
 from config.signals import interrupted_by_sigterm
 from config.terminal import log_handler, make_console, print_error
 from train.errors import TrainError
+from train.runs import last_checkpoint
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -129,7 +131,7 @@ def train(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Train a domain's adapter, evaluate it, publish it, and promote it if its gates pass."""
-    with _shell(), _resumable(file):
+    with _shell(), _resumable(file, Home(home)):
         config = load_domain(file)
         with shown(Progress(f"{config.name}: load the training stack"), console):
             from train.pipeline import train_and_publish
@@ -143,14 +145,22 @@ def train(
 
 
 @contextmanager
-def _resumable(file: Path) -> Iterator[None]:
+def _resumable(file: Path, home: Home) -> Iterator[None]:
     """Ctrl-C and SIGTERM end a training with what to do next."""
     try:
         with interrupted_by_sigterm():
             yield
     except KeyboardInterrupt:
-        console.print(f"\ninterrupted; go on with `lorikeet train {file} --resume`")
+        console.print(f"\ninterrupted; {_next_step(file, home)}", markup=False, soft_wrap=True)
         raise typer.Exit(130) from None
+
+
+def _next_step(file: Path, home: Home) -> str:
+    """The command that resumes, where there is something to resume from."""
+    words = ["lorikeet", "train", str(file)] + (["--home", str(home.root)] if home.root != DEFAULT_HOME else [])
+    if last_checkpoint(home.runs / load_domain(file).name) is None:
+        return f"there is no checkpoint yet: run `{shlex.join(words)}` again"
+    return f"resume with `{shlex.join([*words, '--resume'])}`"
 
 
 @contextmanager
