@@ -12,6 +12,8 @@ from demo.questions import Question, arguments_of
 
 ASK_EVERY_S = 10.0
 """Seldom enough to cost the training next to nothing."""
+GIVE_UP_S = 5.0
+"""An interrupted block waits so long for a request in flight."""
 
 
 @contextmanager
@@ -29,23 +31,24 @@ def asked_meanwhile(
         asked: Takes what came of it.
     """
     is_over = threading.Event()
-    client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120)
 
     def ask_on() -> None:
-        for question in cycle(questions):
-            if is_ready():
-                asked.append(_ask(client, question, now_s))
-            if is_over.wait(every_s):
-                return
+        with OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=120) as client:
+            for question in cycle(questions):
+                if is_ready():
+                    asked.append(_ask(client, question, now_s))
+                if is_over.wait(every_s):
+                    return
 
     thread = threading.Thread(target=ask_on, daemon=True)
     thread.start()
     try:
         yield
-    finally:
         is_over.set()
         thread.join()
-        client.close()
+    finally:
+        is_over.set()
+        thread.join(GIVE_UP_S)
 
 
 def _ask(client: OpenAI, question: Question, now_s: Callable[[], float]) -> MeanwhileFigures:
