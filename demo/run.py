@@ -105,7 +105,7 @@ def run_demo(demo: Demo) -> DemoReport:
         for domain, file in zip(demo.domains, demo.domain_files, strict=True):
             _train_and_swap_in(demo, server, domain, file)
         replies = asyncio.run(_ask_all_at_once(demo, server))
-        parity = _parity_errors(server.url)
+        parity = parity_errors(server.url)
         ready_s = server.wait_until_ready().ready_s
     demo.timeline.add("start the server", "server", server_start_s, ready_s)
     demo.saved.forget()
@@ -214,9 +214,13 @@ def _wait_until_ready(demo: Demo, server: StartingServer) -> None:
     server.wait_until_ready()
 
 
-def _parity_errors(url: str) -> dict[str, float]:
-    """Parity error by `name@version`, as the server exports it."""
-    families = text_string_to_metric_families(httpx.get(f"{url}/metrics", timeout=30).text)
+def parity_errors(url: str) -> dict[str, float]:
+    """Parity error by `name@version`, as the server exports it; empty where it does not tell."""
+    try:
+        response = httpx.get(f"{url}/metrics", timeout=30).raise_for_status()
+    except httpx.HTTPError:
+        return {}
+    families = text_string_to_metric_families(response.text)
     return {
         f"{sample.labels['adapter']}@{sample.labels['version']}": sample.value
         for family in families

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from demo.run import parity_errors
+from loadtest.server import free_port
 from tests.peft_folders import write_base_folder, write_peft_folder
 from tests.test_loadtest_children import ended
 from tests.tracked_files import ROOT
@@ -177,3 +179,7 @@ def test_a_version_that_fails_its_gates_ends_the_demo_with_a_reason(world: World
     assert "The new version of 'medical' is not stable" in output
     assert "Traceback" not in output
     assert ended([world.pid("server")])
+
+
+def test_parity_is_unknown_where_the_server_does_not_answer() -> None:
+    assert parity_errors(f"http://127.0.0.1:{free_port()}") == {}
