@@ -1,4 +1,4 @@
-# One line a habit. ARGS goes to the program: make test ARGS="-k store", make demo ARGS=--fresh
+# One target per task. ARGS goes to the program: make test ARGS="-k store", make demo ARGS=--fresh
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast check format lock clean
 BIN := .venv/bin
@@ -10,7 +10,7 @@ help: ## Show this list
 setup: ## Create .venv and install the pinned packages (instant when done)
 	@scripts/setup.sh
 
-demo: setup ## Train three adapters, serve them from one engine, measure, report
+demo: setup ## Start a server, train three adapters beside it, swap them in, measure, report
 	$(BIN)/lorikeet demo $(ARGS)
 
 serve: setup ## Serve the base and every published adapter

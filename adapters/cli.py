@@ -220,7 +220,7 @@ def import_(
     defaults: Annotated[
         Path | None,
         typer.Option(
-            help="YAML or JSON with what requests get that leave it out: system, temperature, top_p, max_tokens, stop, "
+            help="YAML or JSON file with request defaults: system, temperature, top_p, max_tokens, stop, "
             "response_format."
         ),
     ] = None,

@@ -18,9 +18,10 @@ DOMAINS = ("medical", "finance", "legal")
 
 def demo(
     fresh: Annotated[bool, typer.Option(help="Prepare, build and train again, as new versions.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate only so many examples a domain.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate at most N examples per domain.")] = None,
     quality: Annotated[
-        bool, typer.Option("--quality", help="Show a bad canary go and a good one stay; needs an earlier demo.")
+        bool,
+        typer.Option("--quality", help="Show a bad canary rolled back and a good one promoted; needs an earlier demo."),
     ] = False,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
@@ -30,7 +31,7 @@ def demo(
         with interrupted_by_sigterm():
             _quality(Home(home), console) if quality else _demo(Home(home), console, fresh, limit)
     except KeyboardInterrupt:
-        console.print("\ninterrupted; run the same command again, without --fresh: it goes on from here")
+        console.print("\ninterrupted; run the same command again, without --fresh: it resumes from here")
         raise typer.Exit(130) from None
 
 
@@ -58,7 +59,7 @@ def _demo(home: Home, console: Console, is_fresh: bool, limit: int | None) -> No
     json_file, html_file = write_report(report, home.demo)
     print_report(report, console)
     console.print(
-        f"First answer of an adapter after {span(report.first_adapter_answer_s)}, all done after "
+        f"First answer of an adapter after {span(report.first_adapter_answer_s)}, total time "
         f"{span(report.seconds)}. Figures: {json_file}, plots: {html_file}\n\n"
         "Next, [bold]make serve[/bold] or [bold]lorikeet serve[/bold], and in a second terminal:\n"
         "curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d "

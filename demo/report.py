@@ -28,7 +28,7 @@ svg { max-width: 100%; height: auto } small { color: #5c6b7a } .scroll { overflo
 </style></head><body>
 <h1>One base model, {{ report.domains|length }} adapters, one engine</h1>
 <p>{{ report.date }} on {{ report.machine }}; base <code>{{ report.base }}</code>.
-The first answer of an adapter came after <b>{{ span(report.first_adapter_answer_s) }}</b>, all was done after
+The first answer of an adapter came after <b>{{ span(report.first_adapter_answer_s) }}</b>, total time
 <b>{{ span(report.seconds) }}</b>. Every answer came through the OpenAI-compatible endpoint of one server that was never
 restarted; in evaluations, {{ report.concurrency }} requests at a time.</p>
 <h2>Trained and swapped in while the server runs</h2>

@@ -1,4 +1,4 @@
-"""The demo: a server with the base alone, then one adapter after the other, trained and swapped in while it runs."""
+"""The demo: a server, then one adapter after the other, trained and swapped in while it runs."""
 
 import asyncio
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""What an interrupted demo has asked already, so that the next one goes on from there."""
+"""What an interrupted demo has asked already, so that the next one resumes from there."""
 
 import hashlib
 import json

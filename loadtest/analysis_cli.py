@@ -64,7 +64,7 @@ def capacity(
     high: Annotated[float, typer.Option(help="Rate that should fail.")] = 16.0,
     tolerance: Annotated[float, typer.Option(help="End when the failing rate is this much above the other.")] = 0.15,
     max_probes: Annotated[int, typer.Option(help="Most runs.")] = 16,
-    resume: Annotated[bool, typer.Option(help="Go on with the probes that --output holds.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume from the probes in --output.")] = False,
     url: Url = None,
     model: Models = None,
     duration: Seconds = None,

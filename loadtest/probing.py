@@ -187,7 +187,7 @@ def _measure_with(config: LoadtestConfig, slo: Slo, datasets: Path, api_key: str
         probe = config.model_copy(update={"arrival": arrival, "drain_timeout_s": drain_s})
         result = run_load(probe, datasets, name=f"{rate:.3g} requests/s", api_key=api_key)
         if result.was_stopped:
-            raise SweepError("Interrupted. Go on with --resume and the same --output.")
+            raise SweepError("Interrupted. Resume with --resume and the same --output.")
         time.sleep(pause_s)
         return judge(result, slo)
 

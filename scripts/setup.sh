@@ -65,7 +65,7 @@ step() {
     if ! "$@" >>"$LOG" 2>&1; then
         printf 'failed\n'
         tail -n 20 "$LOG" >&2
-        fail "\"$name\" failed; the whole log is $LOG. Mend the cause and run make setup again."
+        fail "\"$name\" failed; the whole log is $LOG. Fix the cause and run make setup again."
     fi
     printf '%d s\n' $((SECONDS - started))
 }

@@ -253,7 +253,7 @@ def _read(path: Path) -> tuple[KeyRecord, ...]:
             f"`{'.'.join(map(str, problem['loc'])) or '(whole file)'}`: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors(include_input=False)
         )
-        raise ConfigError(f"{path}: {problems}. Mend the file, or restore it from a backup.") from None
+        raise ConfigError(f"{path}: {problems}. Fix the file, or restore it from a backup.") from None
 
 
 def _write(path: Path, records: Iterable[KeyRecord]) -> None:

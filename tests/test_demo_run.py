@@ -124,7 +124,7 @@ def test_a_signal_ends_all_and_the_next_demo_goes_on(world: World, number: signa
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "it goes on from here" in output
+    assert "it resumes from here" in output
     assert ended([world.pid("train"), world.pid("server")])
     (world.folder / "slow").unlink()
     code, output = world.run()

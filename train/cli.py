@@ -32,7 +32,7 @@ console = make_console()
 
 DomainFile = Annotated[Path, typer.Argument(help="A domain's YAML file, e.g. config/domains/medical.yaml.")]
 DomainFiles = Annotated[list[Path], typer.Argument(help="YAML files of domains, e.g. config/domains/*.yaml.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Make it again, even if it is there.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild even if it exists.")]
 
 
 @base_app.command()
