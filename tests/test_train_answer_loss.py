@@ -161,6 +161,13 @@ def test_the_path_and_its_figures_are_logged(caplog: pytest.LogCaptureFixture) -
     assert "training loss by shared prefix equals the model's own forward at 55 tokens: loss" in caplog.text
 
 
+def test_rows_of_one_length_are_compared_in_twos() -> None:
+    inputs = random_batch(0)
+    inputs["attention_mask"] = torch.ones_like(inputs["attention_mask"])
+    first, second = batch_of(inputs, 0).longest_and_shortest().input_ids
+    assert not torch.equal(first, second)
+
+
 def test_comparing_leaves_gradients_and_training_mode_alone() -> None:
     model = adapted("llama").train()
     loss_and_gradient(model, batch_of(random_batch(0), 0), "own forward")
