@@ -3,10 +3,9 @@
 import json
 from pathlib import Path
 
-import psutil
 import pytest
 
-from serve.engine.memory import default_kv_cache_bytes, free_memory_bytes, kv_bytes_per_token
+from serve.engine.memory import default_kv_cache_bytes, kv_bytes_per_token
 
 SMOLLM2 = {"num_attention_heads": 9, "num_key_value_heads": 3, "head_dim": 64, "num_hidden_layers": 30}
 SMOLLM2_BYTES = 2 * 30 * 3 * 64 * 2
@@ -39,15 +38,3 @@ def test_all_sequences_have_room_where_memory_is_free(base: Path) -> None:
 
 def test_half_of_the_free_memory_stays_free(base: Path) -> None:
     assert default_kv_cache_bytes(base, 65536, free_bytes=1 << 30) == 1 << 29
-
-
-@pytest.mark.parametrize(("limit", "expected"), [("1000000", 600000), ("max", None), ("100", 0)])
-def test_a_container_may_take_what_its_limit_leaves(tmp_path: Path, limit: str, expected: int | None) -> None:
-    (tmp_path / "memory.max").write_text(limit + "\n")
-    (tmp_path / "memory.current").write_text("400000\n")
-    free = free_memory_bytes(tmp_path)
-    assert free == (pytest.approx(psutil.virtual_memory().available, rel=0.2) if expected is None else expected)
-
-
-def test_where_nothing_limits_it_the_system_tells(tmp_path: Path) -> None:
-    assert free_memory_bytes(tmp_path) == pytest.approx(psutil.virtual_memory().available, rel=0.2)

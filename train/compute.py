@@ -13,12 +13,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-import psutil
 import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from transformers import PreTrainedModel
 
 from adapters.manifest import ComputeRecord, Precision
+from config.memory import free_memory_bytes
 from train.attention import grouped_attention_of
 from train.lora_linear import fuse_lora
 
@@ -238,4 +238,4 @@ def _one_layer(model: PreTrainedModel) -> PreTrainedModel:
 def _fits(model: PreTrainedModel, precision: Precision) -> bool:
     """Whether there is memory for the whole model in a precision, beside what is loaded."""
     weights_bytes = weights_dtype(precision).itemsize * model.num_parameters()
-    return precision == "bfloat16" or _ACTIVATIONS * weights_bytes < psutil.virtual_memory().available
+    return precision == "bfloat16" or _ACTIVATIONS * weights_bytes < free_memory_bytes()

@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import psutil
+from config.memory import free_memory_bytes
 
 _DTYPE_BYTES = 2  # bfloat16
 _SHARE_OF_FREE = 0.5  # the rest is for the base, the adapters and the steps' own buffers
 _UNKNOWN_BYTES = 4 << 30  # of an architecture that counts its heads by names of its own
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def default_kv_cache_bytes(base_folder: Path, num_tokens: int, free_bytes: int | None = None) -> int:
@@ -45,13 +44,3 @@ def kv_bytes_per_token(config: dict[str, Any]) -> int | None:
         return 2 * int(config["num_hidden_layers"]) * int(num_kv_heads) * int(head_dim) * _DTYPE_BYTES
     except KeyError:
         return None
-
-
-def free_memory_bytes(cgroup: Path = _CGROUP) -> int:
-    """What the system has free, or what the container may still take (cgroup v2) if that is less."""
-    free = int(psutil.virtual_memory().available)
-    try:
-        limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
-    except (OSError, ValueError):  # no such files, or "max": no limit
-        return free
-    return max(0, min(free, limit - used))

@@ -1,0 +1,17 @@
+"""Memory that this process may still take."""
+
+from pathlib import Path
+
+import psutil
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def free_memory_bytes(cgroup: Path = _CGROUP) -> int:
+    """What the system has free, or what the container may still take (cgroup v2) if that is less."""
+    free = int(psutil.virtual_memory().available)
+    try:
+        limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))
+    except (OSError, ValueError):  # no such files, or "max": no limit
+        return free
+    return max(0, min(free, limit - used))
