@@ -82,6 +82,19 @@ def test_the_fastest_run_after_a_warm_up_counts() -> None:
     assert time_each(work, budget_s=10.0, clock=clock) == {BF16: 2.0, FLOAT32: 5.0}
 
 
+def test_a_hopeless_candidate_is_not_run_again() -> None:
+    clock = FakeClock()
+    work = {BF16: [clock.runs(40.0, 50.0)], FLOAT32: [clock.runs(10.0, 9.0)], FEWER: [clock.runs(30.0, 8.0)]}
+    assert time_each(work, budget_s=1.0, clock=clock) == {BF16: 40.0, FLOAT32: 9.0, FEWER: 8.0}
+    assert clock.now_s == 40 + 10 + 30 + 9 + 8
+
+
+def test_a_slow_first_run_within_the_budget_is_not_hopeless() -> None:
+    clock = FakeClock()
+    work = {BF16: [clock.runs(0.5, 0.01)], FLOAT32: [clock.runs(0.02, 0.02)]}
+    assert time_each(work, budget_s=1.0, clock=clock) == pytest.approx({BF16: 0.01, FLOAT32: 0.02})
+
+
 def test_a_part_counts_as_often_as_the_work_holds_it() -> None:
     clock = FakeClock()
     prefill, step = clock.runs(3.0), clock.runs(0.5)

@@ -23,14 +23,16 @@ from train.attention import grouped_attention_of
 from train.lora_linear import fuse_lora
 
 BUDGET_S = 2.0
-"""Wall clock of a measurement. Each candidate runs twice whatever that takes."""
+"""Wall clock of a measurement, but that each hopeful candidate runs twice whatever it takes."""
 
 TRAINING: tuple[Precision, ...] = ("bfloat16", "float32", "mixed")
 INFERENCE: tuple[Precision, ...] = ("bfloat16", "float32")
 
 _LEAST_GAIN = 0.03
 """By this share a later candidate must be faster than an earlier one, or noise would change what is computed."""
-_MAX_TOKENS = 2048
+_HOPELESS = 3.0
+"""Times the fastest's warm-up."""
+_MAX_TOKENS = 1024
 """More at once show nothing else of a layer's speed."""
 _ACTIVATIONS = 1.5
 """Memory of a model in float32 with what it computes, in multiples of its weights."""
@@ -160,27 +162,37 @@ def _measure(what: str, work: Mapping[Precision, Sequence[Part]], clock: Clock) 
 def time_each(
     work: Mapping[Candidate, Sequence[Part]], budget_s: float, clock: Clock = time.perf_counter
 ) -> dict[Candidate, float]:
-    """Seconds of each candidate's work, by turns after one warm-up each; of each part the fastest run counts."""
-    best = {candidate: [float("inf")] * len(parts) for candidate, parts in work.items()}
-    end_s, num_rounds = clock() + budget_s, 0
-    while num_rounds < 2 or clock() < end_s:
-        for candidate, parts in work.items():
-            torch.set_num_threads(candidate.num_threads)
-            for index, part in enumerate(parts):
-                took = _seconds(part.run, clock)
-                if num_rounds > 0:
-                    best[candidate][index] = min(best[candidate][index], took)
-        num_rounds += 1
-    return {
-        candidate: sum(part.times * took for part, took in zip(parts, best[candidate], strict=True))
-        for candidate, parts in work.items()
-    }
+    """Seconds of each candidate's work, by turns after one warm-up each; of each part the fastest run counts.
+
+    Of a hopeless candidate the warm-up counts, where the warm-ups have taken the budget.
+    """
+    end_s = clock() + budget_s
+    warm_ups = {candidate: _run_each(candidate, parts, clock) for candidate, parts in work.items()}
+    seconds = {candidate: _total(parts, warm_ups[candidate]) for candidate, parts in work.items()}
+    # A first run also takes what no other does, which shows in short ones.
+    most_s = float("inf") if clock() < end_s else _HOPELESS * min(seconds.values())
+    hopeful = [candidate for candidate, took in seconds.items() if took <= most_s]
+    best: dict[Candidate, list[float]] = {}
+    while not best or clock() < end_s:
+        for candidate in hopeful:
+            took = _run_each(candidate, work[candidate], clock)
+            best[candidate] = list(map(min, best.get(candidate, took), took))
+    return seconds | {candidate: _total(work[candidate], took) for candidate, took in best.items()}
 
 
-def _seconds(run: Run, clock: Clock) -> float:
-    start = clock()
-    run()
-    return clock() - start
+def _run_each(candidate: Candidate, parts: Sequence[Part], clock: Clock) -> list[float]:
+    """Seconds of each part."""
+    torch.set_num_threads(candidate.num_threads)
+    seconds = []
+    for part in parts:
+        start = clock()
+        part.run()
+        seconds.append(clock() - start)
+    return seconds
+
+
+def _total(parts: Sequence[Part], seconds: Sequence[float]) -> float:
+    return sum(part.times * took for part, took in zip(parts, seconds, strict=True))
 
 
 def _training_part(model: PreTrainedModel, lora: LoraConfig, shape: Shape, precision: Precision) -> Part:
