@@ -29,6 +29,7 @@ def child(
     command: Sequence[str],
     *,
     output: IO[str] | None = None,
+    is_asked: bool = False,
     environment: Mapping[str, str] | None = None,
 ) -> Iterator[Child]:
     """Run a command until the block ends, be it by SIGTERM; nothing that it started is left then.
@@ -39,13 +40,15 @@ def child(
 
     Args:
         output: Takes stdout and stderr; by default they are ours.
+        is_asked: Its stdin and stdout are pipes to us; `output` takes stderr alone.
         environment: Instead of this process's own.
     """
     with interrupted_by_sigterm():
         process = subprocess.Popen(
             _bound(command),
-            stdout=output,
-            stderr=None if output is None else subprocess.STDOUT,
+            stdin=subprocess.PIPE if is_asked else None,
+            stdout=subprocess.PIPE if is_asked else output,
+            stderr=output,
             env=environment,
             start_new_session=True,
         )
@@ -74,3 +77,6 @@ def _end(process: Child) -> None:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        for pipe in filter(None, (process.stdin, process.stdout)):
+            with suppress(BrokenPipeError):
+                pipe.close()

@@ -36,6 +36,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from adapters.manifest import ComputeRecord, Precision
 from config.dataset import Message
 from config.schema import RecipeConfig
+from config.signals import interrupted_by_sigterm
 from train.answer_loss import shared_prefix_length
 from train.attention import grouped_attention_of
 from train.compute import compute_in
@@ -253,7 +254,7 @@ def _computes(trainer: SFTTrainer) -> str:
 
 def main() -> None:
     side, base_folder, data, batch_size = sys.argv[1:]
-    with tempfile.TemporaryDirectory() as folder:
+    with interrupted_by_sigterm(), tempfile.TemporaryDirectory() as folder:
         trainer = make_side(side, Path(base_folder), data, int(batch_size), Path(folder))
         trainer.add_callback(StepOnRequest(trainer))
         trainer.remove_callback(PrinterCallback)

@@ -5,7 +5,6 @@ clients and arithmetic. What they report must agree.
 """
 
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -29,6 +28,7 @@ from loadtest.bench.cost import successful_run
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
 from loadtest.bootstrap import median_interval
+from loadtest.children import child
 from loadtest.errors import TargetError
 from loadtest.server import running_server
 from loadtest.stats import LatencySummary, summarize
@@ -95,10 +95,12 @@ def measured_by_vllm(config: LoadtestConfig, tokenizer: Path, folder: Path) -> F
     """
     prompts, report = folder / "prompts.jsonl", folder / "vllm.json"
     prompts.write_text("".join(json.dumps(line) + "\n" for line in _prompts(config)))
-    command = [sys.executable, "-c", _VLLM_BENCH_SERVE, *_arguments(config, tokenizer, prompts, report)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode or not report.exists():
-        raise TargetError(f"`vllm bench serve` failed: {(done.stderr or done.stdout)[-500:]}")
+    command = [sys.executable, "-P", "-c", _VLLM_BENCH_SERVE, *_arguments(config, tokenizer, prompts, report)]
+    log = folder / "vllm.log"
+    with log.open("w") as output, child(command, output=output) as process:
+        code = process.wait()
+    if code or not report.exists():
+        raise TargetError(f"`vllm bench serve` failed: {log.read_text(errors='replace')[-500:]}")
     fields = json.loads(report.read_text())
     report.unlink()
     if fields["completed"] < config.num_requests:

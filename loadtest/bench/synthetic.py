@@ -6,7 +6,6 @@ It runs in a process of its own, so that its clock does not share the generator'
 
 import asyncio
 import json
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -15,6 +14,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import httpx
+
+from loadtest.children import child
 
 UNKNOWN_MODEL = "unknown"
 """The one model that it does not have."""
@@ -54,13 +55,10 @@ class SyntheticServer:
 @contextmanager
 def synthetic_server(delays: Delays) -> Iterator[SyntheticServer]:
     """The server on a free loopback port, in a child process, until the block ends."""
-    command = [sys.executable, "-m", "loadtest.bench.synthetic", json.dumps(asdict(delays))]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    command = [sys.executable, "-P", "-m", "loadtest.bench.synthetic", json.dumps(asdict(delays))]
+    with child(command, is_asked=True) as process:
         assert process.stdout is not None
-        try:
-            yield SyntheticServer(f"http://127.0.0.1:{int(process.stdout.readline())}")
-        finally:
-            process.terminate()
+        yield SyntheticServer(f"http://127.0.0.1:{int(process.stdout.readline())}")
 
 
 async def serve(delays: Delays) -> None:

@@ -5,7 +5,6 @@ batches. In a round each takes one.
 """
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,6 +18,7 @@ from loadtest.bench.alternate import compare_pairs
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs
+from loadtest.children import child
 from loadtest.errors import TargetError
 
 BASE = "smollm2-135m-nf4"
@@ -94,21 +94,25 @@ class WorkerSide:
     def __init__(self, kind: str, base: Path, data: Data, batch_size: int, log: Path, environment: dict[str, str]):
         self._name = f"{kind}, {data}"
         self.is_bf16 = False
-        command = [sys.executable, "-m", "train.bench_worker", kind, str(base), data, str(batch_size)]
-        with log.open("w") as stderr:
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
-            )
+        self._command = [sys.executable, "-P", "-m", "train.bench_worker", kind, str(base), data, str(batch_size)]
+        self._log, self._environment = log, environment
+        self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            log = stack.enter_context(self._log.open("w"))
+            self._process = stack.enter_context(
+                child(self._command, output=log, is_asked=True, environment=self._environment)
+            )
+            self._stack = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._process.kill()
-        self._process.communicate()
+        with self._stack:
+            if error is None:
+                self._process.communicate()
 
     def wait_until_ready(self) -> str:
         """How it computes."""
@@ -125,7 +129,7 @@ class WorkerSide:
     def _ask(self, what: str) -> dict[str, Any]:
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(f"{what}\n")
+            self._process.stdin.write(f"{what}\n".encode())
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # `_read` finds the end of its output
@@ -135,7 +139,7 @@ class WorkerSide:
         assert self._process.stdout is not None
         # Libraries write lines of their own.
         for line in self._process.stdout:
-            if line.startswith("{"):
+            if line.startswith(b"{"):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
         raise TargetError(f"The trainer ({self._name}) has ended without an answer.")
@@ -165,13 +169,9 @@ def prepared_base(options: BenchOptions, name: str, storage: str, logs: Path) ->
     options.say(f"preparing the base {name}")
     words = "base", "prepare", "smollm2-135m", "--name", name, "--quantization", "nf4", "--storage", storage
     log = logs / f"{name}.log"
-    with log.open("w") as file:
-        code = subprocess.call(
-            [sys.executable, "-m", "lorikeet", *words, "--home", str(options.home.root)],
-            stdout=file,
-            stderr=file,
-            env=dict(options.environment),
-        )
+    command = [sys.executable, "-P", "-m", "lorikeet", *words, "--home", str(options.home.root)]
+    with log.open("w") as file, child(command, output=file, environment=options.environment) as process:
+        code = process.wait()
     if code != 0:
         raise TargetError(f"The base {name!r} could not be prepared.")
     return folder
