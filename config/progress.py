@@ -83,7 +83,7 @@ class Progress:
         return "" if self.total is None else f"{self.done} of {self.total} {self.unit}".rstrip()
 
     def _words(self) -> Iterator[str]:
-        yield from (f"{name} {value}" for name, value in self.details.items())
+        yield from (f"{name} {value}" for name, value in list(self.details.items()))
         yield span(self.elapsed_s)
         if self._is_over or self.done == self.total:
             return

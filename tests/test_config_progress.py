@@ -32,6 +32,16 @@ class Lines(io.StringIO):
         return written
 
 
+class Growing(str):
+    """Adds a detail while it is written, as the thread that works may."""
+
+    progress: Progress
+
+    def __format__(self, spec: str) -> str:
+        self.progress.details[f"more {len(self.progress.details)}"] = "1"
+        return str(self)
+
+
 @pytest.fixture
 def clock() -> Clock:
     return Clock()
@@ -126,3 +136,11 @@ def test_a_terminal_gets_a_bar_that_stays() -> None:
 )
 def test_a_span_reads_as_people_say_it(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+def test_a_detail_may_come_while_the_line_is_written(clock: Clock) -> None:
+    progress = Progress("train medical", clock=clock)
+    loss = progress.details["loss"] = Growing("0.5")
+    loss.progress = progress
+    assert progress.line() == "train medical: loss 0.5, 0 s"
+    assert "more 1" in progress.details
