@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 from adapters.manifest import BaseManifest, ComputeRecord
 from config.dataset import DatasetManifest
@@ -20,7 +21,7 @@ def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) 
 
 def start_run(folder: Path, key: str) -> None:
     folder.mkdir(parents=True)
-    (folder / RUN_FILE).write_text(json.dumps({"key": key}) + "\n")
+    _write(folder, {"key": key})
 
 
 def is_run_of(folder: Path, key: str) -> bool:
@@ -44,6 +45,12 @@ def read_compute(folder: Path) -> ComputeRecord | None:
 
 
 def write_compute(folder: Path, compute: ComputeRecord) -> None:
-    path = folder / RUN_FILE
-    kept = json.loads(path.read_text())
-    path.write_text(json.dumps(kept | {"compute": compute.model_dump(mode="json")}) + "\n")
+    kept = json.loads((folder / RUN_FILE).read_text())
+    _write(folder, kept | {"compute": compute.model_dump(mode="json")})
+
+
+def _write(folder: Path, content: dict[str, Any]) -> None:
+    """Under a temporary name first: whatever ends this process, no half of a file is left."""
+    temporary = folder / f"{RUN_FILE}.tmp"
+    temporary.write_text(json.dumps(content) + "\n")
+    temporary.replace(folder / RUN_FILE)
