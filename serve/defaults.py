@@ -2,7 +2,8 @@
 
 What the client sends always wins; null counts as left out, as for vLLM. Some of it also speaks for what it does not
 name: who asks for tools or a format of their own gets no length, stop strings or schema that were made for another
-shape of answer, and who asks for several answers is not made greedy, which gives one.
+shape of answer (plain text, OpenAI's own default, only keeps the schema away), and who asks for several answers is not
+made greedy, which gives one.
 """
 
 from dataclasses import dataclass
@@ -112,8 +113,17 @@ def _temperature(body: dict[str, Any], temperature: float | None) -> dict[str, A
 
 
 def _has_own_shape(body: dict[str, Any]) -> bool:
+    shapes = (*(body.get(field) for field in _OWN_SHAPE), _text_format(body))
+    return any(shape and not _is_plain_text(shape) for shape in shapes)
+
+
+def _text_format(body: dict[str, Any]) -> Any:
     text = body.get("text")
-    return any(body.get(field) for field in _OWN_SHAPE) or (isinstance(text, dict) and bool(text.get("format")))
+    return text.get("format") if isinstance(text, dict) else None
+
+
+def _is_plain_text(response_format: Any) -> bool:
+    return isinstance(response_format, dict) and response_format.get("type") == "text"
 
 
 def _length(body: dict[str, Any], endpoint: Endpoint, max_tokens: int | None, most: int) -> dict[str, Any]:
@@ -128,6 +138,8 @@ def _stop(body: dict[str, Any], stop: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _response_format(body: dict[str, Any], endpoint: Endpoint, response_format: Any) -> dict[str, Any]:
+    if any(map(_is_plain_text, (body.get("response_format"), _text_format(body)))):
+        return {}
     if endpoint != "responses" or response_format is None:
         return _absent(body, "response_format", response_format)
     text = body.get("text")
