@@ -23,19 +23,28 @@ version_of() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
-# The first that is there: 3.11 under each of its names, then 3.12, then 3.13.
+# Debian and Ubuntu pack these modules apart from Python.
+can_make_venv() {
+    "$1" -c 'import venv, ensurepip' 2>/dev/null
+}
+
+# The first that is there and makes environments: 3.11 under each of its names, then 3.12, then 3.13.
 find_python() {
-    local wanted candidate candidates
+    local wanted candidate candidates without_venv=
     for wanted in "${SUPPORTED[@]}"; do
         candidates=("python$wanted" "/usr/bin/python$wanted" python3 python)
         [[ -n ${PYTHON:-} ]] && candidates=("$PYTHON")
         for candidate in "${candidates[@]}"; do
-            if [[ $(version_of "$candidate") == "$wanted" ]]; then
+            [[ $(version_of "$candidate") == "$wanted" ]] || continue
+            if can_make_venv "$candidate"; then
                 printf '%s' "$candidate"
                 return
             fi
+            without_venv=${without_venv:-$wanted}
         done
     done
+    [[ -z $without_venv ]] || fail "Python $without_venv lacks its venv module." \
+        "On Debian or Ubuntu: apt install python$without_venv-venv"
     fail "Lorikeet needs Python 3.11, 3.12 or 3.13;" \
         "found $("${PYTHON:-python3}" --version 2>/dev/null || echo no Python)." \
         "Install one (apt install python3.11 python3.11-venv, pyenv install 3.11)" \

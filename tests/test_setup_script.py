@@ -19,9 +19,13 @@ def checkout(tmp_path):
     return tmp_path
 
 
-def fake_python(path, version):
+def fake_python(path, version, has_venv=True):
     """A Python that says its version and can nothing else; with no version it does not run at all."""
-    say = f'case "$1" in --version) echo Python {version}.0;; -c) echo {version};; *) exit 1;; esac\n'
+    imports = 0 if has_venv else 1
+    say = (
+        f'case "$*" in --version) echo Python {version}.0;; -c*ensurepip*) exit {imports};;'
+        f" -c*) echo {version};; *) exit 1;; esac\n"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("#!/bin/sh\n" + (say if version else "exit 1\n"))
     path.chmod(0o755)
@@ -68,6 +72,22 @@ def test_the_first_supported_python_that_is_there_is_taken(checkout, there, take
     finished = run_setup(checkout, LORIKEET_DEVICE="cpu", PATH=f"{checkout}:{os.environ['PATH']}")
     assert f"environment for cpu in .venv, with Python {taken}.0" in finished.stdout
     assert f"apt install python{taken}-venv" in finished.stderr
+
+
+def test_a_python_without_venv_is_passed_over(checkout):
+    for name in ("python3.11", "python3.12", "python3.13", "python3", "python"):
+        fake_python(checkout / name, name.removeprefix("python"), has_venv=name == "python3.12")
+    hide_the_machines_pythons(checkout)
+    finished = run_setup(checkout, LORIKEET_DEVICE="cpu", PATH=f"{checkout}:{os.environ['PATH']}")
+    assert "environment for cpu in .venv, with Python 3.12.0" in finished.stdout
+
+
+def test_where_no_python_has_venv_the_package_is_named(checkout):
+    python = fake_python(checkout / "python3.12", "3.12", has_venv=False)
+    finished = run_setup(checkout, LORIKEET_DEVICE="cpu", PYTHON=str(python))
+    assert finished.returncode == 1
+    assert "Python 3.12 lacks its venv module. On Debian or Ubuntu: apt install python3.12-venv" in finished.stderr
+    assert not (checkout / ".venv").exists()
 
 
 def test_an_environment_of_another_python_is_made_anew(complete):
