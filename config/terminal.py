@@ -45,7 +45,12 @@ class _LineHandler(logging.Handler):
         self._console = console
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(self.format(record), **_AS_IT_IS)
+        try:
+            self._console.print(self.format(record), **_AS_IT_IS)
+        except SystemExit:
+            pass  # rich's answer to a broken pipe; the console is silent from then on
+        except Exception:
+            self.handleError(record)
 
 
 _AS_IT_IS: dict[str, Any] = {"markup": False, "highlight": False, "soft_wrap": True}

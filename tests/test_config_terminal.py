@@ -1,11 +1,14 @@
 """Consoles: whole lines where there is no terminal."""
 
+import io
 import json
 import logging
+import os
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 from rich.table import Table
 
 from config.terminal import log_handler, make_console, print_error, print_heading
@@ -49,3 +52,25 @@ def test_columns_of_the_shell_do_not_break_lines_of_a_log() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
                           env={"COLUMNS": "40", "PATH": ""})  # fmt: skip
     assert done.stdout == f"{LONG}\n"
+
+
+def test_a_log_that_nobody_reads_does_not_end_the_command() -> None:
+    code = """
+import logging
+from config.terminal import log_handler, make_console
+logging.basicConfig(level=logging.INFO, handlers=[log_handler(make_console())])
+logging.info("first")
+logging.info("second")
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", code], stdout=writer, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_log_that_cannot_be_written_does_not_end_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    file = io.StringIO()
+    file.close()
+    log_handler(Console(file=file)).handle(logging.LogRecord("x", logging.INFO, "", 0, "first", None, None))
+    assert "Logging error" in capsys.readouterr().err
