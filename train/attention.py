@@ -1,7 +1,8 @@
 """Attention for training and evaluation on a CPU: batched products of the query heads that share a key head.
 
 torch's flash attention takes four to eight times as long in bfloat16 on a CPU, most of it in its backward pass.
-Probabilities are computed again in the backward pass, so memory grows with the tokens and not with their square.
+Probabilities are computed again in the backward pass, so what a layer keeps for it grows with the tokens. Scores, which
+grow with their square, are held for a few rows at a time, and for one at least.
 
 Rows that begin with the same tokens can also be packed into one: the shared tokens once, then what follows in each
 row. All of it goes through a layer at once, and attention takes it apart.
@@ -35,7 +36,6 @@ class Packed:
 
 
 _PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
-# "softcap", "s_aux", "position_bias", "cache")
 
 
 @contextmanager
