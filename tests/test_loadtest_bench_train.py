@@ -90,6 +90,19 @@ def test_a_trainer_that_ends_is_an_error_that_names_it(tmp_path: Path, monkeypat
         side.step()
 
 
+def test_a_trainer_is_asked_line_by_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer, floor = tmp_path / "trainer", '{"seconds": 0.5, "gflop": 100.0}'
+    ready = '{"computes": "bfloat16", "is_bf16": true}'
+    loop = f"while read what; do echo \"$what\"; echo '{floor}'; done"
+    trainer.write_text(f"#!/bin/sh\necho '{ready}'\n{loop}\ntouch {tmp_path}/ended\n")
+    trainer.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(trainer))
+    with WorkerSide("trl-bfloat16", tmp_path, "own", 4, tmp_path / "w.log", {}) as side:
+        assert side.wait_until_ready() == "trl-bfloat16, own: bfloat16"
+        assert [side.floor(), side.floor()] == [Floor(0.5, 100.0)] * 2
+    assert (tmp_path / "ended").exists()
+
+
 def test_a_base_that_is_there_is_not_prepared_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     options = BenchOptions(Home(tmp_path))
