@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
+from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from train.attention import grouped_attention_of
@@ -171,7 +172,9 @@ def _step(model: PeftModel, batch: Batch) -> None:
 
 
 def _fast_attention(model: PeftModel) -> AbstractContextManager[None]:
-    return nullcontext() if torch.cuda.is_available() else grouped_attention_of(model.get_base_model())
+    base = model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    return nullcontext() if torch.cuda.is_available() else grouped_attention_of(base)
 
 
 @contextmanager

@@ -148,6 +148,7 @@ def vllm_command(
     if not is_stock:
         flags["--scheduling-policy"] = "priority"
         flags["--worker-extension-cls"] = "serve.engine.worker.AdapterInspection"
+        flags["--structured-outputs-config"] = json.dumps({"backend": "xgrammar"})
         if not config.cpu_compile:
             switches.append("--enforce-eager")
     if config.tool_call_parser:
