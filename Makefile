@@ -3,6 +3,8 @@
 .PHONY: help setup demo serve test test-fast check format lock clean
 BIN := .venv/bin
 ARGS ?=
+FAST := not engine and not slow and not gpu
+PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -17,10 +19,11 @@ serve: setup ## Serve the base and every published adapter
 	$(BIN)/lorikeet serve config/serve.yaml $(ARGS)
 
 test: setup ## Run all tests; those that need a GPU are skipped without one
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
+	$(BIN)/pytest -m "not ($(FAST))" $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: setup ## Run the tests that start no engine and train nothing
-	$(BIN)/pytest -m "not engine and not slow and not gpu" --hypothesis-profile=fast -n logical --maxprocesses 4 --dist worksteal $(ARGS)
+	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) $(ARGS)
 
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .

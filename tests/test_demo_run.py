@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,14 @@ from tests.peft_folders import write_base_folder, write_peft_folder
 from tests.test_loadtest_children import ended
 from tests.tracked_files import ROOT
 
-DEMO = "import typer; from demo.cli import demo; typer.run(demo)"
+# A shell that starts tests in the background has its children ignore SIGINT.
+DEMO = """
+import signal
+import typer
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from demo.cli import demo
+typer.run(demo)
+"""
 DOMAIN = """
 name: {name}
 description: Synthetic.
@@ -45,23 +54,29 @@ class World:
         found: dict[str, Any] = json.loads((self.folder / "var" / "demo" / "report.json").read_text())
         return found
 
-    def start(self, *options: str) -> "subprocess.Popen[str]":
+    @contextmanager
+    def start(self, *options: str) -> Iterator["subprocess.Popen[str]"]:
         environment = os.environ | {"PYTHONPATH": f"{self.folder}{os.pathsep}{ROOT}", "PYTHONWARNINGS": "default"}
-        return subprocess.Popen([sys.executable, "-c", DEMO, *options], cwd=self.folder, env=environment,
-                                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+        with subprocess.Popen([sys.executable, "-c", DEMO, *options], cwd=self.folder, env=environment,
+                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:  # fmt: skip
+            try:
+                yield process
+            finally:
+                process.kill()  # or a failed test would wait for it
 
     def run(self, *options: str) -> tuple[int, str]:
         with self.start(*options) as process:
             output, _ = process.communicate(timeout=120)
         return process.returncode, output
 
-    def start_and_wait_for_training(self, *options: str) -> "subprocess.Popen[str]":
+    @contextmanager
+    def start_and_wait_for_training(self, *options: str) -> Iterator["subprocess.Popen[str]"]:
         (self.folder / "slow").touch()
-        process = self.start(*options)
-        assert process.stdout is not None
-        while "training medical" not in (line := process.stdout.readline()):
-            assert line, "the demo ended before it trained"
-        return process
+        with self.start(*options) as process:
+            assert process.stdout is not None
+            while "training medical" not in (line := process.stdout.readline()):
+                assert line, "the demo ended before it trained"
+            yield process
 
     def pid(self, name: str) -> int:
         file = self.folder / f"{name}.pid"

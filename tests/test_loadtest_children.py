@@ -22,8 +22,11 @@ print(os.getpid(), inner.pid, flush=True)
 time.sleep(600)
 """
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); signal.pause()"
+# A shell that starts tests in the background has its children ignore SIGINT.
 HOLDER = f"""
+import signal
 import sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from loadtest.children import child
 with child([sys.executable, "-c", {SLOW!r}]) as process:
     process.wait()
