@@ -28,7 +28,7 @@ def check_pattern(what: str, pattern: str) -> None:
         re.compile(pattern)
         re2.compile(pattern.replace(r"\Z", r"\z"), options)
     except (re.error, RecursionError, OverflowError, UnicodeEncodeError) as error:
-        raise ValueError(f"{what} is no regular expression: {error}") from None
+        raise ValueError(f"{what} must be a regular expression: {error}") from None
     except re2.error as error:
         reason = error.args[0].decode(errors="replace")
         raise ValueError(
