@@ -11,7 +11,7 @@ from typing import IO
 from config.signals import interrupted_by_sigterm
 
 # Replaces itself by the command, after asking Linux for a SIGTERM at the parent's death (prctl's PR_SET_PDEATHSIG). A
-# parent that died before that was asked for is no longer the parent.
+# parent that died earlier sends none, so the parent's id is compared, too.
 _BOUND = """
 import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGTERM)

@@ -1,9 +1,10 @@
 """What a request leaves out, filled with the defaults of the version that answers it. Pure functions.
 
-What the client sends always wins; null counts as left out, as for vLLM. Some of it also speaks for what it does not
-name: who asks for tools or a format of their own gets no length, stop strings or schema that were made for another
-shape of answer (plain text, OpenAI's own default, only keeps the schema away), and who asks for several answers is not
-made greedy, which gives one.
+What the client sends always wins; null counts as left out, as for vLLM. Two kinds of request take fewer defaults:
+
+- With tools, `ignore_eos` or a response format of its own: no length, stop strings or schema, which fit another kind of
+  answer. Plain text, OpenAI's default format, only excludes the schema.
+- With several answers (`n`, `best_of`): no temperature 0, at which vLLM gives one.
 """
 
 from dataclasses import dataclass

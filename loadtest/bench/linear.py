@@ -1,6 +1,6 @@
 """`lorikeet bench linear`: the base's linear layers by what was measured at the start, beside vLLM's own products.
 
-Two servers of ours, by turns, without adapters. What the first one measured and chose stands in its log.
+Two servers of ours, by turns, without adapters. The first server logs what it measured and chose.
 """
 
 from loadtest.bench.cost import Side, measure_cost
