@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, FiniteFloat, NonNegativeInt, ValidationError, model_validator
+from pydantic import Field, FiniteFloat, NaiveDatetime, NonNegativeInt, ValidationError, model_validator
 
 from adapters.errors import InvalidAdapterError
 from adapters.manifest import Record
@@ -34,6 +34,10 @@ class Fingerprint(Record):
     schema_version: Literal[1] = 1
     base_digest: str
     chat_template_sha256: str
+    template_time: NaiveDatetime | None = Field(
+        None,
+        description="The time that the chat template got for the prompts. None: it asks for none, or an older file.",
+    )
     stop_token_ids: tuple[int, ...]
     modules: tuple[str, ...] = Field(description="Full names of the base's layers that carry LoRA weights.")
     prompts: tuple[GoldenPrompt, ...]

@@ -3,7 +3,7 @@
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, StringConstraints, field_validator
 
 MANIFEST_FILE = "manifest.json"
 
@@ -46,6 +46,9 @@ class BaseManifest(Record):
     weights_sha256: str
     tokenizer_sha256: str
     chat_template_sha256: str
+    template_writes_time: bool | None = Field(
+        None, description="Whether the chat template writes the date or time into prompts; None in older manifests."
+    )
     digest: str = Field(description="SHA-256 over weights, tokenizer, chat template and quantization.")
     files: tuple[FileEntry, ...]
     libraries: dict[str, str]
@@ -95,6 +98,11 @@ class TrainingRecord(Record):
     device: str
     libraries: dict[str, str]
     compute: ComputeRecord | None = Field(None, description="None in older versions.")
+    template_time: NaiveDatetime | None = Field(
+        None,
+        description="The time that the chat template got in evaluation and, unless varied, in training. None: it asks "
+        "for none, or an older version.",
+    )
 
 
 class Score(Record):

@@ -1,6 +1,7 @@
 """The configuration models, one per command. Frozen; an unknown key is an error."""
 
 import re
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -123,6 +124,11 @@ class RecipeConfig(Config):
     eval_steps: int = Field(20, ge=1)
     early_stopping_patience: int = Field(2, ge=1, description="Evaluations without a better held-out loss.")
     seed: int = 13
+    template_date: date | Literal["today", "varied"] = Field(
+        "today",
+        description="For bases whose chat template writes the date: that of the day on which the run begins, this one "
+        "(2026-11-28), or another one for each example, of the three years from that day on.",
+    )
 
 
 class EvaluationConfig(Config):

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from adapters.base import read_base
 from adapters.errors import AdapterError
@@ -12,7 +13,7 @@ from adapters.manifest import Manifest, RequestDefaults
 from adapters.store import AdapterStore
 from config.dataset import read_dataset
 from config.home import Home
-from config.schema import DomainConfig
+from config.schema import DomainConfig, RecipeConfig
 from demo.commands import StepFailedError
 from train.runs import is_run_of, last_checkpoint, run_key
 
@@ -59,11 +60,16 @@ def current_version(home: Home, domain: DomainConfig, replaced: int = 0) -> Mani
         and manifest.dataset is not None
         and manifest.dataset.dataset_sha256 == dataset.dataset_sha256
         and manifest.training is not None
-        and manifest.training.arguments == domain.recipe.model_dump(mode="json")
+        and _is_of_recipe(manifest.training.arguments, domain.recipe)
         and manifest.defaults == RequestDefaults.model_validate(dataset.version_defaults)
         and manifest.answer_schema == dataset.answer.json_schema
     )
     return manifest if is_current else None
+
+
+def _is_of_recipe(arguments: dict[str, Any], recipe: RecipeConfig) -> bool:
+    """Also where the version is older than a setting: then it counts as trained with the default."""
+    return RecipeConfig().model_dump(mode="json") | arguments == recipe.model_dump(mode="json")
 
 
 def train_words(home: Home, domain: DomainConfig, file: Path) -> list[str]:

@@ -17,7 +17,7 @@ from config.dataset import read_split
 from config.home import Home
 from loadtest.server import running_server
 from tests.tiny_architectures import ARCHITECTURES, write_tiny_model
-from tests.tiny_llama import tiny_domain, tiny_tokenizer, write_colour_data
+from tests.tiny_llama import RENDERED_AT, tiny_domain, tiny_tokenizer, write_colour_data
 from train.base import prepare_base
 from train.encode import Encoded, encode
 from train.fingerprint import answer_logprobs
@@ -49,7 +49,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     home = Home(folder / "var")
     prepare_base(str(write_tiny_model(folder / "model", request.param)), "tiny", "nf4", home=home)
     trained = train_and_publish(tiny_domain(write_colour_data(folder / "colours.jsonl")), home).manifest
-    example = encode(tiny_tokenizer(), read_split(home.datasets / "colours", "test")[0].messages)
+    example = encode(tiny_tokenizer(), read_split(home.datasets / "colours", "test")[0].messages, RENDERED_AT)
     model = random_adapter(home.bases / "tiny")
     save_adapter(model, folder / "peft", "tiny")
     imported = ["import", str(folder / "peft"), "foreign", "--base", "tiny", "--home", str(home.root)]

@@ -10,7 +10,14 @@ from peft import LoraConfig, get_peft_model
 from config.dataset import DatasetManifest, DatasetRow, read_split
 from config.home import Home
 from config.schema import AnswerConfig, DefaultsConfig, EvaluationConfig
-from tests.tiny_llama import prepare_tiny_base, tiny_domain, tiny_tokenizer, write_colour_data, write_tiny_llama
+from tests.tiny_llama import (
+    RENDERED_AT,
+    prepare_tiny_base,
+    tiny_domain,
+    tiny_tokenizer,
+    write_colour_data,
+    write_tiny_llama,
+)
 from train.dataset import build_dataset
 from train.decoding import Sampling, check_format
 from train.encode import encode_prompt
@@ -41,7 +48,7 @@ class Untrained:
         self.model: Any = get_peft_model(base, config, autocast_adapter_dtype=False).eval()
 
     def answers(self, **changes: Any) -> list[str]:
-        prompts = [encode_prompt(TOKENIZER, row.prompt) for row in self.rows]
+        prompts = [encode_prompt(TOKENIZER, row.prompt, RENDERED_AT) for row in self.rows]
         dataset = self.dataset.model_copy(update=changes)
         return [answer.text for answer in generate(self.model, TOKENIZER, prompts, dataset)]
 

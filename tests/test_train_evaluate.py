@@ -8,7 +8,14 @@ from adapters.manifest import BaseManifest
 from config.dataset import DatasetManifest, DatasetRow, read_split
 from config.home import Home
 from config.schema import AnswerConfig, EvaluationConfig
-from tests.tiny_llama import prepare_tiny_base, tiny_domain, tiny_tokenizer, write_colour_data, write_tiny_llama
+from tests.tiny_llama import (
+    RENDERED_AT,
+    prepare_tiny_base,
+    tiny_domain,
+    tiny_tokenizer,
+    write_colour_data,
+    write_tiny_llama,
+)
 from train.dataset import build_dataset
 from train.encode import encode, encode_prompt
 from train.evaluate import (
@@ -55,7 +62,7 @@ def answer(text: str) -> Answer:
 
 
 def test_batched_answers_come_in_the_order_of_the_prompts(trained: Trained) -> None:
-    prompts = [encode_prompt(TOKENIZER, row.prompt) for row in trained.rows]
+    prompts = [encode_prompt(TOKENIZER, row.prompt, RENDERED_AT) for row in trained.rows]
     prompts[0] += prompts[1]  # a much longer one, which is left-padded against
     together = generate(trained.model, TOKENIZER, prompts, trained.dataset)
     first = generate(trained.model, TOKENIZER, prompts[:1], trained.dataset)
@@ -64,7 +71,7 @@ def test_batched_answers_come_in_the_order_of_the_prompts(trained: Trained) -> N
 
 
 def test_generation_ends_at_a_stop_string_and_keeps_it(trained: Trained) -> None:
-    prompts = [encode_prompt(TOKENIZER, row.prompt) for row in trained.rows]
+    prompts = [encode_prompt(TOKENIZER, row.prompt, RENDERED_AT) for row in trained.rows]
     free = generate(trained.model, TOKENIZER, prompts, trained.dataset)[0].text
     stop = free[1]
     dataset = trained.dataset.model_copy(update={"evaluation": EvaluationConfig(max_new_tokens=4, stop=(stop,))})
@@ -92,7 +99,7 @@ def test_a_stop_string_is_found_whatever_tokens_spell_it() -> None:
 
 
 def test_base_and_adapter_are_scored_on_the_same_rows(trained: Trained) -> None:
-    evaluation, answers = evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows)
+    evaluation, answers = evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows, RENDERED_AT)
     baseline = quality_baseline(answers)
     assert evaluation.base.n == evaluation.adapter.n == baseline.n == 8
     assert evaluation.adapter.ci_low <= evaluation.adapter.value <= evaluation.adapter.ci_high
@@ -101,7 +108,7 @@ def test_base_and_adapter_are_scored_on_the_same_rows(trained: Trained) -> None:
 
 def test_evaluation_counts_the_answers_of_base_and_adapter(trained: Trained) -> None:
     counts: list[int] = []
-    evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows, counts.append)
+    evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows, RENDERED_AT, counts.append)
     assert sum(counts) == 2 * len(trained.rows)
 
 
@@ -125,9 +132,9 @@ def test_forgetting_is_measured_with_and_without_the_adapter(trained: Trained) -
 
 
 def test_the_fingerprint_holds_what_the_training_stack_computes(trained: Trained) -> None:
-    fingerprint = make_fingerprint(trained.model, TOKENIZER, trained.base, trained.rows)
+    fingerprint = make_fingerprint(trained.model, TOKENIZER, trained.base, trained.rows, RENDERED_AT)
     golden = fingerprint.prompts[0]
-    assert golden.prompt_token_ids == encode_prompt(TOKENIZER, golden_rows(trained.rows)[0].prompt)
+    assert golden.prompt_token_ids == encode_prompt(TOKENIZER, golden_rows(trained.rows)[0].prompt, RENDERED_AT)
     assert len(golden.adapter_logprobs) == len(golden.base_logprobs) == len(golden.answer_token_ids)
     assert fingerprint.adapter_effect_nats > 0.01
     assert fingerprint.base_digest == trained.base.digest
@@ -135,7 +142,7 @@ def test_the_fingerprint_holds_what_the_training_stack_computes(trained: Trained
 
 
 def test_the_fingerprint_names_every_adapted_layer_of_the_base(trained: Trained) -> None:
-    modules = make_fingerprint(trained.model, TOKENIZER, trained.base, trained.rows).modules
+    modules = make_fingerprint(trained.model, TOKENIZER, trained.base, trained.rows, RENDERED_AT).modules
     assert len(modules) == 14
     assert "model.layers.0.self_attn.q_proj" in modules
 
@@ -146,7 +153,7 @@ def test_golden_prompts_cover_different_answers_first(trained: Trained) -> None:
 
 
 def test_base_log_probabilities_are_those_of_the_base_alone(trained: Trained) -> None:
-    encoded = encode(TOKENIZER, trained.rows[0].messages)
+    encoded = encode(TOKENIZER, trained.rows[0].messages, RENDERED_AT)
     with without_adapter(trained.model), torch.inference_mode():
         logits = trained.model(input_ids=torch.tensor([encoded.input_ids])).logits[0].float()
         got = answer_logprobs(trained.model, encoded)

@@ -11,7 +11,14 @@ from config.dataset import read_split
 from config.home import Home
 from config.schema import AnswerConfig, DomainConfig, GatesConfig, QualityConfig
 from quality.probes import read_probes
-from tests.tiny_llama import prepare_tiny_base, tiny_domain, tiny_tokenizer, write_colour_data, write_tiny_llama
+from tests.tiny_llama import (
+    RENDERED_AT,
+    prepare_tiny_base,
+    tiny_domain,
+    tiny_tokenizer,
+    write_colour_data,
+    write_tiny_llama,
+)
 from train.encode import encode_prompt
 from train.errors import RecipeError
 from train.pipeline import judge_gates, train_and_publish
@@ -75,7 +82,7 @@ def test_a_version_carries_its_held_out_examples_and_what_its_answers_looked_lik
     assert probes is not None
     assert [probe.expected for probe in probes.probes] == [row.output for row in rows]
     tokenizer = tiny_tokenizer()
-    rendered = {encode_prompt(tokenizer, row.prompt) for row in rows}
+    rendered = {encode_prompt(tokenizer, row.prompt, RENDERED_AT) for row in rows}
     assert {exchange.prompt_tokens for exchange in probes.baseline} == rendered
     assert all(1 <= len(exchange.completion_tokens) <= 4 for exchange in probes.baseline)
     assert probes.general is not None

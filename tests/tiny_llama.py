@@ -1,5 +1,6 @@
 """A two-layer Llama with random weights and a byte tokenizer: a whole model folder in 100 kB, made in a second."""
 
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -14,6 +15,14 @@ CHAT_TEMPLATE = (
     "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+DATED_TEMPLATE = (
+    "<|im_start|>system\nDate: {{ strftime_now('%d %B %Y') }}\n{% if messages[0].role == 'system' %}"
+    "{{ messages[0].content }}{% set messages = messages[1:] %}{% endif %}<|im_end|>\n" + CHAT_TEMPLATE
+)
+"""Writes the day into every prompt, as Llama 3.2's."""
+
+RENDERED_AT = datetime(2026, 11, 28, 12)
+
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 
 

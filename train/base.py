@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from transformers import AutoTokenizer, GgufConfig, PreTrainedModel
+from transformers import AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters.base import (
     CHAT_TEMPLATE_FILE,
@@ -31,6 +31,7 @@ from config.home import Home
 from config.schema import Quantization
 from train.errors import PrepareBaseError
 from train.quantize import Storage, choose_storage, load_causal_lm, quantize_folder
+from train.template import writes_time
 
 DEFAULT_SOURCE = "smollm2-135m"
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors")
@@ -137,7 +138,7 @@ def _build(
     chat_template: Path | None,
 ) -> BaseManifest:
     plain = _load_plain(source)
-    _save_tokenizer(staging, source, chat_template)
+    does_write_time = writes_time(_save_tokenizer(staging, source, chat_template))
     num_parameters = plain.num_parameters()
     plain.save_pretrained(staging)
     if quantization != "none":
@@ -145,9 +146,9 @@ def _build(
         for stale in staging.glob("*.safetensors*"):
             stale.unlink()
         quantized.save_pretrained(staging)
-    manifest = _describe(staging, name, source, quantization, storage, plain, num_parameters)
+    manifest = _describe(staging, name, source, quantization, storage, plain, num_parameters, does_write_time)
     # Written last: its presence marks the folder complete.
-    (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+    (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
 
 
@@ -159,6 +160,7 @@ def _describe(
     storage: Storage,
     model: PreTrainedModel,
     num_parameters: int,
+    template_writes_time: bool,
 ) -> BaseManifest:
     files = base_files(folder)
     weights, tokenizer, template = weights_sha256(files), tokenizer_sha256(files), chat_template_sha256(folder)
@@ -174,6 +176,7 @@ def _describe(
         weights_sha256=weights,
         tokenizer_sha256=tokenizer,
         chat_template_sha256=template,
+        template_writes_time=template_writes_time,
         digest=base_digest(weights, tokenizer, template, quantization),
         files=files,
         libraries=library_versions(*LIBRARIES),
@@ -195,17 +198,18 @@ def _load_plain(source: Source) -> PreTrainedModel:
         ) from error
 
 
-def _save_tokenizer(staging: Path, source: Source, chat_template: Path | None) -> None:
+def _save_tokenizer(staging: Path, source: Source, chat_template: Path | None) -> PreTrainedTokenizerBase:
     options = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
-    tokenizer = AutoTokenizer.from_pretrained(source.location, **options)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **options)
     if chat_template is not None:
-        tokenizer.chat_template = chat_template.read_text()
+        tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
     tokenizer.save_pretrained(staging)
     if not (staging / CHAT_TEMPLATE_FILE).is_file():
         raise PrepareBaseError(
             f"Base model {source.name!r} has no chat template, so conversations have no form. "
             "Give one with `--chat-template FILE.jinja`."
         )
+    return tokenizer
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,7 @@ NUM_EXAMPLES = 512
 _INSTRUCTION = 'Topic of the text, as JSON {"topic": "..."}. The text comes from a book; write nothing else but that.'
 _TOPICS = ("a river", "the sea", "a war", "machines", "the law", "a garden", "stars", "trade")
 _FLOOR_RUNS = 3
+_TEMPLATE_TIME = datetime(2026, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ def _example(tokenizer: PreTrainedTokenizerBase, words: list[str], data: str, rn
         Message(role="user", content=f"{words[topic]} {text}"),
         Message(role="assistant", content=json.dumps({"topic": _TOPICS[topic]})),
     )
-    return encode(tokenizer, messages)
+    return encode(tokenizer, messages, _TEMPLATE_TIME)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -63,6 +64,11 @@ def prepare(
                 source, name, quantization, storage, home=Home(home), chat_template=chat_template, force=force
             )
         console.print(base_table([manifest]))
+        if manifest.template_writes_time:
+            console.print(
+                "Its chat template writes the date into prompts: see `recipe.template_date` in docs/training.md.",
+                soft_wrap=True,
+            )
 
 
 @base_app.command("list")
@@ -113,12 +119,14 @@ def show_data(
         from train.dataset import build_dataset
         from train.encode import encode_rows
         from train.tables import dataset_table, render_example, token_table
+        from train.template import row_times, run_time
 
         config = load_domain(file)
         manifest = build_dataset(config, Home(home))
         tokenizer = _tokenizer(config, Home(home))
         rows = read_split(Home(home).datasets / config.name, "train")
-        encoded = encode_rows(tokenizer, rows, manifest.chat, config.recipe.max_length)
+        times = row_times(config.recipe, run_time(config.recipe, date.today()), len(rows), "train")
+        encoded = encode_rows(tokenizer, rows, manifest.chat, config.recipe.max_length, times)
         console.print(dataset_table(manifest))
         console.print(token_table(encoded, config.recipe.max_length))
         for example in encoded[:num_examples]:

@@ -206,7 +206,7 @@ def _write(folder: Path, config: DomainConfig, source: SourceData, splits: Split
             (staging / f"{name}.jsonl").write_text(rows_to_jsonl(rows), encoding="utf-8")
         manifest = _describe(staging, config, source, splits, key)
         # Written last: its presence marks the folder complete.
-        (staging / DATASET_MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n")
+        (staging / DATASET_MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(staging, folder)
     finally:

@@ -1,13 +1,15 @@
 """Conversations to token ids and labels: the loss covers the assistant's tokens and nothing else."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
 from config.dataset import DatasetRow, Message, conversation
 from config.schema import ChatConfig
 from train.errors import DataError
+from train.template import render
 
 IGNORED = -100
 
@@ -32,19 +34,19 @@ class Encoded:
         return len(self.prompt_ids) + len(self.answer_ids)
 
 
-def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> tuple[int, ...]:
-    """Token ids of a conversation that waits for its answer."""
-    return tuple(_token_ids(tokenizer, _render(tokenizer, messages, is_prompt=True)))
+def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], at: datetime) -> tuple[int, ...]:
+    """Token ids of a conversation that waits for its answer; `at` is the time that the template may write."""
+    return tuple(_token_ids(tokenizer, _render(tokenizer, messages, at, is_prompt=True)))
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> Encoded:
+def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], at: datetime) -> Encoded:
     """Encode one whole conversation; the answer ends with the end-of-turn token that stops generation.
 
     Raises:
         DataError: The chat template rewrites the prompt once an answer follows, so no mask would be right.
     """
-    prompt = _render(tokenizer, messages[:-1], is_prompt=True)
-    whole = _render(tokenizer, messages, is_prompt=False)
+    prompt = _render(tokenizer, messages[:-1], at, is_prompt=True)
+    whole = _render(tokenizer, messages, at, is_prompt=False)
     if not whole.startswith(prompt):
         raise DataError(
             "The base's chat template changes the prompt when an answer follows it, so the answer's tokens cannot "
@@ -54,13 +56,15 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> E
     return Encoded(tuple(_token_ids(tokenizer, prompt)), tuple(_end_with_eos(tokenizer, answer_ids)))
 
 
-def encode_row(tokenizer: PreTrainedTokenizerBase, row: DatasetRow, chat: ChatConfig, max_length: int) -> Encoded:
+def encode_row(
+    tokenizer: PreTrainedTokenizerBase, row: DatasetRow, chat: ChatConfig, max_length: int, at: datetime
+) -> Encoded:
     """Encode a row in at most `max_length` tokens by shortening its input, never its answer.
 
     Raises:
         DataError: The answer and the system prompt alone are longer than that.
     """
-    encoded = encode(tokenizer, row.messages)
+    encoded = encode(tokenizer, row.messages, at)
     text, is_cut = row.input, False
     while len(encoded) > max_length:
         shorter = _drop_tokens(tokenizer, text, len(encoded) - max_length)
@@ -70,14 +74,19 @@ def encode_row(tokenizer: PreTrainedTokenizerBase, row: DatasetRow, chat: ChatCo
                 "Raise it, or shorten the system prompt."
             )
         text, is_cut = shorter, True
-        encoded = encode(tokenizer, conversation(chat, text, row.output))
+        encoded = encode(tokenizer, conversation(chat, text, row.output), at)
     return Encoded(encoded.prompt_ids, encoded.answer_ids, is_cut)
 
 
 def encode_rows(
-    tokenizer: PreTrainedTokenizerBase, rows: Iterable[DatasetRow], chat: ChatConfig, max_length: int
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[DatasetRow],
+    chat: ChatConfig,
+    max_length: int,
+    times: Sequence[datetime],
 ) -> list[Encoded]:
-    return [encode_row(tokenizer, row, chat, max_length) for row in rows]
+    """Encode each row at its own time."""
+    return [encode_row(tokenizer, row, chat, max_length, at) for row, at in zip(rows, times, strict=True)]
 
 
 def _drop_tokens(tokenizer: PreTrainedTokenizerBase, text: str, excess: int) -> str:
@@ -85,9 +94,8 @@ def _drop_tokens(tokenizer: PreTrainedTokenizerBase, text: str, excess: int) -> 
     return str(tokenizer.decode(ids[: max(len(ids) - excess, 0)])).strip()
 
 
-def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, is_prompt: bool) -> str:
-    turns = [message.model_dump() for message in messages]
-    return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=is_prompt))
+def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], at: datetime, *, is_prompt: bool) -> str:
+    return render(tokenizer, [message.model_dump() for message in messages], at, is_prompt=is_prompt)
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import datetime
 
 import torch
 from peft import PeftModel
@@ -35,14 +36,16 @@ def evaluate(
     tokenizer: PreTrainedTokenizerBase,
     dataset: DatasetManifest,
     rows: Sequence[DatasetRow],
+    at: datetime,
     on_answers: Callable[[int], None] = lambda count: None,
 ) -> tuple[Evaluation, list[Answer]]:
     """Scores of base (zero-shot) and adapter, and the adapter's answers in the order of the rows.
 
     Args:
+        at: The time that the chat template may write.
         on_answers: Called after each batch with its number of answers; there are two a row.
     """
-    prompts = [encode_prompt(tokenizer, row.prompt) for row in rows]
+    prompts = [encode_prompt(tokenizer, row.prompt, at) for row in rows]
     with without_adapter(model):
         base = generate(model, tokenizer, prompts, dataset, on_answers)
     adapter = generate(model, tokenizer, prompts, dataset, on_answers)

@@ -1,6 +1,7 @@
 """Golden prompts with the training stack's log-probabilities: what a server must reproduce before it may answer."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import torch
@@ -13,20 +14,26 @@ from adapters.manifest import BaseManifest
 from config.dataset import DatasetRow
 from train.encode import Encoded, encode
 from train.evaluate import without_adapter
+from train.template import names_time
 
 NUM_GOLDEN_PROMPTS = 6
 
 
 def make_fingerprint(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, base: BaseManifest, rows: Sequence[DatasetRow]
+    model: PeftModel, tokenizer: PreTrainedTokenizerBase, base: BaseManifest, rows: Sequence[DatasetRow], at: datetime
 ) -> Fingerprint:
-    """Teacher-forced log-probabilities of reference answers, by adapter and by base, in bf16 weights."""
+    """Teacher-forced log-probabilities of reference answers, by adapter and by base, in bf16 weights.
+
+    Args:
+        at: The time that the chat template may write; kept where it can.
+    """
     return Fingerprint(
         base_digest=base.digest,
         chat_template_sha256=base.chat_template_sha256,
+        template_time=at if names_time(tokenizer) else None,
         stop_token_ids=stop_token_ids(model, tokenizer),
         modules=adapted_modules(model),
-        prompts=tuple(_golden_prompt(model, tokenizer, row) for row in golden_rows(rows)),
+        prompts=tuple(_golden_prompt(model, tokenizer, row, at) for row in golden_rows(rows)),
     )
 
 
@@ -66,11 +73,11 @@ def stop_token_ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> tupl
 
 
 def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
-    (folder / FINGERPRINT_FILE).write_text(fingerprint.model_dump_json(indent=1) + "\n")
+    (folder / FINGERPRINT_FILE).write_text(fingerprint.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
-def _golden_prompt(model: PeftModel, tokenizer: PreTrainedTokenizerBase, row: DatasetRow) -> GoldenPrompt:
-    encoded = encode(tokenizer, row.messages)
+def _golden_prompt(model: PeftModel, tokenizer: PreTrainedTokenizerBase, row: DatasetRow, at: datetime) -> GoldenPrompt:
+    encoded = encode(tokenizer, row.messages, at)
     with without_adapter(model):
         base_logprobs = answer_logprobs(model, encoded)
     return GoldenPrompt(

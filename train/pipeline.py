@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 from peft import LoraConfig
@@ -54,9 +55,17 @@ class Outcome:
 
 
 def train_and_publish(
-    config: DomainConfig, home: Home, *, resume: bool = False, console: Console | None = None
+    config: DomainConfig,
+    home: Home,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+    today: Callable[[], date] = date.today,
 ) -> Outcome:
     """From a domain's configuration to a published, evaluated version.
+
+    Args:
+        today: The day that a new run begins.
 
     Raises:
         TrainError: Data or recipe cannot be used; nothing was published.
@@ -73,13 +82,14 @@ def train_and_publish(
     check_format(dataset)
     rows = {split: read_split(home.datasets / config.name, split) for split in SPLITS}
     trained = train_adapter(
-        config, base, base_folder, dataset, rows, home.runs / config.name, resume=resume, console=console
+        config, base, base_folder, dataset, rows, home.runs / config.name, resume=resume, console=console, today=today
     )
+    at = trained.template_time
     with _stage(console, "evaluate base and adapter", 2 * len(rows["test"])) as on_answers:
         _compute_fast(trained, dataset, rows["test"])
-        evaluation, answers = evaluate(trained.model, trained.tokenizer, dataset, rows["test"], on_answers)
+        evaluation, answers = evaluate(trained.model, trained.tokenizer, dataset, rows["test"], at, on_answers)
         forgetting = measure_forgetting(trained.model, trained.tokenizer)
-    fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, rows["test"])
+    fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, rows["test"], at)
     probes = make_probes(config, trained.tokenizer, rows["test"], answers, forgetting)
     draft = draft_manifest(config, base, dataset, trained, evaluation, forgetting, quality_baseline(answers))
     store = AdapterStore(home.adapters)
@@ -100,7 +110,7 @@ def train_and_publish(
 
 def _compute_fast(trained: Trained, dataset: DatasetManifest, rows: Sequence[DatasetRow]) -> None:
     """Generate in what is fastest for prompts of the middle length."""
-    lengths = sorted(len(encode_prompt(trained.tokenizer, row.prompt)) for row in rows)
+    lengths = sorted(len(encode_prompt(trained.tokenizer, row.prompt, trained.template_time)) for row in rows)
     prompts = Shape(len(rows), lengths[len(rows) // 2])
     compute_in(trained.model, measure_inference(trained.model, prompts, dataset.evaluation.max_new_tokens))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ def start_run(folder: Path, key: str) -> None:
 def is_run_of(folder: Path, key: str) -> bool:
     """Whether the run is of this base, data set and recipe."""
     try:
-        return bool(json.loads((folder / RUN_FILE).read_text())["key"] == key)
+        return bool(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["key"] == key)
     except (FileNotFoundError, ValueError):
         return False
 
@@ -38,19 +39,33 @@ def last_checkpoint(folder: Path) -> Path | None:
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
+def read_template_time(folder: Path) -> datetime | None:
+    """The time that the run renders at; a resumed run writes the date that it began with."""
+    kept = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("template_time")
+    return None if kept is None else datetime.fromisoformat(kept)
+
+
+def write_template_time(folder: Path, at: datetime) -> None:
+    _add(folder, {"template_time": at.isoformat()})
+
+
 def read_compute(folder: Path) -> ComputeRecord | None:
     """What the run computes in; a resumed run computes as it began."""
-    kept = json.loads((folder / RUN_FILE).read_text()).get("compute")
+    kept = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("compute")
     return None if kept is None else ComputeRecord.model_validate(kept)
 
 
 def write_compute(folder: Path, compute: ComputeRecord) -> None:
-    kept = json.loads((folder / RUN_FILE).read_text())
-    _write(folder, kept | {"compute": compute.model_dump(mode="json")})
+    _add(folder, {"compute": compute.model_dump(mode="json")})
+
+
+def _add(folder: Path, content: dict[str, Any]) -> None:
+    kept = json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))
+    _write(folder, kept | content)
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
     """Under a temporary name first: whatever ends this process, no half of a file is left."""
     temporary = folder / f"{RUN_FILE}.tmp"
-    temporary.write_text(json.dumps(content) + "\n")
+    temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
     temporary.replace(folder / RUN_FILE)

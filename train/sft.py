@@ -4,9 +4,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,17 @@ from train.lora_linear import fuse_lora
 from train.progress import TrainingProgress
 from train.quantize import load_causal_lm
 from train.recipe import check_recipe, lora_config
-from train.runs import is_run_of, last_checkpoint, read_compute, run_key, start_run, write_compute
+from train.runs import (
+    is_run_of,
+    last_checkpoint,
+    read_compute,
+    read_template_time,
+    run_key,
+    start_run,
+    write_compute,
+    write_template_time,
+)
+from train.template import names_time, row_times, run_time
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 TRAINED_SPLITS: tuple[Split, ...] = ("train", "validation")
@@ -50,11 +61,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained adapter on its base, in memory; its weights are bf16 numbers, as they will be saved and served."""
+    """A trained adapter on its base, in memory; its weights are bf16 numbers, as they will be saved and served.
+
+    Attributes:
+        template_time: What the chat template is given for the time, wherever a figure of it is kept.
+    """
 
     model: PeftModel
     tokenizer: PreTrainedTokenizerBase
     record: TrainingRecord
+    template_time: datetime
 
 
 def train_adapter(
@@ -68,11 +84,13 @@ def train_adapter(
     resume: bool = False,
     compute: ComputeRecord | None = None,
     console: Console | None = None,
+    today: Callable[[], date] = date.today,
 ) -> Trained:
     """Train one adapter; the model comes back with the weights of the best held-out loss.
 
     Args:
         compute: What to compute in; None: as the interrupted run did, or else what is fastest on this machine.
+        today: The day that a new run begins.
 
     Raises:
         RecipeError: The recipe asks for what vLLM does not serve.
@@ -82,8 +100,12 @@ def train_adapter(
     check_recipe(config.recipe)
     checkpoint = _prepare_run(run_folder, run_key(config.recipe, base, dataset), resume=resume)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
+    at = read_template_time(run_folder) or run_time(config.recipe, today())
+    write_template_time(run_folder, at)
     encoded = {
-        split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length) for split in TRAINED_SPLITS
+        split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length, times)
+        for split in TRAINED_SPLITS
+        for times in [row_times(config.recipe, at, len(rows[split]), split)]
     }
     model = load_causal_lm(base_folder)
     compute = compute or read_compute(run_folder) or measure_compute(model, config.recipe, encoded["train"])
@@ -105,9 +127,10 @@ def train_adapter(
         device=_device_name(),
         libraries=library_versions(*LIBRARIES),
         compute=compute,
+        template_time=at if names_time(tokenizer) else None,
     )
     logger.info("%s trained in %.0f s, held-out loss %.3f", config.name, duration_s, record.metrics["eval_loss"])
-    return Trained(trained, tokenizer, record)
+    return Trained(trained, tokenizer, record, at)
 
 
 def cast_model(model: PeftModel, compute: ComputeRecord) -> None:
@@ -124,10 +147,10 @@ def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items() if "lora_" in name}
     model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
     path = folder / "adapter_config.json"
-    saved: dict[str, Any] = json.loads(path.read_text())
+    saved: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     # PEFT keeps a set, whose order changes from process to process.
     saved["target_modules"] = sorted(saved["target_modules"])
-    path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n")
+    path.write_text(json.dumps(saved, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def _prepare_run(folder: Path, key: str, *, resume: bool) -> str | None:

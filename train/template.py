@@ -1,0 +1,84 @@
+"""What a base's chat template does with the time, and at which time training renders it."""
+
+import random
+from collections.abc import Sequence
+from datetime import date, datetime, timedelta
+from typing import Any
+
+from transformers import PreTrainedTokenizerBase
+
+from adapters.template_time import APART, noon, strftime_at
+from config.dataset import Split
+from config.schema import RecipeConfig
+from train.errors import PrepareBaseError
+
+VARIED_YEARS = 3
+_NUM_TRIES = 8  # a template that draws lots may draw the same twice
+
+_USER, _SYSTEM = {"role": "user", "content": "Hello"}, {"role": "system", "content": "Be brief."}
+_ASSISTANT = {"role": "assistant", "content": "Hello!"}
+_CONVERSATIONS = ([_USER], [_SYSTEM, _USER], [_SYSTEM, _USER, _ASSISTANT, _USER])
+_TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object"}}}
+
+
+def render(
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], at: datetime, *, is_prompt: bool, **extra: Any
+) -> str:
+    """The text of a conversation, with `at` for the time of now.
+
+    Args:
+        is_prompt: Whether the assistant's turn is opened after it.
+    """
+    text = tokenizer.apply_chat_template(
+        list(turns), tokenize=False, add_generation_prompt=is_prompt, strftime_now=strftime_at(at), **extra
+    )
+    return str(text)
+
+
+def run_time(recipe: RecipeConfig, today: date) -> datetime:
+    """The time that a run renders its held-out questions at, and, unless dates are varied, all its rows."""
+    return noon(recipe.template_date if isinstance(recipe.template_date, date) else today)
+
+
+def row_times(recipe: RecipeConfig, at: datetime, num_rows: int, split: Split) -> list[datetime]:
+    """The time of each training or validation row; varied ones come of the recipe's seed."""
+    if recipe.template_date != "varied":
+        return [at] * num_rows
+    rng = random.Random(f"{recipe.seed} {split}")
+    span = timedelta(days=365 * VARIED_YEARS)
+    return [at + timedelta(seconds=rng.randrange(int(span.total_seconds()))) for _ in range(num_rows)]
+
+
+def names_time(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template can depend on the time at all: whatever its conversations, it must name the function."""
+    return "strftime_now" in tokenizer.get_chat_template()
+
+
+def writes_time(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether common conversations differ between two moments.
+
+    Raises:
+        PrepareBaseError: They differ at one and the same moment.
+    """
+    early, late = ([_rendered(tokenizer, *case, moment) for case in _cases()] for moment in APART)
+    for _ in range(_NUM_TRIES):
+        if [_rendered(tokenizer, *case, APART[0]) for case in _cases()] != early:
+            raise PrepareBaseError(
+                "The base's chat template renders one conversation differently each time, so no server could prove "
+                "that it serves what was trained. Give another one with `--chat-template FILE.jinja`."
+            )
+    return early != late
+
+
+def _cases() -> list[tuple[list[dict[str, str]], dict[str, Any]]]:
+    return [(turns, extra) for turns in _CONVERSATIONS for extra in ({}, {"tools": [_TOOL]})]
+
+
+def _rendered(
+    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], extra: dict[str, Any], at: datetime
+) -> str | None:
+    """None where the template refuses such a conversation."""
+    try:
+        return render(tokenizer, turns, at, is_prompt=True, **extra)
+    except Exception:  # boundary: a template is a program from a file, and may raise what it likes
+        return None
