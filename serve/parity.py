@@ -9,6 +9,7 @@ from adapters.fingerprint import Fingerprint, GoldenPrompt
 from adapters.reference import Target
 from serve.engine.protocol import Engine
 from serve.errors import not_finite_error
+from serve.template_time import Renderings
 
 _NO_EFFECT_SHARE = 0.1  # of the effect that training measured: less is rounding
 
@@ -42,6 +43,7 @@ class Replay:
     adapter_logprobs: tuple[tuple[float, ...], ...]
     base_logprobs: tuple[tuple[float, ...], ...]
     rendered_token_ids: tuple[tuple[int, ...], ...]
+    """Of the golden prompts, at the time of the fingerprint."""
 
 
 async def replay(fingerprint: Fingerprint, engine: Engine, target: Target) -> Replay:
@@ -54,7 +56,7 @@ async def replay(fingerprint: Fingerprint, engine: Engine, target: Target) -> Re
     prompts = fingerprint.prompts
     asked = [_answer_logprobs(prompt, engine, who) for who in (None, target) for prompt in prompts]
     logprobs = await _all_of(asked)  # the base's first: where they are not finite, no version is to blame
-    rendered = tuple(tuple(engine.render(prompt.messages)) for prompt in prompts)
+    rendered = tuple(_rendered(prompt, fingerprint, engine) for prompt in prompts)
     return Replay(tuple(logprobs[len(prompts) :]), tuple(logprobs[: len(prompts)]), rendered)
 
 
@@ -106,6 +108,18 @@ def _fault(
             f"{tolerance.adapter_nats:g}); its weights or its scaling are applied wrongly"
         )
     return None
+
+
+def _rendered(prompt: GoldenPrompt, fingerprint: Fingerprint, engine: Engine) -> tuple[int, ...]:
+    """A golden prompt's tokens by the engine, at the time that training gave the chat template.
+
+    A fingerprint that does not say at which time counts as rendered alike where all but the time is.
+    """
+    rendered = tuple(engine.render(prompt.messages, fingerprint.template_time))
+    if rendered == prompt.prompt_token_ids or fingerprint.template_time is not None:
+        return rendered
+    is_same = Renderings.of(engine, prompt.messages).is_of_another_time(prompt.prompt_token_ids)
+    return prompt.prompt_token_ids if is_same else rendered
 
 
 def _gap_to_base(served: Replay) -> float:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,7 @@ class FakeEngine:
     async def adapters(self) -> EngineAdapters:
         return EngineAdapters(tuple(sorted(self.resident))[:2], frozenset(self.resident))
 
-    def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def render(self, messages: Sequence[dict[str, str]], at: datetime | None = None) -> list[int]:
         return list(self.rendered)
 
     async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:

@@ -16,7 +16,7 @@ from quality.probes import ProbeSet, write_probes
 from quality.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
-from tests.fake_engine import fingerprint
+from tests.fake_engine import FakeEngine, fingerprint
 from tests.generations import generation
 
 pytestmark = pytest.mark.anyio
@@ -86,7 +86,9 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
             write_probes(ProbeSet(max_tokens=8, baseline=tuple(exchange(11 * n) for n in range(60))), folder)
         store, metrics = QualityStore(tmp_path / "quality.sqlite3"), ServeMetrics(CollectorRegistry(), "base")
         stores.append(store)
-        monitor = DriftMonitor(lambda _: folder, store, metrics, window=WINDOW, alpha=0.01, clock=lambda: 1234.5)
+        monitor = DriftMonitor(
+            lambda _: folder, store, metrics, FakeEngine(), window=WINDOW, alpha=0.01, clock=lambda: 1234.5
+        )
         return Watched(folder, store, metrics, monitor)
 
     yield make

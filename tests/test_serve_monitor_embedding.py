@@ -16,6 +16,7 @@ from quality.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import PACKAGED, Embedder
+from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.tiny_llama import tiny_tokenizer
 
@@ -87,7 +88,7 @@ async def first_look(model: str, folder: Path) -> tuple[DriftLook, ServeMetrics]
     write_probes(ProbeSet(max_tokens=8, baseline=tuple(exchanges(MEDICAL, ASKED, 1))), folder)
     with QualityStore(folder / "quality.sqlite3") as store:
         metrics, embedder = ServeMetrics(CollectorRegistry(), "base"), Embedder(model, folder)
-        monitor = DriftMonitor(lambda _: folder, store, metrics, window=20, alpha=0.01, embedder=embedder)
+        monitor = DriftMonitor(lambda _: folder, store, metrics, FakeEngine(), window=20, alpha=0.01, embedder=embedder)
         for seen in exchanges(FINANCE, ASKED, 3)[:20]:
             logprobs = (-0.1,) * len(seen.completion_tokens)
             answered = {"prompt_token_ids": seen.prompt_tokens, "token_ids": seen.completion_tokens}

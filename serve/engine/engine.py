@@ -7,6 +7,7 @@ import time
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.reference import Target
+from adapters.template_time import strftime_at
 from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.cpu import set_cpu_environment
@@ -221,10 +223,11 @@ class VllmEngine:
             tuple(names.get(number) for number in slots), frozenset(names[number] for number in host if number in names)
         )
 
-    def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
+    def render(self, messages: Sequence[dict[str, str]], at: datetime | None = None) -> list[int]:
         tokenizer: Any = self._require_llm().get_tokenizer()
+        clock = {} if at is None else {"strftime_now": strftime_at(at)}
         token_ids: list[int] = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **clock
         )
         return token_ids
 

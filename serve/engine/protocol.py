@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -74,8 +75,12 @@ class Engine(Protocol):
         """What is in the slots and in host memory, asked of the engine."""
         ...
 
-    def render(self, messages: Sequence[dict[str, str]]) -> list[int]:
-        """Token ids of a conversation in the base's chat template, with the assistant's opening."""
+    def render(self, messages: Sequence[dict[str, str]], at: datetime | None = None) -> list[int]:
+        """Token ids of a conversation in the base's chat template, with the assistant's opening.
+
+        Args:
+            at: The time that the template may write; None: now, as a client's request gets it.
+        """
         ...
 
     async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:

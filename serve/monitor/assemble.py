@@ -68,6 +68,7 @@ def assemble_monitor(
         adapters.folder,
         keeping.store,
         metrics,
+        engine,
         window=quality.drift_window,
         alpha=quality.drift_alpha,
         embedder=keeping.embedder,

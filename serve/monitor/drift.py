@@ -11,19 +11,22 @@ from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from adapters.fingerprint import read_fingerprint
+from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.reference import Target
 from quality.drift import MIN_BASELINE_EXCHANGES, DriftBaseline, DriftReport, Exchange
 from quality.kept import DriftLook
 from quality.probes import read_probes
 from quality.signals import mean_logprob
 from quality.store import QualityStore
+from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
 from serve.monitor.embedding import Embedder
 from serve.records import GenerationRecord
+from serve.template_time import TimeTokens, find_time
 
 logger = logging.getLogger(__name__)
 
@@ -47,12 +50,17 @@ class Seen(NamedTuple):
     logprobs: "array[float]"
 
 
+PromptOf = Callable[[Sequence[int | str]], tuple[int | str, ...]]
+"""What of a prompt is compared."""
+
+
 @dataclass(frozen=True)
 class Yardstick:
     """What windows of a version are held against."""
 
     baseline: DriftBaseline
     stop_token_ids: frozenset[int]
+    prompt_of: PromptOf
 
 
 @dataclass
@@ -72,6 +80,7 @@ class DriftMonitor:
     Args:
         folder_of: Where a version lies.
         window: Exchanges of one look.
+        engine: Renders conversations, which tells what of a prompt is the date.
         alpha: Probability of ever calling a version drifting that is not.
         embedder: Makes embeddings of exchanges; without it what they are about is not looked at.
     """
@@ -81,6 +90,7 @@ class DriftMonitor:
         folder_of: Callable[[Target], Path],
         store: QualityStore,
         metrics: ServeMetrics,
+        engine: Engine,
         *,
         window: int,
         alpha: float,
@@ -90,6 +100,7 @@ class DriftMonitor:
         self._folder_of = folder_of
         self._store = store
         self._metrics = metrics
+        self._engine = engine
         self._window = window
         self._alpha = alpha
         self._embedder = embedder
@@ -126,7 +137,7 @@ class DriftMonitor:
 
     async def _look(self, version: _Version, window: Sequence[Seen]) -> None:
         if not version.is_read:
-            version.yardstick = await asyncio.to_thread(self._read_yardstick, version.target)
+            version.yardstick = await self._read_yardstick(version.target)
             version.is_drift = await asyncio.to_thread(self._was_drift, version.target)
             version.is_read = True
         if version.yardstick is None:
@@ -148,15 +159,36 @@ class DriftMonitor:
         self._versions.move_to_end(lora_name)
         return version
 
-    def _read_yardstick(self, target: Target) -> Yardstick | None:
+    async def _read_yardstick(self, target: Target) -> Yardstick | None:
         folder = self._folder_of(target)
-        probes, fingerprint = read_probes(folder), read_fingerprint(folder)
+        probes = await asyncio.to_thread(read_probes, folder)
+        fingerprint = await asyncio.to_thread(read_fingerprint, folder)
         if probes is None or len(probes.baseline) < MIN_BASELINE_EXCHANGES:
             logger.info("Drift of %s is not measured: it was published without a baseline of answers", target)
             return None
         stop = frozenset(fingerprint.stop_token_ids if fingerprint else ())
-        exchanges = [_cut(seen, stop) for seen in probes.baseline]
-        return Yardstick(DriftBaseline(self._embedded(exchanges, _MOST_EMBEDDED_AT_PUBLISH)), stop)
+        prompt_of = self._prompt_of(target, fingerprint)
+        return await asyncio.to_thread(self._yardstick, probes.baseline, stop, prompt_of)
+
+    def _yardstick(
+        self, baseline: Sequence[Exchange], stop_token_ids: frozenset[int], prompt_of: PromptOf
+    ) -> Yardstick:
+        exchanges = [_cut(seen, stop_token_ids, prompt_of) for seen in baseline]
+        return Yardstick(DriftBaseline(self._embedded(exchanges, _MOST_EMBEDDED_AT_PUBLISH)), stop_token_ids, prompt_of)
+
+    def _prompt_of(self, target: Target, fingerprint: Fingerprint | None) -> PromptOf:
+        """Prompts without the date, where the chat template writes one: it moves at midnight, whatever clients ask."""
+        try:
+            found = find_time(self._engine, [prompt.messages for prompt in fingerprint.prompts] if fingerprint else [])
+        except ValueError as error:
+            logger.warning(
+                "Drift of %s is looked for in answers only: %s, so each day moves its prompts", target, error
+            )
+            return _no_prompt
+        if found is None:
+            return tuple
+        logger.info("Drift of %s leaves out of prompts what the chat template writes for the time", target)
+        return partial(_prompt_without, found)
 
     def _embedded(self, exchanges: Sequence[Exchange], most: int) -> Sequence[Exchange]:
         if self._embedder is None:
@@ -174,7 +206,7 @@ class DriftMonitor:
 
     def _compare(self, target: Target, yardstick: Yardstick, window: Sequence[Seen]) -> DriftReport:
         """Look at a window, and store the look: its number counts in all later ones, also of another process."""
-        exchanges = [_exchange(seen, yardstick.stop_token_ids) for seen in window]
+        exchanges = [_exchange(seen, yardstick) for seen in window]
         number = self._store.last_look(target.name, target.version) + 1
         report = yardstick.baseline.look(self._embedded(exchanges, _MOST_EMBEDDED), number, self._alpha)
         self._store.add_drift_look(
@@ -200,23 +232,32 @@ def _seen(record: GenerationRecord) -> Seen:
     )
 
 
-def _exchange(seen: Seen, stop_token_ids: frozenset[int]) -> Exchange:
-    length = _length(seen.answer, stop_token_ids)
+def _exchange(seen: Seen, yardstick: Yardstick) -> Exchange:
+    length = _length(seen.answer, yardstick.stop_token_ids)
     return Exchange(
-        prompt_tokens=tuple(seen.prompt),
+        prompt_tokens=yardstick.prompt_of(seen.prompt),
         completion_tokens=tuple(seen.answer[:length]),
         mean_logprob=mean_logprob(seen.logprobs[:length]),
     )
 
 
-def _cut(seen: Exchange, stop_token_ids: frozenset[int]) -> Exchange:
+def _cut(seen: Exchange, stop_token_ids: frozenset[int], prompt_of: PromptOf) -> Exchange:
     """An exchange of the baseline, as one of the traffic would be kept."""
     answer = seen.completion_tokens[:MAX_TOKENS]
     return Exchange(
-        prompt_tokens=seen.prompt_tokens[:MAX_TOKENS],
+        prompt_tokens=prompt_of(seen.prompt_tokens[:MAX_TOKENS]),
         completion_tokens=answer[: _length(answer, stop_token_ids)],
         mean_logprob=seen.mean_logprob,
     )
+
+
+def _prompt_without(found: TimeTokens, tokens: Sequence[int | str]) -> tuple[int | str, ...]:
+    """As many tokens of each long prompt, however long its date is."""
+    return found.cut(tokens)[: MAX_TOKENS - found.longest]
+
+
+def _no_prompt(tokens: Sequence[int | str]) -> tuple[int | str, ...]:
+    return ()
 
 
 def _length(answer: Sequence[int | str], stop_token_ids: frozenset[int]) -> int:
