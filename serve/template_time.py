@@ -33,6 +33,11 @@ class Renderings:
         start = self.num_before
         return _num_same(self.early[start:][::-1], self.late[start:][::-1])
 
+    @property
+    def time(self) -> tuple[int, ...]:
+        """What stands between, at the early moment."""
+        return self.early[self.num_before : len(self.early) - self.num_after]
+
     def is_of_another_time(self, tokens: Sequence[int]) -> bool:
         """Whether they are the same conversation at some other moment: the same but for what the time moves."""
         before, after = self.num_before, self.num_after
@@ -73,15 +78,22 @@ def find_time(engine: Engine, conversations: Sequence[Sequence[dict[str, str]]])
     Raises:
         ValueError: It writes it where a cut cannot find it in all of them.
     """
-    rendered = [Renderings.of(engine, messages) for messages in conversations]
+    others = [_with_more_text(messages) for messages in conversations[:1]]
+    rendered = [Renderings.of(engine, messages) for messages in (*conversations, *others)]
     moved = [one for one in rendered if one.early != one.late]
     if not moved:
         return None
+    is_one_text = len({one.time for one in moved}) == 1
     for width in range(1, min(moved[0].num_after, _CONTEXT) + 1):
         found = _time_tokens(moved[0], width)
-        if all(found.cut(one.early) == found.cut(one.late) for one in moved):
+        if is_one_text and all(found.cut(one.early) == found.cut(one.late) for one in moved):
             return found
     raise ValueError("the chat template writes the time in more than one place, or beside a client's own text")
+
+
+def _with_more_text(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+    """What is the template's own stays the same."""
+    return [message | {"content": f"{message['content']} And then?"} for message in messages]
 
 
 def _time_tokens(rendered: Renderings, width: int) -> TimeTokens:

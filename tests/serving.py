@@ -67,8 +67,15 @@ class Serving:
         return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
 
 
-def make_serving(store: AdapterStore, base_folder: Path, *, keys: KeyRing | None = None, **changes: object) -> Serving:
+def make_serving(
+    store: AdapterStore,
+    base_folder: Path,
+    *,
+    keys: KeyRing | None = None,
+    engine: FakeEngine | None = None,
+    **changes: object,
+) -> Serving:
     config = ServeConfig.model_validate({"base": base_folder.name, "served_model_name": BASE_NAME} | changes)
-    engine, metrics = FakeEngine(), ServeMetrics(CollectorRegistry(), BASE_NAME)
+    engine, metrics = engine or FakeEngine(), ServeMetrics(CollectorRegistry(), BASE_NAME)
     parts = build_parts(config, store, base_folder, engine, metrics, keys or KeyRing(None))
     return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from adapters.manifest import ManifestDraft, RequestDefaults, Score
+from adapters.manifest import ManifestDraft, RequestDefaults, Score, TrainingRecord
 
 CARD_FILE = "README.md"
 PLAIN_USER = "{input}"
@@ -74,7 +74,16 @@ def _training(draft: ManifestDraft) -> list[str]:
         ]
     if draft.training is not None:
         lines += [f"- Training: {draft.training.duration_s:.0f} s on {draft.training.device}"]
+        lines += _template_date(draft.training)
     return ["## Training", "\n".join(lines)]
+
+
+def _template_date(training: TrainingRecord) -> list[str]:
+    if training.template_time is None:
+        return []
+    is_varied = training.arguments.get("template_date") == "varied"
+    trained = "in training another one for each example" if is_varied else "in training, too"
+    return [f"- Date that the chat template wrote: {training.template_time:%Y-%m-%d} in evaluation, {trained}"]
 
 
 def _percent(score: Score) -> str:
