@@ -96,7 +96,7 @@ def read_probes(path: Path, slo: Slo) -> tuple[Probe, ...]:
         RunFileError: The file is missing, broken or of another SLO.
     """
     try:
-        probes = tuple(Probe.model_validate_json(line) for line in path.read_text().splitlines())
+        probes = tuple(Probe.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines())
     except OSError as error:
         raise RunFileError(f"{str(path)!r}: {error.strerror}. Leave out --resume to start a search.") from error
     except ValidationError as error:
