@@ -119,3 +119,11 @@ def test_a_version_of_another_evaluation_is_not_current(home: Home, changed: dic
     file = home.datasets / "medical" / DATASET_MANIFEST_FILE
     file.write_text(read_dataset(file.parent).model_copy(update=changed).model_dump_json())
     assert current_version(home, domain()) is None
+
+
+def test_a_version_older_than_a_setting_has_its_default(home: Home) -> None:
+    arguments = domain().recipe.model_dump(mode="json", exclude={"template_date"})
+    training = TrainingRecord(arguments=arguments, metrics={}, duration_s=1, device="cpu", libraries={})
+    publish(home, training=training)
+    assert current_version(home, domain()) is not None
+    assert current_version(home, domain(max_steps=7)) is None
