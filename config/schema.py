@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 import re2
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
+from config.hosts import AllowedHost, AllowedOrigin
 from config.limits import RequestLimits
 from config.model import Config
 from config.monitor import MonitorConfig
@@ -246,6 +247,22 @@ class ServeConfig(Config):
     served_model_name: str = Field("base", description="The base model's name for clients.")
     host: str = Field("127.0.0.1", description="Loopback; another one needs API keys.")
     port: int = Field(8000, ge=0, le=65535)
+    allowed_hosts: tuple[AllowedHost, ...] | None = Field(
+        None,
+        description="Further `Host` names that requests may be sent to, beside loopback names and `host`; '*': every "
+        "name. null: none where `host` is loopback, every name elsewhere.",
+    )
+    cors_origins: tuple[AllowedOrigin, ...] = Field(
+        (), description="Web pages that may use this server from a browser (CORS), as https://app.example."
+    )
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Where `metrics_port` listens.")
+    metrics_port: int | None = Field(
+        None,
+        ge=1,
+        le=65535,
+        description="A port that serves `/metrics` alone, without a key. On `port` it needs an admin key where there "
+        "are API keys.",
+    )
     max_loras: int = Field(
         16,
         ge=1,
@@ -327,6 +344,12 @@ class ServeConfig(Config):
     )
     log_level: Literal["debug", "info", "warning"] = "info"
     log_format: Literal["human", "json"] = Field("human", description="json: one object a line, for machines.")
+
+    @model_validator(mode="after")
+    def _metrics_have_a_port_of_their_own(self) -> "ServeConfig":
+        if self.metrics_port is not None and self.metrics_port == self.port:
+            raise ValueError(f"metrics_port {self.metrics_port} must differ from port; leave it out to use port alone")
+        return self
 
     @model_validator(mode="after")
     def _host_memory_holds_the_slots(self) -> "ServeConfig":

@@ -6,9 +6,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import FastAPI, Path, Request
-from fastapi.responses import PlainTextResponse, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from fastapi import Depends, FastAPI, Path, Request
+from fastapi.responses import Response
 
 from adapters.store import AdapterStore
 from serve.admin import admin_router
@@ -24,10 +23,12 @@ from serve.errors import (
     RateLimitedError,
     UnauthorizedError,
 )
+from serve.guard import Guard, WebRules
 from serve.keys import KeyRecord, KeyRing, may_use
 from serve.metrics import ServeMetrics
+from serve.metrics_port import metrics_answer
 from serve.monitor.monitor import Monitor
-from serve.openapi import DescribedApp, completion_answer, completion_body, errors
+from serve.openapi import METRICS_ANSWER, DescribedApp, completion_answer, completion_body, errors
 from serve.residency import Residency
 from serve.resolver import Resolver, ServedModel
 from serve.responses import add_error_handlers
@@ -61,6 +62,7 @@ class Parts:
     shadow: Shadow
     metrics: ServeMetrics
     supervisor: Supervisor
+    rules: WebRules
     monitor: Monitor | None = None
     background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
 
@@ -77,6 +79,7 @@ def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambd
     _add_completion_routes(app, parts)
     _add_model_routes(app, parts)
     _add_health_routes(app, parts)
+    app.add_middleware(Guard, rules=parts.rules, refused=parts.metrics.key_refused)
     app.include_router(admin_router(parts.store, parts.residency, parts.engine, parts.monitor, _admin_only(parts)))
     add_error_handlers(app)
     return app
@@ -166,10 +169,14 @@ def _add_health_routes(app: FastAPI, parts: Parts) -> None:
             raise NotReadyError("The engine is starting or gone; see the server's log.")
         return {"status": "ready"}
 
-    @app.get("/metrics", response_class=PlainTextResponse)
+    @app.get(
+        "/metrics",
+        response_class=Response,
+        responses=errors(UnauthorizedError, ForbiddenError) | METRICS_ANSWER,
+        dependencies=[Depends(_admin_only(parts))],
+    )
     def metrics() -> Response:
-        own, engine = generate_latest(parts.metrics.registry), generate_latest(REGISTRY)
-        return Response(own + engine, media_type=CONTENT_TYPE_LATEST)
+        return metrics_answer(parts.metrics)
 
 
 def _model_card(model: ServedModel, resolver: Resolver) -> dict[str, Any]:

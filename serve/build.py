@@ -1,6 +1,7 @@
 """The server, put together from its configuration."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry
@@ -15,8 +16,10 @@ from serve.checks import AnswerChecks, FileChecks
 from serve.completions import Completions, Gate
 from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
+from serve.guard import WebRules
 from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
+from serve.metrics_port import MetricsPort
 from serve.mirror import RemoteMirror
 from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
 from serve.monitor.monitor import Loop
@@ -110,6 +113,7 @@ def build_parts(
         shadow=shadow,
         metrics=metrics,
         supervisor=Supervisor(engine, residency, watcher, metrics),
+        rules=WebRules.of(config, config.host),
         monitor=monitor,
         background=tuple(background),
     )
@@ -144,7 +148,7 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str 
     Raises:
         AdapterError: The base is not there or cannot be served so, or the remote store's address is none.
         QualityStoreError: The file of samples cannot be used.
-        ConfigError: A package is missing for what the configuration asks for.
+        ConfigError: A package is missing for what the configuration asks for, or `metrics_port` is taken.
     """
     from serve.engine.engine import VllmEngine, served_base
 
@@ -155,6 +159,9 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str 
     engine = VllmEngine(config, served, observers, home.staged)
     store, keeping = AdapterStore(home.adapters.resolve()), open_keeping(config, home, judge_key)
     is_rounded = served != base_folder
-    return build_parts(
+    parts = build_parts(
         config, store, base_folder, engine, metrics, keys, observers, keeping, is_base_rounded=is_rounded
     )
+    if config.metrics_port is None:
+        return parts
+    return replace(parts, background=(*parts.background, MetricsPort(config, metrics).run))

@@ -1,6 +1,5 @@
 """`lorikeet serve`: one process that answers, measures and stops cleanly."""
 
-import ipaddress
 import logging
 import os
 from contextlib import suppress
@@ -13,6 +12,7 @@ from adapters.base import read_base
 from adapters.errors import AdapterError
 from config.errors import ConfigError
 from config.home import Home
+from config.hosts import is_loopback
 from config.load import load_serve
 from config.packaged import default_file
 from config.schema import ServeConfig
@@ -99,7 +99,7 @@ def _keys(config: ServeConfig, home: Home) -> KeyRing:
     """Raises ConfigError for a broken file, and for a server that everybody could reach and use."""
     default = home.keys if home.keys.exists() else None
     path = config.keys_file or default
-    if path is None and not _is_loopback(config.host):
+    if path is None and not is_loopback(config.host):
         raise ConfigError(
             f"Without API keys the server listens on loopback only, not on {config.host!r}. Create a key first: "
             f"`lorikeet keys create TENANT --home {home.root}`."
@@ -118,10 +118,3 @@ def _judge_key(config: ServeConfig) -> str | None:
             "judge's API key under that name, or leave `api_key_env` out where the judge needs none."
         )
     return os.environ[judge.api_key_env]
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -5,6 +5,9 @@ ServeError                                      500  server_error
 │   └── GrammarError                            400  grammar_refused: what its answers must look like costs too much
 ├── UnauthorizedError      (PermissionError)    401  invalid_api_key: missing, malformed, unknown or revoked
 ├── ForbiddenError         (PermissionError)    403  insufficient_permissions
+│   ├── ForeignHostError                        403  host_not_allowed: sent to a host name that is not this server's
+│   └── CrossSiteError                          403  cross_site: sent by another site's web page
+├── MediaTypeError         (ValueError)         415  unsupported_media_type: a body that is not JSON by its header
 ├── ModelNotFoundError     (LookupError)        404  model_not_found
 ├── ConflictError          (RuntimeError)       409  what an operator asked for contradicts what is
 ├── AdapterRefusedError    (RuntimeError)       422  adapter_refused: it does not do what it was trained to do
@@ -67,6 +70,26 @@ class ForbiddenError(ServeError, PermissionError):
     status = 403
     type = "invalid_request_error"
     code = "insufficient_permissions"
+
+
+class ForeignHostError(ForbiddenError):
+    """A request to a host name that is not this server's, as DNS rebinding sends it."""
+
+    code = "host_not_allowed"
+
+
+class CrossSiteError(ForbiddenError):
+    """A request that another site's web page made a browser send."""
+
+    code = "cross_site"
+
+
+class MediaTypeError(ServeError, ValueError):
+    """A body that is not sent as JSON."""
+
+    status = 415
+    type = "invalid_request_error"
+    code = "unsupported_media_type"
 
 
 class ModelNotFoundError(ServeError, LookupError):

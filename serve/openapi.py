@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from adapters.reference import NAME_PATTERN
 from config.limits import RequestLimits
 from serve.engine.protocol import Endpoint
-from serve.errors import NotReadyError, RateLimitedError, ServeError
+from serve.errors import ForeignHostError, MediaTypeError, NotReadyError, RateLimitedError, ServeError
 from serve.limits import LOGPROBS, REFUSED_FIELDS, largest_numbers, most_entries
 from serve.responses import ErrorAnswer
 
@@ -62,6 +62,11 @@ _DEFAULTS_HEADER: Schema = {
     }
 }
 
+METRICS_ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+"""`responses` of the route that is scraped."""
+
 
 class DescribedApp(FastAPI):
     """An application that describes its errors as it sends them, not as FastAPI would."""
@@ -70,15 +75,25 @@ class DescribedApp(FastAPI):
         described = super().openapi()
         components = described["components"]
         components["securitySchemes"] = {"key": _KEY}
-        for operation in (operation for path in described["paths"].values() for operation in path.values()):
+        operations = [operation for path in described["paths"].values() for operation in path.items()]
+        for method, operation in operations:
             answers = operation["responses"]
             if "HTTPValidationError" in str(answers.get("422")):
                 del answers["422"]  # a 400 here, in OpenAI's shape
             if "401" in answers:
                 operation["security"] = [{"key": []}]
+            answers.setdefault("403", _refusal(ForeignHostError))
+            if method == "post":
+                answers["415"] = _refusal(MediaTypeError)
         for unused in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(unused, None)
         return described
+
+
+def _refusal(kind: type[ServeError]) -> Schema:
+    """What `Guard` answers, whatever the route."""
+    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+    return {"description": kind.__doc__, "content": content}
 
 
 def errors(*kinds: type[ServeError]) -> dict[int | str, dict[str, Any]]:

@@ -24,11 +24,12 @@ from tests.fake_engine import FakeEngine, fingerprint
 from tests.peft_folders import draft_for, write_peft_folder
 
 BASE_NAME = "tiny-base"
-
+JSON = {"content-type": "application/json"}
 
 COMPLETION_SCOPE: dict[str, Any] = {
-    "type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": [], "query_string": b"",
-    "http_version": "1.1", "scheme": "http", "server": ("test", 80), "client": ("test", 1),
+    "type": "http", "method": "POST", "path": "/v1/chat/completions", "query_string": b"",
+    "headers": [(b"host", b"localhost")], "http_version": "1.1", "scheme": "http", "server": ("localhost", 80),
+    "client": ("test", 1),
 }  # fmt: skip
 """An ASGI request, for tests that hand in their own `receive`."""
 
@@ -64,7 +65,7 @@ class Serving:
     def client(self, token: str | None = None) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         headers = {"authorization": f"Bearer {token}"} if token else {}
-        return httpx.AsyncClient(transport=transport, base_url="http://test", headers=headers)
+        return httpx.AsyncClient(transport=transport, base_url="http://localhost", headers=headers)
 
 
 def make_serving(

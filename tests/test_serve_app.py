@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from adapters.store import AdapterStore
-from tests.serving import BASE_NAME, COMPLETION_SCOPE, Serving, make_serving
+from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_serving
 
 pytestmark = pytest.mark.anyio
 
@@ -100,7 +100,7 @@ async def test_an_unknown_model_is_a_404_and_never_reaches_the_engine(serving: S
 )
 async def test_a_body_that_is_no_request_is_a_400_that_says_why(serving: Serving, content: bytes, message: str) -> None:
     async with serving.client() as client:
-        response = await client.post("/v1/chat/completions", content=content)
+        response = await client.post("/v1/chat/completions", content=content, headers=JSON)
     assert response.status_code == 400
     assert message in response.json()["error"]["message"]
 

@@ -1,0 +1,166 @@
+"""Keeps web pages from operating the server: host names, origins and media types, checked before anything else.
+
+A server on loopback without keys trusts whoever reaches it, and any page in a browser on that machine does. Three
+checks keep pages out, in this order; none of them concerns clients that are not browsers.
+
+1. `Host` must be a name of this server; else an attacker's name that now points here (DNS rebinding) would count as the
+   same origin. `/health` and `/ready` may be asked by any name: orchestrators probe by address.
+2. A request from another site's page, by `Origin` or `Sec-Fetch-Site`, is refused unless `cors_origins` lists the page.
+3. A body must be JSON by its `Content-Type`, which no HTML form can send.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from config.hosts import ANY_HOST, is_loopback, is_same_host, normal_host, normal_origin, split_authority
+from config.schema import ServeConfig
+from serve.errors import CrossSiteError, ForeignHostError, MediaTypeError, ServeError
+from serve.responses import error_response
+
+OPEN_TO_EVERY_HOST = frozenset({"/health", "/ready"})
+
+_OWN_SITES = frozenset({"same-origin", "none"})
+_WILDCARDS = frozenset({"0.0.0.0", "::"})
+_PREFLIGHT_AGE_S = 600
+_EXPOSED = "x-request-id, retry-after, x-lorikeet-adapter, x-lorikeet-digest, x-lorikeet-cold, x-lorikeet-defaults"
+
+
+@dataclass(frozen=True)
+class WebRules:
+    """Which host names are this server's (None: all), and which origins' pages may use it."""
+
+    hosts: frozenset[str] | None
+    origins: frozenset[tuple[str, str, str]]
+
+    @classmethod
+    def of(cls, config: ServeConfig, host: str) -> "WebRules":
+        """The rules of a listener of `config` on `host`."""
+        allowed = config.allowed_hosts
+        is_open = ANY_HOST in allowed if allowed is not None else not is_loopback(host)
+        own = normal_host(host)
+        names = {own} if own is not None and own not in _WILDCARDS else set()
+        origins = {origin for text in config.cors_origins if (origin := normal_origin(text)) is not None}
+        return cls(None if is_open else frozenset({*names, *(allowed or ())}), frozenset(origins))
+
+    def check(self, method: str, path: str, headers: Headers) -> None:
+        """Do nothing where a request may go on.
+
+        Raises:
+            ForeignHostError: It was sent to another host name, or to several.
+            CrossSiteError: Another site's page has sent it.
+            MediaTypeError: It has a body that is not JSON by its header.
+        """
+        if path not in OPEN_TO_EVERY_HOST:
+            self._check_host(headers)
+        self._check_site(headers)
+        if method == "POST":
+            _check_media_type(headers)
+
+    def allowed_origin(self, headers: Headers) -> str | None:
+        """The origin of a page that may use this server across sites, as the browser wrote it."""
+        origins = headers.getlist("origin")
+        return origins[0] if len(origins) == 1 and normal_origin(origins[0]) in self.origins else None
+
+    def _check_host(self, headers: Headers) -> None:
+        host = _host(headers)
+        if host is None or not (self.hosts is None or is_loopback(host[0]) or host[0] in self.hosts):
+            shown = ", ".join(headers.getlist("host"))[:80]
+            raise ForeignHostError(
+                f"This server is not called {shown!r}. Ask it by its address on loopback, or have its operator add the "
+                "name to `allowed_hosts` in serve.yaml."
+            )
+
+    def _check_site(self, headers: Headers) -> None:
+        if self.allowed_origin(headers) is not None:
+            return
+        origins, host = headers.getlist("origin"), _host(headers)
+        is_own = all(
+            host is not None and (origin := normal_origin(text)) is not None and is_same_host(origin, host)
+            for text in origins
+        )
+        if not is_own or len(origins) > 1 or not _OWN_SITES.issuperset(headers.getlist("sec-fetch-site")):
+            shown = ", ".join(origins)[:80] or "another site"
+            raise CrossSiteError(
+                f"A web page of {shown!r} may not use this server. Its operator can list the page's origin in "
+                "`cors_origins` of serve.yaml."
+            )
+
+
+class Guard:
+    """The application behind `WebRules`, with CORS for the origins that they list.
+
+    Args:
+        refused: Called with the error of each request that does not pass.
+    """
+
+    def __init__(self, app: ASGIApp, rules: WebRules, refused: Callable[[ServeError], None]) -> None:
+        self._app = app
+        self._rules = rules
+        self._refused = refused
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        if self._rules.origins:
+            send = _with_cors(send, self._rules.allowed_origin(headers))
+        answer = self._own_answer(scope["method"], scope["path"], headers) or self._app
+        await answer(scope, receive, send)
+
+    def _own_answer(self, method: str, path: str, headers: Headers) -> ASGIApp | None:
+        """To what the application must not see: a request that is refused, or a browser's question before one."""
+        try:
+            self._rules.check(method, path, headers)
+        except ServeError as error:
+            self._refused(error)
+            return error_response(error)
+        is_preflight = method == "OPTIONS" and "access-control-request-method" in headers
+        return _preflight(headers) if is_preflight and self._rules.allowed_origin(headers) else None
+
+
+def _host(headers: Headers) -> tuple[str, str] | None:
+    """Of the one `Host` header; None where there are none or several, or it is malformed."""
+    hosts = headers.getlist("host")
+    return split_authority(hosts[0]) if len(hosts) == 1 else None
+
+
+def _check_media_type(headers: Headers) -> None:
+    """A request that has neither body nor type says nothing that could be misread."""
+    types = headers.getlist("content-type")
+    has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+    if not types and not has_body:
+        return
+    if [text.partition(";")[0].strip().lower() for text in types] != ["application/json"]:
+        raise MediaTypeError("The body must be JSON: send it with `content-type: application/json`.")
+
+
+def _preflight(headers: Headers) -> Response:
+    """What a browser asks before it sends a page's request. No credentials: keys go in a header of the page's own."""
+    return Response(
+        status_code=204,
+        headers={
+            "access-control-allow-methods": "GET, POST",
+            "access-control-allow-headers": headers.get("access-control-request-headers", ""),
+            "access-control-max-age": str(_PREFLIGHT_AGE_S),
+        },
+    )
+
+
+def _with_cors(send: Send, origin: str | None) -> Send:
+    """Tell the browser that this page may read the answer; caches must keep the answers to other pages apart."""
+
+    async def send_with_headers(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            headers.add_vary_header("Origin")
+            if origin is not None:
+                headers["access-control-allow-origin"] = origin
+                headers["access-control-expose-headers"] = _EXPOSED
+        await send(message)
+
+    return send_with_headers
