@@ -263,6 +263,11 @@ class ServeConfig(Config):
         description="A port that serves `/metrics` alone, without a key. On `port` it needs an admin key where there "
         "are API keys.",
     )
+    share_prefix_cache: bool = Field(
+        False,
+        description="Let tenants reuse each other's cached prompts. `cached_tokens` and the time to the first token "
+        "then tell a tenant what others have sent.",
+    )
     max_loras: int = Field(
         16,
         ge=1,

@@ -12,6 +12,7 @@ from config.home import Home
 from config.schema import ServeConfig
 from serve.admission import Admission
 from serve.app import Parts
+from serve.cache_salt import CacheSalts
 from serve.checks import AnswerChecks, FileChecks
 from serve.completions import Completions, Gate
 from serve.defaults import AnswerLengths
@@ -87,7 +88,10 @@ def build_parts(
     metrics.follow_waiting(admission.waiting_by_reason)
     metrics.set_limits(config)
     lengths = AnswerLengths.of(config)
-    gate = Gate(config.limits, lengths, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission)
+    salts = CacheSalts(is_shared=config.share_prefix_cache)
+    gate = Gate(
+        config.limits, lengths, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission, salts
+    )
     resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
     shadow = Shadow(engine, residency, metrics, lengths)
     background: list[Loop] = [watcher.run]

@@ -14,6 +14,7 @@ from starlette.requests import ClientDisconnect
 from adapters.manifest import RequestDefaults
 from config.schema import ServeLimits
 from serve.admission import Admission
+from serve.cache_salt import CacheSalts
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.disconnect import run_until_disconnect
 from serve.engine.protocol import Answer, Endpoint, Engine
@@ -57,6 +58,7 @@ class Gate:
     request_timeout_s: float
     tenants: TenantLimits
     admission: Admission
+    salts: CacheSalts
 
 
 class Completions:
@@ -113,6 +115,7 @@ class Completions:
             resolution = self._resolve(call)
         await self._take_turn(call, resolution)
         call.body |= {"model": resolution.served_name, "priority": call.tenant.priority}
+        call.body |= self._gate.salts.salted(call.body, call.tenant.tenant)
         filled = fill_defaults(call.body, call.endpoint, call.defaults, self._gate.lengths)
         if filled.names:
             call.headers["x-lorikeet-defaults"] = ",".join(filled.names)
