@@ -19,6 +19,7 @@ from serve.errors import (
     ForbiddenError,
     InvalidRequestError,
     ModelNotFoundError,
+    NotKeptError,
     NotReadyError,
     RateLimitedError,
     UnauthorizedError,
@@ -27,10 +28,10 @@ from serve.guard import Guard, WebRules
 from serve.keys import KeyRecord, KeyRing, may_use
 from serve.metrics import ServeMetrics
 from serve.metrics_port import metrics_answer
+from serve.model_cards import ModelCard, ModelCards, ModelList
 from serve.monitor.monitor import Monitor
 from serve.openapi import METRICS_ANSWER, DescribedApp, completion_answer, completion_body, errors
 from serve.residency import Residency
-from serve.resolver import Resolver, ServedModel
 from serve.responses import add_error_handlers
 from serve.shadow import Shadow
 from serve.supervisor import Supervisor
@@ -55,7 +56,7 @@ class Parts:
 
     engine: Engine
     store: AdapterStore
-    resolver: Resolver
+    models: ModelCards
     residency: Residency
     completions: Completions
     keys: KeyRing
@@ -142,20 +143,22 @@ def _add_completion_routes(app: FastAPI, parts: Parts) -> None:
     async def responses(request: Request) -> Response:
         return await parts.completions.answer("responses", request, _client(parts, request))
 
+    @app.get("/v1/responses/{response_id}", status_code=404, responses=errors(UnauthorizedError, NotKeptError))
+    def response(response_id: str, request: Request) -> None:
+        _client(parts, request)
+        raise NotKeptError
+
 
 def _add_model_routes(app: FastAPI, parts: Parts) -> None:
     @app.get("/v1/models", responses=errors(UnauthorizedError))
-    def models(request: Request) -> dict[str, Any]:
+    def models(request: Request) -> ModelList:
         tenant = _client(parts, request)
-        served = parts.resolver.models(lambda name: may_use(tenant, name))
-        return {"object": "list", "data": [_model_card(model, parts.resolver) for model in served]}
+        return parts.models.all(lambda name: may_use(tenant, name))
 
     @app.get("/v1/models/{reference}", responses=errors(UnauthorizedError, ModelNotFoundError))
-    def model(
-        reference: Annotated[str, Path(json_schema_extra={"pattern": "^[^/]+$"})], request: Request
-    ) -> dict[str, Any]:
+    def model(reference: Annotated[str, Path(json_schema_extra={"pattern": "^[^/]+$"})], request: Request) -> ModelCard:
         tenant = _client(parts, request)
-        return _model_card(parts.resolver.model(reference, lambda name: may_use(tenant, name)), parts.resolver)
+        return parts.models.one(reference, lambda name: may_use(tenant, name))
 
 
 def _add_health_routes(app: FastAPI, parts: Parts) -> None:
@@ -177,15 +180,3 @@ def _add_health_routes(app: FastAPI, parts: Parts) -> None:
     )
     def metrics() -> Response:
         return metrics_answer(parts.metrics)
-
-
-def _model_card(model: ServedModel, resolver: Resolver) -> dict[str, Any]:
-    defaults = resolver.defaults(model.target) if model.target else None
-    return {
-        "id": model.reference,
-        "object": "model",
-        "created": 0,
-        "owned_by": "lorikeet",
-        "root": str(model.target) if model.target else model.reference,
-        "defaults": defaults.given if defaults else None,
-    }

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
+from adapters.base import read_base
 from adapters.remote import RemoteStore
 from adapters.store import AdapterStore
 from config.home import Home
@@ -22,6 +23,7 @@ from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
 from serve.metrics_port import MetricsPort
 from serve.mirror import RemoteMirror
+from serve.model_cards import ModelCards
 from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
 from serve.monitor.monitor import Loop
 from serve.observers import Observers
@@ -110,7 +112,7 @@ def build_parts(
     return Parts(
         engine=engine,
         store=store,
-        resolver=resolver,
+        models=ModelCards(resolver, config.served_model_name, read_base(base_folder).created_at, config.max_model_len),
         residency=residency,
         completions=Completions(engine, resolver, residency, gate, shadow, observers),
         keys=keys,

@@ -9,6 +9,7 @@ ServeError                                      500  server_error
 │   └── CrossSiteError                          403  cross_site: sent by another site's web page
 ├── MediaTypeError         (ValueError)         415  unsupported_media_type: a body that is not JSON by its header
 ├── ModelNotFoundError     (LookupError)        404  model_not_found
+├── NotKeptError           (LookupError)        404  response_not_found: no response can be asked for again
 ├── ConflictError          (RuntimeError)       409  what an operator asked for contradicts what is
 ├── AdapterRefusedError    (RuntimeError)       422  adapter_refused: it does not do what it was trained to do
 │   ├── ParityError                             422  its answers are not those that training measured
@@ -99,6 +100,20 @@ class ModelNotFoundError(ServeError, LookupError):
     type = "invalid_request_error"
     code = "model_not_found"
     param = "model"
+
+
+class NotKeptError(ServeError, LookupError):
+    """A response that was answered before: none is kept."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "response_not_found"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This server keeps no responses after they were answered, so there is none to get by its id. Keep what you "
+            "need of them, and send the earlier turns as `input`."
+        )
 
 
 class ConflictError(ServeError, RuntimeError):

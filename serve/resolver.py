@@ -44,6 +44,7 @@ class Resolver:
         self._base_name = base_name
         self._has_remote = has_remote
         self._defaults: dict[Target, RequestDefaults | None] = {}
+        self._published_at: dict[Target, str] = {}
 
     def resolve(self, model: object, may_use: Permission, sticky_key: str) -> Resolution:
         """The version that a reference means for this request.
@@ -105,6 +106,13 @@ class Resolver:
             except (AdapterError, OSError):  # also of one that is removed at this moment
                 return None
         return self._defaults[target]
+
+    def published_at(self, target: Target) -> str | None:
+        """When a version was published, by its adapter's history; UTC, ISO 8601. None where that does not say."""
+        if target not in self._published_at:
+            published = [event for event in self._store.history(target.name) if event.kind == "published"]
+            self._published_at |= {Target(target.name, event.version): event.at for event in published if event.version}
+        return self._published_at.get(target)
 
     def _recorded(self, text: str) -> Target:
         """What a reference means by the history; the store's own `recorded` lists all adapters for its message."""

@@ -34,6 +34,7 @@ COMPLETIONS = [("POST", f"/v1/{endpoint}") for endpoint in ENDPOINTS]
 MOVES = [("POST", "/admin/aliases/{name}"), ("POST", "/admin/aliases/{name}/rollback")]
 NAMED = [
     ("GET", "/v1/models/{reference}"),
+    ("GET", "/v1/responses/{response_id}"),
     ("POST", "/admin/adapters/{reference}/{action}"),
     ("GET", "/admin/aliases/{name}"),
     ("POST", "/admin/quality/{action}"),
@@ -42,7 +43,12 @@ WITHOUT_DATA = [("GET", "/v1/models"), ("GET", "/admin/adapters"), ("GET", "/adm
 KEYED = [*WITHOUT_DATA, *COMPLETIONS, *MOVES, *NAMED]
 OPEN = [("GET", "/health"), ("GET", "/ready")]
 
-THERE = {"model": [BASE_NAME, "medical", "medical@1"], "reference": ["medical", "medical@2"], "name": ["medical"]}
+THERE = {
+    "model": [BASE_NAME, "medical", "medical@1"],
+    "reference": ["medical", "medical@2"],
+    "name": ["medical"],
+    "response_id": ["resp_1"],
+}
 """What a request can name here. Beside them schemathesis would find nothing but 404s."""
 
 

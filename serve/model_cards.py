@@ -1,0 +1,71 @@
+"""What `/v1/models` says of each reference: OpenAI's fields, vLLM's, and a version's request defaults."""
+
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from serve.resolver import Permission, Resolver, ServedModel
+
+
+class ModelCard(BaseModel):
+    """A name that requests may give as `model`."""
+
+    id: str
+    object: Literal["model"] = "model"
+    created: int = Field(description="When the version was published, or the base prepared; seconds since 1970, UTC.")
+    owned_by: Literal["lorikeet"] = "lorikeet"
+    root: str = Field(description="The version that the name means now, as medical@3; the base's own name.")
+    parent: str | None = Field(description="The base's name; null for the base.")
+    max_model_len: int = Field(description="Tokens of prompt and answer together.")
+    defaults: dict[str, Any] | None = Field(description="What the version fills in where a request leaves it out.")
+
+
+class ModelList(BaseModel):
+    """All that a client may use."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class ModelCards:
+    """Writes the cards of one server.
+
+    Args:
+        prepared_at: When the base was prepared; UTC, ISO 8601.
+    """
+
+    def __init__(self, resolver: Resolver, base_name: str, prepared_at: str, max_model_len: int) -> None:
+        self._resolver = resolver
+        self._base_name = base_name
+        self._prepared_s = _unix_s(prepared_at)
+        self._max_model_len = max_model_len
+
+    def all(self, may_use: Permission) -> ModelList:
+        """Of every reference that a client may use."""
+        return ModelList(data=[self._card(model) for model in self._resolver.models(may_use)])
+
+    def one(self, reference: str, may_use: Permission) -> ModelCard:
+        """Raises ModelNotFoundError where it names nothing, or nothing that this client may use."""
+        return self._card(self._resolver.model(reference, may_use))
+
+    def _card(self, model: ServedModel) -> ModelCard:
+        target = model.target
+        defaults = self._resolver.defaults(target) if target else None
+        return ModelCard(
+            id=model.reference,
+            created=_unix_s(self._resolver.published_at(target)) if target else self._prepared_s,
+            root=str(target) if target else model.reference,
+            parent=self._base_name if target else None,
+            max_model_len=self._max_model_len,
+            defaults=defaults.given if defaults else None,
+        )
+
+
+def _unix_s(at: str | None) -> int:
+    """0 where nobody has written down when, or not as a time."""
+    try:
+        moment = datetime.fromisoformat(at or "")
+    except ValueError:
+        return 0
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp())
