@@ -28,6 +28,7 @@ from serve.residency import Residency
 from serve.resolver import Resolution, Resolver
 from serve.responses import HoldingStream, error_event, error_response, read_body, request_id
 from serve.shadow import Shadow
+from serve.stops import without_empty_stops
 from serve.tenants import TenantLimits
 
 _BASE_HEADERS = {"x-lorikeet-digest": "base", "x-lorikeet-cold": "0"}
@@ -125,6 +126,7 @@ class Completions:
         return answer
 
     def _resolve(self, call: Call) -> Resolution:
+        call.body |= without_empty_stops(call.body)
         check_limits(call.body, call.endpoint, self._gate.limits)
         if not self._engine.is_ready:
             raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")

@@ -37,13 +37,17 @@ REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
         "request_id": "an id is given in the `x-request-id` header",
         "use_beam_search": "it turns one request into one for every beam and token",
         "repetition_detection": "it searches every answer in the scheduler, which all requests share",
+        "previous_response_id": "no response is kept after it was answered; send the earlier turns, questions and "
+        "answers, in `input` instead",
+        "conversation": "no conversation is kept; send the earlier turns in `input` instead",
+        "background": "no answer is kept for later; wait for it, or set `stream` to get it piece by piece",
     }
 )
 """Extensions that no client may use, and why. A value that is null, false, zero or empty uses nothing.
 
-Looked at and left alone: `cache_salt` (vLLM bounds it, and it only splits the prefix cache), `truncate_prompt_tokens`,
+Looked at and left alone: `cache_salt` (`CacheSalts` checks it and makes it a tenant's), `truncate_prompt_tokens`,
 `add_generation_prompt`, `continue_final_message`, `echo` (they change the client's own prompt), `documents` (counted
-with the prompt), `session_id` (a label), `background` (vLLM refuses it without a store of responses).
+with the prompt), `session_id` (a label), `store` (a wish that OpenAI's clients send by default; nothing is kept).
 """
 
 _ANSWER_TOKENS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "min_tokens")

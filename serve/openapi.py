@@ -136,7 +136,7 @@ def _body(schema: Schema) -> dict[str, Any]:
 def _fields(endpoint: Endpoint, limits: RequestLimits) -> dict[str, Schema]:
     """The main fields of a request, the prompt first."""
     text: Schema = {"type": "string", "minLength": 1, "maxLength": limits.max_prompt_chars}
-    stop: Schema = {"type": "string", "minLength": 1, "maxLength": limits.max_stop_chars}
+    stop: Schema = {"type": ["string", "null"], "maxLength": limits.max_stop_chars}
     token_ids = _list({"type": "integer", "minimum": 0}, limits.max_prompt_chars)
     prompts = [text, token_ids, *(_list(prompt, limits.max_prompts) for prompt in (text, token_ids))]
     of_endpoint: dict[Endpoint, dict[str, Schema]] = {
@@ -161,7 +161,7 @@ def _fields(endpoint: Endpoint, limits: RequestLimits) -> dict[str, Schema]:
     return of_endpoint[endpoint] | {
         "model": {"type": "string", "description": "`medical`, `medical@3`, `medical@canary`, or the base."},
         "stream": _BOOLEAN,
-        "stop": {"anyOf": [stop, _list(stop, limits.max_stop), {"type": "null"}]},
+        "stop": {"anyOf": [stop, _list(stop, limits.max_stop)], "description": "Empty strings and null name none."},
         "logit_bias": {"type": ["object", "null"], "additionalProperties": {"type": "number"}},
         "user": _TEXT | {"description": "Requests of one user stay on one side of a canary split."},
     }

@@ -287,6 +287,8 @@ class VllmEngine:
             return await self._serving.openai_serving_chat.create_chat_completion(parsed, request)
         if endpoint == "completions":
             return await self._serving.openai_serving_completion.create_completion(parsed, request)
+        parsed.store = False  # whatever the environment says: vLLM's store has no bound
+        parsed.previous_response_id = None  # where it is empty, which names none
         return await self._serving.openai_serving_responses.create_responses(parsed, request)
 
     @property
