@@ -44,18 +44,26 @@ def disk_errors(root: Path) -> Iterator[None]:
         ) from error
 
 
-def copy_file(source: Path, target: Path) -> None:
+def copy_file(source: Path, target: Path, *, mode: int = 0o444) -> None:
     """Copy a regular file's bytes and fsync them; never follows a link.
+
+    Args:
+        mode: Permissions of the copy.
 
     Raises:
         OSError: `source` is a symbolic link (ELOOP), or cannot be read.
     """
     descriptor = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
+    with os.fdopen(descriptor, "rb") as reader, os.fdopen(new_file(target, mode), "wb") as writer:
         shutil.copyfileobj(reader, writer, 1 << 20)
         writer.flush()
         os.fsync(writer.fileno())
-    target.chmod(0o444)
+    target.chmod(mode)
+
+
+def new_file(path: Path, mode: int) -> int:
+    """A descriptor to write a new file by, which from its first byte on nobody has more rights to than `mode`."""
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -67,11 +75,11 @@ def write_file(path: Path, content: bytes) -> None:
     path.chmod(0o444)
 
 
-def seal_file(path: Path) -> None:
+def seal_file(path: Path, *, mode: int = 0o444) -> None:
     """Fsync a file that something else wrote, and make it read-only."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
-    path.chmod(0o444)
+    path.chmod(mode)
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
@@ -103,8 +111,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
     fresh = _fresh(path)
     try:
         fresh.unlink(missing_ok=True)  # what a writer left that was killed
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
-        with os.fdopen(descriptor, "wb") as writer:
+        with os.fdopen(new_file(fresh, mode), "wb") as writer:
             writer.write(content)
             writer.flush()
             os.fsync(writer.fileno())

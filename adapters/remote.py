@@ -20,7 +20,7 @@ from adapters.reference import Target, is_adapter_name
 from adapters.remote_files import RemoteFiles
 from adapters.retry import Retry
 from adapters.store import AdapterStore
-from adapters.version_files import MAX_HISTORY_BYTES, MAX_MANIFEST_BYTES
+from adapters.version_files import MAX_HISTORY_BYTES, MAX_MANIFEST_BYTES, mode_of
 
 logger = logging.getLogger(__name__)
 
@@ -174,11 +174,10 @@ class RemoteStore:
         manifest = parse_manifest(content, target)
         check_manifest(manifest)
         for entry in manifest.files:
-            check = partial(verify_file, staged, entry, str(target))
-            self._files.download(
-                _path(target, entry.path), staged / entry.path, size_bytes=entry.size_bytes, check=check
-            )
-            seal_file(staged / entry.path)
+            check, local = partial(verify_file, staged, entry, str(target)), staged / entry.path
+            local.touch(mode=mode_of(entry.path) | 0o200)  # before its bytes come
+            self._files.download(_path(target, entry.path), local, size_bytes=entry.size_bytes, check=check)
+            seal_file(local, mode=mode_of(entry.path))
         write_file(staged / MANIFEST_FILE, content)
         logger.info("Fetched %s from %s, %d files", target, self.url, len(manifest.files))
 

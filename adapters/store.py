@@ -22,7 +22,7 @@ from adapters.reference import DEFAULT_ALIAS, Target, parse_alias
 from adapters.traffic import plan_split
 from adapters.trials import Conclusion, Trial, check_running, plan_conclusion
 from adapters.usage import users
-from adapters.version_files import MAX_BYTES
+from adapters.version_files import MAX_BYTES, mode_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class AdapterStore(StoreReader):
         with self.folders.staged() as staged:
             for name in MAX_BYTES:
                 if (source / name).is_file():
-                    copy_file(source / name, staged / name)
+                    copy_file(source / name, staged / name, mode=mode_of(name))
             files = tuple(file_entry(staged, path.name) for path in sorted(staged.iterdir()))
             with self._writing(draft.name) as folder:
                 return self._commit(folder, staged, draft, files)

@@ -17,8 +17,16 @@ MAX_BYTES = {
 }
 """Largest size in bytes of each file that is copied into a version; nothing else is copied."""
 
+PRIVATE_FILES = frozenset({FINGERPRINT_FILE, PROBES_FILE})
+"""What holds examples of the data: only its owner may read it."""
+
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_HISTORY_BYTES = 64 << 20
+
+
+def mode_of(name: str) -> int:
+    """Permissions of a version's file."""
+    return 0o400 if name in PRIVATE_FILES else 0o444
 
 
 def find_oversized(folder: Path) -> list[tuple[str, int, int]]:

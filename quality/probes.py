@@ -79,4 +79,6 @@ def read_probes(folder: Path) -> ProbeSet | None:
 
 def write_probes(probes: ProbeSet, folder: Path) -> None:
     """Write `probes.json`; an equal set gives the same bytes."""
-    (folder / PROBES_FILE).write_text(probes.model_dump_json() + "\n", encoding="utf-8")
+    path = folder / PROBES_FILE
+    path.touch(mode=0o600)  # held-out questions with their answers
+    path.write_text(probes.model_dump_json() + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The tables of the quality store, and how an older file becomes a current one."""
 
 import sqlite3
+from contextlib import suppress
 from pathlib import Path
 
 from quality.errors import QualityStoreError
@@ -72,6 +73,7 @@ def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch(mode=0o600)  # it may hold what people wrote; SQLite gives its other files the same mode
+        _close_to_others(path)
         connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
         _check(connection, path)
         _configure(connection)
@@ -83,6 +85,13 @@ def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
             raise
         raise QualityStoreError(f"The quality store {str(path)!r} cannot be opened: {error}") from error
     return connection
+
+
+def _close_to_others(path: Path) -> None:
+    """Of a file that was there before: as of a new one, unless it is another user's."""
+    if path.stat().st_mode & 0o077:
+        with suppress(PermissionError):
+            path.chmod(0o600)
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:

@@ -19,6 +19,7 @@ from config.schema import ServeConfig
 from config.terminal import print_error
 from quality.errors import QualityStoreError
 from serve.errors import EngineStartError
+from serve.exposure import warn_of_exposure
 from serve.keys import KeyRing
 from serve.logs import LogFormat, set_up_logging
 
@@ -49,6 +50,7 @@ def serve(
         raise typer.Exit(1) from None
     set_up_logging(config.log_level, config.log_format)
     logger.info("Configuration: %s", config_file)
+    warn_of_exposure(config, Home(home))
     try:
         run(config, Home(home), keys, judge_key)
     except (QualityStoreError, ConfigError, AdapterError, EngineStartError) as error:

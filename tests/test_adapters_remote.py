@@ -43,7 +43,8 @@ def test_held_out_probes_travel_with_their_version(connect, url, origin, mirror,
     connect(url, origin).push(third)
     remote = connect(url, mirror)
     remote.sync()
-    assert (remote.fetch(third) / "probes.json").read_text() == '{"max_tokens": 8}'
+    probes = remote.fetch(third) / "probes.json"
+    assert (probes.read_text(), probes.stat().st_mode & 0o777) == ('{"max_tokens": 8}', 0o400)
 
 
 def test_fetched_files_are_read_only_and_nothing_is_left_in_staging(connect, url, origin, mirror):

@@ -72,6 +72,17 @@ def test_a_built_data_set_is_used_again_and_force_builds_it_again(tmp_path: Path
     assert (home.datasets / "colours" / "train.jsonl").stat().st_mtime_ns != before
 
 
+def test_a_data_set_is_its_owners_and_an_open_one_becomes_so(tmp_path: Path, domain: DomainConfig) -> None:
+    home = Home(tmp_path)
+    build_dataset(domain, home)
+    made = (home.datasets, home.datasets / "colours", *(home.datasets / "colours").iterdir())
+    assert not any(path.stat().st_mode & 0o077 for path in made)
+    for path in made:
+        path.chmod(0o755)
+    build_dataset(domain, home)
+    assert not any(path.stat().st_mode & 0o077 for path in made)
+
+
 def test_changed_source_data_is_built_again(tmp_path: Path, domain: DomainConfig) -> None:
     first = build_dataset(domain, Home(tmp_path))
     assert domain.data.path is not None

@@ -23,6 +23,7 @@ from config.dataset import (
 )
 from config.errors import DatasetError
 from config.home import Home
+from config.private import close_to_others, make_private_folder, write_private
 from config.schema import DataConfig, DomainConfig
 from train.duplicates import NearDuplicates
 from train.errors import DataError
@@ -52,6 +53,7 @@ def build_dataset(config: DomainConfig, home: Home, *, force: bool = False) -> D
         DataError: The source is missing or malformed, or has too few examples.
     """
     folder = home.datasets / config.name
+    close_to_others((home.datasets, folder, *folder.glob("*")))
     key = config_sha256(config)
     if not force and _built_from(folder) == key:
         return read_dataset(folder)
@@ -193,20 +195,19 @@ def _built_from(folder: Path) -> str | None:
 
 
 def _write(folder: Path, config: DomainConfig, source: SourceData, splits: Splits, key: str) -> DatasetManifest:
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder.parent)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        staging.chmod(0o755)
         for name, examples in (
             ("train", splits.train),
             ("validation", splits.validation),
             ("test", splits.test),
         ):
             rows = [_row(config, example) for example in examples]
-            (staging / f"{name}.jsonl").write_text(rows_to_jsonl(rows), encoding="utf-8")
+            write_private(staging / f"{name}.jsonl", rows_to_jsonl(rows))
         manifest = _describe(staging, config, source, splits, key)
         # Written last: its presence marks the folder complete.
-        (staging / DATASET_MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        write_private(staging / DATASET_MANIFEST_FILE, manifest.model_dump_json(indent=2) + "\n")
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(staging, folder)
     finally:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 from adapters.fingerprint import FINGERPRINT_FILE, Fingerprint, GoldenPrompt
 from adapters.manifest import BaseManifest
 from config.dataset import DatasetRow
+from config.private import write_private
 from train.encode import Encoded, encode
 from train.evaluate import without_adapter
 from train.template import names_time
@@ -73,7 +74,7 @@ def stop_token_ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> tupl
 
 
 def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
-    (folder / FINGERPRINT_FILE).write_text(fingerprint.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_private(folder / FINGERPRINT_FILE, fingerprint.model_dump_json(indent=1) + "\n")
 
 
 def _golden_prompt(model: PeftModel, tokenizer: PreTrainedTokenizerBase, row: DatasetRow, at: datetime) -> GoldenPrompt:

@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.manifest import BaseManifest, ComputeRecord
 from config.dataset import DatasetManifest
+from config.private import make_private_folder
 from config.schema import RecipeConfig
 
 RUN_FILE = "run.json"
@@ -21,7 +22,8 @@ def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) 
 
 
 def start_run(folder: Path, key: str) -> None:
-    folder.mkdir(parents=True)
+    make_private_folder(folder.parent)
+    folder.mkdir()
     _write(folder, {"key": key})
 
 

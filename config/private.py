@@ -1,0 +1,67 @@
+"""Files for their owner alone: what people wrote, what answers are examined with, and keys. Whatever the umask is."""
+
+import logging
+import os
+import stat
+from collections.abc import Iterable, Iterator
+from itertools import chain
+from pathlib import Path
+
+from config.home import Home
+
+logger = logging.getLogger(__name__)
+
+_OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
+_MOST_NAMED = 3
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder, and its parents where they are missing; one that is there is closed to others."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    close_to_others([folder])
+
+
+def write_private(path: Path, text: str) -> None:
+    """Write a file that nobody else may read from its first byte on."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:
+        os.fchmod(descriptor, 0o600)  # where it was there before
+        file.write(text)
+
+
+def close_to_others(paths: Iterable[Path]) -> None:
+    """Take the rights of group and others from what has them; what cannot be changed, or was, is a warning."""
+    closed, left = [], []
+    for path in filter(is_open_to_others, paths):
+        try:
+            path.chmod(stat.S_IMODE(path.stat().st_mode) & ~_OF_OTHERS)
+        except OSError:  # another user's, or on a disk that is read-only
+            left.append(path)
+        else:
+            closed.append(path)
+    if closed:
+        logger.warning("Other users could read private files; now only their owner can: %s", _named(closed))
+    if left:
+        logger.warning("Other users can read private files: %s. Take their rights: `chmod go= FILE`.", _named(left))
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Whether anybody but its owner has any right to a file or folder; not where there is none, or a link."""
+    try:
+        found = path.lstat()
+    except OSError:
+        return False
+    return bool(found.st_mode & _OF_OTHERS) and not stat.S_ISLNK(found.st_mode)
+
+
+def private_paths(home: Home) -> Iterator[Path]:
+    """All of a state folder that is for its owner, there or not."""
+    quality = (home.quality.with_name(home.quality.name + end) for end in ("", "-wal", "-shm"))
+    data = (home.datasets, *home.datasets.glob("*"), *home.datasets.glob("*/*"), home.runs)
+    versions = (home.adapters.glob(f"*/*/{name}") for name in ("probes.json", "fingerprint.json"))
+    return chain((home.keys, home.quality_key), quality, data, *versions)
+
+
+def _named(paths: list[Path]) -> str:
+    more = len(paths) - _MOST_NAMED
+    return ", ".join(map(str, paths[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")

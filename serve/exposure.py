@@ -1,0 +1,31 @@
+"""What the start of a server warns of: secrets and private files that others could read."""
+
+import logging
+from urllib.parse import urlsplit
+
+from config.home import Home
+from config.hosts import is_loopback
+from config.private import close_to_others, is_open_to_others, private_paths
+from config.schema import ServeConfig
+
+logger = logging.getLogger(__name__)
+
+
+def warn_of_exposure(config: ServeConfig, home: Home) -> None:
+    """Close private files of the state folder to other users; warn of what only the operator can change."""
+    close_to_others(private_paths(home))
+    if config.keys_file is not None and is_open_to_others(config.keys_file):
+        logger.warning("Other users have rights to the key file %s: `chmod go= FILE` takes them.", config.keys_file)
+    judge = config.quality.judge
+    if judge is not None and judge.url is not None and judge.api_key_env is not None and _is_readable(judge.url):
+        logger.warning(
+            "The judge's API key and the texts that it grades go to %r unencrypted. Use an https:// URL in "
+            "`quality.judge.url`, or a judge on this machine.",
+            urlsplit(judge.url).hostname,
+        )
+
+
+def _is_readable(url: str) -> bool:
+    """Whether those between here and there can read what is sent."""
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname or "")
