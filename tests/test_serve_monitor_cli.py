@@ -209,9 +209,12 @@ def test_an_export_without_labels_says_how_to_make_some(quality: Run, store: Qua
     assert not (tmp_path / "labels.csv").exists()
 
 
-def test_an_answer_that_begins_like_a_formula_is_none_in_a_spreadsheet() -> None:
-    (row,) = csv.DictReader(io.StringIO(write_labels([(sample(answer="=HYPERLINK(1)"), None)])))
-    assert row["answer"] == "'=HYPERLINK(1)"
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠", "'=", "''@"])
+def test_no_cell_begins_like_a_formula(start: str) -> None:
+    text = f"{start}HYPERLINK(1)"
+    one = replace(sample(answer=text, prompt=text, adapter=text), id=7)
+    (row,) = csv.DictReader(io.StringIO(write_labels([(one, Label(7, text, 1.0, 0.5, text))]), newline=""))
+    assert {row[name] for name in ("adapter", "prompt", "answer", "who", "note")} == {f"'{text}"}
 
 
 @pytest.mark.parametrize(
@@ -282,12 +285,15 @@ def test_a_label_is_a_grade_or_a_word_and_nothing_else(text: str) -> None:
     assert (label_score(text) is not None) == (text.strip().lower() in ("1", "2", "3", "4", "5"))
 
 
-@given(st.text(st.characters(codec="utf-8"), max_size=40), st.text("'=+-@\t\r\n\", a", max_size=9))
-def test_any_text_survives_the_table(answer: str, note: str) -> None:
-    one = replace(sample(answer=answer), id=7)
-    table = write_labels([(one, Label(7, "ada", 1.0, 0.5, note))])
+AWKWARD = st.text("'=+-@\t\r\n\", a＝", max_size=9)
+
+
+@given(st.text(st.characters(codec="utf-8"), max_size=40), AWKWARD, AWKWARD.map("{}a".format).map(str.strip))
+def test_any_text_survives_the_table(answer: str, note: str, who: str) -> None:
+    one = replace(sample(answer=answer, adapter=who), id=7)
+    table = write_labels([(one, Label(7, who, 1.0, 0.5, note))])
     (label,) = read_labels(table, {7: one}.get, who="bob", at_s=2.0)
-    assert (label.who, label.score, label.note) == ("ada", 0.5, note)
+    assert (label.who, label.score, label.note) == (who, 0.5, note)
 
 
 def test_a_nul_in_a_file_is_an_error_not_a_crash() -> None:

@@ -21,7 +21,7 @@ _REQUIRED = ("sample_id", "label")
 _MOST_TOLD = 10
 _MOST_FIELD_CHARS = 1 << 30  # a prompt may be longer than the csv module's 128 KiB
 # A spreadsheet takes a text that begins so for a formula, and a model's answer may well begin so.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class LabelsError(QualityError, ValueError):
@@ -45,9 +45,9 @@ def write_labels(rows: Iterable[tuple[Sample, Label | None]]) -> str:
     writer.writerow(COLUMNS)
     for sample, label in rows:
         at = datetime.fromtimestamp(sample.at_s, UTC).isoformat(timespec="seconds")
-        said = (grade_of(label.score), label.who, _harmless(label.note)) if label else ("", "", "")
-        texts = _harmless(sample.prompt or ""), _harmless(sample.answer or "")
-        writer.writerow((sample.id, sample.adapter, sample.version, at, *texts, *said))
+        said = (grade_of(label.score), label.who, label.note) if label else ("", "", "")
+        cells = (sample.id, sample.adapter, sample.version, at, sample.prompt or "", sample.answer or "", *said)
+        writer.writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
 
@@ -100,11 +100,12 @@ def _label(
     if sample is None:
         raise LabelsError(f"there is no sample {sample_id!r}; it may have been deleted by retention")
     for name, here in (("adapter", sample.adapter), ("version", str(sample.version))):
-        if (row.get(name) or here).strip() != here:
+        if _as_written((row.get(name) or "").strip() or here) != here:
             raise LabelsError(
                 f"sample {sample_id} has {name} {here!r} here, not {row[name]!r}; whose samples are they?"
             )
-    return Label(sample.id, (row.get("who") or "").strip() or who, at_s, score, _as_written(row.get("note") or ""))
+    said_by = _as_written((row.get("who") or "").strip()) or who
+    return Label(sample.id, said_by, at_s, score, _as_written(row.get("note") or ""))
 
 
 def _told(problems: list[str]) -> Iterator[str]:
