@@ -5,6 +5,7 @@
 # its container. Fill it with the same image, for instance
 #   docker run -v lorikeet:/app/var lorikeet:cpu lorikeet demo
 #   docker run -v lorikeet:/app/var lorikeet:cpu lorikeet keys create me
+# Prometheus needs an admin key, or a `metrics_port` with `metrics_host: 0.0.0.0` in serve.yaml and a network for it alone: docs/metrics.md
 
 FROM python:3.11-slim AS source
 # g++: our LoRA operator is compiled on a CPU, and torch.compile builds C++ where vLLM uses it.
