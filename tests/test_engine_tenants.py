@@ -73,6 +73,15 @@ def test_cached_tokens_tell_of_the_tenants_own_prompts_only(
     assert again == other_again > 0
 
 
+@pytest.mark.parametrize("wrap", [lambda ids: ids, lambda ids: [ids], lambda ids: [[1, 2, 3], ids]])
+def test_a_prompt_of_token_ids_is_its_tenants_too(url: str, tokens: dict[str, str], wrap: Any) -> None:
+    prompt = wrap([1000 + next(numbers), *range(100, 400)])
+    cached = [
+        num_cached(ask(url, tokens[tenant], "completions", "", prompt=prompt)) for tenant in ("acme", "acme", "globex")
+    ]
+    assert (cached[0], cached[1] > 0, cached[2]) == (0, True, 0)
+
+
 def test_a_clients_salt_splits_its_own_cache_and_opens_no_other(url: str, tokens: dict[str, str]) -> None:
     prompt, cached = new_prompt(), []
     for tenant, salt in (("acme", None), ("acme", "a"), ("acme", "a"), ("globex", "a"), ("globex", None)):
@@ -124,7 +133,7 @@ def test_a_web_page_cannot_operate_the_server(url: str, headers: dict[str, str])
     assert {httpx.post(f"{url}{path}", headers=headers, content=b"{}").status_code for path in paths} == {403}
 
 
-def test_a_page_that_streams_is_not_held_back(url: str, tokens: dict[str, str]) -> None:
+def test_a_stream_comes_whole_through_the_guard(url: str, tokens: dict[str, str]) -> None:
     body = {"model": BASE_NAME, "prompt": "Count: 1, 2,", "max_tokens": 8, "stream": True}
     headers = {"authorization": f"Bearer {tokens['acme']}"}
     with httpx.stream("POST", f"{url}/v1/completions", json=body, headers=headers, timeout=120) as response:

@@ -26,6 +26,7 @@ THREAD_SETTINGS = ("VLLM_CPU_OMP_THREADS_BIND", "LD_PRELOAD")
 _SETTINGS_OF_BOTH = {
     "gpu_memory_utilization": 0.4,
     "keys_file": None,
+    "metrics_port": None,
     "remote_store": None,
     "canary_probes": False,
     "quality": {"enabled": False},
