@@ -11,6 +11,7 @@ from adapters.store import AdapterStore
 from config.schema import ServeConfig
 from serve.errors import ForeignHostError
 from serve.guard import WebRules
+from tests.peft_folders import write_base_folder
 from tests.serving import BASE_NAME, JSON, Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -35,9 +36,15 @@ ROUTES = [
 ]
 
 
-@pytest.fixture
-def serving(store: AdapterStore, base_folder: Path) -> Serving:
-    serving = make_serving(store, base_folder)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("guarded")
+
+
+@pytest.fixture(scope="module")
+def serving(folder: Path) -> Serving:
+    """One server for all that follows: what is refused changes nothing."""
+    serving = make_serving(AdapterStore(folder / "adapters"), write_base_folder(folder / "bases" / "tiny"))
     serving.publish("medical")
     return serving
 
@@ -182,9 +189,9 @@ async def test_an_operators_post_without_a_body_needs_no_media_type(serving: Ser
     assert (await status_of(serving, "POST", "/admin/adapters/medical/load", {})).status_code == 200
 
 
-@pytest.fixture
-def with_cors(store: AdapterStore, base_folder: Path) -> Serving:
-    return make_serving(store, base_folder, cors_origins=[PAGE])
+@pytest.fixture(scope="module")
+def with_cors(serving: Serving) -> Serving:
+    return make_serving(serving.store, serving.base_folder, cors_origins=[PAGE])
 
 
 PREFLIGHT = {
