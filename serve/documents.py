@@ -33,15 +33,20 @@ def objects(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def count_chars(value: Any) -> int:
-    """Characters of all text in a document, names included; anything else counts as one."""
+    """Characters of all text in a document, names included; anything else counts as one, and so does an empty text."""
     if isinstance(value, str):
         return len(value)
     num_chars = 0
     for level in levels(value):
         for node in level:
             num_chars += sum(map(len, node)) if isinstance(node, dict) else 0
-            num_chars += sum(len(child) if isinstance(child, str) else 1 for child in children(node))
+            num_chars += sum((len(child) or 1) if isinstance(child, str) else 1 for child in children(node))
     return num_chars
+
+
+def count_values(value: Any, *kinds: type) -> int:
+    """Entries of all lists and objects in a document, or of those of one kind."""
+    return sum(len(node) for level in levels(value) for node in level if isinstance(node, kinds or CONTAINERS))
 
 
 def texts(value: Any) -> Iterator[str]:

@@ -9,7 +9,17 @@ from types import MappingProxyType
 from typing import Any
 
 from config.limits import RequestLimits
-from serve.documents import CONTAINERS, as_number, check_depth, count_chars, objects, shown, texts, too_much
+from serve.documents import (
+    CONTAINERS,
+    as_number,
+    check_depth,
+    count_chars,
+    count_values,
+    objects,
+    shown,
+    texts,
+    too_much,
+)
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
 from serve.schema_limits import TOOLS, check_schemas
@@ -66,6 +76,8 @@ _IMAGES = ("image_url", "image_pil", "image_embeds", "input_image")
 _SOUNDS = ("audio_url", "audio_embeds", "input_audio")
 _MEDIA = frozenset({*_IMAGES, *_SOUNDS, "video_url", "video_embeds", "prompt_embeds", "input_file"})
 _MAX_FIELDS = 256  # the longest of vLLM's requests has some 60
+_MAX_VALUES = 16_384  # of a field that is no prompt; the longest that anybody needs is a schema
+_PARTS_OF_A_MESSAGE = 8  # on average; vLLM holds each part against every kind of part that there is
 
 
 def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits) -> None:
@@ -83,6 +95,7 @@ def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits
     if endpoint != "completions":
         _check_has_a_length(body, endpoint)
     _check_lists(body, limits)
+    _check_values(body, limits)
     if endpoint == "completions":
         _check_batch(body, limits)
     _check_prompt_chars(body, limits)
@@ -157,6 +170,18 @@ def _check_lists(body: dict[str, Any], limits: RequestLimits) -> None:
         longest = max(map(len, texts(body.get(field))), default=0)
         if longest > limits.max_stop_chars:
             raise too_much(field, f"has an entry of {longest} characters", limits.max_stop_chars)
+
+
+def _check_values(body: dict[str, Any], limits: RequestLimits) -> None:
+    most = limits.max_messages * _PARTS_OF_A_MESSAGE
+    for field in _MESSAGES:
+        num_entries = count_values(body.get(field), list)
+        if num_entries > most:
+            raise too_much(field, f"has {num_entries} entries, those of its messages included", most)
+    for field in body.keys() - set(_PROMPT):
+        num_values = count_values(body[field])
+        if num_values > _MAX_VALUES:
+            raise too_much(field[:80], f"holds {num_values} values", _MAX_VALUES)
 
 
 def _check_batch(body: dict[str, Any], limits: RequestLimits) -> None:
