@@ -72,6 +72,7 @@ def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = 
 
     from serve.app import create_app
     from serve.build import build_server
+    from serve.connections import TimedConnection
 
     failures: list[BaseException] = []
 
@@ -88,6 +89,7 @@ def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = 
             port=config.port,
             log_config=None,
             access_log=False,
+            http=TimedConnection,
             timeout_graceful_shutdown=int(config.drain_timeout_s),
         )
     )

@@ -1,0 +1,182 @@
+"""A real server's connections: slow senders, bodies that are too large, and what of them is read."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import uvicorn
+
+from adapters.store import AdapterStore
+from serve.connections import TimedConnection
+from serve.keys import KeyRing
+from tests.serving import BASE_NAME, make_serving
+
+pytestmark = pytest.mark.anyio
+
+CHAT = json.dumps({"model": BASE_NAME, "messages": [{"role": "user", "content": "Angina"}]}).encode()
+POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
+CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
+WAIT_S = 30.0
+
+
+class HastyConnection(TimedConnection):
+    headers_timeout_s = 0.2
+
+
+class Client:
+    """One connection, byte by byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.num_sent = 0
+
+    async def send(self, data: bytes) -> None:
+        self._writer.write(data)
+        await self._writer.drain()
+        self.num_sent += len(data)
+
+    async def answer(self) -> tuple[int, dict[str, str]]:
+        """Status and headers of the next answer; its body is read too."""
+        async with asyncio.timeout(WAIT_S):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+            first, *lines = head.splitlines()
+            headers = dict(line.split(": ", 1) for line in lines if line)
+            await self._reader.readexactly(int(headers["content-length"]))
+        return int(first.split()[1]), headers
+
+    async def rest(self) -> bytes:
+        """What comes until the server closes the connection."""
+        async with asyncio.timeout(WAIT_S):
+            with suppress(ConnectionError):
+                return await self._reader.read()
+            return b""
+
+
+@asynccontextmanager
+async def server(
+    store: AdapterStore, base_folder: Path, keys: KeyRing | None = None, **changes: object
+) -> AsyncIterator[int]:
+    """A port that a real HTTP server with a fake engine listens on."""
+    app = make_serving(store, base_folder, keys=keys, **changes).app
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=HastyConnection)
+    running = uvicorn.Server(config)
+    task = asyncio.create_task(running.serve())
+    while not running.started:
+        await asyncio.sleep(0.01)
+    try:
+        yield running.servers[0].sockets[0].getsockname()[1]
+    finally:
+        running.should_exit = True
+        await task
+
+
+@asynccontextmanager
+async def connection(port: int) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.close()
+        with suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+def sized(num_bytes: int) -> bytes:
+    return POST + b"content-length: %d\r\n\r\n" % num_bytes
+
+
+async def trickle(client: Client) -> None:
+    with suppress(ConnectionError):
+        while True:
+            await client.send(b" ")
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.parametrize("head", [sized(1000), CHUNKED + b"ff\r\n"])
+async def test_a_trickling_body_is_a_408_and_the_end_of_the_connection(
+    store: AdapterStore, base_folder: Path, head: bytes
+) -> None:
+    async with server(store, base_folder, body_timeout_s=0.3) as port, connection(port) as client:
+        await client.send(head)
+        sending = asyncio.create_task(trickle(client))
+        status, headers = await client.answer()
+        assert (status, headers["connection"], await client.rest()) == (408, "close", b"")
+        sending.cancel()
+
+
+async def test_a_slow_body_holds_up_nobody(store: AdapterStore, base_folder: Path) -> None:
+    async with server(store, base_folder, body_timeout_s=WAIT_S) as port, connection(port) as slow:
+        await slow.send(sized(len(CHAT)) + CHAT[:10])
+        async with connection(port) as other:
+            await other.send(sized(len(CHAT)) + CHAT)
+            assert (await other.answer())[0] == 200
+        await slow.send(CHAT[10:])
+        assert (await slow.answer())[0] == 200
+
+
+async def test_a_length_that_is_too_large_is_answered_before_the_body(store: AdapterStore, base_folder: Path) -> None:
+    async with server(store, base_folder) as port, connection(port) as client:
+        await client.send(POST + b"expect: 100-continue\r\ncontent-length: 524289\r\n\r\n")
+        status, headers = await client.answer()
+        assert (status, headers["connection"], await client.rest()) == (413, "close", b"")
+
+
+async def test_of_a_chunked_body_no_more_than_the_limit_is_read(store: AdapterStore, base_folder: Path) -> None:
+    chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
+    async with server(store, base_folder) as port, connection(port) as client:
+        await client.send(CHUNKED)
+
+        async def flood() -> None:
+            for _ in range(1000):
+                await client.send(chunk)
+
+        sending = asyncio.create_task(flood())
+        status, headers = await client.answer()
+        assert (status, headers["connection"]) == (413, "close")
+        with pytest.raises(ConnectionError):
+            await asyncio.wait_for(sending, WAIT_S)
+        assert client.num_sent < 64 << 20
+
+
+@pytest.mark.parametrize("num_bytes", [512 << 10, 100])
+async def test_a_body_within_the_limit_is_answered(store: AdapterStore, base_folder: Path, num_bytes: int) -> None:
+    body = CHAT + b" " * (num_bytes - len(CHAT))
+    async with server(store, base_folder) as port, connection(port) as client:
+        await client.send(sized(len(body)) + body)
+        assert (await client.answer())[0] == 200
+        await client.send(CHUNKED + b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body))
+        assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize(("num_bytes", "is_closed"), [(200_000, True), (100, False)])
+async def test_a_large_body_without_a_key_is_not_read(
+    tmp_path: Path, store: AdapterStore, base_folder: Path, num_bytes: int, is_closed: bool
+) -> None:
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    async with server(store, base_folder, KeyRing(tmp_path / "keys.json")) as port, connection(port) as client:
+        await client.send(sized(num_bytes))
+        status, headers = await client.answer()
+        assert (status, headers.get("connection") == "close") == (401, is_closed)
+
+
+@pytest.mark.parametrize("start", [b"", b"POST /v1/chat/comp", POST, b"GET /health HTTP/1.1\r\n\r\n" + POST])
+async def test_headers_that_do_not_come_end_the_connection(
+    store: AdapterStore, base_folder: Path, start: bytes
+) -> None:
+    async with server(store, base_folder) as port, connection(port) as client:
+        await client.send(start)
+        sending = asyncio.create_task(trickle(client)) if start else None
+        await client.rest()
+        if sending is not None:
+            sending.cancel()
+
+
+async def test_an_answer_that_takes_longer_than_headers_may_is_given(store: AdapterStore, base_folder: Path) -> None:
+    async with server(store, base_folder, body_timeout_s=WAIT_S) as port, connection(port) as client:
+        await client.send(sized(len(CHAT)))
+        await asyncio.sleep(2 * HastyConnection.headers_timeout_s)
+        await client.send(CHAT)
+        assert (await client.answer())[0] == 200
