@@ -320,14 +320,24 @@ class ServeConfig(Config):
     )
     ready_timeout_s: float = Field(600.0, gt=0)
     drain_timeout_s: float = Field(30.0, ge=0, description="Time in-flight requests get at shutdown, seconds.")
-    request_timeout_s: float = Field(600.0, gt=0, description="Longest time from a request to its last token.")
+    request_timeout_s: float = Field(
+        600.0, gt=0, description="Longest time from a request, once its body is there, to the last token."
+    )
     engine_stall_timeout_s: float = Field(
         300.0,
         gt=0,
         description="An engine that has requests and makes no step for so long is ended and started again, seconds; "
         "longer than a step with `max_num_batched_tokens` of prompt takes.",
     )
-    max_body_bytes: int = Field(4 << 20, ge=1024, description="Largest request body, bytes.")
+    max_body_bytes: int = Field(
+        512 << 10, ge=1024, description="Largest request body, bytes; then a 413. Raise it with `limits`."
+    )
+    body_timeout_s: float = Field(
+        10.0,
+        gt=0,
+        description="Longest time until a request's body is there, seconds; then a 408. A body waits as long at most "
+        "while others are read; then a 429.",
+    )
     limits: ServeLimits = Field(default_factory=ServeLimits, description="How much one request may ask for.")
     keys_file: Path | None = Field(None, description="API keys; by default `keys.json` of the state folder, if there.")
     max_waiting: int = Field(256, ge=0, description="Requests that wait for a place in the engine.")

@@ -16,11 +16,14 @@ from adapters.traffic import CANARY_ALIAS
 from serve.engine.protocol import Engine, EngineAdapters
 from serve.errors import (
     AdapterRefusedError,
+    BodyTimeoutError,
+    BodyTooLargeError,
     ConflictError,
     ForbiddenError,
     InvalidRequestError,
     ModelNotFoundError,
     NotReadyError,
+    RateLimitedError,
     UnauthorizedError,
 )
 from serve.keys import KeyRecord
@@ -31,7 +34,8 @@ from serve.residency import Residency, Resident
 from serve.responses import body_reader
 
 _MAX_BODY_BYTES = 16_384
-_MOVE_ERRORS = (InvalidRequestError, ModelNotFoundError, ConflictError)
+_BODY_ERRORS = (InvalidRequestError, BodyTimeoutError, BodyTooLargeError, RateLimitedError)
+_MOVE_ERRORS = (*_BODY_ERRORS, ModelNotFoundError, ConflictError)
 _Name = Annotated[str, Path(json_schema_extra=NAME)]
 _Reference = Annotated[str, Path(json_schema_extra=REFERENCE)]
 _Action = Literal["load", "unload", "pin", "unpin", "unquarantine"]

@@ -11,10 +11,13 @@ from fastapi.responses import Response
 
 from adapters.store import AdapterStore
 from serve.admin import admin_router
+from serve.bodies import CloseUnread
 from serve.completions import Completions
 from serve.engine.protocol import Endpoint, Engine
 from serve.errors import (
     AdapterRefusedError,
+    BodyTimeoutError,
+    BodyTooLargeError,
     DeadlineError,
     ForbiddenError,
     InvalidRequestError,
@@ -38,6 +41,8 @@ from serve.supervisor import Supervisor
 
 _COMPLETION_ERRORS = (
     InvalidRequestError,
+    BodyTimeoutError,
+    BodyTooLargeError,
     UnauthorizedError,
     ModelNotFoundError,
     AdapterRefusedError,
@@ -77,6 +82,8 @@ def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambd
     app = DescribedApp(
         title="Lorikeet", lifespan=_lifespan(parts, on_failure), docs_url=None, redoc_url=None, redirect_slashes=False
     )
+    app.state.bodies = parts.completions.bodies
+    app.add_middleware(CloseUnread)
     _add_completion_routes(app, parts)
     _add_model_routes(app, parts)
     _add_health_routes(app, parts)

@@ -13,6 +13,7 @@ from config.home import Home
 from config.schema import ServeConfig
 from serve.admission import Admission
 from serve.app import Parts
+from serve.bodies import BodyReader
 from serve.cache_salt import CacheSalts
 from serve.checks import AnswerChecks, FileChecks
 from serve.completions import Completions, Gate
@@ -91,9 +92,8 @@ def build_parts(
     metrics.set_limits(config)
     lengths = AnswerLengths.of(config)
     salts = CacheSalts(is_shared=config.share_prefix_cache)
-    gate = Gate(
-        config.limits, lengths, config.max_body_bytes, config.request_timeout_s, TenantLimits(), admission, salts
-    )
+    bodies = BodyReader(config.max_body_bytes, config.body_timeout_s)
+    gate = Gate(config.limits, lengths, bodies, config.request_timeout_s, TenantLimits(), admission, salts)
     resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
     shadow = Shadow(engine, residency, metrics, lengths)
     background: list[Loop] = [watcher.run]

@@ -1,6 +1,7 @@
 """One request, from its body to its answer: who asks, what for, whether it may, when, and by which version."""
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
@@ -14,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from adapters.manifest import RequestDefaults
 from config.schema import ServeLimits
 from serve.admission import Admission
+from serve.bodies import BodyReader
 from serve.cache_salt import CacheSalts
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.disconnect import run_until_disconnect
@@ -26,7 +28,7 @@ from serve.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency import Residency
 from serve.resolver import Resolution, Resolver
-from serve.responses import HoldingStream, error_event, error_response, read_body, request_id
+from serve.responses import HoldingStream, error_event, error_response, request_id
 from serve.shadow import Shadow
 from serve.stops import without_empty_stops
 from serve.tenants import TenantLimits
@@ -41,8 +43,8 @@ class Call:
     endpoint: Endpoint
     tenant: KeyRecord
     context: RequestContext
-    deadline: float
     held: AsyncExitStack
+    deadline: float = math.inf
     body: dict[str, Any] = field(default_factory=dict)
     served_name: str | None = None
     defaults: RequestDefaults | None = None
@@ -55,7 +57,7 @@ class Gate:
 
     limits: ServeLimits
     lengths: AnswerLengths
-    max_body_bytes: int
+    bodies: BodyReader
     request_timeout_s: float
     tenants: TenantLimits
     admission: Admission
@@ -85,21 +87,25 @@ class Completions:
     def limits(self) -> ServeLimits:
         return self._gate.limits
 
+    @property
+    def bodies(self) -> BodyReader:
+        return self._gate.bodies
+
     async def answer(self, endpoint: Endpoint, request: Request, tenant: KeyRecord) -> Response:
         """The whole of a request; every error is an answer in OpenAI's shape."""
-        deadline = asyncio.get_running_loop().time() + self._gate.request_timeout_s
         async with AsyncExitStack() as held:
             context = RequestContext(tenant.tenant, request_id(request), traceparent=request.headers.get("traceparent"))
             current_request.set(context)
-            call = Call(endpoint, tenant, context, deadline, held)
+            call = Call(endpoint, tenant, context, held)
             try:
-                call.body = await read_body(request, self._gate.max_body_bytes)
-                async with asyncio.timeout_at(deadline):
+                self._take_share(call)
+                await self._read(call, request)
+                async with asyncio.timeout_at(call.deadline):
                     answer = await run_until_disconnect(request, self._begin(call))
-            except TimeoutError:
-                return self._failed(call, self._too_late())
             except ServeError as error:
                 return self._failed(call, error)
+            except TimeoutError:
+                return self._failed(call, self._too_late())
             except ClientDisconnect:
                 answer = None
             if answer is None:
@@ -110,8 +116,25 @@ class Completions:
                 return JSONResponse(answer.body, headers=call.headers)
             return HoldingStream(self._stream(call, answer.body), call.headers, held.pop_all())
 
+    def _take_share(self, call: Call) -> None:
+        """Charge the key for a request, whatever it will turn out to be: before anything of it is read."""
+        share = call.held.enter_context(self._gate.tenants.lease(call.tenant))
+        call.held.callback(lambda: share.debit(call.context.num_tokens))
+
+    async def _read(self, call: Call, request: Request) -> None:
+        """The body, within all limits. The clocks of the request start when it is there."""
+
+        def check(body: dict[str, Any]) -> None:
+            body |= without_empty_stops(body)
+            check_limits(body, call.endpoint, self._gate.limits)
+
+        with call.context.phase("body"):
+            call.body = await self._gate.bodies.read(request, call.tenant.tenant, check)
+        call.context.started_s = time.perf_counter()
+        call.deadline = asyncio.get_running_loop().time() + self._gate.request_timeout_s
+
     async def _begin(self, call: Call) -> Answer:
-        """Until the answer has begun: check, resolve, wait for a turn, make resident, fill in, ask the engine."""
+        """Until the answer has begun: resolve, wait for a turn, make resident, fill in, ask the engine."""
         with call.context.phase("resolve"):
             resolution = self._resolve(call)
         await self._take_turn(call, resolution)
@@ -126,8 +149,6 @@ class Completions:
         return answer
 
     def _resolve(self, call: Call) -> Resolution:
-        call.body |= without_empty_stops(call.body)
-        check_limits(call.body, call.endpoint, self._gate.limits)
         if not self._engine.is_ready:
             raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
         resolution = self._resolver.resolve(
@@ -137,9 +158,7 @@ class Completions:
         return resolution
 
     async def _take_turn(self, call: Call, resolution: Resolution) -> None:
-        """Hold the tenant's share, a place in the engine, and the version; sets the answer's headers."""
-        share = call.held.enter_context(self._gate.tenants.lease(call.tenant))
-        call.held.callback(lambda: share.debit(call.context.num_tokens))
+        """Hold a place in the engine, and the version; sets the answer's headers."""
         adapter = str(resolution.target) if resolution.target else None
         turn = self._gate.admission.enter(call.tenant.tenant, adapter, call.tenant.priority)
         with call.context.phase("admission"):

@@ -2,6 +2,8 @@
 
 ServeError                                      500  server_error
 ├── InvalidRequestError    (ValueError)         400  invalid_request_error
+│   ├── BodyTooLargeError                       413  body_too_large
+│   ├── BodyTimeoutError   (TimeoutError)       408  body_timeout: it came too slowly
 │   └── GrammarError                            400  grammar_refused: what its answers must look like costs too much
 ├── UnauthorizedError      (PermissionError)    401  invalid_api_key: missing, malformed, unknown or revoked
 ├── ForbiddenError         (PermissionError)    403  insufficient_permissions
@@ -49,6 +51,23 @@ class InvalidRequestError(ServeError, ValueError):
     def __init__(self, message: str, param: str | None = None) -> None:
         super().__init__(message)
         self.param = param
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """A body over the limit. It was not read to its end, so the connection ends with the answer."""
+
+    status = 413
+    code = "body_too_large"
+
+    def __init__(self, got: str, most: int) -> None:
+        super().__init__(f"The body has {got} bytes; this server takes at most {most}. Send less in one request.")
+
+
+class BodyTimeoutError(InvalidRequestError, TimeoutError):
+    """A body that was not there in time. The connection ends with the answer."""
+
+    status = 408
+    code = "body_timeout"
 
 
 class GrammarError(InvalidRequestError):
@@ -172,8 +191,8 @@ class RateLimitedError(ServeError, RuntimeError):
     """Too much at once; the same request may succeed after `retry_after_s` seconds.
 
     Args:
-        reason: What there is too much of: a key's `requests`, `tokens` or `concurrency`, or the server's `queue_full`
-            or `queue_timeout`.
+        reason: What there is too much of: a key's `requests`, `tokens` or `concurrency`, or the server's `queue_full`,
+            `queue_timeout` or `bodies`.
     """
 
     status = 429

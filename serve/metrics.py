@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
@@ -54,6 +54,12 @@ class TrafficMetrics:
         self.waiting_limit = Gauge(
             "lorikeet_requests_waiting_limit", "Requests that wait at most (max_waiting).", registry=registry
         )
+        self.body = Histogram(
+            "lorikeet_body_seconds",
+            "Time from a request's headers to its whole body, read and checked.",
+            buckets=TTFT_BUCKETS,
+            registry=registry,
+        )
         self.admission_wait = families.histogram(
             "lorikeet_admission_wait_seconds", "Wait for a turn, before the engine has the request.", TTFT_BUCKETS
         )
@@ -65,10 +71,12 @@ class GenerationMetrics:
     def __init__(self, families: VersionFamilies) -> None:
         counter, histogram = families.counter, families.histogram
         self.ttft = histogram(
-            "lorikeet_ttft_seconds", "Time from the request's arrival to its first token.", TTFT_BUCKETS
+            "lorikeet_ttft_seconds", "Time from the request's arrival, its body read, to its first token.", TTFT_BUCKETS
         )
         self.e2e = histogram(
-            "lorikeet_e2e_latency_seconds", "Time from the request's arrival to its last token.", _E2E_BUCKETS
+            "lorikeet_e2e_latency_seconds",
+            "Time from the request's arrival, its body read, to its last token.",
+            _E2E_BUCKETS,
         )
         self.queue = histogram("lorikeet_queue_seconds", "Time in the engine's queue.", TTFT_BUCKETS)
         self.prefill = histogram(
@@ -241,6 +249,8 @@ class ServeMetrics:
         if record.reason is not None:
             self.traffic.rejections.of(*labels, record.reason).inc()
         waits_s = record.context.phases_s
+        if "body" in waits_s:
+            self.traffic.body.observe(waits_s["body"])
         if "admission" in waits_s:
             self.traffic.admission_wait.of(*labels).observe(waits_s["admission"])
         if record.context.is_cold:

@@ -11,7 +11,7 @@ from serve.errors import ServeError
 
 GenerationOutcome = Literal["ok", "cancelled", "error"]
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
-Phase = Literal["resolve", "admission", "residency"]
+Phase = Literal["body", "resolve", "admission", "residency"]
 Source = Literal["client", "shadow", "probe"]
 
 
@@ -19,7 +19,8 @@ Source = Literal["client", "shadow", "probe"]
 class RequestContext:
     """Whose request it is, and what became of it so far. It follows the request through vLLM.
 
-    `num_tokens` counts prompt and completion; `phases_s` holds what comes before the engine, in seconds, and
+    `num_tokens` counts prompt and completion; `started_s` is when the body was there, before that when the request
+    came: a slow upload is not the server's; `phases_s` holds what comes before the engine, in seconds, and
     `phase_starts_s` when it began, on the clock of `started_s`; `generation` is the last one where a request took
     several; `traceparent` is the client's header; `failure` is why the engine ended a generation.
     """

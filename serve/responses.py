@@ -1,12 +1,11 @@
-"""What goes over the wire: bodies with a limit, errors in OpenAI's shape, streams that give back what they hold."""
+"""What goes over the wire: operators' bodies, errors in OpenAI's shape, streams that give back what they hold."""
 
 import json
 import logging
 import math
-import re
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import AsyncExitStack
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import uuid4
 
 from fastapi import FastAPI, Request
@@ -18,14 +17,16 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
-from serve.errors import InvalidRequestError, ServeError
+from serve.bodies import BodyReader
+from serve.errors import BodyTimeoutError, BodyTooLargeError, InvalidRequestError, ServeError
 
 logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _MOST_ID_CHARS = 80
-_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_ADMIN = "/admin"
+"""Whose bodies these are: no tenant has such a name, so none can hold an operator up alone."""
 
 
 class ErrorDetail(TypedDict):
@@ -53,47 +54,19 @@ class HoldingStream(StreamingResponse):
             await super().__call__(scope, receive, send)
 
 
-async def read_body(request: Request, max_bytes: int) -> dict[str, Any]:
-    """The JSON object of a request; read in pieces, so that a large one is refused before it is in memory.
-
-    Raises:
-        InvalidRequestError: Too large, no JSON, no object, or text that is none.
-    """
-    received = bytearray()
-    async for piece in request.stream():
-        received += piece
-        if len(received) > max_bytes:
-            raise InvalidRequestError(f"The body is larger than {max_bytes} bytes.")
-    try:
-        body = json.loads(received.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        raise InvalidRequestError("The body is not JSON.") from None
-    if not isinstance(body, dict):
-        raise InvalidRequestError(f"The body must be a JSON object, not {type(body).__name__}.")
-    if _ESCAPED_SURROGATE.search(received):
-        _check_pairs(body)
-    return body
-
-
-def _check_pairs(body: dict[str, Any]) -> None:
-    """JSON can escape one half of a surrogate pair, but no answer could repeat it: UTF-8 holds whole ones only."""
-    try:
-        json.dumps(body, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise InvalidRequestError("The body's text is broken: it holds one half of a surrogate pair.") from None
-    except RecursionError:
-        raise InvalidRequestError("The body nests too deep to be read.") from None
-
-
 def body_reader(model: type[ModelT], max_bytes: int) -> Callable[[Request], Awaitable[ModelT]]:
-    """A dependency that reads a small body. FastAPI itself would read all of it, and before the key is checked."""
+    """A dependency that reads a small body by the application's `state.bodies`.
+
+    FastAPI itself would read all of it, and before the key is checked.
+    """
 
     async def read(request: Request) -> ModelT:
         # A page in a browser can send any other type to a server on loopback without asking first.
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             raise InvalidRequestError("The body must be JSON: send it with `content-type: application/json`.")
         try:
-            return model.model_validate(await read_body(request, max_bytes))
+            bodies: BodyReader = request.app.state.bodies
+            return model.model_validate(await bodies.read(request, _ADMIN, max_bytes=max_bytes))
         except ValidationError as error:
             raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
 
@@ -118,6 +91,8 @@ def error_response(error: ServeError, headers: dict[str, str] | None = None) -> 
         more["retry-after"] = str(max(1, math.ceil(error.retry_after_s)))
     if error.status == 401:
         more["www-authenticate"] = "Bearer"
+    if isinstance(error, BodyTooLargeError | BodyTimeoutError):
+        more["connection"] = "close"  # what is still to come of the body is not read
     return JSONResponse(error_body(error), error.status, more)
 
 
