@@ -27,6 +27,11 @@ def children(node: Any) -> Any:
     return node.values() if isinstance(node, dict) else node
 
 
+def all_children(value: Any) -> Iterator[Any]:
+    """Every entry of every list and object in a document."""
+    return (child for level in levels(value) for node in level for child in children(node))
+
+
 def objects(value: Any) -> Iterator[dict[str, Any]]:
     """Every object in a document."""
     return (node for level in levels(value) for node in level if isinstance(node, dict))
@@ -44,9 +49,14 @@ def count_chars(value: Any) -> int:
     return num_chars
 
 
-def count_values(value: Any, *kinds: type) -> int:
-    """Entries of all lists and objects in a document, or of those of one kind."""
-    return sum(len(node) for level in levels(value) for node in level if isinstance(node, kinds or CONTAINERS))
+def count_values(value: Any) -> int:
+    """Entries of all lists and objects in a document."""
+    return sum(len(node) for level in levels(value) for node in level)
+
+
+def count_entries(value: Any) -> int:
+    """Entries of all lists in a document."""
+    return sum(len(node) for level in levels(value) for node in level if isinstance(node, list))
 
 
 def texts(value: Any) -> Iterator[str]:

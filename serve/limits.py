@@ -5,15 +5,19 @@ and 99999.0 are whole numbers. Nothing here recurses, so no body can exhaust the
 """
 
 from collections.abc import Mapping
+from itertools import chain
+from math import isinf
 from types import MappingProxyType
 from typing import Any
 
 from config.limits import RequestLimits
 from serve.documents import (
     CONTAINERS,
+    all_children,
     as_number,
     check_depth,
     count_chars,
+    count_entries,
     count_values,
     objects,
     shown,
@@ -88,16 +92,17 @@ def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits
     """
     if len(body) > _MAX_FIELDS:
         raise InvalidRequestError(f"The request has {len(body)} fields; this server takes at most {_MAX_FIELDS}.")
-    for field, value in body.items():  # before all else: what follows writes JSON, which recurses
+    _check_lists(body, limits)  # first, for it is soon done
+    for field, value in body.items():  # before the rest, which writes JSON, and that recurses
         check_depth(field[:80], value, limits.max_depth)
+    _check_values(body, limits)
+    _check_finite(body)
     _check_refused(body)
     _check_numbers(body, limits)
-    if endpoint != "completions":
-        _check_has_a_length(body, endpoint)
-    _check_lists(body, limits)
-    _check_values(body, limits)
     if endpoint == "completions":
         _check_batch(body, limits)
+    else:
+        _check_has_a_length(body, endpoint)
     _check_prompt_chars(body, limits)
     _check_is_text(body)
     check_schemas(body, limits)
@@ -175,13 +180,21 @@ def _check_lists(body: dict[str, Any], limits: RequestLimits) -> None:
 def _check_values(body: dict[str, Any], limits: RequestLimits) -> None:
     most = limits.max_messages * _PARTS_OF_A_MESSAGE
     for field in _MESSAGES:
-        num_entries = count_values(body.get(field), list)
+        num_entries = count_entries(body.get(field))
         if num_entries > most:
             raise too_much(field, f"has {num_entries} entries, those of its messages included", most)
     for field in body.keys() - set(_PROMPT):
         num_values = count_values(body[field])
         if num_values > _MAX_VALUES:
             raise too_much(field[:80], f"holds {num_values} values", _MAX_VALUES)
+
+
+def _check_finite(body: dict[str, Any]) -> None:
+    """JSON can write more than a float can hold: 1e999 is read as infinite, which no JSON can say again."""
+    for field, value in body.items():
+        if any(type(child) is float and isinf(child) for child in chain((value,), all_children(value))):
+            message = f"`{field[:80]}` has a number like 1e999, which is more than a float can hold."
+            raise InvalidRequestError(message, param=field[:80])
 
 
 def _check_batch(body: dict[str, Any], limits: RequestLimits) -> None:

@@ -92,6 +92,37 @@ async def test_a_bomb_that_is_streamed_is_a_400_too(server: RunningServer) -> No
         assert (await ask(http, body)).status_code == 400
 
 
+def filled(start: str, unit: str, end: str, num_bytes: int = 500_000) -> str:
+    return start + ",".join([unit] * ((num_bytes - len(start)) // (len(unit) + 1))) + end
+
+
+MODEL = f'{{"model": "{BASE_NAME}", '
+TURN = MODEL + '"messages": [{"role": "user", "content": '
+BODIES = {
+    "objects": filled(MODEL + '"metadata": [', "{}", "]}"),
+    "lists": filled(MODEL + '"messages": [', "[[[[]]]]", "]}"),
+    "keys": MODEL + ",".join(f'"{number}": 1' for number in range(40_000)) + "}",
+    "text": TURN + f'"{"x" * 500_000}"}}]}}',
+    "ids": filled(MODEL + '"prompt": [', "7", "]}"),
+    "deep": MODEL + '"x": ' + "[" * 250_000,
+    "texts": filled(TURN + "[", '""', "]}]}"),
+    "parts": filled(TURN + "[", '{"type": "text"}', "]}]}", 30_000),
+    "items": filled(MODEL + '"input": [', "{}", "]}", 750),
+}
+
+
+@pytest.mark.parametrize("endpoint", ["chat/completions", "completions", "responses"])
+async def test_no_shape_of_body_holds_up_anybody(server: RunningServer, endpoint: str) -> None:
+    """Four of each at once; the 36 took the event loop for some ten seconds."""
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http, asyncio.TaskGroup() as group:
+        sent = [group.create_task(http.post(f"/v1/{endpoint}", content=body)) for body in list(BODIES.values()) * 4]
+        async with httpx.AsyncClient(base_url=server.url, timeout=2.0) as other:
+            while not all(task.done() for task in sent):
+                assert (await other.get("/health")).status_code == 200
+                await asyncio.sleep(0.01)
+    assert {task.result().status_code for task in sent} == {400}
+
+
 async def test_a_stream_that_the_engine_ends_says_why(server: RunningServer) -> None:
     body = chat(structured_outputs={"grammar": f'root ::= "!" | "b" "b" s\n{AMBIGUOUS}'}, **LETTERS, stream=True)
     async with httpx.AsyncClient(base_url=server.url, timeout=120) as http:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from adapters.store import AdapterStore
-from serve.bodies import MAX_PARTS, BodyReader, _Places, parse_object
+from serve.bodies import MAX_PARTS, BodyReader, Places, parse_object
 from serve.errors import InvalidRequestError, RateLimitedError
 from serve.keys import KeyGrant, KeyRing, create_key
 from tests.serving import BASE_NAME, COMPLETION_SCOPE, Serving, make_serving
@@ -40,9 +40,6 @@ JSON_VALUES = st.recursive(
         (b'{"a": 1}\x00', "trailing characters"),
         (b'{"a": NaN}', "line 1 column 7"),
         (b'{"a": -Infinity}', "line 1 column 8"),
-        (b'{"a": 1e999}', "more than a float can hold"),
-        (b'{"a": [[-1e400]]}', "more than a float can hold"),
-        (b'{"a": ' + b"9" * 400 + b".0}", "more than a float can hold"),
         (b'{"a": ' + b"9" * 500_000 + b"}", "number out of range"),
         (b'{"a": 01}', "invalid number"),
         (b'{"a": 1, "a": 2}', 'duplicate key "a"'),
@@ -247,7 +244,7 @@ async def test_latencies_start_when_the_body_is_there(store: AdapterStore, base_
 
 @pytest.mark.anyio
 async def test_the_next_place_is_for_the_tenant_that_holds_fewest() -> None:
-    places, order = _Places(2, 2), list[str]()
+    places, order = Places(2, 2), list[str]()
 
     async def hold(name: str, tenant: str) -> None:
         async with places.place(tenant, 60.0):
@@ -267,7 +264,7 @@ async def test_the_next_place_is_for_the_tenant_that_holds_fewest() -> None:
 @pytest.mark.anyio
 @pytest.mark.parametrize("leaves_first", [True, False])
 async def test_a_place_that_nobody_waits_for_any_more_is_free(leaves_first: bool) -> None:
-    places = _Places(1, 1)
+    places = Places(1, 1)
 
     async def hold() -> None:
         async with places.place("a", 60.0):
@@ -288,7 +285,7 @@ async def test_a_place_that_nobody_waits_for_any_more_is_free(leaves_first: bool
 
 @pytest.mark.anyio
 async def test_who_waits_too_long_for_a_place_is_told_when_to_come_back() -> None:
-    places = _Places(1, 1)
+    places = Places(1, 1)
     async with places.place("a", 60.0):
         with pytest.raises(RateLimitedError, match="Too many request bodies") as refused:
             await places.place("b", 0.01).__aenter__()
@@ -299,7 +296,7 @@ async def test_who_waits_too_long_for_a_place_is_told_when_to_come_back() -> Non
     st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 3)), max_size=30), st.integers(1, 4), st.integers(1, 3)
 )
 def test_places_are_never_more_than_there_are(comers: list[tuple[str, int]], most: int, most_of_tenant: int) -> None:
-    places, held = _Places(most, most_of_tenant), list[str]()
+    places, held = Places(most, most_of_tenant), list[str]()
 
     async def come(tenant: str, num_steps: int) -> None:
         async with places.place(tenant, 60.0):

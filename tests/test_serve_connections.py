@@ -91,7 +91,7 @@ def sized(num_bytes: int) -> bytes:
 async def trickle(client: Client) -> None:
     with suppress(ConnectionError):
         while True:
-            await client.send(b" ")
+            await client.send(b"x")
             await asyncio.sleep(0.02)
 
 

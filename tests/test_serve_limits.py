@@ -113,6 +113,13 @@ def test_too_much_is_refused_with_the_value_got_and_the_limit(field: str, value:
     assert str(error).endswith(f"at most {most}.")
 
 
+@pytest.mark.parametrize("raw", ["1e999", "[[-1e400]]", f"{'9' * 400}.0", '{"a": [1, 1e309]}'])
+def test_a_number_that_no_float_can_hold_is_refused(raw: str) -> None:
+    error = refusal({"temperature": json.loads(raw)})
+    assert error.param == "temperature"
+    assert "more than a float can hold" in str(error)
+
+
 @pytest.mark.parametrize("value", ["100000", 100_000.0, " 100000 ", "1_00_000", float("inf")])
 def test_what_vllm_would_read_as_a_number_is_judged_as_one(value: object) -> None:
     assert refusal({"max_tokens": value}).param == "max_tokens"
