@@ -1,6 +1,7 @@
 """`VllmEngine`: vLLM's asynchronous engine and its OpenAI serving classes behind our `Engine` protocol."""
 
 import asyncio
+import gc
 import logging
 import os
 import time
@@ -148,6 +149,7 @@ class VllmEngine:
         if self._llm is not None:
             llm, self._llm = self._llm, None
             self._serving = State()
+            gc.unfreeze()
             if hasattr(llm, "grammars"):
                 await llm.grammars.stop()
             await asyncio.to_thread(llm.shutdown)
