@@ -57,11 +57,15 @@ class Client:
 
 @asynccontextmanager
 async def server(
-    store: AdapterStore, base_folder: Path, keys: KeyRing | None = None, **changes: object
+    store: AdapterStore,
+    base_folder: Path,
+    keys: KeyRing | None = None,
+    http: type[TimedConnection] = TimedConnection,
+    **changes: object,
 ) -> AsyncIterator[int]:
     """A port that a real HTTP server with a fake engine listens on."""
     app = make_serving(store, base_folder, keys=keys, **changes).app
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=HastyConnection)
+    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=http)
     running = uvicorn.Server(config)
     task = asyncio.create_task(running.serve())
     while not running.started:
@@ -166,7 +170,7 @@ async def test_a_large_body_without_a_key_is_not_read(
 async def test_headers_that_do_not_come_end_the_connection(
     store: AdapterStore, base_folder: Path, start: bytes
 ) -> None:
-    async with server(store, base_folder) as port, connection(port) as client:
+    async with server(store, base_folder, http=HastyConnection) as port, connection(port) as client:
         await client.send(start)
         sending = asyncio.create_task(trickle(client)) if start else None
         await client.rest()
@@ -175,7 +179,7 @@ async def test_headers_that_do_not_come_end_the_connection(
 
 
 async def test_an_answer_that_takes_longer_than_headers_may_is_given(store: AdapterStore, base_folder: Path) -> None:
-    async with server(store, base_folder, body_timeout_s=WAIT_S) as port, connection(port) as client:
+    async with server(store, base_folder, http=HastyConnection) as port, connection(port) as client:
         await client.send(sized(len(CHAT)))
         await asyncio.sleep(2 * HastyConnection.headers_timeout_s)
         await client.send(CHAT)
