@@ -22,7 +22,7 @@ MAX_PARTS = 32_768
 needs fewer; texts and numbers in lists are not counted."""
 
 _INLINE_BYTES = 8192
-"""A larger body is parsed and checked in a thread: at this size the costliest takes some 2 ms."""
+"""A larger body is parsed and checked in a thread: at this size the costliest takes some 6 ms, a chat 0.1 ms."""
 
 _KEPT_OPEN_BYTES = 65_536
 _RETRY_AFTER_S = 5.0
