@@ -20,7 +20,7 @@ from adapters.store import AdapterStore
 from serve.bodies import MAX_PARTS, BodyReader, Places, parse_object
 from serve.errors import InvalidRequestError, RateLimitedError
 from serve.keys import KeyGrant, KeyRing, create_key
-from tests.serving import BASE_NAME, COMPLETION_SCOPE, Serving, make_serving
+from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_serving
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -140,8 +140,8 @@ async def test_a_refused_request_counts_against_its_key(
     keys, tokens = keys_of(tmp_path, KeyGrant(tenant="slow", requests_per_minute=1))
     serving = make_serving(store, base_folder, keys=keys)
     async with serving.client(tokens["slow"]) as client:
-        first = await client.post("/v1/chat/completions", content=content)
-        second = await client.post("/v1/chat/completions", content=content)
+        first = await client.post("/v1/chat/completions", content=content, headers=JSON)
+        second = await client.post("/v1/chat/completions", content=content, headers=JSON)
     assert (first.status_code, second.status_code) == (status, 429)
     count = serving.metrics.registry.get_sample_value
     assert count("lorikeet_tenant_requests_total", {"tenant": "slow", "outcome": "client_error"}) == 2
@@ -153,7 +153,11 @@ async def ask(
 ) -> tuple[int, dict[bytes, bytes]]:
     """The status and the headers of a request whose body `receive` hands out."""
     started: list[dict[str, Any]] = []
-    headers = [(b"content-type", b"application/json"), (b"authorization", f"Bearer {token}".encode())]
+    headers = [
+        (b"host", b"localhost"),
+        (b"content-type", b"application/json"),
+        (b"authorization", f"Bearer {token}".encode()),
+    ]
 
     async def send(message: dict[str, Any]) -> None:
         started.extend([message] if message["type"] == "http.response.start" else [])
@@ -172,7 +176,7 @@ async def test_over_its_limit_a_key_has_no_body_read(tmp_path: Path, store: Adap
     keys, tokens = keys_of(tmp_path, KeyGrant(tenant="slow", requests_per_minute=1))
     serving = make_serving(store, base_folder, keys=keys)
     async with serving.client(tokens["slow"]) as client:
-        await client.post("/v1/completions", content=b"{")
+        await client.post("/v1/completions", content=b"{", headers=JSON)
 
     async def receive() -> dict[str, Any]:
         raise AssertionError("the body was asked for")
