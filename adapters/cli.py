@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from adapters.base import read_base
 from adapters.defaults import read_defaults
@@ -19,7 +18,7 @@ from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.store import AdapterStore
 from adapters.tables import history_table, manifest_table, versions_table
 from config.home import Home
-from config.terminal import make_console, print_error
+from config.terminal import labelled, make_console, print_error
 
 if TYPE_CHECKING:
     from adapters.remote import RemoteStore
@@ -173,7 +172,7 @@ def push(reference: ReferenceArgument, url: UrlArgument, home: HomeOption = DEFA
         target = store.resolve(reference)
         remote = _remote(store, url)
         pushed = remote.push(target)
-        console.print(f"pushed {', '.join(map(str, pushed)) or 'the history'} to {escape(remote.url)}", soft_wrap=True)
+        console.print(f"pushed {', '.join(map(str, pushed)) or 'the history'} to {remote.url}", soft_wrap=True)
 
 
 @app.command()
@@ -300,4 +299,4 @@ def _errors_in_one_line() -> Iterator[None]:
 
 def _print_finding(finding: Finding) -> None:
     style = _STYLES[finding.level]
-    console.print(f"[{style}]{finding.level}[/] {finding.code}: {escape(str(finding))}", soft_wrap=True)
+    console.print(labelled(finding.level, style, f"{finding.code}: {finding}"), soft_wrap=True)

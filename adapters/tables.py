@@ -3,7 +3,6 @@
 import json
 
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Column, Table
 
 from adapters.history import Event
@@ -22,7 +21,7 @@ def versions_table(store: AdapterStore, targets: list[Target]) -> Table:
         table.add_row(
             manifest.lora_name,
             ", ".join(labels(store, target)),
-            escape(manifest.base.name),
+            manifest.base.name,
             str(manifest.lora.lora_r),
             f"{scores.base.value:.2f}" if scores else "-",
             f"{scores.adapter.value:.2f}" if scores else "-",
@@ -47,7 +46,7 @@ def manifest_table(store: AdapterStore, target: Target) -> Table:
     if out := store.quarantined(target.name).get(target.version):
         rows["quarantined"] = f"since {out.since}: {out.reason}"
     for what, value in rows.items():
-        table.add_row(what, escape(value))
+        table.add_row(what, value)
     return table
 
 
@@ -56,7 +55,7 @@ def history_table(store: AdapterStore, name: str) -> Table:
     table = Table(*head, title=f"history of {name}", box=SIMPLE_HEAD)
     for event in store.history(name):
         version, previous = str(event.version or ""), str(event.previous or "")
-        table.add_row(event.at[:16], event.kind, version, event.alias, previous, escape(_reason(event)))
+        table.add_row(event.at[:16], event.kind, version, event.alias, previous, _reason(event))
     return table
 
 

@@ -122,7 +122,7 @@ def lines_every(every_s: float, line: Callable[[], str], console: Console) -> It
 
 
 def print_line(console: Console, line: str) -> None:
-    console.print(line, highlight=False, markup=False, soft_wrap=True)
+    console.print(line, highlight=False, soft_wrap=True)
 
 
 def span(seconds: float) -> str:

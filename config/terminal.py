@@ -1,33 +1,42 @@
-"""Consoles for terminals and for log files: only a terminal gets colours, bars and lines broken at its width."""
+"""Consoles for terminals and for log files: only a terminal gets colours, bars and lines broken at its width.
+
+None reads markup: names, paths and texts of users hold brackets and colons too. What is coloured is a `Text`.
+"""
 
 import logging
 from typing import Any
 
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.markup import escape
+from rich.text import Text
 
+_NO_MARKUP: dict[str, Any] = {"markup": False, "emoji": False}
 _NEVER_BROKEN = 1_000_000
 """Columns. A file, a pipe or a CI log has no width: a line broken there can be neither searched nor parsed."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
     """A console on stdout or stderr; `Console()` itself breaks lines at 80 columns where there is no terminal."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=_NEVER_BROKEN)
+    console = Console(stderr=stderr, **_NO_MARKUP)
+    return console if console.is_terminal else Console(stderr=stderr, width=_NEVER_BROKEN, **_NO_MARKUP)
+
+
+def labelled(label: str, style: str, text: object) -> Text:
+    """A label in colour, and a text after it."""
+    return Text.assemble((label, style), f" {text}")
 
 
 def print_heading(console: Console, text: str) -> None:
     """A rule across a terminal; elsewhere a line."""
     if console.is_terminal:
-        console.rule(f"[bold]{escape(text)}", align="left")
+        console.rule(Text(text, style="bold"), align="left")
     else:
-        console.print(f"== {text}", markup=False, highlight=False)
+        console.print(f"== {text}", highlight=False)
 
 
 def print_error(error: object) -> None:
-    """One line on stderr; what a message quotes is never read as markup."""
-    make_console(stderr=True).print(f"[red]error:[/] {escape(str(error))}", highlight=False, soft_wrap=True)
+    """One line on stderr."""
+    make_console(stderr=True).print(labelled("error:", "red", error), soft_wrap=True)
 
 
 def log_handler(console: Console) -> logging.Handler:

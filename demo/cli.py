@@ -61,7 +61,7 @@ def _demo(home: Home, console: Console, is_fresh: bool, limit: int | None) -> No
     console.print(
         f"First answer of an adapter after {span(report.first_adapter_answer_s)}, total time "
         f"{span(report.seconds)}. Figures: {json_file}, plots: {html_file}\n\n"
-        "Next, [bold]make serve[/bold] or [bold]lorikeet serve[/bold], and in a second terminal:\n"
+        "Next, `make serve` or `lorikeet serve`, and in a second terminal:\n"
         "curl http://127.0.0.1:8000/v1/chat/completions -H 'content-type: application/json' -d "
         """'{"model": "medical", "messages": [{"role": "user", "content": "Tuberculous pneumonia"}]}'""",
         highlight=False,

@@ -8,6 +8,7 @@ from jinja2 import Environment
 from markupsafe import Markup
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from config.progress import print_line, span
 from demo.asking import NARROW
@@ -110,7 +111,7 @@ def print_report(report: DemoReport, console: Console) -> None:
             d.domain,
             f"{_share(d.base, d.base_interval)}\nof {d.base_n}",
             f"{_share(d.few_shot, d.few_shot_interval)}\nof {d.few_shot_n}",
-            f"[bold green]{_share(d.adapter, d.adapter_interval)}[/]\nof {d.n}",
+            Text.assemble((_share(d.adapter, d.adapter_interval), "bold green"), f"\nof {d.n}"),
             f"{_points(d.gain, d.gain_interval)}\non {d.base_n}",
             f"{d.valid_format:.1%}",
             f"{d.tokens_per_s:.0f}",

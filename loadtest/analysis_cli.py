@@ -10,7 +10,7 @@ import typer
 
 from config.home import Home
 from config.packaged import default_file
-from config.terminal import make_console
+from config.terminal import labelled, make_console
 from loadtest.load_cli import (
     ApiKey,
     ConfigFile,
@@ -48,12 +48,13 @@ def compare(
         comparison = compare_runs(read_run(a), read_run(b), seed)
     console.print(comparison_table(comparison))
     for warning in comparison.warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+        console.print(labelled("warning:", "yellow", warning))
     if json_file:
         replace_text(json_file, comparison.model_dump_json(indent=2) + "\n")
     worse = comparison.worse_than(share) if share is not None else ()
     if worse:
-        console.print(f"[red]Surely worse by more than {fail_if_worse}:[/red] {', '.join(d.metric for d in worse)}")
+        metrics = ", ".join(difference.metric for difference in worse)
+        console.print(labelled(f"Surely worse by more than {fail_if_worse}:", "red", metrics))
         raise typer.Exit(1)
 
 
@@ -95,7 +96,7 @@ def capacity(
             say=say,
         )
     path = write_capacity(report, folder)
-    say(f"[bold]{report.result.reason}[/bold]\n{path}")
+    say(f"{report.result.reason}\n{path}")
     if report.result.capacity is None:
         raise typer.Exit(1)
 
@@ -147,7 +148,7 @@ def cliff(
     path = write_cliff(report, folder)
     chosen = report.recommendation
     recommended = f"max_loras {chosen.max_loras}, max_cpu_loras {chosen.max_cpu_loras}"
-    say(f"[bold]Recommended: {recommended}.[/bold] {chosen.reason}\n{path}")
+    say(f"Recommended: {recommended}. {chosen.reason}\n{path}")
 
 
 def _with_stand_ins(options: RunOptions, adapter: str, num_models: int) -> RunOptions:

@@ -14,7 +14,7 @@ from config.errors import ConfigError, DatasetError
 from config.home import Home
 from config.load import read_mapping, trace_from
 from config.loadtest import LoadtestConfig
-from config.terminal import make_console, print_error
+from config.terminal import labelled, make_console, print_error
 from loadtest.errors import LoadtestError
 from loadtest.options import RunOptions, with_options
 
@@ -136,7 +136,7 @@ def _report(result: "RunResult", slo: "Slo | None", run_file: Path, console: Con
     for line in verdict_lines(report.slo) if report.slo else ():
         console.print(line, highlight=False)
     for warning in result.warnings:
-        console.print(f"[yellow]warning:[/yellow] {warning}", highlight=False)
+        console.print(labelled("warning:", "yellow", warning))
     console.print(f"{run_file}, {paths.html_file.name}, {paths.markdown_file.name}", highlight=False)
     return report.slo is None or report.slo.is_met
 

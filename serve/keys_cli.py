@@ -8,7 +8,6 @@ from typing import Annotated
 
 import typer
 from rich.box import SIMPLE_HEAD
-from rich.markup import escape
 from rich.table import Column, Table
 
 from config.errors import ConfigError
@@ -109,7 +108,7 @@ def _keys_table(records: tuple[KeyRecord, ...]) -> Table:
         table.add_row(
             record.id,
             record.tenant,
-            escape("\n".join(record.adapters)),
+            "\n".join(record.adapters),
             "\n".join(_terms(record)),
             record.created_at[:10],
             (record.revoked_at or "")[:10],

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from config.terminal import log_handler, make_console, print_error, print_heading
+from config.terminal import labelled, log_handler, make_console, print_error, print_heading
 from tests.tracked_files import ROOT
 
 LONG = " ".join(["word"] * 100)
@@ -74,3 +74,17 @@ def test_a_log_that_cannot_be_written_does_not_end_the_command(capsys: pytest.Ca
     file.close()
     log_handler(Console(file=file)).handle(logging.LogRecord("x", logging.INFO, "", 0, "first", None, None))
     assert "Logging error" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["best[/final]", "rows[v2].csv", "[/4.0]", ":bug: [red]", "a\\[b]"])
+def test_what_a_user_named_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    table = Table(text, title=text, caption=text)
+    table.add_row(text)
+    console = make_console()
+    console.print(text)
+    console.print(table)
+    console.print(labelled("warning:", "yellow", text))
+    print_heading(console, text)
+    print_error(text)
+    printed = capsys.readouterr()
+    assert [printed.out.count(text), printed.err] == [7, f"error: {text}\n"]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from rich.markup import escape
 
 from adapters.cli import DEFAULT_HOME, HomeOption
 from adapters.errors import AdapterError
@@ -20,7 +19,7 @@ from config.load import load_domain
 from config.progress import Progress, shown
 from config.schema import DomainConfig, Quantization
 from config.signals import interrupted_by_sigterm
-from config.terminal import log_handler, make_console, print_error
+from config.terminal import labelled, log_handler, make_console, print_error
 from train.errors import TrainError
 from train.runs import last_checkpoint
 
@@ -149,7 +148,7 @@ def train(
         console.print(outcome_table(outcome.manifest))
         colour = "green" if outcome.is_promoted else "yellow"
         became = "is now stable" if outcome.is_promoted else "was published, but is NOT stable"
-        console.print(f"[{colour}]{outcome.manifest.lora_name} {became}[/]: {escape(outcome.reason)}")
+        console.print(labelled(f"{outcome.manifest.lora_name} {became}:", colour, outcome.reason))
 
 
 @contextmanager
@@ -159,7 +158,7 @@ def _resumable(file: Path, home: Home) -> Iterator[None]:
         with interrupted_by_sigterm():
             yield
     except KeyboardInterrupt:
-        console.print(f"\ninterrupted; {_next_step(file, home)}", markup=False, soft_wrap=True)
+        console.print(f"\ninterrupted; {_next_step(file, home)}", soft_wrap=True)
         raise typer.Exit(130) from None
 
 

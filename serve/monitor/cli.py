@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
 
 from adapters.errors import AdapterError
 from config.home import Home
@@ -66,7 +65,7 @@ def label(
         except (KeyboardInterrupt, EOFError):
             console.print()
         num_labelled, num_left = session.progress
-        console.print(f"{num_labelled} labelled by {escape(who)}, {num_left} not looked at.", highlight=False)
+        console.print(f"{num_labelled} labelled by {who}, {num_left} not looked at.", highlight=False)
         if num_labelled:
             console.print("`lorikeet quality report` shows how far a judge agrees with the labels.", highlight=False)
 
@@ -90,7 +89,7 @@ def export_labels(
             raise NothingToDoError(why_nothing_to_label(store, adapter) if unlabelled else _NO_LABELS)
         _replace(file, write_labels([*rows, *((sample, None) for sample in others)]))
     said = f"{len(rows)} labels" + (f" and {len(others)} samples without one" if unlabelled else "")
-    make_console().print(f"Wrote {said} to {file}.", highlight=False, markup=False)
+    make_console().print(f"Wrote {said} to {file}.", highlight=False)
 
 
 @app.command("import-labels")
@@ -111,7 +110,7 @@ def import_labels(
         if not labels:
             raise NothingToDoError(f"{file} has no label: the column `label` is empty in every row.")
         store.add_labels(labels)
-    make_console().print(f"Took {len(labels)} labels from {file}.", highlight=False, markup=False)
+    make_console().print(f"Took {len(labels)} labels from {file}.", highlight=False)
 
 
 @app.command()
@@ -138,7 +137,7 @@ def report(
             _replace(html, render_html(figures))
     for file in (html, json):
         if file is not None:
-            console.print(f"Wrote {file}.", highlight=False, markup=False)
+            console.print(f"Wrote {file}.", highlight=False)
 
 
 _NO_LABELS = (

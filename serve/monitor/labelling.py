@@ -80,7 +80,7 @@ class Labelling:
             if score is not None:
                 self._keep(Label(sample.id, self._who, self._clock(), score, _whole_characters(note.strip())))
             elif word not in ("s", "skip"):
-                self._console.print(f"{word!r} is none of: {HELP}", markup=False)
+                self._console.print(f"{word!r} is none of: {HELP}")
                 continue
             self._place += 1
             return True

@@ -2,10 +2,10 @@
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Column, Table
+from rich.text import Text
 
-from config.terminal import print_heading
+from config.terminal import labelled, print_heading
 from serve.monitor.figures import AdapterFigures, Decision, QualityReport, VersionFigures
 from serve.monitor.report_words import NONE, agreed, at, kappa, last_looks, percent
 
@@ -23,7 +23,7 @@ def print_report(report: QualityReport, console: Console) -> None:
         if adapter.decisions:
             console.print(_decisions(adapter))
         for missing in adapter.missing:
-            console.print(f"[yellow]No {escape(missing.what)}.[/] {escape(missing.how)}", highlight=False)
+            console.print(labelled(f"No {missing.what}.", "yellow", missing.how))
     if not report.adapters:
         console.print("There is nothing yet: no adapter is published, and no server has kept anything.")
 
@@ -46,10 +46,10 @@ def _versions(adapter: AdapterFigures) -> Table:
     return table
 
 
-def _drift(version: VersionFigures) -> str:
+def _drift(version: VersionFigures) -> str | Text:
     if not version.looks:
         return NONE
-    return "[red]yes[/]" if version.looks[-1].is_drift else "no"
+    return Text("yes", style="red") if version.looks[-1].is_drift else "no"
 
 
 def _judges(adapter: AdapterFigures) -> Table:
@@ -58,7 +58,7 @@ def _judges(adapter: AdapterFigures) -> Table:
     for judge in adapter.judges:
         agreement = judge.agreement
         table.add_row(
-            escape(judge.judge),
+            judge.judge,
             str(judge.num_grades),
             str(agreement.n),
             agreed(agreement.observed, judge),
@@ -71,10 +71,8 @@ def _judges(adapter: AdapterFigures) -> Table:
 def _print_drift(adapter: AdapterFigures, console: Console) -> None:
     for version, look in last_looks(adapter, most=1):
         if look.is_drift:
-            console.print(
-                f"[red]Drift[/] of version {version}, look {look.look} at {at(look.at_s)}: {escape(look.reason)}",
-                highlight=False,
-            )
+            found = f"of version {version}, look {look.look} at {at(look.at_s)}: {look.reason}"
+            console.print(labelled("Drift", "red", found))
 
 
 def _decisions(adapter: AdapterFigures) -> Table:
@@ -85,7 +83,7 @@ def _decisions(adapter: AdapterFigures) -> Table:
             decision.at[:16].replace("T", " "),
             what,
             _moved(decision),
-            escape(decision.reason),
+            decision.reason,
         )
     return table
 
