@@ -11,6 +11,7 @@ from serve.engine.attention import attend_without_python
 from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 from serve.engine.cpu import has_few_cores
 from serve.engine.finite import contain_not_finite
+from serve.engine.head import map_prompts_to_adapters
 from serve.engine.linear import choose_products, keep_int8_weights
 from serve.engine.masks import end_costly_grammars
 from serve.engine.sampled import sample_faster
@@ -37,6 +38,7 @@ def register() -> None:
     lend_pinned_slots()
     contain_not_finite()
     end_costly_grammars()
+    map_prompts_to_adapters()
     if not current_platform.is_cpu():
         _map_matrices()
         return

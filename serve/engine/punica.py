@@ -41,6 +41,10 @@ class GroupedPunicaWrapper(PunicaWrapperCPU):
     def _sampler_groups(self) -> tuple[TokenGroup, ...]:
         return self._grouped("sampler", self.sampler_indices)
 
+    def forget_sampler_groups(self) -> None:
+        """They are made again, of what `sampler_indices` then is."""
+        self._groups.pop("sampler", None)
+
     def _grouped(self, name: str, slots: Tensor) -> tuple[TokenGroup, ...]:
         if name not in self._groups:  # not every batch needs it
             self._groups[name] = group_tokens(slots.tolist()) if self._has_adapters else ()
