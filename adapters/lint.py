@@ -6,23 +6,25 @@ from typing import Any
 
 from adapters.base_modules import Shape, read_base_modules
 from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
+from adapters.foreign import look_for_foreign
 from adapters.lint_config import Finding, check_adapter_config, rank_of
+from adapters.lint_files import check_files
+from adapters.lint_origin import check_origin
 from adapters.lint_values import check_magnitudes
+from adapters.lint_vocabulary import check_resized, check_tokenizer, check_whole_layers, resized
 from adapters.lint_words import broken, examples
 from adapters.peft_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     LoraModule,
     LoraTensors,
+    lora_tensors,
     read_adapter_config,
-    read_lora_tensors,
+    read_tensor_headers,
 )
-from adapters.tensors import FLOAT_DTYPES, is_zero
-from adapters.version_files import find_oversized
+from adapters.tensor_names import Renames, check_names, plan_renames
+from adapters.tensors import FLOAT_DTYPES, TensorHeader, is_zero
 
-_PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
-# What a Trainer leaves beside an adapter: never loaded, never copied, so no reason to refuse.
-_TRAINER_FILES = {"training_args.bin", "optimizer.pt", "optimizer.bin", "scheduler.pt", "rng_state.pth"}
 _UNREAD = {"symlink", "too-large"}  # with these, no file is even opened
 
 
@@ -36,24 +38,33 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
     Raises:
         InvalidBaseError: `base_folder` holds no weights.
     """
-    findings = [*_check_files(folder), *_check_sizes(folder)]
+    findings = list(check_files(folder))
     if any(finding.code in _UNREAD for finding in findings):
         return findings
+    if foreign := look_for_foreign(folder):
+        return [*findings, foreign]
+    base = read_base_modules(base_folder) if base_folder is not None else None
     try:
-        config, tensors = read_adapter_config(folder), read_lora_tensors(folder)
+        config, headers = read_adapter_config(folder), read_tensor_headers(folder)
     except InvalidAdapterError as error:
         return [*findings, Finding("error", "unreadable", str(error))]
+    renames = plan_renames(headers, base)
+    findings += check_names(renames)
+    headers = _renamed(headers, renames)
+    tensors = lora_tensors(headers)
     findings += _check_required(config)
+    findings += check_origin(config, base_folder)
     config_findings = check_adapter_config(config, max_lora_rank=max_lora_rank)
     findings += config_findings
-    findings += _check_tensors(tensors)
+    findings += _check_tensors(tensors, headers, base or {})
     is_sound = all(finding.level != "error" or finding.is_unsupported for finding in config_findings)
     is_lora = all(finding.code != "peft-type" for finding in config_findings)
     if is_sound:
         findings += _check_shapes(tensors.modules, config)
     findings += _check_values(folder / WEIGHTS_FILE, tensors.modules, config if is_sound and is_lora else None)
-    if base_folder is not None:
-        findings += _check_base(tensors.modules, read_base_modules(base_folder), base_folder.name, config)
+    if base_folder is not None and base is not None:
+        findings += check_tokenizer(folder, base_folder)
+        findings += _check_base(tensors.modules, base, base_folder.name, config)
     return findings
 
 
@@ -72,52 +83,29 @@ def raise_errors(findings: Sequence[Finding], subject: str) -> None:
     raise error_class(f"{subject} cannot be served: " + " ".join(map(str, errors)))
 
 
-def _check_files(folder: Path) -> Iterator[Finding]:
-    paths = sorted(folder.iterdir()) if folder.is_dir() else []
-    for path in (folder, *paths):
-        if path.is_symlink():
-            yield Finding(
-                "error",
-                "symlink",
-                f"{path.name!r} is a symbolic link.",
-                "Replace it with a copy, or give the folder that it points to.",
-            )
-        elif path.name in _TRAINER_FILES:
-            yield Finding("warning", "trainer-file", f"{path.name!r} belongs to a trainer and is never copied.")
-        elif path.suffix in _PICKLE_SUFFIXES and path != folder:
-            yield Finding(
-                "error",
-                "pickle",
-                f"{path.name!r} is a pickle, which can run code when it is loaded.",
-                "Save the adapter with safe_serialization=True and delete that file.",
-            )
-    if any(path.name in ("tokenizer.json", "chat_template.jinja") for path in paths):
-        yield Finding(
-            "warning",
-            "tokenizer",
-            "The folder's own tokenizer and chat template are not used; the base's are.",
-        )
-
-
-def _check_sizes(folder: Path) -> Iterator[Finding]:
-    for name, size_bytes, largest in find_oversized(folder):
-        yield Finding(
-            "error", "too-large", f"{name!r} has {size_bytes} bytes; at most {largest} are taken.", "Make it smaller."
-        )
-
-
 def _check_required(config: dict[str, Any]) -> Iterator[Finding]:
     missing = sorted({"r", "lora_alpha", "target_modules"} - config.keys())
     if missing and config.get("peft_type", "LORA") == "LORA":
         yield Finding("error", "config-keys", f"{CONFIG_FILE} lacks {missing!r}.", "Save the adapter with PEFT again.")
 
 
-def _check_tensors(tensors: LoraTensors) -> Iterator[Finding]:
-    if tensors.foreign:
+def _renamed(headers: dict[str, TensorHeader], renames: Renames) -> dict[str, TensorHeader]:
+    """By the names that the tensors should have, so that all else can be told of them."""
+    if renames.collisions:
+        return headers
+    return {renames.names[name]: header for name, header in headers.items()}
+
+
+def _check_tensors(
+    tensors: LoraTensors, headers: dict[str, TensorHeader], base: dict[str, Shape | None]
+) -> Iterator[Finding]:
+    whole_layers, foreign = check_whole_layers(tensors, headers, base)
+    yield from whole_layers
+    if foreign:
         yield Finding(
             "error",
             "not-lora",
-            f"{len(tensors.foreign)} tensors are neither lora_A nor lora_B: {examples(tensors.foreign)}.",
+            f"{len(foreign)} tensors are neither lora_A nor lora_B: {examples(foreign)}.",
             "vLLM serves LoRA weights only; train without whole modules, prompts or magnitudes.",
             is_unsupported=True,
         )
@@ -170,9 +158,12 @@ def _check_base(
     if missing:
         yield broken("module-missing", f"{len(missing)} modules do not exist in {name!r}", missing)
     transposed = bool(config.get("fan_in_fan_out"))
-    if wrong := list(_wrong_shapes(modules, base, transposed)):
+    of_other_tokens = {module: told for module in modules if (told := resized(module, base.get(_layer(module))))}
+    yield from check_resized(list(of_other_tokens.values()))
+    others = [module for module in modules if module not in of_other_tokens]
+    if wrong := list(_wrong_shapes(others, base, transposed)):
         yield broken("base-shape", f"{len(wrong)} modules do not fit the layers of {name!r}", wrong)
-    num_good = len(modules) - len(missing) - len(wrong)
+    num_good = len(others) - len(missing) - len(wrong)
     yield Finding("info", "modules-apply", f"{num_good}/{len(modules)} modules apply to {name!r}.")
 
 

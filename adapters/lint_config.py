@@ -20,6 +20,8 @@ _UNLIKE_PEFT = re.compile(r"\)[*+{]|\{,|\[:")  # `(a+)+` without an end; what RE
 # Other inits of PEFT change the base model's weights, so the adapter alone is not what was trained.
 _PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 
+_VOCABULARY = re.compile("embed|lm_head|wte")
+
 _VARIANTS = {
     "lora_bias": "a bias inside the LoRA layers",
     "alora_invocation_tokens": "Activated LoRA",
@@ -29,7 +31,7 @@ _VARIANTS = {
     "arrow_config": "Arrow routing",
     "kasa_config": "KaSA",
     "monteclora_config": "MonteCLoRA",
-    "trainable_token_indices": "trained token embeddings",
+    "trainable_token_indices": "embeddings of single tokens, as those trained for added tokens",
 }
 
 
@@ -75,8 +77,9 @@ def _check_features(config: dict[str, Any]) -> Iterator[Finding]:
     if modules := config.get("modules_to_save"):
         yield _unsupported(
             "modules-to-save",
-            f"modules_to_save is {modules!r}; vLLM loads no whole modules with an adapter.",
-            "Leave modules_to_save out and put these modules into target_modules.",
+            f"modules_to_save is {modules!r}; vLLM loads no whole modules with an adapter."
+            + (" Trainers set it where tokens were added." if _VOCABULARY.search(str(modules)) else ""),
+            "Leave modules_to_save out and put these modules into target_modules; added tokens cannot be served.",
         )
     init = config.get("init_lora_weights", True)
     if isinstance(init, str) and init.lower() not in _PLAIN_INITS:

@@ -1,5 +1,6 @@
 """A PEFT folder as others wrote it: its configuration and its LoRA pairs, read from the headers."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from adapters.tensors import TensorHeader, read_headers
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"
 
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 # vLLM skips these copies of the base's own embeddings, which PEFT saves beside an adapted embedding.
 _BASE_COPIES = (".embed_tokens.base_layer.weight", ".lm_head.base_layer.weight")
 
@@ -66,8 +67,8 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def read_lora_tensors(folder: Path) -> LoraTensors:
-    """The LoRA pairs of a PEFT folder, by vLLM's rules for tensor names.
+def read_tensor_headers(folder: Path) -> dict[str, TensorHeader]:
+    """The tensors of a PEFT folder by name.
 
     Raises:
         InvalidAdapterError: No weights file, or a torn one.
@@ -75,10 +76,24 @@ def read_lora_tensors(folder: Path) -> LoraTensors:
     path = folder / WEIGHTS_FILE
     if not path.is_file():
         raise InvalidAdapterError(f"{folder.name!r} has no {WEIGHTS_FILE}. Save it with safe_serialization=True.")
+    return read_headers(path)
+
+
+def read_lora_tensors(folder: Path) -> LoraTensors:
+    """The LoRA pairs of a PEFT folder.
+
+    Raises:
+        InvalidAdapterError: No weights file, or a torn one.
+    """
+    return lora_tensors(read_tensor_headers(folder))
+
+
+def lora_tensors(headers: Mapping[str, TensorHeader]) -> LoraTensors:
+    """The LoRA pairs among tensors by name, by vLLM's rules for names."""
     pairs: dict[str, dict[str, TensorHeader]] = {}
     foreign = []
-    for name, header in sorted(read_headers(path).items()):
-        module, side = _parse_name(name)
+    for name, header in sorted(headers.items()):
+        module, side = parse_name(name)
         if side:
             pairs.setdefault(module, {})[side] = header
         elif not name.endswith(_BASE_COPIES):
@@ -108,9 +123,9 @@ def read_lora_spec(folder: Path) -> LoraSpec:
         raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r}: {error.errors()[0]['msg']}.") from error
 
 
-def _parse_name(name: str) -> tuple[str, str]:
+def parse_name(name: str) -> tuple[str, str]:
     """Full name of the base's layer and "A" or "B"; ("", "") for a tensor that is no LoRA."""
-    parts = name.removeprefix(_PREFIX).split(".")
+    parts = name.removeprefix(PREFIX).split(".")
     if parts[-1] == "weight" and len(parts) > 2 and parts[-2] in ("lora_A", "lora_B"):
         return ".".join(parts[:-2]), parts[-2][-1]
     if parts[-1] in ("lora_embedding_A", "lora_embedding_B") and len(parts) > 1:

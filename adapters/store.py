@@ -14,6 +14,7 @@ from adapters.folders import discard_version, is_complete, version_folders
 from adapters.heal import heal
 from adapters.history import Event, EventKind, VerdictAction, append_events
 from adapters.integrity import digest_of, file_entry
+from adapters.lint_files import real_file
 from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest, ManifestDraft
 from adapters.publishable import check_publishable
 from adapters.quarantine import Quarantined, write_quarantine
@@ -66,7 +67,7 @@ class AdapterStore(StoreReader):
         with self.folders.staged() as staged:
             for name in MAX_BYTES:
                 if (source / name).is_file():
-                    copy_file(source / name, staged / name, mode=mode_of(name))
+                    copy_file(real_file(source, name), staged / name, mode=mode_of(name))
             files = tuple(file_entry(staged, path.name) for path in sorted(staged.iterdir()))
             with self._writing(draft.name) as folder:
                 return self._commit(folder, staged, draft, files)

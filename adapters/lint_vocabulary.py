@@ -1,0 +1,132 @@
+"""Lint of an adapter's vocabulary: tokens that were added for its training are tokens that the base does not have."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from adapters.base_modules import Shape
+from adapters.lint_config import Finding
+from adapters.lint_words import examples
+from adapters.peft_folder import LoraModule, LoraTensors
+from adapters.strict_json import load_json
+from adapters.tensors import TensorHeader
+
+_TOKENIZER_FILE = "tokenizer.json"
+_MAX_TOKENIZER_BYTES = 64 << 20
+_VOCABULARY = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "tok_embeddings")
+_TRAINABLE = "trainable_tokens_"
+_WAY_OUT = (
+    "All adapters share the base's tokens: train without added ones, or merge the adapter and prepare the result as a "
+    "base of its own."
+)
+
+
+def is_vocabulary(module: str) -> bool:
+    """Whether a layer by full name has a row for each token."""
+    return module.rpartition(".")[2] in _VOCABULARY
+
+
+def check_whole_layers(
+    tensors: LoraTensors, headers: Mapping[str, TensorHeader], base: Mapping[str, Shape | None]
+) -> tuple[list[Finding], list[str]]:
+    """What is to say of whole layers of the vocabulary, and of rows of them; and the other tensors that are no LoRA.
+
+    Args:
+        headers: By name, those of `tensors.foreign` among them.
+        base: Shapes of the base's layers; empty where it is not known.
+    """
+    whole = {name: module for name in tensors.foreign if (module := _vocabulary_layer(name))}
+    others = [name for name in tensors.foreign if name not in whole]
+    if not whole:
+        return [], others
+    added = [
+        f"{name} has {rows} rows, the base {known}"
+        for name, module in whole.items()
+        if (rows := _num_rows(headers[name])) and (known := _rows_of_base(module, base)) and rows != known
+    ]
+    if added or any(_TRAINABLE in name for name in whole):
+        message = f"It was trained with added tokens: {examples(added or list(whole))}."
+        return [_unsupported(message, _WAY_OUT)], others
+    return [
+        _unsupported(
+            f"It holds {examples(list(whole))} as a whole, as trainers save it where tokens were added or "
+            "modules_to_save is set.",
+            "Save it with save_embedding_layers=False where that layer was not trained. " + _WAY_OUT,
+        )
+    ], others
+
+
+def resized(module: LoraModule, shape: Shape | None) -> str:
+    """What a LoRA pair on a vocabulary of another size says of it; "" where it is none."""
+    if shape is None or len(shape) != 2 or not is_vocabulary(module.name):
+        return ""
+    num_tokens, width = module.shape[::-1] if module.is_embedding else module.shape
+    if num_tokens == shape[0] or width != shape[1]:
+        return ""
+    return f"{module.name} is for {num_tokens} tokens, the base has {shape[0]}"
+
+
+def check_resized(problems: Sequence[str]) -> Iterator[Finding]:
+    if problems:
+        yield _unsupported(f"It was trained with added tokens: {examples(problems)}.", _WAY_OUT)
+
+
+def check_tokenizer(folder: Path, base_folder: Path) -> Iterator[Finding]:
+    """Warn of tokens that the folder's own tokenizer was given and the base's lacks."""
+    own = _added_tokens(_read_tokenizer(folder))
+    base = _read_tokenizer(base_folder) if own else {}
+    known = {*_added_tokens(base), *_vocabulary_of(base)}
+    if known and (added := [token for token in own if token not in known]):
+        yield Finding(
+            "warning",
+            "added-tokens",
+            f"Its tokenizer has {len(added)} tokens that the base's lacks: {examples(list(map(repr, added)))}. Here "
+            "they are read as ordinary text.",
+            "Do without them in prompts, and train without them.",
+        )
+
+
+def _vocabulary_layer(name: str) -> str:
+    """The layer by name that a tensor is a part or the whole of; "" where it is no vocabulary."""
+    parts = name.removeprefix("base_model.model.").split(".")
+    for place, part in enumerate(parts):
+        is_whole = parts[place + 1 :] in (["weight"], ["bias"], ["modules_to_save", "weight"])
+        if part in _VOCABULARY and (is_whole or _TRAINABLE in name):
+            return ".".join(parts[: place + 1])
+    return ""
+
+
+def _num_rows(header: TensorHeader) -> int:
+    return header.shape[0] if len(header.shape) == 2 and _TRAINABLE not in header.name else 0
+
+
+def _rows_of_base(module: str, base: Mapping[str, Shape | None]) -> int:
+    shape = base.get(module)
+    return shape[0] if shape and len(shape) == 2 else 0
+
+
+def _read_tokenizer(folder: Path) -> dict[str, Any]:
+    """Empty where there is none that can be read."""
+    path = folder / _TOKENIZER_FILE
+    try:
+        is_read = path.is_file() and path.stat().st_size <= _MAX_TOKENIZER_BYTES
+        content = load_json(path.read_bytes()) if is_read else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _added_tokens(tokenizer: dict[str, Any]) -> list[str]:
+    added = tokenizer.get("added_tokens")
+    found = [token.get("content") for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    return [token for token in found if isinstance(token, str)]
+
+
+def _vocabulary_of(tokenizer: dict[str, Any]) -> list[str]:
+    model = tokenizer.get("model")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    return list(vocabulary) if isinstance(vocabulary, dict) else []
+
+
+def _unsupported(message: str, fix: str) -> Finding:
+    return Finding("error", "added-tokens", message, fix, is_unsupported=True)
