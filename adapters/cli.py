@@ -10,8 +10,10 @@ import typer
 from adapters.base import read_base
 from adapters.defaults import read_defaults
 from adapters.errors import AdapterError, AdapterNotFoundError
-from adapters.lint import lint_folder, raise_errors
+from adapters.importable import importable
+from adapters.lint import lint_folder
 from adapters.lint_config import MAX_LORA_RANK, Finding
+from adapters.lint_words import examples
 from adapters.manifest import ManifestDraft
 from adapters.peft_folder import read_lora_spec
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
@@ -223,25 +225,34 @@ def import_(
             "response_format."
         ),
     ] = None,
+    rename: Annotated[
+        bool, typer.Option("--rename", help="Publish the tensors under the names that PEFT gives them.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Publish a PEFT folder that something else trained."""
     with _errors_in_one_line():
         base_folder = _base_folder(home, base)
         filled = read_defaults(defaults) if defaults else None
-        findings = lint_folder(folder, base_folder=base_folder, max_lora_rank=MAX_LORA_RANK)
-        raise_errors(findings, f"{folder.name!r}")
-        draft = ManifestDraft(
-            name=name,
-            base=read_base(base_folder).ref,
-            lora=read_lora_spec(folder),
-            origin="imported",
-            description=description,
-            defaults=filled,
-        )
-        manifest = _store(home).publish(folder, draft, base_folder=base_folder)
-    for finding in findings:
+        store = _store(home)
+        store.folders.adapter(name)
+        with importable(folder, base_folder, store.folders, rename=rename) as source:
+            draft = ManifestDraft(
+                name=name,
+                base=read_base(base_folder).ref,
+                lora=read_lora_spec(source.folder),
+                origin="imported",
+                description=description,
+                defaults=filled,
+            )
+            manifest = store.publish(source.folder, draft, base_folder=base_folder)
+    for finding in source.findings:
         _print_finding(finding)
+    if source.renamed:
+        old, new = next(iter(source.renamed.items()))
+        console.print(
+            f"renamed {len(source.renamed)} tensors, as {examples([old])} to {examples([new])}", soft_wrap=True
+        )
     console.print(
         f"published {manifest.lora_name}, {manifest.digest[:12]}; next: lorikeet adapters promote {manifest.lora_name}"
     )

@@ -2,12 +2,13 @@ import json
 
 import pytest
 import yaml
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from adapters.cli import app
 from adapters.reference import Target
 from adapters.store import AdapterStore
-from tests.peft_folders import MODULES, draft_for, write_base_folder, write_peft_folder
+from tests.peft_folders import MODULES, draft_for, lora_tensors, write_base_folder, write_peft_folder
 
 
 @pytest.fixture
@@ -199,3 +200,80 @@ def test_import_refuses_a_folder_for_another_base(lorikeet, tmp_path, home):
     assert result.exit_code == 1
     assert "would answer as the base" in result.stderr
     assert AdapterStore(home / "adapters").names() == ["medical"]
+
+
+BRACKETS = "best[/final] [v2]"
+
+
+def test_brackets_in_paths_and_texts_are_printed_as_they_are(lorikeet, tmp_path):
+    folder = write_peft_folder(tmp_path / "best[" / "final] [v2]")
+    result = lorikeet("lint", str(folder))
+    assert (result.exit_code, result.exception) == (0, None)
+    assert f"'{folder}' can be served." in result.stdout
+    assert lorikeet("import", str(folder), "foreign", "--base", "tiny", "--description", BRACKETS).exit_code == 0
+    assert BRACKETS in lorikeet("show", "foreign@1").stdout
+    assert "foreign@stable is now" in lorikeet("promote", "foreign@1", "--reason", BRACKETS).stdout
+    assert BRACKETS in lorikeet("show", "foreign").stdout
+
+
+def test_import_leaves_a_trainers_files_with_warnings(lorikeet, peft_folder, home):
+    for name in ("scaler.pt", "rng_state_0.pth", "rng_state_1.pth"):
+        (peft_folder / name).write_bytes(b"")
+    result = lorikeet("import", str(peft_folder), "foreign", "--base", "tiny")
+    assert "warning trainer-file: 'scaler.pt' belongs to a trainer and is not copied." in result.stdout
+    assert "'rng_state_0.pth' … 'rng_state_1.pth' (2 files)" in result.stdout
+    assert not list((home / "adapters" / "foreign" / "1").glob("*.pt*"))
+
+
+def odd_folder(path, old=".weight", new=".default.weight"):
+    return write_peft_folder(path, tensors={name.replace(old, new): t for name, t in lora_tensors().items()})
+
+
+def twice_folder(path):
+    tensors = {f"{prefix}{name}": t.clone() for prefix in ("", "_orig_mod.") for name, t in lora_tensors().items()}
+    return write_peft_folder(path, tensors=tensors)
+
+
+def test_import_renames_tensors_where_it_is_asked_to(lorikeet, peft_folder, tmp_path, home):
+    folder = odd_folder(tmp_path / "odd")
+    refused = lorikeet("import", str(folder), "foreign", "--base", "tiny")
+    assert refused.exit_code == 1
+    assert "the adapter's name 'default' (8 of 8)" in refused.stderr
+    assert "--rename" in refused.stderr
+    result = lorikeet("import", str(folder), "foreign", "--base", "tiny", "--rename")
+    assert "renamed 8 tensors, as base_model" in result.stdout
+    published = home / "adapters" / "foreign" / "1" / "adapter_model.safetensors"
+    assert load_file(published).keys() == load_file(peft_folder / published.name).keys()
+    assert list((home / "adapters" / ".staging").glob("[!.]*")) == []
+    assert lorikeet("lint", str(published.parent), "--base", "tiny").exit_code == 0
+
+
+def test_a_rename_of_good_names_changes_nothing(lorikeet, peft_folder):
+    result = lorikeet("import", str(peft_folder), "foreign", "--base", "tiny", "--rename")
+    assert "renamed" not in result.stdout
+    assert "published foreign@1" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        pytest.param(lambda path: twice_folder(path), "would have one name", id="collision"),
+        pytest.param(lambda path: odd_folder(path, ".layers.", ".blocks."), "would answer as the base", id="no layer"),
+        pytest.param(lambda path: write_peft_folder(path, use_dora=True), "no DoRA", id="unsupported"),
+        pytest.param(lambda path: path, "has no adapter_config.json", id="no folder"),
+    ],
+)
+def test_a_rename_that_does_not_help_publishes_nothing(lorikeet, tmp_path, home, make, message):
+    result = lorikeet("import", str(make(tmp_path / "odd")), "foreign", "--base", "tiny", "--rename")
+    assert result.exit_code == 1
+    assert message in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert AdapterStore(home / "adapters").names() == ["medical"]
+
+
+def test_another_base_is_a_warning_at_lint_and_import(lorikeet, tmp_path):
+    folder = str(write_peft_folder(tmp_path / "other", base_model_name_or_path="ada/Other-1B"))
+    for words in (["lint", folder], ["import", folder, "foreign"]):
+        result = lorikeet(*words, "--base", "tiny")
+        assert result.exit_code == 0
+        assert "warning other-base: It says that it was trained on 'ada/Other-1B', and this base is" in result.stdout

@@ -1,0 +1,69 @@
+"""A PEFT folder that something else wrote, made ready to publish: linted, and with PEFT's tensor names if asked."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from adapters.base_modules import read_base_modules
+from adapters.durable import copy_file
+from adapters.folders import StoreFolders
+from adapters.lint import lint_folder, raise_errors
+from adapters.lint_config import MAX_LORA_RANK, Finding
+from adapters.lint_files import real_file
+from adapters.peft_folder import WEIGHTS_FILE, read_tensor_headers
+from adapters.tensor_names import CODE, plan_renames, write_renamed
+from adapters.version_files import MAX_BYTES
+
+
+@dataclass(frozen=True)
+class Importable:
+    """What can be published.
+
+    Args:
+        folder: The given one, or a copy with other tensor names, which is gone after the import.
+        findings: Of the given one, without those that a rename settled.
+        renamed: New tensor names by old ones.
+    """
+
+    folder: Path
+    findings: tuple[Finding, ...]
+    renamed: Mapping[str, str]
+
+
+@contextmanager
+def importable(folder: Path, base_folder: Path, folders: StoreFolders, *, rename: bool) -> Iterator[Importable]:
+    """Check a folder, and give what is to be published of it.
+
+    Args:
+        folders: Of the store, on whose disk a copy is made.
+        rename: Give the tensors the names that PEFT gives.
+
+    Raises:
+        InvalidAdapterError: It is broken; for a rename, too, where two tensors would have one name.
+        UnsupportedAdapterError: vLLM cannot serve it.
+    """
+    found = lint_folder(folder, base_folder=base_folder, max_lora_rank=MAX_LORA_RANK)
+    renamed = _renamed(folder, base_folder) if rename and _is_only_of_names(found) else {}
+    findings = tuple(finding for finding in found if not renamed or finding.code != CODE)
+    raise_errors(findings, repr(folder.name))
+    if not renamed:
+        yield Importable(folder, findings, {})
+        return
+    with folders.staged() as copy:
+        for name in MAX_BYTES:
+            if (folder / name).is_file():
+                path = real_file(folder, name)
+                copy_file(path, copy / name) if name != WEIGHTS_FILE else write_renamed(path, copy / name, renamed)
+        yield Importable(copy, findings, renamed)
+
+
+def _is_only_of_names(findings: list[Finding]) -> bool:
+    """Whether the weights can be read, and nothing but their names speaks against them."""
+    return all(finding.code == CODE for finding in findings if finding.level == "error")
+
+
+def _renamed(folder: Path, base_folder: Path) -> dict[str, str]:
+    """New names by old ones; empty where they are fine, or cannot all be told apart."""
+    renames = plan_renames(read_tensor_headers(folder), read_base_modules(base_folder))
+    return {} if renames.collisions else renames.changed
