@@ -42,7 +42,7 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
     if any(finding.code in _UNREAD for finding in findings):
         return findings
     if foreign := look_for_foreign(folder):
-        return [*findings, foreign]
+        return [foreign]
     base = read_base_modules(base_folder) if base_folder is not None else None
     try:
         config, headers = read_adapter_config(folder), read_tensor_headers(folder)

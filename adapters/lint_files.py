@@ -84,7 +84,7 @@ def _not_copied(folder: Path) -> Iterator[Finding]:
     if len(shown) > _MAX_GROUPS:
         shown[_MAX_GROUPS - 1 :] = [[name for group in shown[_MAX_GROUPS - 1 :] for name in group]]
     for group in shown:
-        yield Finding("warning", "trainer-file", _left(group))
+        yield Finding("warning", "trainer-file", _left(folder, group))
     if any(name in _TOKENIZERS_FILES for name in names):
         yield Finding(
             "warning", "tokenizer", "The folder's own tokenizer and chat template are not used; the base's are."
@@ -97,10 +97,11 @@ def _is_left_by_trainer(name: str) -> bool:
     return Path(name).suffix in PICKLE_SUFFIXES or any(fnmatch(name, pattern) for pattern in _TRAINERS_FILES)
 
 
-def _left(names: Sequence[str]) -> str:
+def _left(folder: Path, names: Sequence[str]) -> str:
     """`'rng_state_0.pth' … 'rng_state_7.pth' (8 files) belong to a trainer and are not copied.`"""
     if Path(names[0]).stem == Path(WEIGHTS_FILE).stem:
         return f"{names[0]!r} is not copied: the weights are those of {WEIGHTS_FILE}."
     if len(names) == 1:
         return f"{names[0]!r} belongs to a trainer and is not copied."
-    return f"{names[0]!r} … {names[-1]!r} ({len(names)} files) belong to a trainer and are not copied."
+    kind = "folders" if (folder / names[0]).is_dir() else "files"
+    return f"{names[0]!r} … {names[-1]!r} ({len(names)} {kind}) belong to a trainer and are not copied."

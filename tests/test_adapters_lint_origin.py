@@ -41,7 +41,7 @@ def warnings(folder: Path, base_folder: Path | None) -> list[Finding]:
         (HUB, "mlx-community/Llama-3.2-1B-Instruct-4bit"),
         (HUB, "./models/Llama-3.2-1B-Instruct/"),
         (HUB, r"C:\models\Llama-3.2-1B-Instruct"),
-        (HUB, "/root/.cache/hub/models--meta-llama--Llama-3.2-1B-Instruct/snapshots/" + "0" * 40),
+        (HUB, "/srv/hub/models--meta-llama--Llama-3.2-1B-Instruct/snapshots/" + "0" * 40),
         (FOLDER, "Qwen/Qwen2.5-0.5B-Instruct"),
         (FOLDER, "qwen"),
     ],
