@@ -59,8 +59,11 @@ def _of_file(path: Path) -> Finding:
 
 def _not_downloaded(path: Path) -> Finding | None:
     """What stands in a file's place where a download or a copy failed."""
-    with path.open("rb") as file:
-        first = file.read(_PEEKED_BYTES)
+    try:
+        with path.open("rb") as file:
+            first = file.read(_PEEKED_BYTES)
+    except OSError as error:
+        return _unreadable(f"{path.name!r} cannot be read: {error.strerror}.", "Make it readable.")
     if path.suffix == ".safetensors" and first[8:9] == b"{":  # after the length of its header, which may be any bytes
         return None
     start = first.lstrip().lower()
@@ -98,7 +101,7 @@ def _formats(folder: Path) -> Iterator[Finding]:
     if whole := [path.name for pattern in _MODEL_FILES for path in folder.glob(pattern)]:
         yield _whole_model(sorted(whole, key=natural))
     for name in names:
-        if name.endswith(".safetensors"):
+        if name.endswith(".safetensors") and (folder / name).is_file():
             yield _other_safetensors(folder / name)
     if state := [path.name for pattern in _SHARDED_STATE for path in folder.glob(pattern)]:
         yield _unreadable(

@@ -29,6 +29,8 @@ _WRAPPERS = {
 _SIDES = ("lora_A", "lora_B", "lora_embedding_A", "lora_embedding_B")
 _MODULES = re.compile(r"\A(module\.)+")
 _MAX_DROPPED = 2
+_MAX_REASONS = 3
+_MAX_PART_CHARS = 80
 _FIX = "Import it with `lorikeet adapters import --rename`, or save the unwrapped model with PEFT's save_pretrained."
 
 
@@ -82,12 +84,14 @@ def check_names(renames: Renames) -> Iterator[Finding]:
             "Save one adapter with PEFT's save_pretrained.",
         )
         return
+    if not renames.changed:
+        return
+    old, new = next(iter(renames.changed.items()))
     if renames.odd:
-        old, new = next(iter(renames.changed.items()))
-        reasons = " and ".join(f"{reason} ({count} of {len(renames.names)})" for reason, count in renames.odd.items())
+        told = [f"{reason} ({count} of {len(renames.names)})" for reason, count in renames.odd.items()]
+        reasons = " and ".join(told[:_MAX_REASONS])
         yield Finding("error", CODE, f"Tensor names have {reasons}: {examples([old])} must be {examples([new])}.", _FIX)
-    elif renames.changed:
-        old, new = next(iter(renames.changed.items()))
+    else:
         yield Finding(
             "warning",
             CODE,
@@ -124,19 +128,23 @@ def _without_adapter(parts: list[str]) -> tuple[list[str], list[str]]:
     """`lora_A.default.weight` is `lora_A.weight`: PEFT leaves an adapter's name out when it saves."""
     match parts:
         case [*layer, "lora_A" | "lora_B" as side, name, "weight"] if name not in _SIDES:
-            return [*layer, side, "weight"], [f"the adapter's name {name!r}"]
+            return [*layer, side, "weight"], [f"the adapter's name {_quoted(name)}"]
         case [*layer, "lora_embedding_A" | "lora_embedding_B" as side, name] if name not in _SIDES:
-            return [*layer, side], [f"the adapter's name {name!r}"]
+            return [*layer, side], [f"the adapter's name {_quoted(name)}"]
     return parts, []
 
 
 def _without_prefixes(name: str) -> tuple[str, list[str]]:
     """What follows PEFT's prefix; anything before it is odd, and so are a second one and `module.`, which DDP adds."""
     before, _, rest = name.rpartition(PREFIX)
-    reasons = [f"{before.rstrip('.')!r} before {PREFIX!r}"] if before else []
+    reasons = [f"{_quoted(before.rstrip('.'))} before {PREFIX!r}"] if before else []
     if rest.startswith("module."):
         reasons.append("'module' of DDP or DeepSpeed")
     return _MODULES.sub("", rest), reasons
+
+
+def _quoted(part: str) -> str:
+    return repr(part[:_MAX_PART_CHARS])
 
 
 def _with_prefix(name: str) -> str:
@@ -162,7 +170,7 @@ def _beginnings(modules: Sequence[str]) -> Iterator[tuple[Callable[[str], str], 
     yield "model.{}".format, "no 'model.' before the layer"
     for number in range(1, _MAX_DROPPED + 1):
         dropped = ".".join(modules[0].split(".")[:number])
-        yield partial(_dropped, number=number), f"{dropped!r} before the base's layers"
+        yield partial(_dropped, number=number), f"{_quoted(dropped)} before the base's layers"
 
 
 def _dropped(module: str, number: int) -> str:

@@ -1,6 +1,7 @@
 """Folders that are no PEFT folder are named as what they are, each with the way out."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -147,6 +148,14 @@ def test_a_file_in_place_of_a_folder_is_refused(tmp_path: Path, name: str) -> No
     finding = refusal(tmp_path / name)
     assert f"{name!r} is " in finding.message
     assert "Give the folder" in finding.fix
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, Path.mkdir])
+def test_what_is_no_file_is_not_opened(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    folder = folder_with(tmp_path / "odd")
+    make(folder / "lora.safetensors")
+    make(folder / WEIGHTS)
+    assert f"has no {WEIGHTS}" in str(lint_folder(folder, base_folder=None, max_lora_rank=16)[-1])
 
 
 def output_folder(root: Path, steps: tuple[int, ...] = (20, 100, 60)) -> Path:
