@@ -136,6 +136,11 @@ class TrialPair:
     canary_value: float
     probe: int | None = None
     """Which held-out probe of stable's both answered; None where clients asked."""
+    stable_user: str | None = None
+    """Hash of the user whose requests the value is the mean of; None of probes and copies."""
+    canary_user: str | None = None
+    num_requests: int = 1
+    """How many requests the values are the means of, at least."""
 
 
 def preference_judge(judge: str, rival: str) -> str:

@@ -54,6 +54,11 @@ def tenant_hash(key: bytes, tenant: str) -> str:
     return hmac.new(key, tenant.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[:_HASH_CHARS]
 
 
+def user_hash(key: bytes, user: str) -> str:
+    """The same for a user of a canary's trial; it cannot be joined with the tenants' hashes."""
+    return tenant_hash(key, f"user\0{user}")
+
+
 def redact(text: str) -> str:
     """The text with `[EMAIL]`, `[PHONE]`, `[IBAN]`, `[CARD]`, `[NUMBER]`, `[IP]`, `[KEY]` or `[SECRET]` in place."""
     text = _PRIVATE_KEY.sub("[KEY]", text)

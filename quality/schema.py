@@ -57,7 +57,13 @@ CREATE TABLE trial_pairs (
 CREATE INDEX trial_pairs_by_trial ON trial_pairs (adapter, stable, canary, began_at)
 """
 
-MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS)
+_TRIAL_USERS = """
+ALTER TABLE trial_pairs ADD COLUMN stable_user TEXT;
+ALTER TABLE trial_pairs ADD COLUMN canary_user TEXT;
+ALTER TABLE trial_pairs ADD COLUMN num_requests INTEGER NOT NULL DEFAULT 1
+"""
+
+MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS)
 """Number n turns a file of schema version n into one of version n + 1. Released ones never change: append."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

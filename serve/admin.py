@@ -28,6 +28,7 @@ from serve.errors import (
 )
 from serve.keys import KeyRecord
 from serve.monitor.monitor import Monitor
+from serve.monitor.trial_state import TrialState
 from serve.openapi import NAME, REFERENCE, errors, model_body
 from serve.quarantine import Quarantine
 from serve.residency import Residency, Resident
@@ -90,6 +91,13 @@ class AdapterRow(BaseModel):
     parity_error_nats: float | None
     quarantine: str | None
     """Why it is out of service."""
+
+
+class QualityState(BaseModel):
+    """Whether the quality monitor works, and how the canaries on trial stand, with the reason."""
+
+    monitor: _MonitorState
+    trials: list[TrialState]
 
 
 def admin_router(
@@ -168,8 +176,8 @@ def _add_monitor_routes(router: APIRouter, monitor: Monitor | None) -> None:
         return {"monitor": "off" if monitor is None else "paused" if monitor.is_paused else "works"}
 
     @router.get("/quality")
-    async def quality() -> dict[str, _MonitorState]:
-        return state()
+    async def quality() -> QualityState:
+        return QualityState(monitor=state()["monitor"], trials=list(monitor.trials()) if monitor else [])
 
     @router.post("/quality/{action}", responses=errors(InvalidRequestError, ConflictError))
     async def act(action: Literal["pause", "resume"]) -> dict[str, _MonitorState]:

@@ -151,10 +151,10 @@ class Completions:
     def _resolve(self, call: Call) -> Resolution:
         if not self._engine.is_ready:
             raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
-        resolution = self._resolver.resolve(
-            call.body.get("model"), lambda name: may_use(call.tenant, name), _sticky_key(call)
-        )
+        model, sticky_key = call.body.get("model"), _sticky_key(call)
+        resolution = self._resolver.resolve(model, lambda name: may_use(call.tenant, name), sticky_key)
         call.served_name = resolution.served_name
+        call.context.sticky_key = None if "@" in str(model) else sticky_key
         return resolution
 
     async def _take_turn(self, call: Call, resolution: Resolution) -> None:

@@ -46,6 +46,9 @@ class QualityMetrics:
             "lorikeet_probe_general_nll", "Mean negative log-likelihood of general text, nats per token."
         )
         self.trial_pairs = gauge("lorikeet_trial_pairs", "Pairs of observations of canary and stable.", "comparison")
+        self.trial_users = gauge(
+            "lorikeet_trial_users", "Users that count of each version on trial.", "comparison", "side"
+        )
         self.trial_difference = gauge("lorikeet_trial_difference", "Canary's mean minus stable's.", "comparison")
         self.trial_low = gauge(
             "lorikeet_trial_difference_ci_low", "Lower end of its interval, true at any time.", "comparison"
@@ -83,10 +86,19 @@ class QualityMetrics:
             self.trial_difference.of(*labels).set(comparison.canary - comparison.stable)
             self.trial_low.of(*labels).set(comparison.ci_low)
             self.trial_high.of(*labels).set(comparison.ci_high)
+            if comparison.users is not None:
+                self.trial_users.of(*labels, "stable").set(comparison.users.stable)
+                self.trial_users.of(*labels, "canary").set(comparison.users.canary)
 
     def trial_over(self, canary: Target) -> None:
         """The figures of a trial are told while it lasts; the history keeps those of its end."""
-        for family in (self.trial_pairs, self.trial_difference, self.trial_low, self.trial_high):
+        for family in (
+            self.trial_pairs,
+            self.trial_users,
+            self.trial_difference,
+            self.trial_low,
+            self.trial_high,
+        ):
             family.retire(labels_of(canary))
 
     def verdict_told(self, canary: Target, action: str) -> None:

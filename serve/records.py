@@ -22,7 +22,8 @@ class RequestContext:
     `num_tokens` counts prompt and completion; `started_s` is when the body was there, before that when the request
     came: a slow upload is not the server's; `phases_s` holds what comes before the engine, in seconds, and
     `phase_starts_s` when it began, on the clock of `started_s`; `generation` is the last one where a request took
-    several; `traceparent` is the client's header; `failure` is why the engine ended a generation.
+    several; `traceparent` is the client's header; `failure` is why the engine ended a generation; `sticky_key` is what
+    chose between stable and canary, None where the client named a version: the request id where it is nobody's.
     """
 
     tenant: str
@@ -35,6 +36,7 @@ class RequestContext:
     generation: "GenerationRecord | None" = None
     traceparent: str | None = None
     failure: ServeError | None = None
+    sticky_key: str | None = None
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:

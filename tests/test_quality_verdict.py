@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from quality.betting import log_wealth
-from quality.verdict import Evidence, Observation, Policy, decide, pair_in_time
+from quality.verdict import FEW_USERS_ADVICE, Evidence, Observation, Policy, decide, least_pairs, pair_in_time
 
 POLICY = Policy()
 HARMS = np.array([-1.0, 0.0, 1.0])
@@ -21,8 +21,8 @@ MODERATE = settings(max_examples=50, deadline=None)
 
 
 def seen(values, start_s=0.0):
-    """One observation a second."""
-    return tuple(Observation(start_s + i, float(value)) for i, value in enumerate(values))
+    """One observation a second, each of another user."""
+    return tuple(Observation(start_s + i, float(value), f"user {i}") for i, value in enumerate(values))
 
 
 def healthy(num, score=1.0):
@@ -171,7 +171,7 @@ def test_a_rush_hour_that_slows_both_rolls_nothing_back():
 def test_no_evidence_holds_and_says_what_is_missing():
     verdict = decide(Evidence(), Evidence(), POLICY)
     assert verdict.action == "hold"
-    assert verdict.reason.startswith("canary score has no pair of observations yet; error rate has no pair")
+    assert verdict.reason.startswith("canary score has no pair of observations yet; error rate has no pair of users")
 
 
 @pytest.mark.parametrize(("stable", "canary"), [(healthy(50), Evidence()), (Evidence(), healthy(50))])
@@ -272,10 +272,60 @@ def test_an_impossible_policy_is_refused(settings, message):
         Policy(**settings)
 
 
-def test_each_canary_observation_meets_the_latest_unused_stable_one_before_it():
-    stable = [Observation(1, 0.1), Observation(2, 0.2), Observation(6, 0.6)]
-    canary = [Observation(0, 0.0), Observation(3, 0.3), Observation(4, 0.4), Observation(5, 0.5), Observation(6, 0.7)]
-    assert pair_in_time(stable, canary) == [(0.2, 0.3), (0.1, 0.4), (0.6, 0.7)]
+def test_each_observation_meets_the_latest_unused_one_of_the_other_version():
+    stable = [Observation(1, 0.1), Observation(2, 0.2), Observation(3, 0.3)]
+    canary = [Observation(0, 0.0), Observation(3.5, 0.35), Observation(4, 0.4), Observation(5, 0.5)]
+    assert pair_in_time(stable, canary) == [(0.1, 0.0), (0.3, 0.35), (0.2, 0.4)]
+    assert pair_in_time(canary, stable) == [(0.0, 0.1), (0.35, 0.3), (0.4, 0.2)]  # neither version is favoured
+
+
+def test_requests_without_a_user_are_one_users():
+    observations = tuple(Observation(i, 1.0) for i in range(500))
+    verdict = decide(healthy(500), Evidence(scores=seen([1] * 500), errors=observations, slow=observations), POLICY)
+    assert verdict.action == "hold"
+    assert [comparison.num_pairs for comparison in verdict.comparisons] == [500, 1, 1]
+
+
+def test_only_the_first_observation_of_a_user_counts():
+    again = tuple(Observation(i, float(i >= 60), f"user {i % 60}") for i in range(600))
+    comparison = decide(Evidence(errors=seen([0] * 60)), Evidence(errors=again), POLICY).comparisons[1]
+    assert (comparison.num_pairs, comparison.canary, comparison.state) == (60, 0.0, "open")
+
+
+def test_a_hold_says_how_many_users_there_are_and_how_many_it_takes():
+    evidence = Evidence(scores=seen([1] * 300), errors=seen([0] * 3), slow=seen([0] * 300))
+    verdict = decide(evidence, evidence, POLICY)
+    assert verdict.action == "hold"
+    assert (
+        "after 3 pairs of users; too few users: 3 of the canary and 3 of stable, to prove no harm takes 242 of each"
+        in (verdict.reason)
+    )
+    assert verdict.reason.endswith(FEW_USERS_ADVICE)
+
+
+def test_an_open_comparison_of_many_users_gives_no_advice():
+    slow = Evidence(slow=seen(share(15, 300)))
+    verdict = decide(healthy(300), Evidence(**{**vars(healthy(300)), "slow": slow.slow}), POLICY)
+    assert verdict.action == "hold"
+    assert "too few users" not in verdict.reason
+
+
+@pytest.mark.parametrize(("most_worse", "least"), [(0.05, 96), (0.02, 242), (0.0, None)])
+def test_a_canary_without_any_difference_is_within_after_so_many_pairs(most_worse, least):
+    assert least_pairs(most_worse, POLICY.alpha) == least
+
+
+def test_a_users_requests_count_toward_the_least_number_of_pairs():
+    """Twelve users of the canary that always fail are beyond chance, though they are fewer than `min_pairs`."""
+
+    def of(value, num_requests):
+        return tuple(Observation(i, value, f"user {i}", num_requests) for i in range(12))
+
+    states = [
+        decide(Evidence(errors=of(0.0, num)), Evidence(errors=of(1.0, num)), POLICY).comparisons[1].state
+        for num in (1, 20)
+    ]
+    assert states == ["open", "beyond"]
 
 
 @MODERATE

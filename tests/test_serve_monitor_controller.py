@@ -246,7 +246,7 @@ async def test_answers_of_versions_that_are_not_on_trial_are_no_evidence(court: 
     court.controller.probe_scored("legal", court.trial, 0, (1.0, 0.0))
     court.controller.probe_scored("medical", replace(court.trial, canary=3), 0, (1.0, 0.0))
     court.controller.request_finished(RequestRecord(RequestContext("a", "r"), "x", None, "client_error", 404, None, 0))
-    assert court.controller._cases["medical"].evidence.num_pairs == 0
+    assert court.controller._cases["medical"].evidence.num_seen == 0
 
 
 @pytest.mark.anyio
@@ -260,6 +260,57 @@ async def test_what_stable_was_like_before_the_canary_is_remembered(court: Court
 
 
 @pytest.mark.anyio
+async def test_two_sticky_users_decide_nothing_however_much_they_send(court: Court) -> None:
+    await court.controller.judge("medical")
+    for _ in range(500):
+        court.controller.request_finished(request(FIRST, user="steady"))
+        court.controller.request_finished(request(SECOND, "server_error", "server_error", status=500, user="breaks it"))
+    verdict = await court.controller.judge("medical")
+    assert verdict is not None
+    assert verdict.action == "hold"
+    assert "too few users: 1 of the canary and 1 of stable" in verdict.reason
+    assert "send each person's id as `user`" in verdict.reason
+
+
+@pytest.mark.anyio
+async def test_a_user_counts_once_also_after_a_restart(court: Court, now: list[datetime]) -> None:
+    for each in (court, *(make_court(court.store, now) for _ in range(3))):
+        await each.controller.judge("medical")
+        for _ in range(20):
+            each.controller.request_finished(request(FIRST, user="ada"))
+            each.controller.request_finished(request(SECOND, user="bob"))
+        await each.controller.judge("medical")
+        assert each.controller.trials()[0].comparisons[1].num_pairs == 1
+
+
+@pytest.mark.anyio
+async def test_a_user_with_few_requests_counts_after_ten_minutes(court: Court) -> None:
+    await court.controller.judge("medical")
+    court.controller.request_finished(request(FIRST, user="ada"))
+    court.controller.request_finished(request(SECOND, user="bob"))
+    assert await court.judge() is None
+    court.now[0] += timedelta(seconds=600)
+    verdict = await court.controller.judge("medical")
+    assert verdict is not None
+    assert [comparison.num_pairs for comparison in verdict.comparisons] == [0, 1, 0]
+
+
+@pytest.mark.anyio
+async def test_how_a_trial_stands_tells_users_and_reason(court: Court) -> None:
+    assert court.controller.trials() == []
+    await court.see(3)
+    await court.judge()
+    (trial,) = court.controller.trials()
+    assert (trial.stable, trial.canary, trial.action) == ("medical@1", "medical@2", "hold")
+    assert [(one.name, one.canary_users) for one in trial.comparisons] == [
+        ("score", None),
+        ("error rate", 3),
+        ("slow share", 0),
+    ]
+    assert "too few users: 3 of the canary and 3 of stable" in trial.reason
+
+
+@pytest.mark.anyio
 async def test_the_evidence_is_exported_by_comparison(court: Court) -> None:
     await court.see(3, score=0.0)
     await court.judge()
@@ -267,6 +318,8 @@ async def test_the_evidence_is_exported_by_comparison(court: Court) -> None:
     registry = court.metrics.registry
     assert registry.get_sample_value("lorikeet_trial_pairs", labels) == 3
     assert registry.get_sample_value("lorikeet_trial_difference", labels) == -1.0
+    users = labels | {"comparison": "error rate", "side": "canary"}
+    assert registry.get_sample_value("lorikeet_trial_users", users) == 3
 
 
 @pytest.mark.anyio
@@ -341,8 +394,7 @@ async def test_a_quality_store_that_fails_does_not_keep_a_canary_from_being_judg
 def test_figures_have_a_name_for_each_comparison_and_field() -> None:
     stable, canary = TrialEvidence(FIRST, SECOND).evidence()
     figures = figures_of(decide(stable, canary, policy_of(RULES)))
-    assert set(figures) == {
-        f"{comparison}_{name}"
-        for comparison in ("score", "error_rate", "slow_share")
-        for name in ("pairs", "stable", "canary", "ci_low", "ci_high")
-    }
+    names = ("pairs", "stable", "canary", "ci_low", "ci_high")
+    users = ("stable_users", "canary_users")
+    by_user = {f"{comparison}_{name}" for comparison in ("error_rate", "slow_share") for name in (*names, *users)}
+    assert set(figures) == {f"score_{name}" for name in names} | by_user

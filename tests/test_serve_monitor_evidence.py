@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from quality.users import MAX_REQUESTS, MAX_WAIT_S
 from quality.verdict import Observation, decide, pair_in_time
-from serve.monitor.controller import policy_of
-from serve.monitor.evidence import MIN_TTFTS, Pair, PairedStream, TrialEvidence, failure_of, ttft_of
+from serve.monitor.evidence import MIN_TTFTS, Pair, PairedStream, TrialEvidence, failure_of, policy_of, ttft_of
 from serve.records import RequestRecord
 from tests.generations import generation
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request
@@ -53,23 +53,23 @@ SEEN = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.5, 1.0])), max_
 @given(SEEN)
 @settings(max_examples=200, deadline=None)
 def test_a_stream_forms_the_pairs_that_the_verdict_would_form_of_everything(seen: list[tuple[bool, float]]) -> None:
-    stream = PairedStream()
+    stream: PairedStream[float] = PairedStream()
     for is_canary, value in seen:
         (stream.canary_seen if is_canary else stream.stable_seen)(value)
     stable, canary = (
         [Observation(float(at), v) for at, (c, v) in enumerate(seen) if c is side] for side in (False, True)
     )
     assert stream.pairs == pair_in_time(stable, canary)
-    assert pair_in_time(stream.observations(0), stream.observations(1)) == stream.pairs
 
 
 @given(SEEN)
 @settings(max_examples=100, deadline=None)
 def test_a_streams_memory_is_bounded(seen: list[tuple[bool, float]]) -> None:
-    stream = PairedStream(most_unused=3, most_pairs=10)
+    stream: PairedStream[float] = PairedStream(most_unused=3, most_pairs=10)
     for is_canary, value in seen:
         (stream.canary_seen if is_canary else stream.stable_seen)(value)
     assert len(stream.pairs) <= 10
+    assert max(map(len, stream.unused)) <= 3
     assert set(stream.pairs) <= {(a, b) for a in (0.0, 0.5, 1.0) for b in (0.0, 0.5, 1.0)}
 
 
@@ -81,6 +81,7 @@ RECORDS = st.lists(
         st.sampled_from([None, "server_error", "not_ready", "adapter_refused", "requests"]),
         ttft_s=st.one_of(st.none(), st.floats(0, 100)),
         is_cold=st.booleans(),
+        user=st.sampled_from([None, "ada", "bob"]),
     ),
     max_size=150,
 )
@@ -90,20 +91,22 @@ RECORDS = st.lists(
 @settings(max_examples=100, deadline=None)
 def test_whatever_requests_come_the_evidence_can_be_judged(records: list[RequestRecord], before: list[float]) -> None:
     evidence = TrialEvidence(FIRST, SECOND, before)
-    for record in records:
-        evidence.request_finished(record)
+    for number, record in enumerate(records):
+        evidence.request_finished(record, 30.0 * number)
     stable, canary = evidence.evidence()
     verdict = decide(stable, canary, policy_of(RULES))
-    assert evidence.num_pairs == sum(comparison.num_pairs for comparison in verdict.comparisons)
-    assert len(stable.errors) == len(canary.errors) <= sum(r.served_name == str(SECOND) for r in records)
+    assert len(evidence.take_new()) >= sum(comparison.num_pairs for comparison in verdict.comparisons)
+    assert len(canary.errors) <= sum(r.served_name == str(SECOND) for r in records)
+    for seen in (stable.errors, stable.slow, canary.errors, canary.slow):
+        assert len({one.user for one in seen}) == len(seen)
 
 
 def test_slow_is_what_stable_was_not_before_the_canary() -> None:
     evidence = TrialEvidence(FIRST, SECOND, [0.01 * number for number in range(100)])
     assert evidence.slow_threshold_s == pytest.approx(0.94)
     for ttft_s in (0.5, 0.93, 0.95):
-        evidence.request_finished(request(FIRST, ttft_s=ttft_s))
-        evidence.request_finished(request(SECOND, ttft_s=2 * ttft_s))
+        evidence.request_finished(request(FIRST, ttft_s=ttft_s), 0.0)
+        evidence.request_finished(request(SECOND, ttft_s=2 * ttft_s), 0.0)
     stable, canary = evidence.evidence()
     assert [seen.value for seen in stable.slow] == [0.0, 0.0, 1.0]
     assert [seen.value for seen in canary.slow] == [1.0, 1.0, 1.0]
@@ -113,13 +116,19 @@ def test_where_stable_had_no_traffic_before_its_first_requests_fix_the_threshold
     evidence = TrialEvidence(FIRST, SECOND)
     for _ in range(MIN_TTFTS):
         assert evidence.slow_threshold_s is None
-        evidence.request_finished(request(SECOND, ttft_s=5.0))
-        evidence.request_finished(request(FIRST, ttft_s=0.1))
+        evidence.request_finished(request(SECOND, ttft_s=5.0), 0.0)
+        evidence.request_finished(request(FIRST, ttft_s=0.1), 0.0)
     assert evidence.slow_threshold_s == 0.1
     assert evidence.evidence()[1].slow == ()
-    evidence.request_finished(request(FIRST, ttft_s=0.1))
-    evidence.request_finished(request(SECOND, ttft_s=5.0))
+    evidence.request_finished(request(FIRST, ttft_s=0.1), 0.0)
+    evidence.request_finished(request(SECOND, ttft_s=5.0), 0.0)
     assert [seen.value for seen in evidence.evidence()[1].slow] == [1.0]
+
+
+def paired(evidence: TrialEvidence) -> list[tuple[int, float, float]]:
+    """What decides: pairs and their means; who has no partner yet is not written down."""
+    comparisons = decide(*evidence.evidence(), policy_of(RULES)).comparisons
+    return [(one.num_pairs, one.stable, one.canary) for one in comparisons]
 
 
 @given(RECORDS, st.integers(0, 150), st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0.0, 1.0])), max_size=20))
@@ -130,14 +139,14 @@ def test_evidence_that_is_written_down_can_be_taken_up_again(
     before = TrialEvidence(FIRST, SECOND, [0.1] * MIN_TTFTS)
     kept: list[Pair] = []
     for number, record in enumerate(records):
-        before.request_finished(record)
+        before.request_finished(record, float(number))
         if number == cut:
             kept += before.take_new()
     for probe, score in dict(scores).items():
         before.probe_scored(probe, 1.0, score)
     kept += before.take_new()
     again = TrialEvidence(FIRST, SECOND, known=kept)
-    assert again.evidence() == before.evidence()
+    assert paired(again) == paired(before)
     assert again.slow_threshold_s == before.slow_threshold_s == 0.1
     assert again.probes == before.probes == {probe for probe, _ in scores}
     assert again.take_new() == before.take_new() == []
@@ -153,10 +162,73 @@ def test_a_probe_that_two_servers_asked_of_one_trial_counts_once() -> None:
 def test_a_shadows_copy_counts_for_errors_only() -> None:
     evidence = TrialEvidence(FIRST, SECOND, [0.1] * MIN_TTFTS)
     for outcome in ("ok", "error", "cancelled"):
-        evidence.request_finished(request(FIRST))
+        evidence.request_finished(request(FIRST, user="ada"), 0.0)
         evidence.generation_finished(generation("medical@2", source="shadow", tenant=None, outcome=outcome))
     evidence.generation_finished(generation("medical@2", source="probe", tenant=None))
     evidence.generation_finished(generation("medical@2", source="client"))  # `request_finished` has it
     canary = evidence.evidence()[1]
     assert [seen.value for seen in canary.errors] == [0.0, 1.0]
     assert canary.slow == ()
+
+
+def values(seen: tuple[Observation, ...]) -> list[tuple[float, int]]:
+    return [(one.value, one.num_requests) for one in seen]
+
+
+def test_a_user_counts_once_with_the_mean_of_the_first_requests() -> None:
+    evidence = TrialEvidence(FIRST, SECOND)
+    for number in range(3 * MAX_REQUESTS):
+        failed = number % 4 == 0 or number >= MAX_REQUESTS
+        reason = "server_error" if failed else None
+        evidence.request_finished(request(SECOND, "server_error" if failed else "ok", reason, user="ada"), 0.0)
+    assert values(evidence.evidence()[1].errors) == [(0.25, MAX_REQUESTS)]
+
+
+def test_a_user_who_sends_less_counts_once_the_time_is_up() -> None:
+    evidence = TrialEvidence(FIRST, SECOND)
+    for at_s in (0.0, 1.0, 2.0):
+        evidence.request_finished(request(SECOND, user="ada"), at_s)
+    evidence.close_due(MAX_WAIT_S - 1)
+    assert evidence.evidence()[1].errors == ()
+    evidence.close_due(MAX_WAIT_S)
+    assert values(evidence.evidence()[1].errors) == [(0.0, 3)]
+
+
+def test_a_user_whom_a_raised_weight_moved_counts_for_both_versions() -> None:
+    evidence = TrialEvidence(FIRST, SECOND)
+    for target in (FIRST, SECOND):
+        for _ in range(MAX_REQUESTS):
+            evidence.request_finished(request(target, user="ada"), 0.0)
+    assert [values(side.errors) for side in evidence.evidence()] == [[(0.0, MAX_REQUESTS)]] * 2
+
+
+def test_requests_that_name_a_version_are_no_draw_and_count_for_nothing() -> None:
+    evidence = TrialEvidence(FIRST, SECOND)
+    record = request(SECOND, "server_error", "server_error", status=500)
+    record.context.sticky_key = None
+    evidence.request_finished(record, 0.0)
+    assert evidence.num_seen == 0
+
+
+def test_a_users_name_is_not_written_down() -> None:
+    evidence = TrialEvidence(FIRST, SECOND, user_key=b"secret")
+    evidence.request_finished(request(FIRST), 0.0)
+    evidence.request_finished(request(SECOND), 0.0)
+    (pair,) = evidence.take_new()
+    assert pair.stable_user is not None
+    assert len(pair.stable_user) == 16
+    assert not pair.stable_user.startswith("r-")
+
+
+def test_pairs_that_an_older_server_wrote_without_users_count_for_nothing() -> None:
+    known = [Pair("error", 0.0, 1.0)] * 50 + [Pair("slow", 0.0, 1.0)] * 50
+    assert TrialEvidence(FIRST, SECOND, known=known).evidence() == TrialEvidence(FIRST, SECOND).evidence()
+
+
+def test_a_user_that_two_servers_counted_counts_once() -> None:
+    known = [
+        Pair("error", 0.0, 1.0, None, "ada", "bob", 20),
+        Pair("error", 0.0, 1.0, None, "eve", "bob", 20),
+        Pair("error", 0.0, 0.0, None, "eve", "kim", 20),
+    ]
+    assert values(TrialEvidence(FIRST, SECOND, known=known).evidence()[1].errors) == [(1.0, 20), (0.0, 20)]

@@ -180,7 +180,7 @@ async def test_an_operator_pauses_and_resumes_and_answers_between_are_no_samples
 async def test_a_monitor_that_is_off_cannot_be_paused(store: AdapterStore, base_folder: Path) -> None:
     serving = make_serving(store, base_folder)
     async with serving.client() as client:
-        assert (await client.get("/admin/quality")).json() == {"monitor": "off"}
+        assert (await client.get("/admin/quality")).json() == {"monitor": "off", "trials": []}
         response = await client.post("/admin/quality/pause")
     assert response.status_code == 409
     assert "`quality.enabled` is false" in response.json()["error"]["message"]

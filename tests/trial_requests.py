@@ -1,5 +1,6 @@
 """Two versions of an adapter on trial, and what clients ask them, for tests of what looks on."""
 
+from itertools import count
 from typing import Any
 
 from adapters.manifest import QualityRules
@@ -10,6 +11,8 @@ from tests.generations import generation
 FIRST, SECOND, THIRD = (Target("medical", version) for version in (1, 2, 3))
 RULES = QualityRules(margin=0.3, max_error_increase=0.3, max_slow_increase=0.3, min_pairs=5, max_hours=2)
 
+_NUMBERS = count(1)
+
 
 def request(
     target: Target = FIRST,
@@ -19,10 +22,12 @@ def request(
     status: int = 200,
     ttft_s: float | None = 0.1,
     is_cold: bool = False,
+    user: str | None = None,
     **changes: Any,
 ) -> RequestRecord:
-    """A client's request, with its generation unless `ttft_s` is None."""
-    context = RequestContext("acme", "r-1", is_cold=is_cold)
+    """A client's request, with its generation unless `ttft_s` is None; of nobody without a `user`."""
+    request_id = f"r-{next(_NUMBERS)}"
+    context = RequestContext("acme", request_id, is_cold=is_cold, sticky_key=user or request_id)
     if ttft_s is not None:
         context.generation = generation(str(target), ttft_s=ttft_s, **changes)
     return RequestRecord(context, "chat/completions", str(target), outcome, status, reason, 1.0)

@@ -76,6 +76,6 @@ def assemble_monitor(
     monitor.observers.of_generations += [sampler, drift]
     monitor.loops += [sampler.run, drift.run]
     kept = keeping.store
-    monitor.loops += watch_canaries(config, engine, residency, adapters, kept, metrics, monitor.observers, is_busy)
+    watch_canaries(config, engine, residency, adapters, kept, metrics, monitor, keeping.tenant_key, is_busy)
     monitor.loops += judge_answers(config, engine, residency, adapters, kept, metrics, keeping.judge_key)
     return monitor

@@ -1,8 +1,7 @@
 """Held-out probes and the controller, put together: who asks, who listens, who judges."""
 
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
 
 from adapters.store import AdapterStore
 from config.schema import ServeConfig
@@ -12,7 +11,7 @@ from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
 from serve.monitor.controller import Controller
 from serve.monitor.heldout import HeldOut
-from serve.observers import Observers
+from serve.monitor.monitor import Monitor
 from serve.residency import Residency
 
 logger = logging.getLogger(__name__)
@@ -25,12 +24,14 @@ def watch_canaries(
     adapters: AdapterStore,
     store: QualityStore,
     metrics: ServeMetrics,
-    observers: Observers,
+    monitor: Monitor,
+    user_key: bytes,
     is_busy: Callable[[], bool],
-) -> list[Callable[[], Coroutine[Any, Any, None]]]:
-    """What runs beside the server; the controller is told of requests and generations by `observers`.
+) -> None:
+    """Add to the monitor what runs beside the server, and who is told of requests and generations.
 
     Args:
+        user_key: What users' names are hashed with.
         is_busy: Whether clients' requests run.
     """
     quality, has_history = config.quality, config.remote_store is None
@@ -44,6 +45,7 @@ def watch_canaries(
         interval_s=quality.verdict_interval_s,
         mode=quality.verdict,
         has_history=has_history,
+        user_key=user_key,
     )
     heldout = HeldOut(
         engine,
@@ -60,8 +62,9 @@ def watch_canaries(
         max_model_len=config.max_model_len,
         lengths=AnswerLengths.of(config),
     )
-    if quality.verdict == "off":
-        return [heldout.run]
-    observers.of_requests.append(controller)
-    observers.of_generations.append(controller)
-    return [heldout.run, controller.run]
+    monitor.loops.append(heldout.run)
+    if quality.verdict != "off":
+        monitor.observers.of_requests.append(controller)
+        monitor.observers.of_generations.append(controller)
+        monitor.loops.append(controller.run)
+        monitor.trials = controller.trials

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from adapters.errors import AdapterError, AdapterNotFoundError
 from adapters.history import Event
-from adapters.manifest import Manifest
+from adapters.manifest import Manifest, QualityRules
 from adapters.reader import StoreReader
 from adapters.reference import Target, is_adapter_name
 from quality.agreement import NUM_GRADES, agreement_of_scores, labels_and_grades
@@ -15,6 +15,8 @@ from quality.judge import LOWEST_GRADE, grade_of
 from quality.kept import Grade, Label, is_preference
 from quality.probes import InvalidProbesError, read_probes
 from quality.store import QualityStore
+from quality.verdict import decide
+from serve.monitor.evidence import TrialEvidence, known_pairs, policy_of
 from serve.monitor.figures import (
     AdapterFigures,
     Decision,
@@ -27,6 +29,7 @@ from serve.monitor.figures import (
     VersionFigures,
 )
 from serve.monitor.steps import mean_score, probe_steps, signal_steps
+from serve.monitor.trial_state import TrialState, trial_state
 
 MOST_SAMPLES = 20_000
 """Of a version, the newest; a report of more would only be slower."""
@@ -100,8 +103,24 @@ def _adapter(store: QualityStore, adapters: StoreReader, name: str, versions: Se
     judges = tuple(_judge(judge, of_judge, labels) for judge, of_judge in _by_judge(grades).items())
     is_base = not any(versions) or not is_adapter_name(name)
     decisions = () if is_base else tuple(_decisions(_history(adapters, name)))
-    adapter = AdapterFigures(name=name, versions=figures, judges=judges, decisions=decisions, missing=())
+    trial = None if is_base else _trial(store, adapters, name)
+    adapter = AdapterFigures(name=name, versions=figures, judges=judges, decisions=decisions, missing=(), trial=trial)
     return adapter.model_copy(update={"missing": tuple(_missing(adapter, is_base=is_base))})
+
+
+def _trial(store: QualityStore, adapters: StoreReader, name: str) -> TrialState | None:
+    """The verdict on what servers have written down; one that runs may know of a few more users."""
+    try:
+        trial = adapters.trial(name)
+    except AdapterError:
+        return None
+    if trial is None:
+        return None
+    manifest = _manifest(adapters, name, trial.stable)
+    policy = policy_of((manifest.quality if manifest else None) or QualityRules())
+    known = known_pairs(store.trial_pairs(name, trial.stable, trial.canary, trial.began_at))
+    evidence = TrialEvidence(Target(name, trial.stable), Target(name, trial.canary), known=known).evidence()
+    return trial_state(name, trial, decide(*evidence, policy))
 
 
 def _version(store: QualityStore, adapters: StoreReader, name: str, version: int) -> VersionFigures:

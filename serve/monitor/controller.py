@@ -22,9 +22,10 @@ from config.monitor import VerdictMode
 from quality.errors import QualityStoreError
 from quality.kept import TrialPair
 from quality.store import QualityStore
-from quality.verdict import Policy, Verdict, decide
+from quality.verdict import Comparison, Policy, Verdict, decide
 from serve.metrics import ServeMetrics
-from serve.monitor.evidence import TrialEvidence, known_pairs, ttft_of
+from serve.monitor.evidence import TrialEvidence, known_pairs, policy_of, ttft_of
+from serve.monitor.trial_state import TrialState, trial_state
 from serve.records import GenerationRecord, RequestRecord
 from serve.residency import Residency
 
@@ -46,7 +47,9 @@ class Case:
     max_hours: float
     told: set[VerdictAction]
     num_judged: int = -1
-    """Pairs that the last verdict saw."""
+    """How much the last verdict saw."""
+    verdict: Verdict | None = None
+    """The last one."""
 
     @property
     def canary(self) -> Target:
@@ -58,6 +61,7 @@ class Controller:
 
     Args:
         kept: Where evidence is written down.
+        user_key: What users' names are hashed with there.
         interval_s: Time between two verdicts.
         mode: "dry_run" tells what "act" would do.
         has_history: False where the histories belong to another store: then verdicts are logged and counted only.
@@ -73,6 +77,7 @@ class Controller:
         interval_s: float,
         mode: VerdictMode,
         has_history: bool = True,
+        user_key: bytes = b"",
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
@@ -82,6 +87,7 @@ class Controller:
         self._interval_s = interval_s
         self._does_act = mode == "act" and has_history
         self._has_history = has_history
+        self._user_key = user_key
         self._clock = clock
         self._cases: dict[str, Case] = {}
         self._ttfts: OrderedDict[str, deque[float]] = OrderedDict()
@@ -94,7 +100,7 @@ class Controller:
         if (ttft_s := ttft_of(record)) is not None:
             self._remember_ttft(name, ttft_s)
         if (case := self._cases.get(name.partition("@")[0])) is not None:
-            case.evidence.request_finished(record)
+            case.evidence.request_finished(record, self._clock())
 
     def generation_started(self, lora_name: str | None) -> None:
         """There is nothing to see yet."""
@@ -114,6 +120,11 @@ class Controller:
         case = self._cases.get(name)
         if case is not None and case.trial == trial:
             case.evidence.probe_scored(probe, *scores)
+
+    def trials(self) -> list[TrialState]:
+        """The trials under way that have been judged, with the last verdict on each."""
+        cases = [case for _, case in sorted(self._cases.items())]
+        return [trial_state(case.name, case.trial, case.verdict) for case in cases if case.verdict is not None]
 
     async def run(self) -> None:
         """Judge until cancelled."""
@@ -137,13 +148,14 @@ class Controller:
         if case is None:
             return None
         is_late = self._is_late(case)
-        num_pairs = case.evidence.num_pairs
-        if num_pairs == case.num_judged and not is_late:
+        case.evidence.close_due(self._clock())
+        num_seen = case.evidence.num_seen
+        if num_seen == case.num_judged and not is_late:
             return None
         await self._write_down(case)
         stable, canary = case.evidence.evidence()
         verdict = await asyncio.to_thread(decide, stable, canary, case.policy)
-        case.num_judged = num_pairs
+        case.num_judged, case.verdict = num_seen, verdict
         self._metrics.quality.trial_judged(case.canary, verdict)
         if verdict.action != "hold" or is_late:
             await self._conclude(case, verdict)
@@ -165,7 +177,8 @@ class Controller:
         rules = await asyncio.to_thread(self._rules, stable)
         told = await asyncio.to_thread(lambda: told_verdicts(self._store.history(name), trial))
         known = await asyncio.to_thread(self._kept.trial_pairs, name, trial.stable, trial.canary, trial.began_at)
-        evidence = TrialEvidence(stable, canary, tuple(self._ttfts.get(str(stable), ())), known_pairs(known))
+        ttfts_s = tuple(self._ttfts.get(str(stable), ()))
+        evidence = TrialEvidence(stable, canary, ttfts_s, known_pairs(known), self._user_key)
         logger.info("%s is on trial beside %s", canary, stable)
         return Case(name, trial, evidence, policy_of(rules), rules.max_hours, set(told))
 
@@ -221,21 +234,23 @@ class Controller:
         self._ttfts.move_to_end(name)
 
 
-def policy_of(rules: QualityRules) -> Policy:
-    """What a canary must prove, as the verdict wants it."""
-    return Policy(rules.margin, rules.max_error_increase, rules.max_slow_increase, rules.alpha, rules.min_pairs)
-
-
 def figures_of(verdict: Verdict) -> dict[str, float]:
-    """The comparisons as plain numbers: `score_pairs`, `error_rate_canary`, `slow_share_ci_high`..."""
+    """The comparisons as plain numbers: `score_pairs`, `error_rate_canary`, `slow_share_canary_users`..."""
     return {
         f"{comparison.name.replace(' ', '_')}_{name}": round(value, 6)
         for comparison in verdict.comparisons
-        for name, value in (
-            ("pairs", float(comparison.num_pairs)),
-            ("stable", comparison.stable),
-            ("canary", comparison.canary),
-            ("ci_low", comparison.ci_low),
-            ("ci_high", comparison.ci_high),
-        )
+        for name, value in _figures(comparison)
     }
+
+
+def _figures(comparison: Comparison) -> list[tuple[str, float]]:
+    figures = [
+        ("pairs", float(comparison.num_pairs)),
+        ("stable", comparison.stable),
+        ("canary", comparison.canary),
+        ("ci_low", comparison.ci_low),
+        ("ci_high", comparison.ci_high),
+    ]
+    if (users := comparison.users) is not None:
+        figures += [("stable_users", float(users.stable)), ("canary_users", float(users.canary))]
+    return figures

@@ -1,17 +1,24 @@
 """What a server has seen of stable and canary since their trial began, as `quality.verdict` wants it. No clock, no I/O.
 
-Only paired observations are kept. They can be written down and taken up again: a server that starts anew in the
-middle of a trial goes on with it. A canary's observation takes the latest stable one that none has taken yet, as
-`quality.verdict.pair_in_time` does, so that memory is bounded however much more traffic stable has.
+Clients' requests count by user, for a canary is drawn by user: `quality.users` has the rule, and `RequestContext` the
+key that the draw was made by. Requests that name a version themselves were not drawn, and count for nothing. A shadow's
+copies see what stable sees, so they are paired request by request, and so are held-out questions.
+
+Only pairs are kept for good. They can be written down and taken up again: a server that starts anew in the middle of a
+trial goes on with it, and counts no user twice. What waits for a partner is bounded, however much more traffic one
+version has.
 """
 
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal, NamedTuple, get_args
+from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
+from adapters.manifest import QualityRules
 from adapters.reference import Target
 from quality.kept import TrialPair
-from quality.verdict import Evidence, Observation
+from quality.privacy import user_hash
+from quality.users import MAX_REQUESTS, UserMean, UserMeans
+from quality.verdict import Evidence, Observation, Policy
 from serve.records import GenerationRecord, RequestRecord
 
 MIN_TTFTS = 20
@@ -21,51 +28,109 @@ _SLOW_QUANTILE = 0.95
 _MOST_UNUSED = 1000
 _MOST_PAIRS = 20_000
 
-Kind = Literal["score", "error", "slow", "threshold"]
+Kind = Literal["score", "error", "slow", "copy", "threshold"]
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
-_COMPARED: tuple[Kind, ...] = ("score", "error", "slow")
 
 # A refused version is its own fault; a 503, a 429 or a wrong request is not.
 _REFUSED, _FAILED, _TOO_LATE = "adapter_refused", "server_error", "deadline_exceeded"
 
+SeenT = TypeVar("SeenT")
+
 
 class Pair(NamedTuple):
-    """What both showed, and, of scores, which held-out probe they answered. "threshold": when a TTFT is slow, twice."""
+    """What both showed; of scores, which held-out probe they answered; of clients' requests, the hashes of both users.
+
+    "copy" is an error, or none, of a request and of a shadow's copy. "threshold": when a TTFT is slow, twice.
+    """
 
     kind: Kind
     stable: float
     canary: float
     probe: int | None = None
+    stable_user: str | None = None
+    canary_user: str | None = None
+    num_requests: int = 1
 
 
-class PairedStream:
-    """Observations of one kind, in the order in which they were seen."""
+class PairedStream(Generic[SeenT]):
+    """Observations of one kind, in the order in which they were seen, paired as `quality.verdict.pair_in_time` does."""
 
     def __init__(
         self,
-        pairs: Sequence[tuple[float, float]] = (),
+        pairs: Sequence[tuple[SeenT, SeenT]] = (),
         *,
         most_unused: int = _MOST_UNUSED,
         most_pairs: int = _MOST_PAIRS,
     ) -> None:
-        self._unused: deque[float] = deque(maxlen=most_unused)
+        self.unused: tuple[deque[SeenT], deque[SeenT]] = (deque(maxlen=most_unused), deque(maxlen=most_unused))
         self._most_pairs = most_pairs
         self.pairs = list(pairs)
         """(stable, canary); no more once there are very many, which decide or never will."""
 
-    def stable_seen(self, value: float) -> None:
-        self._unused.append(value)
-
-    def canary_seen(self, value: float) -> tuple[float, float] | None:
+    def stable_seen(self, value: SeenT) -> tuple[SeenT, SeenT] | None:
         """The pair that it completes, if it does."""
-        if not self._unused or len(self.pairs) >= self._most_pairs:
+        return self._seen(value, 0)
+
+    def canary_seen(self, value: SeenT) -> tuple[SeenT, SeenT] | None:
+        """The pair that it completes, if it does."""
+        return self._seen(value, 1)
+
+    def _seen(self, value: SeenT, side: int) -> tuple[SeenT, SeenT] | None:
+        if len(self.pairs) >= self._most_pairs:
             return None
-        self.pairs.append((self._unused.pop(), value))
+        if not self.unused[1 - side]:
+            self.unused[side].append(value)
+            return None
+        other = self.unused[1 - side].pop()
+        self.pairs.append((other, value) if side else (value, other))
         return self.pairs[-1]
 
-    def observations(self, side: int) -> tuple[Observation, ...]:
-        """Stable's (0) or the canary's (1). Their times are the pairs' numbers: `decide` looks at the order alone."""
-        return tuple(Observation(float(number), pair[side]) for number, pair in enumerate(self.pairs))
+
+class UserStream:
+    """Requests of one kind: each user counts once a version, and is then paired."""
+
+    def __init__(self, known: Sequence[tuple[UserMean, UserMean]] = ()) -> None:
+        self._stream = PairedStream(known)
+        stable, canary = ({pair[side].user for pair in known} for side in (0, 1))
+        self._means = UserMeans(stable), UserMeans(canary)
+
+    @property
+    def num_counted(self) -> int:
+        """Users that count; it grows with each new piece of evidence."""
+        return 2 * len(self._stream.pairs) + sum(map(len, self._stream.unused))
+
+    def add(
+        self, is_canary: bool, user: str, at_s: float, value: float, max_requests: int
+    ) -> list[tuple[UserMean, UserMean]]:
+        """The pairs that a request completes."""
+        pairs = self.close_due(at_s)
+        if (mean := self._means[is_canary].add(user, at_s, value, max_requests)) is not None:
+            pairs += self._pair(is_canary, mean)
+        return pairs
+
+    def close_due(self, now_s: float) -> list[tuple[UserMean, UserMean]]:
+        """The pairs of those users whose time is up."""
+        return [
+            pair
+            for side in (0, 1)
+            for mean in self._means[side].close_due(now_s)
+            for pair in self._pair(bool(side), mean)
+        ]
+
+    def observations(self, side: int, first: int = 0) -> list[Observation]:
+        """Stable's (0) or the canary's (1), with those that have no partner yet, which only count as users.
+
+        Their times are their numbers, from `first` on: `decide` looks at the order alone.
+        """
+        means = [pair[side] for pair in self._stream.pairs] + list(self._stream.unused[side])
+        return [
+            Observation(float(number), mean.value, mean.user, mean.num_requests)
+            for number, mean in enumerate(means, first)
+        ]
+
+    def _pair(self, is_canary: bool, mean: UserMean) -> list[tuple[UserMean, UserMean]]:
+        pair = self._stream.canary_seen(mean) if is_canary else self._stream.stable_seen(mean)
+        return [pair] if pair is not None else []
 
 
 class TrialEvidence:
@@ -75,31 +140,37 @@ class TrialEvidence:
         ttfts_before: TTFTs of stable, seconds, from before the canary. Where there are too few, stable's first ones
             beside the canary fix the threshold and count for nothing else.
         known: What the trial showed before this process.
+        user_key: What users' names are hashed with.
     """
 
     def __init__(
-        self, stable: Target, canary: Target, ttfts_before: Sequence[float] = (), known: Sequence[Pair] = ()
+        self,
+        stable: Target,
+        canary: Target,
+        ttfts_before: Sequence[float] = (),
+        known: Sequence[Pair] = (),
+        user_key: bytes = b"",
     ) -> None:
         self.stable_target, self.canary_target = stable, canary
         self._names = str(stable), str(canary)
         self._ttfts = list(ttfts_before)
+        self._user_key = user_key
         self._new: list[Pair] = []
         self.slow_threshold_s = next((pair.stable for pair in known if pair.kind == "threshold"), None)
         if self.slow_threshold_s is None:
             self._fix_threshold()
         once = {pair.probe: pair for pair in reversed(known) if pair.probe is not None}
-        counted = [pair for pair in known if pair.probe is None or once[pair.probe] is pair]
-        self._streams = {
-            kind: PairedStream([(pair.stable, pair.canary) for pair in counted if pair.kind == kind])
-            for kind in _COMPARED
-        }
+        self._scores = PairedStream([(pair.stable, pair.canary) for pair in known if once.get(pair.probe) is pair])
+        self._copies = PairedStream([(pair.stable, pair.canary) for pair in known if pair.kind == "copy"])
+        self._users = {kind: UserStream(_known_users(known, kind)) for kind in ("error", "slow")}
         self.probes = set(once)
         """The held-out probes that both have answered."""
 
     @property
-    def num_pairs(self) -> int:
-        """Of all three kinds together; it grows with each new piece of evidence."""
-        return sum(len(stream.pairs) for stream in self._streams.values())
+    def num_seen(self) -> int:
+        """It grows with each new piece of evidence."""
+        users = sum(stream.num_counted for stream in self._users.values())
+        return len(self._scores.pairs) + len(self._copies.pairs) + users
 
     def take_new(self) -> list[Pair]:
         """The pairs since the last call, to be written down."""
@@ -110,43 +181,60 @@ class TrialEvidence:
         """Those that could not be; the next call has them again."""
         self._new = pairs + self._new
 
+    def close_due(self, now_s: float) -> None:
+        """Count the users whose time is up."""
+        for kind, stream in self._users.items():
+            self._note(kind, stream.close_due(now_s))
+
     def evidence(self) -> tuple[Evidence, Evidence]:
         """Of stable, and of the canary."""
         stable, canary = (
             Evidence(
-                scores=self._streams["score"].observations(side),
-                errors=self._streams["error"].observations(side),
-                slow=self._streams["slow"].observations(side),
+                scores=tuple(_numbered(self._scores, side)),
+                errors=(
+                    *_numbered(self._copies, side),
+                    *self._users["error"].observations(side, len(self._copies.pairs)),
+                ),
+                slow=tuple(self._users["slow"].observations(side)),
             )
             for side in (0, 1)
         )
         return stable, canary
 
-    def request_finished(self, record: RequestRecord) -> None:
-        """Count a client's request, where one of the two versions answered it or should have."""
+    def request_finished(self, record: RequestRecord, at_s: float) -> None:
+        """Count a client's request that was drawn to one of the two versions.
+
+        Args:
+            at_s: Seconds, on the clock of `close_due`.
+        """
         name = record.served_name
-        if name in self._names:
-            is_canary = name == self._names[1]
-            self._add("error", is_canary, failure_of(record))
-            self._see_ttft(is_canary, ttft_of(record))
+        if name not in self._names or record.context.sticky_key is None:
+            return
+        is_canary = name == self._names[1]
+        failure, ttft_s = failure_of(record), ttft_of(record)
+        if failure is not None:
+            self._add("error", is_canary, record, at_s, failure)
+            if not is_canary:
+                self._pair_copies(False, failure)
+        if ttft_s is not None:
+            self._see_ttft(is_canary, record, at_s, ttft_s)
 
     def generation_finished(self, record: GenerationRecord) -> None:
         """Count a shadow's copy, for errors only: it waits behind all clients, so its TTFT says nothing."""
         is_copy = record.source == "shadow" and record.lora_name == self._names[1]
         if is_copy and record.outcome != "cancelled":
-            self._add("error", True, float(record.outcome == "error"))
+            self._pair_copies(True, float(record.outcome == "error"))
 
     def probe_scored(self, probe: int, stable: float, canary: float) -> None:
         """Count the two answers to one held-out probe, 0 to 1 each."""
         self.probes.add(probe)
-        self._add("score", False, stable)
-        self._add("score", True, canary, probe)
+        self._scores.stable_seen(stable)
+        if (pair := self._scores.canary_seen(canary)) is not None:
+            self._new.append(Pair("score", *pair, probe))
 
-    def _see_ttft(self, is_canary: bool, ttft_s: float | None) -> None:
-        if ttft_s is None:
-            return
+    def _see_ttft(self, is_canary: bool, record: RequestRecord, at_s: float, ttft_s: float) -> None:
         if self.slow_threshold_s is not None:
-            self._add("slow", is_canary, float(ttft_s > self.slow_threshold_s))
+            self._add("slow", is_canary, record, at_s, float(ttft_s > self.slow_threshold_s))
         elif not is_canary:
             self._ttfts.append(ttft_s)
             self._fix_threshold()
@@ -157,18 +245,67 @@ class TrialEvidence:
         if self.slow_threshold_s is not None:
             self._new.append(Pair("threshold", self.slow_threshold_s, self.slow_threshold_s))
 
-    def _add(self, kind: Kind, is_canary: bool, value: float | None, probe: int | None = None) -> None:
-        if value is None:
-            return
-        if not is_canary:
-            self._streams[kind].stable_seen(value)
-        elif (pair := self._streams[kind].canary_seen(value)) is not None:
-            self._new.append(Pair(kind, *pair, probe))
+    def _add(
+        self, kind: Literal["error", "slow"], is_canary: bool, record: RequestRecord, at_s: float, value: float
+    ) -> None:
+        """An anonymous request is a user of its own, who never comes again: it counts at once."""
+        key = record.context.sticky_key
+        assert key is not None
+        most = 1 if key == record.context.request_id else MAX_REQUESTS
+        self._note(kind, self._users[kind].add(is_canary, user_hash(self._user_key, key), at_s, value, most))
+
+    def _pair_copies(self, is_canary: bool, failure: float) -> None:
+        pair = self._copies.canary_seen(failure) if is_canary else self._copies.stable_seen(failure)
+        if pair is not None:
+            self._new.append(Pair("copy", *pair))
+
+    def _note(self, kind: Literal["error", "slow"], pairs: Sequence[tuple[UserMean, UserMean]]) -> None:
+        for stable, canary in pairs:
+            num_requests = min(stable.num_requests, canary.num_requests)
+            self._new.append(Pair(kind, stable.value, canary.value, None, stable.user, canary.user, num_requests))
+
+
+def policy_of(rules: QualityRules) -> Policy:
+    """What a canary must prove, as the verdict wants it."""
+    return Policy(rules.margin, rules.max_error_increase, rules.max_slow_increase, rules.alpha, rules.min_pairs)
 
 
 def known_pairs(rows: Sequence[TrialPair]) -> list[Pair]:
     """What was written down of a trial; what a newer program may keep says nothing here."""
-    return [Pair(_KINDS[row.kind], row.stable_value, row.canary_value, row.probe) for row in rows if row.kind in _KINDS]
+    return [
+        Pair(
+            _KINDS[row.kind],
+            row.stable_value,
+            row.canary_value,
+            row.probe,
+            row.stable_user,
+            row.canary_user,
+            row.num_requests,
+        )
+        for row in rows
+        if row.kind in _KINDS
+    ]
+
+
+def _known_users(known: Sequence[Pair], kind: Kind) -> list[tuple[UserMean, UserMean]]:
+    """Each user once a version: two servers may have counted the same one, and an older one did not know users."""
+    pairs: list[tuple[UserMean, UserMean]] = []
+    seen: tuple[set[str], set[str]] = (set(), set())
+    for pair in known:
+        users = pair.stable_user, pair.canary_user
+        if pair.kind != kind or users[0] is None or users[1] is None or users[0] in seen[0] or users[1] in seen[1]:
+            continue
+        seen[0].add(users[0])
+        seen[1].add(users[1])
+        pairs.append(
+            (UserMean(users[0], pair.stable, pair.num_requests), UserMean(users[1], pair.canary, pair.num_requests))
+        )
+    return pairs
+
+
+def _numbered(stream: PairedStream[float], side: int) -> list[Observation]:
+    """Those that have a partner. Each is a draw of its own, as it would be of a user of its own."""
+    return [Observation(float(number), pair[side], f"pair {number}") for number, pair in enumerate(stream.pairs)]
 
 
 def failure_of(record: RequestRecord) -> float | None:

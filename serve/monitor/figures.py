@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from quality.agreement import Agreement
 from quality.intervals import Share
+from serve.monitor.trial_state import TrialState
 
 
 class _Figures(BaseModel):
@@ -106,6 +107,8 @@ class AdapterFigures(_Figures):
     judges: tuple[JudgeFigures, ...]
     decisions: tuple[Decision, ...]
     missing: tuple[Missing, ...]
+    trial: TrialState | None = None
+    """The canary on trial, as what was written down of it says."""
 
 
 class QualityReport(_Figures):

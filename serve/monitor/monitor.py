@@ -2,10 +2,11 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from serve.engine.protocol import Engine
+from serve.monitor.trial_state import TrialState
 from serve.observers import Observers
 from serve.quality_metrics import QualityMetrics
 from serve.records import GenerationRecord, RequestRecord
@@ -27,6 +28,8 @@ class Monitor:
     def __init__(self, engine: Engine, metrics: QualityMetrics, logprob_rate: float) -> None:
         self.observers = Observers()
         self.loops: list[Loop] = []
+        self.trials: Callable[[], Sequence[TrialState]] = tuple
+        """The canaries on trial, where somebody judges them."""
         self.is_paused = False
         self._engine = engine
         self._metrics = metrics

@@ -18,7 +18,7 @@ from serve.monitor.report_plots import (
     draw_signals,
     rows_height,
 )
-from serve.monitor.report_words import agreed, at, kappa, last_looks, percent, score
+from serve.monitor.report_words import agreed, at, difference, kappa, last_looks, percent, score, users
 
 _MOST_LOOKS = 8
 
@@ -87,6 +87,16 @@ as far as the next table says.</small></p>{% endif %}
 {% if plots.general %}<h3>Forgetting</h3>{{ plots.general }}
 <p><small>Negative log-likelihood of general text: higher is worse. Dashed: what training measured.</small></p>
 {% endif %}
+{% if adapter.trial %}<h3>On trial</h3>
+<p>{{ adapter.trial.canary }} beside {{ adapter.trial.stable }} since
+{{ adapter.trial.began_at[:16]|replace("T", " ") }}. Verdict now: <b>{{ adapter.trial.action }}</b>:
+{{ adapter.trial.reason }}.</p>
+<div class="scroll"><table><tr><th>comparison</th><th>state</th><th class="num">pairs</th>
+<th class="num">users: canary and stable, of those needed</th><th class="num">difference</th>
+<th class="num">worst allowed</th></tr>
+{% for one in adapter.trial.comparisons %}<tr><td>{{ one.name }}</td><td>{{ one.state }}</td>
+<td class="num">{{ one.num_pairs }}</td><td class="num">{{ users(one) }}</td><td class="num">{{ difference(one) }}</td>
+<td class="num">{{ one.most_worse }}</td></tr>{% endfor %}</table></div>{% endif %}
 {% if adapter.decisions %}<h3>Decisions</h3><div class="scroll"><table><tr><th>at</th><th>what</th><th>version</th>
 <th>alias</th><th>why</th></tr>
 {% for one in adapter.decisions|reverse %}<tr><td class="nowrap">{{ one.at[:16]|replace("T", " ") }}</td>
@@ -108,6 +118,8 @@ def render_html(report: QualityReport) -> str:
             percent=percent,
             score=score,
             agreed=agreed,
+            users=users,
+            difference=difference,
             kappa=kappa,
             looks=partial(last_looks, most=_MOST_LOOKS),
             at=at,

@@ -7,7 +7,8 @@ from rich.text import Text
 
 from config.terminal import labelled, print_heading
 from serve.monitor.figures import AdapterFigures, Decision, QualityReport, VersionFigures
-from serve.monitor.report_words import NONE, agreed, at, kappa, last_looks, percent
+from serve.monitor.report_words import NONE, agreed, at, difference, kappa, last_looks, percent, users
+from serve.monitor.trial_state import TrialState
 
 _MOST_DECISIONS = 8
 
@@ -20,6 +21,8 @@ def print_report(report: QualityReport, console: Console) -> None:
         if adapter.judges:
             console.print(_judges(adapter))
         _print_drift(adapter, console)
+        if adapter.trial is not None:
+            _print_trial(adapter.trial, console)
         if adapter.decisions:
             console.print(_decisions(adapter))
         for missing in adapter.missing:
@@ -73,6 +76,16 @@ def _print_drift(adapter: AdapterFigures, console: Console) -> None:
         if look.is_drift:
             found = f"of version {version}, look {look.look} at {at(look.at_s)}: {look.reason}"
             console.print(labelled("Drift", "red", found))
+
+
+def _print_trial(trial: TrialState, console: Console) -> None:
+    began = trial.began_at[:16].replace("T", " ")
+    console.print(f"On trial since {began}: {trial.canary} beside {trial.stable}", highlight=False)
+    table = Table("comparison", "state", "pairs", "users", "difference", "worst allowed", box=SIMPLE_HEAD)
+    for one in trial.comparisons:
+        table.add_row(one.name, one.state, str(one.num_pairs), users(one), difference(one), f"{one.most_worse:g}")
+    console.print(table)
+    console.print(f"Verdict now: {trial.action}: {escape(trial.reason)}", highlight=False)
 
 
 def _decisions(adapter: AdapterFigures) -> Table:

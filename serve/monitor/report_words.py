@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 
 from quality.intervals import Share
 from serve.monitor.figures import AdapterFigures, JudgeFigures, Look
+from serve.monitor.trial_state import ComparisonState
 
 NONE = "–"
 
@@ -39,6 +40,22 @@ def agreed(value: float, judge: JudgeFigures) -> str:
 def at(at_s: float) -> str:
     """`2026-11-22 12:00`, UTC."""
     return datetime.fromtimestamp(at_s, UTC).strftime("%Y-%m-%d %H:%M")
+
+
+def users(comparison: ComparisonState) -> str:
+    """`3 and 5 of 242`: of the canary, of stable, and of each to prove no harm; none where questions are compared."""
+    if comparison.canary_users is None:
+        return NONE
+    least = "no number" if comparison.least_users is None else comparison.least_users
+    return f"{comparison.canary_users} and {comparison.stable_users} of {least}"
+
+
+def difference(comparison: ComparisonState) -> str:
+    """`-0.210 (-0.400 to -0.020)`: the canary's mean minus stable's."""
+    if not comparison.num_pairs:
+        return NONE
+    value = comparison.canary - comparison.stable
+    return f"{value:+.3f} ({comparison.ci_low:+.3f} to {comparison.ci_high:+.3f})"
 
 
 def last_looks(adapter: AdapterFigures, most: int) -> list[tuple[int, Look]]:
