@@ -90,3 +90,53 @@ def test_low_values_bound_as_high_ones_do(values):
     low, high = mean_bounds(values, 0.05, 0.01)
     mirrored_low, mirrored_high = mean_bounds([1 - value for value in values], 0.01, 0.05)
     assert (mirrored_low, mirrored_high) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+def stream(kind):
+    """400 values, the same for ours and for theirs."""
+    rng = np.random.default_rng(20)
+    if kind == "grades":
+        return rng.random(400) ** 2
+    if kind == "coins":
+        return (rng.random(400) < 0.1).astype(float)
+    return (1.0 + (rng.random(400) < 0.3) - (rng.random(400) < 0.1)) / 2.0
+
+
+# Computed by confseq (MIT; github.com/gostevehoward/confseq, commit 70b1ef3) with numpy 2.4.6:
+# `diversified_betting_mart` with our fractions as constant bets, theta=1, trunc_scale=1. It is not a dependency: PyPI
+# has no wheel of it, and it names `np.float_`, which numpy 2 lacks (replaced by `np.float64` for these figures).
+@pytest.mark.parametrize(
+    ("kind", "mean", "theirs"),
+    [
+        ("coins", 0.05, (4.97211484, 2.442899686, 6.517515677)),
+        ("coins", 0.2, (-0.00414614, -2.122048102, -5.090232719)),
+        ("coins", 0.45, (-0.912797571, -2.787279264, -6.752042621)),
+        ("grades", 0.2, (0.770140173, 20.020087991, 42.403016481)),
+        ("grades", 0.45, (-0.874377807, -1.362603318, -3.428454673)),
+        ("harms", 0.2, (12.955839593, 80.940259763, 284.8744183)),
+        ("harms", 0.45, (1.857702606, 11.907500246, 46.07784936)),
+    ],
+)
+def test_the_wealth_is_what_confseq_computes(kind, mean, theirs):
+    values = stream(kind)
+    ours = [float(log_wealth(*np.unique(values[:n], return_counts=True), mean)) for n in (20, 100, 400)]
+    assert ours == pytest.approx(theirs, abs=1e-8)
+
+
+# By its `betting_cs` (predictable plug-in bets, alpha=0.1, breaks=2000, no running intersection): other bets, so other
+# bounds, but of the same mean and about as wide.
+@pytest.mark.parametrize(
+    ("kind", "n", "theirs"),
+    [
+        ("coins", 100, (0.058, 0.2425)),
+        ("coins", 400, (0.071, 0.1615)),
+        ("grades", 100, (0.284, 0.447)),
+        ("grades", 400, (0.2895, 0.3805)),
+        ("harms", 100, (0.56, 0.721)),
+        ("harms", 400, (0.5765, 0.6675)),
+    ],
+)
+def test_the_bounds_are_about_those_of_confseqs_betting(kind, n, theirs):
+    ours = mean_bounds(stream(kind)[:n], 0.05, 0.05)
+    assert ours == pytest.approx(theirs, abs=0.025)
+    assert 0.9 < (ours[1] - ours[0]) / (theirs[1] - theirs[0]) < 1.1

@@ -97,7 +97,7 @@ def test_scores_and_looks_come_back_as_they_were_kept(store: QualityStore) -> No
 
 def test_what_a_trial_showed_comes_back_in_order_and_for_that_trial_only(store: QualityStore) -> None:
     def pair(at_s: float, began_at: str = "2026-11-22T09:00:00+00:00", probe: int | None = None) -> TrialPair:
-        return TrialPair(at_s, "medical", 1, 2, began_at, "score", 1.0, 0.0, probe)
+        return TrialPair(at_s, "medical", 1, 2, began_at, "score", 1.0, 0.0, probe, "ada", "bob", 20)
 
     shown = (pair(30.0, probe=4), pair(30.0), pair(31.0))
     store.add_trial_pairs([*shown, pair(30.0, "2026-11-21T09:00:00+00:00"), pair(1.0)])
@@ -114,6 +114,20 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> Non
         store.add_trial_pairs([TrialPair(1.0, "medical", 1, 2, "then", "slow", 0.0, 1.0)])
         store.add_judge_tokens("large", "2026-11-22", 5)
         assert store.judge_tokens("large", "2026-11-22") == 5
+
+
+def test_pairs_of_a_server_that_did_not_know_users_stay_without_them(tmp_path: Path) -> None:
+    path = tmp_path / "older.sqlite3"
+    older = open_database(path, 1.0)
+    for column in ("stable_user", "canary_user", "num_requests"):
+        older.execute(f"ALTER TABLE trial_pairs DROP COLUMN {column}")
+    older.execute("INSERT INTO trial_pairs VALUES (1.0, 'medical', 1, 2, 'then', 'error', 0.0, 1.0, NULL)")
+    older.execute("PRAGMA user_version = 3")
+    older.close()
+    with QualityStore(path) as store:
+        assert store.trial_pairs("medical", 1, 2, "then") == (
+            TrialPair(1.0, "medical", 1, 2, "then", "error", 0.0, 1.0),
+        )
 
 
 def test_a_later_grade_of_a_judge_replaces_the_earlier_one(store: QualityStore) -> None:

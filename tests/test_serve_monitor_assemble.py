@@ -18,6 +18,7 @@ from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
 from serve.monitor.assemble import open_keeping
 from serve.observers import Observers
+from serve.records import RequestRecord
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.serving import BASE_NAME, Serving
@@ -78,3 +79,28 @@ async def test_a_monitor_that_is_off_keeps_nothing(store: AdapterStore, base_fol
     assert not home.root.exists()
     labels = {"adapter": "medical", "version": "1"}
     assert serving.metrics.registry.get_sample_value("lorikeet_prompt_tokens_total", labels) == 40
+
+
+class Requests:
+    """Remembers whose requests were seen."""
+
+    def __init__(self) -> None:
+        self.keys: list[str | None] = []
+
+    def request_finished(self, record: RequestRecord) -> None:
+        self.keys.append(record.context.sticky_key)
+
+
+async def test_observers_are_told_the_key_that_a_version_was_drawn_by(
+    store: AdapterStore, base_folder: Path, tmp_path: Path
+) -> None:
+    serving, parts = make_watched(store, base_folder, Home(tmp_path / "home"))
+    requests = Requests()
+    assert parts.monitor is not None
+    parts.monitor.observers.of_requests.append(requests)
+    serving.publish("medical")
+    body = {"model": "medical", "messages": [{"role": "user", "content": "Angina"}]}
+    async with serving.client() as client:
+        for changes in ({"user": "ada"}, {}, {"model": "medical@1", "user": "ada"}, {"model": "medical@stable"}):
+            await client.post("/v1/chat/completions", json=body | changes, headers={"x-request-id": "r-7"})
+    assert requests.keys == ["ada", "r-7", None, None]

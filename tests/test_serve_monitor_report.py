@@ -16,7 +16,7 @@ from adapters.errors import AdapterNotFoundError
 from adapters.manifest import Evaluation, Score
 from adapters.store import AdapterStore
 from lorikeet import app
-from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore
+from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, TrialPair
 from quality.probes import GeneralText, ProbeSet, write_probes
 from quality.signals import signals_of
 from quality.store import QualityStore
@@ -322,3 +322,48 @@ def test_a_report_without_a_store_says_who_makes_it(report: Report, home: Path) 
     assert result.exit_code == 1
     assert "`lorikeet serve` makes it" in result.stderr
     assert not home.exists()
+
+
+def on_trial(adapters: AdapterStore, quality: QualityStore) -> None:
+    """`medical@2` beside stable, with three users of each that a server wrote down."""
+    publish(adapters)
+    folder = write_peft_folder(adapters.root.parent / "made-canary")
+    adapters.publish(folder, draft_for(folder, "medical"))
+    adapters.set_aliases("medical", {"canary": 2}, canary_weight=0.3)
+    trial = adapters.trial("medical")
+    assert trial is not None
+    about = NOON_S, "medical", trial.stable, trial.canary, trial.began_at
+    quality.add_trial_pairs(
+        [TrialPair(*about, "error", 0.0, 0.0, None, f"s{number}", f"c{number}", 20) for number in range(3)]
+    )
+
+
+def test_a_trial_under_way_is_told_with_its_users_and_why_it_holds(
+    quality: QualityStore, adapters: AdapterStore
+) -> None:
+    on_trial(adapters, quality)
+    trial = figures(quality, adapters).adapters[0].trial
+    assert trial is not None
+    assert (trial.canary, trial.stable, trial.action) == ("medical@2", "medical@1", "hold")
+    errors = trial.comparisons[1]
+    assert (errors.num_pairs, errors.stable_users, errors.canary_users, errors.least_users) == (3, 3, 3, 242)
+    assert "send each person's id as `user`" in trial.reason
+
+
+def test_terminal_and_page_show_a_trials_users_and_reason(
+    quality: QualityStore, adapters: AdapterStore, report: Report, tmp_path: Path
+) -> None:
+    on_trial(adapters, quality)
+    result = report("medical", "--html", str(tmp_path / "q.html"))
+    page = (tmp_path / "q.html").read_text()
+    Page(page)
+    for text in (result.output, page):
+        assert "medical@2 beside medical@1" in text
+        assert "3 and 3 of 242" in text
+        assert "too few users" in text
+
+
+def test_without_a_canary_there_is_no_trial(quality: QualityStore, adapters: AdapterStore) -> None:
+    publish(adapters)
+    fill(quality)
+    assert figures(quality, adapters).adapters[0].trial is None
