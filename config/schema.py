@@ -173,7 +173,7 @@ class QualityConfig(Config):
     alpha: float = Field(
         0.05, gt=0, lt=1, description="Most probability of a wrong promotion, and of a wrong rollback."
     )
-    min_pairs: int = Field(20, ge=1, description="Pairs of observations that each comparison needs.")
+    min_pairs: int = Field(20, ge=1, description="Pairs of questions or requests that each comparison needs.")
     max_hours: float = Field(24.0, gt=0, description="A canary that has proven nothing by then is reported.")
     rubric: str | None = Field(None, min_length=1, description="What a judge grades answers by.")
     answer_pattern: str | None = Field(
