@@ -28,7 +28,7 @@ class NoVerdictError(Exception):
 
 @dataclass
 class Traffic:
-    """Held-out questions, each sent by another user, until the verdict or the bound."""
+    """Held-out questions, each from nobody and so drawn by itself, until the verdict or the bound."""
 
     client: httpx.AsyncClient
     name: str
@@ -45,7 +45,6 @@ class Traffic:
             body = {
                 "model": self.name,
                 "messages": [message.model_dump() for message in probe.messages],
-                "user": f"user-{number}",
                 "temperature": 0.0,
                 "max_tokens": self.probes.max_tokens,
                 "stop": list(self.probes.stop),

@@ -288,7 +288,7 @@ def test_requests_without_a_user_are_one_users():
 
 def test_only_the_first_observation_of_a_user_counts():
     again = tuple(Observation(i, float(i >= 60), f"user {i % 60}") for i in range(600))
-    comparison = decide(Evidence(errors=seen([0] * 60)), Evidence(errors=again), POLICY).comparisons[1]
+    comparison = decide(Evidence(errors=seen([0] * 600)), Evidence(errors=again), POLICY).comparisons[1]
     assert (comparison.num_pairs, comparison.canary, comparison.state) == (60, 0.0, "open")
 
 

@@ -281,6 +281,9 @@ async def test_a_user_counts_once_also_after_a_restart(court: Court, now: list[d
             each.controller.request_finished(request(SECOND, user="bob"))
         await each.controller.judge("medical")
         assert each.controller.trials()[0].comparisons[1].num_pairs == 1
+    with QualityStore(court.store.root.parent / "quality.sqlite3") as kept:
+        pairs = kept.trial_pairs("medical", 1, 2, court.trial.began_at)
+    assert [pair.kind for pair in pairs].count("error") == 1
 
 
 @pytest.mark.anyio
