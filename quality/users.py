@@ -1,4 +1,4 @@
-"""One value per user and version: the mean of the user's first requests, which never changes once it counts.
+"""One value per user of a canary's trial: the mean of the user's first requests, which never changes once it counts.
 
 A canary is drawn by user, so a user, not a request, is the unit of evidence: eight users are eight draws, however many
 requests they send (Deng, Knoblich and Lu, "Applying the delta method in metric analytics", KDD 2018; Donner and Klar,
@@ -8,9 +8,13 @@ the evidence by the design effect 1 + (requests per user - 1) x intraclass corre
 A sequential bound multiplies factors, one per unit, and each factor must be linear in an unbiased value: a product over
 the requests of one user, or a mean that goes on changing while one looks, would let the difference between users pass
 for one between versions. So a user counts once, after `MAX_REQUESTS` requests or `MAX_WAIT_S` after the first one.
+
+And only for the version that answered first, also where a raised weight moves the user to the canary. Else stable's
+users would be the light ones after that: its heavy ones counted before, and those of the canary count anew.
 """
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,13 +23,14 @@ MAX_REQUESTS = 20
 MAX_WAIT_S = 600.0
 """A user who sends fewer counts after this time with what there is."""
 MAX_USERS = 100_000
-"""Counted of one version; memory stays bounded, and so many users decide or never will."""
+"""Of one trial; memory stays bounded, and so many users decide or never will."""
 
 
 class UserMean(NamedTuple):
-    """What one user saw of one version."""
+    """What one user saw."""
 
     user: str
+    is_canary: bool
     value: float
     """0 to 1."""
     num_requests: int
@@ -33,23 +38,26 @@ class UserMean(NamedTuple):
 
 @dataclass
 class _Open:
+    is_canary: bool
     first_s: float
     total: float = 0.0
     num: int = 0
 
 
 class UserMeans:
-    """The users of one version, in the order in which they count.
+    """The users of stable and canary, in the order in which they count.
 
     Args:
         counted: Users that count already, e.g. before a restart; their requests are ignored.
     """
 
-    def __init__(self, counted: set[str] | None = None) -> None:
-        self._counted = set(counted or ())
+    def __init__(self, counted: Iterable[str] = ()) -> None:
+        self._counted = set(counted)
         self._open: OrderedDict[str, _Open] = OrderedDict()
 
-    def add(self, user: str, at_s: float, value: float, max_requests: int = MAX_REQUESTS) -> UserMean | None:
+    def add(
+        self, user: str, is_canary: bool, at_s: float, value: float, max_requests: int = MAX_REQUESTS
+    ) -> UserMean | None:
         """See one request; returns the user's mean if it counts from now on.
 
         Args:
@@ -58,7 +66,9 @@ class UserMeans:
         is_full = len(self._counted) + len(self._open) >= MAX_USERS
         if user in self._counted or (is_full and user not in self._open):
             return None
-        seen = self._open.setdefault(user, _Open(at_s))
+        seen = self._open.setdefault(user, _Open(is_canary, at_s))
+        if seen.is_canary != is_canary:
+            return None
         seen.total += value
         seen.num += 1
         return self._close(user) if seen.num >= max_requests else None
@@ -73,4 +83,4 @@ class UserMeans:
     def _close(self, user: str) -> UserMean:
         seen = self._open.pop(user)
         self._counted.add(user)
-        return UserMean(user, seen.total / seen.num, seen.num)
+        return UserMean(user, seen.is_canary, seen.total / seen.num, seen.num)

@@ -194,12 +194,12 @@ def test_a_user_who_sends_less_counts_once_the_time_is_up() -> None:
     assert values(evidence.evidence()[1].errors) == [(0.0, 3)]
 
 
-def test_a_user_whom_a_raised_weight_moved_counts_for_both_versions() -> None:
+def test_a_user_whom_a_raised_weight_moved_counts_for_the_first_version() -> None:
     evidence = TrialEvidence(FIRST, SECOND)
     for target in (FIRST, SECOND):
         for _ in range(MAX_REQUESTS):
             evidence.request_finished(request(target, user="ada"), 0.0)
-    assert [values(side.errors) for side in evidence.evidence()] == [[(0.0, MAX_REQUESTS)]] * 2
+    assert [values(side.errors) for side in evidence.evidence()] == [[(0.0, MAX_REQUESTS)], []]
 
 
 def test_requests_that_name_a_version_are_no_draw_and_count_for_nothing() -> None:
@@ -230,5 +230,6 @@ def test_a_user_that_two_servers_counted_counts_once() -> None:
         Pair("error", 0.0, 1.0, None, "ada", "bob", 20),
         Pair("error", 0.0, 1.0, None, "eve", "bob", 20),
         Pair("error", 0.0, 0.0, None, "eve", "kim", 20),
+        Pair("error", 0.0, 1.0, None, "kim", "leo", 20),
     ]
     assert values(TrialEvidence(FIRST, SECOND, known=known).evidence()[1].errors) == [(1.0, 20), (0.0, 20)]

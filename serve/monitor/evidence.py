@@ -87,12 +87,11 @@ class PairedStream(Generic[SeenT]):
 
 
 class UserStream:
-    """Requests of one kind: each user counts once a version, and is then paired."""
+    """Requests of one kind: each user counts once, and is then paired with one of the other version."""
 
     def __init__(self, known: Sequence[tuple[UserMean, UserMean]] = ()) -> None:
         self._stream = PairedStream(known)
-        stable, canary = ({pair[side].user for pair in known} for side in (0, 1))
-        self._means = UserMeans(stable), UserMeans(canary)
+        self._means = UserMeans(mean.user for pair in known for mean in pair)
 
     @property
     def num_counted(self) -> int:
@@ -104,18 +103,13 @@ class UserStream:
     ) -> list[tuple[UserMean, UserMean]]:
         """The pairs that a request completes."""
         pairs = self.close_due(at_s)
-        if (mean := self._means[is_canary].add(user, at_s, value, max_requests)) is not None:
-            pairs += self._pair(is_canary, mean)
+        if (mean := self._means.add(user, is_canary, at_s, value, max_requests)) is not None:
+            pairs += self._paired([mean])
         return pairs
 
     def close_due(self, now_s: float) -> list[tuple[UserMean, UserMean]]:
         """The pairs of those users whose time is up."""
-        return [
-            pair
-            for side in (0, 1)
-            for mean in self._means[side].close_due(now_s)
-            for pair in self._pair(bool(side), mean)
-        ]
+        return self._paired(self._means.close_due(now_s))
 
     def observations(self, side: int, first: int = 0) -> list[Observation]:
         """Stable's (0) or the canary's (1), with those that have no partner yet, which only count as users.
@@ -128,9 +122,10 @@ class UserStream:
             for number, mean in enumerate(means, first)
         ]
 
-    def _pair(self, is_canary: bool, mean: UserMean) -> list[tuple[UserMean, UserMean]]:
-        pair = self._stream.canary_seen(mean) if is_canary else self._stream.stable_seen(mean)
-        return [pair] if pair is not None else []
+    def _paired(self, means: Sequence[UserMean]) -> list[tuple[UserMean, UserMean]]:
+        stream = self._stream
+        seen = [stream.canary_seen(mean) if mean.is_canary else stream.stable_seen(mean) for mean in means]
+        return [pair for pair in seen if pair is not None]
 
 
 class TrialEvidence:
@@ -288,18 +283,14 @@ def known_pairs(rows: Sequence[TrialPair]) -> list[Pair]:
 
 
 def _known_users(known: Sequence[Pair], kind: Kind) -> list[tuple[UserMean, UserMean]]:
-    """Each user once a version: two servers may have counted the same one, and an older one did not know users."""
+    """Each user once: two servers may have counted the same one, and an older one did not know users."""
     pairs: list[tuple[UserMean, UserMean]] = []
-    seen: tuple[set[str], set[str]] = (set(), set())
+    seen: set[str] = set()
     for pair in known:
-        users = pair.stable_user, pair.canary_user
-        if pair.kind != kind or users[0] is None or users[1] is None or users[0] in seen[0] or users[1] in seen[1]:
-            continue
-        seen[0].add(users[0])
-        seen[1].add(users[1])
-        pairs.append(
-            (UserMean(users[0], pair.stable, pair.num_requests), UserMean(users[1], pair.canary, pair.num_requests))
-        )
+        stable, canary, num = pair.stable_user, pair.canary_user, pair.num_requests
+        if pair.kind == kind and stable is not None and canary is not None and not seen & {stable, canary}:
+            seen |= {stable, canary}
+            pairs.append((UserMean(stable, False, pair.stable, num), UserMean(canary, True, pair.canary, num)))
     return pairs
 
 
