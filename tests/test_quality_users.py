@@ -122,18 +122,18 @@ def test_a_canary_that_is_worse_by_the_limit_is_not_found_within(num_users, num_
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("worse", [0.0, LIMIT])
 def test_alpha_holds_with_four_hundred_users_also_while_the_weight_is_raised(worse, rates, ramp):
-    ends, pairs = shares(300, 13, num_users=400, num_requests=9000, weight=0.5, worse=worse, rates=rates, ramp=ramp)
+    ends, pairs = shares(150, 13, num_users=400, num_requests=9000, weight=0.5, worse=worse, rates=rates, ramp=ramp)
     print(f"\n400 users, {rates}, canary worse by {worse}, ramp {ramp}: {ends}, median of {pairs:.0f} pairs")
-    assert ends["beyond"] <= most(300, ALPHA / 3)  # also exactly at the limit
-    assert ends["within"] <= (most(300) if worse else 1.0)
+    assert ends["beyond"] <= most(150, ALPHA / 3)  # also exactly at the limit
+    assert ends["within"] <= (most(150) if worse else 1.0)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rates", RATES)
-@pytest.mark.parametrize("weight", [0.1, 0.3, 0.5])
+@pytest.mark.parametrize("weight", [0.3, 0.5])
 @pytest.mark.parametrize("num_users", [4, 8, 50])
 def test_alpha_holds_in_many_trials_of_few_users(num_users, weight, rates):
-    setup = {"num_users": num_users, "num_requests": 3000, "weight": weight, "rates": rates}
+    setup = {"num_users": num_users, "num_requests": 2000, "weight": weight, "rates": rates}
     equal, _ = shares(400, 14, worse=0.0, **setup)
     worse, _ = shares(400, 15, worse=LIMIT, **setup)
     print(f"\n{num_users} users, canary for {weight:.0%}, {rates}: equal {equal}; worse by {LIMIT} {worse}")
