@@ -154,7 +154,10 @@ def test_harm_to_a_few_users_is_not_averaged_away_by_the_traffic_of_others():
     assert wrong / num_trials <= most(num_trials)
 
 
-@pytest.mark.parametrize(("weight", "worse", "least"), [(0.5, 0.5, 0.8), (0.3, 0.95, 0.85)])
+@pytest.mark.parametrize(
+    ("weight", "worse", "least"),
+    [(0.5, 0.5, 0.8), (0.5, 0.7, 0.95), (0.3, 0.5, 0.15), (0.3, 0.7, 0.6), (0.5, 0.95, 0.95), (0.3, 0.95, 0.85)],
+)
 def test_a_clear_harm_is_found_with_fifty_users(weight, worse, least):
     ends, pairs = shares(60, 17, num_users=50, num_requests=1800, weight=weight, worse=worse, rates="users are alike")
     print(f"\n50 users, canary for {weight:.0%}, worse by {worse}: {ends}, after {pairs:.0f} pairs of users")

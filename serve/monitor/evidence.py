@@ -29,6 +29,8 @@ _MOST_UNUSED = 1000
 _MOST_PAIRS = 20_000
 
 Kind = Literal["score", "error", "slow", "copy", "threshold"]
+ByUser = Literal["error", "slow"]
+_BY_USER: tuple[ByUser, ...] = ("error", "slow")
 _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 
 # A refused version is its own fault; a 503, a 429 or a wrong request is not.
@@ -155,9 +157,11 @@ class TrialEvidence:
         if self.slow_threshold_s is None:
             self._fix_threshold()
         once = {pair.probe: pair for pair in reversed(known) if pair.probe is not None}
-        self._scores = PairedStream([(pair.stable, pair.canary) for pair in known if once.get(pair.probe) is pair])
+        self._scores = PairedStream(
+            [(pair.stable, pair.canary) for pair in known if pair.probe is not None and once[pair.probe] is pair]
+        )
         self._copies = PairedStream([(pair.stable, pair.canary) for pair in known if pair.kind == "copy"])
-        self._users = {kind: UserStream(_known_users(known, kind)) for kind in ("error", "slow")}
+        self._users = {kind: UserStream(_known_users(known, kind)) for kind in _BY_USER}
         self.probes = set(once)
         """The held-out probes that both have answered."""
 
@@ -240,9 +244,7 @@ class TrialEvidence:
         if self.slow_threshold_s is not None:
             self._new.append(Pair("threshold", self.slow_threshold_s, self.slow_threshold_s))
 
-    def _add(
-        self, kind: Literal["error", "slow"], is_canary: bool, record: RequestRecord, at_s: float, value: float
-    ) -> None:
+    def _add(self, kind: ByUser, is_canary: bool, record: RequestRecord, at_s: float, value: float) -> None:
         """An anonymous request is a user of its own, who never comes again: it counts at once."""
         key = record.context.sticky_key
         assert key is not None
@@ -254,7 +256,7 @@ class TrialEvidence:
         if pair is not None:
             self._new.append(Pair("copy", *pair))
 
-    def _note(self, kind: Literal["error", "slow"], pairs: Sequence[tuple[UserMean, UserMean]]) -> None:
+    def _note(self, kind: ByUser, pairs: Sequence[tuple[UserMean, UserMean]]) -> None:
         for stable, canary in pairs:
             num_requests = min(stable.num_requests, canary.num_requests)
             self._new.append(Pair(kind, stable.value, canary.value, None, stable.user, canary.user, num_requests))
