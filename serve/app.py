@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from fastapi.responses import Response
 
 from adapters.store import AdapterStore
 from serve.admin import admin_router
+from serve.background import Loop, keep_running
 from serve.bodies import CloseUnread
 from serve.completions import Completions
 from serve.engine.protocol import Endpoint, Engine
@@ -56,7 +57,7 @@ _COMPLETION_ERRORS = (
 class Parts:
     """What the application is made of.
 
-    `background` runs from start to end, beside the engine's supervisor; `monitor` is None where there is none.
+    `background` is kept running beside the engine's supervisor; `monitor` is None where there is none.
     """
 
     engine: Engine
@@ -70,7 +71,7 @@ class Parts:
     supervisor: Supervisor
     rules: WebRules
     monitor: Monitor | None = None
-    background: Sequence[Callable[[], Coroutine[Any, Any, None]]] = ()
+    background: Sequence[Loop] = ()
 
 
 def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambda error: None) -> FastAPI:
@@ -102,7 +103,8 @@ def _lifespan(parts: Parts, on_failure: Callable[[BaseException], None]) -> Any:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(work()) for work in (supervise, *parts.background)]
+        tasks = [asyncio.create_task(supervise())]
+        tasks += [asyncio.create_task(keep_running(loop, parts.metrics.failures)) for loop in parts.background]
         try:
             yield
         finally:

@@ -13,6 +13,7 @@ from config.home import Home
 from config.schema import ServeConfig
 from serve.admission import Admission
 from serve.app import Parts
+from serve.background import Loop
 from serve.bodies import BodyReader
 from serve.cache_salt import CacheSalts
 from serve.checks import AnswerChecks, FileChecks
@@ -26,7 +27,6 @@ from serve.metrics_port import MetricsPort
 from serve.mirror import RemoteMirror
 from serve.model_cards import ModelCards
 from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
-from serve.monitor.monitor import Loop
 from serve.observers import Observers
 from serve.parity import Tolerance
 from serve.probes import IsolationProbe
@@ -85,7 +85,7 @@ def build_parts(
     residency = Residency(
         engine, files, answers, metrics, quarantine, max_loras=config.max_loras, max_cpu_loras=config.max_cpu_loras
     )
-    watcher = StoreWatcher(store, residency, metrics.adapter_retired)
+    watcher = StoreWatcher(store, residency, metrics.adapter_retired, metrics.failures)
     max_adapters = config.max_loras if config.slot_turn_s is None else config.max_cpu_loras
     admission = Admission(config.max_num_seqs, max_adapters, config.max_waiting, config.max_wait_s)
     metrics.follow_waiting(admission.waiting_by_reason)
@@ -106,7 +106,7 @@ def build_parts(
     if config.otlp_endpoint is not None:
         background.append(_trace(config.otlp_endpoint, observers))
     if remote is not None:
-        background.append(RemoteMirror(remote, config.remote_sync_s).run)
+        background.append(RemoteMirror(remote, config.remote_sync_s, metrics.failures).run)
     if config.canary_probes:
         background.append(_isolation_probe(config, engine, residency, metrics, tolerance).run)
     return Parts(

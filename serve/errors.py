@@ -21,6 +21,7 @@ ServeError                                      500  server_error
 ├── RateLimitedError       (RuntimeError)       429  rate_limit_exceeded: over a key's limit, or no place in time
 ├── EngineRequestError                          as vLLM says
 ├── NotReadyError          (RuntimeError)       503  starting, draining, or the engine is gone
+│   └── AdapterUnavailableError                 503  a version that cannot be loaded now, which is no fault of its own
 └── DeadlineError          (TimeoutError)       504  the answer took longer than this server waits
 
 EngineStartError           (RuntimeError)       ends the server: its engine has never run
@@ -227,6 +228,14 @@ class NotReadyError(ServeError, RuntimeError):
     type = "server_error"
     code = "not_ready"
     retry_after_s = 5.0
+
+
+class AdapterUnavailableError(NotReadyError):
+    """A version that could not be loaded, for a reason that says nothing about it; it is tried again."""
+
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DeadlineError(ServeError, TimeoutError):

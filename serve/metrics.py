@@ -9,6 +9,7 @@ from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
 from config.schema import ServeConfig
 from serve.answers import KnownAnswers
+from serve.background import Failures
 from serve.errors import NotFiniteError, ParityError, ServeError
 from serve.judge_metrics import JudgeMetrics
 from serve.parity import Parity
@@ -130,6 +131,9 @@ class AdapterMetrics:
         self.refusals = counter(
             "lorikeet_adapter_refusals", "Versions that failed their checks: files, engine, finite or parity.", "check"
         )
+        self.load_failures = counter(
+            "lorikeet_adapter_load_failures", "Loads that failed for a passing reason and are tried again."
+        )
         self.parity_error = gauge(
             "lorikeet_adapter_parity_error_nats", "Mean |served - trained| log-probability per token at load."
         )
@@ -191,12 +195,18 @@ class TenantMetrics:
 
 
 class EngineMetrics:
-    """The engine's life."""
+    """Engine lifecycle metrics, and those of the tasks beside it."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self.ready = Gauge("lorikeet_ready", "1 when requests are taken.", registry=registry)
         self.start_seconds = Gauge("lorikeet_engine_start_seconds", "Seconds from start to ready.", registry=registry)
         self.restarts = Counter("lorikeet_engine_restarts", "Engines that died.", registry=registry)
+        self.background_failures = Counter(
+            "lorikeet_background_failures",
+            "Failures of loops and tasks beside the server, which go on or start again.",
+            ("task",),
+            registry=registry,
+        )
 
 
 class ServeMetrics:
@@ -214,6 +224,7 @@ class ServeMetrics:
         self.judge = JudgeMetrics(self._families)
         self.tenants = TenantMetrics(registry)
         self.engine = EngineMetrics(registry)
+        self.failures = Failures(lambda task: self.engine.background_failures.labels(task).inc())
 
     def set_limits(self, config: ServeConfig) -> None:
         """Export what the configuration allows at most, for shares of it."""
@@ -296,6 +307,9 @@ class ServeMetrics:
         checks = {ParityError: "parity", NotFiniteError: "finite", ServeError: "engine"}
         check = next((check for kind, check in checks.items() if isinstance(error, kind)), "files")
         self.adapters.refusals.of(*labels_of(target), check).inc()
+
+    def adapter_not_loaded(self, target: Target) -> None:
+        self.adapters.load_failures.of(*labels_of(target)).inc()
 
     def adapter_evicted(self, target: Target) -> None:
         self.adapters.evictions.of(*labels_of(target)).inc()

@@ -5,16 +5,18 @@ import logging
 
 from adapters.errors import AdapterError
 from adapters.remote import RemoteStore
+from serve.background import Failures
 
 logger = logging.getLogger(__name__)
 
 
 class RemoteMirror:
-    """Mirrors a remote store's histories for ever; the store's watcher sees what changed."""
+    """Mirrors a remote store's histories until cancelled; the store's watcher sees what changed."""
 
-    def __init__(self, remote: RemoteStore, interval_s: float) -> None:
+    def __init__(self, remote: RemoteStore, interval_s: float, failures: Failures | None = None) -> None:
         self._remote = remote
         self._interval_s = interval_s
+        self._failures = failures or Failures()
 
     async def run(self) -> None:
         """Look, wait, look again. While the remote is away, what is here goes on being served."""
@@ -27,4 +29,6 @@ class RemoteMirror:
                 if not was_away:
                     logger.warning("The remote store: %s", error)
                 was_away = True
+            except Exception as error:  # boundary of a loop: the next look comes all the same
+                self._failures.note("remote_mirror", error, "Mirroring the remote store failed")
             await asyncio.sleep(self._interval_s)

@@ -36,6 +36,8 @@ class IsolationProbe:
                     await self.probe(target)
                 except ServeError as error:
                     logger.info("Probe of %s: %s", target, error)
+                except Exception as error:  # boundary of a loop: the other versions must be probed all the same
+                    self._metrics.failures.note("isolation_probe", error, f"Probing {target} failed")
 
     async def probe(self, target: Target) -> bool:
         """Replay one version's fingerprint; whether it answered as itself.

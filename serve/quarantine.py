@@ -27,6 +27,7 @@ class Quarantine:
         self._metrics = metrics
         self._unsaved: dict[Target, str] = {}
         self._saving: set[asyncio.Task[None]] = set()
+        self._shown: set[Target] = set()
 
     def check(self, target: Target) -> None:
         """Do nothing where a version may be asked.
@@ -48,11 +49,19 @@ class Quarantine:
     def export(self) -> None:
         """Show in the metrics what the store remembers."""
         for name in self._store.names():
-            for version in self._of(name):
-                self._metrics.adapter_quarantined(Target(name, version), is_out=True)
+            self.follow(name)
+
+    def follow(self, name: str) -> None:
+        """Show in the metrics what the store remembers of one adapter; another server may have written it."""
+        out = {Target(name, version) for version in self._of(name)}
+        out |= {target for target in self._unsaved if target.name == name}
+        for target in out | {target for target in self._shown if target.name == name}:
+            self._metrics.adapter_quarantined(target, is_out=target in out)
+        self._shown = out | {target for target in self._shown if target.name != name}
 
     def add(self, target: Target, reason: str = NOT_FINITE) -> None:
         """Take a version out of service at once; the store is told in the background."""
+        self._shown.add(target)
         self._metrics.adapter_quarantined(target, is_out=True)
         if self.reason(target) is not None:
             return
@@ -98,7 +107,7 @@ class Quarantine:
     async def _save(self, target: Target, reason: str) -> None:
         try:
             await asyncio.to_thread(self._store.quarantine, target, reason)
-        except (AdapterError, OSError) as error:
+        except Exception as error:  # boundary of a task that nobody waits for
             logger.error("The quarantine of %s ends with this process: %s", target, error)
         else:
             self._unsaved.pop(target, None)

@@ -9,30 +9,26 @@ import logging
 import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NoReturn, Protocol
 
-from adapters.errors import AdapterError, RemoteStoreError, StoreDiskError
+from adapters.errors import AdapterError
 from adapters.fingerprint import Fingerprint
 from adapters.manifest import Manifest
 from adapters.reference import Target
 from serve.checks import AnswerChecks, Checked, FileChecks
 from serve.engine.protocol import Engine
-from serve.errors import (
-    AdapterRefusedError,
-    BaseNotFiniteError,
-    ConflictError,
-    NotFiniteError,
-    NotReadyError,
-    ServeError,
-)
+from serve.errors import AdapterRefusedError, BaseNotFiniteError, ConflictError, NotReadyError, ServeError
 from serve.eviction import Popularity
 from serve.parity import Parity
 from serve.quarantine import Quarantine
 from serve.records import current_request
+from serve.refusals import Refusals
 
 logger = logging.getLogger(__name__)
+
+_EXPECTED = (AdapterError, ServeError, OSError, MemoryError)
 
 
 class ResidencyObserver(Protocol):
@@ -41,6 +37,8 @@ class ResidencyObserver(Protocol):
     def adapter_loaded(self, manifest: Manifest, load_s: float, parity: Parity | None) -> None: ...
 
     def adapter_refused(self, target: Target, error: Exception) -> None: ...
+
+    def adapter_not_loaded(self, target: Target) -> None: ...
 
     def adapter_evicted(self, target: Target) -> None: ...
 
@@ -109,7 +107,7 @@ class Residency:
         self._max_pinned = max_loras - 1
         self._max_resident = max_cpu_loras
         self._residents: OrderedDict[Target, Resident] = OrderedDict()
-        self._refused: dict[Target, ServeError] = {}
+        self._refusals = Refusals()
         self._loading: dict[Target, asyncio.Task[None]] = {}
         self._unloading: dict[Target, asyncio.Task[None]] = {}
         self._wanted: Counter[Target] = Counter()  # requests that have asked for a version and do not hold it yet
@@ -128,6 +126,7 @@ class Residency:
 
         Raises:
             AdapterRefusedError: It failed a check; versions are immutable, so this is remembered.
+            AdapterUnavailableError: It cannot be loaded now, for a reason that says nothing about it.
             QuarantinedError: It computed what is not finite.
             NotReadyError: The engine is not running.
         """
@@ -142,11 +141,10 @@ class Residency:
                 elif target in self._residents:
                     self._residents.move_to_end(target)
                     return Lease(self, self._residents[target], is_cold=is_cold)
-                elif target in self._refused:
-                    raise self._refused[target]
                 else:
                     is_cold = True
                     if target not in self._loading:
+                        self._refusals.check(target)
                         self._start(self._loading, target, lambda: self._load(target))
                     # Shielded: a client that leaves must not cancel the load that others wait for.
                     await asyncio.shield(self._loading[target])
@@ -204,13 +202,18 @@ class Residency:
         self.wake()
         return targets
 
-    async def restore(self, targets: Iterable[Target]) -> None:
-        """Load versions again; one that cannot be is logged, and refused when it is asked for."""
+    async def restore(self, targets: Iterable[Target]) -> tuple[Target, ...]:
+        """Load versions again. Returns those that cannot be loaded now, which says nothing about them."""
+        left: list[Target] = []
         for target in targets:
             try:
                 await self.load(target)
-            except ServeError as error:
+            except AdapterRefusedError as error:
                 logger.warning("Not loaded again: %s", error)
+            except Exception as error:  # boundary: the next one may be loaded all the same
+                logger.warning("Not loaded again: %s: %s", target, error)
+                left.append(target)
+        return tuple(left)
 
     def wake(self) -> None:
         """A lease was released or a version unloaded: who waits for that looks again."""
@@ -253,23 +256,26 @@ class Residency:
                     load_s = time.perf_counter() - start
                     resident = Resident(checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all())
                     self._residents[target] = resident
-            except (RemoteStoreError, StoreDiskError) as error:  # of the moment, not of the version
-                raise NotReadyError(f"{str(target)!r} cannot be fetched now: {error}") from error
-            except (AdapterError, AdapterRefusedError) as error:
-                await self._refuse(target, error)
-            except BaseNotFiniteError:  # says nothing of the version
-                await self._engine.unload(target)
-                raise
+            except Exception as error:  # boundary: whatever it is, the next try must find nothing of this one
+                await self._give_up(target, error)
+        self._refusals.forget(target)
         self._observer.adapter_loaded(checked.manifest, load_s, parity)
         _log_load(target, checked, load_s, parity)
 
-    async def _refuse(self, target: Target, error: Exception) -> None:
-        await self._engine.unload(target)
-        is_told = isinstance(error, NotFiniteError)  # its message names the version
-        refusal = AdapterRefusedError(str(error) if is_told else f"{str(target)!r} is refused: {error}")
-        self._refused[target] = refusal
-        self._observer.adapter_refused(target, error)
-        logger.warning("Refused %s: %s", target, error)
+    async def _give_up(self, target: Target, error: Exception) -> NoReturn:
+        """Free what the engine has of a version, and remember why it was not loaded."""
+        with suppress(ServeError):
+            await self._engine.unload(target)
+        if isinstance(error, (NotReadyError, BaseNotFiniteError)):  # says nothing of the version
+            raise error
+        refusal = self._refusals.add(target, error)
+        if isinstance(refusal, AdapterRefusedError):
+            self._observer.adapter_refused(target, error)
+            logger.warning("Refused %s: %s", target, error)
+        else:
+            self._observer.adapter_not_loaded(target)
+            # An error that nobody has thought of shows where it came from.
+            logger.warning("Not loaded now: %s: %s", target, error, exc_info=not isinstance(error, _EXPECTED))
         raise refusal from error
 
     @asynccontextmanager

@@ -59,5 +59,8 @@ class Shadow:
         except ServeError as error:
             logger.info("Shadow request to %s: %s", target, error)
             self._metrics.shadow_finished(target, "error")
+        except Exception as error:  # boundary of a task that nobody waits for
+            self._metrics.failures.note("shadow", error, f"Copying a request to {target} failed")
+            self._metrics.shadow_finished(target, "error")
         else:
             self._metrics.shadow_finished(target, "ok")

@@ -1,6 +1,7 @@
 """Starts the engine, and starts it again when it dies: with growing pauses, and with the adapters it held.
 
 One that has never run is tried three times: what keeps it from starting is then likely to be there tomorrow, too.
+Adapters come back beside the running engine: it may die meanwhile, or hang, and is started again all the same.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 
 from adapters.reference import Target
+from serve.background import Backoff, is_cancelled
 from serve.engine.protocol import Engine
 from serve.errors import EngineStartError
 from serve.metrics import ServeMetrics
@@ -19,7 +21,6 @@ from serve.watch import StoreWatcher
 logger = logging.getLogger(__name__)
 
 _MOST_FIRST_STARTS = 3
-_LONGEST_PAUSE_S = 60.0
 _HEALTHY_AFTER_S = 60.0
 """An engine that lived so long died of something new: the pauses start from one second again."""
 
@@ -41,7 +42,7 @@ class Supervisor:
         self._watcher = watcher
         self._metrics = metrics
         self._sleep = sleep
-        self._lost: tuple[Target, ...] = ()
+        self._lost: tuple[Target, ...] = ()  # what an engine that died held and no later one has yet
 
     async def run(self) -> None:
         """Start, wait for the end, start again.
@@ -49,21 +50,21 @@ class Supervisor:
         Raises:
             EngineStartError: It did not start at all.
         """
-        pause_s = 1.0
-        has_run = False
+        backoff, has_run = Backoff(), False
         for number in count(1):
             start = time.monotonic()
             if await self._start():
                 has_run = True
-                await self._engine.wait_until_dead()
+                await self._live()
                 if time.monotonic() - start > _HEALTHY_AFTER_S:
-                    pause_s = 1.0
-                logger.error("The engine died; it is started again in %.0f s.", pause_s)
-                await self._clean_up()
+                    backoff.reset()
+                self._metrics.engine_died()
+                await self._end()
             elif not has_run and number == _MOST_FIRST_STARTS:
                 raise EngineStartError(f"The engine did not start, {number} times. The log says why.")
+            pause_s = backoff.next_s()
+            logger.error("The engine is started again in %.0f s.", pause_s)
             await self._sleep(pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     async def stop(self) -> None:
         self._metrics.engine_stopped()
@@ -71,20 +72,42 @@ class Supervisor:
 
     async def _start(self) -> bool:
         start = time.perf_counter()
-        self._lost = self._residency.reset() or self._lost
+        self._lost = tuple(dict.fromkeys((*self._residency.reset(), *self._lost)))
         try:
             await self._engine.start()
         except Exception:  # whatever a model, a driver or a full memory raises: boundary
             logger.exception("The engine did not start; /ready stays 503. The cause is above.")
-            await self._engine.stop()
+            await self._end()
             return False
         seconds = time.perf_counter() - start
         self._metrics.engine_started(seconds)
         logger.info("Ready after %.1f s", seconds)
-        await self._watcher.follow_all()
-        await self._residency.restore(self._lost)
         return True
 
-    async def _clean_up(self) -> None:
-        self._metrics.engine_died()
-        await self._engine.stop()
+    async def _live(self) -> None:
+        """Bring the adapters back, and wait until the engine dies; it may do so before they are all there."""
+        restoring = asyncio.create_task(self._restore())
+        try:
+            await self._engine.wait_until_dead()
+            logger.error("The engine died.")
+        except (Exception, asyncio.CancelledError) as error:  # boundary: nobody knows whether it lives
+            if is_cancelled():
+                raise
+            self._metrics.failures.note("supervisor", error, "Watching the engine failed")
+        finally:
+            restoring.cancel()
+            await asyncio.gather(restoring, return_exceptions=True)
+
+    async def _restore(self) -> None:
+        try:
+            await self._watcher.follow_all()
+            self._lost = await self._residency.restore(self._lost)
+        except Exception as error:  # boundary: they are loaded when somebody asks for them
+            self._metrics.failures.note("supervisor", error, "Bringing the adapters back failed")
+
+    async def _end(self) -> None:
+        """What cannot be ended must not keep the next one from starting."""
+        try:
+            await self._engine.stop()
+        except Exception as error:  # boundary
+            self._metrics.failures.note("supervisor", error, "Ending the engine failed")

@@ -7,7 +7,6 @@ a queue. They hold no text: names, times, token counts.
 import asyncio
 import logging
 import queue
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from serve.background import watch_thread
 from serve.logs import tenant_hash
 from serve.records import GenerationRecord, Phase, RequestRecord
 
@@ -60,12 +60,10 @@ class Tracing:
 
     async def run(self) -> None:
         """Work until cancelled, then send what is left."""
-        thread = threading.Thread(target=self._work, name="tracing", daemon=True)
-        thread.start()
         try:
-            await asyncio.Event().wait()
+            await watch_thread(self._work, lambda: self._queue.put(None), "tracing")
         finally:
-            await asyncio.to_thread(self._stop, thread)
+            await asyncio.to_thread(self._shut_down)
 
     def _work(self) -> None:
         while (ended := self._queue.get()) is not None:
@@ -74,9 +72,7 @@ class Tracing:
             except Exception:  # the thread's boundary: a request that cannot be shown is no reason to show no other
                 logger.exception("A request has no trace")
 
-    def _stop(self, thread: threading.Thread) -> None:
-        self._queue.put(None)
-        thread.join()
+    def _shut_down(self) -> None:
         self._provider.shutdown()
         if self._num_dropped:
             logger.warning("%d requests had no trace: too many at once", self._num_dropped)

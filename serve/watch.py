@@ -2,17 +2,21 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from watchfiles import Change, awatch
 
 from adapters.errors import AdapterError
 from adapters.history import HISTORY_FILE, removed_versions
+from adapters.quarantine import QUARANTINE_FILE
 from adapters.reference import DEFAULT_ALIAS, Target, is_adapter_name
 from adapters.store import AdapterStore
 from adapters.traffic import CANARY_ALIAS
-from serve.errors import ServeError
+from serve.background import Backoff, Failures
+from serve.errors import NotReadyError, ServeError
 from serve.residency import Residency
 
 logger = logging.getLogger(__name__)
@@ -21,21 +25,50 @@ _DEBOUNCE_MS = 200
 _STOP_MS = 500  # a shutdown waits no longer than this for the watching thread
 
 
+@dataclass
+class _Behind:
+    """An adapter that could not be followed, and when that is tried again."""
+
+    again_s: float = 0.0
+    backoff: Backoff = field(default_factory=Backoff)
+
+
 class StoreWatcher:
     """Keeps the resident versions as the store wants them. Which version a name means is read at each request."""
 
-    def __init__(self, store: AdapterStore, residency: Residency, retired: Callable[[Target], None]) -> None:
+    def __init__(
+        self,
+        store: AdapterStore,
+        residency: Residency,
+        retired: Callable[[Target], None],
+        failures: Failures | None = None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._store = store
         self._residency = residency
         self._retired = retired
+        self._failures = failures or Failures()
+        self._clock = clock
+        self._behind: dict[str, _Behind] = {}
+        self._is_begun = False
 
     async def run(self) -> None:
-        """Follow until cancelled; the kernel tells of changed files, nothing is polled."""
+        """Follow until cancelled; the kernel tells of changed files. What failed is tried again."""
         self._store.root.mkdir(parents=True, exist_ok=True)
+        is_again, self._is_begun = self._is_begun, True
         async for changes in awatch(
-            self._store.root, watch_filter=_is_history, debounce=_DEBOUNCE_MS, rust_timeout=_STOP_MS
+            self._store.root,
+            watch_filter=_is_followed,
+            debounce=_DEBOUNCE_MS,
+            rust_timeout=_STOP_MS,
+            yield_on_timeout=True,
         ):
-            for name in sorted({Path(path).parent.name for _, path in changes}):
+            changed = {Path(path).parent.name for _, path in changes}
+            if is_again:  # nobody saw what changed since the watch before this one ended
+                changed |= set(await asyncio.to_thread(self._store.names))
+                is_again = False
+            for name in sorted(changed | self._due()):
                 await self.follow(name)
 
     async def follow_all(self) -> None:
@@ -44,13 +77,29 @@ class StoreWatcher:
             await self.follow(name)
 
     async def follow(self, name: str) -> None:
-        """Bring one adapter's residents in line with its history; what cannot be done is logged."""
+        """Bring one adapter's residents in line with its history; failures are logged, and retried where that helps."""
         try:
+            self._residency.quarantine.follow(name)
             await self._unload_removed(name)
             await self._follow_pins(name)
             await self._prefetch(name)
+        except NotReadyError as error:
+            logger.warning("Following %s: %s", name, error)
+            self._follow_later(name)
         except (AdapterError, ServeError) as error:
             logger.warning("Following %s: %s", name, error)
+        except Exception as error:  # boundary: the other adapters must be followed all the same
+            self._failures.note("store_watcher", error, f"Following {name} failed")
+            self._follow_later(name)
+        else:
+            self._behind.pop(name, None)
+
+    def _follow_later(self, name: str) -> None:
+        behind = self._behind.setdefault(name, _Behind())
+        behind.again_s = self._clock() + behind.backoff.next_s()
+
+    def _due(self) -> set[str]:
+        return {name for name, behind in self._behind.items() if behind.again_s <= self._clock()}
 
     async def _unload_removed(self, name: str) -> None:
         for version in sorted(removed_versions(self._store.history(name))):
@@ -79,6 +128,6 @@ class StoreWatcher:
         return [target for target in self._residency.residents if target.name == name]
 
 
-def _is_history(_: Change, path: str) -> bool:
+def _is_followed(_: Change, path: str) -> bool:
     file = Path(path)
-    return file.name == HISTORY_FILE and is_adapter_name(file.parent.name)
+    return file.name in (HISTORY_FILE, QUARANTINE_FILE) and is_adapter_name(file.parent.name)

@@ -60,7 +60,7 @@ def assemble_monitor(
         is_busy: Whether clients' requests run.
     """
     quality = config.quality
-    monitor = Monitor(engine, metrics.quality, quality.logprob_rate)
+    monitor = Monitor(engine, metrics.quality, quality.logprob_rate, metrics.failures)
     sampler = Sampler(
         quality, keeping.store, metrics, base_name=config.served_model_name, tenant_key=keeping.tenant_key
     )

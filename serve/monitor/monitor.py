@@ -2,9 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
+from serve.background import Failures, Loop, keep_running
 from serve.engine.protocol import Engine
 from serve.monitor.trial_state import TrialState
 from serve.observers import Observers
@@ -12,8 +12,6 @@ from serve.quality_metrics import QualityMetrics
 from serve.records import GenerationRecord, RequestRecord
 
 logger = logging.getLogger(__name__)
-
-Loop = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Monitor:
@@ -25,7 +23,9 @@ class Monitor:
         logprob_rate: What the engine's is while the monitor works.
     """
 
-    def __init__(self, engine: Engine, metrics: QualityMetrics, logprob_rate: float) -> None:
+    def __init__(
+        self, engine: Engine, metrics: QualityMetrics, logprob_rate: float, failures: Failures | None = None
+    ) -> None:
         self.observers = Observers()
         self.loops: list[Loop] = []
         self.trials: Callable[[], Sequence[TrialState]] = tuple
@@ -33,6 +33,7 @@ class Monitor:
         self.is_paused = False
         self._engine = engine
         self._metrics = metrics
+        self._failures = failures or Failures()
         self._logprob_rate = logprob_rate
         self._is_begun = False
         self._tasks: list[asyncio.Task[None]] = []
@@ -84,7 +85,7 @@ class Monitor:
 
     def _start_loops(self) -> None:
         if self._is_begun and not self.is_paused and not self._tasks:
-            self._tasks = [asyncio.create_task(loop()) for loop in self.loops]
+            self._tasks = [asyncio.create_task(keep_running(loop, self._failures)) for loop in self.loops]
 
     async def _stop_loops(self) -> None:
         tasks, self._tasks = self._tasks, []
