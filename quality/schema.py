@@ -63,7 +63,9 @@ ALTER TABLE trial_pairs ADD COLUMN canary_user TEXT;
 ALTER TABLE trial_pairs ADD COLUMN num_requests INTEGER NOT NULL DEFAULT 1
 """
 
-MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS)
+_RETENTION = "CREATE TABLE IF NOT EXISTS retention (one INTEGER PRIMARY KEY CHECK (one = 1), at_s REAL NOT NULL)"
+
+MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS, _RETENTION)
 """Number n turns a file of schema version n into one of version n + 1. Released ones never change: append."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -206,6 +206,17 @@ class QualityStore:
             last: int | None = connection.execute(sql, (adapter, version)).fetchone()[0]
         return last or 0
 
+    def retention_time_s(self) -> float | None:
+        """What `set_retention_time` was told last, also by a process before this one."""
+        with self._reading() as connection:
+            row = connection.execute("SELECT at_s FROM retention").fetchone()
+        return float(row[0]) if row else None
+
+    def set_retention_time(self, at_s: float) -> None:
+        """Remember the time that retention reckons from, seconds since the epoch."""
+        with self._writing() as connection:
+            connection.execute("INSERT OR REPLACE INTO retention VALUES (1, ?)", (at_s,))
+
     def prune(self, before_s: float, most_samples: int) -> int:
         """Delete what is older, and the oldest samples beyond the most; grades and labels go with their sample.
 

@@ -1,7 +1,6 @@
 """Calls to a judge: so many a minute, so many tokens a day, each with a time limit and a few more tries."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -9,6 +8,7 @@ from typing import TypeVar
 from config.monitor import JudgeConfig
 from quality.judge import JudgeReplyError, JudgeTask
 from quality.store import QualityStore
+from serve.clock import steady_time
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import Judge, JudgeCallError, Reply, most_tokens
 
@@ -39,7 +39,7 @@ class JudgeCalls:
         metrics: ServeMetrics,
         config: JudgeConfig,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float],
     ) -> None:
@@ -111,9 +111,9 @@ class JudgeCalls:
 
     async def _take_pace(self) -> None:
         """Requests leave evenly spaced."""
-        now_s = self._clock()
-        wait_s = self._next_s - now_s
-        self._next_s = max(now_s, self._next_s) + 60.0 / self._config.requests_per_minute
+        now_s, interval_s = self._clock(), 60.0 / self._config.requests_per_minute
+        wait_s = min(self._next_s - now_s, interval_s)  # more only where the clock went back
+        self._next_s = now_s + max(0.0, wait_s) + interval_s
         if wait_s > 0:
             await self._sleep(wait_s)
 

@@ -7,7 +7,6 @@ questions do, which both are asked alike. It is for domains where no answer can 
 import asyncio
 import logging
 import re
-import time
 from collections.abc import Callable
 
 from adapters.errors import AdapterError
@@ -16,6 +15,7 @@ from adapters.reference import Target
 from quality.judge import Choice, choice_task, preference, read_choice
 from quality.kept import Grade, Sample, preference_judge
 from quality.store import QualityStore
+from serve.clock import steady_time
 from serve.engine.protocol import Engine
 from serve.errors import ServeError
 from serve.monitor.calls import JudgeCalls
@@ -40,7 +40,7 @@ class Comparing:
         residency: Residency,
         adapters: StoreReader,
         store: QualityStore,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
     ) -> None:
         self._engine = engine
         self._residency = residency

@@ -7,7 +7,6 @@ being lucky with each restart. Nothing here decides; `quality.verdict.decide` do
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from quality.errors import QualityStoreError
 from quality.kept import TrialPair
 from quality.store import QualityStore
 from quality.verdict import Comparison, Policy, Verdict, decide
+from serve.clock import steady_time
 from serve.metrics import ServeMetrics
 from serve.monitor.evidence import TrialEvidence, known_pairs, policy_of, ttft_of
 from serve.monitor.trial_state import TrialState, trial_state
@@ -78,7 +78,7 @@ class Controller:
         mode: VerdictMode,
         has_history: bool = True,
         user_key: bytes = b"",
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
     ) -> None:
         self._store = store
         self._residency = residency
@@ -135,8 +135,8 @@ class Controller:
                     await self.judge(name)
                 except (AdapterError, OSError) as error:  # boundary of a loop: of this adapter, for now
                     logger.warning("The canary of %s is not judged now: %s", name, error)
-                except Exception:  # boundary of a loop: the others must be judged all the same
-                    logger.exception("Judging the canary of %s failed", name)
+                except Exception as error:  # boundary of a loop: the others must be judged all the same
+                    self._metrics.failures.note("controller", error, f"Judging the canary of {name} failed")
 
     async def judge(self, name: str) -> Verdict | None:
         """Look at one adapter's trial; the verdict, where there is something new to judge.

@@ -6,7 +6,6 @@ of a look are its figures.
 
 import asyncio
 import logging
-import time
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,6 +21,7 @@ from quality.kept import DriftLook
 from quality.probes import read_probes
 from quality.signals import mean_logprob
 from quality.store import QualityStore
+from serve.clock import steady_time
 from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
 from serve.monitor.embedding import Embedder
@@ -95,7 +95,7 @@ class DriftMonitor:
         window: int,
         alpha: float,
         embedder: Embedder | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
     ) -> None:
         self._folder_of = folder_of
         self._store = store
@@ -132,8 +132,8 @@ class DriftMonitor:
             version, window = await self._full.get()
             try:
                 await self._look(version, window)
-            except Exception:  # boundary of a loop: another version's window must not wait for this one
-                logger.exception("Looking for drift of %s failed", version.target)
+            except Exception as error:  # boundary of a loop: another version's window must not wait for this one
+                self._metrics.failures.note("drift_monitor", error, f"Looking for drift of {version.target} failed")
 
     async def _look(self, version: _Version, window: Sequence[Seen]) -> None:
         if not version.is_read:

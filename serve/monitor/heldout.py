@@ -10,7 +10,6 @@ as stable, for the verdict on it compares pair by pair.
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Callable, Collection, Coroutine, Iterable, Sequence
 from itertools import count
 from typing import Any
@@ -25,6 +24,7 @@ from quality.kept import GeneralScore, ProbeScore
 from quality.probes import InvalidProbesError, Probe, ProbeSet, read_probes
 from quality.scorers import is_exact_match
 from quality.store import QualityStore
+from serve.clock import is_within, steady_time
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, NotFiniteError, NotReadyError, ServeError
@@ -70,7 +70,7 @@ class HeldOut:
         max_model_len: int,
         lengths: AnswerLengths,
         rng: random.Random | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
     ) -> None:
         self._engine = engine
         self._residency = residency
@@ -101,8 +101,8 @@ class HeldOut:
             if self._engine.is_ready:
                 try:
                     await self.take_turn()
-                except Exception:  # boundary of a loop: a full disk or a broken history must not end the probes
-                    logger.exception("A turn of held-out probes failed; the next one comes all the same.")
+                except Exception as error:  # boundary of a loop: a full disk or a broken history must not end it
+                    self._metrics.failures.note("held_out", error, "A turn of held-out probes failed")
 
     async def take_turn(self) -> None:
         """Ask as much as may be asked at once, and keep the scores; while clients run, in trials only."""
@@ -120,7 +120,7 @@ class HeldOut:
     def _is_for_all(self) -> bool:
         """Whether this turn is one for every version: in a pause of the clients, or after a long wait for one."""
         now_s = self._clock()
-        if self._is_busy() and now_s - self._last_turn_s < self._patience_s:
+        if self._is_busy() and is_within(now_s, self._last_turn_s, self._patience_s):
             return False
         self._last_turn_s = now_s
         return True
@@ -167,7 +167,8 @@ class HeldOut:
 
     def _due_again(self, quiz: Quiz) -> list[int]:
         """What a version alone was asked so long ago that it is asked again, in random order."""
-        due = [index for index, at_s in quiz.asked_s.items() if at_s <= self._clock() - self._again_s]
+        now_s = self._clock()
+        due = [index for index, at_s in quiz.asked_s.items() if not is_within(now_s, at_s, self._again_s)]
         self._rng.shuffle(due)
         return due
 
@@ -216,9 +217,6 @@ class HeldOut:
             quiz.asked_s[index] = self._clock()
         try:
             scores = await _all_of(self._score(target, probe, quiz.probes) for target in quiz.targets)
-        except asyncio.CancelledError:
-            quiz.left.insert(0, index)
-            raise
         except NotReadyError as error:
             logger.info("A probe of %s waits: %s", quiz.targets[-1], error)
             quiz.left.insert(0, index)
@@ -226,6 +224,9 @@ class HeldOut:
         except ServeError as error:
             logger.info("Probe %d of %s cannot be asked: %s", index, quiz.targets[0], error)
             return Scored(quiz, index, None)
+        except BaseException:  # also that this turn is cancelled: the question stays
+            quiz.left.insert(0, index)
+            raise
         return Scored(quiz, index, scores)
 
     async def _score(self, target: Target, probe: Probe, probes: ProbeSet) -> float:
@@ -269,7 +270,7 @@ class HeldOut:
         """The general text on one version that was loaded since, or was not measured for hours."""
         for target, resident in self._residency.residents.items():
             measured, at_s = self._measured.get(target, (None, 0.0))
-            if measured is resident and self._clock() - at_s < _GENERAL_EVERY_S:
+            if measured is resident and is_within(self._clock(), at_s, _GENERAL_EVERY_S):
                 continue
             self._measured[target] = resident, self._clock()
             probes = await self._probes_of(target)

@@ -7,7 +7,6 @@ lowest priority. What fails is counted, logged and left out.
 import asyncio
 import logging
 import random
-import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from statistics import fmean
@@ -21,6 +20,7 @@ from quality.agreement import agreement_of_scores, labels_and_grades
 from quality.judge import grade_task, read_grade
 from quality.kept import Grade, Sample, preference_judge
 from quality.store import QualityStore
+from serve.clock import is_within, steady_time
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import Judge, JudgeCallError
 from serve.monitor.calls import JudgeCalls, OverBudgetError
@@ -56,7 +56,7 @@ class Judging:
         adapters: StoreReader,
         comparing: Comparing | None = None,
         *,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -79,13 +79,13 @@ class Judging:
         while True:
             try:
                 await self._sleep(await self.round())
-            except Exception:  # boundary of a loop: a store that is full today may take grades tomorrow
-                logger.exception("Judging failed; it goes on in %g s", _SHOW_EVERY_S)
+            except Exception as error:  # boundary of a loop: a store that is full today may take grades tomorrow
+                self._metrics.failures.note("judging", error, "Judging failed")
                 await self._sleep(_SHOW_EVERY_S)
 
     async def round(self) -> float:
         """Grade the newest samples that are drawn and have no grade; returns seconds to wait before the next round."""
-        if self._clock() >= self._shown_s + _SHOW_EVERY_S:
+        if not is_within(self._clock(), self._shown_s, _SHOW_EVERY_S):
             await self.show()
         if not self._judge.is_ready:
             return _IDLE_S
@@ -97,7 +97,8 @@ class Judging:
                 self._over_budget(error)
                 return _SHOW_EVERY_S
             except JudgeCallError as error:
-                self._left_out.add(sample.id)
+                if error.outcome not in ("unreachable", "throttled"):  # these say nothing of the sample
+                    self._left_out.add(sample.id)
                 logger.warning("Sample %d gets no grade: the judge %r %s", sample.id, self._judge.name, error)
                 if error.outcome != "invalid":
                     return self._pause_s(error)

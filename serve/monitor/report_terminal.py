@@ -85,7 +85,7 @@ def _print_trial(trial: TrialState, console: Console) -> None:
     for one in trial.comparisons:
         table.add_row(one.name, one.state, str(one.num_pairs), users(one), difference(one), f"{one.most_worse:g}")
     console.print(table)
-    console.print(f"Verdict now: {trial.action}: {escape(trial.reason)}", highlight=False)
+    console.print(f"Verdict now: {trial.action}: {trial.reason}", highlight=False)
 
 
 def _decisions(adapter: AdapterFigures) -> Table:

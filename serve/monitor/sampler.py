@@ -4,13 +4,11 @@ The event loop only draws and puts into a bounded queue. A thread computes signa
 what the minute's reservoirs hold; it also deletes what retention no longer allows.
 """
 
-import asyncio
 import logging
 import os
 import queue
 import random
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -21,6 +19,8 @@ from config.monitor import MonitorConfig
 from quality.privacy import kept_text, tenant_hash
 from quality.signals import Signals, signals_of
 from quality.store import QualityStore, Sample
+from serve.background import watch_thread
+from serve.clock import is_within, steady_time
 from serve.metrics import ServeMetrics
 from serve.records import GenerationRecord
 
@@ -32,6 +32,10 @@ _WAKE_S = 1.0
 _MOST_QUEUED = 1000
 _MOST_AT_ONCE = 100
 _DAY_S = 86_400.0
+_PLAUSIBLE_S = 2 * _DAY_S
+"""Between two prunings. More is a server that was off for long, or a clock that jumped."""
+_STEPS = 24
+"""Prunings until all samples may be gone where a clock jumped."""
 
 
 class _Answer(NamedTuple):
@@ -76,7 +80,7 @@ class Sampler:
         base_name: str,
         tenant_key: bytes,
         rng: random.Random | None = None,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = steady_time,
         most_queued: int = _MOST_QUEUED,
     ) -> None:
         self._config = config
@@ -106,12 +110,7 @@ class Sampler:
 
     async def run(self) -> None:
         """Work until cancelled, then write what is there."""
-        thread = threading.Thread(target=self._work, name="quality-sampler", daemon=True)
-        thread.start()
-        try:
-            await asyncio.Event().wait()
-        finally:
-            await asyncio.to_thread(self._stop, thread)
+        await watch_thread(self._work, lambda: self._queue.put(None), "quality-sampler")
 
     def step(self, wait_s: float = 0.0) -> bool:
         """Look at what has come, write the minutes that are over; False once it is told to stop."""
@@ -121,18 +120,14 @@ class Sampler:
                 self._look(answer)
             self._write(all_of_them=is_stopped)
             self._prune()
-        except Exception:  # the thread's boundary: a full disk, a broken pattern; traffic goes on
-            logger.exception("The quality monitor lost up to %d answers", len(answers))
+        except Exception as error:  # the thread's boundary: a full disk, a broken pattern; traffic goes on
+            self._metrics.failures.note("sampler", error, f"The quality monitor lost up to {len(answers)} answers")
             self._metrics.quality.dropped.of("failed").inc(max(1, len(answers)))
         return not is_stopped
 
     def _work(self) -> None:
         while self.step(_WAKE_S):
             pass
-
-    def _stop(self, thread: threading.Thread) -> None:
-        self._queue.put(None)
-        thread.join()
 
     def _take(self, wait_s: float) -> tuple[list[_Answer], bool]:
         """What is queued, at most so many; and whether the end was among them."""
@@ -189,7 +184,7 @@ class Sampler:
     def _write(self, *, all_of_them: bool) -> None:
         """The reservoirs of minutes that are over, in one transaction."""
         now = int(self._clock() // _PERIOD_S)
-        over = [key for key in self._reservoirs if all_of_them or key[0] < now]
+        over = [key for key in self._reservoirs if all_of_them or key[0] != now]  # a clock may go back
         if not over:
             return
         reservoirs = {key: self._reservoirs.pop(key) for key in over}
@@ -199,12 +194,25 @@ class Sampler:
 
     def _prune(self) -> None:
         now_s = self._clock()
-        if now_s - self._pruned_at_s < _PRUNE_S:
+        if is_within(now_s, self._pruned_at_s, _PRUNE_S):
             return
         self._pruned_at_s = now_s
-        gone = self._store.prune(now_s - self._config.retention_days * _DAY_S, self._config.most_samples)
+        before_s = self._retention_time_s(now_s) - self._config.retention_days * _DAY_S
+        gone = self._store.prune(before_s, self._config.most_samples)
         if gone:
             logger.info("Deleted %d samples: older than %g days, or too many", gone, self._config.retention_days)
+
+    def _retention_time_s(self, now_s: float) -> float:
+        """The clock's time, or where that is days ahead of the last one, a step towards it.
+
+        A clock that is wrong deletes nothing at once: there is a day to put it right.
+        """
+        last_s = self._store.retention_time_s()
+        if last_s is not None and now_s - last_s > _PLAUSIBLE_S:
+            logger.warning("The clock is %.0f days ahead of retention, which follows.", (now_s - last_s) / _DAY_S)
+            now_s = min(now_s, last_s + self._config.retention_days * _DAY_S / _STEPS)
+        self._store.set_retention_time(now_s)
+        return now_s
 
     def _labels(self, record: GenerationRecord) -> tuple[str, str]:
         """Adapter and version; the base has none."""
