@@ -1,6 +1,7 @@
 """One request, from its body to its answer: who asks, what for, whether it may, when, and by which version."""
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import AsyncGenerator
@@ -28,10 +29,12 @@ from serve.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency import Residency
 from serve.resolver import Resolution, Resolver
-from serve.responses import HoldingStream, error_event, error_response, request_id
+from serve.responses import HoldingStream, error_event, error_response, request_id, unexpected_error
 from serve.shadow import Shadow
 from serve.stops import without_empty_stops
 from serve.tenants import TenantLimits
+
+logger = logging.getLogger(__name__)
 
 _BASE_HEADERS = {"x-lorikeet-digest": "base", "x-lorikeet-cold": "0"}
 
@@ -108,6 +111,8 @@ class Completions:
                 return self._failed(call, self._too_late())
             except ClientDisconnect:
                 answer = None
+            except Exception as error:  # boundary: whatever it is, the request ends as others do
+                return self._failed(call, _unexpected(call, error))
             if answer is None:
                 self._finish(call, "cancelled", 499)
                 return Response(status_code=499)  # nobody reads it: the client has gone
@@ -190,6 +195,10 @@ class Completions:
         except ServeError as error:
             end = (_outcome(error), error.status, error.reason)
             yield error_event(error)
+        except Exception as error:  # boundary
+            failure = _unexpected(call, error)
+            end = (_outcome(failure), failure.status, failure.reason)
+            yield error_event(failure)
         finally:
             self._finish(call, *end)
 
@@ -205,6 +214,11 @@ class Completions:
         record = RequestRecord(call.context, call.endpoint, call.served_name, outcome, status, reason, duration_s)
         self._observer.request_finished(record)
         log_request(record)
+
+
+def _unexpected(call: Call, error: Exception) -> ServeError:
+    logger.error("Unexpected error in request %s", call.context.request_id, exc_info=error)
+    return unexpected_error()
 
 
 def _outcome(error: ServeError) -> RequestOutcome:

@@ -9,7 +9,8 @@ from typing import Literal, Protocol
 
 from serve.errors import ServeError
 
-GenerationOutcome = Literal["ok", "cancelled", "error"]
+GenerationOutcome = Literal["ok", "cancelled", "error", "lost"]
+"""Lost: the engine died, which says nothing about the version."""
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
 Phase = Literal["body", "resolve", "admission", "residency"]
 Source = Literal["client", "shadow", "probe"]

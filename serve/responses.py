@@ -133,6 +133,11 @@ async def _answer_nobody(_: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 
-async def _answer_bug(_: Request, error: Exception) -> JSONResponse:
+def unexpected_error() -> ServeError:
+    """What a client is told of a defect: nothing of it leaves the process."""
+    return ServeError("Something went wrong in the server; its log says what.")
+
+
+async def _answer_bug(request: Request, error: Exception) -> JSONResponse:
     logger.error("Unexpected error", exc_info=error)
-    return error_response(ServeError("Something went wrong in the server; its log says what."))
+    return error_response(unexpected_error(), {"x-request-id": request_id(request)})

@@ -6,8 +6,8 @@ import logging
 import os
 import time
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from datetime import datetime
 from itertools import count
 from pathlib import Path
@@ -33,6 +33,7 @@ from adapters.template_time import strftime_at
 from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.cpu import set_cpu_environment
+from serve.engine.errors import engine_is_dead, engine_request_error, errors_in_our_words
 from serve.engine.finite import NOT_FINITE
 from serve.engine.grammars import GrammarChecks
 from serve.engine.int8 import int8_base
@@ -48,7 +49,6 @@ from serve.engine.streams import server_sent_events
 from serve.engine.structured import tokenizer_json, validate_without_compiling
 from serve.errors import (
     AdapterRefusedError,
-    EngineRequestError,
     NotReadyError,
     ServeError,
     not_finite_error,
@@ -164,32 +164,29 @@ class VllmEngine:
             await asyncio.sleep(_DEATH_POLL_S)
             elapsed_s, last_s = time.monotonic() - last_s, time.monotonic()
             if self._llm and watch.is_stalled(self._steps.num_steps, _num_waiting(self._llm), elapsed_s):
-                self._give_up(self._llm)
-
-    def _give_up(self, llm: ObservedAsyncLLM) -> None:
-        """Count a stalled engine as dead, and tell all who wait for it."""
-        logger.error(
-            "The engine has made no step for %g s while %d requests wait: it is ended.",
-            self._config.engine_stall_timeout_s,
-            _num_waiting(llm),
-        )
-        self._is_stalled = True
-        llm.output_processor.propagate_error(EngineDeadError())
-        for reply in _replies(llm):
-            if not reply.done():
-                reply.set_exception(EngineDeadError())
+                logger.error(
+                    "The engine has made no step for %g s while %d requests wait: it is ended.",
+                    self._config.engine_stall_timeout_s,
+                    _num_waiting(self._llm),
+                )
+                self._is_stalled = True
+        if self._llm is not None:
+            _tell_all(self._llm)
 
     async def load(self, target: Target, folder: Path) -> str | None:
+        llm = self._require_llm()
         request = LoRARequest(str(target), next(self._lora_ids), str(folder))
         async with self._stager.staged(folder) if self._stager else nullcontext() as staged:
             source = staged.folder if staged else folder
             try:
-                await self._require_llm().add_lora(LoRARequest(request.lora_name, request.lora_int_id, str(source)))
+                await llm.add_lora(LoRARequest(request.lora_name, request.lora_int_id, str(source)))
             except EngineDeadError:
-                raise _engine_is_dead() from None
+                raise engine_is_dead() from None
             except Exception as error:  # vLLM raises bare exceptions of its worker here: boundary
                 reason = create_error_response(error).error.message
                 raise AdapterRefusedError(f"vLLM cannot load {str(target)!r}: {reason}") from error
+        if self._llm is not llm:
+            raise engine_is_dead()
         self._adapters[str(target)] = request
         return staged.digest if staged else None
 
@@ -197,20 +194,20 @@ class VllmEngine:
         llm = self._require_llm()
         request = self._adapters.pop(str(target), None)
         if request is not None:
-            with _dead_engine_reported():
+            with errors_in_our_words():
                 await llm.remove_lora(request.lora_int_id)
 
     async def pin(self, target: Target) -> None:
-        with _dead_engine_reported():
-            await self._require_llm().pin_lora(self._adapters[str(target)].lora_int_id)
+        with errors_in_our_words():
+            await self._require_llm().pin_lora(self._request_of(target).lora_int_id)
 
     async def unpin(self, target: Target) -> None:
-        with _dead_engine_reported():
-            lora_int_id = self._adapters[str(target)].lora_int_id
+        with errors_in_our_words():
+            lora_int_id = self._request_of(target).lora_int_id
             await self._require_llm().collective_rpc("lorikeet_unpin", args=(lora_int_id,))
 
     async def adapters(self) -> EngineAdapters:
-        with _dead_engine_reported():
+        with errors_in_our_words():
             # All workers hold the same adapters: each has its part of every one.
             slots, host = (await self._require_llm().collective_rpc("lorikeet_adapters"))[0]
         names = {request.lora_int_id: name for name, request in self._adapters.items()}
@@ -235,17 +232,15 @@ class VllmEngine:
             tokens_input(list(token_ids)),
             sampling,
             f"replay-{next(self._replay_ids)}",
-            lora_request=self._adapters[str(target)] if target else None,
+            lora_request=self._request_of(target) if target else None,
         )
-        outputs = [output async for output in stream]
-        if outputs[-1].outputs[0].stop_reason == NOT_FINITE:
-            raise not_finite_error(str(target) if target else None)
-        positions = outputs[-1].prompt_logprobs or []
-        return [
-            position[token].logprob
-            for token, position in zip(token_ids[1:], positions[1:], strict=True)
-            if position is not None
-        ]
+        with errors_in_our_words():
+            outputs = [output async for output in stream]
+            if outputs[-1].outputs[0].stop_reason == NOT_FINITE:
+                raise not_finite_error(str(target) if target else None)
+            # Of what the engine has aborted there are too few: that is an error, too.
+            positions = outputs[-1].prompt_logprobs or []
+            return [position[token].logprob for token, position in zip(token_ids[1:], positions[1:], strict=True)]
 
     async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
         self._require_llm()
@@ -254,14 +249,14 @@ class VllmEngine:
         except ServeError:
             raise
         except EngineDeadError:
-            raise _engine_is_dead() from None
+            raise engine_is_dead() from None
         except NotFiniteGenerationError as error:
             raise error.error from None
         # What vLLM's own server answers by an error of the request, whatever raised it; all else is a defect.
         except (VLLMError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
-            raise _engine_request_error(create_error_response(error)) from error
+            raise engine_request_error(create_error_response(error)) from error
         if isinstance(result, ErrorResponse):
-            raise _engine_request_error(result)
+            raise engine_request_error(result)
         if hasattr(result, "model_dump"):
             return Answer(result.model_dump(mode="json", by_alias=True))
         return Answer(server_sent_events(result, current_request.get()))
@@ -285,6 +280,12 @@ class VllmEngine:
         parsed.store = False  # whatever the environment says: vLLM's store has no bound
         parsed.previous_response_id = None  # where it is empty, which names none
         return await self._serving.openai_serving_responses.create_responses(parsed, request)
+
+    def _request_of(self, target: Target) -> LoRARequest:
+        request = self._adapters.get(str(target))
+        if request is None:  # as after a new start, for who asked before
+            raise NotReadyError(f"{str(target)!r} is not in the engine now; try again in a minute.")
+        return request
 
     @property
     def _adapters(self) -> dict[str, LoRARequest]:
@@ -317,17 +318,9 @@ def _replies(llm: ObservedAsyncLLM) -> list[Any]:
     return list(getattr(llm.engine_core, "utility_results", {}).values())
 
 
-def _engine_request_error(response: ErrorResponse) -> EngineRequestError:
-    return EngineRequestError(response.error.message, response.error.code, response.error.param)
-
-
-def _engine_is_dead() -> NotReadyError:
-    return NotReadyError("The engine is not running; try again in a minute.")
-
-
-@contextmanager
-def _dead_engine_reported() -> Iterator[None]:
-    try:
-        yield
-    except EngineDeadError:
-        raise _engine_is_dead() from None
+def _tell_all(llm: ObservedAsyncLLM) -> None:
+    """That the engine is dead or given up: vLLM (0.32) leaves calls such as that to load an adapter waiting."""
+    llm.output_processor.propagate_error(EngineDeadError())
+    for reply in _replies(llm):
+        if not reply.done():
+            reply.set_exception(EngineDeadError())

@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from vllm.exceptions import GenerationError
 from vllm.logprobs import FlatLogprobs
@@ -15,14 +15,18 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.logprobs import LogprobsProcessor
 
+from serve.engine.errors import engine_is_dead
 from serve.engine.finite import NOT_FINITE
 from serve.engine.grammars import Grammar, GrammarChecks
 from serve.engine.masks import GRAMMAR_TOO_COSTLY
 from serve.engine.structured import grammar_of
-from serve.errors import GrammarError, not_finite_error
+from serve.errors import GrammarError, ServeError, not_finite_error
 from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord, current_request, current_source
+
+ErrorT = TypeVar("ErrorT", bound=ServeError)
 
 _asked_for: ContextVar[list[Grammar] | None] = ContextVar("asked_for", default=None)
 
@@ -96,6 +100,10 @@ class ObservedAsyncLLM(AsyncLLM):
             outcome = "ok"
         except (asyncio.CancelledError, GeneratorExit):
             outcome = "cancelled"
+            raise
+        except EngineDeadError:
+            outcome = "lost"
+            watch.failed(engine_is_dead())
             raise
         finally:
             self.observer.generation_finished(watch.record(outcome))
@@ -210,7 +218,7 @@ class _Watch:
         if self._context is not None:
             self._context.failure = not_finite_error(self.lora_name)
 
-    def failed(self, error: GrammarError) -> GrammarError:
+    def failed(self, error: ErrorT) -> ErrorT:
         """The error, of which the request knows from now on: vLLM's streams give it in words of their own."""
         if self._context is not None:
             self._context.failure = error

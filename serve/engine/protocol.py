@@ -27,7 +27,7 @@ class EngineAdapters:
 
 
 class Engine(Protocol):
-    """One base model and the adapters resident on it.
+    """One base model and the adapters resident on it. Its errors are the house's own: NotReadyError when it dies.
 
     Attributes:
         logprob_rate: Share of the generations, drawn anew for each, whose log-probabilities the observer is given.
@@ -62,7 +62,7 @@ class Engine(Protocol):
         ...
 
     async def unload(self, target: Target) -> None:
-        """Forget a version and free its slot and its memory."""
+        """Forget a version and free its slot and its memory. Raises ServeError, as all that follow."""
         ...
 
     async def pin(self, target: Target) -> None:
@@ -84,7 +84,12 @@ class Engine(Protocol):
         ...
 
     async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:
-        """Teacher-forced log-probability, nats, of every token after the first: (T,) -> (T-1,)."""
+        """Teacher-forced log-probability, nats, of every token after the first: (T,) -> (T-1,).
+
+        Raises:
+            NotReadyError: The engine is dead.
+            ServeError: It failed otherwise.
+        """
         ...
 
     async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:

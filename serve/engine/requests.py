@@ -8,6 +8,7 @@ from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionReque
 from vllm.entrypoints.openai.completion.protocol import CompletionRequest
 from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
 
+from serve.engine.errors import invalid_request
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
 
@@ -21,7 +22,7 @@ def parse_request(endpoint: Endpoint, body: dict[str, Any]) -> Any:
     try:
         return _VALIDATORS[endpoint].validate_python(body)
     except ValidationError as error:
-        raise _invalid_request(error) from None
+        raise invalid_request(error) from None
     except (AttributeError, KeyError, IndexError, TypeError, RecursionError) as error:
         # vLLM's own validators take the shape of what they look at for granted.
         raise InvalidRequestError(f"A field of the request has the wrong shape: {error}") from error
@@ -33,12 +34,6 @@ def _failing_fast(node: Any) -> Any:
         is_list = node.get("type") in ("list", "set", "frozenset", "tuple") and "items_schema" in node
         return changed | {"fail_fast": True} if is_list else changed
     return [_failing_fast(child) for child in node] if isinstance(node, list) else node
-
-
-def _invalid_request(error: ValidationError) -> InvalidRequestError:
-    first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"]) or None
-    return InvalidRequestError(f"{where or 'The request'}: {first['msg']}", param=where)
 
 
 def _validator(request_type: Any) -> SchemaValidator:

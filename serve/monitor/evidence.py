@@ -221,7 +221,7 @@ class TrialEvidence:
     def generation_finished(self, record: GenerationRecord) -> None:
         """Count a shadow's copy, for errors only: it waits behind all clients, so its TTFT says nothing."""
         is_copy = record.source == "shadow" and record.lora_name == self._names[1]
-        if is_copy and record.outcome != "cancelled":
+        if is_copy and record.outcome in ("ok", "error"):
             self._pair_copies(True, float(record.outcome == "error"))
 
     def probe_scored(self, probe: int, stable: float, canary: float) -> None:

@@ -1,0 +1,38 @@
+"""vLLM's errors in our own words: nobody outside of this package knows the others."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from pydantic import ValidationError
+from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
+from vllm.v1.engine.exceptions import EngineDeadError
+
+from serve.errors import EngineRequestError, InvalidRequestError, NotReadyError, ServeError
+
+
+def invalid_request(error: ValidationError) -> InvalidRequestError:
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"]) or None
+    return InvalidRequestError(f"{where or 'The request'}: {first['msg']}", param=where)
+
+
+def engine_request_error(response: ErrorResponse) -> EngineRequestError:
+    return EngineRequestError(response.error.message, response.error.code, response.error.param)
+
+
+def engine_is_dead() -> NotReadyError:
+    return NotReadyError("The engine is not running; try again in a minute.")
+
+
+@contextmanager
+def errors_in_our_words() -> Iterator[None]:
+    """Raises ServeError for whatever is raised within."""
+    try:
+        yield
+    except ServeError:
+        raise
+    except EngineDeadError:
+        raise engine_is_dead() from None
+    except Exception as error:  # boundary: vLLM passes on whatever its processes raise
+        raise engine_request_error(create_error_response(error)) from error
