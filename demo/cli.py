@@ -10,7 +10,7 @@ from rich.console import Console
 from config.home import Home
 from config.packaged import default_file
 from config.progress import span
-from config.signals import interrupted_by_sigterm
+from config.signals import exit_code_of, interrupted_by_sigterm
 from config.terminal import make_console, print_error
 
 DOMAINS = ("medical", "finance", "legal")
@@ -30,9 +30,9 @@ def demo(
     try:
         with interrupted_by_sigterm():
             _quality(Home(home), console) if quality else _demo(Home(home), console, fresh, limit)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         console.print("\ninterrupted; run the same command again, without --fresh: it resumes from here")
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code_of(interrupt)) from None
 
 
 def _demo(home: Home, console: Console, is_fresh: bool, limit: int | None) -> None:

@@ -3,22 +3,13 @@
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO
 
+from config.children import bound
 from config.signals import interrupted_by_sigterm
 
-# Replaces itself by the command, after asking Linux for a SIGTERM at the parent's death (prctl's PR_SET_PDEATHSIG). A
-# parent that died earlier sends none, so the parent's id is compared, too.
-_BOUND = """
-import ctypes, os, signal, sys
-ctypes.CDLL(None).prctl(1, signal.SIGTERM)
-if os.getppid() != int(sys.argv[1]):
-    sys.exit(143)
-os.execvp(sys.argv[2], sys.argv[2:])
-"""
 _END_TIMEOUT_S = 60.0
 
 Child = subprocess.Popen[bytes]
@@ -45,7 +36,7 @@ def child(
     """
     with interrupted_by_sigterm():
         process = subprocess.Popen(
-            _bound(command),
+            bound(command),
             stdin=subprocess.PIPE if is_asked else None,
             stdout=subprocess.PIPE if is_asked else output,
             stderr=output,
@@ -56,13 +47,6 @@ def child(
             yield process
         finally:
             _end(process)
-
-
-def _bound(command: Sequence[str]) -> list[str]:
-    """The same command, ended with us where the system can do that."""
-    if sys.platform != "linux":
-        return list(command)
-    return [sys.executable, "-ISc", _BOUND, str(os.getpid()), *command]
 
 
 def _end(process: Child) -> None:

@@ -18,9 +18,10 @@ from config.packaged import default_file
 from config.schema import ServeConfig
 from config.terminal import print_error
 from quality.errors import QualityStoreError
-from serve.errors import EngineStartError
+from serve.errors import AddressError, EngineStartError
 from serve.exposure import warn_of_exposure
 from serve.keys import KeyRing
+from serve.listening import listen
 from serve.logs import LogFormat, set_up_logging
 
 logger = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def serve(
     warn_of_exposure(config, Home(home))
     try:
         run(config, Home(home), keys, judge_key)
-    except (QualityStoreError, ConfigError, AdapterError, EngineStartError) as error:
+    except (QualityStoreError, ConfigError, AdapterError, AddressError, EngineStartError) as error:
         print_error(error)
         raise typer.Exit(1) from None
 
@@ -62,8 +63,11 @@ def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = 
     """Serve until SIGINT or SIGTERM; requests in flight get `drain_timeout_s` to finish.
 
     Raises:
+        AddressError: Another program listens on the port.
         EngineStartError: The engine does not start.
     """
+    sockets = listen(config.host, config.port)
+
     import uvicorn
 
     from serve.engine.arguments import set_environment
@@ -94,7 +98,7 @@ def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = 
         )
     )
     with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is done
-        server.run()
+        server.run(sockets)
     if failures:
         raise failures[0]
 

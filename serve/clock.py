@@ -11,6 +11,12 @@ _JUMP_S = 60.0
 _BELIEVED_AFTER_S = 86_400.0
 
 
+def _elapsed_s() -> float:
+    """Seconds that never jump; on Linux those in which the machine slept count, too."""
+    boot: int | None = getattr(time, "CLOCK_BOOTTIME", None)
+    return time.monotonic() if boot is None else time.clock_gettime(boot)
+
+
 class SteadyClock:
     """Seconds since the epoch. It follows the wall clock; a jump of more than a minute once it has lasted a day.
 
@@ -21,7 +27,7 @@ class SteadyClock:
         elapsed: Seconds that never jump.
     """
 
-    def __init__(self, wall: Callable[[], float] = time.time, elapsed: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, wall: Callable[[], float] = time.time, elapsed: Callable[[], float] = _elapsed_s) -> None:
         self._wall = wall
         self._elapsed = elapsed
         self._lock = threading.Lock()

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from adapters.manifest import RequestDefaults
 from config.schema import ServeLimits
 from serve.admission import Admission
+from serve.background import is_cancelled
 from serve.bodies import BodyReader
 from serve.cache_salt import CacheSalts
 from serve.defaults import AnswerLengths, fill_defaults
@@ -111,7 +112,10 @@ class Completions:
                 return self._failed(call, self._too_late())
             except ClientDisconnect:
                 answer = None
-            except Exception as error:  # boundary: whatever it is, the request ends as others do
+            except (Exception, asyncio.CancelledError) as error:  # boundary: the request ends as others do
+                if is_cancelled():  # as at the end of a server that waits no longer
+                    self._finish(call, "cancelled", 499)
+                    raise
                 return self._failed(call, _unexpected(call, error))
             if answer is None:
                 self._finish(call, "cancelled", 499)
@@ -195,7 +199,9 @@ class Completions:
         except ServeError as error:
             end = (_outcome(error), error.status, error.reason)
             yield error_event(error)
-        except Exception as error:  # boundary
+        except (Exception, asyncio.CancelledError) as error:  # boundary
+            if is_cancelled():
+                raise
             failure = _unexpected(call, error)
             end = (_outcome(failure), failure.status, failure.reason)
             yield error_event(failure)
@@ -216,7 +222,7 @@ class Completions:
         log_request(record)
 
 
-def _unexpected(call: Call, error: Exception) -> ServeError:
+def _unexpected(call: Call, error: BaseException) -> ServeError:
     logger.error("Unexpected error in request %s", call.context.request_id, exc_info=error)
     return unexpected_error()
 

@@ -25,6 +25,7 @@ ServeError                                      500  server_error
 └── DeadlineError          (TimeoutError)       504  the answer took longer than this server waits
 
 EngineStartError           (RuntimeError)       ends the server: its engine has never run
+AddressError               (OSError)            ends the server: another program listens on its port
 """
 
 
@@ -248,3 +249,7 @@ class DeadlineError(ServeError, TimeoutError):
 
 class EngineStartError(RuntimeError):
     """The engine has never run, and is not tried again."""
+
+
+class AddressError(OSError):
+    """An address that this server cannot listen on."""

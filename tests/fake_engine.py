@@ -9,7 +9,7 @@ from typing import Any
 from adapters.fingerprint import Fingerprint, GoldenPrompt
 from adapters.reference import Target
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
-from serve.errors import AdapterRefusedError, ServeError
+from serve.errors import AdapterRefusedError
 from serve.records import RequestContext, current_request
 
 PROMPT_IDS, ANSWER_IDS = (1, 2, 3), (4, 5)
@@ -57,7 +57,7 @@ class FakeEngine:
         self.answering = asyncio.Event()
         self.was_cancelled = False
         self.never_answers = False
-        self.failure: ServeError | None = None
+        self.failure: Exception | None = None
         self.say: Callable[[dict[str, Any]], str] | None = None
 
     async def start(self) -> None:

@@ -137,15 +137,49 @@ async def test_requests_before_the_engine_is_ready_are_503(serving: Serving) -> 
     assert completion.json()["error"]["code"] == "not_ready"
 
 
-async def test_a_bug_is_answered_without_a_traceback(serving: Serving) -> None:
-    async def broken(*_: Any) -> Any:
-        raise RuntimeError("secret /path/of/the/server")
+async def awaits_what_is_cancelled(*_: Any) -> Any:
+    future = asyncio.get_running_loop().create_future()
+    future.cancel()
+    await future
 
-    serving.engine.answer = broken  # type: ignore[method-assign]  # the fake is made to break
+
+async def breaks(*_: Any) -> Any:
+    raise RuntimeError("secret /path/of/the/server")
+
+
+@pytest.mark.parametrize("broken", [breaks, awaits_what_is_cancelled])
+@pytest.mark.parametrize("part", ["answer", "lease"])
+async def test_a_bug_ends_its_request_and_holds_nothing(
+    serving: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, part: str, broken: Any
+) -> None:
+    serving.publish("medical")
+    monkeypatch.setattr(serving.engine if part == "answer" else serving.residency, part, broken)
     async with serving.client() as client:
-        response = await client.post("/v1/chat/completions", json=chat(BASE_NAME))
+        response = await client.post("/v1/chat/completions", json=chat("medical"), headers={"x-request-id": "r-7"})
     assert response.status_code == 500
+    assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+    assert response.headers["x-request-id"] == "r-7"
     assert "secret" not in response.text
+    (record,) = [record for record in caplog.records if "Unexpected error in request r-7" in record.message]
+    assert record.exc_info is not None
+    labels = {"adapter": "medical", "version": "1", "endpoint": "chat/completions", "outcome": "server_error"}
+    assert serving.metrics.registry.get_sample_value("lorikeet_requests_total", labels) == 1
+    assert [resident.in_flight for resident in serving.residency.residents.values()] in ([], [0])
+    assert not serving.parts.completions._gate.admission.is_busy()
+
+
+async def test_a_bug_in_a_stream_is_an_error_event_and_an_end(serving: Serving) -> None:
+    serving.publish("medical")
+    serving.engine.failure = RuntimeError("secret /path/of/the/server")
+    async with serving.client() as client:
+        response = await client.post("/v1/chat/completions", json=chat("medical", stream=True))
+    *_, event, end, _ = response.text.split("\n\n")
+    assert '"type": "server_error"' in event
+    assert end == "data: [DONE]"
+    assert "secret" not in response.text
+    labels = {"adapter": "medical", "version": "1", "reason": "server_error"}
+    assert serving.metrics.registry.get_sample_value("lorikeet_rejections_total", labels) == 1
+    assert [resident.in_flight for resident in serving.residency.residents.values()] == [0]
 
 
 async def test_a_client_that_leaves_cancels_its_work(serving: Serving) -> None:

@@ -42,6 +42,21 @@ def test_a_stream_that_ended_in_an_error_event_is_a_failure_without_a_ttft() -> 
     assert (failure_of(record), ttft_of(record)) == (1.0, None)
 
 
+def test_a_dead_engine_is_no_failure_of_a_version() -> None:
+    record = request(outcome="server_error", reason="not_ready", status=503)
+    record.context.generation = generation("medical@1", outcome="lost")
+    streamed = request()
+    streamed.context.generation = generation("medical@1", outcome="lost")
+    assert (failure_of(record), failure_of(streamed), ttft_of(streamed)) == (None, 0.0, None)
+
+
+def test_nor_of_a_canary_in_shadow_mode() -> None:
+    evidence = TrialEvidence(FIRST, SECOND)
+    evidence.request_finished(request(FIRST))
+    evidence.generation_finished(generation("medical@2", source="shadow", tenant=None, outcome="lost"))
+    assert evidence.evidence()[1].errors == ()
+
+
 def test_a_request_that_waited_for_a_load_says_nothing_of_the_versions_speed() -> None:
     assert ttft_of(request(ttft_s=9.0)) == 9.0
     assert ttft_of(request(ttft_s=9.0, is_cold=True)) is None

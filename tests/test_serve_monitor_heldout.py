@@ -216,3 +216,14 @@ async def test_a_question_that_a_pause_interrupts_is_asked_later(exam: Exam) -> 
     await exam.turns(2)
     assert exam.asked() == [("medical@1", "0"), ("medical@1", "0")]
     assert exam.gauge("probes_scored", FIRST) == 1
+
+
+@pytest.mark.parametrize("jump_s", [-365 * DAY_S, 365 * DAY_S])
+async def test_a_clock_that_jumps_does_not_stop_the_questions(exam: Exam, jump_s: float) -> None:
+    exam.publish(probe_set(2))
+    await exam.resident(FIRST)
+    await exam.turns(2)
+    exam.now_s[0] += jump_s
+    exam.is_busy = True
+    await exam.turns(2)
+    assert len(exam.asked()) == 4

@@ -180,3 +180,24 @@ async def test_the_base_is_judged_like_any_other(bench: Bench) -> None:
     await judging.round()
     await judging.show()
     assert bench.value("score", adapter="base", version="", calibrated="false") == 0.75
+
+
+@pytest.mark.parametrize("jump_s", [-365 * 86_400.0, -3600.0, 365 * 86_400.0])
+async def test_a_clock_that_jumps_does_not_stop_the_judge(bench: Bench, jump_s: float) -> None:
+    bench.quality.add_samples([sample(number) for number in range(40)])
+    judging = bench.judging(Endpoint(GOOD))
+    await judging.round()
+    bench.time.now_s += jump_s
+    await judging.round()
+    assert len(bench.quality.grades()) == 40
+    assert max(bench.time.naps_s) <= 60.0
+    assert bench.value("kappa", adapter="medical") is not None  # shown since, though the clock went back
+
+
+async def test_a_judge_that_cannot_be_reached_leaves_no_sample_out(bench: Bench) -> None:
+    bench.quality.add_sample(sample())
+    judging = bench.judging(Endpoint(httpx.ConnectError("nobody there"), GOOD), max_attempts=1)
+    await judging.round()
+    assert bench.quality.grades() == ()
+    await judging.round()
+    assert len(bench.quality.grades()) == 1

@@ -205,6 +205,42 @@ def test_retention_is_kept_by_who_writes(store: QualityStore) -> None:
     assert store.samples() == ()
 
 
+DAY_MINUTES = 60 * 24
+
+
+@pytest.mark.parametrize("does_start_anew", [False, True])
+def test_a_clock_that_jumps_forward_deletes_nothing_at_once(store: QualityStore, *, does_start_anew: bool) -> None:
+    watched = Watched(store)
+    watched.see(generation(), minutes=1)
+    now_s = watched.clock.now_s
+    if does_start_anew:
+        watched = Watched(store)
+    watched.clock.now_s = now_s + 400 * 86_400.0
+    watched.see(generation(), minutes=1)
+    watched.see(minutes=61)
+    assert len(store.samples()) == 2
+    watched.clock.now_s = now_s
+    watched.see(generation(), minutes=120)
+    assert len(store.samples()) == 3
+
+
+def test_after_a_long_pause_retention_is_kept_within_a_day_or_two(store: QualityStore) -> None:
+    watched = Watched(store)
+    watched.see(generation(), minutes=1)
+    watched.see(minutes=400 * DAY_MINUTES)
+    for _ in range(400):
+        watched.see(minutes=61)
+    assert store.samples() == ()
+
+
+def test_a_clock_that_goes_back_loses_no_sample(store: QualityStore) -> None:
+    watched = Watched(store)
+    watched.see(generation())
+    watched.clock.now_s -= 3000.0
+    watched.see(generation(), minutes=1)
+    assert len(store.samples()) == 2
+
+
 @pytest.mark.anyio
 async def test_what_is_queued_is_written_when_the_server_stops(store: QualityStore) -> None:
     watched = Watched(store)

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -104,4 +105,74 @@ async def test_what_the_store_says_is_pinned_is_pinned_after_a_start(serving: Se
     while not serving.engine.pinned:
         await asyncio.sleep(0.01)
     assert serving.engine.pinned == {"medical@1"}
+    running.cancel()
+
+
+class EngineDeadError(Exception):
+    """Stands for vLLM's error of that name."""
+
+
+async def dead(*_: object) -> NoReturn:
+    raise EngineDeadError("EngineCore encountered an issue")
+
+
+@pytest.mark.parametrize("part", ["logprobs", "load", "unload"])
+async def test_an_engine_that_dies_again_while_adapters_come_back_is_started_again(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    for name in ("legal", "medical"):
+        serving.publish(name)
+    running = asyncio.create_task(supervisor(serving, Pauses(9)).run())
+    await asyncio.sleep(0.01)
+    for name in ("legal", "medical"):
+        await serving.residency.load(Target(name, 1))
+    serving.parts.residency._answer_checks._passed.clear()  # golden prompts are replayed at each load
+    with monkeypatch.context() as dying:
+        dying.setattr(serving.engine, "logprobs", dead)
+        dying.setattr(serving.engine, part, dead)
+        serving.engine.died.set()
+        while serving.engine.starts < 2:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+    serving.engine.died.set()
+    async with asyncio.timeout(10):
+        while serving.engine.resident != {"legal@1", "medical@1"}:
+            await asyncio.sleep(0.01)
+    assert not running.done()
+    running.cancel()
+
+
+async def test_an_engine_that_hangs_while_adapters_come_back_is_started_again(serving: Serving) -> None:
+    serving.publish("medical")
+    running = asyncio.create_task(supervisor(serving, Pauses(9)).run())
+    await asyncio.sleep(0.01)
+    await serving.residency.load(Target("medical", 1))
+    serving.parts.residency._answer_checks._passed.clear()
+
+    async def hangs(*_: object) -> NoReturn:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    serving.engine.logprobs = hangs  # type: ignore[method-assign, assignment]
+    for starts in (2, 3):
+        serving.engine.died.set()
+        async with asyncio.timeout(10):
+            while serving.engine.starts < starts:
+                await asyncio.sleep(0.01)
+    running.cancel()
+
+
+async def test_an_engine_that_cannot_be_ended_is_started_again(
+    serving: Serving, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = asyncio.create_task(supervisor(serving, Pauses(9)).run())
+    await asyncio.sleep(0.01)
+    serving.engine.stop = dead  # type: ignore[method-assign]
+    serving.engine.died.set()
+    async with asyncio.timeout(10):
+        while serving.engine.starts < 2:
+            await asyncio.sleep(0.01)
+    labels = {"task": "supervisor"}
+    assert serving.metrics.registry.get_sample_value("lorikeet_background_failures_total", labels) == 1
+    assert "Ending the engine failed" in caplog.text
     running.cancel()

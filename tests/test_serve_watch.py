@@ -1,7 +1,9 @@
 """What another process does to the store takes effect here, without a restart."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -77,3 +79,62 @@ async def test_what_cannot_be_followed_is_logged_and_ends_nothing(
         await watcher(serving).follow(name)
     assert serving.engine.pinned == {"a@1", "b@1"}
     assert "At most 2 adapters can be pinned" in caplog.text
+
+
+@contextmanager
+def watching(serving: Serving) -> Iterator[asyncio.Task[None]]:
+    failures = serving.metrics.failures
+    running = asyncio.create_task(
+        StoreWatcher(serving.store, serving.residency, serving.metrics.adapter_retired, failures).run()
+    )
+    try:
+        yield running
+    finally:
+        running.cancel()
+
+
+async def test_an_error_that_nobody_expects_ends_nothing_and_is_tried_again(
+    serving: Serving, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fails(_: Target) -> None:
+        raise OSError(24, "Too many open files")
+
+    serving.publish("medical")
+    await serving.residency.load(Target("medical", 1))
+    labels = {"task": "store_watcher"}
+    with watching(serving) as running:
+        await asyncio.sleep(0.3)
+        with monkeypatch.context() as broken:
+            broken.setattr(serving.residency, "load", fails)
+            serving.publish("medical")
+            await until(
+                lambda: bool(serving.metrics.registry.get_sample_value("lorikeet_background_failures_total", labels))
+            )
+        await until(lambda: "medical@2" in serving.engine.resident)
+        assert not running.done()
+
+
+async def test_what_changed_while_nobody_watched_is_followed_after_a_new_start(serving: Serving) -> None:
+    serving.publish("medical")
+    await serving.residency.load(Target("medical", 1))
+    watcher_ = watcher(serving)
+    first = asyncio.create_task(watcher_.run())
+    await asyncio.sleep(0.3)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    serving.publish("medical")
+    again = asyncio.create_task(watcher_.run())
+    await until(lambda: "medical@2" in serving.engine.resident)
+    again.cancel()
+
+
+async def test_the_quarantine_of_another_server_is_shown_and_so_is_its_end(serving: Serving) -> None:
+    serving.publish("medical")
+    labels = {"adapter": "medical", "version": "1"}
+    gauge = partial(serving.metrics.registry.get_sample_value, "lorikeet_adapter_quarantined", labels)
+    with watching(serving):
+        await asyncio.sleep(0.3)
+        serving.store.quarantine(Target("medical", 1), "it computed NaN")
+        await until(lambda: gauge() == 1)
+        serving.store.lift_quarantine(Target("medical", 1))
+        await until(lambda: gauge() == 0)

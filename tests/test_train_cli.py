@@ -92,7 +92,7 @@ def test_a_terminated_training_says_what_to_run(home: Home, domain_file: Path, t
         assert process.stdout.readline().startswith("colours: load the training stack: ")
         process.terminate()
         rest = process.stdout.read()
-    assert process.returncode == 130
+    assert process.returncode == 143
     command = f"lorikeet train {domain_file} --home {home.root}"
     assert f"there is no checkpoint yet: run `{command}` again" in rest
 

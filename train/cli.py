@@ -18,7 +18,7 @@ from config.home import Home
 from config.load import load_domain
 from config.progress import Progress, shown
 from config.schema import DomainConfig, Quantization
-from config.signals import interrupted_by_sigterm
+from config.signals import exit_code_of, interrupted_by_sigterm
 from config.terminal import labelled, log_handler, make_console, print_error
 from train.errors import TrainError
 from train.runs import last_checkpoint
@@ -157,9 +157,9 @@ def _resumable(file: Path, home: Home) -> Iterator[None]:
     try:
         with interrupted_by_sigterm():
             yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         console.print(f"\ninterrupted; {_next_step(file, home)}", soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_code_of(interrupt)) from None
 
 
 def _next_step(file: Path, home: Home) -> str:

@@ -23,6 +23,8 @@ def set_environment(log_level: str, log_format: str) -> None:
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
     os.environ["DO_NOT_TRACK"] = "1"
     os.environ["HF_HUB_OFFLINE"] = "1"
+    # The server has threads, which a fork would not copy; and a forked process keeps others' pipes open.
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
     # vLLM's resolvers would read adapters from paths that a client names; ours is the only one.
     os.environ["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] = "0"
     os.environ["VLLM_COMPUTE_NANS_IN_LOGITS"] = "1"  # by our own count: see finite.py

@@ -41,6 +41,7 @@ from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM, co
 from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.engine.requests import parse_request
+from serve.engine.series import drop_lora_series
 from serve.engine.slots import SLOT_TURN_VARIABLE
 from serve.engine.staged_cache import StagedCache
 from serve.engine.staging import LayerShape, Layout, Stager
@@ -119,6 +120,7 @@ class VllmEngine:
         arguments = server_arguments(self._config, self._base_folder)
         self._is_stalled = False
         self._llm = await asyncio.to_thread(_build, arguments, self._steps)
+        drop_lora_series(self._llm.logger_manager.stat_loggers if self._llm.logger_manager else [])
         self._llm.observer = self._observer
         self._llm.logprob_rate = self._logprob_rate
         tokenizer = tokenizer_json(self._llm.vllm_config, self._llm.get_tokenizer())
@@ -240,7 +242,8 @@ class VllmEngine:
                 raise not_finite_error(str(target) if target else None)
             # Of what the engine has aborted there are too few: that is an error, too.
             positions = outputs[-1].prompt_logprobs or []
-            return [position[token].logprob for token, position in zip(token_ids[1:], positions[1:], strict=True)]
+            pairs = zip(token_ids[1:], positions[1:], strict=True)
+            return [position[token].logprob for token, position in pairs if position is not None]
 
     async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
         self._require_llm()

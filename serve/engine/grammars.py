@@ -11,6 +11,7 @@ import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -176,6 +177,19 @@ class GrammarChecks:
         return process
 
     async def _read(self, process: Process) -> None:
+        try:
+            await self._read_results(process)
+        except (ValueError, KeyError, TypeError) as error:  # what it says makes no sense: it starts again
+            logger.error("The process that compiles grammars is ended: %r", error)
+        if process.returncode is None:
+            with suppress(ProcessLookupError):
+                process.kill()
+        await process.wait()
+        for result in self._results.values():
+            if not result.done():
+                result.set_exception(_no_compiler())
+
+    async def _read_results(self, process: Process) -> None:
         assert process.stdout is not None
         while line := await process.stdout.readline():
             message = json.loads(line)
@@ -185,10 +199,6 @@ class GrammarChecks:
             result = self._results.get(message["id"])
             if result is not None and not result.done():
                 result.set_result(error)
-        await process.wait()
-        for result in self._results.values():
-            if not result.done():
-                result.set_exception(_no_compiler())
 
 
 def _write(process: Process, message: dict[str, Any]) -> None:

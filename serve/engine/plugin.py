@@ -1,7 +1,8 @@
 """Lorikeet's vLLM plugin: the entry point `vllm.general_plugins` loads it in every vLLM process.
 
 Adapter slots go round by turns, adapters come ready from outside the engine, and what is not finite stays with its own
-request; on a CPU it also takes over the arithmetic of LoRA, which stays vLLM's on a GPU.
+request; on a CPU it also takes over the arithmetic of LoRA, which stays vLLM's on a GPU. Each process ends with the one
+that started it.
 """
 
 import os
@@ -14,6 +15,7 @@ from serve.engine.finite import contain_not_finite
 from serve.engine.head import map_prompts_to_adapters
 from serve.engine.linear import choose_products, keep_int8_weights
 from serve.engine.masks import end_costly_grammars
+from serve.engine.parent import end_with_parent
 from serve.engine.sampled import sample_faster
 from serve.engine.slots import lend_pinned_slots, take_turns
 from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning
@@ -34,6 +36,7 @@ def register() -> None:
     from vllm.config import ModelConfig
     from vllm.platforms import current_platform
 
+    end_with_parent()
     take_turns()
     lend_pinned_slots()
     contain_not_finite()

@@ -33,6 +33,7 @@ from torch import Tensor
 
 from adapters.lint_config import scaling_of
 from adapters.tensors import read_headers
+from serve.engine.parent import end_with_parent
 from serve.engine.staged_cache import StagedCache
 from serve.kernels import packed
 from serve.kernels.packed import LayerWeights, pack_a, pack_b, padded_rank
@@ -347,6 +348,7 @@ def _memory_folder() -> str:
 
 
 def _begin() -> None:
+    end_with_parent()
     os.nice(_NICENESS)
     torch.set_num_threads(1)
 

@@ -6,6 +6,7 @@
 import hashlib
 import logging
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 from torch.utils import cpp_extension
+
+from config.children import bound
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ def _compile(library: Path) -> None:
     if not has_compiler():
         raise RuntimeError(f"there is no C++ compiler ({_compiler()!r}) here")
     library.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=library.parent) as folder, _ninja_on_path():
+    with TemporaryDirectory(dir=library.parent) as folder, _ninja_on_path(Path(folder)):
         cpp_extension.load(
             _NAME,
             [str(source) for source in _SOURCES],
@@ -87,10 +90,17 @@ def _compile(library: Path) -> None:
 
 
 @contextmanager
-def _ninja_on_path() -> Iterator[None]:
-    """Torch looks for `ninja` on the path, and it lies beside this Python."""
+def _ninja_on_path(folder: Path) -> Iterator[None]:
+    """Torch looks for `ninja` on the path, and it lies beside this Python; here, one that ends with this process."""
     before = os.environ["PATH"]
-    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), before))
+    path = os.pathsep.join((str(Path(sys.executable).parent), before))
+    if ninja := shutil.which("ninja", path=path):
+        script = folder / "bin" / "ninja"
+        script.parent.mkdir()
+        script.write_text(f'#!/bin/sh\nexec {shlex.join(bound([ninja]))} "$@"\n')
+        script.chmod(0o755)
+        path = os.pathsep.join((str(script.parent), path))
+    os.environ["PATH"] = path
     try:
         yield
     finally:
