@@ -49,15 +49,19 @@ class Failures:
     Of one task, ten lines and one traceback are logged a minute.
 
     Args:
-        count: Told the task's name, which is one of few.
+        count: Told the task's name, which is one of few, and how many more failures it has: none when it begins.
     """
 
     def __init__(
-        self, count: Callable[[str], None] = lambda task: None, *, clock: Callable[[], float] = time.monotonic
+        self, count: Callable[[str, int], None] = lambda task, num: None, *, clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._count = count
         self._clock = clock
         self._minutes: dict[str, _Minute] = {}
+
+    def begin(self, task: str) -> None:
+        """Show a task that has not failed yet."""
+        self._count(task, 0)
 
     def note(self, task: str, error: BaseException, message: str = "") -> None:
         """Count a failure and log it; may be called in any thread.
@@ -65,7 +69,7 @@ class Failures:
         Args:
             message: What failed; by default the task.
         """
-        self._count(task)
+        self._count(task, 1)
         minute = self._minutes.setdefault(task, _Minute(self._clock()))
         if self._clock() - minute.began_s >= 60.0:
             minute = self._minutes[task] = _Minute(self._clock(), num_left_out=minute.num_left_out)
@@ -95,6 +99,7 @@ async def keep_running(
 ) -> None:
     """Run a loop until this task is cancelled; where it ends by itself, with an error or without, start it again."""
     backoff = Backoff()
+    failures.begin(task_of(loop))
     while True:
         start_s = clock()
         try:

@@ -224,7 +224,7 @@ class ServeMetrics:
         self.judge = JudgeMetrics(self._families)
         self.tenants = TenantMetrics(registry)
         self.engine = EngineMetrics(registry)
-        self.failures = Failures(lambda task: self.engine.background_failures.labels(task).inc())
+        self.failures = Failures(lambda task, num: self.engine.background_failures.labels(task).inc(num))
 
     def set_limits(self, config: ServeConfig) -> None:
         """Export what the configuration allows at most, for shares of it."""

@@ -94,7 +94,7 @@ async def test_a_loop_that_is_told_to_end_ends() -> None:
 
 def test_a_flood_of_failures_is_counted_and_mostly_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     now_s, counted = [0.0], []
-    failures = Failures(counted.append, clock=lambda: now_s[0])
+    failures = Failures(lambda task, num: counted.append((task, num)), clock=lambda: now_s[0])
     with caplog.at_level(logging.ERROR):
         for _ in range(1000):
             failures.note("judge", ValueError("no"))
