@@ -2,7 +2,8 @@
 
 import logging
 import os
-from contextlib import suppress
+import socket
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -66,8 +67,14 @@ def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = 
         AddressError: Another program listens on the port.
         EngineStartError: The engine does not start.
     """
-    sockets = listen(config.host, config.port)
+    with ExitStack() as opened:
+        sockets = [opened.enter_context(each) for each in listen(config.host, config.port)]
+        _serve_on(sockets, config, home, keys, judge_key)
 
+
+def _serve_on(
+    sockets: list[socket.socket], config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None
+) -> None:
     import uvicorn
 
     from serve.engine.arguments import set_environment
@@ -89,8 +96,6 @@ def run(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = 
     server = uvicorn.Server(
         uvicorn.Config(
             app,
-            host=config.host,
-            port=config.port,
             log_config=None,
             access_log=False,
             http=TimedConnection,

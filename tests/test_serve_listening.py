@@ -1,15 +1,22 @@
 """A port that is taken is found out before anything that lasts."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import yaml
 from typer.testing import CliRunner
 
+from config.errors import ConfigError
+from config.home import Home
+from config.schema import ServeConfig
 from lorikeet import app
+from serve.cli import run
 from serve.errors import AddressError
+from serve.keys import KeyRing
 from serve.listening import listen
 from tests.peft_folders import write_base_folder
 
@@ -57,3 +64,19 @@ def test_the_server_says_so_without_an_engine(taken: int, tmp_path: Path) -> Non
     assert result.exit_code == 1
     assert f"127.0.0.1:{taken} is in use" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_a_server_that_cannot_be_built_gives_its_port_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> NoReturn:
+        raise ConfigError("a package is missing")
+
+    (free,) = listen("127.0.0.1", 0)
+    port = free.getsockname()[1]
+    free.close()
+    monkeypatch.setattr("serve.build.build_server", broken)
+    monkeypatch.setattr(os, "environ", os.environ.copy())  # a server sets what its engine wants
+    write_base_folder(tmp_path / "bases" / "tiny")
+    config = ServeConfig.model_validate({"base": "tiny", "served_model_name": "tiny", "port": port})
+    with pytest.raises(ConfigError, match="a package is missing"):
+        run(config, Home(tmp_path), KeyRing(None))
+    listen("127.0.0.1", port)[0].close()
