@@ -105,22 +105,25 @@ async def keep_running(
         try:
             await loop()
             error: BaseException = RuntimeError("It ended, though nobody asked for that.")
-        except Exception as failure:  # boundary of every loop
-            error = failure
-        except asyncio.CancelledError as failure:
-            if is_cancelled():
+        except BaseException as failure:  # boundary of every loop
+            if is_told_to_end(failure):
                 raise
-            error = failure  # of something that it waited for
+            error = failure
         if clock() - start_s > _HEALTHY_AFTER_S:
             backoff.reset()
         failures.note(task_of(loop), error)
         await sleep(backoff.next_s())
 
 
-def is_cancelled() -> bool:
-    """Whether this very task was told to end, and not only something that it waited for."""
-    task = asyncio.current_task()
-    return task is None or task.cancelling() > 0
+def is_told_to_end(error: BaseException) -> bool:
+    """Whether an error is the end that somebody asked for.
+
+    Not one is a cancellation of something that this task has only waited for, or a panic in a library written in Rust.
+    """
+    if isinstance(error, asyncio.CancelledError):
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(error, (GeneratorExit, KeyboardInterrupt, SystemExit))
 
 
 async def watch_thread(work: Callable[[], None], stop: Callable[[], None], name: str) -> None:

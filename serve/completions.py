@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from adapters.manifest import RequestDefaults
 from config.schema import ServeLimits
 from serve.admission import Admission
-from serve.background import is_cancelled
+from serve.background import is_told_to_end
 from serve.bodies import BodyReader
 from serve.cache_salt import CacheSalts
 from serve.defaults import AnswerLengths, fill_defaults
@@ -112,8 +112,8 @@ class Completions:
                 return self._failed(call, self._too_late())
             except ClientDisconnect:
                 answer = None
-            except (Exception, asyncio.CancelledError) as error:  # boundary: the request ends as others do
-                if is_cancelled():  # as at the end of a server that waits no longer
+            except BaseException as error:  # boundary: the request ends as others do
+                if is_told_to_end(error):  # as at the end of a server that waits no longer
                     self._finish(call, "cancelled", 499)
                     raise
                 return self._failed(call, _unexpected(call, error))
@@ -199,8 +199,8 @@ class Completions:
         except ServeError as error:
             end = (_outcome(error), error.status, error.reason)
             yield error_event(error)
-        except (Exception, asyncio.CancelledError) as error:  # boundary
-            if is_cancelled():
+        except BaseException as error:  # boundary
+            if is_told_to_end(error):
                 raise
             failure = _unexpected(call, error)
             end = (_outcome(failure), failure.status, failure.reason)

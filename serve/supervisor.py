@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from itertools import count
 
 from adapters.reference import Target
-from serve.background import Backoff, is_cancelled
+from serve.background import Backoff, is_told_to_end
 from serve.engine.protocol import Engine
 from serve.errors import EngineStartError
 from serve.metrics import ServeMetrics
@@ -90,8 +90,8 @@ class Supervisor:
         try:
             await self._engine.wait_until_dead()
             logger.error("The engine died.")
-        except (Exception, asyncio.CancelledError) as error:  # boundary: nobody knows whether it lives
-            if is_cancelled():
+        except BaseException as error:  # boundary: nobody knows whether it lives
+            if is_told_to_end(error):
                 raise
             self._metrics.failures.note("supervisor", error, "Watching the engine failed")
         finally:

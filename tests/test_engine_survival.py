@@ -1,6 +1,7 @@
 """What the running server survives, with nothing lost and nothing wrong served. The last test ends the server."""
 
 import asyncio
+import json
 import random
 import re
 import signal
@@ -288,9 +289,12 @@ async def test_a_killed_engine_is_started_again_and_its_adapters_come_back(live:
         (await http.post("/admin/adapters/colours@1/load")).raise_for_status()
         long_answer = chat(BASE_NAME, max_tokens=800, stop=None, ignore_eos=True)
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=long_answer))
+        streaming = asyncio.create_task(http.post("/v1/chat/completions", json=long_answer | {"stream": True}))
         await asyncio.sleep(1.0)
         engine_process(live.pid).send_signal(signal.SIGKILL)
         lost = await asked
+        *_, event, end, _ = (await streaming).text.split("\n\n")
+        assert (json.loads(event.removeprefix("data: "))["error"]["code"], end) == ("not_ready", "data: [DONE]")
         assert lost.status_code == 503, lost.text
         assert set(lost.json()["error"]) == {"message", "type", "param", "code"}
         await until(http, 503)

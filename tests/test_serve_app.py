@@ -147,7 +147,15 @@ async def breaks(*_: Any) -> Any:
     raise RuntimeError("secret /path/of/the/server")
 
 
-@pytest.mark.parametrize("broken", [breaks, awaits_what_is_cancelled])
+class Panic(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+async def panics(*_: Any) -> Any:
+    raise Panic
+
+
+@pytest.mark.parametrize("broken", [breaks, awaits_what_is_cancelled, panics])
 @pytest.mark.parametrize("part", ["answer", "lease"])
 async def test_a_bug_ends_its_request_and_holds_nothing(
     serving: Serving, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, part: str, broken: Any

@@ -52,7 +52,15 @@ class Pauses:
             await asyncio.Event().wait()
 
 
-@pytest.mark.parametrize("end", [fails, returns, awaits_what_is_cancelled])
+class Panic(BaseException):
+    """As libraries written in Rust raise it."""
+
+
+async def panics() -> None:
+    raise Panic
+
+
+@pytest.mark.parametrize("end", [fails, returns, awaits_what_is_cancelled, panics])
 async def test_a_loop_that_ends_is_counted_logged_and_started_again(
     end: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -1,6 +1,8 @@
 """Compiling the operator: cached by what it is made of, and never a reason not to serve."""
 
 import logging
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -43,3 +45,11 @@ def test_a_change_of_the_source_is_another_library(tmp_path: Path, monkeypatch: 
     changed.write_text("// another\n")
     monkeypatch.setattr(build, "_SOURCES", (changed, *build._SOURCES[1:]))
     assert build.library_file() != before
+
+
+def test_the_tool_that_runs_the_compilers_ends_with_this_process(tmp_path: Path) -> None:
+    with build._ninja_on_path(tmp_path):
+        ninja = shutil.which("ninja")
+        assert ninja == str(tmp_path / "bin" / "ninja")
+        told = subprocess.run([ninja, "--version"], capture_output=True, text=True, check=True)
+    assert told.stdout[0].isdigit()
