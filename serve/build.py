@@ -13,7 +13,7 @@ from config.home import Home
 from config.schema import ServeConfig
 from serve.admission import Admission
 from serve.app import Parts
-from serve.background import Loop
+from serve.background import Failures, Loop
 from serve.bodies import BodyReader
 from serve.cache_salt import CacheSalts
 from serve.checks import AnswerChecks, FileChecks
@@ -64,6 +64,7 @@ def build_parts(
         AdapterError: The base is not there, or the remote store's address is none.
     """
     observers = observers or Observers()
+    observers.failures = metrics.failures
     observers.of_generations.append(metrics)
     observers.of_requests.append(metrics)
     remote = RemoteStore(config.remote_store, store) if config.remote_store else None
@@ -104,7 +105,7 @@ def build_parts(
         observers.of_requests.append(monitor)
         background.append(monitor.run)
     if config.otlp_endpoint is not None:
-        background.append(_trace(config.otlp_endpoint, observers))
+        background.append(_trace(config.otlp_endpoint, observers, metrics.failures))
     if remote is not None:
         background.append(RemoteMirror(remote, config.remote_sync_s, metrics.failures).run)
     if config.canary_probes:
@@ -125,10 +126,10 @@ def build_parts(
     )
 
 
-def _trace(endpoint: str, observers: Observers) -> Loop:
+def _trace(endpoint: str, observers: Observers, failures: Failures) -> Loop:
     from serve.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
 
-    tracing = otlp_tracing(endpoint)
+    tracing = otlp_tracing(endpoint, failures)
     observers.of_requests.append(tracing)
     return tracing.run
 

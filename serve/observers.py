@@ -1,11 +1,9 @@
 """Who is told of requests and generations: the metrics, and what the quality monitor adds beside them."""
 
-import logging
 from typing import Protocol
 
+from serve.background import Failures
 from serve.records import GenerationObserver, GenerationRecord, RequestRecord
-
-logger = logging.getLogger(__name__)
 
 
 class RequestObserver(Protocol):
@@ -17,7 +15,8 @@ class RequestObserver(Protocol):
 class Observers:
     """Tells each of several observers, in their order; what one of them gets wrong is not the client's error."""
 
-    def __init__(self) -> None:
+    def __init__(self, failures: Failures | None = None) -> None:
+        self.failures = failures or Failures()
         self.of_generations: list[GenerationObserver] = []
         self.of_requests: list[RequestObserver] = []
 
@@ -25,19 +24,19 @@ class Observers:
         for observer in self.of_generations:
             try:
                 observer.generation_started(lora_name)
-            except Exception:  # boundary
-                logger.exception("%s fails at the start of a generation", type(observer).__name__)
+            except Exception as error:  # boundary
+                self.failures.note("observers", error, f"{type(observer).__name__} fails at the start of a generation")
 
     def generation_finished(self, record: GenerationRecord) -> None:
         for observer in self.of_generations:
             try:
                 observer.generation_finished(record)
-            except Exception:  # boundary
-                logger.exception("%s fails at the end of a generation", type(observer).__name__)
+            except Exception as error:  # boundary
+                self.failures.note("observers", error, f"{type(observer).__name__} fails at the end of a generation")
 
     def request_finished(self, record: RequestRecord) -> None:
         for observer in self.of_requests:
             try:
                 observer.request_finished(record)
-            except Exception:  # boundary
-                logger.exception("%s fails at the end of a request", type(observer).__name__)
+            except Exception as error:  # boundary
+                self.failures.note("observers", error, f"{type(observer).__name__} fails at the end of a request")

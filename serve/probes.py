@@ -31,13 +31,13 @@ class IsolationProbe:
         """Probe until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
-            if self._engine.is_ready and (target := self._next()) is not None:
-                try:
+            try:
+                if self._engine.is_ready and (target := self._next()) is not None:
                     await self.probe(target)
-                except ServeError as error:
-                    logger.info("Probe of %s: %s", target, error)
-                except Exception as error:  # boundary of a loop: the other versions must be probed all the same
-                    self._metrics.failures.note("isolation_probe", error, f"Probing {target} failed")
+            except ServeError as error:
+                logger.info("Probe of %s: %s", self._last, error)
+            except Exception as error:  # boundary of a loop: the other versions must be probed all the same
+                self._metrics.failures.note("isolation_probe", error, f"Probing {self._last} failed")
 
     async def probe(self, target: Target) -> bool:
         """Replay one version's fingerprint; whether it answered as itself.

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from serve.background import watch_thread
+from serve.background import Failures, watch_thread
 from serve.logs import tenant_hash
 from serve.records import GenerationRecord, Phase, RequestRecord
 
@@ -44,9 +44,16 @@ class _Part(NamedTuple):
 class Tracing:
     """An observer of requests, and the thread that makes spans of them."""
 
-    def __init__(self, provider: TracerProvider, *, clock_ns: Callable[[], int] = time.time_ns) -> None:
+    def __init__(
+        self,
+        provider: TracerProvider,
+        failures: Failures | None = None,
+        *,
+        clock_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._provider = provider
         self._tracer = provider.get_tracer("lorikeet")
+        self._failures = failures or Failures()
         self._clock_ns = clock_ns
         self._queue: queue.Queue[tuple[int, RequestRecord] | None] = queue.Queue(_MOST_QUEUED)
         self._num_dropped = 0
@@ -69,8 +76,8 @@ class Tracing:
         while (ended := self._queue.get()) is not None:
             try:
                 trace(self._tracer, *ended)
-            except Exception:  # the thread's boundary: a request that cannot be shown is no reason to show no other
-                logger.exception("A request has no trace")
+            except Exception as error:  # the thread's boundary: the other requests are shown all the same
+                self._failures.note("tracing", error, "A request has no trace")
 
     def _shut_down(self) -> None:
         self._provider.shutdown()
@@ -78,13 +85,13 @@ class Tracing:
             logger.warning("%d requests had no trace: too many at once", self._num_dropped)
 
 
-def otlp_tracing(endpoint: str) -> Tracing:
+def otlp_tracing(endpoint: str, failures: Failures | None = None) -> Tracing:
     """Traces for a collector, as http://127.0.0.1:4318/v1/traces; it need not be there."""
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 
     provider = TracerProvider(resource=Resource.create({SERVICE_NAME: "lorikeet"}), shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint, timeout=_EXPORT_TIMEOUT_S)))
-    return Tracing(provider)
+    return Tracing(provider, failures)
 
 
 def trace(tracer: Tracer, ended_ns: int, record: RequestRecord) -> None:

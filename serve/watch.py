@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -55,21 +57,29 @@ class StoreWatcher:
 
     async def run(self) -> None:
         """Follow until cancelled; the kernel tells of changed files. What failed is tried again."""
-        self._store.root.mkdir(parents=True, exist_ok=True)
+        while True:
+            await self._watch()
+            logger.warning("%s is another folder than before; it is watched anew.", self._store.root)
+
+    async def _watch(self) -> None:
+        """Follow until the store's folder is replaced: nothing would tell of changes in the new one."""
+        root = self._store.root
+        root.mkdir(parents=True, exist_ok=True)
+        watched = root.stat()
         is_again, self._is_begun = self._is_begun, True
-        async for changes in awatch(
-            self._store.root,
-            watch_filter=_is_followed,
-            debounce=_DEBOUNCE_MS,
-            rust_timeout=_STOP_MS,
-            yield_on_timeout=True,
-        ):
-            changed = {Path(path).parent.name for _, path in changes}
-            if is_again:  # nobody saw what changed since the watch before this one ended
-                changed |= set(await asyncio.to_thread(self._store.names))
-                is_again = False
-            for name in sorted(changed | self._due()):
-                await self.follow(name)
+        changing = awatch(
+            root, watch_filter=_is_followed, debounce=_DEBOUNCE_MS, rust_timeout=_STOP_MS, yield_on_timeout=True
+        )
+        async with aclosing(changing):
+            async for changes in changing:
+                changed = {Path(path).parent.name for _, path in changes}
+                if is_again:  # nobody saw what changed since the watch before this one ended
+                    changed |= set(await asyncio.to_thread(self._store.names))
+                    is_again = False
+                for name in sorted(changed | self._due()):
+                    await self.follow(name)
+                if not (root.exists() and os.path.samestat(root.stat(), watched)):
+                    return
 
     async def follow_all(self) -> None:
         """Pin what the store says is pinned."""

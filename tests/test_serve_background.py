@@ -1,14 +1,20 @@
 """Loops beside the server: none ends unnoticed, and none floods the log."""
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from adapters.store import AdapterStore
+from serve.app import create_app
 from serve.background import Failures, keep_running, task_of, watch_thread
 from serve.metrics import ServeMetrics
+from serve.monitor.monitor import Monitor
+from tests.serving import make_serving
 
 pytestmark = pytest.mark.anyio
 
@@ -98,6 +104,30 @@ async def test_a_loop_that_is_told_to_end_ends() -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert loop.starts == 1
+
+
+async def test_the_application_keeps_its_loops_running(store: AdapterStore, base_folder: Path) -> None:
+    serving, loop = make_serving(store, base_folder), BrokenLoop(fails)
+    parts = dataclasses.replace(serving.parts, background=(loop.run,))
+    async with create_app(parts).router.lifespan_context(serving.app):
+        async with asyncio.timeout(10):
+            while loop.starts < 2:
+                await asyncio.sleep(0.01)
+        async with serving.client() as client:
+            metrics = (await client.get("/metrics")).text
+    assert 'lorikeet_background_failures_total{task="broken_loop"} 2.0' in metrics
+
+
+async def test_the_monitor_keeps_its_loops_running(store: AdapterStore, base_folder: Path) -> None:
+    serving, loop = make_serving(store, base_folder), BrokenLoop(fails)
+    monitor = Monitor(serving.engine, serving.metrics.quality, 0.0, serving.metrics.failures)
+    monitor.loops.append(loop.run)
+    running = asyncio.create_task(monitor.run())
+    async with asyncio.timeout(10):
+        while loop.starts < 2:
+            await asyncio.sleep(0.01)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
 
 
 def test_a_flood_of_failures_is_counted_and_mostly_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -1,6 +1,7 @@
 """What another process does to the store takes effect here, without a restart."""
 
 import asyncio
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -138,3 +139,16 @@ async def test_the_quarantine_of_another_server_is_shown_and_so_is_its_end(servi
         await until(lambda: gauge() == 1)
         serving.store.lift_quarantine(Target("medical", 1))
         await until(lambda: gauge() == 0)
+
+
+async def test_a_store_that_is_replaced_is_followed(serving: Serving, tmp_path: Path) -> None:
+    serving.publish("medical")
+    await serving.residency.load(Target("medical", 1))
+    with watching(serving):
+        await asyncio.sleep(0.3)
+        shutil.copytree(serving.store.root, tmp_path / "backup")
+        shutil.move(serving.store.root, tmp_path / "away")
+        shutil.move(tmp_path / "backup", serving.store.root)
+        await asyncio.sleep(1.5)
+        serving.publish("medical")
+        await until(lambda: "medical@2" in serving.engine.resident)

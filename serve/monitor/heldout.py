@@ -131,7 +131,7 @@ class HeldOut:
         for name in sorted({target.name for target in residents}):
             try:
                 trial, aliases = self._adapters.trial(name), self._adapters.aliases(name)
-            except AdapterError as error:
+            except (AdapterError, OSError) as error:
                 logger.warning("%s is asked as one that has no aliases: %s", name, error)
                 continue
             if trial is not None:
@@ -177,7 +177,7 @@ class HeldOut:
         if target not in self._probes:
             try:
                 probes = await asyncio.to_thread(lambda: read_probes(self._adapters.folder(target)))
-            except (AdapterError, InvalidProbesError) as error:
+            except (AdapterError, InvalidProbesError, OSError) as error:
                 logger.debug("The questions of %s cannot be read now: %s", target, error)
                 return None
             if probes is None or not probes.probes:

@@ -26,7 +26,7 @@ class Monitor:
     def __init__(
         self, engine: Engine, metrics: QualityMetrics, logprob_rate: float, failures: Failures | None = None
     ) -> None:
-        self.observers = Observers()
+        self.observers = Observers(failures)
         self.loops: list[Loop] = []
         self.trials: Callable[[], Sequence[TrialState]] = tuple
         """The canaries on trial, where somebody judges them."""
