@@ -10,6 +10,7 @@ from adapters.reference import Target
 from config.schema import ServeConfig
 from serve.answers import KnownAnswers
 from serve.background import Failures
+from serve.engine_metrics import EngineMetrics
 from serve.errors import NotFiniteError, ParityError, ServeError
 from serve.judge_metrics import JudgeMetrics
 from serve.parity import Parity
@@ -192,21 +193,6 @@ class TenantMetrics:
     @staticmethod
     def _counter(registry: CollectorRegistry, name: str, text: str, label: str) -> Family[Counter]:
         return Family(Counter(name, text, ("tenant", label), registry=registry))
-
-
-class EngineMetrics:
-    """Engine lifecycle metrics, and those of the tasks beside it."""
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.ready = Gauge("lorikeet_ready", "1 when requests are taken.", registry=registry)
-        self.start_seconds = Gauge("lorikeet_engine_start_seconds", "Seconds from start to ready.", registry=registry)
-        self.restarts = Counter("lorikeet_engine_restarts", "Engines that died.", registry=registry)
-        self.background_failures = Counter(
-            "lorikeet_background_failures",
-            "Failures of loops and tasks beside the server, which go on or start again.",
-            ("task",),
-            registry=registry,
-        )
 
 
 class ServeMetrics:

@@ -93,7 +93,9 @@ class Refusals:
         else:
             # The first time another try may follow at once.
             pause_s = refusal.backoff.next_s() if refusal.error is not None else 0.0
-            refusal.error = AdapterUnavailableError(f"{str(target)!r} cannot be loaded now: {error}", max(1.0, pause_s))
+            refusal.error = AdapterUnavailableError(
+                f"{str(target)!r} cannot be loaded now: {_told(error)}", max(1.0, pause_s)
+            )
             refusal.until_s = self._clock() + pause_s
         return refusal.error
 
@@ -121,6 +123,15 @@ def _is_passing_itself(error: BaseException) -> bool:
     if isinstance(error, OSError):
         return error.errno in _PASSING_ERRNOS or isinstance(error, (ConnectionError, TimeoutError))
     return isinstance(error, MemoryError)
+
+
+def _told(error: Exception) -> str:
+    """Why, without a path of this machine, and without what nobody has thought of."""
+    if isinstance(error, (AdapterError, ServeError)):
+        return str(error)
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "something went wrong in the server; its log says what"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -85,6 +85,15 @@ def is_held(refusals: Refusals) -> bool:
     return False
 
 
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files", "/secret/path"), RuntimeError("/secret/path"), MemoryError()]
+)
+def test_no_path_of_the_server_is_told(error: Exception) -> None:
+    refusal = Refusals().add(MEDICAL, error)
+    assert "secret" not in str(refusal)
+    assert "'medical@1' cannot be loaded now" in str(refusal)
+
+
 @pytest.mark.parametrize("error", LASTING, ids=repr)
 def test_what_the_version_is_refuses_it_for_good(error: Exception) -> None:
     clock = Clock()
