@@ -30,9 +30,10 @@ from serve.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency import Residency
 from serve.resolver import Resolution, Resolver
-from serve.responses import HoldingStream, error_event, error_response, request_id, unexpected_error
+from serve.responses import error_event, error_response, request_id, unexpected_error
 from serve.shadow import Shadow
 from serve.stops import without_empty_stops
+from serve.streaming import Backlog, HoldingStream
 from serve.tenants import TenantLimits
 
 logger = logging.getLogger(__name__)
@@ -86,6 +87,7 @@ class Completions:
         self._gate = gate
         self._shadow = shadow
         self._observer = observer
+        self._backlog = Backlog()
 
     @property
     def limits(self) -> ServeLimits:
@@ -123,7 +125,8 @@ class Completions:
             if isinstance(answer.body, dict):
                 self._finish(call, "ok", 200)
                 return JSONResponse(answer.body, headers=call.headers)
-            return HoldingStream(self._stream(call, answer.body), call.headers, held.pop_all())
+            events = self._stream(call, answer.body)
+            return HoldingStream(events, call.headers, held.pop_all(), call.deadline, self._backlog)
 
     def _take_share(self, call: Call) -> None:
         """Charge the key for a request, whatever it will turn out to be: before anything of it is read."""
@@ -152,10 +155,17 @@ class Completions:
         filled = fill_defaults(call.body, call.endpoint, call.defaults, self._gate.lengths)
         if filled.names:
             call.headers["x-lorikeet-defaults"] = ",".join(filled.names)
-        answer = await self._engine.answer(call.endpoint, filled.body)
+        answer = await self._ask(call, filled.body)
         if resolution.shadow is not None:
             self._shadow.submit(call.endpoint, call.body, resolution.shadow)
         return answer
+
+    async def _ask(self, call: Call, body: dict[str, Any]) -> Answer:
+        try:
+            return await self._engine.answer(call.endpoint, body)
+        except BaseException:  # a client that left, too: what was generated is known, and its places are free, after it
+            await call.context.generations.aclose()
+            raise
 
     def _resolve(self, call: Call) -> Resolution:
         if not self._engine.is_ready:
@@ -188,7 +198,7 @@ class Completions:
         """The engine's events, counted; an error after the first byte is an event too."""
         end: tuple[RequestOutcome, int, str | None] = ("cancelled", 499, None)
         try:
-            async with asyncio.timeout_at(call.deadline), aclosing(events):
+            async with asyncio.timeout_at(call.deadline), aclosing(call.context.generations), aclosing(events):
                 async for event in events:
                     yield event
             end = ("ok", 200, None)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from serve.errors import ServeError
+from serve.generations import OpenGenerations
 
 GenerationOutcome = Literal["ok", "cancelled", "error", "lost"]
 """Lost: the engine died, which says nothing about the version."""
@@ -38,6 +39,7 @@ class RequestContext:
     traceparent: str | None = None
     failure: ServeError | None = None
     sticky_key: str | None = None
+    generations: OpenGenerations = field(default_factory=OpenGenerations)
 
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:

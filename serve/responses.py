@@ -1,20 +1,18 @@
-"""What goes over the wire: operators' bodies, errors in OpenAI's shape, streams that give back what they hold."""
+"""What goes over the wire: operators' bodies, errors in OpenAI's shape."""
 
 import json
 import logging
 import math
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 from uuid import uuid4
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import Receive, Scope, Send
 from typing_extensions import TypedDict
 
 from serve.bodies import BodyReader
@@ -40,18 +38,6 @@ class ErrorAnswer(TypedDict):
     """OpenAI's error object."""
 
     error: ErrorDetail
-
-
-class HoldingStream(StreamingResponse):
-    """A stream that gives back what its request holds however it ends, also when it never begins."""
-
-    def __init__(self, events: AsyncGenerator[str, None], headers: dict[str, str], held: AsyncExitStack) -> None:
-        super().__init__(events, media_type="text/event-stream", headers=headers)
-        self._held = held
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with self._held:
-            await super().__call__(scope, receive, send)
 
 
 def body_reader(model: type[ModelT], max_bytes: int) -> Callable[[Request], Awaitable[ModelT]]:

@@ -4,9 +4,10 @@ import asyncio
 import copy
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any, TypeVar
 
 from vllm.exceptions import GenerationError
@@ -17,6 +18,7 @@ from vllm.v1.engine import EngineCoreOutput
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.logprobs import LogprobsProcessor
+from vllm.v1.engine.output_processor import RequestState
 
 from serve.engine.errors import engine_is_dead
 from serve.engine.finite import NOT_FINITE
@@ -61,6 +63,11 @@ class ObservedAsyncLLM(AsyncLLM):
     logprob_rate: float = 0.0
     draw: Callable[[], float] = staticmethod(random.random)
 
+    @cached_property
+    def _states(self) -> dict[str, Sequence[RequestState]]:
+        """What vLLM knows of each generation that was begun: of one that is aborted it says no more itself."""
+        return {}
+
     def generate(
         self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
@@ -68,7 +75,10 @@ class ObservedAsyncLLM(AsyncLLM):
         grammar = grammar_of(outputs) if outputs is not None else None
         if grammar is not None and (asked_for := _asked_for.get()) is not None:
             asked_for.append(grammar)
-        return self._generate(prompt, sampling_params, request_id, grammar, **kwargs)
+        generation = self._generate(prompt, sampling_params, request_id, grammar, **kwargs)
+        if (context := current_request.get()) is not None:
+            context.generations.add(generation)
+        return generation
 
     async def _generate(
         self,
@@ -83,43 +93,51 @@ class ObservedAsyncLLM(AsyncLLM):
         if grammar is not None:
             await self.grammars.check(grammar)
         watch = _Watch(lora_request.lora_name if lora_request else None)
-        self.observer.generation_started(watch.lora_name)
-        outcome: GenerationOutcome = "error"
-        if self.draw() < self.logprob_rate:
-            sampling_params = with_logprobs(sampling_params)
-        try:
-            stream = super().generate(prompt, sampling_params, request_id, lora_request=lora_request, **kwargs)
-            async with aclosing(stream):
-                async for output in stream:
-                    watch.see(output)
-                    if not watch.is_finite:
-                        raise NotFiniteGenerationError(watch.lora_name)
-                    if any(choice.stop_reason == GRAMMAR_TOO_COSTLY for choice in output.outputs):
-                        raise watch.failed(_grammar_error())
-                    yield output
-            outcome = "ok"
-        except (asyncio.CancelledError, GeneratorExit):
-            outcome = "cancelled"
-            raise
-        except EngineDeadError:
-            outcome = "lost"
-            watch.failed(engine_is_dead())
-            raise
-        finally:
-            self.observer.generation_finished(watch.record(outcome))
+        with watch.running():
+            self.observer.generation_started(watch.lora_name)
+            outcome: GenerationOutcome = "error"
+            if self.draw() < self.logprob_rate:
+                sampling_params = with_logprobs(sampling_params)
+            self._states[request_id] = ()
+            try:
+                stream = super().generate(prompt, sampling_params, request_id, lora_request=lora_request, **kwargs)
+                async with aclosing(stream):
+                    async for output in stream:
+                        watch.see(output)
+                        if not watch.is_finite:
+                            raise NotFiniteGenerationError(watch.lora_name)
+                        if any(choice.stop_reason == GRAMMAR_TOO_COSTLY for choice in output.outputs):
+                            raise watch.failed(_grammar_error())
+                        yield output
+                outcome = "ok"
+            except (asyncio.CancelledError, GeneratorExit):
+                outcome = "cancelled"
+                raise
+            except EngineDeadError:
+                outcome = "lost"
+                watch.failed(engine_is_dead())
+                raise
+            finally:
+                watch.states = self._states.pop(request_id, ())
+                self.observer.generation_finished(watch.record(outcome))
 
     async def add_request(self, request_id: str, prompt: Any, params: Any, *args: Any, **kwargs: Any) -> Any:
         queue = await super().add_request(request_id, prompt, params, *args, **kwargs)
-        self._collect_logprobs(request_id)
+        states = self.output_processor.request_states
+        ids = self.output_processor.external_req_ids.get(request_id, ())
+        found = tuple(states[internal_id] for internal_id in ids if internal_id in states)
+        if request_id in self._states:  # a replay's is not: nobody is charged for it
+            self._states[request_id] = found
+        self._collect_logprobs(found)
         return queue
 
-    def _collect_logprobs(self, request_id: str) -> None:
+    @staticmethod
+    def _collect_logprobs(states: Iterable[RequestState]) -> None:
         """Those of an answer that shows none: as numbers, for vLLM would turn each token to text once more."""
-        states = self.output_processor.request_states
-        for internal_id in self.output_processor.external_req_ids.get(request_id, ()):
-            processor = states[internal_id].logprobs_processor if internal_id in states else None
+        for state in states:
+            processor = state.logprobs_processor
             if processor is not None and isinstance(processor.logprobs, FlatLogprobs):
-                states[internal_id].logprobs_processor = Collecting(
+                state.logprobs_processor = Collecting(
                     tokenizer=None,
                     cumulative_logprob=0.0,
                     logprobs=Undelivered(),
@@ -197,6 +215,11 @@ class _Watch:
         self._token_ids: list[int] = []
         self._token_logprobs: list[float] = []
         self.is_finite = True
+        self.states: Sequence[RequestState] = ()
+
+    def running(self) -> AbstractContextManager[None]:
+        """The request knows that it runs, so that it gives nothing back before the engine has stopped."""
+        return self._context.generations.running() if self._context else nullcontext()
 
     def see(self, output: RequestOutput) -> None:
         now_s = time.perf_counter()
@@ -241,9 +264,9 @@ class _Watch:
             # With several choices, pieces come in turn: a gap between two of them is no client's gap.
             itl_s=tuple(self._gaps_s[1:]) if len(self._texts) == 1 else (),
             e2e_s=self._waited_s + time.perf_counter() - self._start_s,
-            num_prompt_tokens=len(last.prompt_token_ids or ()) if last else 0,
+            num_prompt_tokens=self._num_prompt_tokens(),
             num_cached_tokens=(last.num_cached_tokens or 0) if last else 0,
-            num_completion_tokens=sum(self._num_tokens.values()),
+            num_completion_tokens=self._num_completion_tokens(),
             finish_reasons=_in_order(self._finish_reasons),
             prompt_text=(last.prompt or "") if last else "",
             prompt_token_ids=tuple(last.prompt_token_ids or ()) if last else (),
@@ -256,6 +279,16 @@ class _Watch:
             context.num_tokens += record.num_prompt_tokens + record.num_completion_tokens
             context.generation = record
         return record
+
+    def _num_prompt_tokens(self) -> int:
+        if self._last is not None:
+            return len(self._last.prompt_token_ids or ())
+        return max((state.prompt_len for state in self.states), default=0)
+
+    def _num_completion_tokens(self) -> int:
+        """What the engine has made; whoever left has seen less of it, and of an answer in one piece nothing."""
+        num_made = sum(state.detokenizer.num_output_tokens() for state in self.states if state.detokenizer)
+        return max(num_made, sum(self._num_tokens.values()))
 
     def _ttft_s(self, stats: Any) -> float | None:
         """A whole answer comes in one output, so only the engine knows when its first token was ready."""

@@ -1,0 +1,125 @@
+"""Streams whose engine does not wait for their reader: what is not read yet is kept, up to a limit."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, aclosing
+
+from fastapi.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from serve.errors import DeadlineError
+from serve.responses import error_event
+
+logger = logging.getLogger(__name__)
+
+_MAX_UNREAD_BYTES = 64 << 20
+_LAST_WORDS_S = 1.0
+"""After the request's deadline, for a reader that reads: to tell it so."""
+
+
+class Backlog:
+    """What the readers of all streams have not read yet; beyond `max_bytes`, the one furthest behind is cut off."""
+
+    def __init__(self, max_bytes: int = _MAX_UNREAD_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._num_bytes = 0
+        self._streams: set[HoldingStream] = set()
+
+    def add(self, stream: "HoldingStream", num_bytes: int) -> None:
+        self._streams.add(stream)
+        self._num_bytes += num_bytes
+        if self._num_bytes > self._max_bytes:
+            max(self._streams, key=lambda each: each.num_unread_bytes).cut()
+
+    def remove(self, stream: "HoldingStream", num_bytes: int) -> None:
+        self._num_bytes -= num_bytes
+        if not stream.num_unread_bytes:
+            self._streams.discard(stream)
+
+
+class HoldingStream(StreamingResponse):
+    """A stream that gives back what its request holds once the engine has ended, however slowly it is read.
+
+    Args:
+        events: The engine's; read as fast as they come, and closed before anything is given back.
+        held: What the request holds; given back also when the stream never begins.
+        deadline: Of the event loop's clock. A reader that has not read all of it a second later is left.
+    """
+
+    def __init__(
+        self,
+        events: AsyncGenerator[str, None],
+        headers: dict[str, str],
+        held: AsyncExitStack,
+        deadline: float,
+        backlog: Backlog,
+    ) -> None:
+        super().__init__(self._read(), media_type="text/event-stream", headers=headers)
+        self.num_unread_bytes = 0
+        self._events = events
+        self._held = held
+        self._deadline = deadline
+        self._backlog = backlog
+        self._unread: deque[str] = deque()
+        self._changed = asyncio.Event()
+        self._pump: asyncio.Task[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._pump = asyncio.create_task(self._take_events())
+        try:
+            async with asyncio.timeout_at(self._deadline + _LAST_WORDS_S):
+                await super().__call__(scope, receive, send)
+        except TimeoutError:
+            logger.info("A reader has left %d bytes of a stream unread until its deadline", self.num_unread_bytes)
+        finally:
+            self._pump.cancel()
+            await asyncio.wait([self._pump])  # a second cancellation does not stop it from giving back
+            self._forget_unread()
+            await self._events.aclose()  # where the first cancellation came before it began
+            await self._held.aclose()
+
+    def cut(self) -> None:
+        """End it: its reader is too far behind, and is told if it reads on."""
+        logger.warning("A stream was ended: its reader is %d bytes behind", self.num_unread_bytes)
+        self._forget_unread()
+        if self._pump is not None:
+            self._pump.cancel()
+        self._keep(error_event(DeadlineError("The answer was not read in time, and has been ended.")))
+
+    async def _take_events(self) -> None:
+        try:
+            async with self._held, aclosing(self._events):
+                async for event in self._events:
+                    self._keep(event)
+        finally:
+            self._changed.set()
+
+    async def _read(self) -> AsyncGenerator[str, None]:
+        pump = self._pump
+        assert pump is not None
+        while self._unread or not pump.done():
+            if not self._unread:
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            event = self._unread.popleft()
+            self._count_read(len(event))
+            yield event
+        if not pump.cancelled() and (error := pump.exception()) is not None:
+            raise error
+
+    def _keep(self, event: str) -> None:
+        self._unread.append(event)
+        self.num_unread_bytes += len(event)
+        self._changed.set()
+        self._backlog.add(self, len(event))
+
+    def _count_read(self, num_bytes: int) -> None:
+        self.num_unread_bytes -= num_bytes
+        self._backlog.remove(self, num_bytes)
+
+    def _forget_unread(self) -> None:
+        self._unread.clear()
+        self._count_read(self.num_unread_bytes)
