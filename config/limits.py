@@ -15,7 +15,11 @@ class RequestLimits(Config):
     )
     max_n: int = Field(8, ge=1, description="Answers to one prompt: `n`, `best_of`.")
     max_prompts: int = Field(16, ge=1, description="Prompts of one request to /v1/completions.")
-    max_sequences: int = Field(32, ge=1, description="Answers of one request in all: prompts times `n`.")
+    max_sequences: int = Field(
+        32,
+        ge=1,
+        description="Answers of one request in all: prompts times `n`; by default no more than `max_num_seqs`.",
+    )
     max_logprobs: int = Field(
         20, ge=0, description="`logprobs`, `top_logprobs`, `prompt_logprobs`; vLLM takes no more than 20 by default."
     )

@@ -285,7 +285,9 @@ class ServeConfig(Config):
     )
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
     max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
-    max_num_seqs: int = Field(32, ge=1, description="Requests in one batch.")
+    max_num_seqs: int = Field(
+        32, ge=1, description="Sequences in one batch: a request takes one for each prompt and each of its `n` answers."
+    )
     max_num_batched_tokens: int = Field(2048, ge=16, description="Tokens in one engine step.")
     kv_cache_bytes: int | None = Field(
         None,
@@ -376,12 +378,25 @@ class ServeConfig(Config):
 
     @model_validator(mode="after")
     def _a_step_has_a_token_for_each_request(self) -> "ServeConfig":
-        self._let_default_follow("max_num_seqs", min(self.max_num_seqs, self.max_num_batched_tokens))
+        wanted = self.limits.max_sequences if "max_sequences" in self.limits.model_fields_set else 0
+        self._let_default_follow("max_num_batched_tokens", max(self.max_num_batched_tokens, wanted))
+        self._let_default_follow("max_num_seqs", min(max(self.max_num_seqs, wanted), self.max_num_batched_tokens))
         self._let_default_follow("max_num_batched_tokens", max(self.max_num_seqs, self.max_num_batched_tokens))
         if self.max_num_batched_tokens < self.max_num_seqs:
             raise ValueError(
                 f"max_num_batched_tokens {self.max_num_batched_tokens} must be at least max_num_seqs "
                 f"{self.max_num_seqs}: each request of a batch takes a token of each step"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_request_fits_into_a_batch(self) -> "ServeConfig":
+        limits = self.limits.model_copy()
+        limits._let_default_follow("max_sequences", min(limits.max_sequences, self.max_num_seqs))
+        object.__setattr__(self, "limits", limits)
+        if limits.max_sequences > self.max_num_seqs:
+            raise ValueError(
+                f"limits.max_sequences {limits.max_sequences} must be at most max_num_seqs {self.max_num_seqs}"
             )
         return self
 

@@ -12,6 +12,7 @@ from adapters.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from serve.admission import Admission
+from serve.admission_queue import AdmissionQueue
 from serve.app import Parts
 from serve.background import Failures, Loop
 from serve.bodies import BodyReader
@@ -22,6 +23,7 @@ from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
 from serve.guard import WebRules
 from serve.keys import KeyRing
+from serve.loader import ResidencyLoader
 from serve.metrics import ServeMetrics
 from serve.metrics_port import MetricsPort
 from serve.mirror import RemoteMirror
@@ -88,8 +90,17 @@ def build_parts(
     )
     watcher = StoreWatcher(store, residency, metrics.adapter_retired, metrics.failures)
     max_adapters = config.max_loras if config.slot_turn_s is None else config.max_cpu_loras
-    admission = Admission(config.max_num_seqs, max_adapters, config.max_waiting, config.max_wait_s)
+    loader = ResidencyLoader(residency)
+    queue = AdmissionQueue(
+        config.max_num_seqs,
+        max_adapters,
+        num_tenants=lambda: keys.num_tenants,
+        is_resident=loader.is_resident,
+        kv_tokens=lambda: engine.kv_tokens,
+    )
+    admission = Admission(queue, loader, config.max_waiting, config.max_wait_s)
     metrics.follow_waiting(admission.waiting_by_reason)
+    metrics.tenants.follow_running(admission.running_by_tenant)
     metrics.set_limits(config)
     lengths = AnswerLengths.of(config)
     salts = CacheSalts(is_shared=config.share_prefix_cache)

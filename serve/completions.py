@@ -19,12 +19,13 @@ from serve.admission import Admission
 from serve.background import is_told_to_end
 from serve.bodies import BodyReader
 from serve.cache_salt import CacheSalts
+from serve.capacity import Ask
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.disconnect import run_until_disconnect
 from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
 from serve.keys import ANONYMOUS, KeyRecord, may_use
-from serve.limits import check_limits
+from serve.limits import check_limits, check_sequences, num_sequences, tokens_asked
 from serve.logs import log_request
 from serve.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
@@ -178,10 +179,9 @@ class Completions:
 
     async def _take_turn(self, call: Call, resolution: Resolution) -> None:
         """Hold a place in the engine, and the version; sets the answer's headers."""
-        adapter = str(resolution.target) if resolution.target else None
-        turn = self._gate.admission.enter(call.tenant.tenant, adapter, call.tenant.priority)
+        turn = self._gate.admission.enter(self._wanted(call, resolution), lambda: call.context.num_tokens)
         with call.context.phase("admission"):
-            await call.held.enter_async_context(turn)
+            ticket = await call.held.enter_async_context(turn)
         call.headers = {
             "x-lorikeet-adapter": resolution.served_name,
             "x-request-id": call.context.request_id,
@@ -191,8 +191,29 @@ class Completions:
             with call.context.phase("residency"):
                 lease = await self._residency.lease(resolution.target)
             call.held.callback(lease.release)
-            call.context.is_cold, call.defaults = lease.is_cold, lease.manifest.defaults
-            call.headers |= {"x-lorikeet-digest": lease.manifest.digest, "x-lorikeet-cold": str(int(lease.is_cold))}
+            if ticket.load_s is not None:
+                call.context.count_as_load(ticket.load_s)
+            is_cold = lease.is_cold or ticket.load_s is not None
+            call.context.is_cold, call.defaults = is_cold, lease.manifest.defaults
+            call.headers |= {"x-lorikeet-digest": lease.manifest.digest, "x-lorikeet-cold": str(int(is_cold))}
+
+    def _wanted(self, call: Call, resolution: Resolution) -> Ask:
+        """What the request puts into the engine.
+
+        Raises:
+            InvalidRequestError: More sequences than one tenant may have there.
+        """
+        check_sequences(call.body, call.endpoint, self._gate.admission.most_sequences)
+        target, lengths = resolution.target, self._gate.lengths
+        defaults = self._resolver.defaults(target) if target else None
+        longest = defaults.max_tokens if defaults and defaults.max_tokens else lengths.default
+        return Ask(
+            call.tenant.tenant,
+            str(target) if target else None,
+            call.tenant.priority,
+            num_sequences(call.body, call.endpoint),
+            tokens_asked(call.body, call.endpoint, longest, lengths.most),
+        )
 
     async def _stream(self, call: Call, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
         """The engine's events, counted; an error after the first byte is an event too."""

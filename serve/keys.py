@@ -113,7 +113,13 @@ class KeyRing:
         self._checked_at_s = clock()
         self._seen = _signature(path) if path else None
         self._records = _read(path) if path else ()
+        self._num_tenants = _num_tenants(self._records)
         self._checking = threading.Lock()  # routes run in threads too
+
+    @property
+    def num_tenants(self) -> int:
+        """Those with a key that is valid; one where there are no keys."""
+        return self._num_tenants
 
     def authenticate(self, authorization: str | None) -> KeyRecord:
         """The key that an `Authorization` header carries.
@@ -146,6 +152,7 @@ class KeyRing:
     def _reload(self, path: Path) -> None:
         try:
             self._records = _read(path)
+            self._num_tenants = _num_tenants(self._records)
         except ConfigError as error:
             logger.error("The last good keys stay in force: %s", error)
         else:
@@ -205,6 +212,10 @@ def revoke_key(path: Path, key_id: str, *, now: datetime) -> KeyRecord:
             records[key_id] = records[key_id].model_copy(update={"revoked_at": revoked_at})
             _write(path, records.values())
     return records[key_id]
+
+
+def _num_tenants(records: Iterable[KeyRecord]) -> int:
+    return max(1, len({record.tenant for record in records if not record.is_revoked}))
 
 
 def _bearer_token(authorization: str | None) -> str:

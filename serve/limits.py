@@ -4,6 +4,7 @@ Wrong types are left to vLLM, which refuses them itself. What it would convert i
 and 99999.0 are whole numbers. Nothing here recurses, so no body can exhaust the stack.
 """
 
+import math
 from collections.abc import Mapping
 from itertools import chain
 from math import isinf
@@ -72,6 +73,8 @@ _LENGTHS: dict[Endpoint, tuple[str, ...]] = {
 }
 """What says how long an answer may be."""
 _ANSWERS = ("n", "best_of")
+_OPENAI_MAX_TOKENS = 16  # of an answer of /v1/completions that names no length
+_CHARS_PER_TOKEN = 4  # of English; numbers (token ids) count as a character
 LOGPROBS = ("logprobs", "top_logprobs", "prompt_logprobs")
 _TOKEN_RULES = ("logit_bias", "bad_words", "stop_token_ids", "allowed_token_ids", "logprob_token_ids")
 _MESSAGES = ("messages", "input", "previous_input_messages")
@@ -103,9 +106,46 @@ def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits
         _check_batch(body, limits)
     else:
         _check_has_a_length(body, endpoint)
+    check_sequences(body, endpoint, limits.max_sequences)
     _check_prompt_chars(body, limits)
     _check_is_text(body)
     check_schemas(body, limits)
+
+
+def check_sequences(body: dict[str, Any], endpoint: Endpoint, most: int) -> None:
+    """Refuse a request that puts more sequences into the engine.
+
+    Raises:
+        InvalidRequestError: With both numbers.
+    """
+    num_answers = num_sequences(body, endpoint)
+    if num_answers > most:
+        num_prompts = _num_prompts(body) if endpoint == "completions" else 1
+        of_prompts = f" of {num_prompts} prompts" if num_prompts > 1 else ""
+        raise too_much("n", f"makes {shown(num_answers)} answers{of_prompts}", most)
+
+
+def num_sequences(body: dict[str, Any], endpoint: Endpoint) -> int:
+    """What a request puts into the engine: an answer for each of `n` (or `best_of`), to each prompt."""
+    if endpoint == "responses":
+        return 1
+    num_answers = max(1, *(_whole(body.get(field)) or 1 for field in _ANSWERS))
+    return num_answers * (max(1, _num_prompts(body)) if endpoint == "completions" else 1)
+
+
+def tokens_asked(body: dict[str, Any], endpoint: Endpoint, longest: int, most: int) -> int:
+    """What a request may use: its prompts, estimated by their characters, and each answer at its longest.
+
+    Args:
+        longest: Of an answer where the request does not say; `most` is the most of any.
+    """
+    lengths = [_whole(body.get(field)) for field in _LENGTHS[endpoint]]
+    if endpoint == "completions" and "max_tokens" not in body:
+        longest = _OPENAI_MAX_TOKENS
+    asked = max((length for length in lengths if length is not None), default=longest)
+    num_chars = sum(count_chars(body.get(field)) for field in _PROMPT)
+    num_answers = num_sequences(body, endpoint)
+    return math.ceil(num_chars / _CHARS_PER_TOKEN) + num_answers * min(max(asked, 1), most)
 
 
 def largest_numbers(limits: RequestLimits) -> dict[str, int]:
@@ -198,14 +238,19 @@ def _check_finite(body: dict[str, Any]) -> None:
 
 
 def _check_batch(body: dict[str, Any], limits: RequestLimits) -> None:
+    if (num_prompts := _num_prompts(body)) > limits.max_prompts:
+        raise too_much("prompt", f"holds {num_prompts} prompts", limits.max_prompts)
+
+
+def _whole(value: Any) -> int | None:
+    number = as_number(value)
+    return None if number is None or not math.isfinite(number) else math.ceil(number)
+
+
+def _num_prompts(body: dict[str, Any]) -> int:
     prompt = body.get("prompt")
     # The first entry tells: a list of numbers is one prompt, and vLLM refuses a mixed list.
-    num_prompts = len(prompt) if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else 1
-    if num_prompts > limits.max_prompts:
-        raise too_much("prompt", f"holds {num_prompts} prompts", limits.max_prompts)
-    num_answers = num_prompts * (as_number(body.get("n")) or 1)
-    if num_answers > limits.max_sequences:
-        raise too_much("n", f"makes {shown(num_answers)} answers of {num_prompts} prompts", limits.max_sequences)
+    return len(prompt) if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else 1
 
 
 def _check_prompt_chars(body: dict[str, Any], limits: RequestLimits) -> None:

@@ -1,9 +1,9 @@
 """Prometheus metrics of the server; docs/metrics.md has the table, and a test compares it with this file."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 
 from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
@@ -159,12 +159,29 @@ class AdapterMetrics:
         self.base_heldout.of(*labels).set(evaluation.base.value)
 
 
+class _Followed(Gauge):
+    """A gauge whose values are asked for at each scrape, by the value of its only label."""
+
+    counts: Callable[[], Mapping[str, int]] = staticmethod(dict)
+
+    def collect(self) -> Iterable[Metric]:
+        for label, count in self.counts().items():
+            self.labels(label).set(count)
+        return super().collect()
+
+
 class TenantMetrics:
     """Whose requests. The first `most` tenants have series of their own."""
 
     def __init__(self, registry: CollectorRegistry, most: int = _MOST_TENANTS) -> None:
         self._most = most
         self._names: set[str] = set()
+        self.running = _Followed(
+            "lorikeet_tenant_sequences_running",
+            "Sequences that hold a place in the engine.",
+            ("tenant",),
+            registry=registry,
+        )
         self.requests = self._counter(registry, "lorikeet_tenant_requests", "Requests by HTTP outcome.", "outcome")
         self.tokens = self._counter(registry, "lorikeet_tenant_tokens", "Tokens: of prompts and completions.", "kind")
         self.throttled = self._counter(
@@ -182,6 +199,17 @@ class TenantMetrics:
             name = self._name(record.tenant)
             self.tokens.of(name, "prompt").inc(record.num_prompt_tokens)
             self.tokens.of(name, "completion").inc(record.num_completion_tokens)
+
+    def follow_running(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Export at each scrape how many sequences each tenant has in the engine."""
+        self.running.counts = lambda: self._by_name(counts())
+
+    def _by_name(self, counts: Mapping[str, int]) -> Mapping[str, int]:
+        named = dict.fromkeys(tuple(self._names), 0)
+        for tenant, count in counts.items():
+            name = self._name(tenant)
+            named[name] = named.get(name, 0) + count
+        return named
 
     def _name(self, tenant: str) -> str:
         if tenant not in self._names:

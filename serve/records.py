@@ -41,6 +41,12 @@ class RequestContext:
     sticky_key: str | None = None
     generations: OpenGenerations = field(default_factory=OpenGenerations)
 
+    def count_as_load(self, load_s: float) -> None:
+        """The last part of the wait for a turn was one for a load."""
+        self.phases_s["admission"] -= load_s
+        self.phases_s["residency"] += load_s
+        self.phase_starts_s["residency"] -= load_s
+
     @contextmanager
     def phase(self, name: Phase) -> Iterator[None]:
         """Measure one, also where it fails."""

@@ -121,8 +121,15 @@ class Residency:
         """What is loaded now, least recently used first."""
         return dict(self._residents)
 
-    async def lease(self, target: Target) -> Lease:
+    def is_resident(self, target: Target) -> bool:
+        """Whether a lease is to be had without waiting."""
+        return target in self._residents and target not in self._unloading
+
+    async def lease(self, target: Target, *, is_asked: bool = True) -> Lease:
         """Make a version resident and keep it so until the lease is released.
+
+        Args:
+            is_asked: Whether a request that is under way asks for it, and not for its load only.
 
         Raises:
             AdapterRefusedError: It failed a check; versions are immutable, so this is remembered.
@@ -132,9 +139,10 @@ class Residency:
         """
         self.quarantine.check(target)
         is_cold = False
-        if current_request.get() is not None:  # probes, copies and prefetches come whether or not anybody wants it
+        # Probes, copies and prefetches come whether or not anybody wants it.
+        if is_asked and current_request.get() is not None:
             self._popularity.asked(target)
-        with self._wanting(target):
+        with self.wanting(target):
             while True:
                 if target in self._unloading:
                     await asyncio.shield(self._unloading[target])
@@ -151,7 +159,7 @@ class Residency:
 
     async def load(self, target: Target) -> None:
         """Make a version resident, for nobody yet. Raises as `lease` does."""
-        (await self.lease(target)).release()
+        (await self.lease(target, is_asked=False)).release()
 
     async def unload(self, target: Target) -> None:
         """Free a version's slot and memory once its last request is done; new requests wait, then load it again.
@@ -220,7 +228,7 @@ class Residency:
         self._changed.set()
 
     @contextmanager
-    def _wanting(self, target: Target) -> Iterator[None]:
+    def wanting(self, target: Target) -> Iterator[None]:
         """Nobody makes room with a version between its load and its first request."""
         self._wanted[target] += 1
         try:

@@ -39,6 +39,7 @@ class FakeEngine:
 
     def __init__(self) -> None:
         self.is_ready = True
+        self.kv_tokens: int | None = None
         self.logprob_rate = 0.0
         self.loads: list[str] = []
         self.resident: set[str] = set()

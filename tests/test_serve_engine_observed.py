@@ -5,8 +5,6 @@ from typing import Any
 
 import pytest
 
-pytest.importorskip("vllm")
-
 from serve.engine.observed import _Watch
 from serve.records import RequestContext, current_request
 

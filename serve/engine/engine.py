@@ -102,6 +102,11 @@ class VllmEngine:
         return hasattr(self._serving, "openai_serving_chat") and not self._llm.errored
 
     @property
+    def kv_tokens(self) -> int | None:
+        # vLLM's engine process tells it when it has started (0.32, v1/engine/core_client.py).
+        return getattr(self._llm.vllm_config.cache_config, "kv_cache_size_tokens", None) if self._llm else None
+
+    @property
     def logprob_rate(self) -> float:
         return self._logprob_rate
 

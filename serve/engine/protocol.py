@@ -38,6 +38,11 @@ class Engine(Protocol):
     @property
     def is_ready(self) -> bool: ...
 
+    @property
+    def kv_tokens(self) -> int | None:
+        """Tokens that the KV cache holds; None where the engine does not run, or does not say."""
+        ...
+
     async def start(self) -> None:
         """Load the base; returns when requests can be taken."""
         ...

@@ -1,0 +1,111 @@
+"""Which adapters the engine holds for the requests that wait and run."""
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+
+MAX_LOADS = 8
+"""Adapters that are loaded at a time: their files are read beside each other, the engine takes one after the other."""
+
+
+@dataclass
+class _Slot:
+    """`loaded_s` is None while the adapter is being loaded; `num_admitted` counts sequences since it got its slot."""
+
+    tenant_id: str
+    taken_s: float
+    loaded_s: float | None = None
+    num_running: int = 0
+    num_admitted: int = 0
+
+
+class AdapterSlots:
+    """The adapters that hold a slot, and which of them must give it up. Time comes in as an argument.
+
+    Args:
+        max_adapters: Slots.
+        max_sequences: Of a batch.
+        age_s: An adapter for which nobody runs keeps its slot at least so long.
+    """
+
+    def __init__(self, max_adapters: int, max_sequences: int, age_s: float) -> None:
+        assert max_adapters >= 1
+        self._max_adapters = max_adapters
+        self._max_sequences = max_sequences
+        self._age_s = age_s
+        self._share = max(1, max_sequences // max_adapters)
+        # In the order in which the adapters got their slots.
+        self._slots: dict[str, _Slot] = {}
+
+    def __contains__(self, adapter: object) -> bool:
+        return adapter in self._slots
+
+    @property
+    def num_free(self) -> int:
+        return self._max_adapters - len(self._slots)
+
+    def is_loaded(self, adapter: str) -> bool:
+        return adapter in self._slots and self._slots[adapter].loaded_s is not None
+
+    def loading_by_tenant(self) -> Counter[str]:
+        return Counter(slot.tenant_id for slot in self._slots.values() if slot.loaded_s is None)
+
+    @property
+    def names(self) -> Collection[str]:
+        return self._slots.keys()
+
+    def take(self, adapter: str, tenant_id: str, now_s: float) -> None:
+        """Give an adapter a slot, which a tenant was the first to ask for; it is loaded next."""
+        self._slots[adapter] = _Slot(tenant_id, now_s)
+
+    def taken_s(self, adapter: str) -> float:
+        """Since when it has its slot."""
+        return self._slots[adapter].taken_s
+
+    def loaded(self, adapter: str, now_s: float) -> None:
+        self._slots[adapter].loaded_s = now_s
+
+    def remove(self, adapter: str) -> None:
+        del self._slots[adapter]
+
+    def start(self, adapter: str, num_sequences: int) -> None:
+        """A request runs."""
+        self._slots[adapter].num_running += 1
+        self._slots[adapter].num_admitted += num_sequences
+
+    def stop(self, adapter: str) -> None:
+        """A request has ended."""
+        self._slots[adapter].num_running -= 1
+
+    def free_if_idle(self, adapter: str) -> None:
+        """Give a slot back for which nobody runs, and nobody waits; a load goes on to its end."""
+        if self.is_loaded(adapter) and not self._slots[adapter].num_running:
+            del self._slots[adapter]
+
+    def make_room(self, closed: Collection[str]) -> None:
+        """Take a slot for which nobody runs, where none is free: of an adapter that has had a turn, or must drain."""
+        for adapter, slot in tuple(self._slots.items()):
+            if self.num_free <= 0 and not slot.num_running and (slot.num_admitted or adapter in closed):
+                del self._slots[adapter]
+
+    def closed(self, num_overdue: int, num_passed: int, now_s: float) -> Collection[str]:
+        """The adapters that take nobody new, so that slots become free.
+
+        Args:
+            num_overdue: Adapters that have waited too long for one.
+            num_passed: Sequences that were let in past the one of them that was passed most.
+        """
+        if not num_overdue:
+            return ()
+        served = [name for name, slot in self._slots.items() if self._is_served(slot, now_s)]
+        if num_passed >= self._max_sequences:
+            return served
+        served.sort(key=lambda name: self._slots[name].num_running > 0)  # else as before: who has held it longest
+        return served[:num_overdue]
+
+    def _is_served(self, slot: _Slot, now_s: float) -> bool:
+        """Whether an adapter has had its share of a batch, or nobody runs and it has had its time."""
+        if slot.loaded_s is None:
+            return False
+        is_idle = slot.num_running == 0 and now_s - slot.loaded_s > self._age_s
+        return is_idle or slot.num_admitted >= self._share

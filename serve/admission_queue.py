@@ -1,0 +1,350 @@
+"""Whose request runs next, and which adapter is loaded next: decisions only, nobody waits here."""
+
+from collections import Counter, deque
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Literal
+
+from serve.adapter_slots import MAX_LOADS, AdapterSlots
+from serve.capacity import Ask, Capacity, Ticket
+from serve.fairness import TokenCounters
+
+Reason = Literal["capacity", "adapter_slots", "adapter_load", "tenant"]
+REASONS: tuple[Reason, ...] = ("capacity", "adapter_slots", "adapter_load", "tenant")
+
+
+@dataclass
+class _Tenant:
+    """Sequences that wait and that run.
+
+    `last_turn_s` is by priority, and by whether the turn was one for a slot: those are rarer, and others no help there.
+    """
+
+    num_waiting: int = 0
+    num_running: int = 0
+    last_turn_s: dict[tuple[int, bool], float] = field(default_factory=dict)
+
+
+class AdmissionQueue:
+    """Decides who runs next. Time comes in as an argument, so the same calls give the same answers.
+
+    A request may run when its adapter is loaded, and when there is room for all its sequences (serve/capacity.py). Of
+    those whose adapters are loaded, the next is the one with the lowest priority, then of the tenant that has had the
+    fewest tokens (serve/fairness.py), then the oldest. Every `age_s` since a tenant's last turn at a priority makes up
+    for one level of it, so that nobody starves. Where the next one does not fit, others pass it, at most a batch of
+    sequences; then the room that becomes free is kept for it. Tenants that hold nothing pass it in the reserve. Where
+    it would be too much for its tenant, later ones of this tenant pass it, as many; then they wait until it runs.
+
+    An adapter takes a slot as soon as somebody waits for it, is loaded, and keeps its slot while somebody waits or
+    runs. A request has waited too long for a slot after `age_s`. Then the adapters that hold slots longest take nobody
+    new, one for each adapter that waits so, until they have drained; first those for which nobody runs, which lose
+    theirs at once. Every adapter may first let in its share of a batch, or slots would change hands for one request
+    each. Where that is not enough, because a long answer holds a slot, all of them take nobody new once a batch has
+    passed the one that waits.
+
+    Args:
+        max_sequences: Sequences that run at a time.
+        max_adapters: Adapters that hold a slot at a time.
+        num_tenants: How many there may be, with those that have no request here.
+        is_resident: Whether an adapter is loaded already.
+        kv_tokens: Tokens that the KV cache holds; None where nobody knows.
+    """
+
+    def __init__(
+        self,
+        max_sequences: int,
+        max_adapters: int,
+        age_s: float = 1.0,
+        *,
+        num_tenants: Callable[[], int] = lambda: 1,
+        is_resident: Callable[[str], bool] = lambda adapter: True,
+        kv_tokens: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self.capacity = Capacity(max_sequences, num_tenants, kv_tokens)
+        self._slots = AdapterSlots(max_adapters, max_sequences, age_s)
+        self._counters = TokenCounters()
+        self._age_s = age_s
+        self._is_resident = is_resident
+        self._num_arrived = 0
+        self._lines: dict[tuple[str, int, str | None], deque[Ticket]] = {}
+        self._tenants: dict[str, _Tenant] = {}
+        self._num_waiting_for: Counter[str | None] = Counter()
+
+    @property
+    def num_waiting(self) -> int:
+        return sum(map(len, self._lines.values()))
+
+    @property
+    def num_waiting_for_places(self) -> int:
+        """Without those that wait for a load, and for which there are places now."""
+        num_loading = sum(num for adapter, num in self._num_waiting_for.items() if self.is_loading(adapter))
+        num_free = self.capacity.max_sequences - self.capacity.num_sequences
+        return self.num_waiting - min(num_loading, num_free)
+
+    @property
+    def num_tenants(self) -> int:
+        """Tenants with a request that waits or runs."""
+        return len(self._tenants)
+
+    @property
+    def most_of_a_tenant(self) -> int:
+        """Sequences that one tenant may have in the engine, and one request with it."""
+        return self.capacity.without_reserve(self.capacity.max_sequences)
+
+    @property
+    def adapters(self) -> Collection[str]:
+        """Those that hold a slot: they stay where they are, or are being loaded."""
+        return self._slots.names
+
+    @property
+    def is_short_of_slots(self) -> bool:
+        """Whether somebody waits for a slot, and none is free."""
+        return self._slots.num_free <= 0 and any(self._needs_slot(head.ask.adapter) for head in self._heads())
+
+    def arrive(self, ask: Ask, now_s: float) -> Ticket:
+        """Put a request at the end of its line."""
+        assert 1 <= ask.num_sequences <= self.capacity.max_sequences
+        self._num_arrived += 1
+        ticket = Ticket(ask, now_s, self._num_arrived)
+        self._lines.setdefault(ask.line, deque()).append(ticket)
+        self._tenants.setdefault(ask.tenant_id, _Tenant()).num_waiting += ask.num_sequences
+        self._counters.arrive(ask.tenant_id)
+        self._num_waiting_for[ask.adapter] += 1
+        return ticket
+
+    def next_load(self, now_s: float) -> str | None:
+        """Give slots to adapters that somebody waits for. Returns the first that must be loaded; None where none is."""
+        while self._heads_for_a_slot():
+            self._slots.make_room(self._closed(self._overdue(now_s), now_s))
+            if self._slots.num_free <= 0:
+                return None
+            ask = self._best(self._heads_for_a_slot(), now_s).ask
+            assert ask.adapter is not None
+            self._tenants[ask.tenant_id].last_turn_s[ask.priority, True] = now_s
+            self._slots.take(ask.adapter, ask.tenant_id, now_s)
+            if not self._is_resident(ask.adapter):
+                return ask.adapter
+            self._slots.loaded(ask.adapter, now_s)
+        return None
+
+    def loaded(self, adapter: str, now_s: float) -> None:
+        """A load has ended."""
+        for ticket in self._waiting_for(adapter):
+            ticket.load_s = (ticket.load_s or 0.0) + now_s - max(ticket.arrived_s, self._slots.taken_s(adapter))
+        self._slots.loaded(adapter, now_s)
+        self._free_if_idle(adapter)
+
+    def not_loaded(self, adapter: str) -> list[Ticket]:
+        """A load has failed. Returns who waits for it; for those that stay it is loaded again."""
+        self._slots.remove(adapter)
+        return self._waiting_for(adapter)
+
+    def admit_next(self, now_s: float) -> Ticket | None:
+        """Start the request whose turn it is; None where nobody may run."""
+        if not self._lines or self.capacity.num_sequences >= self.capacity.max_sequences:
+            return None
+        overdue = self._overdue(now_s)
+        closed = self._closed(overdue, now_s)
+        heads = [head for head in self._heads() if self._is_ready(head.ask.adapter, closed)]
+        over = [head for head in heads if not self._is_within_share(head.ask)]
+        kept_for = [head for head in over if self._is_out_of_patience(head)]
+        heads = [head for head in heads if head not in over and not any(_is_passed_by(each, head) for each in kept_for)]
+        ticket = self._start_best(heads, now_s) if heads else None
+        if ticket is None:
+            return None
+        passed = {head for head in over if _is_passed_by(head, ticket)}
+        for head in passed.union(overdue if ticket.ask.adapter is not None else ()):
+            head.num_passed += ticket.ask.num_sequences
+        return ticket
+
+    def leave(self, ticket: Ticket, num_tokens: int = 0) -> None:
+        """Forget a request, whether it waits or runs; a second call does nothing.
+
+        Args:
+            num_tokens: What it has used.
+        """
+        if ticket.state == "gone":
+            return
+        if ticket.state == "waiting":
+            self._leave_line(ticket)
+        else:
+            self._stop(ticket, num_tokens)
+        ticket.state = "gone"
+        self._counters.leave(ticket.ask.tenant_id)
+        tenant = self._tenants[ticket.ask.tenant_id]
+        if tenant.num_waiting == 0 and tenant.num_running == 0:
+            del self._tenants[ticket.ask.tenant_id]
+
+    def last_to_run(self) -> Ticket:
+        """The request to refuse where too many wait: of the tenant with most of them, the newest of least priority."""
+        waiting = [ticket for line in self._lines.values() for ticket in line]
+        num_waiting = {tenant_id: tenant.num_waiting for tenant_id, tenant in self._tenants.items()}
+        return max(waiting, key=lambda t: (num_waiting[t.ask.tenant_id], t.ask.priority, t.sequence))
+
+    def waiting_by_reason(self, now_s: float) -> dict[str, int]:
+        """How many requests wait for a place, for a slot or a load, or for their tenant to hold less."""
+        closed = self._closed(self._overdue(now_s), now_s)
+        counts: dict[str, int] = dict.fromkeys(REASONS, 0)
+        for line in self._lines.values():
+            counts[self._reason(line[0], closed)] += len(line)
+        return counts
+
+    def reason(self, ticket: Ticket, now_s: float) -> Reason:
+        """Why a request waits."""
+        return self._reason(ticket, self._closed(self._overdue(now_s), now_s))
+
+    def running_by_adapter(self) -> dict[str | None, int]:
+        """Requests that run, by adapter; None is the base model."""
+        return dict(Counter(ticket.ask.adapter for ticket in self.capacity.running))
+
+    def running_by_tenant(self) -> dict[str, int]:
+        """Sequences that run, by tenant."""
+        return {name: tenant.num_running for name, tenant in self._tenants.items() if tenant.num_running}
+
+    def is_loading(self, adapter: str | None) -> bool:
+        return adapter is not None and adapter in self._slots and not self._slots.is_loaded(adapter)
+
+    def _waiting_for(self, adapter: str) -> list[Ticket]:
+        return [ticket for line in self._lines.values() for ticket in line if ticket.ask.adapter == adapter]
+
+    def _heads(self) -> list[Ticket]:
+        return [line[0] for line in self._lines.values()]
+
+    def _heads_for_a_slot(self) -> list[Ticket]:
+        """Who may take a slot now, as far as loads are limited: of the tenants that load least, the first ones."""
+        loading = self._slots.loading_by_tenant()
+        most_of_one = self.capacity.without_reserve(MAX_LOADS)
+        heads = []
+        for head in self._heads():
+            if not self._needs_slot(head.ask.adapter):
+                continue
+            limit = most_of_one if loading[head.ask.tenant_id] else MAX_LOADS
+            if loading.total() < limit or (head.ask.adapter and self._is_resident(head.ask.adapter)):
+                heads.append(head)
+        fewest = min((loading[head.ask.tenant_id] for head in heads), default=0)
+        return [head for head in heads if loading[head.ask.tenant_id] == fewest]
+
+    def _overdue(self, now_s: float) -> list[Ticket]:
+        """The first of each line that has waited too long for a slot."""
+        if self._slots.num_free > 0:
+            return []
+        late_s = now_s - self._age_s
+        return [head for head in self._heads() if self._needs_slot(head.ask.adapter) and head.arrived_s < late_s]
+
+    def _closed(self, overdue: list[Ticket], now_s: float) -> Collection[str]:
+        num_passed = max((ticket.num_passed for ticket in overdue), default=0)
+        return self._slots.closed(len({ticket.ask.adapter for ticket in overdue}), num_passed, now_s)
+
+    def _needs_slot(self, adapter: str | None) -> bool:
+        return adapter is not None and adapter not in self._slots
+
+    def _is_ready(self, adapter: str | None, closed: Collection[str]) -> bool:
+        return adapter is None or (self._slots.is_loaded(adapter) and adapter not in closed)
+
+    def _start_best(self, heads: list[Ticket], now_s: float) -> Ticket | None:
+        """Start the best of some requests that fits."""
+        first = self._best(heads, now_s)
+        is_room_kept = self._is_out_of_patience(first)
+        num_refilled = 0 if is_room_kept else self.capacity.refill_reserve()
+        if self.capacity.fits(first.ask):
+            return self._start(first, now_s)
+        first.num_passed += num_refilled
+        if newcomers := [head for head in heads if self._fits_reserve(head)]:
+            return self._start(self._best(newcomers, now_s), now_s, is_in_reserve=True)
+        fitting = [head for head in heads if self.capacity.fits(head.ask) and self._may_pass(head, first)]
+        if is_room_kept or not fitting:
+            return None
+        ticket = self._best(fitting, now_s)
+        first.num_passed += ticket.ask.num_sequences
+        return self._start(ticket, now_s)
+
+    def _is_out_of_patience(self, ticket: Ticket) -> bool:
+        return ticket.num_passed >= self.capacity.max_sequences
+
+    def _may_pass(self, ticket: Ticket, first: Ticket) -> bool:
+        """Not those whose tenant is ahead by more than a batch: passing is no way to a larger share."""
+        ahead = self._counters.tokens(ticket.ask.tenant_id) - self._counters.tokens(first.ask.tenant_id)
+        return ahead <= first.ask.num_tokens / first.ask.num_sequences * self.capacity.max_sequences
+
+    def _fits_reserve(self, ticket: Ticket) -> bool:
+        return not self._tenants[ticket.ask.tenant_id].num_running and self.capacity.fits_reserve(ticket.ask)
+
+    def _is_within_share(self, ask: Ask) -> bool:
+        """Whether its tenant would leave the reserve to others; always, where it holds nothing."""
+        num_running = self._tenants[ask.tenant_id].num_running
+        return num_running + ask.num_sequences <= self.most_of_a_tenant or not num_running
+
+    def _best(self, heads: list[Ticket], now_s: float) -> Ticket:
+        """Of the most urgent priority, the one whose tenant has had least; or a less urgent one that has aged past."""
+        urgent = min(head.ask.priority for head in heads)
+        best = min((head for head in heads if head.ask.priority == urgent), key=self._rank)
+        others = [head for head in heads if head.ask.priority > urgent]
+        if others:
+            aged = min(others, key=lambda head: (self._level(head, now_s), *self._rank(head)))
+            return aged if self._level(aged, now_s) < self._level(best, now_s) else best
+        return best
+
+    def _rank(self, ticket: Ticket) -> tuple[float, int]:
+        """Lower runs earlier."""
+        return self._counters.tokens(ticket.ask.tenant_id), ticket.sequence
+
+    def _level(self, ticket: Ticket, now_s: float) -> tuple[int, float]:
+        """The priority, less what the time since the tenant's last turn makes up for; and since when that counts."""
+        turn = ticket.ask.priority, self._needs_slot(ticket.ask.adapter)
+        since_s = max(ticket.arrived_s, self._tenants[ticket.ask.tenant_id].last_turn_s.get(turn, 0.0))
+        return ticket.ask.priority - int((now_s - since_s) / self._age_s), since_s
+
+    def _start(self, ticket: Ticket, now_s: float, *, is_in_reserve: bool = False) -> Ticket:
+        ask = ticket.ask
+        tenant = self._tenants[ask.tenant_id]
+        tenant.last_turn_s[ask.priority, False] = now_s
+        tenant.num_running += ask.num_sequences
+        self.capacity.take(ticket, is_in_reserve=is_in_reserve)
+        self._counters.start(ask.tenant_id, ask.num_tokens)
+        if ask.adapter is not None:
+            self._slots.start(ask.adapter, ask.num_sequences)
+        self._leave_line(ticket)
+        ticket.state = "running"
+        return ticket
+
+    def _stop(self, ticket: Ticket, num_tokens: int) -> None:
+        ask = ticket.ask
+        self._tenants[ask.tenant_id].num_running -= ask.num_sequences
+        self.capacity.give_back(ticket)
+        self._counters.stop(ask.tenant_id, ask.num_tokens, num_tokens)
+        if ask.adapter is not None:
+            self._slots.stop(ask.adapter)
+            self._free_if_idle(ask.adapter)
+
+    def _leave_line(self, ticket: Ticket) -> None:
+        ask = ticket.ask
+        line = self._lines[ask.line]
+        line.remove(ticket)
+        if not line:
+            del self._lines[ask.line]
+        self._tenants[ask.tenant_id].num_waiting -= ask.num_sequences
+        self._num_waiting_for[ask.adapter] -= 1
+        if not self._num_waiting_for[ask.adapter]:
+            del self._num_waiting_for[ask.adapter]
+            self._free_if_idle(ask.adapter)
+
+    def _free_if_idle(self, adapter: str | None) -> None:
+        if adapter is not None and adapter not in self._num_waiting_for:
+            self._slots.free_if_idle(adapter)
+
+    def _reason(self, ticket: Ticket, closed: Collection[str]) -> Reason:
+        adapter = ticket.ask.adapter
+        if not self._is_ready(adapter, closed):
+            is_loading = adapter in self._slots and adapter not in closed
+            return "adapter_load" if is_loading or self._slots.num_free > 0 else "adapter_slots"
+        # A tenant's share of the places, were they dealt out evenly to those who are here.
+        num_running = self._tenants[ticket.ask.tenant_id].num_running
+        has_its_share = num_running * self.num_tenants >= self.most_of_a_tenant
+        has_its_share |= not self._is_within_share(ticket.ask)
+        is_alone = self.num_tenants == 1 and not self.capacity.has_reserve
+        return "tenant" if has_its_share and not is_alone else "capacity"
+
+
+def _is_passed_by(waiting: Ticket, ticket: Ticket) -> bool:
+    """Whether a request is one of the same tenant's that came later."""
+    return waiting.ask.tenant_id == ticket.ask.tenant_id and waiting.sequence < ticket.sequence
