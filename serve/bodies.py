@@ -4,7 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import jiter
@@ -25,6 +25,8 @@ _INLINE_BYTES = 8192
 """A larger body is parsed and checked in a thread: at this size the costliest takes some 6 ms, a chat 0.1 ms."""
 
 _KEPT_OPEN_BYTES = 65_536
+_THROW_AWAY_BYTES = 8 << 20
+_THROW_AWAY_S = 1.0
 _RETRY_AFTER_S = 5.0
 _BOM = b"\xef\xbb\xbf"
 _MOST_ERROR_CHARS = 120
@@ -149,7 +151,11 @@ class Places:
 
 
 class CloseUnread:
-    """ASGI middleware: an answer that comes before a large body was read ends the connection; the rest is not read."""
+    """ASGI middleware: an answer that comes before a large body was read ends the connection.
+
+    What is on its way is thrown away for a moment: a connection that is closed at once is reset, and the client may
+    lose the answer.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -158,7 +164,7 @@ class CloseUnread:
         if scope["type"] != "http" or not _may_be_large(scope):
             await self._app(scope, receive, send)
             return
-        is_read = False
+        is_read = closes = False
 
         async def watched_receive() -> Message:
             nonlocal is_read
@@ -167,12 +173,29 @@ class CloseUnread:
             return message
 
         async def closing_send(message: Message) -> None:
+            nonlocal closes
             if message["type"] == "http.response.start" and not is_read:
+                closes = True
                 headers = [header for header in message.get("headers", ()) if header[0] != b"connection"]
                 message["headers"] = [*headers, (b"connection", b"close")]
+            elif closes and not message.get("more_body", False):
+                await send(message | {"more_body": True})
+                await _throw_away(receive)
+                message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)
 
         await self._app(scope, watched_receive, closing_send)
+
+
+async def _throw_away(receive: Receive) -> None:
+    """The rest of a body, as long as it is short and comes soon."""
+    num_bytes, is_there = 0, True
+    with suppress(TimeoutError):
+        async with asyncio.timeout(_THROW_AWAY_S):
+            while is_there and num_bytes < _THROW_AWAY_BYTES:
+                message = await receive()
+                num_bytes += len(message.get("body", b""))
+                is_there = message["type"] == "http.request" and message.get("more_body", False)
 
 
 def parse_object(raw: bytes) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 
@@ -143,6 +144,14 @@ async def test_of_a_chunked_body_no_more_than_the_limit_is_read(store: AdapterSt
         with pytest.raises(ConnectionError):
             await asyncio.wait_for(sending, WAIT_S)
         assert client.num_sent < 64 << 20
+
+
+async def test_a_client_that_sends_too_much_gets_the_answer(store: AdapterStore, base_folder: Path) -> None:
+    """An asynchronous client loses what it has not read yet when its connection is reset."""
+    async with server(store, base_folder) as port, httpx.AsyncClient(timeout=WAIT_S) as client:
+        address = f"http://127.0.0.1:{port}/v1/chat/completions"
+        sent = [client.post(address, content=b"x" * 4_000_000) for _ in range(20)]
+        assert {answer.status_code for answer in await asyncio.gather(*sent)} == {413}
 
 
 @pytest.mark.parametrize("num_bytes", [512 << 10, 100])
