@@ -84,11 +84,11 @@ def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambd
         title="Lorikeet", lifespan=_lifespan(parts, on_failure), docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.bodies = parts.completions.bodies
-    app.add_middleware(CloseUnread)
     _add_completion_routes(app, parts)
     _add_model_routes(app, parts)
     _add_health_routes(app, parts)
     app.add_middleware(Guard, rules=parts.rules, refused=parts.metrics.key_refused)
+    app.add_middleware(CloseUnread)  # the last one is the outermost: also around what the guard refuses
     app.include_router(admin_router(parts.store, parts.residency, parts.engine, parts.monitor, _admin_only(parts)))
     add_error_handlers(app)
     return app

@@ -179,7 +179,7 @@ class CloseUnread:
                 headers = [header for header in message.get("headers", ()) if header[0] != b"connection"]
                 message["headers"] = [*headers, (b"connection", b"close")]
             elif closes and not message.get("more_body", False):
-                await send(message | {"more_body": True})
+                await send({**message, "more_body": True})
                 await _throw_away(receive)
                 message = {"type": "http.response.body", "body": b"", "more_body": False}
             await send(message)

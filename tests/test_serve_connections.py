@@ -13,7 +13,7 @@ import uvicorn
 from adapters.store import AdapterStore
 from serve.connections import TimedConnection
 from serve.keys import KeyRing
-from tests.serving import BASE_NAME, make_serving
+from tests.serving import BASE_NAME, JSON, make_serving
 
 pytestmark = pytest.mark.anyio
 
@@ -150,8 +150,15 @@ async def test_a_client_that_sends_too_much_gets_the_answer(store: AdapterStore,
     """An asynchronous client loses what it has not read yet when its connection is reset."""
     async with server(store, base_folder) as port, httpx.AsyncClient(timeout=WAIT_S) as client:
         address = f"http://127.0.0.1:{port}/v1/chat/completions"
-        sent = [client.post(address, content=b"x" * 4_000_000) for _ in range(20)]
+        sent = [client.post(address, content=b"x" * 4_000_000, headers=JSON) for _ in range(20)]
         assert {answer.status_code for answer in await asyncio.gather(*sent)} == {413}
+
+
+async def test_what_a_page_sends_is_not_read_either(store: AdapterStore, base_folder: Path) -> None:
+    async with server(store, base_folder) as port, connection(port) as client:
+        await client.send(sized(200_000).replace(b"application/json", b"text/plain"))
+        status, headers = await client.answer()
+        assert (status, headers["connection"]) == (415, "close")
 
 
 @pytest.mark.parametrize("num_bytes", [512 << 10, 100])
