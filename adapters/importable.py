@@ -13,7 +13,7 @@ from adapters.lint_config import MAX_LORA_RANK, Finding
 from adapters.lint_files import real_file
 from adapters.peft_folder import WEIGHTS_FILE, read_tensor_headers
 from adapters.tensor_names import CODE, plan_renames, write_renamed
-from adapters.version_files import MAX_BYTES
+from adapters.version_files import MAX_BYTES, mode_of
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ def importable(folder: Path, base_folder: Path, folders: StoreFolders, *, rename
         return
     with folders.staged() as copy:
         for name in MAX_BYTES:
-            if (folder / name).is_file():
-                path = real_file(folder, name)
-                copy_file(path, copy / name) if name != WEIGHTS_FILE else write_renamed(path, copy / name, renamed)
+            if (folder / name).is_file() and name != WEIGHTS_FILE:
+                copy_file(real_file(folder, name), copy / name, mode=mode_of(name))
+        write_renamed(real_file(folder, WEIGHTS_FILE), copy / WEIGHTS_FILE, renamed)
         yield Importable(copy, findings, renamed)
 
 
