@@ -123,8 +123,8 @@ class Users:
     """Pairs of users that prove a canary without any difference to be within its limit; None: no number does."""
 
     def __str__(self) -> str:
-        needed = "no number of users can prove a limit of 0" if self.least is None else f"{self.least} of each"
-        return f"{self.canary} of the canary and {self.stable} of stable, to prove no harm takes {needed}"
+        takes = f"takes {self.least} of each" if self.least else "is not possible with a limit of 0"
+        return f"{self.canary} of the canary and {self.stable} of stable, to prove no harm {takes}"
 
 
 @dataclass(frozen=True)

@@ -303,6 +303,11 @@ def test_a_hold_says_how_many_users_there_are_and_how_many_it_takes():
     assert verdict.reason.endswith(FEW_USERS_ADVICE)
 
 
+def test_a_limit_of_zero_says_that_no_number_of_users_proves_it():
+    verdict = decide(healthy(50), healthy(50), Policy(max_error_increase=0.0))
+    assert "to prove no harm is not possible with a limit of 0" in str(verdict.comparisons[1])
+
+
 def test_an_open_comparison_of_many_users_gives_no_advice():
     slow = Evidence(slow=seen(share(15, 300)))
     verdict = decide(healthy(300), Evidence(**{**vars(healthy(300)), "slow": slow.slow}), POLICY)
