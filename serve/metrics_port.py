@@ -46,10 +46,13 @@ class MetricsPort:
     def __init__(self, config: ServeConfig, metrics: ServeMetrics) -> None:
         assert config.metrics_port is not None
         self._app = metrics_app(metrics, WebRules.of(config, config.metrics_host))
-        self._socket = _listen(config.metrics_host, config.metrics_port)
+        self._address = config.metrics_host, config.metrics_port
+        self._socket = _listen(*self._address)
 
     async def run(self) -> None:
         """Answer until cancelled."""
+        if self._socket.fileno() < 0:  # closed with the server before, which ended unasked
+            self._socket = _listen(*self._address)
         server = _BesideAnother(
             uvicorn.Config(self._app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_S)
         )
