@@ -205,7 +205,8 @@ def test_nan_in_a_row_stays_there_with_int8_weights() -> None:
 
     current_platform.import_kernels()
     weight = torch.randint(-127, 128, (32, 64), dtype=torch.int8, generator=torch.Generator().manual_seed(1))
-    handler = ops.create_onednn_scaled_mm(weight.t(), torch.ones(32, 1), torch.bfloat16, True, False, 64)
+    of_weights = torch.ones(32, 1)  # the handler only points to them
+    handler = ops.create_onednn_scaled_mm(weight.t(), of_weights, torch.bfloat16, True, False, 64)
     clean = numbers(6, 64)
     broken = clean.index_fill(0, torch.tensor([2]), float("nan")).index_fill(0, torch.tensor([4]), float("inf"))
     products = []

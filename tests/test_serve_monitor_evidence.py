@@ -52,7 +52,7 @@ def test_a_dead_engine_is_no_failure_of_a_version() -> None:
 
 def test_nor_of_a_canary_in_shadow_mode() -> None:
     evidence = TrialEvidence(FIRST, SECOND)
-    evidence.request_finished(request(FIRST))
+    evidence.request_finished(request(FIRST), 0.0)
     evidence.generation_finished(generation("medical@2", source="shadow", tenant=None, outcome="lost"))
     assert evidence.evidence()[1].errors == ()
 

@@ -85,7 +85,7 @@ class Case:
             context.num_tokens += NUM_TOKENS
 
     def ask(self, reader: Reader) -> "asyncio.Task[None]":
-        headers = [(b"authorization", f"Bearer {self.token}".encode())]
+        headers = [*COMPLETION_SCOPE["headers"], (b"authorization", f"Bearer {self.token}".encode())]
         scope = COMPLETION_SCOPE | {"headers": headers, "asgi": {"spec_version": "2.3", "version": "3.0"}}
         return asyncio.create_task(self.serving.app(scope, reader.receive, reader.send))
 
