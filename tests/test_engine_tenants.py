@@ -37,7 +37,7 @@ def url(live_home: Home, tokens: dict[str, str]) -> Iterator[str]:
         yield server.url
 
 
-def ask(url: str, token: str, endpoint: str, prompt: str, model: str = BASE_NAME, **more: Any) -> dict[str, Any]:
+def ask(url: str, token: str, endpoint: str, prompt: Any, model: str = BASE_NAME, **more: Any) -> dict[str, Any]:
     of_endpoint = {
         "chat/completions": {"messages": [{"role": "user", "content": prompt}], "max_tokens": 2},
         "completions": {"prompt": prompt, "max_tokens": 2},
@@ -76,9 +76,7 @@ def test_cached_tokens_tell_of_the_tenants_own_prompts_only(
 @pytest.mark.parametrize("wrap", [lambda ids: ids, lambda ids: [ids], lambda ids: [[1, 2, 3], ids]])
 def test_a_prompt_of_token_ids_is_its_tenants_too(url: str, tokens: dict[str, str], wrap: Any) -> None:
     prompt = wrap([1000 + next(numbers), *range(100, 400)])
-    cached = [
-        num_cached(ask(url, tokens[tenant], "completions", "", prompt=prompt)) for tenant in ("acme", "acme", "globex")
-    ]
+    cached = [num_cached(ask(url, tokens[tenant], "completions", prompt)) for tenant in ("acme", "acme", "globex")]
     assert (cached[0], cached[1] > 0, cached[2]) == (0, True, 0)
 
 
