@@ -24,6 +24,9 @@ settings.load_profile("whole")
 # machine that is busy for minutes.
 torch.set_num_threads(1)
 
+# For a test that starts an engine or trains, with its fixtures; pyproject.toml has the limit of all others.
+LONG_TEST_TIMEOUT_S = 1200
+
 # Readline sets them for the processes of `pytest -n`, and a rich console keeps the width that it was made with.
 for _name in ("COLUMNS", "LINES"):
     os.environ.pop(_name, None)
@@ -53,7 +56,10 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the engine's tests last, and skip the tests marked `gpu` where there is none."""
+    """Run the engine's tests last, give long tests more time, and skip the tests marked `gpu` where there is no GPU."""
+    for item in items:
+        if any(item.get_closest_marker(name) for name in ("engine", "slow", "gpu")):
+            item.add_marker(pytest.mark.timeout(LONG_TEST_TIMEOUT_S))
     items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and shutil.which("nvidia-smi") is None:
