@@ -1,6 +1,6 @@
 # One target per task. ARGS goes to the program: make test ARGS="-k store", make demo ARGS=--fresh
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast check format lock clean
+.PHONY: help setup demo serve test test-fast check docs format lock clean
 BIN := .venv/bin
 ARGS ?=
 FAST := not engine and not slow and not gpu
@@ -30,6 +30,9 @@ check: setup ## Check format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: setup ## Build the documentation site into build/docs; a broken link or anchor fails
+	$(BIN)/zensical build --clean --strict $(ARGS)
+
 format: setup ## Format the code and sort its imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -39,4 +42,4 @@ lock: setup ## Resolve pyproject.toml anew into requirements/*.lock
 	$(BIN)/python requirements/lock.py gpu
 
 clean: ## Remove .venv and caches; var/ (bases, adapters, reports) stays
-	rm -rf .venv build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache .coverage build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
