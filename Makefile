@@ -1,8 +1,10 @@
 # One target per task. ARGS goes to the program: make test ARGS="-k store", make demo ARGS=--fresh
+# COVERAGE=--cov prints what the fast tests cover: make test-fast COVERAGE=--cov
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast check docs format lock clean
 BIN := .venv/bin
 ARGS ?=
+COVERAGE ?=
 FAST := not engine and not slow and not gpu
 PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 
@@ -19,11 +21,11 @@ serve: setup ## Serve the base and every published adapter
 	$(BIN)/lorikeet serve config/serve.yaml $(ARGS)
 
 test: setup ## Run all tests; those that need a GPU are skipped without one
-	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
+	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
 	$(BIN)/pytest -m "not ($(FAST))" $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: setup ## Run the tests that start no engine and train nothing
-	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) $(ARGS)
+	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) $(COVERAGE) $(ARGS)
 
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .
