@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.defaults import read_defaults
 from adapters.errors import AdapterError, AdapterNotFoundError
 from adapters.importable import importable

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from adapters.base import sha256_file
+from adapters.bases import sha256_file
 from adapters.errors import IntegrityError
 from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest
 from adapters.reference import Target

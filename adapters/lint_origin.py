@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.lint_config import Finding
 from adapters.manifest import MANIFEST_FILE
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import FINGERPRINT_FILE, read_fingerprint
 from adapters.lint import lint_folder, raise_errors

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.errors import AdapterError
 from adapters.manifest import Manifest, RequestDefaults
 from adapters.store import AdapterStore

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.remote import RemoteStore
 from adapters.store import AdapterStore
 from config.home import Home

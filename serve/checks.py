@@ -5,7 +5,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.lint import lint_folder, raise_errors

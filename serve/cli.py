@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.errors import AdapterError
 from config.errors import ConfigError
 from config.home import Home

@@ -12,7 +12,7 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.errors import AdapterNotFoundError
 from adapters.manifest import DatasetRef, ManifestDraft, RequestDefaults, TrainingRecord
 from adapters.peft_folder import read_lora_spec

@@ -4,7 +4,7 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.reference import Target
 from adapters.trials import Trial

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from adapters.base import base_digest, base_files, chat_template_sha256, tokenizer_sha256, weights_sha256
+from adapters.bases import base_digest, base_files, chat_template_sha256, tokenizer_sha256, weights_sha256
 from adapters.manifest import MANIFEST_FILE, BaseManifest, BaseRef, ManifestDraft
 from adapters.peft_folder import read_lora_spec
 

@@ -8,7 +8,7 @@ import httpx
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.manifest import Manifest
 from adapters.store import AdapterStore

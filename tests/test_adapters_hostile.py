@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.errors import BaseModelMismatchError, IntegrityError, InvalidAdapterError
 from adapters.integrity import digest_of, file_entry
 from adapters.lint import lint_folder

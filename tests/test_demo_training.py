@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.manifest import DatasetRef, RequestDefaults, TrainingRecord
 from adapters.store import AdapterStore
 from config.dataset import DATASET_MANIFEST_FILE, read_dataset

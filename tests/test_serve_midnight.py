@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE, Fingerprint, read_fingerprint
 from adapters.reference import Target
 from adapters.store import AdapterStore

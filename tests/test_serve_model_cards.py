@@ -8,7 +8,7 @@ import httpx
 import pytest
 from openai import AsyncOpenAI
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.history import Event, append_events
 from adapters.store import AdapterStore
 from tests.serving import BASE_NAME, Serving, make_serving

@@ -7,7 +7,7 @@ from unittest.mock import patch
 
 import pytest
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.errors import AdapterInUseError
 from adapters.manifest import BaseRef
 from adapters.reference import Target

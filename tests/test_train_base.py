@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from adapters.base import list_bases, read_base, verify_base
+from adapters.bases import list_bases, read_base, verify_base
 from adapters.errors import BaseNotFoundError, InvalidBaseError
 from config.home import Home
 from tests.tiny_llama import write_tiny_llama

@@ -17,7 +17,7 @@ import torch
 import yaml
 from transformers import AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from adapters.base import (
+from adapters.bases import (
     CHAT_TEMPLATE_FILE,
     base_digest,
     base_files,

@@ -74,7 +74,7 @@ def prepare(
 def list_bases(home: HomeOption = DEFAULT_HOME) -> None:
     """List the prepared bases."""
     with _shell():
-        from adapters.base import list_bases
+        from adapters.bases import list_bases
         from train.tables import base_table
 
         manifests = list_bases(Home(home).bases)
@@ -88,7 +88,7 @@ def show_base(
 ) -> None:
     """Show a base's manifest, after hashing its files."""
     with _shell():
-        from adapters.base import verify_base
+        from adapters.bases import verify_base
 
         console.print_json(verify_base(Home(home).bases / name).model_dump_json())
 
@@ -194,7 +194,7 @@ def _shell() -> Iterator[None]:
 def _tokenizer(config: DomainConfig, home: Home) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
-    from adapters.base import read_base
+    from adapters.bases import read_base
 
     folder = home.bases / config.base
     read_base(folder)

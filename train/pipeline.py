@@ -12,7 +12,7 @@ from pathlib import Path
 from peft import LoraConfig
 from rich.console import Console
 
-from adapters.base import verify_base
+from adapters.bases import verify_base
 from adapters.manifest import (
     BaseManifest,
     DatasetRef,

@@ -12,7 +12,7 @@ from statistics import fmean
 
 from openai import AsyncOpenAI
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.store import AdapterStore
 from config.errors import DatasetError

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from adapters.base import read_base
+from adapters.bases import read_base
 from adapters.errors import InvalidBaseError
 from adapters.manifest import MANIFEST_FILE
 
