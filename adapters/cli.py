@@ -10,12 +10,12 @@ import typer
 from adapters.bases import read_base
 from adapters.defaults import read_defaults
 from adapters.errors import AdapterError, AdapterNotFoundError
-from adapters.importable import importable
-from adapters.lint import lint_folder
-from adapters.lint_config import MAX_LORA_RANK, Finding
-from adapters.lint_words import examples
+from adapters.lint.config import MAX_LORA_RANK, Finding
+from adapters.lint.importable import importable
+from adapters.lint.lint import lint_folder
+from adapters.lint.peft_folder import read_lora_spec
+from adapters.lint.words import examples
 from adapters.manifest import ManifestDraft
-from adapters.peft_folder import read_lora_spec
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.store import AdapterStore
 from adapters.tables import history_table, manifest_table, versions_table

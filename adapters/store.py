@@ -14,9 +14,9 @@ from adapters.folders import discard_version, is_complete, version_folders
 from adapters.heal import heal
 from adapters.history import Event, EventKind, VerdictAction, append_events
 from adapters.integrity import digest_of, file_entry
-from adapters.lint_files import real_file
+from adapters.lint.files import real_file
+from adapters.lint.publishable import check_publishable
 from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest, ManifestDraft
-from adapters.publishable import check_publishable
 from adapters.quarantine import Quarantined, write_quarantine
 from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target, parse_alias

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from adapters.fingerprint import FINGERPRINT_FILE
-from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 
 README_FILE = "README.md"
 PROBES_FILE = "probes.json"  # `quality.probes` reads it; here it is bytes with a bound

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.fingerprint import FINGERPRINT_FILE
+from adapters.lint.peft_folder import WEIGHTS_FILE
 from adapters.manifest import ManifestDraft, QualityRules
-from adapters.peft_folder import WEIGHTS_FILE
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from adapters.version_files import MAX_BYTES

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from adapters.durable import write_file
 from adapters.history import append_events
+from adapters.lint.peft_folder import read_lora_spec
 from adapters.manifest import MANIFEST_FILE, Manifest, ManifestDraft
-from adapters.peft_folder import read_lora_spec
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from config.home import Home

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from adapters.fingerprint import FINGERPRINT_FILE
-from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
+from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
 from loadtest.errors import LoadtestError
 
 _COPIED = (FINGERPRINT_FILE, "README.md")

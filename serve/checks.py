@@ -8,7 +8,7 @@ from pathlib import Path
 from adapters.bases import read_base
 from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import Fingerprint, read_fingerprint
-from adapters.lint import lint_folder, raise_errors
+from adapters.lint.lint import lint_folder, raise_errors
 from adapters.manifest import Manifest
 from adapters.reference import Target
 from adapters.store import AdapterStore

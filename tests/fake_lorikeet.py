@@ -14,8 +14,8 @@ from pathlib import Path
 
 from adapters.bases import read_base
 from adapters.errors import AdapterNotFoundError
+from adapters.lint.peft_folder import read_lora_spec
 from adapters.manifest import DatasetRef, ManifestDraft, RequestDefaults, TrainingRecord
-from adapters.peft_folder import read_lora_spec
 from adapters.store import AdapterStore
 from config.dataset import read_dataset
 from config.home import Home

@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adapters.lint import lint_folder
-from adapters.lint_config import Finding
+from adapters.lint.config import Finding
+from adapters.lint.lint import lint_folder
 from tests.peft_folders import CONFIG, lora_tensors, write_peft_folder
 
 ADAPTER_CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"

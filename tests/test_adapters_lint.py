@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from adapters.errors import InvalidAdapterError, InvalidBaseError, UnsupportedAdapterError
-from adapters.lint import lint_folder, raise_errors
-from adapters.lint_config import check_adapter_config, rank_of
+from adapters.lint.config import check_adapter_config, rank_of
+from adapters.lint.lint import lint_folder, raise_errors
 from tests.peft_folders import (
     CONFIG,
     HIDDEN,

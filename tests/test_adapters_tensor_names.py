@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from adapters.lint import lint_folder
-from adapters.lint_config import Finding
-from adapters.tensor_names import plan_renames, write_renamed
+from adapters.lint.config import Finding
+from adapters.lint.lint import lint_folder
+from adapters.lint.tensor_names import plan_renames, write_renamed
 from tests.peft_folders import MODULES, lora_tensors, write_base_folder, write_peft_folder
 
 PREFIX = "base_model.model."

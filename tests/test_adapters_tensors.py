@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from adapters.errors import InvalidAdapterError
-from adapters.tensors import TensorHeader, find_larger, read_headers
+from adapters.lint.tensors import TensorHeader, find_larger, read_headers
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 BAD = st.sampled_from([float("nan"), float("inf"), float("-inf")])

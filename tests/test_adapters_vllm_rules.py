@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from adapters.lint import lint_folder
-from adapters.lint_config import check_adapter_config
+from adapters.lint.config import check_adapter_config
+from adapters.lint.lint import lint_folder
 from tests.peft_folders import CONFIG, HIDDEN, MODULES, RANK, lora_tensors, write_peft_folder
 
 pytestmark = pytest.mark.engine  # imports vLLM, which takes as long as many tests together

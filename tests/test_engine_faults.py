@@ -20,8 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
 from adapters.fingerprint import FINGERPRINT_FILE
+from adapters.lint.peft_folder import WEIGHTS_FILE
 from adapters.manifest import ManifestDraft
-from adapters.peft_folder import WEIGHTS_FILE
 from adapters.reference import Target
 from adapters.version_files import MAX_BYTES
 from quality.drift import Exchange

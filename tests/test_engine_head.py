@@ -11,8 +11,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_lora_spec
 from adapters.manifest import ManifestDraft
-from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_lora_spec
 from adapters.reference import Target
 from tests.live_server import BASE, BASE_NAME, LiveServer, client
 

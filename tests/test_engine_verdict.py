@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.history import Event
+from adapters.lint.peft_folder import WEIGHTS_FILE
 from adapters.manifest import ManifestDraft, QualityRules
-from adapters.peft_folder import WEIGHTS_FILE
 from adapters.reference import Target
 from adapters.version_files import MAX_BYTES
 from config.home import Home

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 
 from adapters.fingerprint import FINGERPRINT_FILE
-from adapters.lint_config import scaling_of
-from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config, read_lora_spec
+from adapters.lint.config import scaling_of
+from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config, read_lora_spec
 from adapters.reference import Target
 from adapters.store import AdapterStore
 from config.home import Home

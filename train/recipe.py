@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from peft import LoraConfig
 
-from adapters.lint_config import MAX_LORA_RANK, check_adapter_config
+from adapters.lint.config import MAX_LORA_RANK, check_adapter_config
 from config.schema import RecipeConfig
 from train.errors import RecipeError
 

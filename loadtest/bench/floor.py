@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from adapters.peft_folder import WEIGHTS_FILE
-from adapters.tensors import read_headers
+from adapters.lint.peft_folder import WEIGHTS_FILE
+from adapters.lint.tensors import read_headers
 from loadtest.bench.results import BenchResult
 
 _READ_BYTES = 1 << 30  # beyond every cache

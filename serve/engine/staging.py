@@ -31,8 +31,8 @@ import torch
 from blake3 import blake3
 from torch import Tensor
 
-from adapters.lint_config import scaling_of
-from adapters.tensors import read_headers
+from adapters.lint.config import scaling_of
+from adapters.lint.tensors import read_headers
 from serve.engine.parent import end_with_parent
 from serve.engine.staged_cache import StagedCache
 from serve.kernels import packed

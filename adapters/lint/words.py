@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from adapters.lint_config import Finding
+from adapters.lint.config import Finding
 
 _MAX_EXAMPLES = 3
 _MAX_NAME_CHARS = 300

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from adapters.lint_config import Finding
-from adapters.lint_words import examples
-from adapters.peft_folder import PREFIX, parse_name
+from adapters.lint.config import Finding
+from adapters.lint.peft_folder import PREFIX, parse_name
+from adapters.lint.words import examples
 from adapters.strict_json import load_json
 
 CODE = "tensor-names"

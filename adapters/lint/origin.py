@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.bases import read_base
-from adapters.lint_config import Finding
+from adapters.lint.config import Finding
 from adapters.manifest import MANIFEST_FILE
 
 # How a name tells a model's number format, quantizer or file format; none of them makes it another model.

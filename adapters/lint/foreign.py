@@ -8,11 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from adapters.errors import InvalidAdapterError
-from adapters.lint_config import Finding
-from adapters.lint_words import examples
-from adapters.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from adapters.lint.config import Finding
+from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE
+from adapters.lint.tensors import read_headers
+from adapters.lint.words import examples
 from adapters.strict_json import load_json
-from adapters.tensors import read_headers
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 

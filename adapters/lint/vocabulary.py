@@ -4,12 +4,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.base_modules import Shape
-from adapters.lint_config import Finding
-from adapters.lint_words import examples
-from adapters.peft_folder import LoraModule, LoraTensors
+from adapters.lint.base_modules import Shape
+from adapters.lint.config import Finding
+from adapters.lint.peft_folder import LoraModule, LoraTensors
+from adapters.lint.tensors import TensorHeader
+from adapters.lint.words import examples
 from adapters.strict_json import load_json
-from adapters.tensors import TensorHeader
 
 _TOKENIZER_FILE = "tokenizer.json"
 _MAX_TOKENIZER_BYTES = 64 << 20

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from adapters.errors import InvalidBaseError
-from adapters.tensors import TensorHeader, read_headers
+from adapters.lint.tensors import TensorHeader, read_headers
 
 _PACKED_DTYPES = {"U8", "I32"}  # 4-bit weights lie packed; their shape on disk says nothing
 

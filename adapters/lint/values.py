@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.lint_config import Finding, scaling_of
-from adapters.lint_words import broken, examples
-from adapters.peft_folder import LoraModule
-from adapters.tensors import TensorHeader, find_larger
+from adapters.lint.config import Finding, scaling_of
+from adapters.lint.peft_folder import LoraModule
+from adapters.lint.tensors import TensorHeader, find_larger
+from adapters.lint.words import broken, examples
 
 _SERVED_TYPE = "bfloat16"  # what the engine makes of A, and of B times the scaling
 _OVERFLOWS_AT = 2.0**128 - 2.0**119  # halfway between the largest bfloat16 and the number after it: rounded to infinity

@@ -4,16 +4,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.base_modules import Shape, read_base_modules
 from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
-from adapters.foreign import look_for_foreign
-from adapters.lint_config import Finding, check_adapter_config, rank_of
-from adapters.lint_files import check_files
-from adapters.lint_origin import check_origin
-from adapters.lint_values import check_magnitudes
-from adapters.lint_vocabulary import check_resized, check_tokenizer, check_whole_layers, resized
-from adapters.lint_words import broken, examples
-from adapters.peft_folder import (
+from adapters.lint.base_modules import Shape, read_base_modules
+from adapters.lint.config import Finding, check_adapter_config, rank_of
+from adapters.lint.files import check_files
+from adapters.lint.foreign import look_for_foreign
+from adapters.lint.origin import check_origin
+from adapters.lint.peft_folder import (
     CONFIG_FILE,
     WEIGHTS_FILE,
     LoraModule,
@@ -22,8 +19,11 @@ from adapters.peft_folder import (
     read_adapter_config,
     read_tensor_headers,
 )
-from adapters.tensor_names import Renames, check_names, plan_renames
-from adapters.tensors import FLOAT_DTYPES, TensorHeader, is_zero
+from adapters.lint.tensor_names import Renames, check_names, plan_renames
+from adapters.lint.tensors import FLOAT_DTYPES, TensorHeader, is_zero
+from adapters.lint.values import check_magnitudes
+from adapters.lint.vocabulary import check_resized, check_tokenizer, check_whole_layers, resized
+from adapters.lint.words import broken, examples
 
 _UNREAD = {"symlink", "too-large"}  # with these, no file is even opened
 

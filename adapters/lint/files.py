@@ -6,9 +6,9 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from adapters.errors import InvalidAdapterError
-from adapters.foreign import PICKLE_SUFFIXES, natural
-from adapters.lint_config import Finding
-from adapters.peft_folder import WEIGHTS_FILE
+from adapters.lint.config import Finding
+from adapters.lint.foreign import PICKLE_SUFFIXES, natural
+from adapters.lint.peft_folder import WEIGHTS_FILE
 from adapters.version_files import MAX_BYTES, find_oversized
 
 # Beside any pickle and weights of another name.

@@ -5,10 +5,10 @@ from pathlib import Path
 from adapters.bases import read_base
 from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import FINGERPRINT_FILE, read_fingerprint
-from adapters.lint import lint_folder, raise_errors
-from adapters.lint_config import MAX_LORA_RANK
+from adapters.lint.config import MAX_LORA_RANK
+from adapters.lint.lint import lint_folder, raise_errors
+from adapters.lint.peft_folder import read_lora_spec
 from adapters.manifest import ManifestDraft
-from adapters.peft_folder import read_lora_spec
 from adapters.strict_json import load_json
 from adapters.version_files import PROBES_FILE
 
