@@ -10,9 +10,9 @@ from adapters.integrity import read_manifest, verify_folder
 from adapters.manifest import Manifest
 from adapters.quarantine import Quarantined, read_quarantine
 from adapters.reference import Target, parse_reference
+from adapters.release.traffic import Split
+from adapters.release.trials import Trial, current_trial
 from adapters.state import AdapterState, read_state
-from adapters.traffic import Split
-from adapters.trials import Trial, current_trial
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapters.aliases import current_aliases, plan_moves, rollback_version
 from adapters.durable import copy_file, rename_folder, write_file
 from adapters.errors import AdapterInUseError, AdapterNotFoundError
 from adapters.folders import discard_version, is_complete, version_folders
@@ -20,8 +19,9 @@ from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest, ManifestDraft
 from adapters.quarantine import Quarantined, write_quarantine
 from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target, parse_alias
-from adapters.traffic import plan_split
-from adapters.trials import Conclusion, Trial, check_running, plan_conclusion
+from adapters.release.aliases import current_aliases, plan_moves, rollback_version
+from adapters.release.traffic import plan_split
+from adapters.release.trials import Conclusion, Trial, check_running, plan_conclusion
 from adapters.usage import users
 from adapters.version_files import MAX_BYTES, mode_of
 

@@ -8,8 +8,8 @@ from rich.table import Column, Table
 from adapters.history import Event
 from adapters.manifest import Manifest, RequestDefaults, Score
 from adapters.reference import Target
+from adapters.release.traffic import CANARY_ALIAS, Split
 from adapters.store import AdapterStore
-from adapters.traffic import CANARY_ALIAS, Split
 
 
 def versions_table(store: AdapterStore, targets: list[Target]) -> Table:

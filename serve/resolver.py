@@ -7,8 +7,8 @@ from adapters.errors import AdapterError, InvalidReferenceError
 from adapters.history import published_versions, removed_versions
 from adapters.manifest import RequestDefaults
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
+from adapters.release.traffic import CANARY_ALIAS, choose
 from adapters.store import AdapterStore
-from adapters.traffic import CANARY_ALIAS, choose
 from serve.errors import InvalidRequestError, ModelNotFoundError
 
 Permission = Callable[[str], bool]

@@ -15,8 +15,8 @@ from adapters.errors import AdapterError
 from adapters.history import HISTORY_FILE, removed_versions
 from adapters.quarantine import QUARANTINE_FILE
 from adapters.reference import DEFAULT_ALIAS, Target, is_adapter_name
+from adapters.release.traffic import CANARY_ALIAS
 from adapters.store import AdapterStore
-from adapters.traffic import CANARY_ALIAS
 from serve.background import Backoff, Failures
 from serve.errors import NotReadyError, ServeError
 from serve.residency import Residency

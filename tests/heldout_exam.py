@@ -7,7 +7,7 @@ from typing import Any
 from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.reference import Target
-from adapters.trials import Trial
+from adapters.release.trials import Trial
 from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet, write_probes
 from quality.store import QualityStore
 from serve.defaults import AnswerLengths

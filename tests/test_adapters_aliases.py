@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.aliases import current_aliases, rollback_version
 from adapters.errors import IntegrityError
 from adapters.history import HISTORY_FILE, Event, append_events, read_history
+from adapters.release.aliases import current_aliases, rollback_version
 
 
 def event(kind, version, alias="stable"):

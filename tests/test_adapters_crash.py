@@ -19,8 +19,8 @@ import pytest
 from adapters.errors import StoreDiskError
 from adapters.manifest import ManifestDraft
 from adapters.reference import Target
+from adapters.release.traffic import Split
 from adapters.store import AdapterStore
-from adapters.traffic import Split
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import pytest
 
 from adapters.errors import TrialOverError
 from adapters.history import Event
+from adapters.release.traffic import Split, current_split
+from adapters.release.trials import Trial, current_trial, told_verdicts
 from adapters.tables import history_table
-from adapters.traffic import Split, current_split
-from adapters.trials import Trial, current_trial, told_verdicts
 from tests.peft_folders import draft_for
 
 AT = "2026-11-21T00:00:00+00:00"

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from adapters.manifest import QualityRules
 from adapters.reference import Target
+from adapters.release.traffic import Split
+from adapters.release.trials import Trial
 from adapters.store import AdapterStore
-from adapters.traffic import Split
-from adapters.trials import Trial
 from config.monitor import VerdictMode
 from quality.store import QualityStore
 from quality.verdict import decide

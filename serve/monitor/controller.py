@@ -15,8 +15,8 @@ from adapters.errors import AdapterError, TrialOverError
 from adapters.history import VerdictAction
 from adapters.manifest import QualityRules
 from adapters.reference import Target
+from adapters.release.trials import Trial, told_verdicts
 from adapters.store import AdapterStore
-from adapters.trials import Trial, told_verdicts
 from config.monitor import VerdictMode
 from quality.errors import QualityStoreError
 from quality.kept import TrialPair

@@ -18,7 +18,7 @@ from adapters.errors import AdapterError
 from adapters.manifest import RequestDefaults
 from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target
-from adapters.trials import Trial
+from adapters.release.trials import Trial
 from quality.intervals import share_of
 from quality.kept import GeneralScore, ProbeScore
 from quality.probes import InvalidProbesError, Probe, ProbeSet, read_probes

@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import NamedTuple, Protocol
 
 from adapters.reference import Target
-from adapters.trials import Trial
+from adapters.release.trials import Trial
 from quality.probes import ProbeSet
 
 

@@ -3,7 +3,7 @@
 from pydantic import BaseModel, ConfigDict
 
 from adapters.reference import Target
-from adapters.trials import Trial
+from adapters.release.trials import Trial
 from quality.verdict import Action, Comparison, State, Verdict
 
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal
 
-from adapters.aliases import current_aliases
 from adapters.errors import TrialOverError
 from adapters.history import Event, VerdictAction
 from adapters.reference import DEFAULT_ALIAS
-from adapters.traffic import CANARY_ALIAS
+from adapters.release.aliases import current_aliases
+from adapters.release.traffic import CANARY_ALIAS
 
 Conclusion = Literal["promote", "rollback"]
 

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 
-from adapters.aliases import current_aliases
 from adapters.errors import InvalidSplitError
 from adapters.history import Event
 from adapters.reference import DEFAULT_ALIAS
+from adapters.release.aliases import current_aliases
 
 CANARY_ALIAS = "canary"
 

@@ -1,0 +1,1 @@
+"""Which version answers: aliases, traffic splits, and trials of a canary."""
