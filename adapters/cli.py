@@ -23,7 +23,7 @@ from config.home import Home
 from config.terminal import labelled, make_console, print_error
 
 if TYPE_CHECKING:
-    from adapters.remote import RemoteStore
+    from adapters.remote.remote import RemoteStore
 
 app = typer.Typer(no_args_is_help=True, help="The adapter store: list, check, promote, roll back, push and pull.")
 
@@ -263,7 +263,7 @@ def _store(home: Path) -> AdapterStore:
 
 
 def _remote(store: AdapterStore, url: str) -> "RemoteStore":
-    from adapters.remote import RemoteStore  # fsspec and its kind take a while to import
+    from adapters.remote.remote import RemoteStore  # fsspec and its kind take a while to import
 
     return RemoteStore(url, store)
 

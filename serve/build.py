@@ -7,7 +7,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 
 from adapters.bases import read_base
-from adapters.remote import RemoteStore
+from adapters.remote.remote import RemoteStore
 from adapters.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig

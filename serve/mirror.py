@@ -4,7 +4,7 @@ import asyncio
 import logging
 
 from adapters.errors import AdapterError
-from adapters.remote import RemoteStore
+from adapters.remote.remote import RemoteStore
 from serve.background import Failures
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,8 @@ from random import Random
 import pytest
 
 from adapters.reference import Target
-from adapters.remote import RemoteStore
-from adapters.retry import Retry
+from adapters.remote.remote import RemoteStore
+from adapters.remote.retry import Retry
 from adapters.store import AdapterStore
 from tests.peft_folders import draft_for
 

@@ -5,8 +5,8 @@ import pytest
 
 from adapters.errors import AdapterNotFoundError, IntegrityError, RemoteStoreError
 from adapters.reference import Target
-from adapters.remote import RemoteStore
-from adapters.retry import Retry
+from adapters.remote.remote import RemoteStore
+from adapters.remote.retry import Retry
 from tests.peft_folders import draft_for
 from tests.remote_stores import FIRST, SECOND
 

@@ -2,7 +2,7 @@ from random import Random
 
 import pytest
 
-from adapters.retry import Retry
+from adapters.remote.retry import Retry
 
 
 class Flaky:

@@ -15,10 +15,10 @@ from adapters.errors import AdapterNotFoundError, IntegrityError, RemoteConflict
 from adapters.history import HISTORY_FILE, published_versions, removed_versions
 from adapters.integrity import check_manifest, parse_manifest, verify_file
 from adapters.manifest import MANIFEST_FILE, Manifest
-from adapters.mirror import grown_apart, local_history, mirror_history
 from adapters.reference import Target, is_adapter_name
-from adapters.remote_files import RemoteFiles
-from adapters.retry import Retry
+from adapters.remote.files import RemoteFiles
+from adapters.remote.mirror import grown_apart, local_history, mirror_history
+from adapters.remote.retry import Retry
 from adapters.store import AdapterStore
 from adapters.version_files import MAX_HISTORY_BYTES, MAX_MANIFEST_BYTES, mode_of
 

@@ -10,7 +10,7 @@ import fsspec
 
 from adapters.durable import disk_errors
 from adapters.errors import AdapterError, IntegrityError, RemoteStoreError
-from adapters.retry import Result, Retry
+from adapters.remote.retry import Result, Retry
 
 _PACKAGES = {
     "s3": "s3fs",

@@ -1,0 +1,1 @@
+"""Adapter stores on other machines."""
