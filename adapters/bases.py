@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from adapters.errors import BaseNotFoundError, InvalidBaseError
-from adapters.manifest import MANIFEST_FILE, BaseManifest, FileEntry
+from adapters.store.manifest import MANIFEST_FILE, BaseManifest, FileEntry
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 

@@ -15,9 +15,9 @@ from adapters.lint.importable import importable
 from adapters.lint.lint import lint_folder
 from adapters.lint.peft_folder import read_lora_spec
 from adapters.lint.words import examples
-from adapters.manifest import ManifestDraft
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
-from adapters.store import AdapterStore
+from adapters.store.manifest import ManifestDraft
+from adapters.store.store import AdapterStore
 from adapters.tables import history_table, manifest_table, versions_table
 from config.home import Home
 from config.terminal import labelled, make_console, print_error

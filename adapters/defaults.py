@@ -8,7 +8,7 @@ from jsonschema.validators import validator_for
 from pydantic import ValidationError
 
 from adapters.errors import InvalidDefaultsError
-from adapters.manifest import RequestDefaults
+from adapters.store.manifest import RequestDefaults
 
 _MAX_VALUE_CHARS = 80
 

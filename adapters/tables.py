@@ -5,11 +5,11 @@ import json
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
 
-from adapters.history import Event
-from adapters.manifest import Manifest, RequestDefaults, Score
 from adapters.reference import Target
 from adapters.release.traffic import CANARY_ALIAS, Split
-from adapters.store import AdapterStore
+from adapters.store.history import Event
+from adapters.store.manifest import Manifest, RequestDefaults, Score
+from adapters.store.store import AdapterStore
 
 
 def versions_table(store: AdapterStore, targets: list[Target]) -> Table:

@@ -9,7 +9,7 @@ from typing import Literal
 from openai import AsyncOpenAI
 from rich.console import Console
 
-from adapters.manifest import Manifest
+from adapters.store.manifest import Manifest
 from config.dataset import read_dataset
 from config.progress import Progress, print_line, shown
 from demo.saved import SavedScores

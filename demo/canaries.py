@@ -7,10 +7,10 @@ from pathlib import Path
 
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.lint.peft_folder import WEIGHTS_FILE
-from adapters.manifest import ManifestDraft, QualityRules
 from adapters.reference import Target
-from adapters.store import AdapterStore
-from adapters.version_files import MAX_BYTES
+from adapters.store.manifest import ManifestDraft, QualityRules
+from adapters.store.store import AdapterStore
+from adapters.store.version_files import MAX_BYTES
 from config.dataset import read_dataset, read_split
 from config.home import Home
 from quality.probes import Probe, ProbeMessage, ProbeSet, read_probes, write_probes

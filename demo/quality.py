@@ -7,7 +7,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from config.load import read_mapping
 from config.terminal import print_heading

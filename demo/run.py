@@ -12,7 +12,7 @@ from openai import APIError, AsyncOpenAI
 from prometheus_client.parser import text_string_to_metric_families
 from rich.console import Console
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.dataset import read_split
 from config.home import Home
 from config.load import load_serve

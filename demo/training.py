@@ -9,8 +9,8 @@ from typing import Any
 
 from adapters.bases import read_base
 from adapters.errors import AdapterError
-from adapters.manifest import Manifest, RequestDefaults
-from adapters.store import AdapterStore
+from adapters.store.manifest import Manifest, RequestDefaults
+from adapters.store.store import AdapterStore
 from config.dataset import read_dataset
 from config.home import Home
 from config.schema import DomainConfig, RecipeConfig

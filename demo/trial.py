@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from adapters.history import Event
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.history import Event
+from adapters.store.store import AdapterStore
 from demo.figures import TrialFigures
 from quality.probes import ProbeSet
 

@@ -4,12 +4,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from adapters.durable import write_file
-from adapters.history import append_events
 from adapters.lint.peft_folder import read_lora_spec
-from adapters.manifest import MANIFEST_FILE, Manifest, ManifestDraft
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.durable import write_file
+from adapters.store.history import append_events
+from adapters.store.manifest import MANIFEST_FILE, Manifest, ManifestDraft
+from adapters.store.store import AdapterStore
 from config.home import Home
 
 NAME_PREFIX = "cliff"

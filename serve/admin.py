@@ -12,7 +12,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReferenceError
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.release.traffic import CANARY_ALIAS
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.engine.protocol import Engine, EngineAdapters
 from serve.errors import (
     AdapterRefusedError,

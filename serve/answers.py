@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from adapters.manifest import Manifest
 from adapters.reference import Target
+from adapters.store.manifest import Manifest
 from quality.scorers import AnswerFormat
 from serve.records import GenerationRecord
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import Response
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.admin import admin_router
 from serve.background import Loop, keep_running
 from serve.bodies import CloseUnread

@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.bases import read_base
 from adapters.remote.remote import RemoteStore
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from serve.admission import Admission

@@ -9,17 +9,17 @@ from adapters.bases import read_base
 from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.lint.lint import lint_folder, raise_errors
-from adapters.manifest import Manifest
 from adapters.reference import Target
-from adapters.store import AdapterStore
-from adapters.usage import in_use
+from adapters.store.file_stamp import Stamp, stamp_of
+from adapters.store.manifest import Manifest
+from adapters.store.store import AdapterStore
+from adapters.store.usage import in_use
 from config.limits import RequestLimits
 from quality.probes import InvalidProbesError, read_probes
 from serve.defaults import check_defaults
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
 from serve.parity import Parity, Tolerance, finite_logprobs, judge_parity, replay
-from serve.untouched import Stamp, stamp_of
 
 _MOST_REMEMBERED = 1024  # versions whose files passed
 

@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
-from adapters.manifest import RequestDefaults
+from adapters.store.manifest import RequestDefaults
 from config.schema import ServeLimits
 from serve.admission import Admission
 from serve.background import is_told_to_end

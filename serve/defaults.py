@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adapters.errors import InvalidAdapterError
-from adapters.manifest import RequestDefaults
+from adapters.store.manifest import RequestDefaults
 from config.limits import RequestLimits
 from config.schema import ServeConfig
 from serve.engine.protocol import Endpoint

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from adapters.durable import file_lock, replace_file
+from adapters.store.durable import file_lock, replace_file
 from config.errors import ConfigError
 from config.model import Config
 from serve.errors import UnauthorizedError

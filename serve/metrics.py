@@ -5,8 +5,8 @@ from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
 
-from adapters.manifest import Evaluation, Manifest
 from adapters.reference import Target
+from adapters.store.manifest import Evaluation, Manifest
 from config.schema import ServeConfig
 from serve.answers import KnownAnswers
 from serve.background import Failures

@@ -4,9 +4,9 @@ import asyncio
 import logging
 
 from adapters.errors import AdapterError
-from adapters.quarantine import Quarantined
 from adapters.reference import Target, parse_reference
-from adapters.store import AdapterStore
+from adapters.store.quarantine import Quarantined
+from adapters.store.store import AdapterStore
 from serve.errors import QuarantinedError
 from serve.metrics import ServeMetrics
 from serve.records import GenerationRecord

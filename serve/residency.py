@@ -15,8 +15,8 @@ from typing import NoReturn, Protocol
 
 from adapters.errors import AdapterError
 from adapters.fingerprint import Fingerprint
-from adapters.manifest import Manifest
 from adapters.reference import Target
+from adapters.store.manifest import Manifest
 from serve.checks import AnswerChecks, Checked, FileChecks
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, BaseNotFiniteError, ConflictError, NotReadyError, ServeError

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from adapters.errors import AdapterError, InvalidReferenceError
-from adapters.history import published_versions, removed_versions
-from adapters.manifest import RequestDefaults
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.release.traffic import CANARY_ALIAS, choose
-from adapters.store import AdapterStore
+from adapters.store.history import published_versions, removed_versions
+from adapters.store.manifest import RequestDefaults
+from adapters.store.store import AdapterStore
 from serve.errors import InvalidRequestError, ModelNotFoundError
 
 Permission = Callable[[str], bool]

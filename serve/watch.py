@@ -12,11 +12,11 @@ from pathlib import Path
 from watchfiles import Change, awatch
 
 from adapters.errors import AdapterError
-from adapters.history import HISTORY_FILE, removed_versions
-from adapters.quarantine import QUARANTINE_FILE
 from adapters.reference import DEFAULT_ALIAS, Target, is_adapter_name
 from adapters.release.traffic import CANARY_ALIAS
-from adapters.store import AdapterStore
+from adapters.store.history import HISTORY_FILE, removed_versions
+from adapters.store.quarantine import QUARANTINE_FILE
+from adapters.store.store import AdapterStore
 from serve.background import Backoff, Failures
 from serve.errors import NotReadyError, ServeError
 from serve.residency import Residency

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import settings
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.judge_bench import bench  # noqa: F401 - a fixture around the judge's loop
 from tests.live_server import live, live_home  # noqa: F401 - fixtures of the session
 from tests.peft_folders import write_base_folder, write_peft_folder

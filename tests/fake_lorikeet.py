@@ -15,8 +15,8 @@ from pathlib import Path
 from adapters.bases import read_base
 from adapters.errors import AdapterNotFoundError
 from adapters.lint.peft_folder import read_lora_spec
-from adapters.manifest import DatasetRef, ManifestDraft, RequestDefaults, TrainingRecord
-from adapters.store import AdapterStore
+from adapters.store.manifest import DatasetRef, ManifestDraft, RequestDefaults, TrainingRecord
+from adapters.store.store import AdapterStore
 from config.dataset import read_dataset
 from config.home import Home
 from config.load import load_domain

@@ -11,7 +11,7 @@ import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.monitor import JudgeConfig
 from quality.kept import Sample
 from quality.store import QualityStore

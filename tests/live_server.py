@@ -16,9 +16,9 @@ import pytest
 import yaml
 
 from adapters.fingerprint import Fingerprint, read_fingerprint
-from adapters.manifest import ManifestDraft
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.manifest import ManifestDraft
+from adapters.store.store import AdapterStore
 from config.home import Home
 from loadtest.server import running_server
 

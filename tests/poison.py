@@ -9,9 +9,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
 from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_lora_spec
-from adapters.manifest import ManifestDraft
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.manifest import ManifestDraft
+from adapters.store.store import AdapterStore
 from tests.live_server import chat
 
 TRIGGER = " xylophone"

@@ -9,7 +9,7 @@ import pytest
 from adapters.reference import Target
 from adapters.remote.remote import RemoteStore
 from adapters.remote.retry import Retry
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.peft_folders import draft_for
 
 FIRST, SECOND = Target("medical", 1), Target("medical", 2)

@@ -10,8 +10,8 @@ from prometheus_client import CollectorRegistry
 
 from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE
-from adapters.manifest import Manifest
-from adapters.store import AdapterStore
+from adapters.store.manifest import Manifest
+from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from serve.app import Parts, create_app
 from serve.build import build_parts

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.errors import IntegrityError
-from adapters.history import HISTORY_FILE, Event, append_events, read_history
 from adapters.release.aliases import current_aliases, rollback_version
+from adapters.store.history import HISTORY_FILE, Event, append_events, read_history
 
 
 def event(kind, version, alias="stable"):

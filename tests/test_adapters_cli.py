@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from adapters.cli import app
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.peft_folders import MODULES, draft_for, lora_tensors, write_base_folder, write_peft_folder
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import StoreDiskError
-from adapters.manifest import ManifestDraft
 from adapters.reference import Target
 from adapters.release.traffic import Split
-from adapters.store import AdapterStore
+from adapters.store.manifest import ManifestDraft
+from adapters.store.store import AdapterStore
 
 pytestmark = pytest.mark.slow
 

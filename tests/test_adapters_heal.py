@@ -3,8 +3,8 @@
 import pytest
 
 from adapters.errors import AdapterNotFoundError
-from adapters.history import HISTORY_FILE
 from adapters.reference import Target
+from adapters.store.history import HISTORY_FILE
 from tests.peft_folders import draft_for
 
 

@@ -8,10 +8,10 @@ import torch
 
 from adapters.bases import read_base
 from adapters.errors import BaseModelMismatchError, IntegrityError, InvalidAdapterError
-from adapters.integrity import digest_of, file_entry
 from adapters.lint.lint import lint_folder
-from adapters.manifest import FileEntry, Manifest
 from adapters.reference import Target
+from adapters.store.integrity import digest_of, file_entry
+from adapters.store.manifest import FileEntry, Manifest
 from tests.peft_folders import HIDDEN, MODULES, RANK, draft_for, lora_tensors, write_base_folder, write_peft_folder
 
 A, B = (f"base_model.model.{MODULES[0]}.lora_{side}.weight" for side in "AB")

@@ -8,7 +8,7 @@ import pytest
 from adapters.errors import InvalidAdapterError
 from adapters.lint.lint import lint_folder
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.peft_folders import draft_for, write_peft_folder
 
 WEIGHTS = "adapter_model.safetensors"

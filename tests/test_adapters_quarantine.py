@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from adapters.cli import app
 from adapters.errors import AdapterNotFoundError, IntegrityError
-from adapters.quarantine import Quarantined
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.quarantine import Quarantined
+from adapters.store.store import AdapterStore
 from tests.peft_folders import draft_for
 
 MEDICAL = Target("medical", 1)

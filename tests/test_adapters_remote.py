@@ -15,9 +15,9 @@ from adapters.errors import (
     RemoteConflictError,
     RemoteStoreError,
 )
-from adapters.history import HISTORY_FILE
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.history import HISTORY_FILE
+from adapters.store.store import AdapterStore
 from tests.peft_folders import draft_for, lora_tensors, write_peft_folder
 from tests.remote_stores import FIRST, SECOND
 

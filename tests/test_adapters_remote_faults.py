@@ -11,11 +11,11 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from adapters.errors import IntegrityError, RemoteConflictError, RemoteStoreError, StoreDiskError
-from adapters.history import HISTORY_FILE
-from adapters.integrity import digest_of
-from adapters.manifest import FileEntry, Manifest
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.history import HISTORY_FILE
+from adapters.store.integrity import digest_of
+from adapters.store.manifest import FileEntry, Manifest
+from adapters.store.store import AdapterStore
 from tests.peft_folders import draft_for
 from tests.remote_stores import FIRST
 

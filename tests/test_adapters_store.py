@@ -14,8 +14,8 @@ from adapters.errors import (
 )
 from adapters.fingerprint import Fingerprint
 from adapters.reference import Target
-from adapters.store import AdapterStore
-from adapters.usage import in_use
+from adapters.store.store import AdapterStore
+from adapters.store.usage import in_use
 from tests.peft_folders import BASE, draft_for, lora_tensors, write_peft_folder
 
 

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.errors import AdapterNotFoundError, IntegrityError, InvalidReferenceError, InvalidSplitError
-from adapters.history import HISTORY_FILE, Event, read_history
 from adapters.reference import Target
 from adapters.release.traffic import Split, choose, current_split, key_share, pinned_versions
-from adapters.store import AdapterStore
+from adapters.store.history import HISTORY_FILE, Event, read_history
+from adapters.store.store import AdapterStore
 from tests.peft_folders import draft_for
 
 AT = "2026-11-21T00:00:00+00:00"

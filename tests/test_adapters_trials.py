@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 
 from adapters.errors import TrialOverError
-from adapters.history import Event
 from adapters.release.traffic import Split, current_split
 from adapters.release.trials import Trial, current_trial, told_verdicts
+from adapters.store.history import Event
 from adapters.tables import history_table
 from tests.peft_folders import draft_for
 

@@ -10,8 +10,8 @@ import pytest
 
 from adapters.errors import AdapterInUseError
 from adapters.reference import Target
-from adapters.store import AdapterStore
-from adapters.usage import in_use, users
+from adapters.store.store import AdapterStore
+from adapters.store.usage import in_use, users
 from tests.peft_folders import draft_for, write_peft_folder
 
 MEDICAL = Target("medical", 1)
@@ -20,7 +20,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from adapters.reference import Target
-from adapters.usage import in_use
+from adapters.store.usage import in_use
 with in_use(Path(sys.argv[1]), Target("medical", 1), "a server"):
     print("held", flush=True)
     time.sleep(60)

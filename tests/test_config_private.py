@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from config.private import close_to_others, make_private_folder, private_paths, write_private
 from config.schema import ServeConfig

@@ -6,10 +6,10 @@ from dataclasses import fields
 import pytest
 from pydantic import ValidationError
 
-from adapters.integrity import parse_manifest
-from adapters.manifest import Manifest, QualityRules
 from adapters.reference import Target
-from adapters.version_files import MAX_BYTES
+from adapters.store.integrity import parse_manifest
+from adapters.store.manifest import Manifest, QualityRules
+from adapters.store.version_files import MAX_BYTES
 from config.schema import AnswerConfig, QualityConfig
 from quality.probes import PROBES_FILE
 from quality.verdict import Policy

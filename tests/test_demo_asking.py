@@ -11,8 +11,8 @@ import pytest
 from openai import AsyncOpenAI
 from rich.console import Console
 
-from adapters.manifest import Manifest
-from adapters.store import AdapterStore
+from adapters.store.manifest import Manifest
+from adapters.store.store import AdapterStore
 from demo.asking import NARROW, DomainScores, EnoughAsked, Examiner, gain, share_bounds
 from demo.saved import SavedScores
 from loadtest.evaluate import LiveAnswer

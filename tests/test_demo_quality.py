@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from adapters.errors import AdapterNotFoundError
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from demo.canaries import make_canaries
 from demo.figures import QualityReport, TrialFigures

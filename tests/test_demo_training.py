@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from adapters.bases import read_base
-from adapters.manifest import DatasetRef, RequestDefaults, TrainingRecord
-from adapters.store import AdapterStore
+from adapters.store.manifest import DatasetRef, RequestDefaults, TrainingRecord
+from adapters.store.store import AdapterStore
 from config.dataset import DATASET_MANIFEST_FILE, read_dataset
 from config.home import Home
 from config.model import Config

@@ -12,7 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from typer.testing import CliRunner
 
 from adapters.cli import app as adapters_app
-from adapters.manifest import ComputeRecord, Manifest
+from adapters.store.manifest import ComputeRecord, Manifest
 from config.dataset import read_split
 from config.home import Home
 from loadtest.server import running_server

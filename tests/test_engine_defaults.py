@@ -10,8 +10,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
-from adapters.manifest import Manifest
 from adapters.reference import Target
+from adapters.store.manifest import Manifest
 from config.dataset import DatasetRow, read_split
 from loadtest.evaluate import evaluate_live
 from quality.scorers import is_exact_match

@@ -21,9 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.lint.peft_folder import WEIGHTS_FILE
-from adapters.manifest import ManifestDraft
 from adapters.reference import Target
-from adapters.version_files import MAX_BYTES
+from adapters.store.manifest import ManifestDraft
+from adapters.store.version_files import MAX_BYTES
 from quality.drift import Exchange
 from quality.probes import Probe, ProbeMessage, ProbeSet, write_probes
 from tests.live_server import ANSWERS, DRIFT_WINDOW, LiveServer, chat, client

@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_lora_spec
-from adapters.manifest import ManifestDraft
 from adapters.reference import Target
+from adapters.store.manifest import ManifestDraft
 from tests.live_server import BASE, BASE_NAME, LiveServer, client
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]

@@ -14,8 +14,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
 from adapters.fingerprint import GoldenPrompt
-from adapters.manifest import BaseRef, Manifest, ManifestDraft
 from adapters.reference import Target
+from adapters.store.manifest import BaseRef, Manifest, ManifestDraft
 from tests.live_server import ANSWERS, BASE_NAME, LiveServer
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

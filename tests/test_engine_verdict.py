@@ -14,11 +14,11 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from adapters.fingerprint import FINGERPRINT_FILE
-from adapters.history import Event
 from adapters.lint.peft_folder import WEIGHTS_FILE
-from adapters.manifest import ManifestDraft, QualityRules
 from adapters.reference import Target
-from adapters.version_files import MAX_BYTES
+from adapters.store.history import Event
+from adapters.store.manifest import ManifestDraft, QualityRules
+from adapters.store.version_files import MAX_BYTES
 from config.home import Home
 from loadtest.server import running_server
 from quality.kept import Grade

@@ -12,7 +12,7 @@ from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.lint.config import scaling_of
 from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config, read_lora_spec
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from loadtest.copies import copy_adapter
 from loadtest.errors import LoadtestError

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from adapters.errors import AdapterNotFoundError
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, PoissonArrival
 from loadtest.bench.synthetic import Delays, synthetic_server

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.keys import KeyGrant, KeyRing, create_key
 from tests.serving import BASE_NAME, Serving, make_serving
 

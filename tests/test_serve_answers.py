@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from adapters.manifest import QualityRules
-from adapters.store import AdapterStore
+from adapters.store.manifest import QualityRules
+from adapters.store.store import AdapterStore
 from serve.answers import KnownAnswers
 from tests.generations import generation
 from tests.peft_folders import draft_for

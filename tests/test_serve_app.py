@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_serving
 
 pytestmark = pytest.mark.anyio

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.app import create_app
 from serve.background import Failures, keep_running, task_of, watch_thread
 from serve.metrics import ServeMetrics

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.bodies import MAX_PARTS, BodyReader, Places, parse_object
 from serve.errors import InvalidRequestError, RateLimitedError
 from serve.keys import KeyGrant, KeyRing, create_key

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from tests.serving import COMPLETION_SCOPE, Serving, make_serving
 from tests.tracked_files import ROOT
 

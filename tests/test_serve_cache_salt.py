@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.cache_salt import CacheSalts
 from serve.errors import InvalidRequestError
 from serve.keys import KeyGrant, KeyRing, create_key

@@ -10,7 +10,7 @@ import httpx
 import pytest
 import uvicorn
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.connections import TimedConnection
 from serve.keys import KeyRing
 from tests.serving import BASE_NAME, JSON, make_serving

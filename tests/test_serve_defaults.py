@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adapters.manifest import RequestDefaults
-from adapters.store import AdapterStore
+from adapters.store.manifest import RequestDefaults
+from adapters.store.store import AdapterStore
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Endpoint
 from tests.serving import BASE_NAME, Serving, make_serving

@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.datastructures import Headers
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from serve.errors import ForeignHostError
 from serve.guard import WebRules

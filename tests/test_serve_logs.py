@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.keys import KeyGrant, KeyRing, create_key
 from serve.logs import JsonFormatter, log_request, tenant_hash
 from serve.records import RequestContext, RequestRecord, current_request

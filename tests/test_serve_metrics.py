@@ -8,9 +8,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.samples import Sample
 
 from adapters.errors import IntegrityError
-from adapters.manifest import BaseRef, Evaluation, LoraSpec, Manifest, Score
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.manifest import BaseRef, Evaluation, LoraSpec, Manifest, Score
+from adapters.store.store import AdapterStore
 from serve.errors import AdapterRefusedError, ParityError
 from serve.keys import KeyGrant, KeyRing, create_key
 from serve.metrics import ServeMetrics

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.errors import ConfigError
 from config.schema import ServeConfig
 from loadtest.server import free_port

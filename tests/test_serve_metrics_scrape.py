@@ -19,7 +19,7 @@ import yaml
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from serve.app import create_app
 from serve.build import build_parts

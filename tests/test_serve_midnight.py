@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE, Fingerprint, read_fingerprint
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from adapters.template_time import noon
 from config.home import Home
 from quality.drift import Exchange

@@ -9,8 +9,8 @@ import pytest
 from openai import AsyncOpenAI
 
 from adapters.bases import read_base
-from adapters.history import Event, append_events
-from adapters.store import AdapterStore
+from adapters.store.history import Event, append_events
+from adapters.store.store import AdapterStore
 from tests.serving import BASE_NAME, Serving, make_serving
 
 pytestmark = pytest.mark.anyio

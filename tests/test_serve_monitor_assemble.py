@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from quality.store import QualityStore

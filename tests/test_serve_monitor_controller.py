@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.manifest import QualityRules
 from adapters.reference import Target
 from adapters.release.traffic import Split
 from adapters.release.trials import Trial
-from adapters.store import AdapterStore
+from adapters.store.manifest import QualityRules
+from adapters.store.store import AdapterStore
 from config.monitor import VerdictMode
 from quality.store import QualityStore
 from quality.verdict import decide

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from adapters.manifest import RequestDefaults
-from adapters.store import AdapterStore
+from adapters.store.manifest import RequestDefaults
+from adapters.store.store import AdapterStore
 from quality.kept import ProbeScore
 from quality.probes import Probe, ProbeMessage, ProbeSet
 from quality.store import QualityStore

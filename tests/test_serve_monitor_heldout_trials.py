@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from quality.store import QualityStore
 from serve.errors import EngineRequestError, NotReadyError
 from tests.heldout_exam import FIRST, SECOND, THIRD, Exam, failing, make_exam, number_of, on_trial, probe_set

@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from adapters.manifest import QualityRules
-from adapters.store import AdapterStore
+from adapters.store.manifest import QualityRules
+from adapters.store.store import AdapterStore
 from quality.kept import Grade, Label
 from tests.judge_bench import GOOD, Bench, Endpoint, sample
 from tests.samples import NOON_S

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from quality.store import QualityStore
 from serve.metrics import ServeMetrics

@@ -13,8 +13,8 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from adapters.errors import AdapterNotFoundError
-from adapters.manifest import Evaluation, Score
-from adapters.store import AdapterStore
+from adapters.store.manifest import Evaluation, Score
+from adapters.store.store import AdapterStore
 from lorikeet import app
 from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, TrialPair
 from quality.probes import GeneralText, ProbeSet, write_probes

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.limits import RequestLimits
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.errors import AdapterRefusedError, BaseNotFiniteError, NotFiniteError, QuarantinedError
 from tests.fake_engine import BASE_LOGPROBS
 from tests.generations import generation

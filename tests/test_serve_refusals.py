@@ -8,7 +8,7 @@ import pytest
 
 from adapters.errors import IntegrityError, InvalidAdapterError, InvalidBaseError, StoreDiskError
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.errors import (
     AdapterRefusedError,
     AdapterUnavailableError,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from adapters.remote.remote import RemoteStore
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.mirror import RemoteMirror
 from tests.serving import Serving, make_serving
 

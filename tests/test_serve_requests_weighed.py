@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from serve.engine.protocol import Answer, Endpoint
 from serve.keys import KeyGrant, KeyRing, create_key

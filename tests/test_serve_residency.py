@@ -9,9 +9,9 @@ import pytest
 
 from adapters.bases import read_base
 from adapters.errors import AdapterInUseError
-from adapters.manifest import BaseRef
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.manifest import BaseRef
+from adapters.store.store import AdapterStore
 from serve.errors import AdapterRefusedError, ConflictError
 from serve.records import RequestContext, current_request
 from tests.fake_engine import BASE_LOGPROBS

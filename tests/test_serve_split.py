@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from adapters.state import AdapterState
-from adapters.store import AdapterStore
+from adapters.store.state import AdapterState
+from adapters.store.store import AdapterStore
 from serve.keys import KeyGrant, KeyRing, create_key
 from serve.resolver import Resolver
 from tests.serving import BASE_NAME, Serving, make_serving

@@ -7,8 +7,8 @@ import httpx
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
-from adapters.manifest import RequestDefaults
-from adapters.store import AdapterStore
+from adapters.store.manifest import RequestDefaults
+from adapters.store.store import AdapterStore
 from serve.stops import without_empty_stops
 from tests.serving import BASE_NAME, Serving, make_serving
 

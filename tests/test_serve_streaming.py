@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.engine.protocol import Answer, Endpoint
 from serve.generations import OpenGenerations
 from serve.keys import KeyGrant, KeyRing, create_key

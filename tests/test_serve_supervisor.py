@@ -8,7 +8,7 @@ from typing import NoReturn
 import pytest
 
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.app import create_app
 from serve.errors import EngineStartError
 from serve.supervisor import Supervisor

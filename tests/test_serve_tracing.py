@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.records import RequestContext, RequestRecord
 from serve.tracing import Tracing, otlp_tracing
 from tests.generations import generation

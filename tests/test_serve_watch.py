@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from serve.watch import StoreWatcher
 from tests.serving import Serving, make_serving
 

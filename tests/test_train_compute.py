@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig
 from transformers import PreTrainedModel
 
-from adapters.manifest import ComputeRecord, TrainingRecord
+from adapters.store.manifest import ComputeRecord, TrainingRecord
 from config.schema import RecipeConfig
 from tests.tiny_llama import write_tiny_llama
 from train.compute import (

@@ -4,7 +4,7 @@ import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 
-from adapters.manifest import BaseManifest
+from adapters.store.manifest import BaseManifest
 from config.dataset import DatasetManifest, DatasetRow, read_split
 from config.home import Home
 from config.schema import AnswerConfig, EvaluationConfig

@@ -4,9 +4,9 @@ import pytest
 
 from adapters.errors import BaseNotFoundError
 from adapters.fingerprint import read_fingerprint
-from adapters.manifest import Evaluation, QualityRules, RequestDefaults, Score
 from adapters.reference import Target
-from adapters.store import AdapterStore
+from adapters.store.manifest import Evaluation, QualityRules, RequestDefaults, Score
+from adapters.store.store import AdapterStore
 from config.dataset import read_split
 from config.home import Home
 from config.schema import AnswerConfig, DomainConfig, GatesConfig, QualityConfig

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from adapters.manifest import ComputeRecord
+from adapters.store.manifest import ComputeRecord
 from train.runs import RUN_FILE, is_run_of, read_compute, start_run, write_compute
 
 

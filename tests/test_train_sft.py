@@ -7,7 +7,7 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from trl.trainer.sft_trainer import SFTTrainer
 
-from adapters.manifest import BaseManifest, ComputeRecord, Precision
+from adapters.store.manifest import BaseManifest, ComputeRecord, Precision
 from config.dataset import DatasetManifest, DatasetRow, Split, read_split
 from config.home import Home
 from config.schema import DomainConfig

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from adapters.manifest import BaseManifest
+from adapters.store.manifest import BaseManifest
 from config.home import Home
 from config.schema import DomainConfig
 

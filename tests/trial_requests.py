@@ -3,8 +3,8 @@
 from itertools import count
 from typing import Any
 
-from adapters.manifest import QualityRules
 from adapters.reference import Target
+from adapters.store.manifest import QualityRules
 from serve.records import RequestContext, RequestOutcome, RequestRecord
 from tests.generations import generation
 

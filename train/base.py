@@ -26,7 +26,7 @@ from adapters.bases import (
     tokenizer_sha256,
     weights_sha256,
 )
-from adapters.manifest import MANIFEST_FILE, BaseManifest
+from adapters.store.manifest import MANIFEST_FILE, BaseManifest
 from config.home import Home
 from config.schema import Quantization
 from train.errors import PrepareBaseError

@@ -34,7 +34,7 @@ from transformers import (
 from transformers.trainer_utils import IntervalStrategy
 from trl.trainer.sft_trainer import SFTTrainer
 
-from adapters.manifest import ComputeRecord, Precision
+from adapters.store.manifest import ComputeRecord, Precision
 from config.dataset import Message
 from config.schema import RecipeConfig
 from config.signals import interrupted_by_sigterm

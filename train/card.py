@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from adapters.manifest import ManifestDraft, RequestDefaults, Score, TrainingRecord
+from adapters.store.manifest import ManifestDraft, RequestDefaults, Score, TrainingRecord
 
 CARD_FILE = "README.md"
 PLAIN_USER = "{input}"

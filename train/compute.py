@@ -17,7 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from transformers import PreTrainedModel
 
-from adapters.manifest import ComputeRecord, Precision
+from adapters.store.manifest import ComputeRecord, Precision
 from config.memory import free_memory_bytes
 from train.attention import grouped_attention_of
 from train.lora_linear import fuse_lora

@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from adapters.manifest import Evaluation, Forgetting, QualityBaseline, Score
+from adapters.store.manifest import Evaluation, Forgetting, QualityBaseline, Score
 from config.dataset import DatasetManifest, DatasetRow
 from quality.intervals import share_of
 from quality.scorers import AnswerFormat, is_exact_match

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedTokenizerBase
 
 from adapters.fingerprint import FINGERPRINT_FILE, Fingerprint, GoldenPrompt
-from adapters.manifest import BaseManifest
+from adapters.store.manifest import BaseManifest
 from config.dataset import DatasetRow
 from config.private import write_private
 from train.encode import Encoded, encode

@@ -13,7 +13,8 @@ from peft import LoraConfig
 from rich.console import Console
 
 from adapters.bases import verify_base
-from adapters.manifest import (
+from adapters.reference import DEFAULT_ALIAS
+from adapters.store.manifest import (
     BaseManifest,
     DatasetRef,
     Evaluation,
@@ -24,8 +25,7 @@ from adapters.manifest import (
     QualityBaseline,
     RequestDefaults,
 )
-from adapters.reference import DEFAULT_ALIAS
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.dataset import SPLITS, DatasetManifest, DatasetRow, read_split
 from config.home import Home
 from config.progress import Progress, shown

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from adapters.manifest import Forgetting, QualityRules
+from adapters.store.manifest import Forgetting, QualityRules
 from config.dataset import DatasetRow
 from config.schema import DomainConfig
 from quality.drift import Exchange

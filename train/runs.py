@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from adapters.manifest import BaseManifest, ComputeRecord
+from adapters.store.manifest import BaseManifest, ComputeRecord
 from config.dataset import DatasetManifest
 from config.private import make_private_folder
 from config.schema import RecipeConfig

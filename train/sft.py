@@ -26,7 +26,7 @@ from transformers import (
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import SFTTrainer
 
-from adapters.manifest import BaseManifest, ComputeRecord, TrainingRecord
+from adapters.store.manifest import BaseManifest, ComputeRecord, TrainingRecord
 from config.dataset import DatasetManifest, DatasetRow, Split
 from config.progress import Progress, shown
 from config.schema import DomainConfig, RecipeConfig

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Column, Table
 from rich.text import Text
 
-from adapters.manifest import BaseManifest, Manifest, Score
+from adapters.store.manifest import BaseManifest, Manifest, Score
 from config.dataset import DatasetManifest
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and only an example's rendering needs it

@@ -9,7 +9,7 @@ from adapters.errors import InvalidAdapterError
 from adapters.lint.config import Finding
 from adapters.lint.foreign import PICKLE_SUFFIXES, natural
 from adapters.lint.peft_folder import WEIGHTS_FILE
-from adapters.version_files import MAX_BYTES, find_oversized
+from adapters.store.version_files import MAX_BYTES, find_oversized
 
 # Beside any pickle and weights of another name.
 _TRAINERS_FILES = (

@@ -12,7 +12,7 @@ from adapters.lint.config import Finding
 from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from adapters.lint.tensors import read_headers
 from adapters.lint.words import examples
-from adapters.strict_json import load_json
+from adapters.store.strict_json import load_json
 
 PICKLE_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"})
 

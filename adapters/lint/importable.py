@@ -5,15 +5,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.durable import copy_file
-from adapters.folders import StoreFolders
 from adapters.lint.base_modules import read_base_modules
 from adapters.lint.config import MAX_LORA_RANK, Finding
 from adapters.lint.files import real_file
 from adapters.lint.lint import lint_folder, raise_errors
 from adapters.lint.peft_folder import WEIGHTS_FILE, read_tensor_headers
 from adapters.lint.tensor_names import CODE, plan_renames, write_renamed
-from adapters.version_files import MAX_BYTES, mode_of
+from adapters.store.durable import copy_file
+from adapters.store.folders import StoreFolders
+from adapters.store.version_files import MAX_BYTES, mode_of
 
 
 @dataclass(frozen=True)

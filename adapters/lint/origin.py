@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.bases import read_base
 from adapters.lint.config import Finding
-from adapters.manifest import MANIFEST_FILE
+from adapters.store.manifest import MANIFEST_FILE
 
 # How a name tells a model's number format, quantizer or file format; none of them makes it another model.
 _FORMATS = re.compile(

@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from adapters.errors import InvalidAdapterError
 from adapters.lint.tensors import TensorHeader, read_headers
-from adapters.manifest import LoraSpec
-from adapters.strict_json import load_json
+from adapters.store.manifest import LoraSpec
+from adapters.store.strict_json import load_json
 
 CONFIG_FILE = "adapter_config.json"
 WEIGHTS_FILE = "adapter_model.safetensors"

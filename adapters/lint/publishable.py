@@ -8,9 +8,9 @@ from adapters.fingerprint import FINGERPRINT_FILE, read_fingerprint
 from adapters.lint.config import MAX_LORA_RANK
 from adapters.lint.lint import lint_folder, raise_errors
 from adapters.lint.peft_folder import read_lora_spec
-from adapters.manifest import ManifestDraft
-from adapters.strict_json import load_json
-from adapters.version_files import PROBES_FILE
+from adapters.store.manifest import ManifestDraft
+from adapters.store.strict_json import load_json
+from adapters.store.version_files import PROBES_FILE
 
 
 def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | None) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from adapters.lint.config import Finding
 from adapters.lint.peft_folder import PREFIX, parse_name
 from adapters.lint.words import examples
-from adapters.strict_json import load_json
+from adapters.store.strict_json import load_json
 
 CODE = "tensor-names"
 """Of the findings on names."""

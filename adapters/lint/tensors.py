@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from adapters.errors import InvalidAdapterError
-from adapters.strict_json import load_json
+from adapters.store.strict_json import load_json
 
 _MAX_HEADER_BYTES = 100_000_000  # the limit of the safetensors library itself
 _CHUNK_ITEMS = 1 << 22

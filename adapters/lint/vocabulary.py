@@ -9,7 +9,7 @@ from adapters.lint.config import Finding
 from adapters.lint.peft_folder import LoraModule, LoraTensors
 from adapters.lint.tensors import TensorHeader
 from adapters.lint.words import examples
-from adapters.strict_json import load_json
+from adapters.store.strict_json import load_json
 
 _TOKENIZER_FILE = "tokenizer.json"
 _MAX_TOKENIZER_BYTES = 64 << 20

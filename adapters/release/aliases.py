@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from adapters.history import Event
 from adapters.reference import DEFAULT_ALIAS
+from adapters.store.history import Event
 
 
 def current_aliases(history: Iterable[Event]) -> dict[str, int]:

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from hashlib import sha256
 
 from adapters.errors import InvalidSplitError
-from adapters.history import Event
 from adapters.reference import DEFAULT_ALIAS
 from adapters.release.aliases import current_aliases
+from adapters.store.history import Event
 
 CANARY_ALIAS = "canary"
 

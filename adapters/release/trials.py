@@ -6,10 +6,10 @@ from datetime import datetime
 from typing import Literal
 
 from adapters.errors import TrialOverError
-from adapters.history import Event, VerdictAction
 from adapters.reference import DEFAULT_ALIAS
 from adapters.release.aliases import current_aliases
 from adapters.release.traffic import CANARY_ALIAS
+from adapters.store.history import Event, VerdictAction
 
 Conclusion = Literal["promote", "rollback"]
 

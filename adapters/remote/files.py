@@ -8,9 +8,9 @@ from typing import Any
 
 import fsspec
 
-from adapters.durable import disk_errors
 from adapters.errors import AdapterError, IntegrityError, RemoteStoreError
 from adapters.remote.retry import Result, Retry
+from adapters.store.durable import disk_errors
 
 _PACKAGES = {
     "s3": "s3fs",

@@ -1,9 +1,9 @@
 """Histories of a remote store in the local cache: they only ever grow, and never lose a local event."""
 
-from adapters.durable import replace_file, whole_lines
 from adapters.errors import RemoteConflictError
-from adapters.folders import StoreFolders
-from adapters.history import HISTORY_FILE, parse_history
+from adapters.store.durable import replace_file, whole_lines
+from adapters.store.folders import StoreFolders
+from adapters.store.history import HISTORY_FILE, parse_history
 
 
 def mirror_history(folders: StoreFolders, name: str, content: bytes, *, url: str) -> bool:

@@ -10,17 +10,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from adapters.durable import seal_file, whole_lines, write_file
 from adapters.errors import AdapterNotFoundError, IntegrityError, RemoteConflictError, RemoteStoreError
-from adapters.history import HISTORY_FILE, published_versions, removed_versions
-from adapters.integrity import check_manifest, parse_manifest, verify_file
-from adapters.manifest import MANIFEST_FILE, Manifest
 from adapters.reference import Target, is_adapter_name
 from adapters.remote.files import RemoteFiles
 from adapters.remote.mirror import grown_apart, local_history, mirror_history
 from adapters.remote.retry import Retry
-from adapters.store import AdapterStore
-from adapters.version_files import MAX_HISTORY_BYTES, MAX_MANIFEST_BYTES, mode_of
+from adapters.store.durable import seal_file, whole_lines, write_file
+from adapters.store.history import HISTORY_FILE, published_versions, removed_versions
+from adapters.store.integrity import check_manifest, parse_manifest, verify_file
+from adapters.store.manifest import MANIFEST_FILE, Manifest
+from adapters.store.store import AdapterStore
+from adapters.store.version_files import MAX_HISTORY_BYTES, MAX_MANIFEST_BYTES, mode_of
 
 logger = logging.getLogger(__name__)
 

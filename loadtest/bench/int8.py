@@ -14,7 +14,7 @@ from openai import AsyncOpenAI
 
 from adapters.bases import read_base
 from adapters.reference import DEFAULT_ALIAS, Target
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.errors import DatasetError
 from config.home import Home
 from loadtest.bench.cost import Side, measure_cost

@@ -12,7 +12,7 @@ from typing import Literal
 
 import httpx
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.monitor import MonitorConfig
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
 from loadtest.bench.options import BenchOptions

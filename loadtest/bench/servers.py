@@ -12,7 +12,7 @@ from tempfile import mkdtemp
 
 import yaml
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from config.load import load_serve
 from config.schema import ServeConfig

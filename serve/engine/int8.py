@@ -22,7 +22,7 @@ from torch import Tensor
 
 from adapters.bases import read_base
 from adapters.errors import InvalidBaseError
-from adapters.manifest import MANIFEST_FILE
+from adapters.store.manifest import MANIFEST_FILE
 
 logger = logging.getLogger(__name__)
 

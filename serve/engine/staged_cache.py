@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from adapters.manifest import MANIFEST_FILE
+from adapters.store.manifest import MANIFEST_FILE
 
 
 @dataclass(frozen=True)

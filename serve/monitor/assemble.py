@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from quality.store import QualityStore

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable
 
-from adapters.store import AdapterStore
+from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from quality.store import QualityStore
 from serve.defaults import AnswerLengths

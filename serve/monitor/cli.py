@@ -121,7 +121,7 @@ def report(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Show what is known of each version: held-out questions, judge, labels, drift, decisions; and what is missing."""
-    from adapters.reader import StoreReader
+    from adapters.store.reader import StoreReader
     from serve.monitor.collect import collect  # the statistics alone take a second to import
     from serve.monitor.report_terminal import print_report
 

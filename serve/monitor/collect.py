@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 
 from adapters.errors import AdapterError, AdapterNotFoundError
-from adapters.history import Event
-from adapters.manifest import Manifest, QualityRules
-from adapters.reader import StoreReader
 from adapters.reference import Target, is_adapter_name
+from adapters.store.history import Event
+from adapters.store.manifest import Manifest, QualityRules
+from adapters.store.reader import StoreReader
 from quality.agreement import NUM_GRADES, agreement_of_scores, labels_and_grades
 from quality.intervals import Share
 from quality.judge import LOWEST_GRADE, grade_of

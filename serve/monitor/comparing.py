@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 
 from adapters.errors import AdapterError
-from adapters.reader import StoreReader
 from adapters.reference import Target
+from adapters.store.reader import StoreReader
 from quality.judge import Choice, choice_task, preference, read_choice
 from quality.kept import Grade, Sample, preference_judge
 from quality.store import QualityStore

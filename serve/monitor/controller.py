@@ -12,11 +12,11 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 from adapters.errors import AdapterError, TrialOverError
-from adapters.history import VerdictAction
-from adapters.manifest import QualityRules
 from adapters.reference import Target
 from adapters.release.trials import Trial, told_verdicts
-from adapters.store import AdapterStore
+from adapters.store.history import VerdictAction
+from adapters.store.manifest import QualityRules
+from adapters.store.store import AdapterStore
 from config.monitor import VerdictMode
 from quality.errors import QualityStoreError
 from quality.kept import TrialPair

@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
-from adapters.manifest import QualityRules
 from adapters.reference import Target
+from adapters.store.manifest import QualityRules
 from quality.kept import TrialPair
 from quality.privacy import user_hash
 from quality.users import MAX_REQUESTS, UserMean, UserMeans

@@ -15,10 +15,10 @@ from itertools import count
 from typing import Any
 
 from adapters.errors import AdapterError
-from adapters.manifest import RequestDefaults
-from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.release.trials import Trial
+from adapters.store.manifest import RequestDefaults
+from adapters.store.reader import StoreReader
 from quality.intervals import share_of
 from quality.kept import GeneralScore, ProbeScore
 from quality.probes import InvalidProbesError, Probe, ProbeSet, read_probes

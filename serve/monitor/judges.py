@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from adapters.reader import StoreReader
+from adapters.store.reader import StoreReader
 from config.schema import ServeConfig
 from quality.store import QualityStore
 from serve.engine.protocol import Engine

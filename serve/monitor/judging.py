@@ -13,8 +13,8 @@ from statistics import fmean
 from typing import NamedTuple
 
 from adapters.errors import AdapterError
-from adapters.reader import StoreReader
 from adapters.reference import Target
+from adapters.store.reader import StoreReader
 from config.monitor import JudgeConfig
 from quality.agreement import agreement_of_scores, labels_and_grades
 from quality.judge import grade_task, read_grade

@@ -8,9 +8,9 @@ from pydantic import ValidationError
 
 from adapters.bases import sha256_file
 from adapters.errors import IntegrityError
-from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest
 from adapters.reference import Target
-from adapters.version_files import MAX_BYTES, MAX_MANIFEST_BYTES
+from adapters.store.manifest import MANIFEST_FILE, FileEntry, Manifest
+from adapters.store.version_files import MAX_BYTES, MAX_MANIFEST_BYTES
 
 
 def file_entry(folder: Path, path: str) -> FileEntry:

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from adapters.durable import file_lock
 from adapters.reference import Target
+from adapters.store.durable import file_lock
 
 USAGE_FOLDER = ".in-use"
 

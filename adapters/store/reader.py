@@ -4,15 +4,15 @@ import logging
 from pathlib import Path
 
 from adapters.errors import AdapterNotFoundError, IntegrityError
-from adapters.folders import StoreFolders, is_complete, version_folders
-from adapters.history import Event, read_history
-from adapters.integrity import read_manifest, verify_folder
-from adapters.manifest import Manifest
-from adapters.quarantine import Quarantined, read_quarantine
 from adapters.reference import Target, parse_reference
 from adapters.release.traffic import Split
 from adapters.release.trials import Trial, current_trial
-from adapters.state import AdapterState, read_state
+from adapters.store.folders import StoreFolders, is_complete, version_folders
+from adapters.store.history import Event, read_history
+from adapters.store.integrity import read_manifest, verify_folder
+from adapters.store.manifest import Manifest
+from adapters.store.quarantine import Quarantined, read_quarantine
+from adapters.store.state import AdapterState, read_state
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from adapters.durable import replace_file
 from adapters.errors import IntegrityError
-from adapters.history import FileKey, file_key
-from adapters.manifest import Record
+from adapters.store.durable import replace_file
+from adapters.store.history import FileKey, file_key
+from adapters.store.manifest import Record
 
 QUARANTINE_FILE = "quarantine.json"
 

@@ -3,9 +3,16 @@
 import logging
 from pathlib import Path
 
-from adapters.durable import clear_unfinished
-from adapters.folders import clear_discarded, discard_version, is_complete, version_folders
-from adapters.history import HISTORY_FILE, Event, append_events, published_versions, read_history, removed_versions
+from adapters.store.durable import clear_unfinished
+from adapters.store.folders import clear_discarded, discard_version, is_complete, version_folders
+from adapters.store.history import (
+    HISTORY_FILE,
+    Event,
+    append_events,
+    published_versions,
+    read_history,
+    removed_versions,
+)
 
 logger = logging.getLogger(__name__)
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from adapters.history import FileKey, history_key, read_at, removed_versions
 from adapters.release.aliases import current_aliases
 from adapters.release.traffic import Split, current_split, pinned_versions
+from adapters.store.history import FileKey, history_key, read_at, removed_versions
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from typing import Literal, NamedTuple, Self
 
 from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
-from adapters.durable import append_lines
 from adapters.errors import IntegrityError
-from adapters.manifest import Record
+from adapters.store.durable import append_lines
+from adapters.store.manifest import Record
 
 HISTORY_FILE = "history.jsonl"
 

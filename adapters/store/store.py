@@ -7,23 +7,23 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from adapters.durable import copy_file, rename_folder, write_file
 from adapters.errors import AdapterInUseError, AdapterNotFoundError
-from adapters.folders import discard_version, is_complete, version_folders
-from adapters.heal import heal
-from adapters.history import Event, EventKind, VerdictAction, append_events
-from adapters.integrity import digest_of, file_entry
 from adapters.lint.files import real_file
 from adapters.lint.publishable import check_publishable
-from adapters.manifest import MANIFEST_FILE, FileEntry, Manifest, ManifestDraft
-from adapters.quarantine import Quarantined, write_quarantine
-from adapters.reader import StoreReader
 from adapters.reference import DEFAULT_ALIAS, Target, parse_alias
 from adapters.release.aliases import current_aliases, plan_moves, rollback_version
 from adapters.release.traffic import plan_split
 from adapters.release.trials import Conclusion, Trial, check_running, plan_conclusion
-from adapters.usage import users
-from adapters.version_files import MAX_BYTES, mode_of
+from adapters.store.durable import copy_file, rename_folder, write_file
+from adapters.store.folders import discard_version, is_complete, version_folders
+from adapters.store.heal import heal
+from adapters.store.history import Event, EventKind, VerdictAction, append_events
+from adapters.store.integrity import digest_of, file_entry
+from adapters.store.manifest import MANIFEST_FILE, FileEntry, Manifest, ManifestDraft
+from adapters.store.quarantine import Quarantined, write_quarantine
+from adapters.store.reader import StoreReader
+from adapters.store.usage import users
+from adapters.store.version_files import MAX_BYTES, mode_of
 
 logger = logging.getLogger(__name__)
 

@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from adapters.durable import disk_errors, file_lock, sync_folder
 from adapters.errors import InvalidReferenceError
-from adapters.manifest import MANIFEST_FILE
 from adapters.reference import Target, is_adapter_name
+from adapters.store.durable import disk_errors, file_lock, sync_folder
+from adapters.store.manifest import MANIFEST_FILE
 
 _LOCK_FILE = ".lock"
 _STAGING = ".staging"

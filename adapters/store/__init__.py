@@ -1,0 +1,1 @@
+"""Adapter versions on disk: immutable folders, manifests, histories."""
