@@ -45,8 +45,8 @@ def _demo(home: Home, console: Console, is_fresh: bool, limit: int | None) -> No
     from demo.report import print_report, write_report
     from demo.run import Demo, run_demo
     from demo.timeline import Timeline
+    from loadtest.bench.server import ServerError
     from loadtest.evaluate import EvaluationError
-    from loadtest.server import ServerError
 
     files, serve_file = tuple(default_file(f"domains/{name}.yaml") for name in DOMAINS), default_file("serve.yaml")
     console.print(f"Configuration: {', '.join(map(str, (*files, serve_file)))}", highlight=False, soft_wrap=True)
@@ -77,7 +77,7 @@ def _quality(home: Home, console: Console) -> None:
     from config.errors import ConfigError, DatasetError
     from demo.quality import print_quality_report, run_quality_demo
     from demo.trial import NoVerdictError
-    from loadtest.server import ServerError
+    from loadtest.bench.server import ServerError
 
     try:
         report = run_quality_demo(home, default_file("serve.yaml"), console)

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from config.progress import print_line
-from loadtest.children import child
+from loadtest.bench.children import child
 
 _LOOK_EVERY_S = 0.5
 

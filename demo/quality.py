@@ -14,7 +14,7 @@ from config.terminal import print_heading
 from demo.canaries import BAD_NOISE, GOOD_NOISE, Canaries, make_canaries
 from demo.figures import QualityReport, TrialFigures, machine_name, utc_date
 from demo.trial import CONCURRENCY, WEIGHT, try_canary
-from loadtest.server import running_server
+from loadtest.bench.server import running_server
 from quality.probes import ProbeSet, read_probes
 
 ADAPTER = "medical"

@@ -35,7 +35,7 @@ from demo.questions import Question, Reply, ask_together
 from demo.saved import SavedScores
 from demo.timeline import Timeline
 from demo.training import TrainedDomain, replaced_versions, start_over, trained
-from loadtest.server import StartingServer, starting_server
+from loadtest.bench.server import StartingServer, starting_server
 
 BASE_SOURCE, BASE_QUANTIZATION = "smollm2-135m", "nf4"
 START_HINT = "the first start compiles the model, for two or three minutes"

@@ -144,7 +144,7 @@ def _report(result: "RunResult", slo: "Slo | None", run_file: Path, console: Con
 @contextmanager
 def errors_shown() -> Iterator[None]:
     """What a user can mend is shown without a traceback; exit code 2."""
-    from loadtest.server import ServerError
+    from loadtest.bench.server import ServerError
 
     try:
         yield

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from config.home import Home
 from config.loadtest import ConstantArrival, GammaArrival, LoadtestConfig, PoissonArrival
+from loadtest.bench.copies import copy_adapter
 from loadtest.capacity import Measure, Probe, find_capacity, most_probes
 from loadtest.cliff import CliffPoint, find_cliff, recommend
-from loadtest.copies import copy_adapter
 from loadtest.errors import RunFileError, SweepError
 from loadtest.search_report import CapacityReport, CliffReport
 from loadtest.session import machine, run_load

@@ -11,9 +11,9 @@ from config.home import Home
 from config.load import load_serve
 from config.loadtest import ClosedArrival, LoadtestConfig, MixConfig, OneShotPopularity, UniformPopularity
 from config.schema import ServeConfig
+from loadtest.bench.server import running_server
 from loadtest.cliff import CliffPoint, point_of
 from loadtest.errors import SweepError
-from loadtest.server import running_server
 from loadtest.session import run_load
 
 StartServer = Callable[["Setting"], AbstractContextManager[str]]

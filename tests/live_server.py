@@ -20,7 +20,7 @@ from adapters.reference import Target
 from adapters.store.manifest import ManifestDraft
 from adapters.store.store import AdapterStore
 from config.home import Home
-from loadtest.server import running_server
+from loadtest.bench.server import running_server
 
 BASE = "smollm2-135m-nf4"
 BASE_NAME = "smollm2-135m"

@@ -8,7 +8,7 @@ import config
 from config.errors import ConfigError
 from config.load import load_serve
 from config.packaged import default_file
-from loadtest.server import ServerError, running_server
+from loadtest.bench.server import ServerError, running_server
 
 PACKAGED = Path(config.__path__[0])
 

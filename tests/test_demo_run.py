@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from demo.run import parity_errors
-from loadtest.server import free_port
+from loadtest.bench.server import free_port
 from tests.peft_folders import write_base_folder, write_peft_folder
 from tests.test_loadtest_children import ended
 from tests.tracked_files import ROOT

@@ -15,7 +15,7 @@ from adapters.cli import app as adapters_app
 from adapters.store.manifest import ComputeRecord, Manifest
 from config.dataset import read_split
 from config.home import Home
-from loadtest.server import running_server
+from loadtest.bench.server import running_server
 from tests.tiny_architectures import ARCHITECTURES, write_tiny_model
 from tests.tiny_llama import RENDERED_AT, tiny_domain, tiny_tokenizer, write_colour_data
 from train.base import prepare_base

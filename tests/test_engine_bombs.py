@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from config.home import Home
-from loadtest.server import RunningServer, running_server
+from loadtest.bench.server import RunningServer, running_server
 from tests.live_server import BASE_NAME, engine_process, until, write_serve_config
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]

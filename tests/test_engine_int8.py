@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from config.home import Home
-from loadtest.server import RunningServer, running_server
+from loadtest.bench.server import RunningServer, running_server
 from tests.live_server import ANSWERS, LiveServer, chat, write_serve_config
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from config.home import Home
-from loadtest.server import running_server
+from loadtest.bench.server import running_server
 from tests.test_engine_architectures import write_config
 from tests.tiny_architectures import write_tiny_model
 from tests.tiny_llama import DATED_TEMPLATE, tiny_domain, tiny_tokenizer, write_colour_data

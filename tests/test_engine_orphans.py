@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from config.home import Home
-from loadtest.server import running_server
+from loadtest.bench.server import running_server
 from tests.live_server import ANSWERS, chat, write_serve_config
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

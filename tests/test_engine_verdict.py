@@ -20,7 +20,7 @@ from adapters.store.history import Event
 from adapters.store.manifest import ManifestDraft, QualityRules
 from adapters.store.version_files import MAX_BYTES
 from config.home import Home
-from loadtest.server import running_server
+from loadtest.bench.server import running_server
 from quality.kept import Grade
 from quality.probes import Probe, ProbeMessage, ProbeSet, write_probes
 from quality.store import QualityStore

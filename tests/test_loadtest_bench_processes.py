@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from loadtest.bench.processes import CpuMeter, tree_usage
 from loadtest.errors import TargetError
-from loadtest.processes import CpuMeter, tree_usage
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")

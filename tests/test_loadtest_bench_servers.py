@@ -13,9 +13,9 @@ from pydantic import ValidationError
 from config.home import Home
 from config.schema import ServeConfig
 from loadtest.bench.options import BenchOptions
+from loadtest.bench.server import free_port, running_command
 from loadtest.bench.servers import kept_logs, serve_config, thread_settings, vllm_command, vllm_environment
 from loadtest.errors import TargetError
-from loadtest.server import free_port, running_command
 from serve.engine.cpu import set_cpu_environment
 from tests.tracked_files import ROOT
 
@@ -37,7 +37,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 HOLDER = """
 import sys, time
 from pathlib import Path
-from loadtest.server import running_command
+from loadtest.bench.server import running_command
 *command, log = sys.argv[1:]
 with running_command(command, f"http://127.0.0.1:{command[-1]}", "/health", Path(log)):
     print("ready", flush=True)

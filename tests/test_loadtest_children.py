@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.children import child
+from loadtest.bench.children import child
 from tests.tracked_files import ROOT
 
 # A command that starts one itself, says both ids, and outlasts any test.
@@ -27,7 +27,7 @@ HOLDER = f"""
 import signal
 import sys
 signal.signal(signal.SIGINT, signal.default_int_handler)
-from loadtest.children import child
+from loadtest.bench.children import child
 with child([sys.executable, "-c", {SLOW!r}]) as process:
     process.wait()
 """
@@ -87,7 +87,7 @@ def test_the_end_of_the_block_ends_the_whole_group() -> None:
 
 
 def test_a_child_that_ignores_its_signal_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("loadtest.children._END_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("loadtest.bench.children._END_TIMEOUT_S", 0.2)
     with (
         (tmp_path / "log").open("w") as log,
         child([sys.executable, "-c", STUBBORN], output=log) as process,

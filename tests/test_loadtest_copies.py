@@ -14,7 +14,7 @@ from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_co
 from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from config.home import Home
-from loadtest.copies import copy_adapter
+from loadtest.bench.copies import copy_adapter
 from loadtest.errors import LoadtestError
 from loadtest.padding import pad_rank
 from tests.peft_folders import HIDDEN, MODULES, RANK, draft_for, lora_tensors, write_peft_folder

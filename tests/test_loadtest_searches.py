@@ -10,9 +10,9 @@ from adapters.errors import AdapterNotFoundError
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, PoissonArrival
+from loadtest.bench.copies import copy_adapter
 from loadtest.bench.synthetic import Delays, synthetic_server
 from loadtest.cliff import find_cliff, recommend
-from loadtest.copies import copy_adapter
 from loadtest.errors import RunFileError, SweepError
 from loadtest.probing import CliffPlan, search_capacity, search_cliff
 from loadtest.search_report import CapacityReport, CliffReport, write_capacity, write_cliff

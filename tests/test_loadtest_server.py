@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from loadtest import server
-from loadtest.server import ServerError, StartingServer, free_port, running_server, starting_command
+from loadtest.bench import server
+from loadtest.bench.server import ServerError, StartingServer, free_port, running_server, starting_command
 
 
 def test_a_server_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from adapters.store.store import AdapterStore
 from config.errors import ConfigError
 from config.schema import ServeConfig
-from loadtest.server import free_port
+from loadtest.bench.server import free_port
 from serve.guard import WebRules
 from serve.keys import KeyGrant, KeyRing, create_key
 from serve.metrics_port import MetricsPort, metrics_app

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from config.home import Home
-from loadtest.server import free_port, running_command
+from loadtest.bench.server import free_port, running_command
 from serve.kernels.build import has_compiler
 from tests.live_server import BASE, write_serve_config
 from tests.test_house_imports import PACKAGES

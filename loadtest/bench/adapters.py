@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 from config.load import load_serve
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
 from loadtest.bench.alternate import alternate
+from loadtest.bench.copies import copy_adapter
 from loadtest.bench.cost import successful_run
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
-from loadtest.copies import copy_adapter
+from loadtest.bench.server import running_server
 from loadtest.errors import TargetError
-from loadtest.server import running_server
 from loadtest.stats import summarize
 
 NUM_STREAMS = 16

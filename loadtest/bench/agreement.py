@@ -24,13 +24,13 @@ from config.loadtest import (
     MixConfig,
     SyntheticPrompts,
 )
+from loadtest.bench.children import child
 from loadtest.bench.cost import successful_run
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
+from loadtest.bench.server import running_server
 from loadtest.bootstrap import median_interval
-from loadtest.children import child
 from loadtest.errors import TargetError
-from loadtest.server import running_server
 from loadtest.stats import LatencySummary, summarize
 from loadtest.workload import plan
 

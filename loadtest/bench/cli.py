@@ -59,8 +59,8 @@ def bench(
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
     """Run a benchmark: ratios against a baseline of the same run. Exit code 1 where a target is missed."""
+    from loadtest.bench.server import ServerError
     from loadtest.files import replace_text
-    from loadtest.server import ServerError
     from loadtest.session import machine
 
     console, started = make_console(), datetime.now(UTC)

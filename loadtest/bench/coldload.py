@@ -20,8 +20,10 @@ from config.home import Home
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
 from config.schema import ServeConfig
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
+from loadtest.bench.copies import copy_adapter
 from loadtest.bench.cost import Side, successful_run
 from loadtest.bench.options import BenchOptions
+from loadtest.bench.processes import CpuMeter
 from loadtest.bench.results import BenchResult, added, paired
 from loadtest.bench.servers import (
     adapter_folders,
@@ -34,9 +36,7 @@ from loadtest.bench.servers import (
     vllm_server,
 )
 from loadtest.bench.streams import Stretch, streams_of, watch_streams
-from loadtest.copies import copy_adapter
 from loadtest.errors import TargetError
-from loadtest.processes import CpuMeter
 
 NUM_STREAMS = 8
 NUM_LOADS = 30

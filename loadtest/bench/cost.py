@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, OneShotPopularity, SyntheticPrompts
+from loadtest.bench.processes import CpuMeter
 from loadtest.errors import LoadtestError, TargetError
-from loadtest.processes import CpuMeter
 from loadtest.records import RequestRecord, RunResult
 from loadtest.session import Watch, run_load
 

@@ -11,10 +11,12 @@ from functools import partial
 from pathlib import Path
 
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
+from loadtest.bench.copies import copy_adapter
 from loadtest.bench.cost import Load, Measure, Side, measure_cost
 from loadtest.bench.floor import adapter_bytes, base_bytes, floor_results, read_bytes_per_s
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
+from loadtest.bench.server import RunningServer
 from loadtest.bench.servers import (
     THREAD_SETTINGS,
     adapter_folders,
@@ -27,8 +29,6 @@ from loadtest.bench.servers import (
     vllm_environment,
     vllm_server,
 )
-from loadtest.copies import copy_adapter
-from loadtest.server import RunningServer
 
 NUM_STREAMS = 16
 NUM_ADAPTERS = 8

@@ -22,14 +22,14 @@ from config.loadtest import (
     ZipfPopularity,
 )
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
+from loadtest.bench.copies import copy_adapter
 from loadtest.bench.cost import Side, require_success
 from loadtest.bench.memory import Sample, Trend, sampled_memory, trend_of
 from loadtest.bench.options import BenchOptions
+from loadtest.bench.processes import CpuMeter
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs, made_folder, our_server, same_threads, serve_config
 from loadtest.client import open_client
-from loadtest.copies import copy_adapter
-from loadtest.processes import CpuMeter
 from loadtest.records import RequestRecord
 from loadtest.runner import Outcome, Runner
 from loadtest.stats import percentile, values_of

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loadtest.processes import tree_usage
+from loadtest.bench.processes import tree_usage
 
 _EVERY_S = 5.0
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from loadtest.bench.alternate import compare_pairs
+from loadtest.bench.copies import copy_adapter
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, added, paired
 from loadtest.bench.servers import (
@@ -22,7 +23,6 @@ from loadtest.bench.servers import (
     vllm_server,
 )
 from loadtest.bench.two_servers import NUM_STREAMS, Measure, measure_servers, tokens_per_s, ttft_p50_ms
-from loadtest.copies import copy_adapter
 
 LEAST_RATIO = 0.98
 MOST_ADDED_TTFT_MS = 3.0

@@ -15,14 +15,14 @@ import httpx
 from adapters.store.store import AdapterStore
 from config.monitor import MonitorConfig
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
+from loadtest.bench.copies import copy_adapter
 from loadtest.bench.options import BenchOptions
+from loadtest.bench.processes import tree_usage
 from loadtest.bench.results import BenchResult, paired
+from loadtest.bench.server import RunningServer
 from loadtest.bench.servers import kept_logs, our_server, same_threads, serve_config
 from loadtest.bench.two_servers import NUM_STREAMS, Measure, tokens_per_s, ttft_p50_ms
-from loadtest.copies import copy_adapter
 from loadtest.errors import TargetError
-from loadtest.processes import tree_usage
-from loadtest.server import RunningServer
 
 LEAST_RATIO = 0.97
 NUM_WAVES = 12

@@ -17,8 +17,8 @@ from config.home import Home
 from config.load import load_serve
 from config.schema import ServeConfig
 from loadtest.bench.options import BenchOptions
+from loadtest.bench.server import RunningServer, ServerError, free_port, last_lines, running_command, running_server
 from loadtest.errors import LoadtestError, TargetError
-from loadtest.server import RunningServer, ServerError, free_port, last_lines, running_command, running_server
 
 THREAD_SETTINGS = ("VLLM_CPU_OMP_THREADS_BIND", "LD_PRELOAD")
 # Two engines share the memory of a GPU (on a CPU the key has no effect), and nothing else goes on: what the quality

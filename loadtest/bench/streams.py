@@ -9,9 +9,9 @@ from pathlib import Path
 
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
 from loadtest.bench.cost import Side, require_success
+from loadtest.bench.processes import CpuMeter
 from loadtest.client import open_client
 from loadtest.errors import TargetError
-from loadtest.processes import CpuMeter
 from loadtest.records import RequestRecord
 from loadtest.runner import Runner
 from loadtest.stats import percentile

@@ -15,7 +15,7 @@ from typing import Any
 
 import httpx
 
-from loadtest.children import child
+from loadtest.bench.children import child
 
 UNKNOWN_MODEL = "unknown"
 """The one model that it does not have."""

@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 from loadtest.bench.alternate import compare_pairs
+from loadtest.bench.children import child
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs
-from loadtest.children import child
 from loadtest.errors import TargetError
 
 BASE = "smollm2-135m-nf4"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import httpx
 
-from loadtest.children import Child, child
+from loadtest.bench.children import Child, child
 
 _ASK_EVERY_S = 0.5
 
