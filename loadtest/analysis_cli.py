@@ -11,6 +11,7 @@ import typer
 from config.home import Home
 from config.packaged import default_file
 from config.terminal import labelled, make_console
+from loadtest.load.options import RunOptions
 from loadtest.load_cli import (
     ApiKey,
     ConfigFile,
@@ -23,7 +24,6 @@ from loadtest.load_cli import (
     now_text,
     read_config,
 )
-from loadtest.options import RunOptions
 
 Seconds = Annotated[float | None, typer.Option(help="Seconds in which requests of one probe are sent.")]
 
@@ -40,7 +40,7 @@ def compare(
     """Compare two runs: ratios with 95% intervals, and whether B is better, worse or no different."""
     from loadtest.compare import compare as compare_runs
     from loadtest.compare_tables import comparison_table, parse_share
-    from loadtest.files import read_run, replace_text
+    from loadtest.load.files import read_run, replace_text
 
     console = make_console()
     with errors_shown():

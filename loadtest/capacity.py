@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from loadtest.errors import SweepError
-from loadtest.records import Record
+from loadtest.load.records import Record
 from loadtest.slo import SloVerdict
 
 Measure = Callable[[float], SloVerdict]

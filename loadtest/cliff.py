@@ -14,7 +14,7 @@ from pydantic import Field
 
 from loadtest.bootstrap import median_interval
 from loadtest.errors import SweepError
-from loadtest.records import Record, RunResult
+from loadtest.load.records import Record, RunResult
 from loadtest.stats import percentile, summarize, values_of
 
 Cause = Literal["none", "max_cpu_loras", "max_loras", "load"]

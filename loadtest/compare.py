@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from loadtest.bootstrap import Floats, Interval, interval_of, resampled_percentiles, resampled_rates
-from loadtest.records import Record, RequestRecord, RunResult
+from loadtest.load.records import Record, RequestRecord, RunResult
 from loadtest.stats import Metric, bucket_width_s, percentile, timeline, values_of
 from quality.intervals import wilson_interval
 

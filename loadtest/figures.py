@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from loadtest.records import GeneratorFigures, Record, RunResult
+from loadtest.load.records import GeneratorFigures, Record, RunResult
 from loadtest.slo import Slo, SloVerdict, judge
 from loadtest.stats import Bucket, TrafficSummary, bucket_width_s, summarize, summarize_by_model, timeline
 

@@ -16,10 +16,10 @@ from config.load import read_mapping, trace_from
 from config.loadtest import LoadtestConfig
 from config.terminal import labelled, make_console, print_error
 from loadtest.errors import LoadtestError
-from loadtest.options import RunOptions, with_options
+from loadtest.load.options import RunOptions, with_options
 
 if TYPE_CHECKING:
-    from loadtest.records import RunResult
+    from loadtest.load.records import RunResult
     from loadtest.slo import Slo
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="Load test, YAML, e.g. config/loadtest.yaml.")]
@@ -109,9 +109,9 @@ def _run_and_report(
     config: LoadtestConfig, home: Home, folder: Path, name: str, slo_text: str | None, api_key: str | None
 ) -> bool:
     """Send the load and keep what was measured; whether the SLO was met, where there is one."""
-    from loadtest.files import write_run
-    from loadtest.live import live_view
-    from loadtest.session import run_load
+    from loadtest.load.files import write_run
+    from loadtest.load.live import live_view
+    from loadtest.load.session import run_load
     from loadtest.slo import parse_slo
 
     console, slo = make_console(), parse_slo(slo_text) if slo_text else None

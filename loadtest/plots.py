@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from loadtest.records import RunResult
+from loadtest.load.records import RunResult
 from loadtest.slo import Slo
 from loadtest.stats import Bucket, Metric, TrafficSummary, bucket_width_s, percentile, timeline, values_of
 from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain

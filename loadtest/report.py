@@ -7,8 +7,8 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loadtest.figures import Report, make_report
-from loadtest.files import replace_text
-from loadtest.records import RunResult
+from loadtest.load.files import replace_text
+from loadtest.load.records import RunResult
 from loadtest.report_html import render_html
 from loadtest.slo import Slo, SloVerdict, describe
 from loadtest.stats import LatencySummary, TrafficSummary

@@ -4,8 +4,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from loadtest.figures import Report
+from loadtest.load.records import RunResult
 from loadtest.plots import adapters_height, draw_adapters, draw_cdfs, draw_heatmap, draw_timeline
-from loadtest.records import RunResult
 from loadtest.slo import describe
 from loadtest.stats import LatencySummary
 from quality.svg import svg

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from loadtest.capacity import CapacityResult
 from loadtest.cliff import Cliff, CliffPoint, Recommendation
-from loadtest.files import replace_text
+from loadtest.load.files import replace_text
+from loadtest.load.records import Record
 from loadtest.plots import plain_logarithm
-from loadtest.records import Record
 from loadtest.slo import Slo
 from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain, svg
 

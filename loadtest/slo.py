@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import Field
 
 from loadtest.errors import SloError
-from loadtest.records import Record, RequestRecord, RunResult
+from loadtest.load.records import Record, RequestRecord, RunResult
 from loadtest.stats import METRICS, Metric, percentile, values_of
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}

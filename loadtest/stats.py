@@ -13,7 +13,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from loadtest.records import ErrorKind, Record, RequestRecord, RunResult
+from loadtest.load.records import ErrorKind, Record, RequestRecord, RunResult
 
 Metric = Literal["ttft", "itl", "tpot", "e2e"]
 METRICS: tuple[Metric, ...] = ("ttft", "itl", "tpot", "e2e")

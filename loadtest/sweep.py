@@ -14,7 +14,7 @@ from config.schema import ServeConfig
 from loadtest.bench.server import running_server
 from loadtest.cliff import CliffPoint, point_of
 from loadtest.errors import SweepError
-from loadtest.session import run_load
+from loadtest.load.session import run_load
 
 StartServer = Callable[["Setting"], AbstractContextManager[str]]
 """Starts a server with a setting; gives its endpoint, which ends with /v1."""

@@ -1,8 +1,8 @@
 """Requests that were planned, for tests of what sends them."""
 
 from config.dataset import Message
-from loadtest.prompts import Prompt
-from loadtest.workload import PlannedRequest
+from loadtest.load.prompts import Prompt
+from loadtest.load.workload import PlannedRequest
 
 
 def planned(index: int = 0, *, intended_s: float = 0.0, model: str = "medical", max_tokens: int = 4) -> PlannedRequest:

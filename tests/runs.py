@@ -2,7 +2,7 @@
 
 import random
 
-from loadtest.records import ErrorKind, GeneratorFigures, RequestRecord, RunResult
+from loadtest.load.records import ErrorKind, GeneratorFigures, RequestRecord, RunResult
 
 GENERATOR = GeneratorFigures(lag_p50_s=0.0002, lag_p99_s=0.001, cpu_share=0.05, is_bottleneck=False)
 

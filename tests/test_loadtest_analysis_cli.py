@@ -11,7 +11,7 @@ import lorikeet
 from loadtest.compare import Comparison, compare
 from loadtest.compare_tables import comparison_table, parse_share
 from loadtest.errors import SloError
-from loadtest.files import write_run
+from loadtest.load.files import write_run
 from tests.runs import random_run, request, run_of
 
 RUN = random_run(num_requests=60, num_models=1, error_share=0)

@@ -14,7 +14,7 @@ from config.loadtest import (
     Step,
     StepArrival,
 )
-from loadtest.arrivals import intended_times
+from loadtest.load.arrivals import intended_times
 
 KINDS = [
     PoissonArrival(rate=50),

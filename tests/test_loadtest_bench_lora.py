@@ -15,7 +15,7 @@ from loadtest.bench.lora import ALONE, FEWER, PREFILL, STREAMS, Row, Stage, benc
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.synthetic import Delays, SyntheticServer, synthetic_server
 from loadtest.errors import TargetError
-from loadtest.workload import plan
+from loadtest.load.workload import plan
 from tests.peft_folders import write_peft_folder
 
 OURS, THEIRS = Side("ours", 1), Side("theirs", 2)

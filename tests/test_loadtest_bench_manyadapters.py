@@ -13,7 +13,7 @@ from loadtest.bench.memory import Sample, Trend, sampled_memory, trend_of
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
 from loadtest.bench.synthetic import Delays, synthetic_server
-from loadtest.records import RequestRecord
+from loadtest.load.records import RequestRecord
 from tests.runs import request
 
 NAMES = tuple(f"a-{number:03d}" for number in range(100))

@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from loadtest.client import Attempt, open_client
-from loadtest.records import RequestRecord
+from loadtest.load.client import Attempt, open_client
+from loadtest.load.records import RequestRecord
 from tests.planned import planned
 
 pytestmark = pytest.mark.anyio

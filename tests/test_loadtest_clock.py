@@ -16,11 +16,11 @@ import pytest
 
 from config.loadtest import ClosedArrival, ConstantArrival, FixedLength, LoadtestConfig, MixConfig
 from loadtest.bench.synthetic import Delays, Served, synthetic_server
-from loadtest.client import open_client
-from loadtest.records import RequestRecord
-from loadtest.runner import Outcome, Runner
+from loadtest.load.client import open_client
+from loadtest.load.records import RequestRecord
+from loadtest.load.runner import Outcome, Runner
+from loadtest.load.workload import plan
 from loadtest.stats import percentile
-from loadtest.workload import plan
 
 pytestmark = pytest.mark.slow
 

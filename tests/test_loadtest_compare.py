@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from loadtest.bootstrap import block_weights, interval_of, median_interval, resampled_percentiles
 from loadtest.compare import Comparison, Difference, compare
-from loadtest.records import RunResult
+from loadtest.load.records import RunResult
 from tests.runs import random_run, request, run_of
 
 RUN = random_run(num_models=1)

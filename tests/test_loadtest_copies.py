@@ -16,7 +16,7 @@ from adapters.store.store import AdapterStore
 from config.home import Home
 from loadtest.bench.copies import copy_adapter
 from loadtest.errors import LoadtestError
-from loadtest.padding import pad_rank
+from loadtest.load.padding import pad_rank
 from tests.peft_folders import HIDDEN, MODULES, RANK, draft_for, lora_tensors, write_peft_folder
 
 

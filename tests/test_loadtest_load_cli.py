@@ -12,9 +12,9 @@ from typer.testing import CliRunner
 
 from config.loadtest import LoadtestConfig, MixConfig
 from loadtest.bench.synthetic import UNKNOWN_MODEL, Delays, SyntheticServer, synthetic_server
-from loadtest.files import read_run
-from loadtest.live import live_view
-from loadtest.runner import Progress
+from loadtest.load.files import read_run
+from loadtest.load.live import live_view
+from loadtest.load.runner import Progress
 from lorikeet import app
 from tests.runs import request
 

@@ -14,7 +14,7 @@ from config.loadtest import (
     WeightedPopularity,
     ZipfPopularity,
 )
-from loadtest.mix import models_of
+from loadtest.load.mix import models_of
 
 MODELS = tuple("abcdefgh")
 KINDS: list[Popularity] = [

@@ -8,7 +8,7 @@ import pytest
 from config.errors import ConfigError
 from config.load import read_mapping
 from config.loadtest import LoadtestConfig
-from loadtest.options import RunOptions, parse_mix, with_options
+from loadtest.load.options import RunOptions, parse_mix, with_options
 
 FILE: dict[str, Any] = {
     "mix": {"models": ["a", "b"], "popularity": {"kind": "weights", "weights": [3, 1]}, "base": "m"},

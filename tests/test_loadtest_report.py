@@ -10,8 +10,8 @@ from rich.console import Console
 
 from loadtest.errors import RunFileError
 from loadtest.figures import Report, make_report
-from loadtest.files import read_run, write_run
-from loadtest.records import RunResult
+from loadtest.load.files import read_run, write_run
+from loadtest.load.records import RunResult
 from loadtest.report import ReportPaths, summary_markdown, summary_table, write_reports
 from loadtest.report_html import render_html
 from loadtest.slo import parse_slo

@@ -10,9 +10,9 @@ import httpx
 import pytest
 
 from config.loadtest import LoadtestConfig
-from loadtest.client import open_client
-from loadtest.runner import Outcome, Runner
-from loadtest.workload import plan
+from loadtest.load.client import open_client
+from loadtest.load.runner import Outcome, Runner
+from loadtest.load.workload import plan
 from tests.test_loadtest_client import ANSWER, streamed
 
 pytestmark = pytest.mark.anyio

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import httpx
 import pytest
 
-from loadtest.transport import LoadTransport
+from loadtest.load.transport import LoadTransport
 
 pytestmark = pytest.mark.anyio
 

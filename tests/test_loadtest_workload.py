@@ -10,8 +10,8 @@ from config.errors import DatasetError
 from config.load import load_loadtest
 from config.loadtest import LoadtestConfig
 from loadtest.errors import TraceError
-from loadtest.trace import read_trace
-from loadtest.workload import PlannedRequest, plan
+from loadtest.load.trace import read_trace
+from loadtest.load.workload import PlannedRequest, plan
 from tests.datasets_on_disk import write_dataset
 
 EXAMPLE = Path(__file__).parent.parent / "config" / "loadtest.yaml"

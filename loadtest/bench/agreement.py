@@ -31,8 +31,8 @@ from loadtest.bench.results import BenchResult
 from loadtest.bench.server import running_server
 from loadtest.bootstrap import median_interval
 from loadtest.errors import TargetError
+from loadtest.load.workload import plan
 from loadtest.stats import LatencySummary, summarize
-from loadtest.workload import plan
 
 NUM_REQUESTS = 60
 NUM_WORDS = 48

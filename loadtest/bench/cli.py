@@ -60,8 +60,8 @@ def bench(
 ) -> None:
     """Run a benchmark: ratios against a baseline of the same run. Exit code 1 where a target is missed."""
     from loadtest.bench.server import ServerError
-    from loadtest.files import replace_text
-    from loadtest.session import machine
+    from loadtest.load.files import replace_text
+    from loadtest.load.session import machine
 
     console, started = make_console(), datetime.now(UTC)
     if name not in BENCHES:

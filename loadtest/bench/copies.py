@@ -77,7 +77,7 @@ def _link_base(home: Home, copies: Home, base: str) -> None:
 
 
 def _padded(source: Path, lora_r: int, folder: Path) -> Path:
-    from loadtest.padding import pad_rank  # torch takes seconds, and few want another rank
+    from loadtest.load.padding import pad_rank  # torch takes seconds, and few want another rank
 
     pad_rank(source, lora_r, folder)
     return folder

@@ -9,8 +9,8 @@ from typing import Literal
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, OneShotPopularity, SyntheticPrompts
 from loadtest.bench.processes import CpuMeter
 from loadtest.errors import LoadtestError, TargetError
-from loadtest.records import RequestRecord, RunResult
-from loadtest.session import Watch, run_load
+from loadtest.load.records import RequestRecord, RunResult
+from loadtest.load.session import Watch, run_load
 
 
 @dataclass(frozen=True)

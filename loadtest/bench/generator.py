@@ -15,11 +15,11 @@ from loadtest.bench.alternate import alternate
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
 from loadtest.bench.synthetic import Delays, Served, synthetic_server
-from loadtest.client import open_client
-from loadtest.records import RequestRecord
-from loadtest.runner import Outcome, Runner
+from loadtest.load.client import open_client
+from loadtest.load.records import RequestRecord
+from loadtest.load.runner import Outcome, Runner
+from loadtest.load.workload import plan
 from loadtest.stats import percentile
-from loadtest.workload import plan
 
 STREAMS = (32, 64, 128, 256, 384, 512, 768, 1024)
 WANTED_CHUNKS_PER_S = 1500

@@ -29,11 +29,11 @@ from loadtest.bench.options import BenchOptions
 from loadtest.bench.processes import CpuMeter
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs, made_folder, our_server, same_threads, serve_config
-from loadtest.client import open_client
-from loadtest.records import RequestRecord
-from loadtest.runner import Outcome, Runner
+from loadtest.load.client import open_client
+from loadtest.load.records import RequestRecord
+from loadtest.load.runner import Outcome, Runner
+from loadtest.load.workload import plan
 from loadtest.stats import percentile, values_of
-from loadtest.workload import plan
 
 NUM_ADAPTERS = 1000
 NUM_STREAMS = 16

@@ -9,7 +9,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loadtest.bench.alternate import Alternated
-from loadtest.records import Record
+from loadtest.load.records import Record
 
 
 class BenchResult(Record):

@@ -10,12 +10,12 @@ from pathlib import Path
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
 from loadtest.bench.cost import Side, require_success
 from loadtest.bench.processes import CpuMeter
-from loadtest.client import open_client
 from loadtest.errors import TargetError
-from loadtest.records import RequestRecord
-from loadtest.runner import Runner
+from loadtest.load.client import open_client
+from loadtest.load.records import RequestRecord
+from loadtest.load.runner import Runner
+from loadtest.load.workload import plan
 from loadtest.stats import percentile
-from loadtest.workload import plan
 
 _SETTLE_S = 6.0
 """From the first request until all prompts are read."""

@@ -13,10 +13,10 @@ from typing import Any
 import httpx
 
 from config.loadtest import ClosedArrival, LoadtestConfig
-from loadtest.client import Attempt, Clock
-from loadtest.records import GeneratorFigures, RequestRecord
+from loadtest.load.client import Attempt, Clock
+from loadtest.load.records import GeneratorFigures, RequestRecord
+from loadtest.load.workload import PlannedRequest
 from loadtest.stats import percentile
-from loadtest.workload import PlannedRequest
 
 # asyncio's timers wake up to a millisecond late; the last one is spent asking the clock.
 _TIMER_SLACK_S = 0.001

@@ -10,10 +10,10 @@ from typing import Any
 
 from config.dataset import Message
 from config.loadtest import ClosedArrival, LoadtestConfig, TraceArrival
-from loadtest.arrivals import intended_times
-from loadtest.mix import models_of
-from loadtest.prompts import Prompt, PromptSource, prompt_source
-from loadtest.trace import TraceEvent, read_trace
+from loadtest.load.arrivals import intended_times
+from loadtest.load.mix import models_of
+from loadtest.load.prompts import Prompt, PromptSource, prompt_source
+from loadtest.load.trace import TraceEvent, read_trace
 
 
 @dataclass(frozen=True)

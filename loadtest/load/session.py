@@ -14,11 +14,11 @@ from pathlib import Path
 import httpx
 
 from config.loadtest import LoadtestConfig
-from loadtest.client import open_client
 from loadtest.errors import TargetError
-from loadtest.records import RunResult
-from loadtest.runner import Outcome, Progress, Runner
-from loadtest.workload import plan
+from loadtest.load.client import open_client
+from loadtest.load.records import RunResult
+from loadtest.load.runner import Outcome, Progress, Runner
+from loadtest.load.workload import plan
 
 _CHECK_TIMEOUT_S = 10.0
 

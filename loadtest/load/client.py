@@ -11,9 +11,9 @@ from typing import Any
 
 import httpx
 
-from loadtest.records import ErrorKind, RequestRecord
-from loadtest.transport import LoadTransport
-from loadtest.workload import PlannedRequest
+from loadtest.load.records import ErrorKind, RequestRecord
+from loadtest.load.transport import LoadTransport
+from loadtest.load.workload import PlannedRequest
 
 Clock = Callable[[], float]
 """Seconds since the start of the run."""

@@ -17,8 +17,8 @@ from rich.text import Text
 
 from config.loadtest import LoadtestConfig
 from config.progress import lines_every
-from loadtest.records import RequestRecord
-from loadtest.runner import Progress
+from loadtest.load.records import RequestRecord
+from loadtest.load.runner import Progress
 from loadtest.stats import Metric, percentile, values_of
 
 _REFRESH_PER_S = 2

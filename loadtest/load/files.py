@@ -5,7 +5,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from loadtest.errors import RunFileError
-from loadtest.records import RunResult
+from loadtest.load.records import RunResult
 
 RUN_FILE = "run.json"
 
