@@ -38,9 +38,9 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 13,
 ) -> None:
     """Compare two runs: ratios with 95% intervals, and whether B is better, worse or no different."""
-    from loadtest.compare import compare as compare_runs
-    from loadtest.compare_tables import comparison_table, parse_share
     from loadtest.load.files import read_run, replace_text
+    from loadtest.report.compare import compare as compare_runs
+    from loadtest.report.compare_tables import comparison_table, parse_share
 
     console = make_console()
     with errors_shown():
@@ -77,8 +77,8 @@ def capacity(
 ) -> None:
     """Find the highest rate within an SLO, by bisection; a rate fails when it fails twice."""
     from loadtest.probing import search_capacity
+    from loadtest.report.slo import parse_slo
     from loadtest.search_report import write_capacity
-    from loadtest.slo import parse_slo
 
     options = RunOptions(
         url=url, duration_s=duration, models=tuple(model or ()), prompt_words=prompt_words, max_tokens=max_tokens

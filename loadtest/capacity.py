@@ -12,7 +12,7 @@ from pydantic import Field
 
 from loadtest.errors import SweepError
 from loadtest.load.records import Record
-from loadtest.slo import SloVerdict
+from loadtest.report.slo import SloVerdict
 
 Measure = Callable[[float], SloVerdict]
 """Requests per second, to what a run at that rate was worth."""

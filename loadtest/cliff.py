@@ -12,10 +12,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from loadtest.bootstrap import median_interval
 from loadtest.errors import SweepError
 from loadtest.load.records import Record, RunResult
-from loadtest.stats import percentile, summarize, values_of
+from loadtest.report.bootstrap import median_interval
+from loadtest.report.stats import percentile, summarize, values_of
 
 Cause = Literal["none", "max_cpu_loras", "max_loras", "load"]
 

@@ -20,7 +20,7 @@ from loadtest.load.options import RunOptions, with_options
 
 if TYPE_CHECKING:
     from loadtest.load.records import RunResult
-    from loadtest.slo import Slo
+    from loadtest.report.slo import Slo
 
 ConfigFile = Annotated[Path | None, typer.Argument(help="Load test, YAML, e.g. config/loadtest.yaml.")]
 Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, with /v1.")]
@@ -112,7 +112,7 @@ def _run_and_report(
     from loadtest.load.files import write_run
     from loadtest.load.live import live_view
     from loadtest.load.session import run_load
-    from loadtest.slo import parse_slo
+    from loadtest.report.slo import parse_slo
 
     console, slo = make_console(), parse_slo(slo_text) if slo_text else None
     result = run_load(
@@ -128,8 +128,8 @@ def _run_and_report(
 
 def _report(result: "RunResult", slo: "Slo | None", run_file: Path, console: Console) -> bool:
     """Write the reports beside the run, and print them; whether the SLO was met."""
-    from loadtest.figures import make_report
-    from loadtest.report import summary_table, verdict_lines, write_reports
+    from loadtest.report.figures import make_report
+    from loadtest.report.report import summary_table, verdict_lines, write_reports
 
     report, paths = make_report(result, slo), write_reports(result, slo, run_file.parent)
     console.print(summary_table(report))

@@ -17,8 +17,8 @@ from loadtest.capacity import Measure, Probe, find_capacity, most_probes
 from loadtest.cliff import CliffPoint, find_cliff, recommend
 from loadtest.errors import RunFileError, SweepError
 from loadtest.load.session import machine, run_load
+from loadtest.report.slo import Slo, SloVerdict, judge
 from loadtest.search_report import CapacityReport, CliffReport
-from loadtest.slo import Slo, SloVerdict, judge
 from loadtest.sweep import Setting, StartServer, own_servers, sweep
 
 Say = Callable[[str], None]

@@ -9,8 +9,8 @@ from loadtest.capacity import CapacityResult
 from loadtest.cliff import Cliff, CliffPoint, Recommendation
 from loadtest.load.files import replace_text
 from loadtest.load.records import Record
-from loadtest.plots import plain_logarithm
-from loadtest.slo import Slo
+from loadtest.report.plots import plain_logarithm
+from loadtest.report.slo import Slo
 from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain, svg
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)

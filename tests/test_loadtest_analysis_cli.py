@@ -8,10 +8,10 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 import lorikeet
-from loadtest.compare import Comparison, compare
-from loadtest.compare_tables import comparison_table, parse_share
 from loadtest.errors import SloError
 from loadtest.load.files import write_run
+from loadtest.report.compare import Comparison, compare
+from loadtest.report.compare_tables import comparison_table, parse_share
 from tests.runs import random_run, request, run_of
 
 RUN = random_run(num_requests=60, num_models=1, error_share=0)

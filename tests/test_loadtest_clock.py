@@ -20,7 +20,7 @@ from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
 from loadtest.load.runner import Outcome, Runner
 from loadtest.load.workload import plan
-from loadtest.stats import percentile
+from loadtest.report.stats import percentile
 
 pytestmark = pytest.mark.slow
 

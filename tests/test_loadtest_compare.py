@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.bootstrap import block_weights, interval_of, median_interval, resampled_percentiles
-from loadtest.compare import Comparison, Difference, compare
 from loadtest.load.records import RunResult
+from loadtest.report.bootstrap import block_weights, interval_of, median_interval, resampled_percentiles
+from loadtest.report.compare import Comparison, Difference, compare
 from tests.runs import random_run, request, run_of
 
 RUN = random_run(num_models=1)

@@ -9,12 +9,12 @@ import pytest
 from rich.console import Console
 
 from loadtest.errors import RunFileError
-from loadtest.figures import Report, make_report
 from loadtest.load.files import read_run, write_run
 from loadtest.load.records import RunResult
-from loadtest.report import ReportPaths, summary_markdown, summary_table, write_reports
-from loadtest.report_html import render_html
-from loadtest.slo import parse_slo
+from loadtest.report.figures import Report, make_report
+from loadtest.report.html import render_html
+from loadtest.report.report import ReportPaths, summary_markdown, summary_table, write_reports
+from loadtest.report.slo import parse_slo
 from tests.runs import random_run, request, run_of
 
 RUN = random_run(num_requests=60)

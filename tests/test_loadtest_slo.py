@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.errors import SloError
-from loadtest.slo import Slo, is_good, judge, parse_slo
+from loadtest.report.slo import Slo, is_good, judge, parse_slo
 from tests.runs import random_run, request, run_of
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.stats import (
+from loadtest.report.stats import (
     bucket_width_s,
     error_counts,
     percentile,

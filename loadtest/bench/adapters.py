@@ -17,7 +17,7 @@ from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.server import running_server
 from loadtest.errors import TargetError
-from loadtest.stats import summarize
+from loadtest.report.stats import summarize
 
 NUM_STREAMS = 16
 NUM_TOKENS = 32

@@ -29,10 +29,10 @@ from loadtest.bench.cost import successful_run
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
 from loadtest.bench.server import running_server
-from loadtest.bootstrap import median_interval
 from loadtest.errors import TargetError
 from loadtest.load.workload import plan
-from loadtest.stats import LatencySummary, summarize
+from loadtest.report.bootstrap import median_interval
+from loadtest.report.stats import LatencySummary, summarize
 
 NUM_REQUESTS = 60
 NUM_WORDS = 48

@@ -7,7 +7,7 @@ from itertools import count
 from statistics import median
 from typing import TypeVar
 
-from loadtest.bootstrap import Interval, median_interval
+from loadtest.report.bootstrap import Interval, median_interval
 
 Measured = TypeVar("Measured")
 

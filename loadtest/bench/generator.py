@@ -19,7 +19,7 @@ from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
 from loadtest.load.runner import Outcome, Runner
 from loadtest.load.workload import plan
-from loadtest.stats import percentile
+from loadtest.report.stats import percentile
 
 STREAMS = (32, 64, 128, 256, 384, 512, 768, 1024)
 WANTED_CHUNKS_PER_S = 1500

@@ -33,7 +33,7 @@ from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
 from loadtest.load.runner import Outcome, Runner
 from loadtest.load.workload import plan
-from loadtest.stats import percentile, values_of
+from loadtest.report.stats import percentile, values_of
 
 NUM_ADAPTERS = 1000
 NUM_STREAMS = 16

@@ -15,7 +15,7 @@ from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
 from loadtest.load.runner import Runner
 from loadtest.load.workload import plan
-from loadtest.stats import percentile
+from loadtest.report.stats import percentile
 
 _SETTLE_S = 6.0
 """From the first request until all prompts are read."""

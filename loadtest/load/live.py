@@ -19,7 +19,7 @@ from config.loadtest import LoadtestConfig
 from config.progress import lines_every
 from loadtest.load.records import RequestRecord
 from loadtest.load.runner import Progress
-from loadtest.stats import Metric, percentile, values_of
+from loadtest.report.stats import Metric, percentile, values_of
 
 _REFRESH_PER_S = 2
 _LINE_EVERY_S = 5.0

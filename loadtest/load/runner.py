@@ -16,7 +16,7 @@ from config.loadtest import ClosedArrival, LoadtestConfig
 from loadtest.load.client import Attempt, Clock
 from loadtest.load.records import GeneratorFigures, RequestRecord
 from loadtest.load.workload import PlannedRequest
-from loadtest.stats import percentile
+from loadtest.report.stats import percentile
 
 # asyncio's timers wake up to a millisecond late; the last one is spent asking the clock.
 _TIMER_SLACK_S = 0.001

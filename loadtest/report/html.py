@@ -3,11 +3,11 @@
 from jinja2 import Environment
 from markupsafe import Markup
 
-from loadtest.figures import Report
 from loadtest.load.records import RunResult
-from loadtest.plots import adapters_height, draw_adapters, draw_cdfs, draw_heatmap, draw_timeline
-from loadtest.slo import describe
-from loadtest.stats import LatencySummary
+from loadtest.report.figures import Report
+from loadtest.report.plots import adapters_height, draw_adapters, draw_cdfs, draw_heatmap, draw_timeline
+from loadtest.report.slo import describe
+from loadtest.report.stats import LatencySummary
 from quality.svg import svg
 
 STYLE = """

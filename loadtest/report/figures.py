@@ -3,8 +3,8 @@
 from typing import Literal
 
 from loadtest.load.records import GeneratorFigures, Record, RunResult
-from loadtest.slo import Slo, SloVerdict, judge
-from loadtest.stats import Bucket, TrafficSummary, bucket_width_s, summarize, summarize_by_model, timeline
+from loadtest.report.slo import Slo, SloVerdict, judge
+from loadtest.report.stats import Bucket, TrafficSummary, bucket_width_s, summarize, summarize_by_model, timeline
 
 
 class Report(Record):

@@ -6,12 +6,12 @@ from pathlib import Path
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from loadtest.figures import Report, make_report
 from loadtest.load.files import replace_text
 from loadtest.load.records import RunResult
-from loadtest.report_html import render_html
-from loadtest.slo import Slo, SloVerdict, describe
-from loadtest.stats import LatencySummary, TrafficSummary
+from loadtest.report.figures import Report, make_report
+from loadtest.report.html import render_html
+from loadtest.report.slo import Slo, SloVerdict, describe
+from loadtest.report.stats import LatencySummary, TrafficSummary
 
 _COLUMNS = ("model", "requests", "cold", "errors", "req/s", "tok/s", "TTFT p50", "TTFT p99", "ITL p50", "ITL p99",
             "e2e p50", "e2e p99")  # fmt: skip

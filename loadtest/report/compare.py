@@ -12,9 +12,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from loadtest.bootstrap import Floats, Interval, interval_of, resampled_percentiles, resampled_rates
 from loadtest.load.records import Record, RequestRecord, RunResult
-from loadtest.stats import Metric, bucket_width_s, percentile, timeline, values_of
+from loadtest.report.bootstrap import Floats, Interval, interval_of, resampled_percentiles, resampled_rates
+from loadtest.report.stats import Metric, bucket_width_s, percentile, timeline, values_of
 from quality.intervals import wilson_interval
 
 Change = Literal["better", "worse", "no difference", "unknown"]

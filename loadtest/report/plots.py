@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from loadtest.load.records import RunResult
-from loadtest.slo import Slo
-from loadtest.stats import Bucket, Metric, TrafficSummary, bucket_width_s, percentile, timeline, values_of
+from loadtest.report.slo import Slo
+from loadtest.report.stats import Bucket, Metric, TrafficSummary, bucket_width_s, percentile, timeline, values_of
 from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain
 
 _SHORT_TIME_S = 5.0

@@ -5,8 +5,8 @@ import re
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from loadtest.compare import Comparison, Difference
 from loadtest.errors import SloError
+from loadtest.report.compare import Comparison, Difference
 
 _STYLES = {"better": "green", "worse": "bold red", "no difference": "dim", "unknown": "dim"}
 

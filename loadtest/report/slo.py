@@ -7,7 +7,7 @@ from pydantic import Field
 
 from loadtest.errors import SloError
 from loadtest.load.records import Record, RequestRecord, RunResult
-from loadtest.stats import METRICS, Metric, percentile, values_of
+from loadtest.report.stats import METRICS, Metric, percentile, values_of
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
 _DURATION = re.compile(r"([0-9]*\.?[0-9]+)\s*(us|ms|s|m)")

@@ -1,0 +1,1 @@
+"""Statistics, comparisons, objectives, and reports of load tests."""
