@@ -76,9 +76,9 @@ def capacity(
     home: HomeFolder = Path("var"),
 ) -> None:
     """Find the highest rate within an SLO, by bisection; a rate fails when it fails twice."""
-    from loadtest.probing import search_capacity
     from loadtest.report.slo import parse_slo
-    from loadtest.search_report import write_capacity
+    from loadtest.search.probing import search_capacity
+    from loadtest.search.report import write_capacity
 
     options = RunOptions(
         url=url, duration_s=duration, models=tuple(model or ()), prompt_words=prompt_words, max_tokens=max_tokens
@@ -125,9 +125,9 @@ def cliff(
     home: HomeFolder = Path("var"),
 ) -> None:
     """Find at how many adapters in use first tokens get late, and recommend max_loras and max_cpu_loras."""
-    from loadtest.probing import CliffPlan, search_cliff
-    from loadtest.search_report import write_cliff
-    from loadtest.sweep import pair_settings, working_sets_for
+    from loadtest.search.probing import CliffPlan, search_cliff
+    from loadtest.search.report import write_cliff
+    from loadtest.search.sweep import pair_settings, working_sets_for
 
     options = RunOptions(
         url=url,

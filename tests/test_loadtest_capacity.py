@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.capacity import CapacityResult, Measure, Probe, find_capacity, most_probes
 from loadtest.errors import SweepError
 from loadtest.report.slo import SloVerdict, judge, parse_slo
+from loadtest.search.capacity import CapacityResult, Measure, Probe, find_capacity, most_probes
 from tests.runs import request, run_of
 
 SLO = parse_slo("ttft=500ms")

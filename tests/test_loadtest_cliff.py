@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loadtest.cliff import Cliff, CliffPoint, find_cliff, point_of, recommend
 from loadtest.errors import SweepError
+from loadtest.search.cliff import Cliff, CliffPoint, find_cliff, point_of, recommend
 from tests.runs import request, run_of
 
 

@@ -12,12 +12,12 @@ from config.home import Home
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, PoissonArrival
 from loadtest.bench.copies import copy_adapter
 from loadtest.bench.synthetic import Delays, synthetic_server
-from loadtest.cliff import find_cliff, recommend
 from loadtest.errors import RunFileError, SweepError
-from loadtest.probing import CliffPlan, search_capacity, search_cliff
 from loadtest.report.slo import parse_slo
-from loadtest.search_report import CapacityReport, CliffReport, write_capacity, write_cliff
-from loadtest.sweep import Setting, pair_settings, sweep, working_sets_for
+from loadtest.search.cliff import find_cliff, recommend
+from loadtest.search.probing import CliffPlan, search_capacity, search_cliff
+from loadtest.search.report import CapacityReport, CliffReport, write_capacity, write_cliff
+from loadtest.search.sweep import Setting, pair_settings, sweep, working_sets_for
 from tests.peft_folders import draft_for
 from tests.test_loadtest_cliff import point
 

@@ -12,9 +12,9 @@ from config.load import load_serve
 from config.loadtest import ClosedArrival, LoadtestConfig, MixConfig, OneShotPopularity, UniformPopularity
 from config.schema import ServeConfig
 from loadtest.bench.server import running_server
-from loadtest.cliff import CliffPoint, point_of
 from loadtest.errors import SweepError
 from loadtest.load.session import run_load
+from loadtest.search.cliff import CliffPoint, point_of
 
 StartServer = Callable[["Setting"], AbstractContextManager[str]]
 """Starts a server with a setting; gives its endpoint, which ends with /v1."""

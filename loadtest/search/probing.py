@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from config.home import Home
 from config.loadtest import ConstantArrival, GammaArrival, LoadtestConfig, PoissonArrival
 from loadtest.bench.copies import copy_adapter
-from loadtest.capacity import Measure, Probe, find_capacity, most_probes
-from loadtest.cliff import CliffPoint, find_cliff, recommend
 from loadtest.errors import RunFileError, SweepError
 from loadtest.load.session import machine, run_load
 from loadtest.report.slo import Slo, SloVerdict, judge
-from loadtest.search_report import CapacityReport, CliffReport
-from loadtest.sweep import Setting, StartServer, own_servers, sweep
+from loadtest.search.capacity import Measure, Probe, find_capacity, most_probes
+from loadtest.search.cliff import CliffPoint, find_cliff, recommend
+from loadtest.search.report import CapacityReport, CliffReport
+from loadtest.search.sweep import Setting, StartServer, own_servers, sweep
 
 Say = Callable[[str], None]
 

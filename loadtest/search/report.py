@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from loadtest.capacity import CapacityResult
-from loadtest.cliff import Cliff, CliffPoint, Recommendation
 from loadtest.load.files import replace_text
 from loadtest.load.records import Record
 from loadtest.report.plots import plain_logarithm
 from loadtest.report.slo import Slo
+from loadtest.search.capacity import CapacityResult
+from loadtest.search.cliff import Cliff, CliffPoint, Recommendation
 from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain, svg
 
 _COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)

@@ -1,0 +1,1 @@
+"""Searches over load: capacity, sweep, cliff."""
