@@ -9,7 +9,7 @@ from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.reference import Target
 from adapters.release.trials import Trial
 from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet, write_probes
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.defaults import AnswerLengths
 from serve.errors import ServeError
 from serve.monitor.heldout import HeldOut

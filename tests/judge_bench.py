@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from adapters.store.store import AdapterStore
 from config.monitor import JudgeConfig
-from quality.kept import Sample
-from quality.store import QualityStore
+from quality.samples.kept import Sample
+from quality.samples.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import HttpJudge, http_judge_client
 from serve.monitor.judging import Judging

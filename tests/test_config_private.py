@@ -13,7 +13,7 @@ from config.home import Home
 from config.private import close_to_others, make_private_folder, private_paths, write_private
 from config.schema import ServeConfig
 from quality.probes import ProbeSet, write_probes
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.exposure import warn_of_exposure
 from tests.serving import make_serving
 from train.runs import start_run

@@ -21,9 +21,9 @@ from adapters.store.manifest import ManifestDraft, QualityRules
 from adapters.store.version_files import MAX_BYTES
 from config.home import Home
 from loadtest.bench.server import running_server
-from quality.kept import Grade
 from quality.probes import Probe, ProbeMessage, ProbeSet, write_probes
-from quality.store import QualityStore
+from quality.samples.kept import Grade
+from quality.samples.store import QualityStore
 from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, write_serve_config
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from config.monitor import Privacy as ConfiguredPrivacy
 from quality.numbers import _IBAN_LENGTHS, is_iban, is_luhn
-from quality.privacy import Privacy, kept_text, redact, tenant_hash
+from quality.samples.privacy import Privacy, kept_text, redact, tenant_hash
 
 GAPS = st.sampled_from(["", " ", "-", "\u00a0"])
 WORDS = st.text(alphabet=string.ascii_letters + "äöß éñ'!?\n", max_size=40)

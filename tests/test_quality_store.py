@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from quality.errors import QualityStoreError
-from quality.schema import APPLICATION_ID, SCHEMA_VERSION, open_database
+from quality.samples.schema import APPLICATION_ID, SCHEMA_VERSION, open_database
+from quality.samples.store import DriftLook, GeneralScore, Grade, Label, ProbeScore, QualityStore, Sample, TrialPair
 from quality.signals import Signals, signals_of
-from quality.store import DriftLook, GeneralScore, Grade, Label, ProbeScore, QualityStore, Sample, TrialPair
 from tests.tracked_files import ROOT
 
 SIGNALS = signals_of("Neoplasms", num_tokens=3, finish_reason="stop", token_logprobs=(-0.5, -0.25, -0.75))
@@ -39,7 +39,7 @@ SAMPLE = Sample(
 DIES_IN_A_BATCH = """
 import os, sys
 from pathlib import Path
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from tests.test_quality_store import SAMPLE
 
 class Deadly:

@@ -17,7 +17,7 @@ from adapters.template_time import noon
 from config.home import Home
 from quality.drift import Exchange
 from quality.probes import ProbeSet, write_probes
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.errors import AdapterRefusedError
 from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.app import Parts, create_app
 from serve.build import build_parts
 from serve.engine.protocol import Answer, Endpoint

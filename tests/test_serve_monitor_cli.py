@@ -16,8 +16,8 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lorikeet import app
-from quality.kept import Grade, Label, Sample
-from quality.store import QualityStore
+from quality.samples.kept import Grade, Label, Sample
+from quality.samples.store import QualityStore
 from serve.monitor.labelling import Labelling, shown
 from serve.monitor.labels_csv import COLUMNS, LabelsError, label_score, read_labels, write_labels
 from tests.samples import SAMPLE

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from config.monitor import JudgeConfig
-from quality.kept import Grade
+from quality.samples.kept import Grade
 from serve.engine.protocol import Answer
 from serve.monitor.asking import HttpJudge, http_judge_client
 from serve.monitor.comparing import Comparing

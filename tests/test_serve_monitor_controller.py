@@ -14,7 +14,7 @@ from adapters.release.trials import Trial
 from adapters.store.manifest import QualityRules
 from adapters.store.store import AdapterStore
 from config.monitor import VerdictMode
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from quality.verdict import decide
 from serve.metrics import ServeMetrics
 from serve.monitor.controller import Controller, figures_of

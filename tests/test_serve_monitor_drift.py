@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from quality.drift import Exchange
 from quality.probes import ProbeSet, write_probes
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
 from tests.fake_engine import FakeEngine, fingerprint

@@ -10,9 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from config.errors import ConfigError
 from quality.drift import DriftBaseline, Exchange
-from quality.kept import DriftLook
 from quality.probes import ProbeSet, write_probes
-from quality.store import QualityStore
+from quality.samples.kept import DriftLook
+from quality.samples.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import PACKAGED, Embedder

@@ -9,9 +9,9 @@ import pytest
 
 from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
-from quality.kept import ProbeScore
 from quality.probes import Probe, ProbeMessage, ProbeSet
-from quality.store import QualityStore
+from quality.samples.kept import ProbeScore
+from quality.samples.store import QualityStore
 from serve.records import current_source
 from serve.shadow import SHADOW_PRIORITY
 from tests.heldout_exam import DAY_S, FIRST, GENERAL, NOW_S, SECOND, Exam, make_exam, number_of, probe_set

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from adapters.store.store import AdapterStore
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.errors import EngineRequestError, NotReadyError
 from tests.heldout_exam import FIRST, SECOND, THIRD, Exam, failing, make_exam, number_of, on_trial, probe_set
 from tests.serving import make_serving

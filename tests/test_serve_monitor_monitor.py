@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.store.store import AdapterStore
 from config.home import Home
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.metrics import ServeMetrics
 from serve.monitor.monitor import Monitor
 from serve.records import RequestContext, RequestRecord

@@ -16,10 +16,10 @@ from adapters.errors import AdapterNotFoundError
 from adapters.store.manifest import Evaluation, Score
 from adapters.store.store import AdapterStore
 from lorikeet import app
-from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, TrialPair
 from quality.probes import GeneralText, ProbeSet, write_probes
+from quality.samples.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, TrialPair
+from quality.samples.store import QualityStore
 from quality.signals import signals_of
-from quality.store import QualityStore
 from serve.monitor.collect import collect
 from serve.monitor.figures import QualityReport
 from serve.monitor.report_html import render_html

@@ -11,8 +11,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from config.monitor import MonitorConfig
-from quality.privacy import tenant_hash
-from quality.store import QualityStore, Sample
+from quality.samples.privacy import tenant_hash
+from quality.samples.store import QualityStore, Sample
 from serve.metrics import ServeMetrics
 from serve.monitor.sampler import Sampler, tenant_key
 from tests.generations import generation

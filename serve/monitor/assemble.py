@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
 from serve.monitor.canaries import watch_canaries

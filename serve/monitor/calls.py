@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from config.monitor import JudgeConfig
 from quality.judge import JudgeReplyError, JudgeTask
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.clock import steady_time
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import Judge, JudgeCallError, Reply, most_tokens

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics

@@ -17,7 +17,7 @@ from config.terminal import make_console, print_error
 from quality.errors import QualityError
 
 if TYPE_CHECKING:
-    from quality.store import QualityStore
+    from quality.samples.store import QualityStore
 
 app = typer.Typer(
     no_args_is_help=True, help="How good the answers are: label samples, import and export labels, report."
@@ -163,7 +163,7 @@ def why_nothing_to_label(store: "QualityStore", adapter: str | None) -> str:
 
 @contextmanager
 def _store(home: Path) -> Iterator["QualityStore"]:
-    from quality.store import QualityStore
+    from quality.samples.store import QualityStore
 
     path = Home(home).quality
     if not path.exists():

@@ -12,9 +12,9 @@ from adapters.store.reader import StoreReader
 from quality.agreement import NUM_GRADES, agreement_of_scores, labels_and_grades
 from quality.intervals import Share
 from quality.judge import LOWEST_GRADE, grade_of
-from quality.kept import Grade, Label, is_preference
 from quality.probes import InvalidProbesError, read_probes
-from quality.store import QualityStore
+from quality.samples.kept import Grade, Label, is_preference
+from quality.samples.store import QualityStore
 from quality.verdict import decide
 from serve.monitor.evidence import TrialEvidence, known_pairs, policy_of
 from serve.monitor.figures import (

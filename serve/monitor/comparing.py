@@ -13,8 +13,8 @@ from adapters.errors import AdapterError
 from adapters.reference import Target
 from adapters.store.reader import StoreReader
 from quality.judge import Choice, choice_task, preference, read_choice
-from quality.kept import Grade, Sample, preference_judge
-from quality.store import QualityStore
+from quality.samples.kept import Grade, Sample, preference_judge
+from quality.samples.store import QualityStore
 from serve.clock import steady_time
 from serve.engine.protocol import Engine
 from serve.errors import ServeError

@@ -19,8 +19,8 @@ from adapters.store.manifest import QualityRules
 from adapters.store.store import AdapterStore
 from config.monitor import VerdictMode
 from quality.errors import QualityStoreError
-from quality.kept import TrialPair
-from quality.store import QualityStore
+from quality.samples.kept import TrialPair
+from quality.samples.store import QualityStore
 from quality.verdict import Comparison, Policy, Verdict, decide
 from serve.clock import steady_time
 from serve.metrics import ServeMetrics

@@ -17,10 +17,10 @@ from typing import NamedTuple
 from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.reference import Target
 from quality.drift import MIN_BASELINE_EXCHANGES, DriftBaseline, DriftReport, Exchange
-from quality.kept import DriftLook
 from quality.probes import read_probes
+from quality.samples.kept import DriftLook
+from quality.samples.store import QualityStore
 from quality.signals import mean_logprob
-from quality.store import QualityStore
 from serve.clock import steady_time
 from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics

@@ -15,8 +15,8 @@ from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from adapters.reference import Target
 from adapters.store.manifest import QualityRules
-from quality.kept import TrialPair
-from quality.privacy import user_hash
+from quality.samples.kept import TrialPair
+from quality.samples.privacy import user_hash
 from quality.users import MAX_REQUESTS, UserMean, UserMeans
 from quality.verdict import Evidence, Observation, Policy
 from serve.records import GenerationRecord, RequestRecord

@@ -20,10 +20,10 @@ from adapters.release.trials import Trial
 from adapters.store.manifest import RequestDefaults
 from adapters.store.reader import StoreReader
 from quality.intervals import share_of
-from quality.kept import GeneralScore, ProbeScore
 from quality.probes import InvalidProbesError, Probe, ProbeSet, read_probes
+from quality.samples.kept import GeneralScore, ProbeScore
+from quality.samples.store import QualityStore
 from quality.scorers import is_exact_match
-from quality.store import QualityStore
 from serve.clock import is_within, steady_time
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Engine

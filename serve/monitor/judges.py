@@ -7,7 +7,7 @@ import httpx
 
 from adapters.store.reader import StoreReader
 from config.schema import ServeConfig
-from quality.store import QualityStore
+from quality.samples.store import QualityStore
 from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import EngineJudge, HttpJudge, http_judge_client

@@ -18,8 +18,8 @@ from adapters.store.reader import StoreReader
 from config.monitor import JudgeConfig
 from quality.agreement import agreement_of_scores, labels_and_grades
 from quality.judge import grade_task, read_grade
-from quality.kept import Grade, Sample, preference_judge
-from quality.store import QualityStore
+from quality.samples.kept import Grade, Sample, preference_judge
+from quality.samples.store import QualityStore
 from serve.clock import is_within, steady_time
 from serve.metrics import ServeMetrics
 from serve.monitor.asking import Judge, JudgeCallError

@@ -9,8 +9,8 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from quality.kept import Label, Sample
-from quality.store import QualityStore
+from quality.samples.kept import Label, Sample
+from quality.samples.store import QualityStore
 from serve.monitor.labels_csv import label_score
 
 HELP = "1 to 5, (r)ight, (w)rong, (s)kip, (u)ndo, (q)uit; text after a label is a note"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from quality.errors import QualityError
 from quality.judge import HIGHEST_GRADE, LOWEST_GRADE, grade_of, score_of
-from quality.kept import Label, Sample
+from quality.samples.kept import Label, Sample
 
 COLUMNS = ("sample_id", "adapter", "version", "at", "prompt", "answer", "label", "who", "note")
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from config.monitor import MonitorConfig
-from quality.privacy import kept_text, tenant_hash
+from quality.samples.privacy import kept_text, tenant_hash
+from quality.samples.store import QualityStore, Sample
 from quality.signals import Signals, signals_of
-from quality.store import QualityStore, Sample
 from serve.background import watch_thread
 from serve.clock import is_within, steady_time
 from serve.metrics import ServeMetrics

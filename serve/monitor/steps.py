@@ -6,7 +6,7 @@ from statistics import fmean, median
 from typing import TypeVar
 
 from quality.intervals import Share, share_of
-from quality.kept import ProbeScore, Sample
+from quality.samples.kept import ProbeScore, Sample
 from serve.monitor.figures import ProbeStep, SignalStep
 
 _MOST_STEPS = 40

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quality.errors import QualityStoreError
-from quality.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample, TrialPair
-from quality.schema import open_database
+from quality.samples.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample, TrialPair
+from quality.samples.schema import open_database
 from quality.signals import Signals
 
 __all__ = ["DriftLook", "GeneralScore", "Grade", "Label", "ProbeScore", "QualityStore", "Sample", "TrialPair"]

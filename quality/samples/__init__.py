@@ -1,0 +1,1 @@
+"""The SQLite store of samples, and what it holds."""
