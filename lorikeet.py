@@ -8,8 +8,8 @@ import loadtest.analysis_cli
 import loadtest.bench.cli
 import loadtest.cli
 import loadtest.load_cli
+import serve.access.cli
 import serve.cli
-import serve.keys_cli
 import serve.monitor.cli
 import train.cli
 
@@ -19,7 +19,7 @@ app.add_typer(train.cli.data_app, name="data")
 app.command("train")(train.cli.train)
 app.add_typer(adapters.cli.app, name="adapters")
 app.command("serve")(serve.cli.serve)
-app.add_typer(serve.keys_cli.app, name="keys")
+app.add_typer(serve.access.cli.app, name="keys")
 app.add_typer(serve.monitor.cli.app, name="quality")
 app.command("eval")(loadtest.cli.evaluate)
 app.add_typer(loadtest.load_cli.app, name="loadtest")

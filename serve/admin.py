@@ -13,6 +13,7 @@ from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReference
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.release.traffic import CANARY_ALIAS
 from adapters.store.store import AdapterStore
+from serve.access.keys import KeyRecord
 from serve.engine.protocol import Engine, EngineAdapters
 from serve.errors import (
     AdapterRefusedError,
@@ -26,7 +27,6 @@ from serve.errors import (
     RateLimitedError,
     UnauthorizedError,
 )
-from serve.keys import KeyRecord
 from serve.monitor.monitor import Monitor
 from serve.monitor.trial_state import TrialState
 from serve.openapi import NAME, REFERENCE, errors, model_body

@@ -10,6 +10,7 @@ from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import Response
 
 from adapters.store.store import AdapterStore
+from serve.access.keys import KeyRecord, KeyRing, may_use
 from serve.admin import admin_router
 from serve.background import Loop, keep_running
 from serve.bodies import CloseUnread
@@ -29,7 +30,6 @@ from serve.errors import (
     UnauthorizedError,
 )
 from serve.guard import Guard, WebRules
-from serve.keys import KeyRecord, KeyRing, may_use
 from serve.metrics import ServeMetrics
 from serve.metrics_port import metrics_answer
 from serve.model_cards import ModelCard, ModelCards, ModelList

@@ -11,18 +11,19 @@ from adapters.remote.remote import RemoteStore
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
-from serve.admission import Admission
-from serve.admission_queue import AdmissionQueue
+from serve.access.admission import Admission
+from serve.access.admission_queue import AdmissionQueue
+from serve.access.cache_salt import CacheSalts
+from serve.access.keys import KeyRing
+from serve.access.tenants import TenantLimits
 from serve.app import Parts
 from serve.background import Failures, Loop
 from serve.bodies import BodyReader
-from serve.cache_salt import CacheSalts
 from serve.checks import AnswerChecks, FileChecks
 from serve.completions import Completions, Gate
 from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
 from serve.guard import WebRules
-from serve.keys import KeyRing
 from serve.loader import ResidencyLoader
 from serve.metrics import ServeMetrics
 from serve.metrics_port import MetricsPort
@@ -37,7 +38,6 @@ from serve.residency import Residency
 from serve.resolver import Resolver
 from serve.shadow import Shadow
 from serve.supervisor import Supervisor
-from serve.tenants import TenantLimits
 from serve.watch import StoreWatcher
 
 # The base itself may be further away then: 0.34 nats were seen on answers that it finds unlikely.

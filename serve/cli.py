@@ -19,9 +19,9 @@ from config.packaged import default_file
 from config.schema import ServeConfig
 from config.terminal import print_error
 from quality.errors import QualityStoreError
+from serve.access.exposure import warn_of_exposure
+from serve.access.keys import KeyRing
 from serve.errors import AddressError, EngineStartError
-from serve.exposure import warn_of_exposure
-from serve.keys import KeyRing
 from serve.listening import listen
 from serve.logs import LogFormat, set_up_logging
 

@@ -15,16 +15,17 @@ from starlette.requests import ClientDisconnect
 
 from adapters.store.manifest import RequestDefaults
 from config.schema import ServeLimits
-from serve.admission import Admission
+from serve.access.admission import Admission
+from serve.access.cache_salt import CacheSalts
+from serve.access.capacity import Ask
+from serve.access.keys import ANONYMOUS, KeyRecord, may_use
+from serve.access.tenants import TenantLimits
 from serve.background import is_told_to_end
 from serve.bodies import BodyReader
-from serve.cache_salt import CacheSalts
-from serve.capacity import Ask
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.disconnect import run_until_disconnect
 from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
-from serve.keys import ANONYMOUS, KeyRecord, may_use
 from serve.limits import check_limits, check_sequences, num_sequences, tokens_asked
 from serve.logs import log_request
 from serve.observers import RequestObserver
@@ -35,7 +36,6 @@ from serve.responses import error_event, error_response, request_id, unexpected_
 from serve.shadow import Shadow
 from serve.stops import without_empty_stops
 from serve.streaming import Backlog, HoldingStream
-from serve.tenants import TenantLimits
 
 logger = logging.getLogger(__name__)
 

@@ -2,9 +2,9 @@
 
 from collections import Counter
 
-from serve.adapter_slots import MAX_LOADS
-from serve.admission_queue import AdmissionQueue
-from serve.capacity import Ask, Ticket, reserved
+from serve.access.adapter_slots import MAX_LOADS
+from serve.access.admission_queue import AdmissionQueue
+from serve.access.capacity import Ask, Ticket, reserved
 
 AGE_S = 1.0
 

@@ -13,9 +13,9 @@ from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.store.manifest import Manifest
 from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
+from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
 from serve.build import build_parts
-from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
 from serve.parity import Tolerance
 from serve.probes import IsolationProbe

@@ -14,7 +14,7 @@ from config.private import close_to_others, make_private_folder, private_paths, 
 from config.schema import ServeConfig
 from quality.probes import ProbeSet, write_probes
 from quality.samples.store import QualityStore
-from serve.exposure import warn_of_exposure
+from serve.access.exposure import warn_of_exposure
 from tests.serving import make_serving
 from train.runs import start_run
 

@@ -11,7 +11,7 @@ from openai import BadRequestError, NotFoundError, OpenAI
 
 from config.home import Home
 from loadtest.bench.server import free_port, running_server
-from serve.keys import KeyGrant, create_key
+from serve.access.keys import KeyGrant, create_key
 from tests.live_server import BASE_NAME, write_serve_config
 
 pytestmark = pytest.mark.engine

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.reference import Target
 from adapters.store.store import AdapterStore
-from serve.keys import KeyGrant, KeyRing, create_key
+from serve.access.keys import KeyGrant, KeyRing, create_key
 from tests.serving import BASE_NAME, Serving, make_serving
 
 pytestmark = pytest.mark.anyio

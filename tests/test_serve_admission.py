@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.admission import Admission
-from serve.admission_queue import AdmissionQueue
-from serve.capacity import Ask
+from serve.access.admission import Admission
+from serve.access.admission_queue import AdmissionQueue
+from serve.access.capacity import Ask
 from serve.errors import AdapterRefusedError, RateLimitedError
 
 pytestmark = pytest.mark.anyio

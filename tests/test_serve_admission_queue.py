@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.capacity import Ticket
+from serve.access.capacity import Ticket
 from tests.admission_house import House, tenants
 
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from adapters.store.store import AdapterStore
+from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.bodies import MAX_PARTS, BodyReader, Places, parse_object
 from serve.errors import InvalidRequestError, RateLimitedError
-from serve.keys import KeyGrant, KeyRing, create_key
 from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_serving
 
 JSON_VALUES = st.recursive(

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from adapters.store.store import AdapterStore
-from serve.cache_salt import CacheSalts
+from serve.access.cache_salt import CacheSalts
+from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.errors import InvalidRequestError
-from serve.keys import KeyGrant, KeyRing, create_key
 from tests.serving import BASE_NAME, Serving, make_serving
 
 ENDPOINTS = ("chat/completions", "completions", "responses")

@@ -11,8 +11,8 @@ import pytest
 import uvicorn
 
 from adapters.store.store import AdapterStore
+from serve.access.keys import KeyRing
 from serve.connections import TimedConnection
-from serve.keys import KeyRing
 from tests.serving import BASE_NAME, JSON, make_serving
 
 pytestmark = pytest.mark.anyio

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve.adapter_slots import MAX_LOADS
-from serve.capacity import Ticket, reserved
-from serve.fairness import TokenCounters
+from serve.access.adapter_slots import MAX_LOADS
+from serve.access.capacity import Ticket, reserved
+from serve.access.fairness import TokenCounters
 from tests.admission_house import House, tenants
 
 GREEDY_SIZE = 28  # 14 prompts, two answers each: all but the reserve of 32 places

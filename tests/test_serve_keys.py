@@ -13,8 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from config.errors import ConfigError
-from serve.errors import UnauthorizedError
-from serve.keys import (
+from serve.access.keys import (
     ANONYMOUS,
     CreatedKey,
     KeyGrant,
@@ -24,6 +23,7 @@ from serve.keys import (
     may_use,
     revoke_key,
 )
+from serve.errors import UnauthorizedError
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = datetime(2026, 11, 22, 12, tzinfo=UTC)

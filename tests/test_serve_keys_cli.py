@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from lorikeet import app
-from serve.keys import KeyRing, list_keys
+from serve.access.keys import KeyRing, list_keys
 
 Run = Callable[..., Result]
 

@@ -14,9 +14,9 @@ from config.errors import ConfigError
 from config.home import Home
 from config.schema import ServeConfig
 from lorikeet import app
+from serve.access.keys import KeyRing
 from serve.cli import run
 from serve.errors import AddressError
-from serve.keys import KeyRing
 from serve.listening import listen
 from tests.peft_folders import write_base_folder
 

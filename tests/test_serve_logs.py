@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from adapters.store.store import AdapterStore
-from serve.keys import KeyGrant, KeyRing, create_key
+from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.logs import JsonFormatter, log_request, tenant_hash
 from serve.records import RequestContext, RequestRecord, current_request
 from tests.generations import generation

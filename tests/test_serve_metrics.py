@@ -11,8 +11,8 @@ from adapters.errors import IntegrityError
 from adapters.reference import Target
 from adapters.store.manifest import BaseRef, Evaluation, LoraSpec, Manifest, Score
 from adapters.store.store import AdapterStore
+from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.errors import AdapterRefusedError, ParityError
-from serve.keys import KeyGrant, KeyRing, create_key
 from serve.metrics import ServeMetrics
 from serve.parity import Parity
 from serve.records import GenerationRecord, RequestContext, RequestRecord, current_source

@@ -12,8 +12,8 @@ from adapters.store.store import AdapterStore
 from config.errors import ConfigError
 from config.schema import ServeConfig
 from loadtest.bench.server import free_port
+from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.guard import WebRules
-from serve.keys import KeyGrant, KeyRing, create_key
 from serve.metrics_port import MetricsPort, metrics_app
 from tests.serving import Serving, make_serving
 

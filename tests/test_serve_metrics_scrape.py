@@ -21,10 +21,10 @@ from prometheus_client import CollectorRegistry
 
 from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
+from serve.access.keys import KeyRing
 from serve.app import create_app
 from serve.build import build_parts
 from serve.engine.protocol import Answer, Endpoint
-from serve.keys import KeyRing
 from serve.metrics import TTFT_BUCKETS, ServeMetrics
 from serve.records import GenerationRecord
 from tests.fake_engine import FakeEngine

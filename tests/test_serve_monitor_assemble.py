@@ -11,10 +11,10 @@ from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from quality.samples.store import QualityStore
+from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
 from serve.build import build_parts
 from serve.engine.protocol import Answer, Endpoint
-from serve.keys import KeyRing
 from serve.metrics import ServeMetrics
 from serve.monitor.assemble import open_keeping
 from serve.observers import Observers

@@ -20,9 +20,9 @@ from schemathesis.specs.openapi.checks import ignored_auth, negative_data_reject
 
 from adapters.store.store import AdapterStore
 from config.limits import RequestLimits
+from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
-from serve.keys import KeyGrant, KeyRing, create_key
 from serve.limits import check_limits
 from serve.openapi import completion_body
 from tests.peft_folders import write_base_folder

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.store.state import AdapterState
 from adapters.store.store import AdapterStore
-from serve.keys import KeyGrant, KeyRing, create_key
+from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.resolver import Resolver
 from tests.serving import BASE_NAME, Serving, make_serving
 

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from serve.access.keys import ANONYMOUS, KeyRecord
+from serve.access.tenants import TenantLimits
 from serve.errors import RateLimitedError
-from serve.keys import ANONYMOUS, KeyRecord
-from serve.tenants import TenantLimits
 
 
 class FakeClock:

@@ -4,8 +4,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from serve.access.keys import KeyRecord
 from serve.errors import RateLimitedError
-from serve.keys import KeyRecord
 
 # Nobody knows when a running request ends; most do within seconds.
 _CONCURRENCY_RETRY_S = 1.0

@@ -12,8 +12,8 @@ from contextlib import AbstractContextManager, ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from serve.admission_queue import AdmissionQueue, Reason
-from serve.capacity import Ask, Ticket
+from serve.access.admission_queue import AdmissionQueue, Reason
+from serve.access.capacity import Ask, Ticket
 from serve.errors import RateLimitedError
 
 _LONGEST_IDLE_S = 1.0

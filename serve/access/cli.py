@@ -14,7 +14,7 @@ from config.errors import ConfigError
 from config.home import Home
 from config.load import validate
 from config.terminal import make_console, print_error
-from serve.keys import KeyGrant, KeyRecord, create_key, list_keys, revoke_key
+from serve.access.keys import KeyGrant, KeyRecord, create_key, list_keys, revoke_key
 
 app = typer.Typer(no_args_is_help=True, help="API keys of the server: create, list, revoke.")
 

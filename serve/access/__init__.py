@@ -1,0 +1,1 @@
+"""Who may send requests, how many, and whose turn it is."""
