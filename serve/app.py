@@ -11,10 +11,15 @@ from fastapi.responses import Response
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRecord, KeyRing, may_use
-from serve.admin import admin_router
+from serve.api.admin import admin_router
+from serve.api.bodies import CloseUnread
+from serve.api.completions import Completions
+from serve.api.guard import Guard, WebRules
+from serve.api.metrics_port import metrics_answer
+from serve.api.model_cards import ModelCard, ModelCards, ModelList
+from serve.api.openapi import METRICS_ANSWER, DescribedApp, completion_answer, completion_body, errors
+from serve.api.responses import add_error_handlers
 from serve.background import Loop, keep_running
-from serve.bodies import CloseUnread
-from serve.completions import Completions
 from serve.engine.protocol import Endpoint, Engine
 from serve.errors import (
     AdapterRefusedError,
@@ -29,14 +34,9 @@ from serve.errors import (
     RateLimitedError,
     UnauthorizedError,
 )
-from serve.guard import Guard, WebRules
 from serve.metrics import ServeMetrics
-from serve.metrics_port import metrics_answer
-from serve.model_cards import ModelCard, ModelCards, ModelList
 from serve.monitor.monitor import Monitor
-from serve.openapi import METRICS_ANSWER, DescribedApp, completion_answer, completion_body, errors
 from serve.residency import Residency
-from serve.responses import add_error_handlers
 from serve.shadow import Shadow
 from serve.supervisor import Supervisor
 

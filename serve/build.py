@@ -16,19 +16,19 @@ from serve.access.admission_queue import AdmissionQueue
 from serve.access.cache_salt import CacheSalts
 from serve.access.keys import KeyRing
 from serve.access.tenants import TenantLimits
+from serve.api.bodies import BodyReader
+from serve.api.completions import Completions, Gate
+from serve.api.guard import WebRules
+from serve.api.metrics_port import MetricsPort
+from serve.api.model_cards import ModelCards
 from serve.app import Parts
 from serve.background import Failures, Loop
-from serve.bodies import BodyReader
 from serve.checks import AnswerChecks, FileChecks
-from serve.completions import Completions, Gate
 from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
-from serve.guard import WebRules
 from serve.loader import ResidencyLoader
 from serve.metrics import ServeMetrics
-from serve.metrics_port import MetricsPort
 from serve.mirror import RemoteMirror
-from serve.model_cards import ModelCards
 from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
 from serve.observers import Observers
 from serve.parity import Tolerance

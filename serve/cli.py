@@ -81,9 +81,9 @@ def _serve_on(
 
     set_environment(config.log_level, config.log_format)
 
+    from serve.api.connections import TimedConnection
     from serve.app import create_app
     from serve.build import build_server
-    from serve.connections import TimedConnection
 
     failures: list[BaseException] = []
 

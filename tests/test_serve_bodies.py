@@ -18,7 +18,7 @@ from starlette.requests import Request
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
-from serve.bodies import MAX_PARTS, BodyReader, Places, parse_object
+from serve.api.bodies import MAX_PARTS, BodyReader, Places, parse_object
 from serve.errors import InvalidRequestError, RateLimitedError
 from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_serving
 

@@ -12,7 +12,7 @@ import uvicorn
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRing
-from serve.connections import TimedConnection
+from serve.api.connections import TimedConnection
 from tests.serving import BASE_NAME, JSON, make_serving
 
 pytestmark = pytest.mark.anyio

@@ -9,8 +9,8 @@ from starlette.datastructures import Headers
 
 from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
+from serve.api.guard import WebRules
 from serve.errors import ForeignHostError
-from serve.guard import WebRules
 from tests.peft_folders import write_base_folder
 from tests.serving import BASE_NAME, JSON, Serving, make_serving
 

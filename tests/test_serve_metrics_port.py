@@ -13,8 +13,8 @@ from config.errors import ConfigError
 from config.schema import ServeConfig
 from loadtest.bench.server import free_port
 from serve.access.keys import KeyGrant, KeyRing, create_key
-from serve.guard import WebRules
-from serve.metrics_port import MetricsPort, metrics_app
+from serve.api.guard import WebRules
+from serve.api.metrics_port import MetricsPort, metrics_app
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio

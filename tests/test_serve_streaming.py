@@ -12,10 +12,10 @@ import pytest
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
+from serve.api.streaming import Backlog, HoldingStream
 from serve.engine.protocol import Answer, Endpoint
 from serve.generations import OpenGenerations
 from serve.records import current_request
-from serve.streaming import Backlog, HoldingStream
 from tests.serving import COMPLETION_SCOPE, Serving, make_serving
 
 pytestmark = pytest.mark.anyio

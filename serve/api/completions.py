@@ -20,10 +20,12 @@ from serve.access.cache_salt import CacheSalts
 from serve.access.capacity import Ask
 from serve.access.keys import ANONYMOUS, KeyRecord, may_use
 from serve.access.tenants import TenantLimits
+from serve.api.bodies import BodyReader
+from serve.api.disconnect import run_until_disconnect
+from serve.api.responses import error_event, error_response, request_id, unexpected_error
+from serve.api.streaming import Backlog, HoldingStream
 from serve.background import is_told_to_end
-from serve.bodies import BodyReader
 from serve.defaults import AnswerLengths, fill_defaults
-from serve.disconnect import run_until_disconnect
 from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
 from serve.limits import check_limits, check_sequences, num_sequences, tokens_asked
@@ -32,10 +34,8 @@ from serve.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency import Residency
 from serve.resolver import Resolution, Resolver
-from serve.responses import error_event, error_response, request_id, unexpected_error
 from serve.shadow import Shadow
 from serve.stops import without_empty_stops
-from serve.streaming import Backlog, HoldingStream
 
 logger = logging.getLogger(__name__)
 

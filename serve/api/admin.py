@@ -14,6 +14,8 @@ from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.release.traffic import CANARY_ALIAS
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRecord
+from serve.api.openapi import NAME, REFERENCE, errors, model_body
+from serve.api.responses import body_reader
 from serve.engine.protocol import Engine, EngineAdapters
 from serve.errors import (
     AdapterRefusedError,
@@ -29,10 +31,8 @@ from serve.errors import (
 )
 from serve.monitor.monitor import Monitor
 from serve.monitor.trial_state import TrialState
-from serve.openapi import NAME, REFERENCE, errors, model_body
 from serve.quarantine import Quarantine
 from serve.residency import Residency, Resident
-from serve.responses import body_reader
 
 _MAX_BODY_BYTES = 16_384
 _BODY_ERRORS = (InvalidRequestError, BodyTimeoutError, BodyTooLargeError, RateLimitedError)

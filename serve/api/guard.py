@@ -18,8 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.hosts import ANY_HOST, is_loopback, is_same_host, normal_host, normal_origin, split_authority
 from config.schema import ServeConfig
+from serve.api.responses import error_response
 from serve.errors import CrossSiteError, ForeignHostError, MediaTypeError, ServeError
-from serve.responses import error_response
 
 OPEN_TO_EVERY_HOST = frozenset({"/health", "/ready"})
 

@@ -11,10 +11,10 @@ from pydantic import BaseModel
 
 from adapters.reference import NAME_PATTERN
 from config.limits import RequestLimits
+from serve.api.responses import ErrorAnswer
 from serve.engine.protocol import Endpoint
 from serve.errors import ForeignHostError, MediaTypeError, NotReadyError, RateLimitedError, ServeError
 from serve.limits import LOGPROBS, REFUSED_FIELDS, largest_numbers, most_entries
-from serve.responses import ErrorAnswer
 
 Schema = dict[str, Any]
 

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from typing_extensions import TypedDict
 
-from serve.bodies import BodyReader
+from serve.api.bodies import BodyReader
 from serve.errors import BodyTimeoutError, BodyTooLargeError, InvalidRequestError, ServeError
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from contextlib import AsyncExitStack, aclosing
 from fastapi.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
+from serve.api.responses import error_event
 from serve.errors import DeadlineError
-from serve.responses import error_event
 
 logger = logging.getLogger(__name__)
 
