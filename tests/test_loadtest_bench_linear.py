@@ -1,7 +1,7 @@
 """Measured products beside vLLM's own: what is compared."""
 
 from loadtest.bench.linear import STOCK, stage_of
-from serve.engine.linear import CPU_LINEAR_VARIABLE
+from serve.engine.cpu.linear import CPU_LINEAR_VARIABLE
 
 
 def test_the_base_alone_is_asked_of_both_servers() -> None:

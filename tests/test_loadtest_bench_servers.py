@@ -16,7 +16,7 @@ from loadtest.bench.options import BenchOptions
 from loadtest.bench.server import free_port, running_command
 from loadtest.bench.servers import kept_logs, serve_config, thread_settings, vllm_command, vllm_environment
 from loadtest.errors import TargetError
-from serve.engine.cpu import set_cpu_environment
+from serve.engine.cpu.threads import set_cpu_environment
 from tests.tracked_files import ROOT
 
 CONFIG = ServeConfig(

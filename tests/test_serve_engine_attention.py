@@ -13,7 +13,7 @@ pytest.importorskip("vllm", reason="vllm is not installed")
 
 from vllm.platforms import current_platform
 
-from serve.engine import attention
+from serve.engine.cpu import attention
 from serve.engine.finite import zero_blocks
 from serve.kernels.build import load_kernels
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
+from serve.engine.cpu.compilation import allow_compilation, mend_compile_cache, share_compile_cache
 
 
 class Platform:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from serve.engine import cpu
+from serve.engine.cpu import threads as cpu
 
 
 def topology(folder: Path, siblings: dict[int, str]) -> Path:

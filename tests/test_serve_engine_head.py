@@ -65,7 +65,7 @@ def layer(monkeypatch: pytest.MonkeyPatch) -> Layer:
     pytest.importorskip("vllm", reason="vllm is not installed")
     from vllm.lora.layers import LoRAMapping
 
-    from serve.engine.punica import GroupedPunicaWrapper
+    from serve.engine.cpu.punica import GroupedPunicaWrapper
 
     monkeypatch.setattr("vllm.lora.layers.LogitsProcessorWithLoRA", Layer)
     monkeypatch.setattr("vllm.v1.worker.gpu_model_runner.GPUModelRunner", Runner)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from adapters.errors import InvalidBaseError
 from config.home import Home
-from serve.engine.int8 import int8_base, is_linear, round_to_int8
+from serve.engine.cpu.int8 import int8_base, is_linear, round_to_int8
 from tests.tiny_llama import prepare_tiny_base, write_tiny_llama
 
 

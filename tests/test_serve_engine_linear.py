@@ -8,8 +8,8 @@ import torch
 from torch.nn import Parameter
 from torch.nn.functional import linear as torch_linear
 
-from serve.engine import linear
-from serve.engine.linear import Products
+from serve.engine.cpu import linear
+from serve.engine.cpu.linear import Products
 from serve.kernels.build import load_kernels
 from serve.kernels.packed import pack_b
 

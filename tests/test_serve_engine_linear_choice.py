@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 from torch import Tensor
 
-from serve.engine.linear_choice import ROWS, STOCK, UP_TO_ROWS, choose, measure, num_samples, sample_outputs
+from serve.engine.cpu.linear_choice import ROWS, STOCK, UP_TO_ROWS, choose, measure, num_samples, sample_outputs
 
 NUM_CLASSES = len(ROWS)
 

@@ -37,7 +37,7 @@ def wrappers() -> Wrappers:
     stock = pytest.importorskip("vllm.lora.punica_wrapper.punica_cpu", reason="vllm is not installed")
     from vllm.lora.layers import LoRAMapping
 
-    from serve.engine.punica import GroupedPunicaWrapper
+    from serve.engine.cpu.punica import GroupedPunicaWrapper
 
     return Wrappers(stock.PunicaWrapperCPU, GroupedPunicaWrapper, LoRAMapping)
 

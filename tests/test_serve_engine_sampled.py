@@ -11,7 +11,7 @@ sampler = pytest.importorskip("vllm.v1.sample.sampler", reason="vllm is not inst
 from vllm.v1.sample.logits_processor import LogitsProcessors  # noqa: E402 - after the check that vllm is there
 from vllm.v1.sample.metadata import SamplingMetadata  # noqa: E402
 
-from serve.engine.sampled import count_at_least, sample_faster  # noqa: E402
+from serve.engine.cpu.sampled import count_at_least, sample_faster  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,7 @@ shm_broadcast = pytest.importorskip(
     "vllm.distributed.device_communicators.shm_broadcast", reason="vllm is not installed"
 )
 
-from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning  # noqa: E402 - after the check that vllm is there
+from serve.engine.cpu.waiting import sample_at_once, sleep_instead_of_spinning  # noqa: E402 - after the check that vllm is there
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import linear
 
-from serve.engine.linear import register_for_compilation
+from serve.engine.cpu.linear import register_for_compilation
 from serve.kernels.build import load_kernels
 from serve.kernels.packed import pack_b
 

@@ -10,7 +10,7 @@ from loadtest.bench.results import BenchResult
 from loadtest.bench.servers import kept_logs, made_folder, our_server, same_threads, serve_config
 
 STOCK = {"LORIKEET_CPU_LINEAR": "stock"}
-"""What `serve/engine/linear.py` leaves the products to vLLM by."""
+"""What `serve/engine/cpu/linear.py` leaves the products to vLLM by."""
 
 _NOT_SLOWER = 0.97
 _CHOSEN = "Linear layers"

@@ -163,7 +163,7 @@ def vllm_command(
 def thread_settings(environment: Mapping[str, str], topology: Path = _TOPOLOGY) -> dict[str, str]:
     """How vLLM's threads are set on a CPU, for both servers alike.
 
-    What the environment says stays; else the defaults of `lorikeet serve` (`serve/engine/cpu.py`): all of few cores
+    What the environment says stays; else the defaults of `lorikeet serve` (`serve/engine/cpu/threads.py`): all of few cores
     compute, with Intel's OpenMP where it is installed.
     """
     given = {name: environment[name] for name in THREAD_SETTINGS if name in environment}

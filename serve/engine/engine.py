@@ -32,11 +32,11 @@ from adapters.reference import Target
 from adapters.template_time import strftime_at
 from config.schema import ServeConfig
 from serve.engine.arguments import server_arguments
-from serve.engine.cpu import set_cpu_environment
+from serve.engine.cpu.int8 import int8_base
+from serve.engine.cpu.threads import set_cpu_environment
 from serve.engine.errors import engine_is_dead, engine_request_error, errors_in_our_words
 from serve.engine.finite import NOT_FINITE
 from serve.engine.grammars import GrammarChecks
-from serve.engine.int8 import int8_base
 from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM, collecting_grammars
 from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters

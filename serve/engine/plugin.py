@@ -8,17 +8,17 @@ that started it.
 import os
 from typing import Any, Literal, get_args
 
-from serve.engine.attention import attend_without_python
-from serve.engine.compilation import allow_compilation, mend_compile_cache, share_compile_cache
-from serve.engine.cpu import has_few_cores
+from serve.engine.cpu.attention import attend_without_python
+from serve.engine.cpu.compilation import allow_compilation, mend_compile_cache, share_compile_cache
+from serve.engine.cpu.linear import choose_products, keep_int8_weights
+from serve.engine.cpu.sampled import sample_faster
+from serve.engine.cpu.threads import has_few_cores
+from serve.engine.cpu.waiting import sample_at_once, sleep_instead_of_spinning
 from serve.engine.finite import contain_not_finite
 from serve.engine.head import map_prompts_to_adapters
-from serve.engine.linear import choose_products, keep_int8_weights
 from serve.engine.masks import end_costly_grammars
 from serve.engine.parent import end_with_parent
-from serve.engine.sampled import sample_faster
 from serve.engine.slots import lend_pinned_slots, take_turns
-from serve.engine.waiting import sample_at_once, sleep_instead_of_spinning
 from serve.engine.withheld import withhold_logprobs
 from serve.kernels.build import has_compiler, load_kernels
 
@@ -28,7 +28,7 @@ CpuLora = Literal["native", "torch", "stock"]
 CPU_LORA_VARIABLE = "LORIKEET_CPU_LORA"
 """Set for the engine's processes by `ServeConfig.cpu_lora`."""
 
-_WRAPPER = "serve.engine.punica.GroupedPunicaWrapper"
+_WRAPPER = "serve.engine.cpu.punica.GroupedPunicaWrapper"
 
 
 def register() -> None:
@@ -90,7 +90,7 @@ def cpu_lora() -> CpuLora:
 def _punica_wrapper() -> str:
     """vLLM asks once, in the worker, before it makes the LoRA layers."""
     if cpu_lora() == "native" and load_kernels():
-        from serve.engine import native
+        from serve.engine.cpu import native
         from serve.kernels.ops import register_for_compilation
 
         register_for_compilation()

@@ -24,7 +24,7 @@ class AdapterInspection:
 
     def lorikeet_products(self) -> str:
         """What multiplies the base's linear layers, and what was measured for that; empty where nothing was."""
-        from serve.engine.linear import PRODUCTS
+        from serve.engine.cpu.linear import PRODUCTS
 
         return str(PRODUCTS)
 

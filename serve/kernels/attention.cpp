@@ -2,7 +2,7 @@
 // meet the cache, by vLLM's own two kernels, which are called here.
 //
 // vLLM (0.32, model_executor/layers/attention/attention.py) calls back into Python twice a layer, which looks up what
-// the layer and the batch are. Here that is told once a step. See serve/engine/attention.py.
+// the layer and the batch are. Here that is told once a step. See serve/engine/cpu/attention.py.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>

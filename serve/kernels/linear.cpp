@@ -266,7 +266,7 @@ at::Tensor linear_by_vllm(const at::Tensor& x, const at::Tensor& handler, int64_
 }
 
 // table: int64, the address of packed weights (0: none), vLLM's handler, then pairs of a number of rows and of the
-// kernel for up to so many (-1: vLLM's); the last pair is for any number. serve/engine/linear.py writes it.
+// kernel for up to so many (-1: vLLM's); the last pair is for any number. serve/engine/cpu/linear.py writes it.
 at::Tensor linear(const at::Tensor& x, const at::Tensor& table, int64_t outputs, const std::optional<at::Tensor>& bias) {
   constexpr int64_t kHandler = 1, kPairs = 2;
   check(x, outputs, bias);

@@ -1,7 +1,7 @@
 """The base's linear layers on a CPU: multiplied by what is fastest there, and with LoRA on all of them.
 
 vLLM (0.32, model_executor/layers/utils.py) multiplies bfloat16 by oneDNN where that can, else by torch. Here each shape
-of weights is measured once, when the first layer of that shape has its weights (serve/engine/linear_choice.py). From
+of weights is measured once, when the first layer of that shape has its weights (serve/engine/cpu/linear_choice.py). From
 then on vLLM's own product, or kernels of serve/kernels/linear.cpp, serve all layers of that shape. Which one it is, the
 operator reads from a table that torch.compile does not see: a start that chooses otherwise compiles nothing anew.
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-from serve.engine.linear_choice import (
+from serve.engine.cpu.linear_choice import (
     STOCK,
     UP_TO_ROWS,
     Choice,

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from serve.engine import attention, linear
+from serve.engine.cpu import attention, linear
 from serve.engine.replace import replace_method
 
 _MARK = "_lorikeet"

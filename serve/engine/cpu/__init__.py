@@ -1,0 +1,1 @@
+"""The parts of vLLM that are replaced on CPUs."""
