@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from serve.engine.staging import LayerShape, Layout, write_staged
+from serve.engine.loading.staging import LayerShape, Layout, write_staged
 from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
 
 pytestmark = pytest.mark.engine  # imports vLLM, which takes as long as many tests together
@@ -27,7 +27,7 @@ LAYOUT = Layout(
 @pytest.fixture(scope="module")
 def mapped() -> Any:
     pytest.importorskip("vllm", reason="vllm is not installed")
-    from serve.engine import mapped
+    from serve.engine.loading import mapped
 
     return mapped
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from serve.engine.staged_cache import StagedCache
-from serve.engine.staging import LayerShape, Layout, Staged, Stager, stage_folder, write_staged
+from serve.engine.loading.staged_cache import StagedCache
+from serve.engine.loading.staging import LayerShape, Layout, Staged, Stager, stage_folder, write_staged
 from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
 
 pytestmark = pytest.mark.anyio

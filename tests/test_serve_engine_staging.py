@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from serve.engine.staging import Form, LayerShape, Layout, Stager, map_staged, read_staged, write_staged
+from serve.engine.loading.staging import Form, LayerShape, Layout, Stager, map_staged, read_staged, write_staged
 from serve.kernels.packed import pack_a, pack_b
 from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
 

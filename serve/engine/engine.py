@@ -37,14 +37,14 @@ from serve.engine.cpu.threads import set_cpu_environment
 from serve.engine.errors import engine_is_dead, engine_request_error, errors_in_our_words
 from serve.engine.finite import NOT_FINITE
 from serve.engine.grammars import GrammarChecks
+from serve.engine.loading.staged_cache import StagedCache
+from serve.engine.loading.staging import LayerShape, Layout, Stager
 from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM, collecting_grammars
 from serve.engine.plugin import CPU_LORA_VARIABLE
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.engine.requests import parse_request
 from serve.engine.series import drop_lora_series
 from serve.engine.slots import SLOT_TURN_VARIABLE
-from serve.engine.staged_cache import StagedCache
-from serve.engine.staging import LayerShape, Layout, Stager
 from serve.engine.stall import StallWatch, StepCounter
 from serve.engine.streams import server_sent_events
 from serve.engine.structured import tokenizer_json, validate_without_compiling

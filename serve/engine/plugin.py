@@ -101,6 +101,6 @@ def _punica_wrapper() -> str:
 
 
 def _map_matrices() -> None:
-    from serve.engine import mapped
+    from serve.engine.loading import mapped
 
     mapped.install(mapped.MATRICES)

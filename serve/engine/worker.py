@@ -15,7 +15,7 @@ class AdapterInspection:
 
     def lorikeet_layout(self) -> tuple[str, list[tuple[str, int, tuple[int, ...], tuple[str, ...]]]] | None:
         """The form of a `Layout`, and the fields of each of its layers; None: the engine reads adapters itself."""
-        from serve.engine.mapped import layout_of
+        from serve.engine.loading.mapped import layout_of
 
         layout = layout_of(self.model_runner.lora_manager)
         if layout is None:

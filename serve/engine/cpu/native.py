@@ -15,10 +15,10 @@ from vllm.lora.layers.base_linear import BaseLinearLayerWithLoRA
 from vllm.lora.lora_model import LoRAModel
 from vllm.lora.model_manager import LoRAModelManager
 
-from serve.engine import mapped
-from serve.engine.mapped import MappedModule
+from serve.engine.loading import mapped
+from serve.engine.loading.mapped import MappedModule
+from serve.engine.loading.staging import Layout, read_staged
 from serve.engine.replace import replace_method
-from serve.engine.staging import Layout, read_staged
 from serve.kernels.packed import LayerWeights, SlotTable, pack_layer
 
 

@@ -19,8 +19,8 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import WorkerLoRAManager
 from vllm.utils.torch_utils import PIN_MEMORY
 
+from serve.engine.loading.staging import Form, LayerShape, Layout, map_staged
 from serve.engine.replace import replace_method
-from serve.engine.staging import Form, LayerShape, Layout, map_staged
 
 
 class MappedModule:

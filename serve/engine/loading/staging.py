@@ -34,8 +34,8 @@ from torch import Tensor
 from adapters.lint.config import scaling_of
 from adapters.lint.tensors import read_headers
 from adapters.store.file_stamp import Stamp, stamp_of
+from serve.engine.loading.staged_cache import StagedCache
 from serve.engine.parent import end_with_parent
-from serve.engine.staged_cache import StagedCache
 from serve.kernels import packed
 from serve.kernels.packed import LayerWeights, pack_a, pack_b, padded_rank
 

@@ -1,0 +1,1 @@
+"""Loading of adapters into the engine: packed copies, mapped files."""
