@@ -16,8 +16,8 @@ from config.monitor import JudgeConfig
 from quality.samples.kept import Sample
 from quality.samples.store import QualityStore
 from serve.metrics import ServeMetrics
-from serve.monitor.asking import HttpJudge, http_judge_client
-from serve.monitor.judging import Judging
+from serve.monitor.judge.asking import HttpJudge, http_judge_client
+from serve.monitor.judge.judging import Judging
 from tests.samples import NOON_S, SAMPLE
 
 GOOD = {"reason": "Right.", "grade": 4}

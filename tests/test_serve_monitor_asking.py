@@ -16,8 +16,8 @@ from lorikeet import app
 from quality.judge import grade_task
 from serve.engine.protocol import Answer
 from serve.errors import EngineRequestError, NotReadyError
-from serve.monitor.asking import EngineJudge, retry_after_s
-from serve.monitor.judges import judge_answers
+from serve.monitor.judge.asking import EngineJudge, retry_after_s
+from serve.monitor.judge.judges import judge_answers
 from serve.records import current_source
 from serve.shadow import SHADOW_PRIORITY
 from tests.fake_engine import FakeEngine

@@ -9,9 +9,9 @@ import pytest
 from config.monitor import JudgeConfig
 from quality.samples.kept import Grade
 from serve.engine.protocol import Answer
-from serve.monitor.asking import HttpJudge, http_judge_client
-from serve.monitor.comparing import Comparing
-from serve.monitor.judging import Judging
+from serve.monitor.judge.asking import HttpJudge, http_judge_client
+from serve.monitor.judge.comparing import Comparing
+from serve.monitor.judge.judging import Judging
 from serve.shadow import SHADOW_PRIORITY
 from tests.fake_engine import FakeEngine
 from tests.judge_bench import GOOD, URL, Bench, Endpoint, sample

@@ -12,7 +12,7 @@ from serve.metrics import ServeMetrics
 from serve.monitor.canaries import watch_canaries
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import Embedder
-from serve.monitor.judges import judge_answers
+from serve.monitor.judge.judges import judge_answers
 from serve.monitor.monitor import Monitor
 from serve.monitor.sampler import Sampler, tenant_key
 from serve.residency import Residency

@@ -18,7 +18,7 @@ from quality.samples.store import QualityStore
 from serve.clock import steady_time
 from serve.engine.protocol import Engine
 from serve.errors import ServeError
-from serve.monitor.calls import JudgeCalls
+from serve.monitor.judge.calls import JudgeCalls
 from serve.records import ask_as
 from serve.residency import Residency
 from serve.shadow import SHADOW_PRIORITY

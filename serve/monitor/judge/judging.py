@@ -22,9 +22,9 @@ from quality.samples.kept import Grade, Sample, preference_judge
 from quality.samples.store import QualityStore
 from serve.clock import is_within, steady_time
 from serve.metrics import ServeMetrics
-from serve.monitor.asking import Judge, JudgeCallError
-from serve.monitor.calls import JudgeCalls, OverBudgetError
-from serve.monitor.comparing import Comparing
+from serve.monitor.judge.asking import Judge, JudgeCallError
+from serve.monitor.judge.calls import JudgeCalls, OverBudgetError
+from serve.monitor.judge.comparing import Comparing
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Judges: asking a model to score answers."""
