@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 from lorikeet import app
 from quality.samples.kept import Grade, Label, Sample
 from quality.samples.store import QualityStore
-from serve.monitor.labelling import Labelling, shown
-from serve.monitor.labels_csv import COLUMNS, LabelsError, label_score, read_labels, write_labels
+from serve.monitor.labels.csv import COLUMNS, LabelsError, label_score, read_labels, write_labels
+from serve.monitor.labels.labelling import Labelling, shown
 from tests.samples import SAMPLE
 
 Run = Callable[..., Result]

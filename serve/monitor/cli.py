@@ -52,7 +52,7 @@ def label(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Show sampled answers one at a time and take a label for each; every label is kept at once."""
-    from serve.monitor.labelling import Labelling, to_label
+    from serve.monitor.labels.labelling import Labelling, to_label
 
     console = make_console()
     with _errors_in_one_line(), _store(home) as store:
@@ -78,8 +78,8 @@ def export_labels(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Write the labels with their samples to a CSV file, which only its owner may read."""
-    from serve.monitor.labelling import to_label
-    from serve.monitor.labels_csv import write_labels
+    from serve.monitor.labels.csv import write_labels
+    from serve.monitor.labels.labelling import to_label
 
     with _errors_in_one_line(), _store(home) as store:
         found = [(store.sample(one.sample_id), one) for one in store.labels(adapter)]
@@ -99,7 +99,7 @@ def import_labels(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Read labels (columns sample_id and label: 1 to 5, right or wrong) from a CSV file: all of them, or none."""
-    from serve.monitor.labels_csv import LabelsError, read_labels
+    from serve.monitor.labels.csv import LabelsError, read_labels
 
     with _errors_in_one_line(), _store(home) as store:
         try:

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from quality.samples.kept import Label, Sample
 from quality.samples.store import QualityStore
-from serve.monitor.labels_csv import label_score
+from serve.monitor.labels.csv import label_score
 
 HELP = "1 to 5, (r)ight, (w)rong, (s)kip, (u)ndo, (q)uit; text after a label is a note"
 
