@@ -20,11 +20,11 @@ from quality.probes import GeneralText, ProbeSet, write_probes
 from quality.samples.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, TrialPair
 from quality.samples.store import QualityStore
 from quality.signals import signals_of
-from serve.monitor.collect import collect
-from serve.monitor.figures import QualityReport
-from serve.monitor.report_html import render_html
-from serve.monitor.report_words import kappa
-from serve.monitor.steps import mean_score, probe_steps, signal_steps
+from serve.monitor.report.collect import collect
+from serve.monitor.report.figures import QualityReport
+from serve.monitor.report.html import render_html
+from serve.monitor.report.steps import mean_score, probe_steps, signal_steps
+from serve.monitor.report.words import kappa
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.samples import NOON_S, SAMPLE
 

@@ -122,8 +122,8 @@ def report(
 ) -> None:
     """Show what is known of each version: held-out questions, judge, labels, drift, decisions; and what is missing."""
     from adapters.store.reader import StoreReader
-    from serve.monitor.collect import collect  # the statistics alone take a second to import
-    from serve.monitor.report_terminal import print_report
+    from serve.monitor.report.collect import collect  # the statistics alone take a second to import
+    from serve.monitor.report.terminal import print_report
 
     console = make_console()
     with _errors_in_one_line(), _store(home) as store:
@@ -132,7 +132,7 @@ def report(
         if json is not None:
             _replace(json, figures.model_dump_json(indent=2) + "\n")
         if html is not None:
-            from serve.monitor.report_html import render_html
+            from serve.monitor.report.html import render_html
 
             _replace(html, render_html(figures))
     for file in (html, json):

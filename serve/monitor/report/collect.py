@@ -17,7 +17,7 @@ from quality.samples.kept import Grade, Label, is_preference
 from quality.samples.store import QualityStore
 from quality.verdict import decide
 from serve.monitor.evidence import TrialEvidence, known_pairs, policy_of
-from serve.monitor.figures import (
+from serve.monitor.report.figures import (
     AdapterFigures,
     Decision,
     GeneralStep,
@@ -28,7 +28,7 @@ from serve.monitor.figures import (
     QualityReport,
     VersionFigures,
 )
-from serve.monitor.steps import mean_score, probe_steps, signal_steps
+from serve.monitor.report.steps import mean_score, probe_steps, signal_steps
 from serve.monitor.trial_state import TrialState, trial_state
 
 MOST_SAMPLES = 20_000

@@ -8,8 +8,8 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from quality.svg import svg
-from serve.monitor.figures import AdapterFigures, QualityReport
-from serve.monitor.report_plots import (
+from serve.monitor.report.figures import AdapterFigures, QualityReport
+from serve.monitor.report.plots import (
     draw_agreement,
     draw_general,
     draw_looks,
@@ -18,7 +18,7 @@ from serve.monitor.report_plots import (
     draw_signals,
     rows_height,
 )
-from serve.monitor.report_words import agreed, at, difference, kappa, last_looks, percent, score, users
+from serve.monitor.report.words import agreed, at, difference, kappa, last_looks, percent, score, users
 
 _MOST_LOOKS = 8
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from quality.intervals import Share
-from serve.monitor.figures import AdapterFigures, JudgeFigures, Look
+from serve.monitor.report.figures import AdapterFigures, JudgeFigures, Look
 from serve.monitor.trial_state import ComparisonState
 
 NONE = "–"

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from quality.intervals import Share, share_of
 from quality.samples.kept import ProbeScore, Sample
-from serve.monitor.figures import ProbeStep, SignalStep
+from serve.monitor.report.figures import ProbeStep, SignalStep
 
 _MOST_STEPS = 40
 _SHORTEST_STEP_S = 10.0

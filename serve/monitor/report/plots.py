@@ -8,7 +8,7 @@ import numpy as np
 
 from adapters.reference import DEFAULT_ALIAS
 from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain
-from serve.monitor.figures import AdapterFigures, JudgeFigures, SignalStep, VersionFigures
+from serve.monitor.report.figures import AdapterFigures, JudgeFigures, SignalStep, VersionFigures
 
 MOST_VERSIONS = 6
 _COLOURS = (BLUE, ORANGE, GREEN, "#8e6bbf", "#3aa6b9", "#b58a3f")

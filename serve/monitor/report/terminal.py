@@ -6,8 +6,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from config.terminal import labelled, print_heading
-from serve.monitor.figures import AdapterFigures, Decision, QualityReport, VersionFigures
-from serve.monitor.report_words import NONE, agreed, at, difference, kappa, last_looks, percent, users
+from serve.monitor.report.figures import AdapterFigures, Decision, QualityReport, VersionFigures
+from serve.monitor.report.words import NONE, agreed, at, difference, kappa, last_looks, percent, users
 from serve.monitor.trial_state import TrialState
 
 _MOST_DECISIONS = 8
