@@ -12,7 +12,7 @@ from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet, write_pro
 from quality.samples.store import QualityStore
 from serve.defaults import AnswerLengths
 from serve.errors import ServeError
-from serve.monitor.heldout import HeldOut
+from serve.monitor.trial.heldout import HeldOut
 from tests.fake_engine import fingerprint
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import Serving

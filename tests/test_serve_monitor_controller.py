@@ -17,8 +17,8 @@ from config.monitor import VerdictMode
 from quality.samples.store import QualityStore
 from quality.verdict import decide
 from serve.metrics import ServeMetrics
-from serve.monitor.controller import Controller, figures_of
-from serve.monitor.evidence import MIN_TTFTS, TrialEvidence, policy_of
+from serve.monitor.trial.controller import Controller, figures_of
+from serve.monitor.trial.evidence import MIN_TTFTS, TrialEvidence, policy_of
 from serve.records import RequestContext, RequestRecord
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from quality.users import MAX_REQUESTS, MAX_WAIT_S
 from quality.verdict import Observation, decide, pair_in_time
-from serve.monitor.evidence import MIN_TTFTS, Pair, PairedStream, TrialEvidence, failure_of, policy_of, ttft_of
+from serve.monitor.trial.evidence import MIN_TTFTS, Pair, PairedStream, TrialEvidence, failure_of, policy_of, ttft_of
 from serve.records import RequestRecord
 from tests.generations import generation
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request

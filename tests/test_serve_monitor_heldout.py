@@ -155,7 +155,7 @@ async def test_a_version_without_questions_is_left_out_and_that_is_said_once(
 ) -> None:
     exam.publish(None)
     await exam.resident(FIRST)
-    with caplog.at_level("INFO", logger="serve.monitor.heldout"):
+    with caplog.at_level("INFO", logger="serve.monitor.trial.heldout"):
         await exam.turns(3)
     assert exam.asked() == []
     assert [record.message for record in caplog.records] == [

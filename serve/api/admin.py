@@ -30,7 +30,7 @@ from serve.errors import (
     UnauthorizedError,
 )
 from serve.monitor.monitor import Monitor
-from serve.monitor.trial_state import TrialState
+from serve.monitor.trial.state import TrialState
 from serve.quarantine import Quarantine
 from serve.residency import Residency, Resident
 

@@ -16,7 +16,6 @@ from quality.probes import InvalidProbesError, read_probes
 from quality.samples.kept import Grade, Label, is_preference
 from quality.samples.store import QualityStore
 from quality.verdict import decide
-from serve.monitor.evidence import TrialEvidence, known_pairs, policy_of
 from serve.monitor.report.figures import (
     AdapterFigures,
     Decision,
@@ -29,7 +28,8 @@ from serve.monitor.report.figures import (
     VersionFigures,
 )
 from serve.monitor.report.steps import mean_score, probe_steps, signal_steps
-from serve.monitor.trial_state import TrialState, trial_state
+from serve.monitor.trial.evidence import TrialEvidence, known_pairs, policy_of
+from serve.monitor.trial.state import TrialState, trial_state
 
 MOST_SAMPLES = 20_000
 """Of a version, the newest; a report of more would only be slower."""

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from quality.agreement import Agreement
 from quality.intervals import Share
-from serve.monitor.trial_state import TrialState
+from serve.monitor.trial.state import TrialState
 
 
 class _Figures(BaseModel):

@@ -8,7 +8,7 @@ from rich.text import Text
 from config.terminal import labelled, print_heading
 from serve.monitor.report.figures import AdapterFigures, Decision, QualityReport, VersionFigures
 from serve.monitor.report.words import NONE, agreed, at, difference, kappa, last_looks, percent, users
-from serve.monitor.trial_state import TrialState
+from serve.monitor.trial.state import TrialState
 
 _MOST_DECISIONS = 8
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 from quality.intervals import Share
 from serve.monitor.report.figures import AdapterFigures, JudgeFigures, Look
-from serve.monitor.trial_state import ComparisonState
+from serve.monitor.trial.state import ComparisonState
 
 NONE = "–"
 

@@ -29,7 +29,7 @@ from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, NotFiniteError, NotReadyError, ServeError
 from serve.metrics import ServeMetrics
-from serve.monitor.quiz import Due, ProbeListener, Quiz, Scored, Urgency
+from serve.monitor.trial.quiz import Due, ProbeListener, Quiz, Scored, Urgency
 from serve.parity import finite_logprobs
 from serve.records import ask_as
 from serve.residency import Residency, Resident

@@ -9,9 +9,9 @@ from quality.samples.store import QualityStore
 from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
 from serve.metrics import ServeMetrics
-from serve.monitor.controller import Controller
-from serve.monitor.heldout import HeldOut
 from serve.monitor.monitor import Monitor
+from serve.monitor.trial.controller import Controller
+from serve.monitor.trial.heldout import HeldOut
 from serve.residency import Residency
 
 logger = logging.getLogger(__name__)

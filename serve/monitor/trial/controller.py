@@ -24,8 +24,8 @@ from quality.samples.store import QualityStore
 from quality.verdict import Comparison, Policy, Verdict, decide
 from serve.clock import steady_time
 from serve.metrics import ServeMetrics
-from serve.monitor.evidence import TrialEvidence, known_pairs, policy_of, ttft_of
-from serve.monitor.trial_state import TrialState, trial_state
+from serve.monitor.trial.evidence import TrialEvidence, known_pairs, policy_of, ttft_of
+from serve.monitor.trial.state import TrialState, trial_state
 from serve.records import GenerationRecord, RequestRecord
 from serve.residency import Residency
 

@@ -1,0 +1,1 @@
+"""The trial of a canary: evidence, held-out questions, verdict."""
