@@ -34,8 +34,8 @@ from serve.errors import (
     RateLimitedError,
     UnauthorizedError,
 )
-from serve.metrics import ServeMetrics
 from serve.monitor.monitor import Monitor
+from serve.observe.metrics import ServeMetrics
 from serve.residency import Residency
 from serve.shadow import Shadow
 from serve.supervisor import Supervisor

@@ -27,10 +27,10 @@ from serve.checks import AnswerChecks, FileChecks
 from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
 from serve.loader import ResidencyLoader
-from serve.metrics import ServeMetrics
 from serve.mirror import RemoteMirror
 from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
-from serve.observers import Observers
+from serve.observe.metrics import ServeMetrics
+from serve.observe.observers import Observers
 from serve.parity import Tolerance
 from serve.probes import IsolationProbe
 from serve.quarantine import Quarantine
@@ -138,7 +138,7 @@ def build_parts(
 
 
 def _trace(endpoint: str, observers: Observers, failures: Failures) -> Loop:
-    from serve.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
+    from serve.observe.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
 
     tracing = otlp_tracing(endpoint, failures)
     observers.of_requests.append(tracing)

@@ -23,7 +23,7 @@ from serve.access.exposure import warn_of_exposure
 from serve.access.keys import KeyRing
 from serve.errors import AddressError, EngineStartError
 from serve.listening import listen
-from serve.logs import LogFormat, set_up_logging
+from serve.observe.logs import LogFormat, set_up_logging
 
 logger = logging.getLogger(__name__)
 

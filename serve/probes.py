@@ -7,7 +7,7 @@ import math
 from adapters.reference import Target
 from serve.engine.protocol import Engine
 from serve.errors import BaseNotFiniteError, NotFiniteError, ServeError
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 from serve.parity import Tolerance, judge_parity, replay
 from serve.residency import Residency
 

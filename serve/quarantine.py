@@ -8,7 +8,7 @@ from adapters.reference import Target, parse_reference
 from adapters.store.quarantine import Quarantined
 from adapters.store.store import AdapterStore
 from serve.errors import QuarantinedError
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 from serve.records import GenerationRecord
 
 logger = logging.getLogger(__name__)

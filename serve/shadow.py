@@ -8,7 +8,7 @@ from adapters.reference import Target
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Endpoint, Engine
 from serve.errors import ServeError
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 from serve.records import ask_as
 from serve.residency import Residency
 

@@ -14,7 +14,7 @@ from adapters.reference import Target
 from serve.background import Backoff, is_told_to_end
 from serve.engine.protocol import Engine
 from serve.errors import EngineStartError
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 from serve.residency import Residency
 from serve.watch import StoreWatcher
 

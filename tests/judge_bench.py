@@ -15,9 +15,9 @@ from adapters.store.store import AdapterStore
 from config.monitor import JudgeConfig
 from quality.samples.kept import Sample
 from quality.samples.store import QualityStore
-from serve.metrics import ServeMetrics
 from serve.monitor.judge.asking import HttpJudge, http_judge_client
 from serve.monitor.judge.judging import Judging
+from serve.observe.metrics import ServeMetrics
 from tests.samples import NOON_S, SAMPLE
 
 GOOD = {"reason": "Right.", "grade": 4}

@@ -16,7 +16,7 @@ from config.schema import ServeConfig
 from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
 from serve.build import build_parts
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 from serve.parity import Tolerance
 from serve.probes import IsolationProbe
 from serve.residency import Residency

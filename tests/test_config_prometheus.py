@@ -11,7 +11,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 from tests.tracked_files import ROOT
 
 PROMETHEUS = ROOT / "config" / "prometheus"

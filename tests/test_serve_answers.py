@@ -7,7 +7,7 @@ import pytest
 
 from adapters.store.manifest import QualityRules
 from adapters.store.store import AdapterStore
-from serve.answers import KnownAnswers
+from serve.observe.answers import KnownAnswers
 from tests.generations import generation
 from tests.peft_folders import draft_for
 

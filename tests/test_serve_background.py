@@ -12,8 +12,8 @@ from prometheus_client import CollectorRegistry
 from adapters.store.store import AdapterStore
 from serve.app import create_app
 from serve.background import Failures, keep_running, task_of, watch_thread
-from serve.metrics import ServeMetrics
 from serve.monitor.monitor import Monitor
+from serve.observe.metrics import ServeMetrics
 from tests.serving import make_serving
 
 pytestmark = pytest.mark.anyio

@@ -13,7 +13,7 @@ import pytest
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
-from serve.logs import JsonFormatter, log_request, tenant_hash
+from serve.observe.logs import JsonFormatter, log_request, tenant_hash
 from serve.records import RequestContext, RequestRecord, current_request
 from tests.generations import generation
 from tests.serving import Serving, make_serving

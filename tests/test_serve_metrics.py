@@ -13,7 +13,7 @@ from adapters.store.manifest import BaseRef, Evaluation, LoraSpec, Manifest, Sco
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.errors import AdapterRefusedError, ParityError
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 from serve.parity import Parity
 from serve.records import GenerationRecord, RequestContext, RequestRecord, current_source
 from tests.generations import generation

@@ -25,7 +25,7 @@ from serve.access.keys import KeyRing
 from serve.app import create_app
 from serve.build import build_parts
 from serve.engine.protocol import Answer, Endpoint
-from serve.metrics import TTFT_BUCKETS, ServeMetrics
+from serve.observe.metrics import TTFT_BUCKETS, ServeMetrics
 from serve.records import GenerationRecord
 from tests.fake_engine import FakeEngine
 from tests.generations import generation

@@ -19,8 +19,8 @@ from quality.drift import Exchange
 from quality.probes import ProbeSet, write_probes
 from quality.samples.store import QualityStore
 from serve.errors import AdapterRefusedError
-from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
+from serve.observe.metrics import ServeMetrics
 from serve.template_time import Renderings, find_time
 from tests.dated_engine import DatedEngine
 from tests.fake_engine import fingerprint

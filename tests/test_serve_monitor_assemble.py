@@ -15,9 +15,9 @@ from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
 from serve.build import build_parts
 from serve.engine.protocol import Answer, Endpoint
-from serve.metrics import ServeMetrics
 from serve.monitor.assemble import open_keeping
-from serve.observers import Observers
+from serve.observe.metrics import ServeMetrics
+from serve.observe.observers import Observers
 from serve.records import RequestRecord
 from tests.fake_engine import FakeEngine
 from tests.generations import generation

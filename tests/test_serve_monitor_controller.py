@@ -16,9 +16,9 @@ from adapters.store.store import AdapterStore
 from config.monitor import VerdictMode
 from quality.samples.store import QualityStore
 from quality.verdict import decide
-from serve.metrics import ServeMetrics
 from serve.monitor.trial.controller import Controller, figures_of
 from serve.monitor.trial.evidence import MIN_TTFTS, TrialEvidence, policy_of
+from serve.observe.metrics import ServeMetrics
 from serve.records import RequestContext, RequestRecord
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request

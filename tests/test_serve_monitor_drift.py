@@ -14,8 +14,8 @@ from prometheus_client import CollectorRegistry
 from quality.drift import Exchange
 from quality.probes import ProbeSet, write_probes
 from quality.samples.store import QualityStore
-from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
+from serve.observe.metrics import ServeMetrics
 from tests.fake_engine import FakeEngine, fingerprint
 from tests.generations import generation
 

@@ -13,9 +13,9 @@ from quality.drift import DriftBaseline, Exchange
 from quality.probes import ProbeSet, write_probes
 from quality.samples.kept import DriftLook
 from quality.samples.store import QualityStore
-from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import PACKAGED, Embedder
+from serve.observe.metrics import ServeMetrics
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.tiny_llama import tiny_tokenizer

@@ -11,8 +11,8 @@ from prometheus_client import CollectorRegistry
 from adapters.store.store import AdapterStore
 from config.home import Home
 from quality.samples.store import QualityStore
-from serve.metrics import ServeMetrics
 from serve.monitor.monitor import Monitor
+from serve.observe.metrics import ServeMetrics
 from serve.records import RequestContext, RequestRecord
 from tests.fake_engine import FakeEngine
 from tests.generations import generation

@@ -13,8 +13,8 @@ from prometheus_client import CollectorRegistry
 from config.monitor import MonitorConfig
 from quality.samples.privacy import tenant_hash
 from quality.samples.store import QualityStore, Sample
-from serve.metrics import ServeMetrics
 from serve.monitor.sampler import Sampler, tenant_key
+from serve.observe.metrics import ServeMetrics
 from tests.generations import generation
 from tests.test_serve_metrics import manifest
 

@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from serve.observers import Observers
+from serve.observe.observers import Observers
 from serve.records import GenerationRecord, RequestContext, RequestRecord
 from tests.generations import generation
 

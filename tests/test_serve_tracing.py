@@ -15,8 +15,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import StatusCode
 
 from adapters.store.store import AdapterStore
+from serve.observe.tracing import Tracing, otlp_tracing
 from serve.records import RequestContext, RequestRecord
-from serve.tracing import Tracing, otlp_tracing
 from tests.generations import generation
 from tests.serving import make_serving
 

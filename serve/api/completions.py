@@ -29,8 +29,8 @@ from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
 from serve.limits import check_limits, check_sequences, num_sequences, tokens_asked
-from serve.logs import log_request
-from serve.observers import RequestObserver
+from serve.observe.logs import log_request
+from serve.observe.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency import Residency
 from serve.resolver import Resolution, Resolver

@@ -16,7 +16,7 @@ from starlette.routing import Route
 from config.errors import ConfigError
 from config.schema import ServeConfig
 from serve.api.guard import Guard, WebRules
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 
 _DRAIN_S = 1
 

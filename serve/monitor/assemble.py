@@ -8,13 +8,13 @@ from config.home import Home
 from config.schema import ServeConfig
 from quality.samples.store import QualityStore
 from serve.engine.protocol import Engine
-from serve.metrics import ServeMetrics
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import Embedder
 from serve.monitor.judge.judges import judge_answers
 from serve.monitor.monitor import Monitor
 from serve.monitor.sampler import Sampler, tenant_key
 from serve.monitor.trial.canaries import watch_canaries
+from serve.observe.metrics import ServeMetrics
 from serve.residency import Residency
 
 

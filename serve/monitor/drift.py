@@ -23,8 +23,8 @@ from quality.samples.store import QualityStore
 from quality.signals import mean_logprob
 from serve.clock import steady_time
 from serve.engine.protocol import Engine
-from serve.metrics import ServeMetrics
 from serve.monitor.embedding import Embedder
+from serve.observe.metrics import ServeMetrics
 from serve.records import GenerationRecord
 from serve.template_time import TimeTokens, find_time
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from serve.background import Failures, Loop, keep_running
 from serve.engine.protocol import Engine
 from serve.monitor.trial.state import TrialState
-from serve.observers import Observers
-from serve.quality_metrics import QualityMetrics
+from serve.observe.observers import Observers
+from serve.observe.quality_metrics import QualityMetrics
 from serve.records import GenerationRecord, RequestRecord
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,7 @@ from quality.samples.store import QualityStore, Sample
 from quality.signals import Signals, signals_of
 from serve.background import watch_thread
 from serve.clock import is_within, steady_time
-from serve.metrics import ServeMetrics
+from serve.observe.metrics import ServeMetrics
 from serve.records import GenerationRecord
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from config.monitor import JudgeConfig
 from quality.judge import JudgeReplyError, JudgeTask
 from quality.samples.store import QualityStore
 from serve.clock import steady_time
-from serve.metrics import ServeMetrics
 from serve.monitor.judge.asking import Judge, JudgeCallError, Reply, most_tokens
+from serve.observe.metrics import ServeMetrics
 
 _RETRY_TEMPERATURE = 0.7
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0

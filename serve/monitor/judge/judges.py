@@ -9,10 +9,10 @@ from adapters.store.reader import StoreReader
 from config.schema import ServeConfig
 from quality.samples.store import QualityStore
 from serve.engine.protocol import Engine
-from serve.metrics import ServeMetrics
 from serve.monitor.judge.asking import EngineJudge, HttpJudge, http_judge_client
 from serve.monitor.judge.comparing import Comparing
 from serve.monitor.judge.judging import Judging
+from serve.observe.metrics import ServeMetrics
 from serve.residency import Residency
 
 

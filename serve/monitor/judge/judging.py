@@ -21,10 +21,10 @@ from quality.judge import grade_task, read_grade
 from quality.samples.kept import Grade, Sample, preference_judge
 from quality.samples.store import QualityStore
 from serve.clock import is_within, steady_time
-from serve.metrics import ServeMetrics
 from serve.monitor.judge.asking import Judge, JudgeCallError
 from serve.monitor.judge.calls import JudgeCalls, OverBudgetError
 from serve.monitor.judge.comparing import Comparing
+from serve.observe.metrics import ServeMetrics
 
 logger = logging.getLogger(__name__)
 

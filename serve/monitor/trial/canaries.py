@@ -8,10 +8,10 @@ from config.schema import ServeConfig
 from quality.samples.store import QualityStore
 from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
-from serve.metrics import ServeMetrics
 from serve.monitor.monitor import Monitor
 from serve.monitor.trial.controller import Controller
 from serve.monitor.trial.heldout import HeldOut
+from serve.observe.metrics import ServeMetrics
 from serve.residency import Residency
 
 logger = logging.getLogger(__name__)

@@ -23,9 +23,9 @@ from quality.samples.kept import TrialPair
 from quality.samples.store import QualityStore
 from quality.verdict import Comparison, Policy, Verdict, decide
 from serve.clock import steady_time
-from serve.metrics import ServeMetrics
 from serve.monitor.trial.evidence import TrialEvidence, known_pairs, policy_of, ttft_of
 from serve.monitor.trial.state import TrialState, trial_state
+from serve.observe.metrics import ServeMetrics
 from serve.records import GenerationRecord, RequestRecord
 from serve.residency import Residency
 

@@ -28,8 +28,8 @@ from serve.clock import is_within, steady_time
 from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, NotFiniteError, NotReadyError, ServeError
-from serve.metrics import ServeMetrics
 from serve.monitor.trial.quiz import Due, ProbeListener, Quiz, Scored, Urgency
+from serve.observe.metrics import ServeMetrics
 from serve.parity import finite_logprobs
 from serve.records import ask_as
 from serve.residency import Residency, Resident

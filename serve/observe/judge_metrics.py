@@ -3,7 +3,7 @@
 from prometheus_client import Counter, Gauge
 
 from quality.agreement import Agreement
-from serve.series import Family, VersionFamilies
+from serve.observe.series import Family, VersionFamilies
 
 _NOT_A_NUMBER = float("nan")
 

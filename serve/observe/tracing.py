@@ -19,7 +19,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode, Tracer, set_span_i
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from serve.background import Failures, watch_thread
-from serve.logs import tenant_hash
+from serve.observe.logs import tenant_hash
 from serve.records import GenerationRecord, Phase, RequestRecord
 
 logger = logging.getLogger(__name__)

@@ -8,15 +8,15 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from adapters.reference import Target
 from adapters.store.manifest import Evaluation, Manifest
 from config.schema import ServeConfig
-from serve.answers import KnownAnswers
 from serve.background import Failures
-from serve.engine_metrics import EngineMetrics
 from serve.errors import NotFiniteError, ParityError, ServeError
-from serve.judge_metrics import JudgeMetrics
+from serve.observe.answers import KnownAnswers
+from serve.observe.engine_metrics import EngineMetrics
+from serve.observe.judge_metrics import JudgeMetrics
+from serve.observe.quality_metrics import QualityMetrics
+from serve.observe.series import Family, VersionFamilies, labels_of
 from serve.parity import Parity
-from serve.quality_metrics import QualityMetrics
 from serve.records import GenerationRecord, RequestRecord, current_source
-from serve.series import Family, VersionFamilies, labels_of
 
 # One series a counter instead of two; nobody queries `_created`.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream

@@ -7,7 +7,7 @@ from quality.drift import DriftReport
 from quality.intervals import Share
 from quality.signals import Signals
 from quality.verdict import Verdict
-from serve.series import Family, VersionFamilies, labels_of
+from serve.observe.series import Family, VersionFamilies, labels_of
 
 _LOGPROB_BUCKETS = (-5.0, -3.0, -2.0, -1.5, -1.0, -0.75, -0.5, -0.35, -0.25, -0.15, -0.1, -0.05, -0.02, -0.01, 0.0)
 
