@@ -36,7 +36,7 @@ from serve.errors import (
 )
 from serve.monitor.monitor import Monitor
 from serve.observe.metrics import ServeMetrics
-from serve.residency import Residency
+from serve.residency.residency import Residency
 from serve.shadow import Shadow
 from serve.supervisor import Supervisor
 

@@ -23,22 +23,22 @@ from serve.api.metrics_port import MetricsPort
 from serve.api.model_cards import ModelCards
 from serve.app import Parts
 from serve.background import Failures, Loop
-from serve.checks import AnswerChecks, FileChecks
 from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
-from serve.loader import ResidencyLoader
-from serve.mirror import RemoteMirror
 from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
 from serve.observe.metrics import ServeMetrics
 from serve.observe.observers import Observers
-from serve.parity import Tolerance
-from serve.probes import IsolationProbe
-from serve.quarantine import Quarantine
-from serve.residency import Residency
+from serve.residency.checks import AnswerChecks, FileChecks
+from serve.residency.isolation import IsolationProbe
+from serve.residency.loader import ResidencyLoader
+from serve.residency.mirror import RemoteMirror
+from serve.residency.parity import Tolerance
+from serve.residency.quarantine import Quarantine
+from serve.residency.residency import Residency
+from serve.residency.watch import StoreWatcher
 from serve.resolver import Resolver
 from serve.shadow import Shadow
 from serve.supervisor import Supervisor
-from serve.watch import StoreWatcher
 
 # The base itself may be further away then: 0.34 nats were seen on answers that it finds unlikely.
 _ROUNDED_BASE_TOLERANCE = 4.0

@@ -10,7 +10,7 @@ from serve.engine.protocol import Endpoint, Engine
 from serve.errors import ServeError
 from serve.observe.metrics import ServeMetrics
 from serve.records import ask_as
-from serve.residency import Residency
+from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 

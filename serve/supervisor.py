@@ -15,8 +15,8 @@ from serve.background import Backoff, is_told_to_end
 from serve.engine.protocol import Engine
 from serve.errors import EngineStartError
 from serve.observe.metrics import ServeMetrics
-from serve.residency import Residency
-from serve.watch import StoreWatcher
+from serve.residency.residency import Residency
+from serve.residency.watch import StoreWatcher
 
 logger = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
 from serve.build import build_parts
 from serve.observe.metrics import ServeMetrics
-from serve.parity import Tolerance
-from serve.probes import IsolationProbe
-from serve.residency import Residency
+from serve.residency.isolation import IsolationProbe
+from serve.residency.parity import Tolerance
+from serve.residency.residency import Residency
 from tests.fake_engine import FakeEngine, fingerprint
 from tests.peft_folders import draft_for, write_peft_folder
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from adapters.reference import Target
-from serve.eviction import Popularity
+from serve.residency.eviction import Popularity
 
 NUM_ADAPTERS, ROOM = 1000, 16
 

@@ -14,8 +14,8 @@ from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.errors import AdapterRefusedError, ParityError
 from serve.observe.metrics import ServeMetrics
-from serve.parity import Parity
 from serve.records import GenerationRecord, RequestContext, RequestRecord, current_source
+from serve.residency.parity import Parity
 from tests.generations import generation
 from tests.serving import make_serving
 

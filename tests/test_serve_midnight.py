@@ -21,7 +21,7 @@ from quality.samples.store import QualityStore
 from serve.errors import AdapterRefusedError
 from serve.monitor.drift import DriftMonitor
 from serve.observe.metrics import ServeMetrics
-from serve.template_time import Renderings, find_time
+from serve.residency.template_time import Renderings, find_time
 from tests.dated_engine import DatedEngine
 from tests.fake_engine import fingerprint
 from tests.generations import generation

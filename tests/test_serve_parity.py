@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from serve.parity import Parity, Replay, Tolerance, judge_parity
+from serve.residency.parity import Parity, Replay, Tolerance, judge_parity
 from tests.fake_engine import ADAPTER_LOGPROBS, BASE_LOGPROBS, PROMPT_IDS, fingerprint
 
 GOLDEN = fingerprint("d" * 64, "t" * 64)

@@ -17,7 +17,7 @@ from serve.errors import (
     NotReadyError,
     ParityError,
 )
-from serve.refusals import Refusals
+from serve.residency.refusals import Refusals
 from tests.serving import Serving, make_serving
 
 MEDICAL = Target("medical", 1)

@@ -9,7 +9,7 @@ import pytest
 
 from adapters.remote.remote import RemoteStore
 from adapters.store.store import AdapterStore
-from serve.mirror import RemoteMirror
+from serve.residency.mirror import RemoteMirror
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio

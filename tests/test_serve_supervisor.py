@@ -11,8 +11,8 @@ from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from serve.app import create_app
 from serve.errors import EngineStartError
+from serve.residency.watch import StoreWatcher
 from serve.supervisor import Supervisor
-from serve.watch import StoreWatcher
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio

@@ -11,7 +11,7 @@ import pytest
 
 from adapters.reference import Target
 from adapters.store.store import AdapterStore
-from serve.watch import StoreWatcher
+from serve.residency.watch import StoreWatcher
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio

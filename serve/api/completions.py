@@ -32,7 +32,7 @@ from serve.limits import check_limits, check_sequences, num_sequences, tokens_as
 from serve.observe.logs import log_request
 from serve.observe.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
-from serve.residency import Residency
+from serve.residency.residency import Residency
 from serve.resolver import Resolution, Resolver
 from serve.shadow import Shadow
 from serve.stops import without_empty_stops

@@ -15,7 +15,7 @@ from serve.monitor.monitor import Monitor
 from serve.monitor.sampler import Sampler, tenant_key
 from serve.monitor.trial.canaries import watch_canaries
 from serve.observe.metrics import ServeMetrics
-from serve.residency import Residency
+from serve.residency.residency import Residency
 
 
 @dataclass(frozen=True)

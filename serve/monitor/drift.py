@@ -26,7 +26,7 @@ from serve.engine.protocol import Engine
 from serve.monitor.embedding import Embedder
 from serve.observe.metrics import ServeMetrics
 from serve.records import GenerationRecord
-from serve.template_time import TimeTokens, find_time
+from serve.residency.template_time import TimeTokens, find_time
 
 logger = logging.getLogger(__name__)
 

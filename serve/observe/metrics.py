@@ -15,8 +15,8 @@ from serve.observe.engine_metrics import EngineMetrics
 from serve.observe.judge_metrics import JudgeMetrics
 from serve.observe.quality_metrics import QualityMetrics
 from serve.observe.series import Family, VersionFamilies, labels_of
-from serve.parity import Parity
 from serve.records import GenerationRecord, RequestRecord, current_source
+from serve.residency.parity import Parity
 
 # One series a counter instead of two; nobody queries `_created`.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream

@@ -20,7 +20,7 @@ from serve.engine.protocol import Engine
 from serve.errors import ServeError
 from serve.monitor.judge.calls import JudgeCalls
 from serve.records import ask_as
-from serve.residency import Residency
+from serve.residency.residency import Residency
 from serve.shadow import SHADOW_PRIORITY
 
 logger = logging.getLogger(__name__)

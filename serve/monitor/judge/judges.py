@@ -13,7 +13,7 @@ from serve.monitor.judge.asking import EngineJudge, HttpJudge, http_judge_client
 from serve.monitor.judge.comparing import Comparing
 from serve.monitor.judge.judging import Judging
 from serve.observe.metrics import ServeMetrics
-from serve.residency import Residency
+from serve.residency.residency import Residency
 
 
 def judge_answers(

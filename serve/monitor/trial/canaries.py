@@ -12,7 +12,7 @@ from serve.monitor.monitor import Monitor
 from serve.monitor.trial.controller import Controller
 from serve.monitor.trial.heldout import HeldOut
 from serve.observe.metrics import ServeMetrics
-from serve.residency import Residency
+from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 

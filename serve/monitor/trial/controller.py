@@ -27,7 +27,7 @@ from serve.monitor.trial.evidence import TrialEvidence, known_pairs, policy_of, 
 from serve.monitor.trial.state import TrialState, trial_state
 from serve.observe.metrics import ServeMetrics
 from serve.records import GenerationRecord, RequestRecord
-from serve.residency import Residency
+from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 

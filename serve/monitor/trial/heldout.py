@@ -30,9 +30,9 @@ from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, NotFiniteError, NotReadyError, ServeError
 from serve.monitor.trial.quiz import Due, ProbeListener, Quiz, Scored, Urgency
 from serve.observe.metrics import ServeMetrics
-from serve.parity import finite_logprobs
 from serve.records import ask_as
-from serve.residency import Residency, Resident
+from serve.residency.parity import finite_logprobs
+from serve.residency.residency import Residency, Resident
 from serve.shadow import SHADOW_PRIORITY
 
 logger = logging.getLogger(__name__)

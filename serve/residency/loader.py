@@ -3,7 +3,7 @@
 from contextlib import AbstractContextManager
 
 from adapters.reference import Target
-from serve.residency import Residency
+from serve.residency.residency import Residency
 
 
 class ResidencyLoader:

@@ -17,14 +17,14 @@ from adapters.errors import AdapterError
 from adapters.fingerprint import Fingerprint
 from adapters.reference import Target
 from adapters.store.manifest import Manifest
-from serve.checks import AnswerChecks, Checked, FileChecks
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, BaseNotFiniteError, ConflictError, NotReadyError, ServeError
-from serve.eviction import Popularity
-from serve.parity import Parity
-from serve.quarantine import Quarantine
 from serve.records import current_request
-from serve.refusals import Refusals
+from serve.residency.checks import AnswerChecks, Checked, FileChecks
+from serve.residency.eviction import Popularity
+from serve.residency.parity import Parity
+from serve.residency.quarantine import Quarantine
+from serve.residency.refusals import Refusals
 
 logger = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from adapters.store.quarantine import QUARANTINE_FILE
 from adapters.store.store import AdapterStore
 from serve.background import Backoff, Failures
 from serve.errors import NotReadyError, ServeError
-from serve.residency import Residency
+from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 

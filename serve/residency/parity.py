@@ -9,7 +9,7 @@ from adapters.fingerprint import Fingerprint, GoldenPrompt
 from adapters.reference import Target
 from serve.engine.protocol import Engine
 from serve.errors import not_finite_error
-from serve.template_time import Renderings
+from serve.residency.template_time import Renderings
 
 _NO_EFFECT_SHARE = 0.1  # of the effect that training measured: less is rounding
 

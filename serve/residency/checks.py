@@ -19,7 +19,7 @@ from quality.probes import InvalidProbesError, read_probes
 from serve.defaults import check_defaults
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
-from serve.parity import Parity, Tolerance, finite_logprobs, judge_parity, replay
+from serve.residency.parity import Parity, Tolerance, finite_logprobs, judge_parity, replay
 
 _MOST_REMEMBERED = 1024  # versions whose files passed
 

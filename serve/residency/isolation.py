@@ -8,8 +8,8 @@ from adapters.reference import Target
 from serve.engine.protocol import Engine
 from serve.errors import BaseNotFiniteError, NotFiniteError, ServeError
 from serve.observe.metrics import ServeMetrics
-from serve.parity import Tolerance, judge_parity, replay
-from serve.residency import Residency
+from serve.residency.parity import Tolerance, judge_parity, replay
+from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Which adapters are loaded, and the checks before one answers."""
