@@ -37,7 +37,7 @@ from serve.errors import (
 from serve.monitor.monitor import Monitor
 from serve.observe.metrics import ServeMetrics
 from serve.residency.residency import Residency
-from serve.shadow import Shadow
+from serve.routing.shadow import Shadow
 from serve.supervisor import Supervisor
 
 _COMPLETION_ERRORS = (

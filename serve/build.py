@@ -36,8 +36,8 @@ from serve.residency.parity import Tolerance
 from serve.residency.quarantine import Quarantine
 from serve.residency.residency import Residency
 from serve.residency.watch import StoreWatcher
-from serve.resolver import Resolver
-from serve.shadow import Shadow
+from serve.routing.resolver import Resolver
+from serve.routing.shadow import Shadow
 from serve.supervisor import Supervisor
 
 # The base itself may be further away then: 0.34 nats were seen on answers that it finds unlikely.

@@ -19,7 +19,7 @@ from serve.errors import EngineRequestError, NotReadyError
 from serve.monitor.judge.asking import EngineJudge, retry_after_s
 from serve.monitor.judge.judges import judge_answers
 from serve.records import current_source
-from serve.shadow import SHADOW_PRIORITY
+from serve.routing.shadow import SHADOW_PRIORITY
 from tests.fake_engine import FakeEngine
 from tests.judge_bench import GOOD, URL, Bench, Endpoint, sample
 from tests.peft_folders import write_base_folder

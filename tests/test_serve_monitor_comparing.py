@@ -12,7 +12,7 @@ from serve.engine.protocol import Answer
 from serve.monitor.judge.asking import HttpJudge, http_judge_client
 from serve.monitor.judge.comparing import Comparing
 from serve.monitor.judge.judging import Judging
-from serve.shadow import SHADOW_PRIORITY
+from serve.routing.shadow import SHADOW_PRIORITY
 from tests.fake_engine import FakeEngine
 from tests.judge_bench import GOOD, URL, Bench, Endpoint, sample
 from tests.samples import NOON_S

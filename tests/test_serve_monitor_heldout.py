@@ -13,7 +13,7 @@ from quality.probes import Probe, ProbeMessage, ProbeSet
 from quality.samples.kept import ProbeScore
 from quality.samples.store import QualityStore
 from serve.records import current_source
-from serve.shadow import SHADOW_PRIORITY
+from serve.routing.shadow import SHADOW_PRIORITY
 from tests.heldout_exam import DAY_S, FIRST, GENERAL, NOW_S, SECOND, Exam, make_exam, number_of, probe_set
 from tests.serving import make_serving
 

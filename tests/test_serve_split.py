@@ -10,7 +10,7 @@ import pytest
 from adapters.store.state import AdapterState
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
-from serve.resolver import Resolver
+from serve.routing.resolver import Resolver
 from tests.serving import BASE_NAME, Serving, make_serving
 
 MESSAGES = [{"role": "user", "content": "Angina"}]

@@ -33,8 +33,8 @@ from serve.observe.logs import log_request
 from serve.observe.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency.residency import Residency
-from serve.resolver import Resolution, Resolver
-from serve.shadow import Shadow
+from serve.routing.resolver import Resolution, Resolver
+from serve.routing.shadow import Shadow
 from serve.stops import without_empty_stops
 
 logger = logging.getLogger(__name__)

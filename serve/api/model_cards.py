@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from serve.resolver import Permission, Resolver, ServedModel
+from serve.routing.resolver import Permission, Resolver, ServedModel
 
 
 class ModelCard(BaseModel):

@@ -17,7 +17,7 @@ from quality.judge import JudgeTask
 from serve.engine.protocol import Engine
 from serve.errors import NotReadyError, ServeError
 from serve.records import ask_as
-from serve.shadow import SHADOW_PRIORITY
+from serve.routing.shadow import SHADOW_PRIORITY
 
 CallOutcome = Literal["ok", "invalid", "timeout", "throttled", "unreachable", "error", "refused"]
 

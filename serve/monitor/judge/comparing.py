@@ -21,7 +21,7 @@ from serve.errors import ServeError
 from serve.monitor.judge.calls import JudgeCalls
 from serve.records import ask_as
 from serve.residency.residency import Residency
-from serve.shadow import SHADOW_PRIORITY
+from serve.routing.shadow import SHADOW_PRIORITY
 
 logger = logging.getLogger(__name__)
 

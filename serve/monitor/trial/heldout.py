@@ -33,7 +33,7 @@ from serve.observe.metrics import ServeMetrics
 from serve.records import ask_as
 from serve.residency.parity import finite_logprobs
 from serve.residency.residency import Residency, Resident
-from serve.shadow import SHADOW_PRIORITY
+from serve.routing.shadow import SHADOW_PRIORITY
 
 logger = logging.getLogger(__name__)
 
