@@ -12,9 +12,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from config.dataset import read_split
 from config.home import Home
 from tests.tiny_llama import DATED_TEMPLATE, prepare_tiny_base, tiny_domain, tiny_tokenizer, write_tiny_llama
+from train.base.quantize import load_causal_lm
 from train.dataset import build_dataset
 from train.fingerprint import make_fingerprint, write_fingerprint
-from train.quantize import load_causal_lm
 from train.sft import save_adapter
 
 TEMPLATE = DATED_TEMPLATE.replace("Date: {{", "Heute ist für uns {{ strftime_now('%c, %A, %s') }}, {{")

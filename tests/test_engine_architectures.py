@@ -18,11 +18,11 @@ from config.home import Home
 from loadtest.bench.server import running_server
 from tests.tiny_architectures import ARCHITECTURES, write_tiny_model
 from tests.tiny_llama import RENDERED_AT, tiny_domain, tiny_tokenizer, write_colour_data
-from train.base import prepare_base
+from train.base.prepare import prepare_base
+from train.base.quantize import load_causal_lm
 from train.encode import Encoded, encode
 from train.fingerprint import answer_logprobs
 from train.pipeline import train_and_publish
-from train.quantize import load_causal_lm
 from train.recipe import resolve_target_modules
 from train.sft import cast_model, save_adapter
 

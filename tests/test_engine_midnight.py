@@ -11,7 +11,7 @@ from loadtest.bench.server import running_server
 from tests.test_engine_architectures import write_config
 from tests.tiny_architectures import write_tiny_model
 from tests.tiny_llama import DATED_TEMPLATE, tiny_domain, tiny_tokenizer, write_colour_data
-from train.base import prepare_base
+from train.base.prepare import prepare_base
 from train.pipeline import train_and_publish
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -7,7 +7,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from tests.tiny_llama import write_tiny_llama
 from train import attention
 from train.attention import grouped_attention, grouped_attention_of
-from train.quantize import load_causal_lm
+from train.base.quantize import load_causal_lm
 
 ROWS, HEADS, KEY_HEADS, WIDTH = 3, 6, 2, 8
 

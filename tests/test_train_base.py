@@ -8,9 +8,9 @@ from adapters.bases import list_bases, read_base, verify_base
 from adapters.errors import BaseNotFoundError, InvalidBaseError
 from config.home import Home
 from tests.tiny_llama import write_tiny_llama
-from train.base import default_name, find_source, prepare_base
+from train.base.prepare import default_name, find_source, prepare_base
+from train.base.quantize import choose_storage, load_causal_lm
 from train.errors import PrepareBaseError
-from train.quantize import choose_storage, load_causal_lm
 
 IDS = torch.arange(3, 35).unsqueeze(0)
 

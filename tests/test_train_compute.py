@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from adapters.store.manifest import ComputeRecord, TrainingRecord
 from config.schema import RecipeConfig
 from tests.tiny_llama import write_tiny_llama
+from train.base.quantize import load_causal_lm
 from train.compute import (
     Candidate,
     Part,
@@ -22,7 +23,6 @@ from train.compute import (
     set_precision,
     time_each,
 )
-from train.quantize import load_causal_lm
 from train.recipe import lora_config
 
 BF16, FLOAT32, FEWER = Candidate("bfloat16", 2), Candidate("float32", 2), Candidate("float32", 1)

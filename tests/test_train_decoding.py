@@ -18,12 +18,12 @@ from tests.tiny_llama import (
     write_colour_data,
     write_tiny_llama,
 )
+from train.base.quantize import load_causal_lm
 from train.dataset import build_dataset
 from train.decoding import Sampling, check_format
 from train.encode import encode_prompt
 from train.errors import DataError
 from train.evaluate import generate
-from train.quantize import load_causal_lm
 
 TOKENIZER = tiny_tokenizer()
 SCHEMA = {"type": "object", "required": ["c"], "additionalProperties": False, "properties": {"c": {"enum": ["a", "b"]}}}

@@ -16,6 +16,7 @@ from tests.tiny_llama import (
     write_colour_data,
     write_tiny_llama,
 )
+from train.base.quantize import load_causal_lm
 from train.dataset import build_dataset
 from train.encode import encode, encode_prompt
 from train.evaluate import (
@@ -32,7 +33,6 @@ from train.evaluate import (
 )
 from train.fingerprint import answer_logprobs, golden_rows, make_fingerprint, stop_token_ids
 from train.generation import Continuation
-from train.quantize import load_causal_lm
 
 TOKENIZER = tiny_tokenizer()
 

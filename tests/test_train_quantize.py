@@ -7,8 +7,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from config.home import Home
 from tests.tiny_architectures import write_tiny_model
 from tests.tiny_llama import write_tiny_llama
-from train.base import prepare_base
-from train.quantize import keep_gradient_flow, load_causal_lm
+from train.base.prepare import prepare_base
+from train.base.quantize import keep_gradient_flow, load_causal_lm
 
 IDS = torch.arange(3, 35).unsqueeze(0)
 

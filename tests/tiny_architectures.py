@@ -21,7 +21,7 @@ from transformers import (
 )
 
 from tests.tiny_llama import tiny_tokenizer
-from train.quantize import keep_attention_cap
+from train.base.quantize import keep_attention_cap
 
 # Shorter than the system prompts of the tests, so that sliding layers drop a part of it.
 SLIDING_WINDOW = 16

@@ -63,7 +63,7 @@ def write_tiny_llama(folder: Path, chat_template: str | None = CHAT_TEMPLATE) ->
 
 
 def prepare_tiny_base(home: Home, model_folder: Path, name: str = "tiny") -> BaseManifest:
-    from train.base import prepare_base
+    from train.base.prepare import prepare_base
 
     return prepare_base(str(model_folder), name, "none", home=home)
 

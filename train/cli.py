@@ -54,7 +54,7 @@ def prepare(
 ) -> None:
     """Prepare a base model: quantize it once, for training and serving alike."""
     with _shell():
-        from train.base import prepare_base
+        from train.base.prepare import prepare_base
         from train.tables import base_table
 
         progress = Progress(f"prepare {source} ({quantization})", hint="usually less than a minute")

@@ -32,13 +32,13 @@ from config.progress import Progress, shown
 from config.schema import DomainConfig, RecipeConfig
 from train.answer_loss import AnswerLossTrainer
 from train.attention import grouped_attention_of
-from train.base import library_versions
+from train.base.prepare import library_versions
+from train.base.quantize import load_causal_lm
 from train.compute import Shape, compute_in, measure_training, set_precision
 from train.encode import Encoded, encode_rows
 from train.errors import ResumeError
 from train.lora_linear import fuse_lora
 from train.progress import TrainingProgress
-from train.quantize import load_causal_lm
 from train.recipe import check_recipe, lora_config
 from train.runs import (
     is_run_of,

@@ -29,8 +29,8 @@ from adapters.bases import (
 from adapters.store.manifest import MANIFEST_FILE, BaseManifest
 from config.home import Home
 from config.schema import Quantization
+from train.base.quantize import Storage, choose_storage, load_causal_lm, quantize_folder
 from train.errors import PrepareBaseError
-from train.quantize import Storage, choose_storage, load_causal_lm, quantize_folder
 from train.template import writes_time
 
 DEFAULT_SOURCE = "smollm2-135m"

@@ -1,0 +1,1 @@
+"""Preparation and quantization of a base model."""
