@@ -13,7 +13,7 @@ from config.dataset import read_split
 from config.home import Home
 from tests.tiny_llama import DATED_TEMPLATE, prepare_tiny_base, tiny_domain, tiny_tokenizer, write_tiny_llama
 from train.base.quantize import load_causal_lm
-from train.dataset import build_dataset
+from train.data.build import build_dataset
 from train.fingerprint import make_fingerprint, write_fingerprint
 from train.sft import save_adapter
 

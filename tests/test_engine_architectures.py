@@ -20,7 +20,7 @@ from tests.tiny_architectures import ARCHITECTURES, write_tiny_model
 from tests.tiny_llama import RENDERED_AT, tiny_domain, tiny_tokenizer, write_colour_data
 from train.base.prepare import prepare_base
 from train.base.quantize import load_causal_lm
-from train.encode import Encoded, encode
+from train.data.encode import Encoded, encode
 from train.fingerprint import answer_logprobs
 from train.pipeline import train_and_publish
 from train.recipe import resolve_target_modules

@@ -18,7 +18,7 @@ from train.answer_loss import (
     shared_prefix_length,
 )
 from train.attention import grouped_attention_of
-from train.encode import IGNORED
+from train.data.encode import IGNORED
 from train.recipe import resolve_target_modules
 
 NUM_SHARED = 2 * SLIDING_WINDOW + 3

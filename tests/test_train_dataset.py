@@ -8,10 +8,10 @@ from config.errors import DatasetError
 from config.home import Home
 from config.schema import AnswerConfig, DataConfig, DomainConfig
 from tests.tiny_llama import tiny_domain, write_colour_data
-from train.dataset import build_dataset, cut_text, drop_duplicates, split_examples
-from train.duplicates import NearDuplicates
+from train.data.build import build_dataset, cut_text, drop_duplicates, split_examples
+from train.data.duplicates import NearDuplicates
+from train.data.sources import Example, normalize, read_source
 from train.errors import DataError
-from train.sources import Example, normalize, read_source
 
 WORDS = (
     "amber",

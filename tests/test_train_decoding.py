@@ -19,9 +19,9 @@ from tests.tiny_llama import (
     write_tiny_llama,
 )
 from train.base.quantize import load_causal_lm
-from train.dataset import build_dataset
+from train.data.build import build_dataset
+from train.data.encode import encode_prompt
 from train.decoding import Sampling, check_format
-from train.encode import encode_prompt
 from train.errors import DataError
 from train.evaluate import generate
 

@@ -3,7 +3,7 @@ import pytest
 from config.dataset import DatasetRow, conversation
 from config.schema import ChatConfig
 from tests.tiny_llama import RENDERED_AT, tiny_tokenizer
-from train.encode import IGNORED, encode, encode_prompt, encode_row
+from train.data.encode import IGNORED, encode, encode_prompt, encode_row
 from train.errors import DataError
 from train.tables import render_example
 

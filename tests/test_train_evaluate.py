@@ -17,8 +17,8 @@ from tests.tiny_llama import (
     write_tiny_llama,
 )
 from train.base.quantize import load_causal_lm
-from train.dataset import build_dataset
-from train.encode import encode, encode_prompt
+from train.data.build import build_dataset
+from train.data.encode import encode, encode_prompt
 from train.evaluate import (
     Answer,
     _answer,

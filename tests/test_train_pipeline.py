@@ -19,7 +19,7 @@ from tests.tiny_llama import (
     write_colour_data,
     write_tiny_llama,
 )
-from train.encode import encode_prompt
+from train.data.encode import encode_prompt
 from train.errors import RecipeError
 from train.pipeline import judge_gates, train_and_publish
 

@@ -14,7 +14,7 @@ from config.schema import DomainConfig
 from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
 from train.answer_loss import AnswerLossTrainer
 from train.compute import unmeasured
-from train.dataset import build_dataset
+from train.data.build import build_dataset
 from train.errors import RecipeError, ResumeError
 from train.sft import Trained, save_adapter, train_adapter
 

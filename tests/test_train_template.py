@@ -23,11 +23,11 @@ from tests.tiny_llama import (
     write_colour_data,
     write_tiny_llama,
 )
-from train.dataset import build_dataset
-from train.encode import encode
+from train.data.build import build_dataset
+from train.data.encode import encode
+from train.data.template import VARIED_YEARS, row_times, run_time, writes_time
 from train.errors import PrepareBaseError
 from train.sft import Trained, train_adapter
-from train.template import VARIED_YEARS, row_times, run_time, writes_time
 
 FIRST_DAY, NEXT_DAY = date(2026, 11, 28), date(2026, 11, 29)
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from trl.trainer.sft_trainer import SFTTrainer
 
 from train.attention import Packed, can_pack, packed_rows
-from train.encode import IGNORED
+from train.data.encode import IGNORED
 
 LossPath = Literal["packed rows", "shared prefix", "answer positions", "own forward"]
 # Fastest first. The model's own forward, given the labels, is what they must equal.

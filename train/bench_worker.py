@@ -42,8 +42,8 @@ from train.answer_loss import shared_prefix_length
 from train.attention import grouped_attention_of
 from train.base.quantize import load_causal_lm
 from train.compute import compute_in
-from train.encode import IGNORED, Encoded, encode
-from train.general import FORGETTING_TEXT
+from train.data.encode import IGNORED, Encoded, encode
+from train.data.general import FORGETTING_TEXT
 from train.recipe import lora_config
 from train.sft import (
     ADAPTER_NAME,

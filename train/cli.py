@@ -97,7 +97,7 @@ def show_base(
 def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEFAULT_HOME) -> None:
     """Build the data sets of domains: load, clean, split, hash."""
     with _shell():
-        from train.dataset import build_dataset
+        from train.data.build import build_dataset
         from train.tables import dataset_table
 
         for config in [load_domain(file) for file in files]:
@@ -115,10 +115,10 @@ def show_data(
     """Show what the model will learn: examples in the chat template, the learnt tokens in colour."""
     with _shell():
         from config.dataset import read_split
-        from train.dataset import build_dataset
-        from train.encode import encode_rows
+        from train.data.build import build_dataset
+        from train.data.encode import encode_rows
+        from train.data.template import row_times, run_time
         from train.tables import dataset_table, render_example, token_table
-        from train.template import row_times, run_time
 
         config = load_domain(file)
         manifest = build_dataset(config, Home(home))

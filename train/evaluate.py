@@ -13,9 +13,9 @@ from adapters.store.manifest import Evaluation, Forgetting, QualityBaseline, Sco
 from config.dataset import DatasetManifest, DatasetRow
 from quality.intervals import share_of
 from quality.scorers import AnswerFormat, is_exact_match
+from train.data.encode import encode_prompt
+from train.data.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
 from train.decoding import token_choice
-from train.encode import encode_prompt
-from train.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
 from train.generation import Continuation, IsFinished, continue_prompts
 
 BATCH_SIZE = 120

@@ -13,9 +13,9 @@ from adapters.fingerprint import FINGERPRINT_FILE, Fingerprint, GoldenPrompt
 from adapters.store.manifest import BaseManifest
 from config.dataset import DatasetRow
 from config.private import write_private
-from train.encode import Encoded, encode
+from train.data.encode import Encoded, encode
+from train.data.template import names_time
 from train.evaluate import without_adapter
-from train.template import names_time
 
 NUM_GOLDEN_PROMPTS = 6
 

@@ -33,9 +33,9 @@ from config.schema import DomainConfig, GatesConfig
 from quality.probes import write_probes
 from train.card import PLAIN_USER, write_model_card
 from train.compute import Shape, compute_in, measure_inference
-from train.dataset import build_dataset
+from train.data.build import build_dataset
+from train.data.encode import encode_prompt
 from train.decoding import check_format
-from train.encode import encode_prompt
 from train.evaluate import evaluate, measure_forgetting, quality_baseline
 from train.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
 from train.probes import make_probes, quality_rules

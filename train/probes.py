@@ -10,8 +10,8 @@ from config.dataset import DatasetRow
 from config.schema import DomainConfig
 from quality.drift import Exchange
 from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet
+from train.data.general import FORGETTING_TEXT
 from train.evaluate import Answer
-from train.general import FORGETTING_TEXT
 
 _BASELINE_SEED = 13
 

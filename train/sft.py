@@ -35,7 +35,8 @@ from train.attention import grouped_attention_of
 from train.base.prepare import library_versions
 from train.base.quantize import load_causal_lm
 from train.compute import Shape, compute_in, measure_training, set_precision
-from train.encode import Encoded, encode_rows
+from train.data.encode import Encoded, encode_rows
+from train.data.template import names_time, row_times, run_time
 from train.errors import ResumeError
 from train.lora_linear import fuse_lora
 from train.progress import TrainingProgress
@@ -50,7 +51,6 @@ from train.runs import (
     write_compute,
     write_template_time,
 )
-from train.template import names_time, row_times, run_time
 
 LIBRARIES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate", "datasets")
 TRAINED_SPLITS: tuple[Split, ...] = ("train", "validation")

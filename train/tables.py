@@ -13,7 +13,7 @@ from config.dataset import DatasetManifest
 if TYPE_CHECKING:  # transformers takes seconds to import, and only an example's rendering needs it
     from transformers import PreTrainedTokenizerBase
 
-    from train.encode import Encoded
+    from train.data.encode import Encoded
 
 _LEARNT = "bold green"
 

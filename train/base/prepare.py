@@ -30,8 +30,8 @@ from adapters.store.manifest import MANIFEST_FILE, BaseManifest
 from config.home import Home
 from config.schema import Quantization
 from train.base.quantize import Storage, choose_storage, load_causal_lm, quantize_folder
+from train.data.template import writes_time
 from train.errors import PrepareBaseError
-from train.template import writes_time
 
 DEFAULT_SOURCE = "smollm2-135m"
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors")

@@ -25,9 +25,9 @@ from config.errors import DatasetError
 from config.home import Home
 from config.private import close_to_others, make_private_folder, write_private
 from config.schema import DataConfig, DomainConfig
-from train.duplicates import NearDuplicates
+from train.data.duplicates import NearDuplicates
+from train.data.sources import Example, SourceData, normalize, read_source, source_identity
 from train.errors import DataError
-from train.sources import Example, SourceData, normalize, read_source, source_identity
 
 # The code that decides the rows: a data set built by other code is built again.
 BUILDERS = ("dataset.py", "duplicates.py", "general.py", "sources.py")

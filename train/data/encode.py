@@ -8,8 +8,8 @@ from transformers import PreTrainedTokenizerBase
 
 from config.dataset import DatasetRow, Message, conversation
 from config.schema import ChatConfig
+from train.data.template import render
 from train.errors import DataError
-from train.template import render
 
 IGNORED = -100
 

@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from config.schema import AnswerConfig, DataConfig
+from train.data.general import GENERAL_REQUESTS
 from train.errors import DataError
-from train.general import GENERAL_REQUESTS
 
 # Number of the ICD-10-CM chapter -> its subject in words (short, so that an answer is few tokens).
 ICD_CHAPTERS = {

@@ -1,0 +1,1 @@
+"""Datasets: sources, splits, duplicates, encoding."""
