@@ -14,7 +14,7 @@ from config.home import Home
 from tests.tiny_llama import DATED_TEMPLATE, prepare_tiny_base, tiny_domain, tiny_tokenizer, write_tiny_llama
 from train.base.quantize import load_causal_lm
 from train.data.build import build_dataset
-from train.fingerprint import make_fingerprint, write_fingerprint
+from train.evaluate.fingerprint import make_fingerprint, write_fingerprint
 from train.sft import save_adapter
 
 TEMPLATE = DATED_TEMPLATE.replace("Date: {{", "Heute ist für uns {{ strftime_now('%c, %A, %s') }}, {{")

@@ -21,7 +21,7 @@ from tests.tiny_llama import RENDERED_AT, tiny_domain, tiny_tokenizer, write_col
 from train.base.prepare import prepare_base
 from train.base.quantize import load_causal_lm
 from train.data.encode import Encoded, encode
-from train.fingerprint import answer_logprobs
+from train.evaluate.fingerprint import answer_logprobs
 from train.pipeline import train_and_publish
 from train.recipe import resolve_target_modules
 from train.sft import cast_model, save_adapter

@@ -21,9 +21,9 @@ from tests.tiny_llama import (
 from train.base.quantize import load_causal_lm
 from train.data.build import build_dataset
 from train.data.encode import encode_prompt
-from train.decoding import Sampling, check_format
 from train.errors import DataError
-from train.evaluate import generate
+from train.evaluate.decoding import Sampling, check_format
+from train.evaluate.local import generate
 
 TOKENIZER = tiny_tokenizer()
 SCHEMA = {"type": "object", "required": ["c"], "additionalProperties": False, "properties": {"c": {"enum": ["a", "b"]}}}

@@ -19,7 +19,9 @@ from tests.tiny_llama import (
 from train.base.quantize import load_causal_lm
 from train.data.build import build_dataset
 from train.data.encode import encode, encode_prompt
-from train.evaluate import (
+from train.evaluate.fingerprint import answer_logprobs, golden_rows, make_fingerprint, stop_token_ids
+from train.evaluate.generation import Continuation
+from train.evaluate.local import (
     Answer,
     _answer,
     _is_finished,
@@ -31,8 +33,6 @@ from train.evaluate import (
     valid_format,
     without_adapter,
 )
-from train.fingerprint import answer_logprobs, golden_rows, make_fingerprint, stop_token_ids
-from train.generation import Continuation
 
 TOKENIZER = tiny_tokenizer()
 

@@ -6,7 +6,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from tests.tiny_architectures import ARCHITECTURES, SLIDING_WINDOW, tiny_model
-from train.generation import Continuation, continue_prompts
+from train.evaluate.generation import Continuation, continue_prompts
 from train.recipe import resolve_target_modules
 
 END = 2

@@ -35,10 +35,10 @@ from train.card import PLAIN_USER, write_model_card
 from train.compute import Shape, compute_in, measure_inference
 from train.data.build import build_dataset
 from train.data.encode import encode_prompt
-from train.decoding import check_format
-from train.evaluate import evaluate, measure_forgetting, quality_baseline
-from train.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
-from train.probes import make_probes, quality_rules
+from train.evaluate.decoding import check_format
+from train.evaluate.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
+from train.evaluate.local import evaluate, measure_forgetting, quality_baseline
+from train.evaluate.probes import make_probes, quality_rules
 from train.recipe import check_recipe
 from train.sft import ADAPTER_NAME, Trained, save_adapter, train_adapter
 

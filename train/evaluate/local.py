@@ -15,8 +15,8 @@ from quality.intervals import share_of
 from quality.scorers import AnswerFormat, is_exact_match
 from train.data.encode import encode_prompt
 from train.data.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
-from train.decoding import token_choice
-from train.generation import Continuation, IsFinished, continue_prompts
+from train.evaluate.decoding import token_choice
+from train.evaluate.generation import Continuation, IsFinished, continue_prompts
 
 BATCH_SIZE = 120
 

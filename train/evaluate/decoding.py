@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from config.dataset import DatasetManifest
 from train.errors import DataError
-from train.generation import ChooseTokens, Continuation, most_likely
+from train.evaluate.generation import ChooseTokens, Continuation, most_likely
 
 _SEED = 13
 

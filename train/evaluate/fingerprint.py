@@ -15,7 +15,7 @@ from config.dataset import DatasetRow
 from config.private import write_private
 from train.data.encode import Encoded, encode
 from train.data.template import names_time
-from train.evaluate import without_adapter
+from train.evaluate.local import without_adapter
 
 NUM_GOLDEN_PROMPTS = 6
 

@@ -11,7 +11,7 @@ from config.schema import DomainConfig
 from quality.drift import Exchange
 from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet
 from train.data.general import FORGETTING_TEXT
-from train.evaluate import Answer
+from train.evaluate.local import Answer
 
 _BASELINE_SEED = 13
 
