@@ -22,8 +22,8 @@ from train.base.prepare import prepare_base
 from train.base.quantize import load_causal_lm
 from train.data.encode import Encoded, encode
 from train.evaluate.fingerprint import answer_logprobs
+from train.methods.recipe import resolve_target_modules
 from train.pipeline import train_and_publish
-from train.recipe import resolve_target_modules
 from train.sft import cast_model, save_adapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]

@@ -19,7 +19,7 @@ from train.answer_loss import (
 )
 from train.attention import grouped_attention_of
 from train.data.encode import IGNORED
-from train.recipe import resolve_target_modules
+from train.methods.recipe import resolve_target_modules
 
 NUM_SHARED = 2 * SLIDING_WINDOW + 3
 SCALED = ("gemma2", "granite", "cohere")

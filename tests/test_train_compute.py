@@ -23,7 +23,7 @@ from train.compute import (
     set_precision,
     time_each,
 )
-from train.recipe import lora_config
+from train.methods.recipe import lora_config
 
 BF16, FLOAT32, FEWER = Candidate("bfloat16", 2), Candidate("float32", 2), Candidate("float32", 1)
 

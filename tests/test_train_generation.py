@@ -7,7 +7,7 @@ from transformers import Lfm2Config, Lfm2ForCausalLM
 
 from tests.tiny_architectures import ARCHITECTURES, SLIDING_WINDOW, tiny_model
 from train.evaluate.generation import Continuation, continue_prompts
-from train.recipe import resolve_target_modules
+from train.methods.recipe import resolve_target_modules
 
 END = 2
 SHARED = tuple(range(3, 3 + SLIDING_WINDOW + 4))

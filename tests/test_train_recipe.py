@@ -6,7 +6,7 @@ import torch
 from config.schema import RecipeConfig
 from tests.tiny_architectures import ARCHITECTURES, tiny_model
 from train.errors import RecipeError
-from train.recipe import check_recipe, resolve_target_modules
+from train.methods.recipe import check_recipe, resolve_target_modules
 
 
 @pytest.mark.parametrize(

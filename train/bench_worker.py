@@ -44,7 +44,7 @@ from train.base.quantize import load_causal_lm
 from train.compute import compute_in
 from train.data.encode import IGNORED, Encoded, encode
 from train.data.general import FORGETTING_TEXT
-from train.recipe import lora_config
+from train.methods.recipe import lora_config
 from train.sft import (
     ADAPTER_NAME,
     make_trainer,

@@ -39,8 +39,8 @@ from train.data.encode import Encoded, encode_rows
 from train.data.template import names_time, row_times, run_time
 from train.errors import ResumeError
 from train.lora_linear import fuse_lora
+from train.methods.recipe import check_recipe, lora_config
 from train.progress import TrainingProgress
-from train.recipe import check_recipe, lora_config
 from train.runs import (
     is_run_of,
     last_checkpoint,

@@ -1,0 +1,1 @@
+"""Training methods: what a recipe configures."""
