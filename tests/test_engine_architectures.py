@@ -23,8 +23,8 @@ from train.base.quantize import load_causal_lm
 from train.data.encode import Encoded, encode
 from train.evaluate.fingerprint import answer_logprobs
 from train.methods.recipe import resolve_target_modules
+from train.objectives.sft import cast_model, save_adapter
 from train.pipeline import train_and_publish
-from train.sft import cast_model, save_adapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

@@ -10,16 +10,16 @@ from trl.trainer.sft_config import SFTConfig
 
 from tests.tiny_architectures import ARCHITECTURES, SLIDING_WINDOW, tiny_model
 from tests.tiny_llama import tiny_tokenizer
-from train.answer_loss import (
+from train.attention import grouped_attention_of
+from train.data.encode import IGNORED
+from train.methods.recipe import resolve_target_modules
+from train.objectives.answer_loss import (
     AnswerLossTrainer,
     Batch,
     LossPaths,
     loss_and_gradient,
     shared_prefix_length,
 )
-from train.attention import grouped_attention_of
-from train.data.encode import IGNORED
-from train.methods.recipe import resolve_target_modules
 
 NUM_SHARED = 2 * SLIDING_WINDOW + 3
 SCALED = ("gemma2", "granite", "cohere")
@@ -156,7 +156,7 @@ def test_a_longer_batch_is_compared_again_and_a_shorter_one_is_not() -> None:
 
 
 def test_the_path_and_its_figures_are_logged(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO", logger="train.answer_loss"):
+    with caplog.at_level("INFO", logger="train.objectives.answer_loss"):
         LossPaths().choose(adapted("gemma2"), batch_of(random_batch(NUM_SHARED), NUM_SHARED))
     assert "training loss by shared prefix equals the model's own forward at 55 tokens: loss" in caplog.text
 

@@ -10,10 +10,10 @@ from peft import get_peft_model
 from config.home import Home
 from config.schema import RecipeConfig
 from tests.tiny_llama import prepare_tiny_base, tiny_tokenizer, write_tiny_llama
-from train.answer_loss import shared_prefix_length
 from train.base.quantize import load_causal_lm
 from train.bench_worker import BatchShape, Product, examples, flops_of, products_of, shape_of
 from train.methods.recipe import lora_config
+from train.objectives.answer_loss import shared_prefix_length
 
 IGNORED = -100
 

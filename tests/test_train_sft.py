@@ -12,11 +12,11 @@ from config.dataset import DatasetManifest, DatasetRow, Split, read_split
 from config.home import Home
 from config.schema import DomainConfig
 from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
-from train.answer_loss import AnswerLossTrainer
 from train.compute import unmeasured
 from train.data.build import build_dataset
 from train.errors import RecipeError, ResumeError
-from train.sft import Trained, save_adapter, train_adapter
+from train.objectives.answer_loss import AnswerLossTrainer
+from train.objectives.sft import Trained, save_adapter, train_adapter
 
 pytestmark = pytest.mark.slow
 

@@ -27,7 +27,7 @@ from train.data.build import build_dataset
 from train.data.encode import encode
 from train.data.template import VARIED_YEARS, row_times, run_time, writes_time
 from train.errors import PrepareBaseError
-from train.sft import Trained, train_adapter
+from train.objectives.sft import Trained, train_adapter
 
 FIRST_DAY, NEXT_DAY = date(2026, 11, 28), date(2026, 11, 29)
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"

@@ -38,14 +38,14 @@ from adapters.store.manifest import ComputeRecord, Precision
 from config.dataset import Message
 from config.schema import RecipeConfig
 from config.signals import interrupted_by_sigterm
-from train.answer_loss import shared_prefix_length
 from train.attention import grouped_attention_of
 from train.base.quantize import load_causal_lm
 from train.compute import compute_in
 from train.data.encode import IGNORED, Encoded, encode
 from train.data.general import FORGETTING_TEXT
 from train.methods.recipe import lora_config
-from train.sft import (
+from train.objectives.answer_loss import shared_prefix_length
+from train.objectives.sft import (
     ADAPTER_NAME,
     make_trainer,
     measure_compute,

@@ -40,7 +40,7 @@ from train.evaluate.fingerprint import adapted_modules, make_fingerprint, write_
 from train.evaluate.local import evaluate, measure_forgetting, quality_baseline
 from train.evaluate.probes import make_probes, quality_rules
 from train.methods.recipe import check_recipe
-from train.sft import ADAPTER_NAME, Trained, save_adapter, train_adapter
+from train.objectives.sft import ADAPTER_NAME, Trained, save_adapter, train_adapter
 
 logger = logging.getLogger(__name__)
 

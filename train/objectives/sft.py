@@ -30,7 +30,6 @@ from adapters.store.manifest import BaseManifest, ComputeRecord, TrainingRecord
 from config.dataset import DatasetManifest, DatasetRow, Split
 from config.progress import Progress, shown
 from config.schema import DomainConfig, RecipeConfig
-from train.answer_loss import AnswerLossTrainer
 from train.attention import grouped_attention_of
 from train.base.prepare import library_versions
 from train.base.quantize import load_causal_lm
@@ -40,6 +39,7 @@ from train.data.template import names_time, row_times, run_time
 from train.errors import ResumeError
 from train.lora_linear import fuse_lora
 from train.methods.recipe import check_recipe, lora_config
+from train.objectives.answer_loss import AnswerLossTrainer
 from train.progress import TrainingProgress
 from train.runs import (
     is_run_of,
