@@ -23,8 +23,8 @@ from serve.api.metrics_port import MetricsPort
 from serve.api.model_cards import ModelCards
 from serve.app import Parts
 from serve.background import Failures, Loop
-from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
+from serve.limits.defaults import AnswerLengths
 from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
 from serve.observe.metrics import ServeMetrics
 from serve.observe.observers import Observers

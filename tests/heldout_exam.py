@@ -10,8 +10,8 @@ from adapters.reference import Target
 from adapters.release.trials import Trial
 from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet, write_probes
 from quality.samples.store import QualityStore
-from serve.defaults import AnswerLengths
 from serve.errors import ServeError
+from serve.limits.defaults import AnswerLengths
 from serve.monitor.trial.heldout import HeldOut
 from tests.fake_engine import fingerprint
 from tests.peft_folders import draft_for, write_peft_folder

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
-from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Endpoint
+from serve.limits.defaults import AnswerLengths, fill_defaults
 from tests.serving import BASE_NAME, Serving, make_serving
 
 SCHEMA = {"type": "object", "properties": {"chapter": {"type": "string"}}}

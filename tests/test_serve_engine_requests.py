@@ -13,7 +13,7 @@ from config.limits import RequestLimits
 from serve.engine.protocol import Endpoint
 from serve.engine.requests import parse_request
 from serve.errors import InvalidRequestError
-from serve.limits import check_limits
+from serve.limits.limits import check_limits
 
 TYPES: dict[Endpoint, Any] = {
     "chat/completions": ChatCompletionRequest,

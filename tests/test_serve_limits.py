@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from config.limits import RequestLimits
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
-from serve.grammar_cost import pattern_cost
-from serve.limits import REFUSED_FIELDS, check_limits
+from serve.limits.grammar_cost import pattern_cost
+from serve.limits.limits import REFUSED_FIELDS, check_limits
 
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "responses")
 MESSAGES = [{"role": "user", "content": "Angina"}]

@@ -24,7 +24,7 @@ from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.api.openapi import completion_body
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
-from serve.limits import check_limits
+from serve.limits.limits import check_limits
 from tests.peft_folders import write_base_folder
 from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_serving
 from tests.tracked_files import ROOT

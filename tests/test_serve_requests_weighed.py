@@ -13,7 +13,7 @@ from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.engine.protocol import Answer, Endpoint
-from serve.limits import num_sequences, tokens_asked
+from serve.limits.limits import num_sequences, tokens_asked
 from tests.serving import BASE_NAME, Serving, make_serving
 
 pytestmark = pytest.mark.anyio

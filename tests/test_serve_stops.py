@@ -9,7 +9,7 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
-from serve.stops import without_empty_stops
+from serve.limits.stops import without_empty_stops
 from tests.serving import BASE_NAME, Serving, make_serving
 
 pytestmark = pytest.mark.anyio

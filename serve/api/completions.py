@@ -25,17 +25,17 @@ from serve.api.disconnect import run_until_disconnect
 from serve.api.responses import error_event, error_response, request_id, unexpected_error
 from serve.api.streaming import Backlog, HoldingStream
 from serve.background import is_told_to_end
-from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
-from serve.limits import check_limits, check_sequences, num_sequences, tokens_asked
+from serve.limits.defaults import AnswerLengths, fill_defaults
+from serve.limits.limits import check_limits, check_sequences, num_sequences, tokens_asked
+from serve.limits.stops import without_empty_stops
 from serve.observe.logs import log_request
 from serve.observe.observers import RequestObserver
 from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
 from serve.residency.residency import Residency
 from serve.routing.resolver import Resolution, Resolver
 from serve.routing.shadow import Shadow
-from serve.stops import without_empty_stops
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from config.limits import RequestLimits
 from serve.api.responses import ErrorAnswer
 from serve.engine.protocol import Endpoint
 from serve.errors import ForeignHostError, MediaTypeError, NotReadyError, RateLimitedError, ServeError
-from serve.limits import LOGPROBS, REFUSED_FIELDS, largest_numbers, most_entries
+from serve.limits.limits import LOGPROBS, REFUSED_FIELDS, largest_numbers, most_entries
 
 Schema = dict[str, Any]
 

@@ -16,9 +16,9 @@ from adapters.store.store import AdapterStore
 from adapters.store.usage import in_use
 from config.limits import RequestLimits
 from quality.probes import InvalidProbesError, read_probes
-from serve.defaults import check_defaults
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
+from serve.limits.defaults import check_defaults
 from serve.residency.parity import Parity, Tolerance, finite_logprobs, judge_parity, replay
 
 _MOST_REMEMBERED = 1024  # versions whose files passed

@@ -5,9 +5,9 @@ import logging
 from typing import Any
 
 from adapters.reference import Target
-from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Endpoint, Engine
 from serve.errors import ServeError
+from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.observe.metrics import ServeMetrics
 from serve.records import ask_as
 from serve.residency.residency import Residency

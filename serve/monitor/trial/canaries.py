@@ -6,8 +6,8 @@ from collections.abc import Callable
 from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from quality.samples.store import QualityStore
-from serve.defaults import AnswerLengths
 from serve.engine.protocol import Engine
+from serve.limits.defaults import AnswerLengths
 from serve.monitor.monitor import Monitor
 from serve.monitor.trial.controller import Controller
 from serve.monitor.trial.heldout import HeldOut

@@ -25,9 +25,9 @@ from quality.samples.kept import GeneralScore, ProbeScore
 from quality.samples.store import QualityStore
 from quality.scorers import is_exact_match
 from serve.clock import is_within, steady_time
-from serve.defaults import AnswerLengths, fill_defaults
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, NotFiniteError, NotReadyError, ServeError
+from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.monitor.trial.quiz import Due, ProbeListener, Quiz, Scored, Urgency
 from serve.observe.metrics import ServeMetrics
 from serve.records import ask_as

@@ -16,8 +16,8 @@ from config.limits import RequestLimits
 from config.schema import ServeConfig
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
-from serve.limits import answer_length, check_limits, default_length
-from serve.schema_limits import SCHEMAS, TOOLS
+from serve.limits.limits import answer_length, check_limits, default_length
+from serve.limits.schemas import SCHEMAS, TOOLS
 
 _SYSTEM_ROLES = ("system", "developer")
 _OWN_SHAPE = (*SCHEMAS, *TOOLS, "ignore_eos")

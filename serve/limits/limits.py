@@ -12,7 +12,9 @@ from types import MappingProxyType
 from typing import Any
 
 from config.limits import RequestLimits
-from serve.documents import (
+from serve.engine.protocol import Endpoint
+from serve.errors import InvalidRequestError
+from serve.limits.documents import (
     CONTAINERS,
     all_children,
     as_number,
@@ -25,9 +27,7 @@ from serve.documents import (
     texts,
     too_much,
 )
-from serve.engine.protocol import Endpoint
-from serve.errors import InvalidRequestError
-from serve.schema_limits import TOOLS, check_schemas
+from serve.limits.schemas import TOOLS, check_schemas
 
 _BY_MODEL_ONLY = "an adapter is chosen with `model`, never by a path"
 _CHANGES_COST = "it changes how much memory and time the reading of media takes"

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from config.limits import RequestLimits
-from serve.documents import as_number, check_depth, objects, shown, texts, too_much
 from serve.errors import InvalidRequestError
-from serve.grammar_cost import BOUNDS, GrammarBudget, node_cost, pattern_cost
+from serve.limits.documents import as_number, check_depth, objects, shown, texts, too_much
+from serve.limits.grammar_cost import BOUNDS, GrammarBudget, node_cost, pattern_cost
 
 TOOLS = ("tools", "functions")
 SCHEMAS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")

@@ -8,8 +8,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-from serve.documents import shown
 from serve.errors import InvalidRequestError
+from serve.limits.documents import shown
 
 _OPEN = r"\((?:\?(?:P?<\w{0,64}>|<?[=!]|[a-zA-Z-]{0,8}:|>))?"
 _TOKEN = re.compile(rf"\\.|{_OPEN}|\{{\d*(?:,\d*)?\}}|.", re.DOTALL)
