@@ -75,7 +75,7 @@ def cohens_kappa(
 
     The interval is Fisher's z of kappa, with the large-sample variance of Fleiss, Cohen and Everitt (1969). Alone that
     is far too sure of few labels, and a certainty where all agree; so it is computed with four imagined pairs added, as
-    Agresti and Coull (1998) do for shares: two agree, two are by chance. `tests/test_quality_agreement.py` measures
+    Agresti and Coull (1998) do for shares: two agree, two are by chance. `tests/quality/test_agreement.py` measures
     how often it covers.
 
     Args:

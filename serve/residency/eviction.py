@@ -3,7 +3,7 @@
 Least frequently used with ageing (as TinyLFU ages, Einziger et al. 2017): every `window` requests all counts are
 halved. An adapter is worth its count times what it costs to load again; of equals the least recently used goes. With
 1,000 adapters asked for as people do (Zipf), and room for 16, 44% of the requests find theirs resident; by last use
-alone 28% do, and to know all rates beforehand would give 45% (tests/test_serve_eviction.py).
+alone 28% do, and to know all rates beforehand would give 45% (tests/serve/residency/test_eviction.py).
 """
 
 from collections import Counter
