@@ -163,8 +163,8 @@ def vllm_command(
 def thread_settings(environment: Mapping[str, str], topology: Path = _TOPOLOGY) -> dict[str, str]:
     """How vLLM's threads are set on a CPU, for both servers alike.
 
-    What the environment says stays; else the defaults of `lorikeet serve` (`serve/engine/cpu/threads.py`): all of few cores
-    compute, with Intel's OpenMP where it is installed.
+    What the environment says stays; else the defaults of `lorikeet serve` (`serve/engine/cpu/threads.py`): all of few
+    cores compute, with Intel's OpenMP where it is installed.
     """
     given = {name: environment[name] for name in THREAD_SETTINGS if name in environment}
     runtime, cores = Path(sys.prefix) / "lib" / "libiomp5.so", physical_cores(topology)

@@ -26,6 +26,9 @@ from adapters.store.manifest import MANIFEST_FILE
 
 logger = logging.getLogger(__name__)
 
+FORMAT_VERSION = 1
+"""Raise it with every change of code after which the same base is rounded to other bytes."""
+
 _CONFIG_FILE = "config.json"
 _LARGEST = 127
 _LONGEST_S = 3600.0  # to round a base
@@ -95,10 +98,10 @@ def round_to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _key(base_folder: Path) -> str:
-    """Of all files of the base, as its manifest lists them, and of the code that rounds them."""
+    """Of all files of the base, as its manifest lists them, and of the format that they are rounded to."""
     read_base(base_folder)
     manifest = (base_folder / MANIFEST_FILE).read_bytes()
-    return hashlib.sha256(manifest + Path(__file__).read_bytes()).hexdigest()[:16]
+    return hashlib.sha256(f"format {FORMAT_VERSION} ".encode() + manifest).hexdigest()[:16]
 
 
 def _write(base_folder: Path, config: dict[str, Any], folder: Path) -> None:

@@ -1,9 +1,10 @@
 """The base's linear layers on a CPU: multiplied by what is fastest there, and with LoRA on all of them.
 
 vLLM (0.32, model_executor/layers/utils.py) multiplies bfloat16 by oneDNN where that can, else by torch. Here each shape
-of weights is measured once, when the first layer of that shape has its weights (serve/engine/cpu/linear_choice.py). From
-then on vLLM's own product, or kernels of serve/kernels/linear.cpp, serve all layers of that shape. Which one it is, the
-operator reads from a table that torch.compile does not see: a start that chooses otherwise compiles nothing anew.
+of weights is measured once, when the first layer of that shape has its weights (linear_choice.py, beside this file).
+From then on vLLM's own product, or kernels of serve/kernels/linear.cpp, serve all layers of that shape. Which one it
+is, the operator reads from a table that torch.compile does not see: a start that chooses otherwise compiles
+nothing anew.
 
 Without AMX oneDNN gets the weights of an int8 base, and nothing is left in their place (model_executor/kernels/linear/
 scaled_mm/cpu.py): vLLM's LoRA layers then look for a weight's device in vain. Here an empty weight is left.
