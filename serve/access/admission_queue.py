@@ -28,9 +28,9 @@ class _Tenant:
 class AdmissionQueue:
     """Decides who runs next. Time comes in as an argument, so the same calls give the same answers.
 
-    A request may run when its adapter is loaded, and when there is room for all its sequences (serve/access/capacity.py). Of
+    A request may run when its adapter is loaded, and when there is room for all its sequences (capacity.py). Of
     those whose adapters are loaded, the next is the one with the lowest priority, then of the tenant that has had the
-    fewest tokens (serve/access/fairness.py), then the oldest. Every `age_s` since a tenant's last turn at a priority makes up
+    fewest tokens (fairness.py), then the oldest. Every `age_s` since a tenant's last turn at a priority makes up
     for one level of it, so that nobody starves. Where the next one does not fit, others pass it, at most a batch of
     sequences; then the room that becomes free is kept for it. Tenants that hold nothing pass it in the reserve. Where
     it would be too much for its tenant, later ones of this tenant pass it, as many; then they wait until it runs.

@@ -16,7 +16,6 @@ from serve.observe.judge_metrics import JudgeMetrics
 from serve.observe.quality_metrics import QualityMetrics
 from serve.observe.series import Family, VersionFamilies, labels_of
 from serve.records import GenerationRecord, RequestRecord, current_source
-from serve.residency.parity import Parity
 
 # One series a counter instead of two; nobody queries `_created`.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
@@ -305,15 +304,15 @@ class ServeMetrics:
             group.e2e.of(*labels).observe(record.e2e_s)
             self._check_format(labels, record)
 
-    def adapter_loaded(self, manifest: Manifest, load_s: float, parity: Parity | None) -> None:
+    def adapter_loaded(self, manifest: Manifest, load_s: float, parity_error_nats: float | None) -> None:
         labels, group = (manifest.name, str(manifest.version)), self.adapters
         self.answers.learn(manifest)
         group.resident.of(*labels).set(1)
         group.loads.of(*labels).inc()
         group.load_seconds.of(*labels).observe(load_s)
         group.probes.of(*labels, "wrong")  # it is there at 0, so that `increase` sees the first one
-        if parity is not None:
-            group.parity_error.of(*labels).set(parity.adapter_error_nats)
+        if parity_error_nats is not None:
+            group.parity_error.of(*labels).set(parity_error_nats)
         if manifest.evaluation is not None:
             group.set_heldout(labels, manifest.evaluation)
 

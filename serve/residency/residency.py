@@ -34,7 +34,7 @@ _EXPECTED = (AdapterError, ServeError, OSError, MemoryError)
 class ResidencyObserver(Protocol):
     """Who wants to know of loads."""
 
-    def adapter_loaded(self, manifest: Manifest, load_s: float, parity: Parity | None) -> None: ...
+    def adapter_loaded(self, manifest: Manifest, load_s: float, parity_error_nats: float | None) -> None: ...
 
     def adapter_refused(self, target: Target, error: Exception) -> None: ...
 
@@ -267,7 +267,7 @@ class Residency:
             except Exception as error:  # boundary: whatever it is, the next try must find nothing of this one
                 await self._give_up(target, error)
         self._refusals.forget(target)
-        self._observer.adapter_loaded(checked.manifest, load_s, parity)
+        self._observer.adapter_loaded(checked.manifest, load_s, parity.adapter_error_nats if parity else None)
         _log_load(target, checked, load_s, parity)
 
     async def _give_up(self, target: Target, error: Exception) -> NoReturn:

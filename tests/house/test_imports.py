@@ -65,6 +65,85 @@ def test_nobody_imports_the_demo():
     assert importers_of({"demo"}, others) == []
 
 
+def room_of(module):
+    """The folder of a module of ours, or the module itself where it lies in its package's top folder."""
+    parts = module.split(".")
+    path = ROOT.joinpath(*parts)
+    folder = parts if path.is_dir() else parts[:-1]
+    return ".".join(parts[:2] if len(folder) == 1 else folder)
+
+
+@cache
+def modules_imported(path):
+    """Full names of our modules that one imports anywhere."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            modules = {name for name in names if is_module(name)}
+            found |= modules or {node.module}
+    return {name for name in found if name.partition(".")[0] in PACKAGES}
+
+
+def is_module(name):
+    path = ROOT.joinpath(*name.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def name_of(path):
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def rooms_imported(room):
+    """Rooms that a room of `serve` and its inner rooms import, others than themselves."""
+    found = {room_of(name) for path in modules_of(room.replace(".", "/")) for name in modules_imported(path)}
+    return {name for name in found if name.startswith("serve.") and not f"{name}.".startswith(f"{room}.")}
+
+
+def test_the_engine_knows_no_other_room_of_the_server():
+    assert rooms_imported("serve.engine") <= {"serve.errors", "serve.kernels", "serve.records"}
+
+
+def test_the_kernels_know_no_other_room():
+    assert rooms_imported("serve.kernels") == set()
+
+
+def test_the_api_is_known_only_to_the_application_and_its_assembly():
+    users = [
+        name_of(path) for path in modules_of("serve") if any("serve.api." in f"{m}." for m in modules_imported(path))
+    ]
+    assert {room_of(name) for name in users} - {"serve.api"} <= {"serve.app", "serve.build", "serve.cli"}
+
+
+def test_the_limits_of_a_request_know_only_errors_and_the_engines_protocol():
+    assert rooms_imported("serve.limits") <= {"serve.errors", "serve.engine"}
+
+
+def test_the_rooms_of_the_server_form_no_circle():
+    rooms = {room_of(name_of(path)) for path in modules_of("serve")}
+    graph = {room: rooms_imported(room) for room in rooms if room.count(".") == 1}
+    assert without_circles({room: {".".join(name.split(".")[:2]) for name in found} for room, found in graph.items()})
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert without_circles({name_of(path): modules_imported(path) for path in all_modules()})
+
+
+def without_circles(graph):
+    """Whether one can take away what imports nothing that is left until nothing is left."""
+    left = dict(graph)
+    while ends := [name for name, imported in left.items() if not imported & left.keys() - {name}]:
+        for name in ends:
+            del left[name]
+    return not left
+
+
+def test_a_circle_is_seen():
+    assert not without_circles({"a": {"b"}, "b": {"c"}, "c": {"a"}, "d": set()})
+
+
 def test_the_reader_of_imports_sees_those_inside_functions(tmp_path):
     path = tmp_path / "module.py"
     path.write_text("import a.b as c\ndef f():\n    from d.e import g\n")

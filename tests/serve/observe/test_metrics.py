@@ -15,7 +15,6 @@ from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.errors import AdapterRefusedError, ParityError
 from serve.observe.metrics import ServeMetrics
 from serve.records import GenerationRecord, RequestContext, RequestRecord, current_source
-from serve.residency.parity import Parity
 from tests.generations import generation
 from tests.serving import make_serving
 
@@ -44,7 +43,7 @@ def manifest(**changes: object) -> Manifest:
 
 def metrics_after(*records: GenerationRecord) -> CollectorRegistry:
     metrics = ServeMetrics(CollectorRegistry(), "base")
-    metrics.adapter_loaded(manifest(), 0.5, Parity(0.02, 0.01))
+    metrics.adapter_loaded(manifest(), 0.5, 0.02)
     for each in records:
         metrics.generation_started(each.lora_name)
         metrics.generation_finished(each)
@@ -190,7 +189,7 @@ def retired() -> ServeMetrics:
     """Metrics of a version that was used in every way, and then removed while a request for it was in flight."""
     metrics = ServeMetrics(CollectorRegistry(), "base")
     target = Target("medical", 3)
-    metrics.adapter_loaded(manifest(), 0.5, Parity(0.02, 0.01))
+    metrics.adapter_loaded(manifest(), 0.5, 0.02)
     metrics.request_finished(request())
     metrics.generation_started("medical@3")
     metrics.generation_started("medical@3")
