@@ -1,1 +1,4 @@
-"""What an adapter's files must be before they are published or imported."""
+"""Whether a PEFT folder can be served.
+
+`lint_folder` (lint.py) finds, `raise_errors` refuses, `check_publishable` does both before a publish.
+"""

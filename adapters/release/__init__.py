@@ -1,1 +1,1 @@
-"""Which version answers: aliases, traffic splits, and trials of a canary."""
+"""Which version answers: `current_aliases`, traffic between versions (traffic.py), and a canary's trial (trials.py)."""

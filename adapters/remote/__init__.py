@@ -1,1 +1,1 @@
-"""Adapter stores on other machines."""
+"""Stores on other machines, through fsspec: `RemoteStore` (remote.py)."""

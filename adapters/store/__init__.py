@@ -1,1 +1,4 @@
-"""Adapter versions on disk: immutable folders, manifests, histories."""
+"""Versions on disk: immutable folders, manifests, histories.
+
+Start at `AdapterStore` (store.py); `Manifest` describes a version.
+"""

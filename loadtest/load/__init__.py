@@ -1,1 +1,1 @@
-"""The load generator: workload, arrivals, client, records."""
+"""The load generator: workload, arrivals, transport, records. `Runner` measures one run."""

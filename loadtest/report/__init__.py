@@ -1,1 +1,1 @@
-"""Statistics, comparisons, objectives, and reports of load tests."""
+"""What a run's records say: statistics, comparison, SLOs, plots."""

@@ -1,1 +1,1 @@
-"""Searches over load: capacity, sweep, cliff."""
+"""Runs that search: capacity under an SLO, a sweep of rates, the adapter cliff."""

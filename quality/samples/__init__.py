@@ -1,1 +1,1 @@
-"""The SQLite store of samples, and what it holds."""
+"""What is kept of traffic: `QualityStore`, an SQLite file (store.py), its records, schema and privacy modes."""

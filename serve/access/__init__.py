@@ -1,1 +1,4 @@
-"""Who may send requests, how many, and whose turn it is."""
+"""Who may use the server, and when: API keys, limits per key, fair admission.
+
+`KeyRing`, `TenantLimits`, `Admission`.
+"""

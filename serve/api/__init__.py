@@ -1,1 +1,4 @@
-"""The HTTP API: completions, responses, administration."""
+"""The HTTP routes: completions, administration, errors, bodies, streams, and what keeps web pages out.
+
+`Completions`, `admin_router`.
+"""

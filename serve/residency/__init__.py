@@ -1,1 +1,4 @@
-"""Which adapters are loaded, and the checks before one answers."""
+"""Which versions are in the engine: loads, checks before an answer, eviction, quarantine.
+
+`Residency`, `StoreWatcher`.
+"""

@@ -1,1 +1,1 @@
-"""Preparation and quantization of a base model."""
+"""Base models as served: `prepare_base` (prepare.py), and their quantization."""

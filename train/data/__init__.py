@@ -1,1 +1,1 @@
-"""Datasets: sources, splits, duplicates, encoding."""
+"""Data sets: sources, duplicates and splits (`build_dataset`, build.py), and their tokens (encode.py)."""

@@ -1,1 +1,1 @@
-"""Evaluation of an adapter after training."""
+"""Base and adapter after training: scores on held-out examples (local.py), fingerprint, held-out questions."""

@@ -1,1 +1,1 @@
-"""Training methods: what a recipe configures."""
+"""What is trained in the base: a recipe as PEFT's and TRL's settings (recipe.py)."""

@@ -1,1 +1,1 @@
-"""The parts of vLLM that are replaced on CPUs."""
+"""What is replaced in vLLM on a CPU: LoRA, linear layers, attention, sampling, threads."""

@@ -1,1 +1,1 @@
-"""Loading of adapters into the engine: packed copies, mapped files."""
+"""Adapters made ready for the engine outside of it: packed by `Stager` (staging.py), mapped by the worker."""

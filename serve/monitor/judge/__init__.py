@@ -1,1 +1,1 @@
-"""Judges: asking a model to score answers."""
+"""A model that grades answers: `Judging`, on `EngineJudge` or `HttpJudge`."""

@@ -1,1 +1,1 @@
-"""Human labels: import, export, agreement."""
+"""Human labels: `Labelling`, and their table as CSV."""

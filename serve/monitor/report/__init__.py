@@ -1,1 +1,1 @@
-"""The quality report, as text and HTML."""
+"""`lorikeet quality report`: what is collected, in a terminal, as JSON and as HTML with plots."""
