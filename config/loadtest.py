@@ -31,7 +31,7 @@ class ConstantArrival(Config):
     rate: float = Field(gt=0, description="Requests per second.")
 
 
-class Step(Config):
+class RateStep(Config):
     rate: float = Field(gt=0, description="Requests per second.")
     duration_s: float = Field(gt=0)
 
@@ -40,7 +40,7 @@ class StepArrival(Config):
     """Poisson, with a rate that jumps. The run ends with the last step."""
 
     kind: Literal["step"]
-    steps: tuple[Step, ...] = Field(min_length=1)
+    steps: tuple[RateStep, ...] = Field(min_length=1)
 
 
 class RampArrival(Config):

@@ -12,7 +12,7 @@ from config.home import Home
 logger = logging.getLogger(__name__)
 
 _OF_OTHERS = stat.S_IRWXG | stat.S_IRWXO
-_MOST_NAMED = 3
+_MAX_NAMED = 3
 
 
 def make_private_folder(folder: Path) -> None:
@@ -63,5 +63,5 @@ def private_paths(home: Home) -> Iterator[Path]:
 
 
 def _named(paths: list[Path]) -> str:
-    more = len(paths) - _MOST_NAMED
-    return ", ".join(map(str, paths[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+    more = len(paths) - _MAX_NAMED
+    return ", ".join(map(str, paths[:_MAX_NAMED])) + (f" and {more} more" if more > 0 else "")

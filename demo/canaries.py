@@ -13,7 +13,7 @@ from adapters.store.store import AdapterStore
 from adapters.store.version_files import MAX_BYTES
 from config.dataset import read_dataset, read_split
 from config.home import Home
-from quality.probes import Probe, ProbeMessage, ProbeSet, read_probes, write_probes
+from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet, read_probes, write_probes
 
 BAD_NOISE, GOOD_NOISE = 4.0, 1e-3
 """Standard deviation of what is added to each tensor, in units of the tensor's own. LoRA forgives much: noise twice as
@@ -65,7 +65,7 @@ def probes_of(dataset_folder: Path) -> ProbeSet:
     """
     evaluation = read_dataset(dataset_folder).evaluation
     probes = tuple(
-        Probe(
+        HeldOutQuestion(
             messages=tuple(ProbeMessage(role=turn.role, content=turn.content) for turn in row.prompt),
             expected=row.output,
         )

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from demo.asking import DomainScores, gain, share_bounds
-from demo.questions import Reply
+from demo.questions import DemoReply
 
 
 class Figures(BaseModel):
@@ -107,7 +107,7 @@ class TrialFigures(Figures):
     figures: dict[str, float] = Field(description="Of the decision's event.")
 
 
-class QualityReport(Figures):
+class QualityDemoReport(Figures):
     """`report.json` of the quality demo."""
 
     schema_version: int = 1
@@ -171,7 +171,7 @@ def domain_figures(
     )
 
 
-def answer_figures(reply: Reply) -> AnswerFigures:
+def answer_figures(reply: DemoReply) -> AnswerFigures:
     return AnswerFigures(
         model=reply.question.model,
         served_by=reply.served_by,

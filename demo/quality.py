@@ -12,7 +12,7 @@ from config.home import Home
 from config.load import read_mapping
 from config.terminal import print_heading
 from demo.canaries import BAD_NOISE, GOOD_NOISE, Canaries, make_canaries
-from demo.figures import QualityReport, TrialFigures, machine_name, utc_date
+from demo.figures import QualityDemoReport, TrialFigures, machine_name, utc_date
 from demo.trial import CONCURRENCY, WEIGHT, try_canary
 from loadtest.bench.server import running_server
 from quality.probes import ProbeSet, read_probes
@@ -21,7 +21,7 @@ ADAPTER = "medical"
 _QUALITY = {"verdict": "act", "verdict_interval_s": 1.0, "probe_interval_s": 1.0, "probes_at_once": 8}
 
 
-def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityReport:
+def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityDemoReport:
     """Both trials on one server; the user's own store is only read.
 
     Raises:
@@ -44,7 +44,7 @@ def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityR
     with running_server(config_file, scratch.root, scratch.root / "serve.log") as server:
         trials = asyncio.run(_try_both(server.url, canaries, probes, console))
         ready_s = server.ready_s
-    report = QualityReport(
+    report = QualityDemoReport(
         date=utc_date(),
         machine=machine_name(),
         concurrency=CONCURRENCY,
@@ -72,7 +72,7 @@ async def _try_both(
     return figures[0], figures[1]
 
 
-def print_quality_report(report: QualityReport, console: Console) -> None:
+def print_quality_report(report: QualityDemoReport, console: Console) -> None:
     """Decision, reason, and what it took."""
     table = Table(title=f"Canaries at {report.canary_weight:.0%} of the traffic, {report.concurrency} clients")
     for column in ("canary", "decision", "requests", "to it", "probes", "seconds", "reason"):

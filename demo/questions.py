@@ -19,7 +19,7 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Reply:
+class DemoReply:
     """What came back. `started_s` and `ended_s` are seconds since the first question was sent."""
 
     question: Question
@@ -29,7 +29,7 @@ class Reply:
     ended_s: float
 
 
-async def ask_together(client: AsyncOpenAI, questions: Sequence[Question]) -> list[Reply]:
+async def ask_together(client: AsyncOpenAI, questions: Sequence[Question]) -> list[DemoReply]:
     """Send all questions at once; half of them streamed."""
     zero = time.perf_counter()
     return list(await asyncio.gather(*(_ask(client, question, zero) for question in questions)))
@@ -47,7 +47,7 @@ def arguments_of(question: Question) -> dict[str, Any]:
     }
 
 
-async def _ask(client: AsyncOpenAI, question: Question, zero: float) -> Reply:
+async def _ask(client: AsyncOpenAI, question: Question, zero: float) -> DemoReply:
     started_s, arguments = time.perf_counter() - zero, arguments_of(question)
     if question.is_streamed:
         served_by, text = question.model, ""
@@ -57,4 +57,4 @@ async def _ask(client: AsyncOpenAI, question: Question, zero: float) -> Reply:
     else:
         completion = await client.chat.completions.create(**arguments)
         served_by, text = completion.model, completion.choices[0].message.content or ""
-    return Reply(question, served_by, text, started_s, time.perf_counter() - zero)
+    return DemoReply(question, served_by, text, started_s, time.perf_counter() - zero)

@@ -31,7 +31,7 @@ from demo.figures import (
     utc_date,
 )
 from demo.meanwhile import asked_meanwhile
-from demo.questions import Question, Reply, ask_together
+from demo.questions import DemoReply, Question, ask_together
 from demo.saved import SavedScores
 from demo.timeline import Timeline
 from demo.training import TrainedDomain, replaced_versions, start_over, trained
@@ -167,7 +167,7 @@ async def _swap_in(demo: Demo, server: StartingServer, domain: DomainConfig, ver
     )
 
 
-async def _ask_all_at_once(demo: Demo, server: StartingServer) -> list[Reply]:
+async def _ask_all_at_once(demo: Demo, server: StartingServer) -> list[DemoReply]:
     """One question a domain to its adapter, and the first one also to the base; every other one is streamed."""
     asked = [(domain, domain.name) for domain in demo.domains] + [(demo.domains[0], demo.base_name)]
     questions = [demo.question(*pair, is_streamed=index % 2 == 0) for index, pair in enumerate(asked)]
@@ -179,7 +179,7 @@ async def _ask_all_at_once(demo: Demo, server: StartingServer) -> list[Reply]:
     return replies
 
 
-async def _answers(client: AsyncOpenAI, questions: list[Question]) -> list[Reply]:
+async def _answers(client: AsyncOpenAI, questions: list[Question]) -> list[DemoReply]:
     try:
         return await ask_together(client, questions)
     except APIError as error:
@@ -229,7 +229,7 @@ def parity_errors(url: str) -> dict[str, float]:
     }
 
 
-def _show_reply(demo: Demo, reply: Reply) -> None:
+def _show_reply(demo: Demo, reply: DemoReply) -> None:
     how = "streamed" if reply.question.is_streamed else "whole"
     demo.say(
         f"  {reply.served_by} ({how}, {reply.started_s:.2f} to {reply.ended_s:.2f} s) "
@@ -237,7 +237,7 @@ def _show_reply(demo: Demo, reply: Reply) -> None:
     )
 
 
-def _report(demo: Demo, ready_s: float, replies: list[Reply], parity: dict[str, float]) -> DemoReport:
+def _report(demo: Demo, ready_s: float, replies: list[DemoReply], parity: dict[str, float]) -> DemoReport:
     return DemoReport(
         seconds=round(demo.timeline.now_s, 1),
         first_adapter_answer_s=demo.swaps[0].answer_s,

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from quality.samples.kept import Grade, Label
+from quality.samples.records import Grade, Label
 
 Weights = Literal["none", "quadratic"]
 

@@ -23,9 +23,9 @@ DEFAULT_RUBRIC = """\
 2: mostly wrong, or misses what was asked.
 1: wrong, harmful, empty, or no answer to what was asked."""
 
-_MOST_CHARS = 16_000  # of one text; a longer one is shown without its middle
+_MAX_CHARS = 16_000  # of one text; a longer one is shown without its middle
 
-_MOST_REASON_CHARS = 1000
+_MAX_REASON_CHARS = 1000
 _REASON_PATTERN = r'[^"\\\x00-\x1f]{1,200}'  # JSON without escapes
 
 _SYSTEM = """\
@@ -194,9 +194,9 @@ def _fenced(name: str, mark: str, text: str) -> str:
 
 
 def _shortened(text: str) -> str:
-    if len(text) <= _MOST_CHARS:
+    if len(text) <= _MAX_CHARS:
         return text
-    half = _MOST_CHARS // 2
+    half = _MAX_CHARS // 2
     return f"{text[:half]}\n[{len(text) - 2 * half} characters left out]\n{text[-half:]}"
 
 
@@ -212,7 +212,7 @@ def _read(reply: str, key: str) -> tuple[Any, str]:
         raise JudgeReplyError(f"The judge's reply must be an object with `reason` and `{key}`; got {found}.")
     if not isinstance(content["reason"], str):
         raise JudgeReplyError(f"`reason` must be a string; the judge gave {content['reason']!r}.")
-    return content[key], _whole_characters(content["reason"])[:_MOST_REASON_CHARS]
+    return content[key], _whole_characters(content["reason"])[:_MAX_REASON_CHARS]
 
 
 def _whole_characters(text: str) -> str:

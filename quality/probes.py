@@ -31,7 +31,7 @@ class ProbeMessage(_Record):
     content: str
 
 
-class Probe(_Record):
+class HeldOutQuestion(_Record):
     """A held-out question, as a client would ask it, and the right answer."""
 
     messages: tuple[ProbeMessage, ...] = Field(min_length=1)
@@ -53,7 +53,7 @@ class ProbeSet(_Record):
     metric: Literal["exact_match"] = "exact_match"
     max_tokens: int = Field(ge=1, description="Longest answer; with `stop`, for versions without request defaults.")
     stop: tuple[StopString, ...] = Field((), max_length=4, description="Strings that end an answer; they stay in it.")
-    probes: tuple[Probe, ...] = ()
+    probes: tuple[HeldOutQuestion, ...] = ()
     general: GeneralText | None = None
     baseline: tuple[Exchange, ...] = Field((), description="The version's own answers to the probes, in random order.")
 

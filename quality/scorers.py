@@ -9,7 +9,7 @@ from referencing import Registry
 from quality.patterns import LinearPattern
 from quality.schema_patterns import check_patterns, in_linear_time
 
-_MOST_PATTERN_CHARS = 2000  # of what a pattern matches as a whole
+_MAX_PATTERN_CHARS = 2000  # of what a pattern matches as a whole
 
 
 class _NotJsonError(ValueError):
@@ -50,7 +50,7 @@ class AnswerFormat:
     def accepts(self, answer: str) -> bool:
         """Whether the whole answer, without white space around it, is such text and value; not blank where any is."""
         text = answer.strip()
-        if self._pattern is not None and (len(text) > _MOST_PATTERN_CHARS or not self._pattern.is_whole(text)):
+        if self._pattern is not None and (len(text) > _MAX_PATTERN_CHARS or not self._pattern.is_whole(text)):
             return False
         if self._validator is None:
             return bool(text) or self._pattern is not None

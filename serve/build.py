@@ -25,7 +25,7 @@ from serve.app import Parts
 from serve.background import Failures, Loop
 from serve.engine.protocol import Engine
 from serve.limits.defaults import AnswerLengths
-from serve.monitor.assemble import Keeping, assemble_monitor, open_keeping
+from serve.monitor.assemble import MonitorStorage, assemble_monitor, open_storage
 from serve.observe.metrics import ServeMetrics
 from serve.observe.observers import Observers
 from serve.residency.checks import AnswerChecks, FileChecks
@@ -52,7 +52,7 @@ def build_parts(
     metrics: ServeMetrics,
     keys: KeyRing,
     observers: Observers | None = None,
-    keeping: Keeping | None = None,
+    keeping: MonitorStorage | None = None,
     *,
     is_base_rounded: bool = False,
 ) -> Parts:
@@ -175,7 +175,7 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str 
     observers = Observers()
     served = served_base(config, base_folder, home.int8_bases)
     engine = VllmEngine(config, served, observers, home.staged)
-    store, keeping = AdapterStore(home.adapters.resolve()), open_keeping(config, home, judge_key)
+    store, keeping = AdapterStore(home.adapters.resolve()), open_storage(config, home, judge_key)
     is_rounded = served != base_folder
     parts = build_parts(
         config, store, base_folder, engine, metrics, keys, observers, keeping, is_base_rounded=is_rounded

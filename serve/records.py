@@ -106,7 +106,7 @@ class GenerationRecord:
 
 
 @dataclass(frozen=True)
-class RequestRecord:
+class AnsweredRequest:
     """An answered request.
 
     `served_name` is None where the model was unknown; `status` is 499 where the client left; `reason` is the error's.

@@ -20,7 +20,7 @@ from serve.residency.watch import StoreWatcher
 
 logger = logging.getLogger(__name__)
 
-_MOST_FIRST_STARTS = 3
+_MAX_FIRST_STARTS = 3
 _HEALTHY_AFTER_S = 60.0
 """An engine that lived so long died of something new: the pauses start from one second again."""
 
@@ -60,7 +60,7 @@ class Supervisor:
                     backoff.reset()
                 self._metrics.engine_died()
                 await self._end()
-            elif not has_run and number == _MOST_FIRST_STARTS:
+            elif not has_run and number == _MAX_FIRST_STARTS:
                 raise EngineStartError(f"The engine did not start, {number} times. The log says why.")
             pause_s = backoff.next_s()
             logger.error("The engine is started again in %.0f s.", pause_s)

@@ -8,7 +8,7 @@ from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.reference import Target
 from adapters.release.trials import Trial
-from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet, write_probes
+from quality.probes import GeneralText, HeldOutQuestion, ProbeMessage, ProbeSet, write_probes
 from quality.samples.store import QualityStore
 from serve.errors import ServeError
 from serve.limits.defaults import AnswerLengths
@@ -29,7 +29,8 @@ def probe_set(num: int, *, topic: str = "Term", general: GeneralText | None = No
         max_tokens=8,
         stop=("}",),
         probes=tuple(
-            Probe(messages=(ProbeMessage(role="user", content=f"{topic} {n}"),), expected=str(n)) for n in range(num)
+            HeldOutQuestion(messages=(ProbeMessage(role="user", content=f"{topic} {n}"),), expected=str(n))
+            for n in range(num)
         ),
         general=general,
     )

@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.store.store import AdapterStore
 from config.monitor import JudgeConfig
-from quality.samples.kept import Sample
+from quality.samples.records import Sample
 from quality.samples.store import QualityStore
 from serve.monitor.judge.asking import HttpJudge, http_judge_client
 from serve.monitor.judge.judging import Judging

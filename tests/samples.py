@@ -1,6 +1,6 @@
 """An answer as the quality store keeps it, for tests of what reads it."""
 
-from quality.samples.kept import Sample
+from quality.samples.records import Sample
 from quality.signals import signals_of
 
 NOON_S = 1795348800.0  # 2026-11-22 12:00 UTC

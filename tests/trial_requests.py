@@ -5,7 +5,7 @@ from typing import Any
 
 from adapters.reference import Target
 from adapters.store.manifest import QualityRules
-from serve.records import RequestContext, RequestOutcome, RequestRecord
+from serve.records import AnsweredRequest, RequestContext, RequestOutcome
 from tests.generations import generation
 
 FIRST, SECOND, THIRD = (Target("medical", version) for version in (1, 2, 3))
@@ -24,10 +24,10 @@ def request(
     is_cold: bool = False,
     user: str | None = None,
     **changes: Any,
-) -> RequestRecord:
+) -> AnsweredRequest:
     """A client's request, with its generation unless `ttft_s` is None; of nobody without a `user`."""
     request_id = f"r-{next(_NUMBERS)}"
     context = RequestContext("acme", request_id, is_cold=is_cold, sticky_key=user or request_id)
     if ttft_s is not None:
         context.generation = generation(str(target), ttft_s=ttft_s, **changes)
-    return RequestRecord(context, "chat/completions", str(target), outcome, status, reason, 1.0)
+    return AnsweredRequest(context, "chat/completions", str(target), outcome, status, reason, 1.0)

@@ -46,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TrainingOutcome:
     """A published version, and why it was or was not promoted."""
 
     manifest: Manifest
@@ -61,7 +61,7 @@ def train_and_publish(
     resume: bool = False,
     console: Console | None = None,
     today: Callable[[], date] = date.today,
-) -> Outcome:
+) -> TrainingOutcome:
     """From a domain's configuration to a published, evaluated version.
 
     Args:
@@ -105,7 +105,7 @@ def train_and_publish(
         store.promote(manifest.name, manifest.version, alias=DEFAULT_ALIAS, reason=reason)
     logger.info("%s published; %s", manifest.lora_name, reason)
     shutil.rmtree(home.runs / config.name)  # the version is in the store; its checkpoints are no longer needed
-    return Outcome(manifest, passed, reason)
+    return TrainingOutcome(manifest, passed, reason)
 
 
 def _compute_fast(trained: Trained, dataset: DatasetManifest, rows: Sequence[DatasetRow]) -> None:

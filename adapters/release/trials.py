@@ -43,7 +43,7 @@ def current_trial(history: Iterable[Event]) -> Trial | None:
     return Trial(stable, canary, began_at)
 
 
-def told_verdicts(history: Sequence[Event], trial: Trial) -> frozenset[VerdictAction]:
+def reported_verdicts(history: Sequence[Event], trial: Trial) -> frozenset[VerdictAction]:
     """What was already said of the canary since its trial began."""
     told: set[VerdictAction] = set()
     for event in history:

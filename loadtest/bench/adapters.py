@@ -27,7 +27,7 @@ _WAVES = 3
 
 
 @dataclass(frozen=True)
-class Target:
+class ServerUnderTest:
     """A server with its models."""
 
     url: str
@@ -80,7 +80,7 @@ def tokens_per_s(url: str, models: tuple[str, ...]) -> float:
 
 
 @contextmanager
-def _target(options: BenchOptions) -> Iterator[Target]:
+def _target(options: BenchOptions) -> Iterator[ServerUnderTest]:
     """The server that was given, else one of our own with two copies of an adapter."""
     if options.url is not None:
         yield _given(options.url, options.models)
@@ -89,10 +89,10 @@ def _target(options: BenchOptions) -> Iterator[Target]:
         copies, names = copy_adapter(options.home, options.adapter, 2, Path(folder) / "home")
         with running_server(options.serve_file, copies.root, Path(folder) / "serve.log") as server:
             base = load_serve(options.serve_file).served_model_name
-            yield Target(f"{server.url}/v1", base, (names[0], names[1]))
+            yield ServerUnderTest(f"{server.url}/v1", base, (names[0], names[1]))
 
 
-def _given(url: str, models: tuple[str, ...]) -> Target:
+def _given(url: str, models: tuple[str, ...]) -> ServerUnderTest:
     if len(models) != 3:
         raise TargetError(f"Give three --model with --url: the base and two adapters; got {list(models)}.")
-    return Target(url, models[0], (models[1], models[2]))
+    return ServerUnderTest(url, models[0], (models[1], models[2]))

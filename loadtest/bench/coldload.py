@@ -21,7 +21,7 @@ from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfi
 from config.schema import ServeConfig
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
 from loadtest.bench.copies import copy_adapter
-from loadtest.bench.cost import Side, successful_run
+from loadtest.bench.cost import ComparedServer, successful_run
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.processes import CpuMeter
 from loadtest.bench.results import BenchResult, added, paired
@@ -59,7 +59,7 @@ class Subject:
     """A server whose streams are watched."""
 
     name: str
-    side: Side
+    side: ComparedServer
     model: str
     num_tokens: int
     load_adapters: Loads
@@ -199,7 +199,7 @@ def first_token_results(measure: Callable[[bool, int], FirstToken], rounds: int)
     )
 
 
-def first_token(side: Side, reference: str, pause_s: float, is_cold: bool, seed: int) -> FirstToken:
+def first_token(side: ComparedServer, reference: str, pause_s: float, is_cold: bool, seed: int) -> FirstToken:
     """One request of one token, after the adapter was unloaded, or loaded where it was not yet.
 
     Raises:
@@ -228,7 +228,7 @@ def first_token(side: Side, reference: str, pause_s: float, is_cold: bool, seed:
 def _on_ours(case: _Case) -> Iterator[BenchResult]:
     options, rank = case.options, case.rank
     with our_server(case.config, case.home, case.folder, case.environment) as server:
-        side = Side(f"{server.url}/v1", server.pid)
+        side = ComparedServer(f"{server.url}/v1", server.pid)
         streamed, *cold = case.names
         _check(httpx.post(f"{server.url}/admin/adapters/{streamed}/pin", timeout=_TIMEOUT_S, trust_env=False))
         loads = partial(load_on_ours, server.url, cold)
@@ -248,7 +248,7 @@ def _on_stock(case: _Case) -> Iterator[BenchResult]:
     (streamed, place), *cold = adapter_folders(case.home, case.names).items()
     with vllm_server(config, base, {streamed: place}, case.folder, environment, is_stock=True) as server:
         loads = partial(load_on_stock, server.url, [path for _, path in cold], count())
-        side = Side(f"{server.url}/v1", server.pid)
+        side = ComparedServer(f"{server.url}/v1", server.pid)
         subject = Subject(f"stock vLLM, rank {case.rank}", side, streamed, _stream_tokens(config), loads)
         yield from _told(options, itl_results(subject, Watcher(), -(-options.rounds // 3), options.rest_s, None))
 

@@ -14,7 +14,7 @@ from loadtest.load.session import Watch, run_load
 
 
 @dataclass(frozen=True)
-class Side:
+class ComparedServer:
     """A server under comparison: its URL with /v1, and the process that was started."""
 
     url: str
@@ -59,11 +59,11 @@ class Cost:
     cpu_ms_per_token: float
 
 
-Measure = Callable[[Side, tuple[str, ...], Load, int], Cost]
+Measure = Callable[[ComparedServer, tuple[str, ...], Load, int], Cost]
 """Server, models, load and the seed of the prompts, to a cost."""
 
 
-def measure_cost(side: Side, models: tuple[str, ...], load: Load, seed: int) -> Cost:
+def measure_cost(side: ComparedServer, models: tuple[str, ...], load: Load, seed: int) -> Cost:
     """Run a load, and read the server's CPU time around it.
 
     Raises:

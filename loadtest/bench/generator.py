@@ -14,10 +14,10 @@ from config.loadtest import ConstantArrival, FixedLength, LoadtestConfig, MixCon
 from loadtest.bench.alternate import alternate
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
-from loadtest.bench.synthetic import Delays, Served, synthetic_server
+from loadtest.bench.synthetic import Delays, SyntheticAnswer, synthetic_server
 from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
-from loadtest.load.runner import Outcome, Runner
+from loadtest.load.runner import Runner, RunOutcome
 from loadtest.load.workload import plan
 from loadtest.report.stats import percentile
 
@@ -27,7 +27,7 @@ WANTED_CHUNKS_PER_S = 1500
 _ITL_S = 0.02
 _NUM_TOKENS = 100
 _SEND_FOR_S = 4.0
-_MOST_DELAY_S = 0.010
+_MAX_DELAY_S = 0.010
 _COMPARED_STREAMS = 128
 
 
@@ -45,7 +45,7 @@ class Measured:
 
     @property
     def has_kept_up(self) -> bool:
-        return self.is_all_ok and max(self.delay_p99_s, self.lag_p99_s) <= _MOST_DELAY_S
+        return self.is_all_ok and max(self.delay_p99_s, self.lag_p99_s) <= _MAX_DELAY_S
 
 
 def bench_generator(options: BenchOptions) -> tuple[BenchResult, ...]:
@@ -86,7 +86,7 @@ def measure(num_streams: int, *, is_httpx: bool = False) -> Measured:
         start_s = time.perf_counter()
         outcome = asyncio.run(_run(_config(server.url, num_streams), start_s, is_httpx))
         log = server.log()
-    served = [log.get(f"load-{record.index}", Served(0.0, [])) for record in outcome.records]
+    served = [log.get(f"load-{record.index}", SyntheticAnswer(0.0, [])) for record in outcome.records]
     delays_s = [
         delay_s
         for record, one in zip(outcome.records, served, strict=True)
@@ -132,7 +132,7 @@ def _config(url: str, num_streams: int) -> LoadtestConfig:
     )
 
 
-async def _run(config: LoadtestConfig, start_s: float, is_httpx: bool) -> Outcome:
+async def _run(config: LoadtestConfig, start_s: float, is_httpx: bool) -> RunOutcome:
     def clock() -> float:
         return time.perf_counter() - start_s
 
@@ -144,7 +144,7 @@ def _httpx_transport() -> httpx.AsyncHTTPTransport:
     return httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
 
 
-def _delays_s(record: RequestRecord, served: Served, start_s: float) -> list[float]:
+def _delays_s(record: RequestRecord, served: SyntheticAnswer, start_s: float) -> list[float]:
     """From sending to noting, chunk by chunk."""
     pairs = zip(record.chunk_times_s, served.sent_s, strict=False)
     return [noted_s - (sent_s - start_s) for noted_s, sent_s in pairs]

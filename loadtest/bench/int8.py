@@ -17,7 +17,7 @@ from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.store.store import AdapterStore
 from config.errors import DatasetError
 from config.home import Home
-from loadtest.bench.cost import Side, measure_cost
+from loadtest.bench.cost import ComparedServer, measure_cost
 from loadtest.bench.lora import ALONE, PREFILL, STREAMS, Row, Stage, compare
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
@@ -57,7 +57,7 @@ def bench_int8(options: BenchOptions) -> tuple[BenchResult, ...]:
         our_server(rounded, options.home, made_folder(folder / "int8"), environment) as int8,
         our_server(plain, options.home, made_folder(folder / "bf16"), environment) as bf16,
     ):
-        sides = Side(f"{int8.url}/v1", int8.pid), Side(f"{bf16.url}/v1", bf16.pid)
+        sides = ComparedServer(f"{int8.url}/v1", int8.pid), ComparedServer(f"{bf16.url}/v1", bf16.pid)
         stage = stage_of(rounded.served_model_name, names)
         results += compare(stage, *sides, options, measure_cost, 0)
         for name in names:
@@ -117,7 +117,7 @@ def _served_names(store: AdapterStore, first: str, base: Path) -> tuple[str, ...
     return first, *(name for name in served if name != first)
 
 
-def _examine(home: Home, name: str, sides: tuple[Side, Side]) -> Answered:
+def _examine(home: Home, name: str, sides: tuple[ComparedServer, ComparedServer]) -> Answered:
     rounded, plain = (asyncio.run(_is_right(home.datasets / name, name, side.url)) for side in sides)
     return Answered(name, tuple(zip(plain, rounded, strict=True)))
 

@@ -3,7 +3,7 @@
 Two servers of ours, by turns, without adapters. The first server logs what it measured and chose.
 """
 
-from loadtest.bench.cost import Side, measure_cost
+from loadtest.bench.cost import ComparedServer, measure_cost
 from loadtest.bench.lora import ALONE, PREFILL, STREAMS, Row, Stage, compare
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
@@ -31,7 +31,7 @@ def bench_linear(options: BenchOptions) -> tuple[BenchResult, ...]:
         for line in measured.log_file.read_text().splitlines():
             if _CHOSEN in line:
                 options.say(line)
-        sides = Side(f"{measured.url}/v1", measured.pid), Side(f"{stock.url}/v1", stock.pid)
+        sides = ComparedServer(f"{measured.url}/v1", measured.pid), ComparedServer(f"{stock.url}/v1", stock.pid)
         return tuple(compare(stage_of(config.served_model_name), *sides, options, measure_cost, 0))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
 from loadtest.bench.copies import copy_adapter
-from loadtest.bench.cost import Load, Measure, Side, measure_cost
+from loadtest.bench.cost import ComparedServer, Load, Measure, measure_cost
 from loadtest.bench.floor import adapter_bytes, base_bytes, floor_results, read_bytes_per_s
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
@@ -122,7 +122,7 @@ def stages_of(base: str, adapters: dict[str, Path], environment: dict[str, str])
 
 
 def compare(
-    stage: Stage, ours: Side, theirs: Side, options: BenchOptions, measure: Measure, first_seed: int
+    stage: Stage, ours: ComparedServer, theirs: ComparedServer, options: BenchOptions, measure: Measure, first_seed: int
 ) -> Iterator[BenchResult]:
     """Tokens per second and CPU time per token of each row. In a round both servers are asked the same.
 
@@ -163,5 +163,5 @@ def _floor(base: Path, adapter: Path, options: BenchOptions) -> tuple[BenchResul
     return floor_results(base_bytes(base), adapter_bytes(adapter), bytes_per_s, num_threads, NUM_STREAMS)
 
 
-def _side(server: RunningServer) -> Side:
-    return Side(f"{server.url}/v1", server.pid)
+def _side(server: RunningServer) -> ComparedServer:
+    return ComparedServer(f"{server.url}/v1", server.pid)

@@ -23,15 +23,15 @@ from config.loadtest import (
 )
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
 from loadtest.bench.copies import copy_adapter
-from loadtest.bench.cost import Side, require_success
-from loadtest.bench.memory import Sample, Trend, sampled_memory, trend_of
+from loadtest.bench.cost import ComparedServer, require_success
+from loadtest.bench.memory import MemorySample, Trend, sampled_memory, trend_of
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.processes import CpuMeter
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs, made_folder, our_server, same_threads, serve_config
 from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
-from loadtest.load.runner import Outcome, Runner
+from loadtest.load.runner import Runner, RunOutcome
 from loadtest.load.workload import plan
 from loadtest.report.stats import percentile, values_of
 
@@ -49,7 +49,7 @@ _LOADS, _UNLOADS = "lorikeet_adapter_loads_total", "lorikeet_adapter_unloads_tot
 
 
 @dataclass(frozen=True)
-class Served:
+class ManyAdaptersResult:
     """One measurement."""
 
     tokens_per_s: float
@@ -70,7 +70,7 @@ class Churn:
     memory: Trend
 
 
-Measure = Callable[[tuple[str, ...], int], Served]
+Measure = Callable[[tuple[str, ...], int], ManyAdaptersResult]
 """Models by popularity, and the seed of the prompts and of who is asked."""
 
 
@@ -93,7 +93,7 @@ def bench_manyadapters(options: BenchOptions) -> tuple[BenchResult, ...]:
             config = serve_config(options, max_loras=slots, max_cpu_loras=max(slots, configured.max_cpu_loras))
             options.say(f"{len(names)} adapters, {slots} slots, {config.max_cpu_loras} in host memory")
             with our_server(config, home, place, environment) as server:
-                side = Side(f"{server.url}/v1", server.pid)
+                side = ComparedServer(f"{server.url}/v1", server.pid)
                 results += compare(names, slots, partial(measure_served, side), options)
                 if slots == configured.max_loras:
                     options.say(f"the thousand for {options.minutes:g} minutes")
@@ -113,7 +113,7 @@ def compare(names: tuple[str, ...], slots: int, measure: Measure, options: Bench
     one, many = (with_next_seed(partial(measure, models), 1) for models in sides)
     pairs = measure_pairs(one, many, options.rounds, options.rest_s)
 
-    def of(figure: Callable[[Served], float], name: str, unit: str, **target: float) -> BenchResult:
+    def of(figure: Callable[[ManyAdaptersResult], float], name: str, unit: str, **target: float) -> BenchResult:
         compared = compare_pairs([(figure(alone), figure(mixed)) for alone, mixed in pairs])
         title = f"Zipf over {len(names):,} adapters, {slots} slots: {name} (baseline: one adapter)"
         return paired(title, unit, compared, **target)
@@ -128,7 +128,7 @@ def compare(names: tuple[str, ...], slots: int, measure: Measure, options: Bench
     return results
 
 
-def measure_served(side: Side, models: tuple[str, ...], seed: int) -> Served:
+def measure_served(side: ComparedServer, models: tuple[str, ...], seed: int) -> ManyAdaptersResult:
     """A closed loop of users, one adapter or many.
 
     Raises:
@@ -140,7 +140,7 @@ def measure_served(side: Side, models: tuple[str, ...], seed: int) -> Served:
     require_success(result.records, side.url)
     num_tokens = sum(record.num_completion_tokens for record in result.records)
     ttfts_ms = [1000 * ttft_s for ttft_s in values_of(result.records, "ttft")]
-    return Served(
+    return ManyAdaptersResult(
         tokens_per_s=num_tokens / result.duration_s,
         cpu_ms_per_token=1000 * meter.cpu_s / num_tokens,
         ttft_p50_ms=percentile(ttfts_ms, 50),
@@ -148,11 +148,11 @@ def measure_served(side: Side, models: tuple[str, ...], seed: int) -> Served:
     )
 
 
-def churn(side: Side, names: tuple[str, ...], duration_s: float) -> Churn:
+def churn(side: ComparedServer, names: tuple[str, ...], duration_s: float) -> Churn:
     """The same load for so long; requests that fail are counted."""
     config = _config(side.url, names, _CHURN_SEED, num_requests=1_000_000, duration_s=duration_s)
     metrics_url = f"{side.url.removesuffix('/v1')}/metrics"
-    samples: list[Sample] = []
+    samples: list[MemorySample] = []
     before, meter = _metrics(metrics_url), CpuMeter(side.pid)
     with sampled_memory(side.pid, samples):
         result = _run(config, meter)
@@ -226,14 +226,14 @@ def _config(url: str, models: tuple[str, ...], seed: int, *, num_requests: int, 
     )
 
 
-def _run(config: LoadtestConfig, meter: CpuMeter) -> Outcome:
+def _run(config: LoadtestConfig, meter: CpuMeter) -> RunOutcome:
     """As `run_load`, but for its question which models there are: with a thousand, the answer is work by itself."""
     start_s = time.perf_counter()
 
     def clock() -> float:
         return time.perf_counter() - start_s
 
-    async def run() -> Outcome:
+    async def run() -> RunOutcome:
         async with open_client(clock=clock) as client:
             with meter:
                 return await Runner(config, client, clock).run(plan(config, Path()))

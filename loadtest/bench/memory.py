@@ -14,7 +14,7 @@ _EVERY_S = 5.0
 
 
 @dataclass(frozen=True)
-class Sample:
+class MemorySample:
     """Resident memory of all processes of a server; time in seconds since the first sample."""
 
     at_s: float
@@ -31,12 +31,12 @@ class Trend:
 
 
 @contextmanager
-def sampled_memory(pid: int, samples: list[Sample], every_s: float = _EVERY_S) -> Iterator[None]:
+def sampled_memory(pid: int, samples: list[MemorySample], every_s: float = _EVERY_S) -> Iterator[None]:
     """Take samples in a thread while the block runs, one at its start and one at its end among them."""
     ended, start_s = threading.Event(), time.monotonic()
 
     def take() -> None:
-        samples.append(Sample(time.monotonic() - start_s, tree_usage(pid).resident_bytes))
+        samples.append(MemorySample(time.monotonic() - start_s, tree_usage(pid).resident_bytes))
 
     def run() -> None:
         while not ended.wait(every_s):
@@ -53,7 +53,7 @@ def sampled_memory(pid: int, samples: list[Sample], every_s: float = _EVERY_S) -
     take()
 
 
-def trend_of(samples: Sequence[Sample]) -> Trend:
+def trend_of(samples: Sequence[MemorySample]) -> Trend:
     """Raises ValueError where there are fewer than two samples."""
     if len(samples) < 2:
         raise ValueError(f"Memory has no trend with {len(samples)} samples; sample for longer.")

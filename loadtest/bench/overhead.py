@@ -29,7 +29,7 @@ MOST_ADDED_TTFT_MS = 3.0
 
 
 @dataclass(frozen=True)
-class Pair:
+class ServerPair:
     """Two servers' URLs, with /v1, and what to ask both for: the name of a row, and the model."""
 
     ours: str
@@ -48,7 +48,7 @@ def bench_overhead(options: BenchOptions) -> tuple[BenchResult, ...]:
         return compare(pair, options, tokens_per_s, ttft_p50_ms)
 
 
-def compare(pair: Pair, options: BenchOptions, throughput: Measure, ttft: Measure) -> tuple[BenchResult, ...]:
+def compare(pair: ServerPair, options: BenchOptions, throughput: Measure, ttft: Measure) -> tuple[BenchResult, ...]:
     """Throughput, TTFT and added TTFT for each model.
 
     Args:
@@ -73,7 +73,7 @@ def compare(pair: Pair, options: BenchOptions, throughput: Measure, ttft: Measur
 
 
 @contextmanager
-def _both_servers(options: BenchOptions) -> Iterator[Pair]:
+def _both_servers(options: BenchOptions) -> Iterator[ServerPair]:
     config = serve_config(options)
     environment = same_threads(options)
     theirs_only = vllm_environment(environment, is_stock=options.is_stock)
@@ -86,7 +86,7 @@ def _both_servers(options: BenchOptions) -> Iterator[Pair]:
             vllm_server(config, base, adapters, folder, theirs_only, is_stock=options.is_stock) as theirs,
         ):
             models = {"base": config.served_model_name, "one adapter": next(iter(adapters))}
-            yield Pair(f"{ours.url}/v1", f"{theirs.url}/v1", models)
+            yield ServerPair(f"{ours.url}/v1", f"{theirs.url}/v1", models)
 
 
 def _shown(pairs: Sequence[tuple[float, float]]) -> str:

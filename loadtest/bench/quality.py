@@ -75,8 +75,8 @@ def compare(server: Monitored, options: BenchOptions, throughput: Measure, ttft:
     for name, model in server.models.items():
         for state in ("pause", "resume"):  # first loads and first kernels are not what is measured
             _measured(server, state, throughput, model, _WARM_UP_SEED)
-        by_turns = partial(_by_turns, server, model=model, options=options)
-        full, alone = by_turns(throughput, first_seed=_THROUGHPUT_SEED), by_turns(ttft, first_seed=_TTFT_SEED)
+        interleaved = partial(_interleaved, server, model=model, options=options)
+        full, alone = interleaved(throughput, first_seed=_THROUGHPUT_SEED), interleaved(ttft, first_seed=_TTFT_SEED)
         streams = compare_pairs([(without.figure, with_it.figure) for without, with_it in full])
         cpu = compare_pairs([(without.cpu_s, with_it.cpu_s) for without, with_it in full])
         one = compare_pairs([(without.figure, with_it.figure) for without, with_it in alone])
@@ -100,7 +100,7 @@ class _Measured:
     cpu_s: float
 
 
-def _by_turns(
+def _interleaved(
     server: Monitored, measure: Measure, *, model: str, options: BenchOptions, first_seed: int
 ) -> list[tuple[_Measured, _Measured]]:
     """Without the monitor and with it, with prompts of the same length."""

@@ -9,10 +9,10 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loadtest.bench.alternate import Alternated
-from loadtest.load.records import Record
+from loadtest.load.records import LoadtestRecord
 
 
-class BenchResult(Record):
+class BenchResult(LoadtestRecord):
     """One figure. `ratio` is value / baseline, from pairs measured one after the other."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
@@ -54,7 +54,7 @@ def added(name: str, unit: str, pairs: Sequence[tuple[float, float]], *, below: 
     return BenchResult(name=name, value=value, unit=unit, target=f"below {below:g} {unit}", is_pass=value < below)
 
 
-class BenchReport(Record):
+class BenchReport(LoadtestRecord):
     """`lorikeet bench NAME --json PATH`."""
 
     schema_version: Literal[1] = 1

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
-from loadtest.bench.cost import Side, require_success
+from loadtest.bench.cost import ComparedServer, require_success
 from loadtest.bench.processes import CpuMeter
 from loadtest.errors import TargetError
 from loadtest.load.client import open_client
@@ -37,7 +37,7 @@ class Stretch:
     duration_s: float
 
 
-def streams_of(side: Side, model: str, num_streams: int, num_tokens: int, seed: int) -> LoadtestConfig:
+def streams_of(side: ComparedServer, model: str, num_streams: int, num_tokens: int, seed: int) -> LoadtestConfig:
     """Long greedy answers, one after the other in each stream, of which each token is a chunk."""
     return LoadtestConfig(
         url=side.url,

@@ -35,7 +35,7 @@ class Delays:
 
 
 @dataclass
-class Served:
+class SyntheticAnswer:
     """What the server did with one request. Times of `time.perf_counter()`, in seconds."""
 
     received_s: float
@@ -46,10 +46,10 @@ class Served:
 class SyntheticServer:
     url: str
 
-    def log(self) -> dict[str, Served]:
+    def log(self) -> dict[str, SyntheticAnswer]:
         """By `x-request-id`."""
         answer = httpx.get(f"{self.url}/log", timeout=30).raise_for_status().json()
-        return {request_id: Served(**served) for request_id, served in answer.items()}
+        return {request_id: SyntheticAnswer(**served) for request_id, served in answer.items()}
 
 
 @contextmanager
@@ -65,7 +65,7 @@ async def serve(delays: Delays) -> None:
     """Serve on a free port, which is printed, until the process ends."""
     state = _State(delays)
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(state), "127.0.0.1", 0, backlog=4096)
+    server = await loop.create_server(lambda: _ServerConnection(state), "127.0.0.1", 0, backlog=4096)
     print(server.sockets[0].getsockname()[1], flush=True)
     await server.serve_forever()
 
@@ -73,15 +73,15 @@ async def serve(delays: Delays) -> None:
 class _State:
     def __init__(self, delays: Delays) -> None:
         self.delays = delays
-        self.log: dict[str, Served] = {}
+        self.log: dict[str, SyntheticAnswer] = {}
 
-    def note(self, request_id: str) -> Served:
+    def note(self, request_id: str) -> SyntheticAnswer:
         if not self.log and self.delays.stall_s:
             asyncio.get_running_loop().call_later(self.delays.stall_after_s, time.sleep, self.delays.stall_s)
-        return self.log.setdefault(request_id, Served(time.perf_counter(), []))
+        return self.log.setdefault(request_id, SyntheticAnswer(time.perf_counter(), []))
 
 
-class _Connection(asyncio.Protocol):
+class _ServerConnection(asyncio.Protocol):
     """One keep-alive connection: one request at a time, as HTTP/1.1 clients send them."""
 
     def __init__(self, state: _State) -> None:
@@ -126,7 +126,7 @@ class _Connection(asyncio.Protocol):
         self._transport.write(_HEAD)
         self._loop.call_at(due_s, self._send, served, pieces, 0, due_s)
 
-    def _send(self, served: Served, pieces: list[bytes], number: int, due_s: float) -> None:
+    def _send(self, served: SyntheticAnswer, pieces: list[bytes], number: int, due_s: float) -> None:
         if self._transport.is_closing():
             return
         if number < len(pieces) - 1:

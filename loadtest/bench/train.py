@@ -40,7 +40,7 @@ Data = Literal["shared", "own"]
 
 
 @dataclass(frozen=True)
-class Step:
+class MeasuredStep:
     """One training step; `peak_bytes` is the process's until then."""
 
     seconds: float
@@ -65,21 +65,21 @@ class Floor:
 class Round:
     """A step of each side on one batch."""
 
-    ours: Step
+    ours: MeasuredStep
     floor: Floor
-    bf16: Step
-    float32: Step
+    bf16: MeasuredStep
+    float32: MeasuredStep
 
     @property
-    def best(self) -> Step:
+    def best(self) -> MeasuredStep:
         """The faster one of plain TRL's two."""
         return min(self.bf16, self.float32, key=lambda step: step.seconds)
 
 
-class Side(Protocol):
+class TrainerProcess(Protocol):
     """A trainer in a process of its own."""
 
-    def step(self) -> Step: ...
+    def step(self) -> MeasuredStep: ...
 
     def floor(self) -> Floor: ...
 
@@ -120,8 +120,8 @@ class WorkerSide:
         self.is_bf16 = bool(answer["is_bf16"])
         return f"{self._name}: {answer['computes']}"
 
-    def step(self) -> Step:
-        return Step(**self._ask("step"))
+    def step(self) -> MeasuredStep:
+        return MeasuredStep(**self._ask("step"))
 
     def floor(self) -> Floor:
         return Floor(**self._ask("floor"))
@@ -178,13 +178,17 @@ def prepared_base(options: BenchOptions, name: str, storage: str, logs: Path) ->
 
 
 def measure_rounds(
-    ours: Side, bf16: Side, float32: Side, num_rounds: int, say: Callable[[str], None] = lambda line: None
+    ours: TrainerProcess,
+    bf16: TrainerProcess,
+    float32: TrainerProcess,
+    num_rounds: int,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[Round]:
     """The first batches, which are the longest, warm up; whoever goes first changes from round to round."""
     rounds = []
     for number in range(_WARM_UPS + num_rounds):
         say(f"round {number + 1} of {_WARM_UPS + num_rounds}")
-        sides: list[Side] = [ours, bf16, float32]
+        sides: list[TrainerProcess] = [ours, bf16, float32]
         first = number % len(sides)
         steps = {id(side): side.step() for side in sides[first:] + sides[:first]}
         rounds.append(Round(steps[id(ours)], ours.floor(), steps[id(bf16)], steps[id(float32)]))
@@ -195,7 +199,9 @@ def results_of(data: Data, rounds: Sequence[Round], is_bf16: bool) -> tuple[Benc
     """Speed, memory, floor and losses; the losses of the warm-ups count too."""
     title, timed = _TITLES[data], rounds[_WARM_UPS:]
 
-    def speed(name: str, baseline: str, pairs: Sequence[tuple[Step, Step]], least: float | None) -> BenchResult:
+    def speed(
+        name: str, baseline: str, pairs: Sequence[tuple[MeasuredStep, MeasuredStep]], least: float | None
+    ) -> BenchResult:
         values = [(first.tokens_per_s, second.tokens_per_s) for first, second in pairs]
         return paired(f"{title}: {name} (baseline: {baseline})", "tok/s", compare_pairs(values), least=least)
 
@@ -230,7 +236,11 @@ def results_of(data: Data, rounds: Sequence[Round], is_bf16: bool) -> tuple[Benc
 
 
 def loss_result(
-    title: str, ours: Sequence[Step], twin: Sequence[Step], bf16: Sequence[Step], float32: Sequence[Step]
+    title: str,
+    ours: Sequence[MeasuredStep],
+    twin: Sequence[MeasuredStep],
+    bf16: Sequence[MeasuredStep],
+    float32: Sequence[MeasuredStep],
 ) -> BenchResult:
     """The largest difference of a step's loss from plain TRL's in the same type; baseline: TRL's own two types."""
     return BenchResult(
@@ -244,7 +254,7 @@ def loss_result(
     )
 
 
-def _largest_difference(first: Sequence[Step], second: Sequence[Step]) -> float:
+def _largest_difference(first: Sequence[MeasuredStep], second: Sequence[MeasuredStep]) -> float:
     return max(abs(a.loss - b.loss) for a, b in zip(first, second, strict=True))
 
 

@@ -43,13 +43,13 @@ def measure_servers(
         TargetError: A request failed.
     """
 
-    def by_turns(measure: Measure, first_seed: int) -> list[tuple[float, float]]:
+    def interleaved(measure: Measure, first_seed: int) -> list[tuple[float, float]]:
         first, second = (with_next_seed(partial(measure, url, model), first_seed) for url in (baseline, candidate))
         return measure_pairs(first, second, options.rounds, options.rest_s)
 
     for url in (baseline, candidate):  # first loads and first kernels are not what is measured
         throughput(url, model, _WARM_UP_SEED)
-    return Rounds(by_turns(throughput, _THROUGHPUT_SEED), by_turns(ttft, _TTFT_SEED))
+    return Rounds(interleaved(throughput, _THROUGHPUT_SEED), interleaved(ttft, _TTFT_SEED))
 
 
 def tokens_per_s(url: str, model: str, seed: int, waves: int = _WAVES) -> float:

@@ -18,19 +18,19 @@ from rich.text import Text
 from config.loadtest import LoadtestConfig
 from config.progress import lines_every
 from loadtest.load.records import RequestRecord
-from loadtest.load.runner import Progress
+from loadtest.load.runner import RunProgress
 from loadtest.report.stats import Metric, percentile, values_of
 
 _REFRESH_PER_S = 2
 _LINE_EVERY_S = 5.0
 _SWITCH_INTERVAL_S = 0.0005
-_MOST_RECORDS = 2000
+_MAX_RECORDS = 2000
 """Percentiles are of so many requests, the latest."""
-_MOST_MODELS = 12
+_MAX_MODELS = 12
 
 
 @contextmanager
-def live_view(config: LoadtestConfig, progress: Progress, console: Console) -> Iterator["View"]:
+def live_view(config: LoadtestConfig, progress: RunProgress, console: Console) -> Iterator["View"]:
     """Show a run's progress until the block ends."""
     view, before_s = View(config, progress), sys.getswitchinterval()
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
@@ -48,7 +48,7 @@ def _table(view: "View", console: Console) -> Live:
 class View:
     """What can be said of a run so far."""
 
-    def __init__(self, config: LoadtestConfig, progress: Progress) -> None:
+    def __init__(self, config: LoadtestConfig, progress: RunProgress) -> None:
         self._config = config
         self._progress = progress
         self._start_s = time.perf_counter()
@@ -74,14 +74,14 @@ class View:
         by_model: dict[str, list[RequestRecord]] = {}
         for record in list(self._progress.records):
             by_model.setdefault(record.model, []).append(record)
-        for model, records in sorted(by_model.items(), key=lambda item: -len(item[1]))[:_MOST_MODELS]:
+        for model, records in sorted(by_model.items(), key=lambda item: -len(item[1]))[:_MAX_MODELS]:
             num_ok = sum(record.is_ok for record in records)
             table.add_row(model, str(num_ok), str(len(records) - num_ok), _pair(records, "ttft"), _pair(records, "itl"))
         return table
 
 
 def _pair(records: Sequence[RequestRecord], metric: Metric) -> str:
-    latest = [record for record in records[-_MOST_RECORDS:] if record.is_ok]
+    latest = [record for record in records[-_MAX_RECORDS:] if record.is_ok]
     values = values_of(latest, metric)
     if not values:
         return "-"

@@ -7,11 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 ErrorKind = Literal["timeout", "connection", "throttled", "client_error", "server_error", "broken_stream", "unfinished"]
 
 
-class Record(BaseModel):
+class LoadtestRecord(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class RequestRecord(Record):
+class RequestRecord(LoadtestRecord):
     """One request. Clock times are seconds since the start of the run.
 
     Latencies count from `intended_s`, the moment the workload wanted to send: a stalled server or a late generator
@@ -67,7 +67,7 @@ class RequestRecord(Record):
         return tuple(b - a for a, b in zip(self.chunk_times_s, self.chunk_times_s[1:], strict=False))
 
 
-class GeneratorFigures(Record):
+class GeneratorFigures(LoadtestRecord):
     """Whether the generator itself was the bottleneck."""
 
     lag_p50_s: float = Field(description="How late it was: in an open loop with sending, and with a probe every 50 ms.")
@@ -76,7 +76,7 @@ class GeneratorFigures(Record):
     is_bottleneck: bool
 
 
-class RunResult(Record):
+class RunResult(LoadtestRecord):
     """A finished run; `report.py` turns it into JSON, HTML and Markdown."""
 
     schema_version: Literal[1] = 1

@@ -21,12 +21,12 @@ from loadtest.report.stats import percentile
 # asyncio's timers wake up to a millisecond late; the last one is spent asking the clock.
 _TIMER_SLACK_S = 0.001
 _PROBE_EVERY_S = 0.05
-_MOST_LAG_S = 0.010
-_MOST_CPU_SHARE = 0.85
+_MAX_LAG_S = 0.010
+_MAX_CPU_SHARE = 0.85
 
 
 @dataclass
-class Progress:
+class RunProgress:
     """What a run has done so far; the runner writes, the live view reads."""
 
     num_sent: int = 0
@@ -34,7 +34,7 @@ class Progress:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class RunOutcome:
     """A finished run. Records are in the order of their index."""
 
     records: tuple[RequestRecord, ...] = field(repr=False)
@@ -53,10 +53,10 @@ class Runner:
         self._url = f"{config.url.rstrip('/')}/chat/completions"
         self._open: set[asyncio.Task[None]] = set()
         self._probe_lags_s: list[float] = []
-        self.progress = Progress()
+        self.progress = RunProgress()
         self.stop = asyncio.Event()
 
-    async def run(self, plan: Iterator[PlannedRequest]) -> Outcome:
+    async def run(self, plan: Iterator[PlannedRequest]) -> RunOutcome:
         """Send the plan, then wait for open requests, `drain_timeout_s` at most."""
         cpu_start_s, start_s = time.thread_time(), self._clock()
         probe = asyncio.create_task(self._probe_lag())
@@ -72,7 +72,7 @@ class Runner:
         is_open = not isinstance(self._config.arrival, ClosedArrival)
         lags_s = [record.lag_s for record in records if is_open] + self._probe_lags_s
         cpu_share = (time.thread_time() - cpu_start_s) / duration_s
-        return Outcome(records, duration_s, _figures(lags_s, cpu_share), self.stop.is_set())
+        return RunOutcome(records, duration_s, _figures(lags_s, cpu_share), self.stop.is_set())
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> None:
         """Do the work; give it up when `stop` is set."""
@@ -146,5 +146,5 @@ def _figures(lags_s: list[float], cpu_share: float) -> GeneratorFigures:
         lag_p50_s=percentile(lags_s, 50) if lags_s else 0.0,
         lag_p99_s=lag_p99_s,
         cpu_share=cpu_share,
-        is_bottleneck=lag_p99_s > _MOST_LAG_S or cpu_share > _MOST_CPU_SHARE,
+        is_bottleneck=lag_p99_s > _MAX_LAG_S or cpu_share > _MAX_CPU_SHARE,
     )

@@ -17,12 +17,12 @@ from config.loadtest import LoadtestConfig
 from loadtest.errors import TargetError
 from loadtest.load.client import open_client
 from loadtest.load.records import RunResult
-from loadtest.load.runner import Outcome, Progress, Runner
+from loadtest.load.runner import Runner, RunOutcome, RunProgress
 from loadtest.load.workload import plan
 
 _CHECK_TIMEOUT_S = 10.0
 
-Watch = Callable[[Progress], AbstractContextManager[object]]
+Watch = Callable[[RunProgress], AbstractContextManager[object]]
 """What to do around a run, e.g. show its progress."""
 
 
@@ -129,7 +129,7 @@ def _stops_on_interrupt(runner: Runner) -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _warnings(outcome: Outcome, unknown: tuple[str, ...]) -> tuple[str, ...]:
+def _warnings(outcome: RunOutcome, unknown: tuple[str, ...]) -> tuple[str, ...]:
     figures, records = outcome.generator, outcome.records
     warnings = [f"The server does not list the model {model!r}." for model in unknown]
     if outcome.was_stopped:

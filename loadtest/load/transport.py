@@ -28,7 +28,7 @@ class LoadTransport(httpx.AsyncBaseTransport):
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """`clock` gives the times of `arrived_s`."""
         self._clock = clock
-        self._idle: dict[Origin, list[_Connection]] = defaultdict(list)
+        self._idle: dict[Origin, list[_ClientConnection]] = defaultdict(list)
         self._ssl_context: ssl.SSLContext | None = None
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
@@ -56,7 +56,7 @@ class LoadTransport(httpx.AsyncBaseTransport):
                 connection.close()
         self._idle.clear()
 
-    def _reusable(self, origin: Origin) -> "_Connection | None":
+    def _reusable(self, origin: Origin) -> "_ClientConnection | None":
         idle = self._idle[origin]
         while idle:
             connection = idle.pop()
@@ -65,12 +65,14 @@ class LoadTransport(httpx.AsyncBaseTransport):
             connection.close()
         return None
 
-    async def _connect(self, origin: Origin) -> "_Connection":
+    async def _connect(self, origin: Origin) -> "_ClientConnection":
         scheme, host, port = origin
         context = self._tls() if scheme == "https" else None
         loop = asyncio.get_running_loop()
         try:
-            _, connection = await loop.create_connection(lambda: _Connection(self._clock), host, port, ssl=context)
+            _, connection = await loop.create_connection(
+                lambda: _ClientConnection(self._clock), host, port, ssl=context
+            )
         except OSError as error:
             raise httpx.ConnectError(f"{host}:{port}: {error.strerror or error}") from error
         return connection
@@ -81,7 +83,7 @@ class LoadTransport(httpx.AsyncBaseTransport):
         return self._ssl_context
 
 
-class _Connection(asyncio.Protocol):
+class _ClientConnection(asyncio.Protocol):
     """One connection: what came, when, and was not read yet, and whoever waits for more."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -165,7 +167,7 @@ class _Connection(asyncio.Protocol):
 class _Body(httpx.AsyncByteStream):
     """The body of an answer, in the pieces in which it came. Read to its end, the connection is kept."""
 
-    def __init__(self, connection: _Connection, decoder: "_Decoder", keep: Callable[[], None]) -> None:
+    def __init__(self, connection: _ClientConnection, decoder: "_Decoder", keep: Callable[[], None]) -> None:
         self._connection = connection
         self._decoder = decoder
         self._keep = keep

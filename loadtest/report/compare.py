@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from loadtest.load.records import Record, RequestRecord, RunResult
+from loadtest.load.records import LoadtestRecord, RequestRecord, RunResult
 from loadtest.report.bootstrap import Floats, Interval, interval_of, resampled_percentiles, resampled_rates
 from loadtest.report.stats import Metric, bucket_width_s, percentile, timeline, values_of
 from quality.intervals import wilson_interval
@@ -25,7 +25,7 @@ MIN_REQUESTS = 10
 """With fewer requests on either side a latency is not judged."""
 
 
-class Difference(Record):
+class Difference(LoadtestRecord):
     """One figure of both runs: requests or tokens per second, seconds, or a share for `errors`."""
 
     metric: str
@@ -47,7 +47,7 @@ class Difference(Record):
         return 1 - self.high if self.is_higher_better else self.low - 1
 
 
-class Comparison(Record):
+class RunComparison(LoadtestRecord):
     """What `lorikeet loadtest compare A B` says."""
 
     schema_version: Literal[1] = 1
@@ -65,10 +65,10 @@ class Comparison(Record):
         return tuple(difference for difference in self.overall if difference.worsening() > share)
 
 
-def compare(a: RunResult, b: RunResult, seed: int = 13) -> Comparison:
+def compare(a: RunResult, b: RunResult, seed: int = 13) -> RunComparison:
     """Compare two runs; the same seed gives the same intervals."""
     models = sorted({record.model for record in a.records} & {record.model for record in b.records})
-    return Comparison(
+    return RunComparison(
         a=a.name,
         b=b.name,
         overall=_differences(a, b, None, seed),

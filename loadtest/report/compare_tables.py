@@ -6,7 +6,7 @@ from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from loadtest.errors import SloError
-from loadtest.report.compare import Comparison, Difference
+from loadtest.report.compare import Difference, RunComparison
 
 _STYLES = {"better": "green", "worse": "bold red", "no difference": "dim", "unknown": "dim"}
 
@@ -23,7 +23,7 @@ def parse_share(text: str) -> float:
     return float(match[1]) / (100 if match[2] else 1)
 
 
-def comparison_table(comparison: Comparison) -> Table:
+def comparison_table(comparison: RunComparison) -> Table:
     """All traffic first, then each model, in 80 columns."""
     table = Table(title=f"{comparison.a} (A) and {comparison.b} (B)", box=SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("model", overflow="fold")

@@ -2,12 +2,12 @@
 
 from typing import Literal
 
-from loadtest.load.records import GeneratorFigures, Record, RunResult
+from loadtest.load.records import GeneratorFigures, LoadtestRecord, RunResult
 from loadtest.report.slo import Slo, SloVerdict, judge
 from loadtest.report.stats import Bucket, TrafficSummary, bucket_width_s, summarize, summarize_by_model, timeline
 
 
-class Report(Record):
+class Report(LoadtestRecord):
     """`report.json`."""
 
     schema_version: Literal[1] = 1

@@ -13,7 +13,7 @@ from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain
 _SHORT_TIME_S = 5.0
 """Latencies up to this are drawn in milliseconds."""
 
-_MOST_BARS = 40
+_MAX_BARS = 40
 _LATENCIES: tuple[Metric, ...] = ("ttft", "itl", "e2e")
 
 
@@ -109,12 +109,12 @@ def _draw_latency_line(axes: Any, buckets: Sequence[Bucket]) -> None:
 
 def adapters_height(num_adapters: int) -> float:
     """Inches that a plot with one row an adapter needs."""
-    return max(1.8, 1.2 + 0.3 * min(num_adapters, _MOST_BARS))
+    return max(1.8, 1.2 + 0.3 * min(num_adapters, _MAX_BARS))
 
 
 def draw_adapters(figure: Any, adapters: Sequence[TrafficSummary]) -> None:
     """TTFT p50 of warm and of cold requests, one row a model; the line goes to the p99."""
-    shown = adapters[:_MOST_BARS]
+    shown = adapters[:_MAX_BARS]
     if not shown:
         _say_empty(figure.subplots())
         return
@@ -156,7 +156,7 @@ def draw_heatmap(figure: Any, result: RunResult, adapters: Sequence[TrafficSumma
     """Median TTFT, one row a model, one column a stretch of time; white where nothing was asked."""
     from matplotlib.colors import LogNorm
 
-    shown = adapters[:_MOST_BARS]
+    shown = adapters[:_MAX_BARS]
     width_s = bucket_width_s(result.duration_s, most=40)
     grid = np.array([_ttft_row(result, summary.model, width_s) for summary in shown], dtype=float)
     axes = figure.subplots()

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pydantic import Field
 
 from loadtest.errors import SloError
-from loadtest.load.records import Record, RequestRecord, RunResult
+from loadtest.load.records import LoadtestRecord, RequestRecord, RunResult
 from loadtest.report.stats import METRICS, Metric, percentile, values_of
 
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0}
@@ -15,7 +15,7 @@ _NUMBER = re.compile(r"([0-9]*\.?[0-9]+)(%?)")
 _EXAMPLE = "ttft=500ms,itl=100ms,e2e=5s,p=99,errors=1%"
 
 
-class Slo(Record):
+class Slo(LoadtestRecord):
     """Limits in seconds on a percentile of each latency, and on the share of failed requests."""
 
     ttft_s: float | None = None
@@ -34,7 +34,7 @@ class Slo(Record):
         return ",".join([*limits, f"p={self.percentile:g}", f"errors={100 * self.errors:g}%"])
 
 
-class Objective(Record):
+class Objective(LoadtestRecord):
     """One limit and what was measured: seconds, or a share for `errors`."""
 
     name: str = Field(description="`ttft p99`, `errors`…")
@@ -43,7 +43,7 @@ class Objective(Record):
     is_met: bool
 
 
-class SloVerdict(Record):
+class SloVerdict(LoadtestRecord):
     """Whether a run met its SLO, and how much of its traffic did."""
 
     slo: Slo

@@ -13,13 +13,13 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from loadtest.load.records import ErrorKind, Record, RequestRecord, RunResult
+from loadtest.load.records import ErrorKind, LoadtestRecord, RequestRecord, RunResult
 
 Metric = Literal["ttft", "itl", "tpot", "e2e"]
 METRICS: tuple[Metric, ...] = ("ttft", "itl", "tpot", "e2e")
 
 
-class LatencySummary(Record):
+class LatencySummary(LoadtestRecord):
     """One latency, in seconds."""
 
     n: int = Field(description="Values: requests, or gaps between pieces of text for ITL.")
@@ -30,7 +30,7 @@ class LatencySummary(Record):
     p99_s: float
 
 
-class Latencies(Record):
+class Latencies(LoadtestRecord):
     """None where no request has the value: an answer of one token has no ITL and no TPOT."""
 
     ttft: LatencySummary | None
@@ -39,7 +39,7 @@ class Latencies(Record):
     e2e: LatencySummary | None
 
 
-class TrafficSummary(Record):
+class TrafficSummary(LoadtestRecord):
     """A set of requests: all of a run, or those that asked for one model."""
 
     model: str | None = Field(description="The model reference that was asked for; None: all.")
@@ -59,7 +59,7 @@ class TrafficSummary(Record):
         return 1 - self.num_ok / self.num_requests if self.num_requests else 0.0
 
 
-class Bucket(Record):
+class Bucket(LoadtestRecord):
     """One stretch of a run. Requests count where they were meant to be sent, answers where they ended."""
 
     start_s: float

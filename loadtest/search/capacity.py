@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from loadtest.errors import SweepError
-from loadtest.load.records import Record
+from loadtest.load.records import LoadtestRecord
 from loadtest.report.slo import SloVerdict
 
 Measure = Callable[[float], SloVerdict]
@@ -20,14 +20,14 @@ Measure = Callable[[float], SloVerdict]
 OUTCOMES = Literal["found", "below_low", "above_high", "out_of_probes"]
 
 
-class Probe(Record):
+class RateRun(LoadtestRecord):
     """One run at one rate."""
 
     rate: float = Field(description="Requests per second.")
     verdict: SloVerdict
 
 
-class CapacityResult(Record):
+class CapacityResult(LoadtestRecord):
     """What the search found. The true capacity lies between `holds` and `fails`."""
 
     outcome: OUTCOMES
@@ -35,7 +35,7 @@ class CapacityResult(Record):
     holds: float | None
     fails: float | None = Field(description="Lowest rate that failed twice; None: none did.")
     tolerance: float = Field(description="Relative, 0.1 is 10%.")
-    probes: tuple[Probe, ...]
+    probes: tuple[RateRun, ...]
     reason: str = Field(description="One sentence, for people.")
 
 
@@ -46,8 +46,8 @@ def find_capacity(
     tolerance: float = 0.1,
     max_probes: int = 16,
     *,
-    probes: Sequence[Probe] = (),
-    on_probe: Callable[[Probe], None] = lambda probe: None,
+    probes: Sequence[RateRun] = (),
+    on_probe: Callable[[RateRun], None] = lambda probe: None,
 ) -> CapacityResult:
     """Search between two rates, `low` first, then `high`, then in between.
 
@@ -93,8 +93,8 @@ class _Search:
         measure: Measure,
         tolerance: float,
         max_probes: int,
-        probes: list[Probe],
-        on_probe: Callable[[Probe], None],
+        probes: list[RateRun],
+        on_probe: Callable[[RateRun], None],
     ) -> None:
         self._measure = measure
         self._tolerance = tolerance
@@ -133,7 +133,7 @@ class _Search:
     def _probe(self, rate: float) -> bool:
         if len(self._probes) >= self._max_probes:
             raise _OutOfProbesError
-        probe = Probe(rate=rate, verdict=self._measure(rate))
+        probe = RateRun(rate=rate, verdict=self._measure(rate))
         self._probes.append(probe)
         self._on_probe(probe)
         return probe.verdict.is_met

@@ -13,7 +13,7 @@ from typing import Literal
 from pydantic import Field
 
 from loadtest.errors import SweepError
-from loadtest.load.records import Record, RunResult
+from loadtest.load.records import LoadtestRecord, RunResult
 from loadtest.report.bootstrap import median_interval
 from loadtest.report.stats import percentile, summarize, values_of
 
@@ -26,7 +26,7 @@ _COLD_SHARE = 0.05
 """From this share of cold requests on, loading is what costs."""
 
 
-class CliffPoint(Record):
+class CliffPoint(LoadtestRecord):
     """One run. Adapters were warmed up before, so a cold request means that its adapter had been evicted."""
 
     max_loras: int
@@ -42,7 +42,7 @@ class CliffPoint(Record):
     output_tokens_per_s: float
 
 
-class Cliff(Record):
+class Cliff(LoadtestRecord):
     """What one setting of the server can carry."""
 
     max_loras: int
@@ -55,7 +55,7 @@ class Cliff(Record):
     reason: str
 
 
-class Recommendation(Record):
+class Recommendation(LoadtestRecord):
     max_loras: int
     max_cpu_loras: int
     is_measured: bool = Field(description="Whether this very setting was seen to carry the working set.")

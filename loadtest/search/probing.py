@@ -16,7 +16,7 @@ from loadtest.bench.copies import copy_adapter
 from loadtest.errors import RunFileError, SweepError
 from loadtest.load.session import machine, run_load
 from loadtest.report.slo import Slo, SloVerdict, judge
-from loadtest.search.capacity import Measure, Probe, find_capacity, most_probes
+from loadtest.search.capacity import Measure, RateRun, find_capacity, most_probes
 from loadtest.search.cliff import CliffPoint, find_cliff, recommend
 from loadtest.search.report import CapacityReport, CliffReport
 from loadtest.search.sweep import Setting, StartServer, own_servers, sweep
@@ -56,7 +56,7 @@ def search_capacity(
     seconds: list[float] = []
     measure = _timed(_measure_with(config, slo, datasets, api_key, pause_s), seconds)
 
-    def on_probe(probe: Probe) -> None:
+    def on_probe(probe: RateRun) -> None:
         _append(probes_file, probe)
         left = max(0, min(most_probes(low, high, tolerance), max_probes) - len(earlier) - len(seconds))
         say(
@@ -89,14 +89,14 @@ def rate_of(config: LoadtestConfig) -> PoissonArrival | GammaArrival | ConstantA
     )
 
 
-def read_probes(path: Path, slo: Slo) -> tuple[Probe, ...]:
+def read_probes(path: Path, slo: Slo) -> tuple[RateRun, ...]:
     """Probes of an earlier search.
 
     Raises:
         RunFileError: The file is missing, broken or of another SLO.
     """
     try:
-        probes = tuple(Probe.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines())
+        probes = tuple(RateRun.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines())
     except OSError as error:
         raise RunFileError(f"{str(path)!r}: {error.strerror}. Leave out --resume to start a search.") from error
     except ValidationError as error:
@@ -204,7 +204,7 @@ def _timed(measure: Measure, seconds: list[float]) -> Measure:
     return timed
 
 
-def _append(path: Path, probe: Probe) -> None:
+def _append(path: Path, probe: RateRun) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(probe.model_dump_json() + "\n")

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from loadtest.load.files import replace_text
-from loadtest.load.records import Record
+from loadtest.load.records import LoadtestRecord
 from loadtest.report.plots import plain_logarithm
 from loadtest.report.slo import Slo
 from loadtest.search.capacity import CapacityResult
@@ -16,7 +16,7 @@ from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain, svg
 _COLOURS = (BLUE, ORANGE, GREEN, RED, GREY)
 
 
-class CapacityReport(Record):
+class CapacityReport(LoadtestRecord):
     """`capacity.json`."""
 
     schema_version: Literal[1] = 1
@@ -28,7 +28,7 @@ class CapacityReport(Record):
     result: CapacityResult
 
 
-class CliffReport(Record):
+class CliffReport(LoadtestRecord):
     """`cliff.json`."""
 
     schema_version: Literal[1] = 1

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quality.errors import QualityStoreError
-from quality.samples.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample, TrialPair
+from quality.samples.records import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample, TrialPair
 from quality.samples.schema import open_database
 from quality.signals import Signals
 

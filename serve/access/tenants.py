@@ -38,7 +38,7 @@ class TenantLimits:
         """Keys held now."""
         return len(self._usages)
 
-    def lease(self, key: KeyRecord) -> "Lease":
+    def lease(self, key: KeyRecord) -> "TenantLease":
         """Take a request's place within the key's limits, as they are in `key`; a refused one takes nothing.
 
         Raises:
@@ -58,7 +58,7 @@ class TenantLimits:
             )
         usage.num_running += 1
         usage.spent_requests += 1
-        return Lease(self, key)
+        return TenantLease(self, key)
 
     def debit(self, key: KeyRecord, num_tokens: int) -> None:
         """Charge a finished request's prompt and completion tokens."""
@@ -69,7 +69,7 @@ class TenantLimits:
         usage.spent_tokens += num_tokens
 
     def release(self, key: KeyRecord) -> None:
-        """Give a request's place back; `Lease` calls it, once."""
+        """Give a request's place back; `TenantLease` calls it, once."""
         self._usages[key.id].num_running -= 1
 
     def _usage(self, key: KeyRecord, now_s: float) -> "_Usage":
@@ -84,7 +84,7 @@ class TenantLimits:
         self._usages = {key_id: usage for key_id, usage in self._usages.items() if not usage.is_fresh}
 
 
-class Lease:
+class TenantLease:
     """A request that runs within its key's limits; `with`, or `release` where it outlives the block."""
 
     def __init__(self, limits: TenantLimits, key: KeyRecord) -> None:
@@ -92,7 +92,7 @@ class Lease:
         self._key = key
         self._is_released = False
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> "TenantLease":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -29,7 +29,7 @@ _THROW_AWAY_BYTES = 8 << 20
 _THROW_AWAY_S = 1.0
 _RETRY_AFTER_S = 5.0
 _BOM = b"\xef\xbb\xbf"
-_MOST_ERROR_CHARS = 120
+_MAX_ERROR_CHARS = 120
 
 Check = Callable[[dict[str, Any]], None]
 
@@ -244,8 +244,8 @@ def _count_marks(raw: bytes) -> int:
 
 def _reason(message: str) -> str:
     """The parser's message, short: it may quote a long name, and the place stands at its end."""
-    half = _MOST_ERROR_CHARS // 2
-    short = message if len(message) <= _MOST_ERROR_CHARS else f"{message[:half]}…{message[-half:]}"
+    half = _MAX_ERROR_CHARS // 2
+    short = message if len(message) <= _MAX_ERROR_CHARS else f"{message[:half]}…{message[-half:]}"
     if "recursion limit" in message:
         return f"it nests too deep ({short})"
     return f"half of a surrogate pair ({short})" if "hex escape" in message else short

@@ -32,7 +32,7 @@ from serve.limits.limits import check_limits, check_sequences, num_sequences, to
 from serve.limits.stops import without_empty_stops
 from serve.observe.logs import log_request
 from serve.observe.observers import RequestObserver
-from serve.records import RequestContext, RequestOutcome, RequestRecord, current_request
+from serve.records import AnsweredRequest, RequestContext, RequestOutcome, current_request
 from serve.residency.residency import Residency
 from serve.routing.resolver import Resolution, Resolver
 from serve.routing.shadow import Shadow
@@ -248,7 +248,7 @@ class Completions:
 
     def _finish(self, call: Call, outcome: RequestOutcome, status: int, reason: str | None = None) -> None:
         duration_s = time.perf_counter() - call.context.started_s
-        record = RequestRecord(call.context, call.endpoint, call.served_name, outcome, status, reason, duration_s)
+        record = AnsweredRequest(call.context, call.endpoint, call.served_name, outcome, status, reason, duration_s)
         self._observer.request_finished(record)
         log_request(record)
 

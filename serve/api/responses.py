@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
-_MOST_ID_CHARS = 80
+_MAX_ID_CHARS = 80
 _ADMIN = "/admin"
 """Whose bodies these are: no tenant has such a name, so none can hold an operator up alone."""
 
@@ -62,7 +62,7 @@ def body_reader(model: type[ModelT], max_bytes: int) -> Callable[[Request], Awai
 def request_id(request: Request) -> str:
     """The client's, if it is short and plain enough for a log line; else a new one."""
     given = request.headers.get("x-request-id", "")
-    is_plain = 0 < len(given) <= _MOST_ID_CHARS and given.isascii() and given.isprintable()
+    is_plain = 0 < len(given) <= _MAX_ID_CHARS and given.isascii() and given.isprintable()
     return given if is_plain else uuid4().hex
 
 

@@ -33,7 +33,7 @@ Grammar = tuple[str, str]
 """Kind (`json`, `regex`, `grammar`, `lark`, `structural_tag`) and text."""
 
 
-class _Tenant:
+class _CompileQueue:
     """One whose new grammars are being compiled: some at once, few more that wait."""
 
     def __init__(self) -> None:
@@ -55,7 +55,7 @@ class GrammarChecks:
         self._program = program
         self._kept: OrderedDict[bytes, str | None] = OrderedDict()
         self._checking: dict[bytes, asyncio.Task[str | None]] = {}
-        self._tenants: dict[str, _Tenant] = {}
+        self._tenants: dict[str, _CompileQueue] = {}
         self._places = asyncio.Semaphore(_MAX_AT_ONCE)
         self._ids = count(1)
         self._results: dict[int, asyncio.Future[str | None]] = {}
@@ -115,7 +115,7 @@ class GrammarChecks:
 
     def _begin(self, key: bytes, grammar: Grammar) -> asyncio.Task[str | None]:
         context = current_request.get()
-        tenant = self._tenants.setdefault(context.tenant if context else "", _Tenant())
+        tenant = self._tenants.setdefault(context.tenant if context else "", _CompileQueue())
         if len(self._checking) >= _MAX_WAITING or tenant.num_waiting >= _MAX_WAITING_OF_TENANT:
             raise RateLimitedError(
                 f"{len(self._checking)} new grammars are being compiled, {tenant.num_waiting} of them for this client. "
@@ -128,7 +128,7 @@ class GrammarChecks:
         task.add_done_callback(lambda done: done.cancelled() or done.exception())
         return task
 
-    async def _compile(self, key: bytes, grammar: Grammar, tenant: "_Tenant") -> str | None:
+    async def _compile(self, key: bytes, grammar: Grammar, tenant: "_CompileQueue") -> str | None:
         try:
             async with tenant.places, self._places:
                 error = await self._ask(grammar)

@@ -102,7 +102,7 @@ class Run:
         return [request_id for request_id, since_s in tuple(self._since.values()) if now_s - since_s > SLOWEST_S]
 
 
-class Guard:
+class GrammarGuard:
     """What is known of the grammars of one engine."""
 
     def __init__(self) -> None:
@@ -134,8 +134,8 @@ class Guard:
         return False, value
 
 
-def _guard(manager: Any) -> Guard:
-    guard: Guard = manager.__dict__.setdefault("lorikeet_guard", Guard())
+def _guard(manager: Any) -> GrammarGuard:
+    guard: GrammarGuard = manager.__dict__.setdefault("lorikeet_guard", GrammarGuard())
     return guard
 
 
@@ -155,7 +155,7 @@ def _grammar_bitmask(stock: Any, manager: Any, requests: Any, ids: list[str], dr
         manager._grammar_bitmask = None  # the thread that was left behind may still write into the old one
 
 
-def _end(guard: Guard, request: Any) -> None:
+def _end(guard: GrammarGuard, request: Any) -> None:
     request.structured_output_request.grammar = Ended()
     guard.ended.add(request.request_id)
 

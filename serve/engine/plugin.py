@@ -8,8 +8,8 @@ that started it.
 import os
 from typing import Any, Literal, get_args
 
-from serve.engine.cpu.attention import attend_without_python
-from serve.engine.cpu.compilation import allow_compilation, mend_compile_cache, share_compile_cache
+from serve.engine.cpu.attention import install_cpp_attention
+from serve.engine.cpu.compilation import allow_compilation, fix_compile_cache_reload, share_compile_cache
 from serve.engine.cpu.linear import choose_products, keep_int8_weights
 from serve.engine.cpu.sampled import sample_faster
 from serve.engine.cpu.threads import has_few_cores
@@ -54,11 +54,11 @@ def register() -> None:
     if has_few_cores():
         sleep_instead_of_spinning()
     if cpu_lora() == "native" and load_kernels():
-        attend_without_python()
+        install_cpp_attention()
         choose_products()
         if has_compiler():
             allow_compilation(platform)
-            mend_compile_cache()
+            fix_compile_cache_reload()
             share_compile_cache(ModelConfig)
     if cpu_lora() != "stock":
         platform.get_punica_wrapper = classmethod(lambda _: _punica_wrapper())

@@ -32,7 +32,7 @@ def _update_from_output(stock: Any, scheduler: Any, scheduler_output: Any, model
     if not withheld:
         return stock(scheduler, scheduler_output, model_output)
     if model_output.logprobs is not None:
-        model_output.logprobs = Uncut(model_output.logprobs)
+        model_output.logprobs = StepLogprobs(model_output.logprobs)
     found = stock(scheduler, scheduler_output, model_output)
     for of_client in found.values():
         hold_back(of_client.outputs, withheld)
@@ -68,7 +68,7 @@ def is_for_the_observer(sampling_params: Any) -> bool:
     )
 
 
-class Uncut:
+class StepLogprobs:
     """vLLM's `LogprobsLists` of a step, which it cuts into arrays for each request: here once they are to go out."""
 
     def __init__(self, lists: Any) -> None:
@@ -76,8 +76,8 @@ class Uncut:
         # The first column is the sampled token's.
         self._rows = list(zip(lists.logprob_token_ids[:, 0].tolist(), lists.logprobs[:, 0].tolist(), strict=True))
 
-    def slice_request(self, request: int, num_tokens: int) -> "Piece":
-        return Piece(self, request, num_tokens)
+    def slice_request(self, request: int, num_tokens: int) -> "RequestSlice":
+        return RequestSlice(self, request, num_tokens)
 
     def rows(self, request: int, num_tokens: int) -> list[tuple[int, float]]:
         """Token id and log-probability of each sampled token of a request."""
@@ -90,10 +90,10 @@ class Uncut:
         return self._lists.slice_request(request, num_tokens)
 
 
-class Piece(NamedTuple):
+class RequestSlice(NamedTuple):
     """A request's share of a step; `request` is its place in the batch."""
 
-    of: Uncut
+    of: StepLogprobs
     request: int
     num_tokens: int
 
@@ -105,7 +105,7 @@ def hold_back(outputs: Iterable[Any], withheld: dict[str, list[tuple[int, float]
         withheld: By request; those that end are removed.
     """
     for output in outputs:
-        piece: Piece | None = output.new_logprobs
+        piece: RequestSlice | None = output.new_logprobs
         rows = withheld.get(output.request_id)
         if rows is None:
             output.new_logprobs = piece and piece.of.arrays(piece.request, piece.num_tokens)

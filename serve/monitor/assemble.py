@@ -19,7 +19,7 @@ from serve.residency.residency import Residency
 
 
 @dataclass(frozen=True)
-class Keeping:
+class MonitorStorage:
     """Where the monitor keeps what it sees, and what it must not tell."""
 
     store: QualityStore
@@ -28,7 +28,7 @@ class Keeping:
     embedder: Embedder | None = None
 
 
-def open_keeping(config: ServeConfig, home: Home, judge_key: str | None = None) -> Keeping | None:
+def open_storage(config: ServeConfig, home: Home, judge_key: str | None = None) -> MonitorStorage | None:
     """None where the monitor is off.
 
     Args:
@@ -42,12 +42,12 @@ def open_keeping(config: ServeConfig, home: Home, judge_key: str | None = None) 
         return None
     model = config.quality.drift_embedding
     embedder = Embedder(model, (home.bases / config.base).resolve()) if model is not None else None
-    return Keeping(QualityStore(home.quality), tenant_key(home.quality_key), judge_key, embedder)
+    return MonitorStorage(QualityStore(home.quality), tenant_key(home.quality_key), judge_key, embedder)
 
 
 def assemble_monitor(
     config: ServeConfig,
-    keeping: Keeping,
+    keeping: MonitorStorage,
     engine: Engine,
     residency: Residency,
     adapters: AdapterStore,

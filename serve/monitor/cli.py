@@ -32,7 +32,7 @@ WhoOption = Annotated[
 ]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False)]
 
-_MOST_TO_LABEL = 10_000
+_MAX_TO_LABEL = 10_000
 
 _HOW_TO_KEEP_TEXT = (
     "Labels and judges need the text: set `quality: {privacy: redacted}` (or `full`) in serve.yaml and restart the "
@@ -84,7 +84,7 @@ def export_labels(
     with _errors_in_one_line(), _store(home) as store:
         found = [(store.sample(one.sample_id), one) for one in store.labels(adapter)]
         rows = [(sample, one) for sample, one in found if sample is not None]  # retention may be at work
-        others = to_label(store, adapter, _MOST_TO_LABEL) if unlabelled else []
+        others = to_label(store, adapter, _MAX_TO_LABEL) if unlabelled else []
         if not rows and not others:
             raise NothingToDoError(why_nothing_to_label(store, adapter) if unlabelled else _NO_LABELS)
         _replace(file, write_labels([*rows, *((sample, None) for sample in others)]))

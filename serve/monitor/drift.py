@@ -18,7 +18,7 @@ from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.reference import Target
 from quality.drift import MIN_BASELINE_EXCHANGES, DriftBaseline, DriftReport, Exchange
 from quality.probes import read_probes
-from quality.samples.kept import DriftLook
+from quality.samples.records import DriftLook
 from quality.samples.store import QualityStore
 from quality.signals import mean_logprob
 from serve.clock import steady_time
@@ -34,12 +34,12 @@ MAX_TOKENS = 512
 """Of a prompt, and of an answer; longer ones are cut, in the baseline too."""
 
 # So many windows are kept, of the versions used last: at most 40 MB of windows of 100.
-_MOST_VERSIONS = 64
-_MOST_WAITING = 8
+_MAX_VERSIONS = 64
+_MAX_WAITING = 8
 
 # Of a window, and of a baseline, half of which is the yardstick: an embedding is worth some milliseconds of CPU time.
-_MOST_EMBEDDED = 40
-_MOST_EMBEDDED_AT_PUBLISH = 120
+_MAX_EMBEDDED = 40
+_MAX_EMBEDDED_AT_PUBLISH = 120
 
 
 class Seen(NamedTuple):
@@ -55,7 +55,7 @@ PromptOf = Callable[[Sequence[int | str]], tuple[int | str, ...]]
 
 
 @dataclass(frozen=True)
-class Yardstick:
+class DriftReference:
     """What windows of a version are held against."""
 
     baseline: DriftBaseline
@@ -70,7 +70,7 @@ class _Version:
     target: Target
     seen: list[Seen] = field(default_factory=list)
     is_read: bool = False
-    yardstick: Yardstick | None = None
+    yardstick: DriftReference | None = None
     is_drift: bool = False
 
 
@@ -106,7 +106,7 @@ class DriftMonitor:
         self._embedder = embedder
         self._clock = clock
         self._versions: OrderedDict[str, _Version] = OrderedDict()
-        self._full: asyncio.Queue[tuple[_Version, list[Seen]]] = asyncio.Queue(_MOST_WAITING)
+        self._full: asyncio.Queue[tuple[_Version, list[Seen]]] = asyncio.Queue(_MAX_WAITING)
 
     def generation_started(self, lora_name: str | None) -> None:
         """There is nothing to see yet."""
@@ -154,12 +154,12 @@ class DriftMonitor:
         if version is None:
             name, _, number = lora_name.partition("@")
             version = self._versions[lora_name] = _Version(Target(name, int(number)))
-            if len(self._versions) > _MOST_VERSIONS:
+            if len(self._versions) > _MAX_VERSIONS:
                 self._versions.popitem(last=False)
         self._versions.move_to_end(lora_name)
         return version
 
-    async def _read_yardstick(self, target: Target) -> Yardstick | None:
+    async def _read_yardstick(self, target: Target) -> DriftReference | None:
         folder = self._folder_of(target)
         probes = await asyncio.to_thread(read_probes, folder)
         fingerprint = await asyncio.to_thread(read_fingerprint, folder)
@@ -172,9 +172,11 @@ class DriftMonitor:
 
     def _yardstick(
         self, baseline: Sequence[Exchange], stop_token_ids: frozenset[int], prompt_of: PromptOf
-    ) -> Yardstick:
+    ) -> DriftReference:
         exchanges = [_cut(seen, stop_token_ids, prompt_of) for seen in baseline]
-        return Yardstick(DriftBaseline(self._embedded(exchanges, _MOST_EMBEDDED_AT_PUBLISH)), stop_token_ids, prompt_of)
+        return DriftReference(
+            DriftBaseline(self._embedded(exchanges, _MAX_EMBEDDED_AT_PUBLISH)), stop_token_ids, prompt_of
+        )
 
     def _prompt_of(self, target: Target, fingerprint: Fingerprint | None) -> PromptOf:
         """Prompts without the date, where the chat template writes one: it moves at midnight, whatever clients ask."""
@@ -204,11 +206,11 @@ class DriftMonitor:
         """At the last look, which may be of a process before this one."""
         return any(look.is_drift for look in self._store.drift_looks(target.name, target.version, limit=1))
 
-    def _compare(self, target: Target, yardstick: Yardstick, window: Sequence[Seen]) -> DriftReport:
+    def _compare(self, target: Target, yardstick: DriftReference, window: Sequence[Seen]) -> DriftReport:
         """Look at a window, and store the look: its number counts in all later ones, also of another process."""
         exchanges = [_exchange(seen, yardstick) for seen in window]
         number = self._store.last_look(target.name, target.version) + 1
-        report = yardstick.baseline.look(self._embedded(exchanges, _MOST_EMBEDDED), number, self._alpha)
+        report = yardstick.baseline.look(self._embedded(exchanges, _MAX_EMBEDDED), number, self._alpha)
         self._store.add_drift_look(
             DriftLook(
                 at_s=self._clock(),
@@ -232,7 +234,7 @@ def _seen(record: GenerationRecord) -> Seen:
     )
 
 
-def _exchange(seen: Seen, yardstick: Yardstick) -> Exchange:
+def _exchange(seen: Seen, yardstick: DriftReference) -> Exchange:
     length = _length(seen.answer, yardstick.stop_token_ids)
     return Exchange(
         prompt_tokens=yardstick.prompt_of(seen.prompt),

@@ -9,7 +9,7 @@ from serve.engine.protocol import Engine
 from serve.monitor.trial.state import TrialState
 from serve.observe.observers import Observers
 from serve.observe.quality_metrics import QualityMetrics
-from serve.records import GenerationRecord, RequestRecord
+from serve.records import AnsweredRequest, GenerationRecord
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Monitor:
         if not self.is_paused:
             self.observers.generation_finished(record)
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         if not self.is_paused:
             self.observers.request_finished(record)
 

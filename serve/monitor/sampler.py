@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 _PERIOD_S = 60.0
 _PRUNE_S = 3600.0
 _WAKE_S = 1.0
-_MOST_QUEUED = 1000
-_MOST_AT_ONCE = 100
+_MAX_QUEUED = 1000
+_MAX_AT_ONCE = 100
 _DAY_S = 86_400.0
 _PLAUSIBLE_S = 2 * _DAY_S
 """Between two prunings. More is a server that was off for long, or a clock that jumped."""
@@ -81,7 +81,7 @@ class Sampler:
         tenant_key: bytes,
         rng: random.Random | None = None,
         clock: Callable[[], float] = steady_time,
-        most_queued: int = _MOST_QUEUED,
+        most_queued: int = _MAX_QUEUED,
     ) -> None:
         self._config = config
         self._store = store
@@ -133,7 +133,7 @@ class Sampler:
         """What is queued, at most so many; and whether the end was among them."""
         answers: list[_Answer] = []
         try:
-            while len(answers) < _MOST_AT_ONCE:
+            while len(answers) < _MAX_AT_ONCE:
                 answer = self._queue.get(timeout=wait_s) if wait_s and not answers else self._queue.get_nowait()
                 if answer is None:
                     return answers, True

@@ -6,7 +6,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from serve.records import GenerationRecord, RequestContext, RequestRecord, current_request
+from serve.records import AnsweredRequest, GenerationRecord, RequestContext, current_request
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +39,14 @@ class JsonFormatter(logging.Formatter):
         context = current_request.get()
         if context is not None:
             line |= _who(context)
-        if isinstance(request := getattr(record, "request", None), RequestRecord):
+        if isinstance(request := getattr(record, "request", None), AnsweredRequest):
             line |= _request_fields(request)
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return _encode(line)
 
 
-def log_request(record: RequestRecord) -> None:
+def log_request(record: AnsweredRequest) -> None:
     """One line per answered request: what it was, how it ended, where its time went; never its text or its key."""
     logger.info(
         "%d %s %s by %s in %.3f s, request %s",
@@ -69,7 +69,7 @@ def _who(context: RequestContext) -> dict[str, str]:
     return {"request_id": context.request_id, "tenant": tenant_hash(context.tenant)}
 
 
-def _request_fields(record: RequestRecord) -> dict[str, Any]:
+def _request_fields(record: AnsweredRequest) -> dict[str, Any]:
     context = record.context
     adapter, _, version = (record.served_name or "").partition("@")
     return {

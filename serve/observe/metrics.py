@@ -15,7 +15,7 @@ from serve.observe.engine_metrics import EngineMetrics
 from serve.observe.judge_metrics import JudgeMetrics
 from serve.observe.quality_metrics import QualityMetrics
 from serve.observe.series import Family, VersionFamilies, labels_of
-from serve.records import GenerationRecord, RequestRecord, current_source
+from serve.records import AnsweredRequest, GenerationRecord, current_source
 
 # One series a counter instead of two; nobody queries `_created`.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
@@ -27,7 +27,7 @@ _E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.5, 5.0, 7.5, 10.0, 15.0, 30.0,
 _LOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 
 # So many tenants have series of their own; those that come later share one, for keys are made faster than dashboards.
-_MOST_TENANTS = 100
+_MAX_TENANTS = 100
 _OTHER_TENANTS = "other"
 
 _NO_VERSION = ("", "")
@@ -172,7 +172,7 @@ class _Followed(Gauge):
 class TenantMetrics:
     """Whose requests. The first `most` tenants have series of their own."""
 
-    def __init__(self, registry: CollectorRegistry, most: int = _MOST_TENANTS) -> None:
+    def __init__(self, registry: CollectorRegistry, most: int = _MAX_TENANTS) -> None:
         self._most = most
         self._names: set[str] = set()
         self.running = _Followed(
@@ -187,7 +187,7 @@ class TenantMetrics:
             registry, "lorikeet_tenant_throttled", "Requests answered by a 429, by what was over its limit.", "reason"
         )
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         name = self._name(record.context.tenant)
         self.requests.of(name, record.outcome).inc()
         if record.status == 429 and record.reason is not None:
@@ -267,7 +267,7 @@ class ServeMetrics:
         """Count a request that nobody may ask, before anything of it was read."""
         self.traffic.rejections.of(*_NO_VERSION, error.reason).inc()
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         labels = _NO_VERSION if record.served_name is None else self._labels(record.served_name)
         self.traffic.requests.of(*labels, record.endpoint, record.outcome).inc()
         if record.reason is not None:

@@ -3,13 +3,13 @@
 from typing import Protocol
 
 from serve.background import Failures
-from serve.records import GenerationObserver, GenerationRecord, RequestRecord
+from serve.records import AnsweredRequest, GenerationObserver, GenerationRecord
 
 
 class RequestObserver(Protocol):
     """Who wants to know of answered requests; called on the event loop, so it must be quick."""
 
-    def request_finished(self, record: RequestRecord) -> None: ...
+    def request_finished(self, record: AnsweredRequest) -> None: ...
 
 
 class Observers:
@@ -34,7 +34,7 @@ class Observers:
             except Exception as error:  # boundary
                 self.failures.note("observers", error, f"{type(observer).__name__} fails at the end of a generation")
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         for observer in self.of_requests:
             try:
                 observer.request_finished(record)

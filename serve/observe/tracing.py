@@ -20,11 +20,11 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from serve.background import Failures, watch_thread
 from serve.observe.logs import tenant_hash
-from serve.records import GenerationRecord, Phase, RequestRecord
+from serve.records import AnsweredRequest, GenerationRecord, Phase
 
 logger = logging.getLogger(__name__)
 
-_MOST_QUEUED = 2000
+_MAX_QUEUED = 2000
 _EXPORT_TIMEOUT_S = 5.0
 _NS = 1_000_000_000
 _OPERATIONS = {"chat/completions": "chat", "completions": "text_completion", "responses": "chat"}
@@ -55,10 +55,10 @@ class Tracing:
         self._tracer = provider.get_tracer("lorikeet")
         self._failures = failures or Failures()
         self._clock_ns = clock_ns
-        self._queue: queue.Queue[tuple[int, RequestRecord] | None] = queue.Queue(_MOST_QUEUED)
+        self._queue: queue.Queue[tuple[int, AnsweredRequest] | None] = queue.Queue(_MAX_QUEUED)
         self._num_dropped = 0
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         """Leave a request to the thread; dropped where that is behind."""
         try:
             self._queue.put_nowait((self._clock_ns(), record))
@@ -94,7 +94,7 @@ def otlp_tracing(endpoint: str, failures: Failures | None = None) -> Tracing:
     return Tracing(provider, failures)
 
 
-def trace(tracer: Tracer, ended_ns: int, record: RequestRecord) -> None:
+def trace(tracer: Tracer, ended_ns: int, record: AnsweredRequest) -> None:
     """Make the spans of a request that ended then, nanoseconds since the epoch."""
     started_ns = ended_ns - int(record.duration_s * _NS)
     whole = tracer.start_span(
@@ -114,13 +114,13 @@ def trace(tracer: Tracer, ended_ns: int, record: RequestRecord) -> None:
     whole.end(ended_ns)
 
 
-def _parent(record: RequestRecord) -> Context | None:
+def _parent(record: AnsweredRequest) -> Context | None:
     """The client's own span, where it names one (W3C Trace Context); what is no such name is none."""
     given = record.context.traceparent
     return TraceContextTextMapPropagator().extract({"traceparent": given}) if given else None
 
 
-def _parts(record: RequestRecord) -> Iterator[_Part]:
+def _parts(record: AnsweredRequest) -> Iterator[_Part]:
     """The waits before the engine, as they were measured; the engine's phases, laid around the first token."""
     context = record.context
     for phase, name in _NAMES.items():
@@ -144,7 +144,7 @@ def _engine_parts(generation: GenerationRecord) -> Iterator[_Part]:
         yield _Part("decode", first_token_s, first_token_s + generation.decode_s)
 
 
-def _attributes(record: RequestRecord) -> Attributes:
+def _attributes(record: AnsweredRequest) -> Attributes:
     """Named as OpenTelemetry's semantic conventions name them, where they do."""
     context, generation = record.context, record.context.generation
     attributes: Attributes = {

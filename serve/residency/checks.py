@@ -21,7 +21,7 @@ from serve.errors import ParityError
 from serve.limits.defaults import check_defaults
 from serve.residency.parity import Parity, Tolerance, finite_logprobs, judge_parity, replay
 
-_MOST_REMEMBERED = 1024  # versions whose files passed
+_MAX_REMEMBERED = 1024  # versions whose files passed
 
 _PROMPTS = (
     "Say what you can help with.",
@@ -87,7 +87,7 @@ class FileChecks:
         if passed is not None and passed[0] == stamp:
             return passed[1]
         checked = self._check(target, folder)
-        if len(self._sound) >= _MOST_REMEMBERED:
+        if len(self._sound) >= _MAX_REMEMBERED:
             self._sound.clear()  # several threads check: one step, in which nothing is looked up
         self._sound[target] = stamp, checked
         return checked

@@ -59,7 +59,7 @@ class Resident:
     last_used_at: float = field(default_factory=time.time)
 
 
-class Lease:
+class ResidencyLease:
     """A request's hold on a resident version: it is not unloaded before `release`."""
 
     def __init__(self, residency: "Residency", resident: Resident, *, is_cold: bool) -> None:
@@ -78,7 +78,7 @@ class Lease:
             resident.last_used_at = time.time()
             self._residency.wake()
 
-    def __enter__(self) -> "Lease":
+    def __enter__(self) -> "ResidencyLease":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -125,7 +125,7 @@ class Residency:
         """Whether a lease is to be had without waiting."""
         return target in self._residents and target not in self._unloading
 
-    async def lease(self, target: Target, *, is_asked: bool = True) -> Lease:
+    async def lease(self, target: Target, *, is_asked: bool = True) -> ResidencyLease:
         """Make a version resident and keep it so until the lease is released.
 
         Args:
@@ -148,7 +148,7 @@ class Residency:
                     await asyncio.shield(self._unloading[target])
                 elif target in self._residents:
                     self._residents.move_to_end(target)
-                    return Lease(self, self._residents[target], is_cold=is_cold)
+                    return ResidencyLease(self, self._residents[target], is_cold=is_cold)
                 else:
                     is_cold = True
                     if target not in self._loading:

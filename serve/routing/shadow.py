@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 # vLLM's scheduler serves lower numbers first.
 SHADOW_PRIORITY = 1_000_000
-_MOST_AT_ONCE = 2
+_MAX_AT_ONCE = 2
 
 
 class Shadow:
@@ -31,7 +31,7 @@ class Shadow:
 
     def submit(self, endpoint: Endpoint, body: dict[str, Any], target: Target) -> None:
         """Send a copy of a request, as its client sent it, to another version, in the background."""
-        if len(self._running) >= _MOST_AT_ONCE:
+        if len(self._running) >= _MAX_AT_ONCE:
             self._metrics.shadow_finished(target, "dropped")
             return
         copy = body | {"model": str(target), "priority": SHADOW_PRIORITY, "stream": False}

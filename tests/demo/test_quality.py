@@ -15,13 +15,15 @@ from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from config.home import Home
 from demo.canaries import make_canaries
-from demo.figures import QualityReport, TrialFigures
+from demo.figures import QualityDemoReport, TrialFigures
 from demo.quality import print_quality_report
 from demo.trial import seen_so_far
-from quality.probes import Probe, ProbeMessage, ProbeSet, read_probes, write_probes
+from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet, read_probes, write_probes
 from tests.peft_folders import BASE, draft_for, write_peft_folder
 
-PROBES = ProbeSet(max_tokens=8, probes=(Probe(messages=(ProbeMessage(role="user", content="?"),), expected="!"),))
+PROBES = ProbeSet(
+    max_tokens=8, probes=(HeldOutQuestion(messages=(ProbeMessage(role="user", content="?"),), expected="!"),)
+)
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_the_table_says_what_each_decision_took() -> None:
         seconds=28.4,
         figures={},
     )
-    report = QualityReport(
+    report = QualityDemoReport(
         date="2026-11-22", machine="two cores", concurrency=8, canary_weight=0.5, engine_ready_s=30, trials=(trial,)
     )
     out = io.StringIO()

@@ -25,7 +25,7 @@ from adapters.reference import Target
 from adapters.store.manifest import ManifestDraft
 from adapters.store.version_files import MAX_BYTES
 from quality.drift import Exchange
-from quality.probes import Probe, ProbeMessage, ProbeSet, write_probes
+from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet, write_probes
 from tests.live_server import ANSWERS, DRIFT_WINDOW, LiveServer, chat, client
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
@@ -50,7 +50,9 @@ def probes(live: LiveServer) -> ProbeSet:
         max_tokens=12,
         stop=("}",),
         probes=tuple(
-            Probe(messages=tuple(map(ProbeMessage.model_validate, question(number)["messages"])), expected=RIGHT)
+            HeldOutQuestion(
+                messages=tuple(map(ProbeMessage.model_validate, question(number)["messages"])), expected=RIGHT
+            )
             for number in numbers[:NUM_PROBES]
         ),
         baseline=tuple(map(exchange, answers)),

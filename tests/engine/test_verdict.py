@@ -21,8 +21,8 @@ from adapters.store.manifest import ManifestDraft, QualityRules
 from adapters.store.version_files import MAX_BYTES
 from config.home import Home
 from loadtest.bench.server import running_server
-from quality.probes import Probe, ProbeMessage, ProbeSet, write_probes
-from quality.samples.kept import Grade
+from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet, write_probes
+from quality.samples.records import Grade
 from quality.samples.store import QualityStore
 from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, write_serve_config
 
@@ -38,7 +38,7 @@ PROBES = ProbeSet(
     max_tokens=12,
     stop=("}",),
     probes=tuple(
-        Probe(
+        HeldOutQuestion(
             messages=(
                 ProbeMessage(role="system", content="Answer about colours in JSON."),
                 ProbeMessage(role="user", content=f"What is number {number} of the colours?"),

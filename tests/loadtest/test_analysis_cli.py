@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 import lorikeet
 from loadtest.errors import SloError
 from loadtest.load.files import write_run
-from loadtest.report.compare import Comparison, compare
+from loadtest.report.compare import RunComparison, compare
 from loadtest.report.compare_tables import comparison_table, parse_share
 from tests.runs import random_run, request, run_of
 
@@ -39,7 +39,7 @@ def test_a_run_that_is_surely_worse_fails_and_says_in_what(folders: tuple[Path, 
     result = run_cli("loadtest", "compare", *folders, "--fail-if-worse", "5%", "--json", json_file)
     assert result.exit_code == 1
     assert "Surely worse by more than 5%: requests/s, output tokens/s, errors" in result.output
-    assert Comparison.model_validate_json(json_file.read_bytes()).worse_than(0.05)
+    assert RunComparison.model_validate_json(json_file.read_bytes()).worse_than(0.05)
 
 
 def test_without_a_limit_a_comparison_only_tells(folders: tuple[Path, Path]) -> None:

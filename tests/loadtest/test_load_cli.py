@@ -14,7 +14,7 @@ from config.loadtest import LoadtestConfig, MixConfig
 from loadtest.bench.synthetic import UNKNOWN_MODEL, Delays, SyntheticServer, synthetic_server
 from loadtest.load.files import read_run
 from loadtest.load.live import live_view
-from loadtest.load.runner import Progress
+from loadtest.load.runner import RunProgress
 from lorikeet import app
 from tests.runs import request
 
@@ -93,7 +93,7 @@ def test_requests_that_fail_are_records_and_a_warning_never_a_crash(server: Synt
 def shown(*, is_terminal: bool, models: tuple[str, ...]) -> str:
     """What the live view last said of a run with a request for each model."""
     console = Console(file=io.StringIO(), force_terminal=is_terminal, width=100)
-    progress = Progress(num_sent=len(models) + 1, records=[request(model=model, ttft_s=0.2) for model in models])
+    progress = RunProgress(num_sent=len(models) + 1, records=[request(model=model, ttft_s=0.2) for model in models])
     with live_view(LoadtestConfig(mix=MixConfig(models=models)), progress, console) as view:
         lines, table = view.line(), view.render()
     with console.capture() as capture:

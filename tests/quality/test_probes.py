@@ -3,12 +3,20 @@ import json
 import pytest
 
 from quality.drift import Exchange
-from quality.probes import GeneralText, InvalidProbesError, Probe, ProbeMessage, ProbeSet, read_probes, write_probes
+from quality.probes import (
+    GeneralText,
+    HeldOutQuestion,
+    InvalidProbesError,
+    ProbeMessage,
+    ProbeSet,
+    read_probes,
+    write_probes,
+)
 
 PROBES = ProbeSet(
     max_tokens=16,
     stop=("}",),
-    probes=(Probe(messages=(ProbeMessage(role="user", content="Angina?"),), expected='{"chapter": "é"}'),),
+    probes=(HeldOutQuestion(messages=(ProbeMessage(role="user", content="Angina?"),), expected='{"chapter": "é"}'),),
     general=GeneralText(token_ids=(1, 2, 3), base_nll=3.5, adapter_nll=3.75),
     baseline=(Exchange(prompt_tokens=(1, 2), completion_tokens=(3,), mean_logprob=-0.25),),
 )

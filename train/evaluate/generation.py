@@ -36,7 +36,7 @@ IsFinished = Callable[[list[int]], bool]
 
 
 @dataclass
-class Batch:
+class GenerationBatch:
     """Rows that are continued together: `attention_mask` (N, T), `logits` (N, V) of each row's next token."""
 
     rows: list[Continuation]
@@ -80,7 +80,9 @@ def continue_prompts(
     return rows
 
 
-def _prefill(model: PeftModel, prompts: Sequence[tuple[int, ...]], rows: Sequence[Continuation]) -> list[Batch]:
+def _prefill(
+    model: PeftModel, prompts: Sequence[tuple[int, ...]], rows: Sequence[Continuation]
+) -> list[GenerationBatch]:
     """A batch for each length of prompt, the shortest first."""
     prefix = _shared_prefix(model, prompts)
     by_length = sorted(rows, key=lambda row: len(prompts[row.row]))
@@ -95,7 +97,7 @@ def _prefill(model: PeftModel, prompts: Sequence[tuple[int, ...]], rows: Sequenc
             cache.batch_repeat_interleave(len(same_length))
         output = model(input_ids=input_ids[:, num_shared:], past_key_values=cache, use_cache=True, logits_to_keep=1)
         mask = torch.ones_like(input_ids)
-        batches.append(Batch(same_length, output.past_key_values, mask, output.logits[:, -1].float()))
+        batches.append(GenerationBatch(same_length, output.past_key_values, mask, output.logits[:, -1].float()))
     return batches
 
 
@@ -121,7 +123,7 @@ def _is_plain(cache: Any) -> bool:
     )
 
 
-def _merge(batches: list[Batch]) -> list[Batch]:
+def _merge(batches: list[GenerationBatch]) -> list[GenerationBatch]:
     """One batch of all rows, shorter prompts behind padding; as they are where the model keeps no plain cache."""
     longest = batches[-1]
     if len(batches) == 1 or not all(_is_plain(batch.cache) for batch in batches):
@@ -136,7 +138,7 @@ def _merge(batches: list[Batch]) -> list[Batch]:
         layer.keys, layer.values = keys, values
     rows = [row for batch in batches for row in batch.rows]
     mask = _align_right([batch.attention_mask for batch in batches], dim=-1)
-    return [Batch(rows, longest.cache, mask, torch.cat([batch.logits for batch in batches]))]
+    return [GenerationBatch(rows, longest.cache, mask, torch.cat([batch.logits for batch in batches]))]
 
 
 def _align_right(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
@@ -147,7 +149,9 @@ def _align_right(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
     return torch.cat(padded)
 
 
-def _decode(model: PeftModel, batch: Batch, max_new_tokens: int, is_finished: IsFinished, choose: ChooseTokens) -> None:
+def _decode(
+    model: PeftModel, batch: GenerationBatch, max_new_tokens: int, is_finished: IsFinished, choose: ChooseTokens
+) -> None:
     for step in range(max_new_tokens):
         if step > 0:
             _step(model, batch)
@@ -157,7 +161,7 @@ def _decode(model: PeftModel, batch: Batch, max_new_tokens: int, is_finished: Is
             return
 
 
-def _step(model: PeftModel, batch: Batch) -> None:
+def _step(model: PeftModel, batch: GenerationBatch) -> None:
     """Run each row's newest token through the model."""
     newest = torch.tensor([[row.token_ids[-1]] for row in batch.rows], device=model.device)
     batch.attention_mask = torch.cat([batch.attention_mask, torch.ones_like(newest)], dim=1)

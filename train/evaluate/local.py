@@ -22,7 +22,7 @@ BATCH_SIZE = 120
 
 
 @dataclass(frozen=True)
-class Answer:
+class EvaluatedAnswer:
     """One answer: its text without the end token, its tokens with it, as an engine counts them."""
 
     text: str
@@ -38,7 +38,7 @@ def evaluate(
     rows: Sequence[DatasetRow],
     at: datetime,
     on_answers: Callable[[int], None] = lambda count: None,
-) -> tuple[Evaluation, list[Answer]]:
+) -> tuple[Evaluation, list[EvaluatedAnswer]]:
     """Scores of base (zero-shot) and adapter, and the adapter's answers in the order of the rows.
 
     Args:
@@ -65,13 +65,13 @@ def generate(
     prompts: Sequence[tuple[int, ...]],
     dataset: DatasetManifest,
     on_answers: Callable[[int], None] = lambda count: None,
-) -> list[Answer]:
+) -> list[EvaluatedAnswer]:
     """Answers in the order of `prompts`; batches hold prompts of similar length."""
     settings = dataset.evaluation
     is_finished = _is_finished(tokenizer, settings.stop)
     choose = token_choice(dataset, tokenizer)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
-    answers: dict[int, Answer] = {}
+    answers: dict[int, EvaluatedAnswer] = {}
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
         rows = continue_prompts(model, [prompts[i] for i in batch], settings.max_new_tokens, is_finished, choose)
@@ -81,18 +81,18 @@ def generate(
     return [answers[index] for index in range(len(prompts))]
 
 
-def exact_match(answers: Sequence[Answer], rows: Sequence[DatasetRow]) -> Score:
+def exact_match(answers: Sequence[EvaluatedAnswer], rows: Sequence[DatasetRow]) -> Score:
     right = sum(is_exact_match(a.text, row.output) for a, row in zip(answers, rows, strict=True))
     return _score(right, len(rows))
 
 
-def valid_format(answers: Sequence[Answer], dataset: DatasetManifest) -> Score:
+def valid_format(answers: Sequence[EvaluatedAnswer], dataset: DatasetManifest) -> Score:
     """Share of answers in the domain's JSON schema; without a schema every non-empty answer is valid."""
     answer_format = AnswerFormat(dataset.answer.json_schema)
     return _score(sum(answer_format.accepts(a.text) for a in answers), len(answers))
 
 
-def quality_baseline(answers: Sequence[Answer]) -> QualityBaseline:
+def quality_baseline(answers: Sequence[EvaluatedAnswer]) -> QualityBaseline:
     n = max(len(answers), 1)
     return QualityBaseline(
         n=len(answers),
@@ -143,12 +143,12 @@ def _is_finished(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> IsF
 
 def _answer(
     tokenizer: PreTrainedTokenizerBase, prompt: tuple[int, ...], row: Continuation, stop: Sequence[str]
-) -> Answer:
+) -> EvaluatedAnswer:
     """The text ends with its stop string; the last token may hold more."""
     text = str(tokenizer.decode(row.token_ids, skip_special_tokens=True))
     ends = [text.index(s) + len(s) for s in stop if s in text]
     mean_logprob = sum(row.logprobs) / max(len(row.logprobs), 1)
-    return Answer(text[: min(ends, default=None)], tuple(prompt), tuple(row.token_ids), mean_logprob)
+    return EvaluatedAnswer(text[: min(ends, default=None)], tuple(prompt), tuple(row.token_ids), mean_logprob)
 
 
 def _score(successes: int, n: int) -> Score:

@@ -9,9 +9,9 @@ from adapters.store.manifest import Forgetting, QualityRules
 from config.dataset import DatasetRow
 from config.schema import DomainConfig
 from quality.drift import Exchange
-from quality.probes import GeneralText, Probe, ProbeMessage, ProbeSet
+from quality.probes import GeneralText, HeldOutQuestion, ProbeMessage, ProbeSet
 from train.data.general import FORGETTING_TEXT
-from train.evaluate.local import Answer
+from train.evaluate.local import EvaluatedAnswer
 
 _BASELINE_SEED = 13
 
@@ -20,7 +20,7 @@ def make_probes(
     config: DomainConfig,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[DatasetRow],
-    answers: Sequence[Answer],
+    answers: Sequence[EvaluatedAnswer],
     forgetting: Forgetting,
 ) -> ProbeSet:
     """The held-out rows as probes, and the version's own answers to them as the drift baseline.
@@ -41,9 +41,9 @@ def make_probes(
     )
 
 
-def probe_of(row: DatasetRow) -> Probe:
+def probe_of(row: DatasetRow) -> HeldOutQuestion:
     messages = tuple(ProbeMessage(role=message.role, content=message.content) for message in row.prompt)
-    return Probe(messages=messages, expected=row.output)
+    return HeldOutQuestion(messages=messages, expected=row.output)
 
 
 def quality_rules(config: DomainConfig) -> QualityRules:
@@ -57,7 +57,7 @@ def _general_text(tokenizer: PreTrainedTokenizerBase, forgetting: Forgetting) ->
     return GeneralText(token_ids=token_ids, base_nll=forgetting.base_nll, adapter_nll=forgetting.adapter_nll)
 
 
-def _baseline(answers: Sequence[Answer]) -> tuple[Exchange, ...]:
+def _baseline(answers: Sequence[EvaluatedAnswer]) -> tuple[Exchange, ...]:
     """Shuffled: every other one becomes the yardstick, and rows might come sorted."""
     exchanges = [
         Exchange(

@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Batch:
+class PaddedBatch:
     """Examples padded on the right: `input_ids`, `attention_mask` and `labels`, each (B, T).
 
     `num_shared` counts the tokens that all examples begin with and whose keys and values can be shared.
@@ -40,11 +40,11 @@ class Batch:
     def num_answer_tokens(self) -> torch.Tensor:
         return (self.labels[:, 1:] != IGNORED).sum()
 
-    def longest_and_shortest(self) -> "Batch":
+    def longest_and_shortest(self) -> "PaddedBatch":
         """Two rows, also where all are as long: one alone cannot show what leaks from row to row."""
         order = self.attention_mask.sum(1).argsort().tolist()
         rows = sorted({order[0], order[-1]})
-        return Batch(self.input_ids[rows], self.attention_mask[rows], self.labels[rows], self.num_shared)
+        return PaddedBatch(self.input_ids[rows], self.attention_mask[rows], self.labels[rows], self.num_shared)
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class AnswerLossTrainer(SFTTrainer):
         assert not return_outputs  # `prediction_loss_only` is set
         causal_lm = self.accelerator.unwrap_model(model).get_base_model()
         num_shared = shared_prefix_length(inputs["input_ids"], inputs["labels"])
-        batch = Batch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], num_shared)
+        batch = PaddedBatch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], num_shared)
         with self.accelerator.autocast():
             loss = summed_loss(causal_lm, batch, self._loss_paths.choose(causal_lm, batch))
         return loss / (batch.num_answer_tokens if num_items_in_batch is None else num_items_in_batch)
@@ -100,7 +100,7 @@ class LossPaths:
         self._equal_up_to: dict[LossPath, int] = dict.fromkeys(FAST_PATHS, 0)
         self._unequal: set[LossPath] = set()
 
-    def choose(self, causal_lm: PreTrainedModel, batch: Batch) -> LossPath:
+    def choose(self, causal_lm: PreTrainedModel, batch: PaddedBatch) -> LossPath:
         has_shared = batch.num_shared > 0
         can_pack_rows = has_shared and can_pack(causal_lm, batch.num_tokens)
         if can_pack_rows and self._is_equal("packed rows", causal_lm, batch):
@@ -109,7 +109,7 @@ class LossPaths:
             return "shared prefix"
         return "answer positions" if self._is_equal("answer positions", causal_lm, batch) else "own forward"
 
-    def _is_equal(self, path: LossPath, causal_lm: PreTrainedModel, batch: Batch) -> bool:
+    def _is_equal(self, path: LossPath, causal_lm: PreTrainedModel, batch: PaddedBatch) -> bool:
         if path in self._unequal:
             return False
         if batch.num_tokens > self._equal_up_to[path]:
@@ -120,7 +120,7 @@ class LossPaths:
         return True
 
 
-def summed_loss(causal_lm: PreTrainedModel, batch: Batch, path: LossPath) -> torch.Tensor:
+def summed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) -> torch.Tensor:
     """Negative log-likelihood of all answer tokens, nats."""
     if path == "own forward":
         output = causal_lm(
@@ -144,7 +144,7 @@ def summed_loss(causal_lm: PreTrainedModel, batch: Batch, path: LossPath) -> tor
     return torch.nn.functional.cross_entropy(output.logits[0].float(), labels[is_answer], reduction="sum")
 
 
-def _packed_loss(causal_lm: PreTrainedModel, batch: Batch) -> torch.Tensor:
+def _packed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch) -> torch.Tensor:
     """The shared tokens and then what follows in each row, as one row; see `train.attention`."""
     num_rows, num_shared = len(batch.input_ids), batch.num_shared
     shared, rest = batch.input_ids[:1, :num_shared], batch.input_ids[:, num_shared:]
@@ -173,7 +173,7 @@ def shared_prefix_length(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
     return max(min(num_same, int(is_prompt.long().cumprod(0).sum()) - 1), 0)
 
 
-def _shared_cache(causal_lm: PreTrainedModel, batch: Batch) -> Any:
+def _shared_cache(causal_lm: PreTrainedModel, batch: PaddedBatch) -> Any:
     """Keys and values of the shared tokens, computed for one row and repeated for all."""
     prefix = batch.input_ids[:1, : batch.num_shared]
     cache = causal_lm.get_decoder()(input_ids=prefix, use_cache=True).past_key_values
@@ -196,7 +196,7 @@ def _answer_positions_only(causal_lm: PreTrainedModel, is_answer: torch.Tensor) 
         hook.remove()
 
 
-def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: Batch) -> bool:
+def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: PaddedBatch) -> bool:
     """Compare two examples' loss and gradient, and log the outcome."""
     sample = batch.longest_and_shortest()
     own = loss_and_gradient(causal_lm, sample, "own forward")
@@ -215,7 +215,7 @@ def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: Batch) ->
 
 
 @torch.enable_grad()
-def loss_and_gradient(causal_lm: PreTrainedModel, batch: Batch, path: LossPath) -> LossAndGradient:
+def loss_and_gradient(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) -> LossAndGradient:
     """Mean loss per answer token and its gradient, without dropout; the weights' `grad` stays as it is."""
     was_training = causal_lm.training
     causal_lm.eval()

@@ -23,7 +23,7 @@ _known_caches: list[torch.Tensor] = []
 """The layers' KV caches as the operator has them."""
 
 
-def attend_without_python() -> None:
+def install_cpp_attention() -> None:
     """Replace vLLM's calls; done twice, it does no more. The operators must be loaded."""
     from vllm.model_executor.layers.attention.attention import Attention
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner

@@ -34,7 +34,7 @@ def allow_compilation(platform: Any) -> None:
     platform.check_and_update_config = classmethod(check_without_lora)
 
 
-def mend_compile_cache() -> None:
+def fix_compile_cache_reload() -> None:
     """Let vLLM read what it has saved: 0.32 finishes each function with a method that those for a CPU do not have.
 
     vllm/compilation/decorators.py, `_try_load_aot_compiled_fn`; without it, each start compiles again.

@@ -20,7 +20,7 @@ UP_TO_ROWS = (4, 16, 128, 1 << 62)
 """What is measured for ROWS holds up to so many rows."""
 
 _LEAST_GAIN = 1.05
-_MOST_LOSS = 0.95
+_MAX_LOSS = 0.95
 _SAMPLED_BYTES_PER_THREAD = 8 << 20
 """Of weights that are multiplied one after the other: in a model no layer finds its weights in the second cache."""
 _MAX_SAMPLED_BYTES = 64 << 20
@@ -66,7 +66,7 @@ def choose(timings: Sequence[Mapping[str, float]]) -> Choice:
     """
     kernels = [min((name for name in seconds if name != STOCK), key=seconds.__getitem__) for seconds in timings]
     gains = [seconds[STOCK] / seconds[name] for seconds, name in zip(timings, kernels, strict=True)]
-    is_stock = max(gains) < _LEAST_GAIN or min(gains) < _MOST_LOSS
+    is_stock = max(gains) < _LEAST_GAIN or min(gains) < _MAX_LOSS
     return Choice(is_stock, tuple(kernels), tuple(gains))
 
 

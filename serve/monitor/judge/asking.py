@@ -48,7 +48,7 @@ class JudgeCallError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Reply:
+class JudgeReply:
     text: str
     num_tokens: int
     """Of prompt and answer."""
@@ -65,7 +65,7 @@ class Judge(Protocol):
     @property
     def is_ready(self) -> bool: ...
 
-    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
+    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> JudgeReply:
         """Ask once.
 
         Raises:
@@ -84,7 +84,7 @@ class HttpJudge:
         self._client = client
         self._clock = clock
 
-    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
+    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> JudgeReply:
         try:
             body = _body(task, self.name, temperature) | {"response_format": task.response_format}
             response = await self._client.post("chat/completions", json=body)
@@ -113,7 +113,7 @@ class EngineJudge:
     def is_ready(self) -> bool:
         return self._engine.is_ready
 
-    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> Reply:
+    async def ask(self, task: JudgeTask, temperature: float = 0.0) -> JudgeReply:
         ask_as("probe")
         held_to = {"structured_outputs": {"regex": task.reply_pattern}}  # vLLM's own field
         body = _body(task, self.name, temperature) | held_to | {"priority": SHADOW_PRIORITY}
@@ -142,7 +142,7 @@ def most_tokens(task: JudgeTask) -> int:
     return sum(len(message["content"]) for message in task.messages) // _CHARS_PER_TOKEN + MAX_REPLY_TOKENS
 
 
-def read_reply(body: Any, task: JudgeTask) -> Reply:
+def read_reply(body: Any, task: JudgeTask) -> JudgeReply:
     """The text of a chat completion.
 
     Raises:
@@ -156,7 +156,7 @@ def read_reply(body: Any, task: JudgeTask) -> Reply:
         raise JudgeCallError("answered without text; is the URL that of an OpenAI-compatible server?", "error")
     usage = body.get("usage")
     num_tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
-    return Reply(text, num_tokens if isinstance(num_tokens, int) and num_tokens > 0 else most_tokens(task))
+    return JudgeReply(text, num_tokens if isinstance(num_tokens, int) and num_tokens > 0 else most_tokens(task))
 
 
 def _words(error: Exception) -> str:

@@ -9,7 +9,7 @@ from config.monitor import JudgeConfig
 from quality.judge import JudgeReplyError, JudgeTask
 from quality.samples.store import QualityStore
 from serve.clock import steady_time
-from serve.monitor.judge.asking import Judge, JudgeCallError, Reply, most_tokens
+from serve.monitor.judge.asking import Judge, JudgeCallError, JudgeReply, most_tokens
 from serve.observe.metrics import ServeMetrics
 
 _RETRY_TEMPERATURE = 0.7
@@ -77,7 +77,7 @@ class JudgeCalls:
                 self._metrics.judge.asked("ok")
                 return answer
 
-    async def _ask(self, task: JudgeTask, temperature: float) -> Reply:
+    async def _ask(self, task: JudgeTask, temperature: float) -> JudgeReply:
         """One try. What it may cost is booked first: a reply that comes too late is paid for, too."""
         booked = most_tokens(task)
         await asyncio.to_thread(self._book, booked)

@@ -13,7 +13,7 @@ from adapters.errors import AdapterError
 from adapters.reference import Target
 from adapters.store.reader import StoreReader
 from quality.judge import Choice, choice_task, preference, read_choice
-from quality.samples.kept import Grade, Sample, preference_judge
+from quality.samples.records import Grade, Sample, preference_judge
 from quality.samples.store import QualityStore
 from serve.clock import steady_time
 from serve.engine.protocol import Engine
@@ -25,7 +25,7 @@ from serve.routing.shadow import SHADOW_PRIORITY
 
 logger = logging.getLogger(__name__)
 
-_MOST_TOKENS = 512
+_MAX_TOKENS = 512
 _ANSWER_TIMEOUT_S = 120.0
 _REDACTED = re.compile(r"\[[A-Z]{2,8}\]")
 _SCORES: dict[Choice, float] = {"first": 0.0, "tie": 0.5, "second": 1.0}
@@ -93,7 +93,7 @@ class Comparing:
             "model": str(stable),
             "prompt": prompt,
             "add_special_tokens": False,  # the prompt has the chat template's
-            "max_tokens": _MOST_TOKENS,
+            "max_tokens": _MAX_TOKENS,
             "temperature": 0,
             "priority": SHADOW_PRIORITY,
         }

@@ -18,7 +18,7 @@ from adapters.store.reader import StoreReader
 from config.monitor import JudgeConfig
 from quality.agreement import agreement_of_scores, labels_and_grades
 from quality.judge import grade_task, read_grade
-from quality.samples.kept import Grade, Sample, preference_judge
+from quality.samples.records import Grade, Sample, preference_judge
 from quality.samples.store import QualityStore
 from serve.clock import is_within, steady_time
 from serve.monitor.judge.asking import Judge, JudgeCallError
@@ -28,7 +28,7 @@ from serve.observe.metrics import ServeMetrics
 
 logger = logging.getLogger(__name__)
 
-_MOST_PER_ROUND = 20
+_MAX_PER_ROUND = 20
 _IDLE_S = 15.0
 _SHOW_EVERY_S = 60.0
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 10.0, 3600.0
@@ -103,7 +103,7 @@ class Judging:
                 if error.outcome != "invalid":
                     return self._pause_s(error)
             self._num_failed, self._is_over_budget = 0, False
-        return _IDLE_S if len(samples) < _MOST_PER_ROUND else 0.0
+        return _IDLE_S if len(samples) < _MAX_PER_ROUND else 0.0
 
     async def show(self) -> None:
         """Export mean scores by version, and the agreement with people by adapter."""
@@ -137,9 +137,9 @@ class Judging:
 
     def _waiting(self) -> list[Sample]:
         """The newest first: they tell most of what is served now."""
-        limit = _MOST_PER_ROUND + len(self._left_out)
+        limit = _MAX_PER_ROUND + len(self._left_out)
         samples = self._store.ungraded(self._judge.name, limit, self._config.sample_rate)
-        return [sample for sample in reversed(samples) if sample.id not in self._left_out][:_MOST_PER_ROUND]
+        return [sample for sample in reversed(samples) if sample.id not in self._left_out][:_MAX_PER_ROUND]
 
     async def _grade(self, sample: Sample) -> None:
         rubric = await asyncio.to_thread(self._rubric, sample)

@@ -11,15 +11,15 @@ from datetime import UTC, datetime
 
 from quality.errors import QualityError
 from quality.judge import HIGHEST_GRADE, LOWEST_GRADE, grade_of, score_of
-from quality.samples.kept import Label, Sample
+from quality.samples.records import Label, Sample
 
 COLUMNS = ("sample_id", "adapter", "version", "at", "prompt", "answer", "label", "who", "note")
 
 WORDS = {"right": 1.0, "wrong": 0.0}
 
 _REQUIRED = ("sample_id", "label")
-_MOST_TOLD = 10
-_MOST_FIELD_CHARS = 1 << 30  # a prompt may be longer than the csv module's 128 KiB
+_MAX_TOLD = 10
+_MAX_FIELD_CHARS = 1 << 30  # a prompt may be longer than the csv module's 128 KiB
 # A spreadsheet takes a text that begins so for a formula, and a model's answer may well begin so.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -61,7 +61,7 @@ def read_labels(text: str, sample_of: Callable[[int], Sample | None], *, who: st
     Raises:
         LabelsError: A column is missing, or any row is wrong.
     """
-    csv.field_size_limit(_MOST_FIELD_CHARS)
+    csv.field_size_limit(_MAX_FIELD_CHARS)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     labels: dict[tuple[int, str], Label] = {}
     problems: list[str] = []
@@ -109,9 +109,9 @@ def _label(
 
 
 def _told(problems: list[str]) -> Iterator[str]:
-    yield from problems[:_MOST_TOLD]
-    if len(problems) > _MOST_TOLD:
-        yield f"and {len(problems) - _MOST_TOLD} more lines"
+    yield from problems[:_MAX_TOLD]
+    if len(problems) > _MAX_TOLD:
+        yield f"and {len(problems) - _MAX_TOLD} more lines"
 
 
 def _harmless(text: str) -> str:

@@ -9,7 +9,7 @@ from rich.panel import Panel
 from rich.rule import Rule
 from rich.text import Text
 
-from quality.samples.kept import Label, Sample
+from quality.samples.records import Label, Sample
 from quality.samples.store import QualityStore
 from serve.monitor.labels.csv import label_score
 
@@ -19,7 +19,7 @@ _LOOKED_AT = 2000  # of the samples without a label, the newest, to find graded 
 _WORDS = {"r": "right", "w": "wrong"}
 
 
-class Progress(NamedTuple):
+class LabellingProgress(NamedTuple):
     num_labelled: int
     num_left: int
 
@@ -50,8 +50,8 @@ class Labelling:
         self._labelled: list[int] = []
 
     @property
-    def progress(self) -> Progress:
-        return Progress(len(self._labelled), len(self._samples) - self._place)
+    def progress(self) -> LabellingProgress:
+        return LabellingProgress(len(self._labelled), len(self._samples) - self._place)
 
     def run(self) -> None:
         """Until all are labelled or skipped, or the person quits."""

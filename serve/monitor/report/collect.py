@@ -13,7 +13,7 @@ from quality.agreement import NUM_GRADES, agreement_of_scores, labels_and_grades
 from quality.intervals import Share
 from quality.judge import LOWEST_GRADE, grade_of
 from quality.probes import InvalidProbesError, read_probes
-from quality.samples.kept import Grade, Label, is_preference
+from quality.samples.records import Grade, Label, is_preference
 from quality.samples.store import QualityStore
 from quality.verdict import decide
 from serve.monitor.report.figures import (
@@ -34,7 +34,7 @@ from serve.monitor.trial.state import TrialState, trial_state
 MOST_SAMPLES = 20_000
 """Of a version, the newest; a report of more would only be slower."""
 
-_MOST_LOOKS = 500
+_MAX_LOOKS = 500
 _DECIDING = frozenset({"promoted", "rolled_back", "judged", "split"})
 
 _MISSING = {
@@ -145,7 +145,7 @@ def _version(store: QualityStore, adapters: StoreReader, name: str, version: int
                 is_drift=look.is_drift,
                 reason=look.reason,
             )
-            for look in store.drift_looks(name, version, limit=_MOST_LOOKS)
+            for look in store.drift_looks(name, version, limit=_MAX_LOOKS)
         ),
         scores=tuple(
             MeanScore(judge=judge, score=mean_score([grade.score for grade in of_judge]))

@@ -10,18 +10,18 @@ from quality.intervals import Share
 from serve.monitor.trial.state import TrialState
 
 
-class _Figures(BaseModel):
+class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class ProbeStep(_Figures):
+class ProbeStep(_ReportModel):
     """Held-out questions asked until then, each with its latest score."""
 
     at_s: float
     accuracy: Share
 
 
-class SignalStep(_Figures):
+class SignalStep(_ReportModel):
     """What samples of a stretch of time were like; None where none of them had the figure."""
 
     at_s: float
@@ -33,12 +33,12 @@ class SignalStep(_Figures):
     ttft_s: float | None
 
 
-class GeneralStep(_Figures):
+class GeneralStep(_ReportModel):
     at_s: float
     nll: float
 
 
-class Look(_Figures):
+class Look(_ReportModel):
     at_s: float
     look: int
     num_exchanges: int
@@ -46,14 +46,14 @@ class Look(_Figures):
     reason: str
 
 
-class MeanScore(_Figures):
+class MeanScore(_ReportModel):
     """Of one judge for one version; its interval takes scores for coin flips, which vary more than any score can."""
 
     judge: str
     score: Share
 
 
-class VersionFigures(_Figures):
+class VersionFigures(_ReportModel):
     version: int
     """0 is the base."""
     num_samples: int
@@ -70,7 +70,7 @@ class VersionFigures(_Figures):
     scores: tuple[MeanScore, ...]
 
 
-class JudgeFigures(_Figures):
+class JudgeFigures(_ReportModel):
     """One judge against people's labels, over all versions of the adapter."""
 
     judge: str
@@ -80,7 +80,7 @@ class JudgeFigures(_Figures):
     """(5, 5) answers by label (row) and the judge's grade (column), both 1 to 5."""
 
 
-class Decision(_Figures):
+class Decision(_ReportModel):
     """An event of the adapter's history that moved traffic, or said what would have."""
 
     at: str
@@ -94,14 +94,14 @@ class Decision(_Figures):
     figures: Mapping[str, float]
 
 
-class Missing(_Figures):
+class Missing(_ReportModel):
     """A figure that the report lacks, and how to get it."""
 
     what: str
     how: str
 
 
-class AdapterFigures(_Figures):
+class AdapterFigures(_ReportModel):
     name: str
     versions: tuple[VersionFigures, ...]
     judges: tuple[JudgeFigures, ...]
@@ -111,7 +111,7 @@ class AdapterFigures(_Figures):
     """The canary on trial, as what was written down of it says."""
 
 
-class QualityReport(_Figures):
+class QualityReport(_ReportModel):
     schema_version: Literal[1] = 1
     created_at: str
     """UTC, ISO 8601."""

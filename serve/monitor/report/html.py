@@ -20,7 +20,7 @@ from serve.monitor.report.plots import (
 )
 from serve.monitor.report.words import agreed, at, difference, kappa, last_looks, percent, score, users
 
-_MOST_LOOKS = 8
+_MAX_LOOKS = 8
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1d2733 }
@@ -121,7 +121,7 @@ def render_html(report: QualityReport) -> str:
             users=users,
             difference=difference,
             kappa=kappa,
-            looks=partial(last_looks, most=_MOST_LOOKS),
+            looks=partial(last_looks, most=_MAX_LOOKS),
             at=at,
             marked=_marked,
         )

@@ -6,10 +6,10 @@ from statistics import fmean, median
 from typing import TypeVar
 
 from quality.intervals import Share, share_of
-from quality.samples.kept import ProbeScore, Sample
+from quality.samples.records import ProbeScore, Sample
 from serve.monitor.report.figures import ProbeStep, SignalStep
 
-_MOST_STEPS = 40
+_MAX_STEPS = 40
 _SHORTEST_STEP_S = 10.0
 
 RowT = TypeVar("RowT", Sample, ProbeScore)
@@ -53,11 +53,11 @@ def _steps(rows: Sequence[RowT]) -> Iterator[list[RowT]]:
     if not rows:
         return
     start_s = rows[0].at_s
-    width_s = max(_SHORTEST_STEP_S, (rows[-1].at_s - start_s) / _MOST_STEPS)
+    width_s = max(_SHORTEST_STEP_S, (rows[-1].at_s - start_s) / _MAX_STEPS)
 
     def number(row: RowT) -> int:
         """The newest row ends the last step, and begins none of its own."""
-        return min(int((row.at_s - start_s) / width_s), _MOST_STEPS - 1)
+        return min(int((row.at_s - start_s) / width_s), _MAX_STEPS - 1)
 
     for _, step in groupby(rows, number):
         yield list(step)

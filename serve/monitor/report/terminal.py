@@ -10,7 +10,7 @@ from serve.monitor.report.figures import AdapterFigures, Decision, QualityReport
 from serve.monitor.report.words import NONE, agreed, at, difference, kappa, last_looks, percent, users
 from serve.monitor.trial.state import TrialState
 
-_MOST_DECISIONS = 8
+_MAX_DECISIONS = 8
 
 
 def print_report(report: QualityReport, console: Console) -> None:
@@ -90,7 +90,7 @@ def _print_trial(trial: TrialState, console: Console) -> None:
 
 def _decisions(adapter: AdapterFigures) -> Table:
     table = Table(Column("at", no_wrap=True), "what", "moved", "why", box=SIMPLE_HEAD)
-    for decision in adapter.decisions[-_MOST_DECISIONS:]:
+    for decision in adapter.decisions[-_MAX_DECISIONS:]:
         what = decision.kind.replace("_", " ") + (f": {decision.action}" if decision.action else "")
         table.add_row(
             decision.at[:16].replace("T", " "),

@@ -13,39 +13,39 @@ from dataclasses import dataclass
 
 from adapters.errors import AdapterError, TrialOverError
 from adapters.reference import Target
-from adapters.release.trials import Trial, told_verdicts
+from adapters.release.trials import Trial, reported_verdicts
 from adapters.store.history import VerdictAction
 from adapters.store.manifest import QualityRules
 from adapters.store.store import AdapterStore
 from config.monitor import VerdictMode
 from quality.errors import QualityStoreError
-from quality.samples.kept import TrialPair
+from quality.samples.records import TrialPair
 from quality.samples.store import QualityStore
 from quality.verdict import Comparison, Policy, Verdict, decide
 from serve.clock import steady_time
 from serve.monitor.trial.evidence import TrialEvidence, known_pairs, policy_of, ttft_of
 from serve.monitor.trial.state import TrialState, trial_state
 from serve.observe.metrics import ServeMetrics
-from serve.records import GenerationRecord, RequestRecord
+from serve.records import AnsweredRequest, GenerationRecord
 from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 
-_MOST_TTFTS = 500
-_MOST_VERSIONS = 256
+_MAX_TTFTS = 500
+_MAX_VERSIONS = 256
 _WORDS: dict[VerdictAction, str] = {"promote": "promoted", "rollback": "rolled back", "hold": "held"}
 
 
 @dataclass
 class Case:
-    """One trial under way. `told` are the verdicts that the history has already."""
+    """One trial under way. `reported` are the verdicts that the history has already."""
 
     name: str
     trial: Trial
     evidence: TrialEvidence
     policy: Policy
     max_hours: float
-    told: set[VerdictAction]
+    reported: set[VerdictAction]
     num_judged: int = -1
     """How much the last verdict saw."""
     verdict: Verdict | None = None
@@ -92,7 +92,7 @@ class Controller:
         self._cases: dict[str, Case] = {}
         self._ttfts: OrderedDict[str, deque[float]] = OrderedDict()
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         """Count a client's request."""
         name = record.served_name
         if name is None:
@@ -175,12 +175,12 @@ class Controller:
     async def _begin(self, name: str, trial: Trial) -> Case:
         stable, canary = Target(name, trial.stable), Target(name, trial.canary)
         rules = await asyncio.to_thread(self._rules, stable)
-        told = await asyncio.to_thread(lambda: told_verdicts(self._store.history(name), trial))
+        reported = await asyncio.to_thread(lambda: reported_verdicts(self._store.history(name), trial))
         known = await asyncio.to_thread(self._kept.trial_pairs, name, trial.stable, trial.canary, trial.began_at)
         ttfts_s = tuple(self._ttfts.get(str(stable), ()))
         evidence = TrialEvidence(stable, canary, ttfts_s, known_pairs(known), self._user_key)
         logger.info("%s is on trial beside %s", canary, stable)
-        return Case(name, trial, evidence, policy_of(rules), rules.max_hours, set(told))
+        return Case(name, trial, evidence, policy_of(rules), rules.max_hours, set(reported))
 
     async def _write_down(self, case: Case) -> None:
         """What was seen since the last time; what cannot be written now is tried again with the next verdict."""
@@ -201,14 +201,14 @@ class Controller:
     def _is_late(self, case: Case) -> bool:
         """Whether the time is up, and nobody was told yet."""
         hours = (self._clock() - case.trial.began_s) / 3600
-        return hours > case.max_hours and not case.told
+        return hours > case.max_hours and not case.reported
 
     async def _conclude(self, case: Case, verdict: Verdict) -> None:
         action, figures = verdict.action, figures_of(verdict)
         reason = verdict.reason
         if action == "hold":
             reason = f"nothing is proven after {case.max_hours:g} h: {reason}"
-        if action in case.told and (action == "hold" or not self._does_act):
+        if action in case.reported and (action == "hold" or not self._does_act):
             return
         try:
             if self._does_act and action != "hold":
@@ -220,15 +220,15 @@ class Controller:
         except TrialOverError as error:
             logger.info("%s", error)
             return
-        case.told.add(action)
+        case.reported.add(action)
         self._metrics.quality.verdict_told(case.canary, action)
         tense = "is" if self._does_act or action == "hold" else "would be"
         logger.warning("%s %s %s: %s", case.canary, tense, _WORDS[action], reason)
 
     def _remember_ttft(self, name: str, ttft_s: float) -> None:
         if name not in self._ttfts:
-            self._ttfts[name] = deque(maxlen=_MOST_TTFTS)
-            if len(self._ttfts) > _MOST_VERSIONS:
+            self._ttfts[name] = deque(maxlen=_MAX_TTFTS)
+            if len(self._ttfts) > _MAX_VERSIONS:
                 self._ttfts.popitem(last=False)
         self._ttfts[name].append(ttft_s)
         self._ttfts.move_to_end(name)

@@ -15,18 +15,18 @@ from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from adapters.reference import Target
 from adapters.store.manifest import QualityRules
-from quality.samples.kept import TrialPair
 from quality.samples.privacy import user_hash
+from quality.samples.records import TrialPair
 from quality.users import MAX_REQUESTS, UserMean, UserMeans
 from quality.verdict import Evidence, Observation, Policy
-from serve.records import GenerationRecord, RequestRecord
+from serve.records import AnsweredRequest, GenerationRecord
 
 MIN_TTFTS = 20
 """Stable's TTFTs that the threshold of slowness is taken from, at least."""
 
 _SLOW_QUANTILE = 0.95
-_MOST_UNUSED = 1000
-_MOST_PAIRS = 20_000
+_MAX_UNUSED = 1000
+_MAX_PAIRS = 20_000
 
 Kind = Literal["score", "error", "slow", "copy", "threshold"]
 ByUser = Literal["error", "slow"]
@@ -39,7 +39,7 @@ _REFUSED, _FAILED, _TOO_LATE = "adapter_refused", "server_error", "deadline_exce
 SeenT = TypeVar("SeenT")
 
 
-class Pair(NamedTuple):
+class ObservedPair(NamedTuple):
     """What both showed; of scores, which held-out probe they answered; of clients' requests, the hashes of both users.
 
     "copy" is an error, or none, of a request and of a shadow's copy. "threshold": when a TTFT is slow, twice.
@@ -61,8 +61,8 @@ class PairedStream(Generic[SeenT]):
         self,
         pairs: Sequence[tuple[SeenT, SeenT]] = (),
         *,
-        most_unused: int = _MOST_UNUSED,
-        most_pairs: int = _MOST_PAIRS,
+        most_unused: int = _MAX_UNUSED,
+        most_pairs: int = _MAX_PAIRS,
     ) -> None:
         self.unused: tuple[deque[SeenT], deque[SeenT]] = (deque(maxlen=most_unused), deque(maxlen=most_unused))
         self._most_pairs = most_pairs
@@ -145,14 +145,14 @@ class TrialEvidence:
         stable: Target,
         canary: Target,
         ttfts_before: Sequence[float] = (),
-        known: Sequence[Pair] = (),
+        known: Sequence[ObservedPair] = (),
         user_key: bytes = b"",
     ) -> None:
         self.stable_target, self.canary_target = stable, canary
         self._names = str(stable), str(canary)
         self._ttfts = list(ttfts_before)
         self._user_key = user_key
-        self._new: list[Pair] = []
+        self._new: list[ObservedPair] = []
         self.slow_threshold_s = next((pair.stable for pair in known if pair.kind == "threshold"), None)
         if self.slow_threshold_s is None:
             self._fix_threshold()
@@ -171,12 +171,12 @@ class TrialEvidence:
         users = sum(stream.num_counted for stream in self._users.values())
         return len(self._scores.pairs) + len(self._copies.pairs) + users
 
-    def take_new(self) -> list[Pair]:
+    def take_new(self) -> list[ObservedPair]:
         """The pairs since the last call, to be written down."""
         new, self._new = self._new, []
         return new
 
-    def give_back(self, pairs: list[Pair]) -> None:
+    def give_back(self, pairs: list[ObservedPair]) -> None:
         """Those that could not be; the next call has them again."""
         self._new = pairs + self._new
 
@@ -200,7 +200,7 @@ class TrialEvidence:
         )
         return stable, canary
 
-    def request_finished(self, record: RequestRecord, at_s: float) -> None:
+    def request_finished(self, record: AnsweredRequest, at_s: float) -> None:
         """Count a client's request that was drawn to one of the two versions.
 
         Args:
@@ -229,9 +229,9 @@ class TrialEvidence:
         self.probes.add(probe)
         self._scores.stable_seen(stable)
         if (pair := self._scores.canary_seen(canary)) is not None:
-            self._new.append(Pair("score", *pair, probe))
+            self._new.append(ObservedPair("score", *pair, probe))
 
-    def _see_ttft(self, is_canary: bool, record: RequestRecord, at_s: float, ttft_s: float) -> None:
+    def _see_ttft(self, is_canary: bool, record: AnsweredRequest, at_s: float, ttft_s: float) -> None:
         if self.slow_threshold_s is not None:
             self._add("slow", is_canary, record, at_s, float(ttft_s > self.slow_threshold_s))
         elif not is_canary:
@@ -242,9 +242,9 @@ class TrialEvidence:
         """Once there are enough TTFTs of stable; it stays while the canary runs, also over a restart."""
         self.slow_threshold_s = _threshold_s(self._ttfts)
         if self.slow_threshold_s is not None:
-            self._new.append(Pair("threshold", self.slow_threshold_s, self.slow_threshold_s))
+            self._new.append(ObservedPair("threshold", self.slow_threshold_s, self.slow_threshold_s))
 
-    def _add(self, kind: ByUser, is_canary: bool, record: RequestRecord, at_s: float, value: float) -> None:
+    def _add(self, kind: ByUser, is_canary: bool, record: AnsweredRequest, at_s: float, value: float) -> None:
         """An anonymous request is a user of its own, who never comes again: it counts at once."""
         key = record.context.sticky_key
         assert key is not None
@@ -254,12 +254,14 @@ class TrialEvidence:
     def _pair_copies(self, is_canary: bool, failure: float) -> None:
         pair = self._copies.canary_seen(failure) if is_canary else self._copies.stable_seen(failure)
         if pair is not None:
-            self._new.append(Pair("copy", *pair))
+            self._new.append(ObservedPair("copy", *pair))
 
     def _note(self, kind: ByUser, pairs: Sequence[tuple[UserMean, UserMean]]) -> None:
         for stable, canary in pairs:
             num_requests = min(stable.num_requests, canary.num_requests)
-            self._new.append(Pair(kind, stable.value, canary.value, None, stable.user, canary.user, num_requests))
+            self._new.append(
+                ObservedPair(kind, stable.value, canary.value, None, stable.user, canary.user, num_requests)
+            )
 
 
 def policy_of(rules: QualityRules) -> Policy:
@@ -267,10 +269,10 @@ def policy_of(rules: QualityRules) -> Policy:
     return Policy(rules.margin, rules.max_error_increase, rules.max_slow_increase, rules.alpha, rules.min_pairs)
 
 
-def known_pairs(rows: Sequence[TrialPair]) -> list[Pair]:
+def known_pairs(rows: Sequence[TrialPair]) -> list[ObservedPair]:
     """What was written down of a trial; what a newer program may keep says nothing here."""
     return [
-        Pair(
+        ObservedPair(
             _KINDS[row.kind],
             row.stable_value,
             row.canary_value,
@@ -284,7 +286,7 @@ def known_pairs(rows: Sequence[TrialPair]) -> list[Pair]:
     ]
 
 
-def _known_users(known: Sequence[Pair], kind: Kind) -> list[tuple[UserMean, UserMean]]:
+def _known_users(known: Sequence[ObservedPair], kind: Kind) -> list[tuple[UserMean, UserMean]]:
     """Each user once: two servers may have counted the same one, and an older one did not know users."""
     pairs: list[tuple[UserMean, UserMean]] = []
     seen: set[str] = set()
@@ -301,7 +303,7 @@ def _numbered(stream: PairedStream[float], side: int) -> list[Observation]:
     return [Observation(float(number), pair[side], f"pair {number}") for number, pair in enumerate(stream.pairs)]
 
 
-def failure_of(record: RequestRecord) -> float | None:
+def failure_of(record: AnsweredRequest) -> float | None:
     """1 where the version failed, 0 where it answered, None where it was not its doing or it never had the request."""
     generation = record.context.generation
     if record.outcome == "ok":
@@ -311,7 +313,7 @@ def failure_of(record: RequestRecord) -> float | None:
     return 1.0 if record.reason == _TOO_LATE and generation is not None else None
 
 
-def ttft_of(record: RequestRecord) -> float | None:
+def ttft_of(record: AnsweredRequest) -> float | None:
     """TTFT of an answered request, seconds; None also where it waited for a load, which is not the version's speed."""
     generation = record.context.generation
     if record.outcome != "ok" or record.context.is_cold or generation is None or generation.outcome != "ok":

@@ -20,8 +20,8 @@ from adapters.release.trials import Trial
 from adapters.store.manifest import RequestDefaults
 from adapters.store.reader import StoreReader
 from quality.intervals import share_of
-from quality.probes import InvalidProbesError, Probe, ProbeSet, read_probes
-from quality.samples.kept import GeneralScore, ProbeScore
+from quality.probes import HeldOutQuestion, InvalidProbesError, ProbeSet, read_probes
+from quality.samples.records import GeneralScore, ProbeScore
 from quality.samples.store import QualityStore
 from quality.scorers import is_exact_match
 from serve.clock import is_within, steady_time
@@ -229,7 +229,7 @@ class HeldOut:
             raise
         return Scored(quiz, index, scores)
 
-    async def _score(self, target: Target, probe: Probe, probes: ProbeSet) -> float:
+    async def _score(self, target: Target, probe: HeldOutQuestion, probes: ProbeSet) -> float:
         """1 where the version answers rightly, 0 where it does not, or is refused.
 
         Raises:
@@ -315,7 +315,7 @@ async def _all_of(work: Iterable[Coroutine[Any, Any, float]]) -> tuple[float, ..
 
 
 def _body(
-    target: Target, probe: Probe, probes: ProbeSet, defaults: RequestDefaults | None, lengths: AnswerLengths
+    target: Target, probe: HeldOutQuestion, probes: ProbeSet, defaults: RequestDefaults | None, lengths: AnswerLengths
 ) -> dict[str, Any]:
     """The question, with all else left to the version; what that has no default for, the set has."""
     own = defaults or RequestDefaults()

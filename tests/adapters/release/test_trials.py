@@ -6,7 +6,7 @@ import pytest
 
 from adapters.errors import TrialOverError
 from adapters.release.traffic import Split, current_split
-from adapters.release.trials import Trial, current_trial, told_verdicts
+from adapters.release.trials import Trial, current_trial, reported_verdicts
 from adapters.store.history import Event
 from adapters.tables import history_table
 from tests.peft_folders import draft_for
@@ -45,7 +45,7 @@ def test_a_trial_follows_the_history(history, expected):
 
 def test_what_was_said_of_an_earlier_trial_of_the_same_version_does_not_count():
     again = [*BESIDE, judged(2, "hold"), moved("canary", 1), moved("canary", 2), judged(2, "rollback")]
-    assert told_verdicts(again, Trial(1, 2, AT)) == {"rollback"}
+    assert reported_verdicts(again, Trial(1, 2, AT)) == {"rollback"}
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def test_a_recorded_verdict_moves_nothing_and_is_shown(store, trial):
     store.record_verdict("medical", trial, "promote", "as good", FIGURES)
     assert store.trial("medical") == trial
     assert store.split("medical") == Split(0.5)
-    assert told_verdicts(store.history("medical"), trial) == {"promote"}
+    assert reported_verdicts(store.history("medical"), trial) == {"promote"}
     assert list(history_table(store, "medical").columns[-1].cells)[-1] == "promote: as good"
 
 

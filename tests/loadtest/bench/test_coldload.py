@@ -21,7 +21,7 @@ from loadtest.bench.coldload import (
     load_on_ours,
     load_on_stock,
 )
-from loadtest.bench.cost import Side
+from loadtest.bench.cost import ComparedServer
 from loadtest.bench.streams import Stretch, gaps_between, streams_of, watch_streams
 from loadtest.bench.synthetic import Delays, SyntheticServer, synthetic_server
 from loadtest.errors import TargetError
@@ -33,7 +33,7 @@ async def no_loads(_: httpx.AsyncClient) -> None:
 
 
 def subject(url: str = "http://test/v1", loads: Loads = no_loads) -> Subject:
-    return Subject("rank 16", Side(url, os.getpid()), "a@1", 200, loads)
+    return Subject("rank 16", ComparedServer(url, os.getpid()), "a@1", 200, loads)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,7 @@ def test_gaps_are_within_one_stream_and_within_the_time() -> None:
 
 
 def test_streams_run_as_long_as_something_else_does(server: SyntheticServer) -> None:
-    side = Side(f"{server.url}/v1", os.getpid())
+    side = ComparedServer(f"{server.url}/v1", os.getpid())
     stretch = asyncio.run(
         watch_streams(streams_of(side, "a", 8, 200, 1), side.pid, lambda: asyncio.sleep(0.4), settle_s=0.2)
     )
@@ -102,7 +102,7 @@ def test_streams_run_as_long_as_something_else_does(server: SyntheticServer) -> 
 
 
 def test_streams_of_a_server_that_refuses_fail(server: SyntheticServer) -> None:
-    side = Side(f"{server.url}/v1", os.getpid())
+    side = ComparedServer(f"{server.url}/v1", os.getpid())
     streams = streams_of(side, "unknown", 2, 200, 1)
     with pytest.raises(TargetError, match="'unknown' does not exist"):
         asyncio.run(watch_streams(streams, side.pid, lambda: asyncio.sleep(0), settle_s=0.1))
@@ -112,7 +112,7 @@ def test_a_load_that_fails_ends_the_streams(server: SyntheticServer) -> None:
     async def refused() -> None:
         raise TargetError("no room")
 
-    side = Side(f"{server.url}/v1", os.getpid())
+    side = ComparedServer(f"{server.url}/v1", os.getpid())
     with pytest.raises(TargetError, match="no room"):
         asyncio.run(watch_streams(streams_of(side, "a", 2, 200, 1), side.pid, refused, settle_s=0.1))
 
@@ -186,4 +186,4 @@ def test_first_tokens_are_measured_often_enough() -> None:
 
 def test_an_adapter_that_cannot_be_unloaded_is_told(server: SyntheticServer) -> None:
     with pytest.raises(TargetError, match=r"adapters/a/unload: 404: .*There is no /admin"):
-        first_token(Side(f"{server.url}/v1", os.getpid()), "a", 0, True, 1)
+        first_token(ComparedServer(f"{server.url}/v1", os.getpid()), "a", 0, True, 1)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from config.home import Home
-from loadtest.bench.cost import Cost, Load, Side, measure_cost
+from loadtest.bench.cost import ComparedServer, Cost, Load, measure_cost
 from loadtest.bench.floor import adapter_bytes, base_bytes, floor_results, read_bytes_per_s
 from loadtest.bench.lora import ALONE, FEWER, PREFILL, STREAMS, Row, Stage, bench_lora, compare, stages_of, within
 from loadtest.bench.options import BenchOptions
@@ -18,7 +18,7 @@ from loadtest.errors import TargetError
 from loadtest.load.workload import plan
 from tests.peft_folders import write_peft_folder
 
-OURS, THEIRS = Side("ours", 1), Side("theirs", 2)
+OURS, THEIRS = ComparedServer("ours", 1), ComparedServer("theirs", 2)
 ADAPTERS = {f"a-{number}@1": Path(f"/store/{number}") for number in range(8)}
 NAMES = tuple(ADAPTERS)
 THREADS = {"VLLM_CPU_OMP_THREADS_BIND": "0,1", "LD_PRELOAD": "/lib/libiomp5.so", "PATH": "/bin"}
@@ -35,9 +35,9 @@ class Figures:
 
     def __init__(self, ours: Cost, theirs: Cost) -> None:
         self._costs = {OURS: ours, THEIRS: theirs}
-        self.asked: list[tuple[Side, tuple[str, ...], Load, int]] = []
+        self.asked: list[tuple[ComparedServer, tuple[str, ...], Load, int]] = []
 
-    def __call__(self, side: Side, models: tuple[str, ...], load: Load, seed: int) -> Cost:
+    def __call__(self, side: ComparedServer, models: tuple[str, ...], load: Load, seed: int) -> Cost:
         self.asked.append((side, models, load, seed))
         return self._costs[side]
 
@@ -148,14 +148,14 @@ def server() -> Iterator[SyntheticServer]:
 
 
 def test_a_cost_is_tokens_and_the_cpu_time_of_a_process(server: SyntheticServer) -> None:
-    side, load = Side(f"{server.url}/v1", os.getpid()), Load(num_streams=4, num_requests=40, num_tokens=10)
+    side, load = ComparedServer(f"{server.url}/v1", os.getpid()), Load(num_streams=4, num_requests=40, num_tokens=10)
     cost = measure_cost(side, ("a", "b"), load, 1)
     assert 50 < cost.tokens_per_s < 4 * 1000
     assert 0 < cost.cpu_ms_per_token < 20
 
 
 def test_a_prefill_counts_prompt_tokens(server: SyntheticServer) -> None:
-    side = Side(f"{server.url}/v1", os.getpid())
+    side = ComparedServer(f"{server.url}/v1", os.getpid())
     load = Load(num_streams=1, num_requests=2, num_tokens=1)
     one, other = (measure_cost(side, ("a",), one, 1) for one in (load, Load(1, 2, 48, 1, "prompt")))
     assert 2 < other.tokens_per_s / one.tokens_per_s < 40  # the server says 9 tokens, whatever is asked
@@ -163,7 +163,7 @@ def test_a_prefill_counts_prompt_tokens(server: SyntheticServer) -> None:
 
 def test_a_request_that_fails_fails_the_measurement(server: SyntheticServer) -> None:
     with pytest.raises(TargetError, match="'unknown' does not exist"):
-        measure_cost(Side(f"{server.url}/v1", os.getpid()), ("unknown",), STREAMS, 1)
+        measure_cost(ComparedServer(f"{server.url}/v1", os.getpid()), ("unknown",), STREAMS, 1)
 
 
 def test_the_floor_is_bytes_over_bandwidth() -> None:

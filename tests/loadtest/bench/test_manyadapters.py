@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from config.home import Home
-from loadtest.bench.cost import Side
-from loadtest.bench.manyadapters import Churn, Served, churn_results, compare, measure_served, metric_total
-from loadtest.bench.memory import Sample, Trend, sampled_memory, trend_of
+from loadtest.bench.cost import ComparedServer
+from loadtest.bench.manyadapters import Churn, ManyAdaptersResult, churn_results, compare, measure_served, metric_total
+from loadtest.bench.memory import MemorySample, Trend, sampled_memory, trend_of
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
 from loadtest.bench.synthetic import Delays, synthetic_server
@@ -36,11 +36,11 @@ def options(tmp_path: Path) -> BenchOptions:
 class Servings:
     """The figures of one adapter, and those of many."""
 
-    def __init__(self, one: Served, many: Served) -> None:
+    def __init__(self, one: ManyAdaptersResult, many: ManyAdaptersResult) -> None:
         self._one, self._many = one, many
         self.asked: list[tuple[int, int]] = []
 
-    def __call__(self, models: tuple[str, ...], seed: int) -> Served:
+    def __call__(self, models: tuple[str, ...], seed: int) -> ManyAdaptersResult:
         self.asked.append((len(models), seed))
         return self._one if len(models) == 1 else self._many
 
@@ -58,7 +58,7 @@ def answered(index: int, model: str, ttft_s: float) -> RequestRecord:
 
 
 def test_many_are_held_against_one(options: BenchOptions) -> None:
-    servings = Servings(Served(300, 6.0, 100, 200), Served(240, 7.5, 150, 500))
+    servings = Servings(ManyAdaptersResult(300, 6.0, 100, 200), ManyAdaptersResult(240, 7.5, 150, 500))
     speed, cpu, p50, p99 = compare(NAMES, 8, servings, options)
     assert (speed.value, speed.baseline, speed.ratio, speed.is_pass) == (240, 300, 0.8, True)
     assert (cpu.ratio, cpu.is_pass, p50.ratio, p50.is_pass) == (1.25, None, 1.5, None)
@@ -66,20 +66,22 @@ def test_many_are_held_against_one(options: BenchOptions) -> None:
 
 
 def test_many_that_wait_miss_both_targets(options: BenchOptions) -> None:
-    speed, _, _, p99 = compare(NAMES, 8, Servings(Served(300, 6, 100, 200), Served(200, 7, 150, 601)), options)
+    speed, _, _, p99 = compare(
+        NAMES, 8, Servings(ManyAdaptersResult(300, 6, 100, 200), ManyAdaptersResult(200, 7, 150, 601)), options
+    )
     assert (speed.is_pass, p99.is_pass) == (False, False)
     assert (speed.target, p99.target) == ("ratio at least 0.7", "ratio at most 3")
 
 
 def test_both_are_warmed_up_and_each_goes_first(options: BenchOptions) -> None:
-    servings = Servings(Served(1, 1, 1, 1), Served(1, 1, 1, 1))
+    servings = Servings(ManyAdaptersResult(1, 1, 1, 1), ManyAdaptersResult(1, 1, 1, 1))
     compare(NAMES, 8, servings, options)
     assert servings.asked == [(1, 0), (100, 0), (1, 1), (100, 1), (100, 2), (1, 2), (1, 3), (100, 3)]
 
 
 def test_a_measurement_is_of_streams_with_their_first_tokens() -> None:
     with synthetic_server(Delays(ttft_s=0.05, itl_s=0.001)) as server:
-        served = measure_served(Side(f"{server.url}/v1", os.getpid()), NAMES, 1)
+        served = measure_served(ComparedServer(f"{server.url}/v1", os.getpid()), NAMES, 1)
     assert 50 <= served.ttft_p50_ms <= served.ttft_p99_ms < 1000
     assert served.tokens_per_s > 100
     assert served.cpu_ms_per_token > 0
@@ -126,7 +128,7 @@ def test_a_counter_is_summed_over_its_labels() -> None:
 
 
 def test_a_trend_is_of_the_ends_and_of_the_line_between() -> None:
-    samples = [Sample(float(at_s), 1000 + 2 * at_s) for at_s in range(101)]
+    samples = [MemorySample(float(at_s), 1000 + 2 * at_s) for at_s in range(101)]
     trend = trend_of(samples)
     assert (trend.start_bytes, trend.end_bytes) == (1009, 1191)
     assert trend.slope_bytes_per_h == pytest.approx(7200)
@@ -134,11 +136,11 @@ def test_a_trend_is_of_the_ends_and_of_the_line_between() -> None:
 
 def test_one_sample_is_no_trend() -> None:
     with pytest.raises(ValueError, match="no trend with 1 samples"):
-        trend_of([Sample(0.0, 1)])
+        trend_of([MemorySample(0.0, 1)])
 
 
 def test_memory_is_sampled_from_the_start_to_the_end() -> None:
-    samples: list[Sample] = []
+    samples: list[MemorySample] = []
     with sampled_memory(os.getpid(), samples, every_s=0.05):
         time.sleep(0.3)
     assert len(samples) >= 4

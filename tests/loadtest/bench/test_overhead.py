@@ -6,12 +6,12 @@ import pytest
 
 from config.home import Home
 from loadtest.bench.options import BenchOptions
-from loadtest.bench.overhead import Pair, bench_overhead, compare
+from loadtest.bench.overhead import ServerPair, bench_overhead, compare
 from loadtest.bench.synthetic import Delays, synthetic_server
 from loadtest.bench.two_servers import tokens_per_s, ttft_p50_ms
 from loadtest.errors import TargetError
 
-PAIR = Pair("ours", "vllm", {"base": "b"})
+PAIR = ServerPair("ours", "vllm", {"base": "b"})
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def test_two_servers_are_measured_for_the_base_and_for_an_adapter(tmp_path: Path
     said: list[str] = []
     options, delays = BenchOptions(Home(tmp_path), rounds=1, pause_s=0, say=said.append), Delays(0.005, 0.001)
     with synthetic_server(delays) as ours, synthetic_server(delays) as vllm:
-        pair = Pair(f"{ours.url}/v1", f"{vllm.url}/v1", {"base": "b", "one adapter": "a@1"})
+        pair = ServerPair(f"{ours.url}/v1", f"{vllm.url}/v1", {"base": "b", "one adapter": "a@1"})
         results = compare(pair, options, tokens_per_s, ttft_p50_ms)
     assert [result.name for result in results] == [
         "base: 16 streams (baseline: vLLM's own server)",
@@ -82,7 +82,9 @@ def test_two_servers_are_measured_for_the_base_and_for_an_adapter(tmp_path: Path
 
 def test_a_request_that_fails_fails_the_bench(options: BenchOptions) -> None:
     with synthetic_server(Delays()) as server, pytest.raises(TargetError, match="'unknown' does not exist"):
-        compare(Pair(f"{server.url}/v1", f"{server.url}/v1", {"base": "unknown"}), options, tokens_per_s, ttft_p50_ms)
+        compare(
+            ServerPair(f"{server.url}/v1", f"{server.url}/v1", {"base": "unknown"}), options, tokens_per_s, ttft_p50_ms
+        )
 
 
 def test_a_server_of_the_users_cannot_be_compared(tmp_path: Path) -> None:

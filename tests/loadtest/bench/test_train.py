@@ -8,17 +8,17 @@ from config.home import Home
 from loadtest.bench import train
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
-from loadtest.bench.train import Floor, Round, Step, WorkerSide, measure_rounds, prepared_base, results_of
+from loadtest.bench.train import Floor, MeasuredStep, Round, WorkerSide, measure_rounds, prepared_base, results_of
 from loadtest.errors import TargetError
 
-STEP = Step(seconds=1.0, num_tokens=1000, loss=2.0, peak_bytes=10**9)
+STEP = MeasuredStep(seconds=1.0, num_tokens=1000, loss=2.0, peak_bytes=10**9)
 
 
 class FakeSide:
     def __init__(self, name: str, asked: list[str]) -> None:
         self._name, self._asked = name, asked
 
-    def step(self) -> Step:
+    def step(self) -> MeasuredStep:
         self._asked.append(self._name)
         return STEP
 

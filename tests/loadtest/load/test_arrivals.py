@@ -11,7 +11,7 @@ from config.loadtest import (
     GammaArrival,
     PoissonArrival,
     RampArrival,
-    Step,
+    RateStep,
     StepArrival,
 )
 from loadtest.load.arrivals import intended_times
@@ -20,7 +20,7 @@ KINDS = [
     PoissonArrival(rate=50),
     GammaArrival(kind="gamma", rate=50, burstiness=0.3),
     ConstantArrival(kind="constant", rate=50),
-    StepArrival(kind="step", steps=(Step(rate=20, duration_s=20), Step(rate=80, duration_s=20))),
+    StepArrival(kind="step", steps=(RateStep(rate=20, duration_s=20), RateStep(rate=80, duration_s=20))),
     RampArrival(kind="ramp", rate_from=10, rate_to=90),
 ]
 
@@ -72,7 +72,7 @@ def test_poisson_gaps_vary_as_much_as_their_mean() -> None:
 
 
 def test_each_step_has_its_rate_and_the_run_ends_with_the_last() -> None:
-    arrival = StepArrival(kind="step", steps=(Step(rate=10, duration_s=20), Step(rate=100, duration_s=10)))
+    arrival = StepArrival(kind="step", steps=(RateStep(rate=10, duration_s=20), RateStep(rate=100, duration_s=10)))
     due = times(arrival, duration_s=100)
     assert sum(time_s < 20 for time_s in due) == pytest.approx(200, rel=0.2)
     assert sum(time_s >= 20 for time_s in due) == pytest.approx(1000, rel=0.1)

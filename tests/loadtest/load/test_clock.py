@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from config.loadtest import ClosedArrival, ConstantArrival, FixedLength, LoadtestConfig, MixConfig
-from loadtest.bench.synthetic import Delays, Served, synthetic_server
+from loadtest.bench.synthetic import Delays, SyntheticAnswer, synthetic_server
 from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
-from loadtest.load.runner import Outcome, Runner
+from loadtest.load.runner import Runner, RunOutcome
 from loadtest.load.workload import plan
 from loadtest.report.stats import percentile
 
@@ -65,7 +65,7 @@ def check(config: LoadtestConfig, delays: Delays) -> Checked:
     return Checked(outcome.records, [_since(start_s, one) for one in served])
 
 
-async def _run(config: LoadtestConfig, start_s: float) -> Outcome:
+async def _run(config: LoadtestConfig, start_s: float) -> RunOutcome:
     def clock() -> float:
         return time.perf_counter() - start_s
 
@@ -74,7 +74,7 @@ async def _run(config: LoadtestConfig, start_s: float) -> Outcome:
         return await runner.run(plan(config, Path("nowhere")))
 
 
-def _since(start_s: float, served: Served) -> list[float]:
+def _since(start_s: float, served: SyntheticAnswer) -> list[float]:
     return [sent_s - start_s for sent_s in served.sent_s]
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from config.loadtest import LoadtestConfig
 from loadtest.load.client import open_client
-from loadtest.load.runner import Outcome, Runner
+from loadtest.load.runner import Runner, RunOutcome
 from loadtest.load.workload import plan
 from tests.loadtest.load.test_client import ANSWER, streamed
 
@@ -50,7 +50,7 @@ def configured(**fields: Any) -> LoadtestConfig:
     return LoadtestConfig.model_validate(given)
 
 
-async def run(config: LoadtestConfig, answer: Handler, *, stop_after_s: float | None = None) -> Outcome:
+async def run(config: LoadtestConfig, answer: Handler, *, stop_after_s: float | None = None) -> RunOutcome:
     start_s = time.perf_counter()
     async with open_client(transport=httpx.MockTransport(answer)) as client:
         runner = Runner(config, client, lambda: time.perf_counter() - start_s)

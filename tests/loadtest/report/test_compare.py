@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from loadtest.load.records import RunResult
 from loadtest.report.bootstrap import block_weights, interval_of, median_interval, resampled_percentiles
-from loadtest.report.compare import Comparison, Difference, compare
+from loadtest.report.compare import Difference, RunComparison, compare
 from tests.runs import random_run, request, run_of
 
 RUN = random_run(num_models=1)
 
 
-def by_metric(comparison: Comparison) -> dict[str, Difference]:
+def by_metric(comparison: RunComparison) -> dict[str, Difference]:
     return {difference.metric: difference for difference in comparison.overall}
 
 

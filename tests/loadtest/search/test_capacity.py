@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from loadtest.errors import SweepError
 from loadtest.report.slo import SloVerdict, judge, parse_slo
-from loadtest.search.capacity import CapacityResult, Measure, Probe, find_capacity, most_probes
+from loadtest.search.capacity import CapacityResult, Measure, RateRun, find_capacity, most_probes
 from tests.runs import request, run_of
 
 SLO = parse_slo("ttft=500ms")
@@ -81,7 +81,7 @@ def test_one_failure_is_not_enough_to_say_that_a_rate_fails() -> None:
 
 def test_a_search_is_taken_up_where_it_ended() -> None:
     first = find_capacity(server(10), 1, 16, tolerance=0.05, max_probes=5)
-    new: list[Probe] = []
+    new: list[RateRun] = []
     second = find_capacity(server(10), 1, 16, tolerance=0.05, probes=first.probes, on_probe=new.append)
     assert second == find_capacity(server(10), 1, 16, tolerance=0.05)
     assert tuple(new) == second.probes[5:]

@@ -15,10 +15,10 @@ from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
 from serve.build import build_parts
 from serve.engine.protocol import Answer, Endpoint
-from serve.monitor.assemble import open_keeping
+from serve.monitor.assemble import open_storage
 from serve.observe.metrics import ServeMetrics
 from serve.observe.observers import Observers
-from serve.records import RequestRecord
+from serve.records import AnsweredRequest
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.serving import BASE_NAME, Serving
@@ -44,7 +44,7 @@ def make_watched(store: AdapterStore, base_folder: Path, home: Home, **quality: 
     fields = {"base": base_folder.name, "served_model_name": BASE_NAME, "quality": {"sample_rate": 1.0} | quality}
     config = ServeConfig.model_validate(fields)
     observers, metrics = Observers(), ServeMetrics(CollectorRegistry(), BASE_NAME)
-    engine, keeping = TellingEngine(observers), open_keeping(config, home)
+    engine, keeping = TellingEngine(observers), open_storage(config, home)
     parts = build_parts(config, store, base_folder, engine, metrics, KeyRing(None), observers, keeping)
     return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts)), parts
 
@@ -87,7 +87,7 @@ class Requests:
     def __init__(self) -> None:
         self.keys: list[str | None] = []
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         self.keys.append(record.context.sticky_key)
 
 

@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 from config.errors import ConfigError
 from quality.drift import DriftBaseline, Exchange
 from quality.probes import ProbeSet, write_probes
-from quality.samples.kept import DriftLook
+from quality.samples.records import DriftLook
 from quality.samples.store import QualityStore
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import PACKAGED, Embedder

@@ -13,7 +13,7 @@ from config.home import Home
 from quality.samples.store import QualityStore
 from serve.monitor.monitor import Monitor
 from serve.observe.metrics import ServeMetrics
-from serve.records import RequestContext, RequestRecord
+from serve.records import AnsweredRequest, RequestContext
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.serve.monitor.test_assemble import make_watched
@@ -88,7 +88,7 @@ def tell(monitor: Monitor) -> None:
     monitor.generation_started("medical@1")
     monitor.generation_finished(generation("medical@1"))
     context = RequestContext("acme", "r1")
-    monitor.request_finished(RequestRecord(context, "completions", "medical@1", "ok", 200, None, 1.0))
+    monitor.request_finished(AnsweredRequest(context, "completions", "medical@1", "ok", 200, None, 1.0))
 
 
 async def test_what_it_watches_with_is_told_but_for_pauses(monitor: Monitor, watcher: Watcher) -> None:

@@ -14,7 +14,7 @@ from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.errors import AdapterRefusedError, ParityError
 from serve.observe.metrics import ServeMetrics
-from serve.records import GenerationRecord, RequestContext, RequestRecord, current_source
+from serve.records import AnsweredRequest, GenerationRecord, RequestContext, current_source
 from tests.generations import generation
 from tests.serving import make_serving
 
@@ -117,7 +117,7 @@ def test_every_choice_counts_under_its_finish_reason() -> None:
     assert counts == {"stop": 2, "length": 1}
 
 
-def request(**changes: object) -> RequestRecord:
+def request(**changes: object) -> AnsweredRequest:
     context = RequestContext("acme", "r-1", phases_s={"admission": 0.03, "residency": 1.5}, is_cold=True)
     fields: dict[str, object] = {
         "context": context,
@@ -128,10 +128,10 @@ def request(**changes: object) -> RequestRecord:
         "reason": None,
         "duration_s": 2.0,
     }
-    return RequestRecord(**(fields | changes))  # type: ignore[arg-type]  # fields by name
+    return AnsweredRequest(**(fields | changes))  # type: ignore[arg-type]  # fields by name
 
 
-def requested(*records: RequestRecord) -> CollectorRegistry:
+def requested(*records: AnsweredRequest) -> CollectorRegistry:
     metrics = ServeMetrics(CollectorRegistry(), "base")
     for each in records:
         metrics.request_finished(each)

@@ -3,7 +3,7 @@ import logging
 import pytest
 
 from serve.observe.observers import Observers
-from serve.records import GenerationRecord, RequestContext, RequestRecord
+from serve.records import AnsweredRequest, GenerationRecord, RequestContext
 from tests.generations import generation
 
 
@@ -17,7 +17,7 @@ class Watching:
     def generation_finished(self, record: GenerationRecord) -> None:
         self.seen.append(record.outcome)
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         self.seen.append(record.status)
 
 
@@ -28,7 +28,7 @@ class Failing(Watching):
     def generation_finished(self, record: GenerationRecord) -> None:
         raise RuntimeError("broken")
 
-    def request_finished(self, record: RequestRecord) -> None:
+    def request_finished(self, record: AnsweredRequest) -> None:
         raise RuntimeError("broken")
 
 
@@ -40,7 +40,7 @@ def test_an_observer_that_fails_is_logged_and_harms_no_other(caplog: pytest.LogC
         observers.generation_started("medical@3")
         observers.generation_finished(generation())
         observers.request_finished(
-            RequestRecord(RequestContext("acme", "r-1"), "completions", None, "ok", 200, None, 1.0)
+            AnsweredRequest(RequestContext("acme", "r-1"), "completions", None, "ok", 200, None, 1.0)
         )
     assert watching.seen == ["medical@3", "ok", 200]
     assert len(caplog.records) == 3

@@ -16,7 +16,7 @@ from opentelemetry.trace import StatusCode
 
 from adapters.store.store import AdapterStore
 from serve.observe.tracing import Tracing, otlp_tracing
-from serve.records import RequestContext, RequestRecord
+from serve.records import AnsweredRequest, RequestContext
 from tests.generations import generation
 from tests.serving import make_serving
 
@@ -24,7 +24,7 @@ ENDED_NS = 1_800_000_000_000_000_000
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def request(**changes: Any) -> RequestRecord:
+def request(**changes: Any) -> AnsweredRequest:
     """Two seconds: 0.1 to be resolved, 0.2 for a turn, 0.5 for a load, then a first token after 1.2 s."""
     context = RequestContext(
         "acme",
@@ -37,10 +37,10 @@ def request(**changes: Any) -> RequestRecord:
         traceparent=changes.pop("traceparent", None),
     )
     fields = {"endpoint": "chat/completions", "served_name": "medical@3", "outcome": "ok", "status": 200}
-    return RequestRecord(context, **({"reason": None, "duration_s": 2.0} | fields | changes))
+    return AnsweredRequest(context, **({"reason": None, "duration_s": 2.0} | fields | changes))
 
 
-def spans_of(*records: RequestRecord) -> dict[str, ReadableSpan]:
+def spans_of(*records: AnsweredRequest) -> dict[str, ReadableSpan]:
     """By name, as a collector gets them."""
     exporter, provider = InMemorySpanExporter(), TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -98,7 +98,7 @@ def test_a_header_that_names_no_trace_begins_a_new_one(header: str) -> None:
 
 def test_a_request_that_failed_early_has_a_span_with_its_error() -> None:
     context = RequestContext("acme", "r-2")
-    failed = RequestRecord(context, "completions", None, "server_error", 503, "not_ready", 0.1)
+    failed = AnsweredRequest(context, "completions", None, "server_error", 503, "not_ready", 0.1)
     spans = spans_of(failed)
     assert list(spans) == ["text_completion"]
     assert spans["text_completion"].status.status_code is StatusCode.ERROR

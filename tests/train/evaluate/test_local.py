@@ -22,7 +22,7 @@ from train.data.encode import encode, encode_prompt
 from train.evaluate.fingerprint import answer_logprobs, golden_rows, make_fingerprint, stop_token_ids
 from train.evaluate.generation import Continuation
 from train.evaluate.local import (
-    Answer,
+    EvaluatedAnswer,
     _answer,
     _is_finished,
     evaluate,
@@ -57,8 +57,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(tmp_path_factory.mktemp("evaluate"))
 
 
-def answer(text: str) -> Answer:
-    return Answer(text, (1,), (2,), -0.1)
+def answer(text: str) -> EvaluatedAnswer:
+    return EvaluatedAnswer(text, (1,), (2,), -0.1)
 
 
 def test_batched_answers_come_in_the_order_of_the_prompts(trained: Trained) -> None:

@@ -15,8 +15,8 @@ from train.data.encode import IGNORED
 from train.methods.recipe import resolve_target_modules
 from train.objectives.answer_loss import (
     AnswerLossTrainer,
-    Batch,
     LossPaths,
+    PaddedBatch,
     loss_and_gradient,
     shared_prefix_length,
 )
@@ -49,8 +49,8 @@ def random_batch(num_shared: int, num_rest: int = 20) -> dict[str, torch.Tensor]
     }
 
 
-def batch_of(inputs: dict[str, torch.Tensor], num_shared: int) -> Batch:
-    return Batch(**inputs, num_shared=num_shared)
+def batch_of(inputs: dict[str, torch.Tensor], num_shared: int) -> PaddedBatch:
+    return PaddedBatch(**inputs, num_shared=num_shared)
 
 
 def trainer_of(architecture: str, folder: Path) -> AnswerLossTrainer:

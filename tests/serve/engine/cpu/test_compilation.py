@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from serve.engine.cpu.compilation import allow_compilation, mend_compile_cache, share_compile_cache
+from serve.engine.cpu.compilation import allow_compilation, fix_compile_cache_reload, share_compile_cache
 
 
 class Platform:
@@ -57,8 +57,8 @@ def test_a_saved_function_can_be_finished_as_vllm_wants(monkeypatch: pytest.Monk
     compiled = SimpleNamespace(**({"finalize_loading": finished.append} if has_method else {}))
     loaded = SimpleNamespace(_artifacts=SimpleNamespace(compiled_fn=compiled))
     monkeypatch.setattr(torch.compiler, "load_compiled_function", lambda file, **kwargs: loaded)
-    mend_compile_cache()
-    mend_compile_cache()
+    fix_compile_cache_reload()
+    fix_compile_cache_reload()
 
     result: Any = torch.compiler.load_compiled_function(BytesIO(), f_globals={})
     result._artifacts.compiled_fn.finalize_loading("config")

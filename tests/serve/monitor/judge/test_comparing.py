@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from config.monitor import JudgeConfig
-from quality.samples.kept import Grade
+from quality.samples.records import Grade
 from serve.engine.protocol import Answer
 from serve.monitor.judge.asking import HttpJudge, http_judge_client
 from serve.monitor.judge.comparing import Comparing

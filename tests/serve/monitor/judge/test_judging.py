@@ -9,7 +9,7 @@ import pytest
 
 from adapters.store.manifest import QualityRules
 from adapters.store.store import AdapterStore
-from quality.samples.kept import Grade, Label
+from quality.samples.records import Grade, Label
 from tests.judge_bench import GOOD, Bench, Endpoint, sample
 from tests.samples import NOON_S
 from tests.serving import make_serving

@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lorikeet import app
-from quality.samples.kept import Grade, Label, Sample
+from quality.samples.records import Grade, Label, Sample
 from quality.samples.store import QualityStore
 from serve.monitor.labels.csv import COLUMNS, LabelsError, label_score, read_labels, write_labels
 from serve.monitor.labels.labelling import Labelling, shown

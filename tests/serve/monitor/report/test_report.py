@@ -17,7 +17,7 @@ from adapters.store.manifest import Evaluation, Score
 from adapters.store.store import AdapterStore
 from lorikeet import app
 from quality.probes import GeneralText, ProbeSet, write_probes
-from quality.samples.kept import DriftLook, GeneralScore, Grade, Label, ProbeScore, TrialPair
+from quality.samples.records import DriftLook, GeneralScore, Grade, Label, ProbeScore, TrialPair
 from quality.samples.store import QualityStore
 from quality.signals import signals_of
 from serve.monitor.report.collect import collect

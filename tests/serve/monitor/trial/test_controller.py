@@ -19,7 +19,7 @@ from quality.verdict import decide
 from serve.monitor.trial.controller import Controller, figures_of
 from serve.monitor.trial.evidence import MIN_TTFTS, TrialEvidence, policy_of
 from serve.observe.metrics import ServeMetrics
-from serve.records import RequestContext, RequestRecord
+from serve.records import AnsweredRequest, RequestContext
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request
 
@@ -245,7 +245,9 @@ async def test_answers_of_versions_that_are_not_on_trial_are_no_evidence(court: 
         court.controller.request_finished(request(target))
     court.controller.probe_scored("legal", court.trial, 0, (1.0, 0.0))
     court.controller.probe_scored("medical", replace(court.trial, canary=3), 0, (1.0, 0.0))
-    court.controller.request_finished(RequestRecord(RequestContext("a", "r"), "x", None, "client_error", 404, None, 0))
+    court.controller.request_finished(
+        AnsweredRequest(RequestContext("a", "r"), "x", None, "client_error", 404, None, 0)
+    )
     assert court.controller._cases["medical"].evidence.num_seen == 0
 
 

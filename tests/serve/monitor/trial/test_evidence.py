@@ -6,8 +6,16 @@ from hypothesis import strategies as st
 
 from quality.users import MAX_REQUESTS, MAX_WAIT_S
 from quality.verdict import Observation, decide, pair_in_time
-from serve.monitor.trial.evidence import MIN_TTFTS, Pair, PairedStream, TrialEvidence, failure_of, policy_of, ttft_of
-from serve.records import RequestRecord
+from serve.monitor.trial.evidence import (
+    MIN_TTFTS,
+    ObservedPair,
+    PairedStream,
+    TrialEvidence,
+    failure_of,
+    policy_of,
+    ttft_of,
+)
+from serve.records import AnsweredRequest
 from tests.generations import generation
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request
 
@@ -32,7 +40,7 @@ from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request
         ),
     ],
 )
-def test_only_what_the_version_did_counts_as_its_failure(record: RequestRecord, expected: float | None) -> None:
+def test_only_what_the_version_did_counts_as_its_failure(record: AnsweredRequest, expected: float | None) -> None:
     assert failure_of(record) == expected
 
 
@@ -104,7 +112,7 @@ RECORDS = st.lists(
 
 @given(RECORDS, st.lists(st.floats(0, 10), max_size=40))
 @settings(max_examples=100, deadline=None)
-def test_whatever_requests_come_the_evidence_can_be_judged(records: list[RequestRecord], before: list[float]) -> None:
+def test_whatever_requests_come_the_evidence_can_be_judged(records: list[AnsweredRequest], before: list[float]) -> None:
     evidence = TrialEvidence(FIRST, SECOND, before)
     for number, record in enumerate(records):
         evidence.request_finished(record, 30.0 * number)
@@ -149,10 +157,10 @@ def paired(evidence: TrialEvidence) -> list[tuple[int, float, float]]:
 @given(RECORDS, st.integers(0, 150), st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0.0, 1.0])), max_size=20))
 @settings(max_examples=100, deadline=None)
 def test_evidence_that_is_written_down_can_be_taken_up_again(
-    records: list[RequestRecord], cut: int, scores: list[tuple[int, float]]
+    records: list[AnsweredRequest], cut: int, scores: list[tuple[int, float]]
 ) -> None:
     before = TrialEvidence(FIRST, SECOND, [0.1] * MIN_TTFTS)
-    kept: list[Pair] = []
+    kept: list[ObservedPair] = []
     for number, record in enumerate(records):
         before.request_finished(record, float(number))
         if number == cut:
@@ -168,7 +176,7 @@ def test_evidence_that_is_written_down_can_be_taken_up_again(
 
 
 def test_a_probe_that_two_servers_asked_of_one_trial_counts_once() -> None:
-    known = [Pair("score", 1.0, 0.0, 3), Pair("score", 1.0, 1.0, 3), Pair("score", 1.0, 1.0, 4)]
+    known = [ObservedPair("score", 1.0, 0.0, 3), ObservedPair("score", 1.0, 1.0, 3), ObservedPair("score", 1.0, 1.0, 4)]
     stable, canary = TrialEvidence(FIRST, SECOND, known=known).evidence()
     assert [seen.value for seen in canary.scores] == [0.0, 1.0]
     assert len(stable.scores) == 2
@@ -236,15 +244,15 @@ def test_a_users_name_is_not_written_down() -> None:
 
 
 def test_pairs_that_an_older_server_wrote_without_users_count_for_nothing() -> None:
-    known = [Pair("error", 0.0, 1.0)] * 50 + [Pair("slow", 0.0, 1.0)] * 50
+    known = [ObservedPair("error", 0.0, 1.0)] * 50 + [ObservedPair("slow", 0.0, 1.0)] * 50
     assert TrialEvidence(FIRST, SECOND, known=known).evidence() == TrialEvidence(FIRST, SECOND).evidence()
 
 
 def test_a_user_that_two_servers_counted_counts_once() -> None:
     known = [
-        Pair("error", 0.0, 1.0, None, "ada", "bob", 20),
-        Pair("error", 0.0, 1.0, None, "eve", "bob", 20),
-        Pair("error", 0.0, 0.0, None, "eve", "kim", 20),
-        Pair("error", 0.0, 1.0, None, "kim", "leo", 20),
+        ObservedPair("error", 0.0, 1.0, None, "ada", "bob", 20),
+        ObservedPair("error", 0.0, 1.0, None, "eve", "bob", 20),
+        ObservedPair("error", 0.0, 0.0, None, "eve", "kim", 20),
+        ObservedPair("error", 0.0, 1.0, None, "kim", "leo", 20),
     ]
     assert values(TrialEvidence(FIRST, SECOND, known=known).evidence()[1].errors) == [(1.0, 20), (0.0, 20)]

@@ -9,8 +9,8 @@ import pytest
 
 from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
-from quality.probes import Probe, ProbeMessage, ProbeSet
-from quality.samples.kept import ProbeScore
+from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet
+from quality.samples.records import ProbeScore
 from quality.samples.store import QualityStore
 from serve.records import current_source
 from serve.routing.shadow import SHADOW_PRIORITY
@@ -71,7 +71,7 @@ async def test_a_question_is_asked_as_the_evaluation_asked_it_behind_all_clients
 
 async def test_a_version_with_defaults_is_asked_as_a_bare_client_asks_it(exam: Exam) -> None:
     turns = (ProbeMessage(role="system", content="Old."), ProbeMessage(role="user", content="Term 0"))
-    probes = ProbeSet(max_tokens=8, stop=("}",), probes=(Probe(messages=turns, expected="0"),))
+    probes = ProbeSet(max_tokens=8, stop=("}",), probes=(HeldOutQuestion(messages=turns, expected="0"),))
     exam.publish(probes, defaults=RequestDefaults(system="New.", temperature=0.5, max_tokens=5))
     await exam.resident(FIRST)
     await exam.turns(1)
