@@ -10,7 +10,7 @@ from starlette.datastructures import Headers
 from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from serve.api.guard import WebRules
-from serve.errors import ForeignHostError
+from serve.errors import CrossSiteError, ForeignHostError
 from tests.peft_folders import write_base_folder
 from tests.serving import BASE_NAME, JSON, Serving, make_serving
 
@@ -106,6 +106,13 @@ async def test_two_host_headers_are_refused(serving: Serving) -> None:
     async with serving.client() as client:
         response = await client.get("/v1/models", headers=[("host", "localhost"), ("host", "localhost")])
     assert response.status_code == 403
+
+
+def test_an_old_client_without_a_host_header_is_answered(serving: Serving) -> None:
+    rules = serving.parts.rules
+    rules.check("GET", "/v1/models", Headers())
+    with pytest.raises(CrossSiteError):
+        rules.check("GET", "/v1/models", Headers({"origin": "http://evil.example"}))
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
