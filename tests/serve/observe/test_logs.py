@@ -133,7 +133,10 @@ def test_the_hash_of_a_tenant_is_the_documented_one() -> None:
     [("human", "INFO    root: 5 left\n"), ("json", '"level": "info", "logger": "root", "message": "5 left"}\n')],
 )
 def test_the_format_is_chosen_once_for_the_process(log_format: str, pattern: str) -> None:
-    code = f"import logging, serve.observe.logs; serve.observe.logs.set_up_logging('info', {log_format!r}); logging.info('%d left', 5)"
+    code = (
+        "import logging; from serve.observe.logs import set_up_logging; "
+        f"set_up_logging('info', {log_format!r}); logging.info('%d left', 5)"
+    )
     assert logged(code).endswith(pattern)
 
 
