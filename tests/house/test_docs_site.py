@@ -12,6 +12,7 @@ import pytest
 from tests.tracked_files import ROOT, tracked_files
 
 PAGES = sorted(path for path in tracked_files() if path.match("docs/*.md"))
+PICTURES = sorted(path for path in tracked_files() if path.match("docs/*.svg"))
 ROOT_PAGES = sorted(path for path in tracked_files() if path.match("*.md") and len(path.parts) == 1)
 LINK = re.compile(r"\]\((?!https?://)([^)\s#]*)(?:#([^)\s]+))?\)")
 EXTERNAL = re.compile(r"""<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)=["']?(https?://[^"'\s>]+)""")
@@ -46,7 +47,7 @@ def broken_links(page: Path) -> list[str]:
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The site, built as `make docs` builds it, apart from the checkout."""
     folder = tmp_path_factory.mktemp("site")
-    for path in [*PAGES, Path("zensical.toml")]:
+    for path in [*PAGES, *PICTURES, Path("zensical.toml")]:
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_bytes((ROOT / path).read_bytes())
     zensical = str(Path(sysconfig.get_path("scripts")) / "zensical")

@@ -89,8 +89,8 @@ def test_names_that_were_kept_would_be_found(value: object) -> None:
 
 
 def documented_routes() -> set[tuple[str, str]]:
-    """Methods and paths of the table under the heading "Routes" of docs/serving.md."""
-    section = (ROOT / "docs" / "serving.md").read_text().partition("\n## Routes\n")[2].partition("\n## ")[0]
+    """Methods and paths of the table under the heading "Routes" of docs/api.md."""
+    section = (ROOT / "docs" / "api.md").read_text().partition("\n## Routes\n")[2].partition("\n## ")[0]
     return set(re.findall(r"^\| ([A-Z]+) \| `(/\S*)` \|", section, re.MULTILINE))
 
 

@@ -1,7 +1,7 @@
 """Which product serves a layer's weights, by the number of rows: measured, as no list of CPUs says it.
 
 oneDNN multiplies bfloat16 by what the CPU has, and our operator beats it on some kinds, for some shapes and numbers of
-rows (docs/serving.md). Each multiplies a part of the weights by turns, and the shortest time counts.
+rows (docs/engine-cpu.md). Each multiplies a part of the weights by turns, and the shortest time counts.
 """
 
 from collections.abc import Callable, Mapping, Sequence

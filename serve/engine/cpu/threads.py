@@ -2,7 +2,7 @@
 
 vLLM keeps one core free for its scheduler and preloads GNU's OpenMP (platforms/cpu.py). With few cores the free
 one is a large part of the machine, and the scheduler has little to do while a step computes; Intel's runtime, which
-comes with vLLM's CPU package, lets waiting threads sleep, so that the two can share. Measured: docs/serving.md.
+comes with vLLM's CPU package, lets waiting threads sleep, so that the two can share. Measured: docs/engine-cpu.md.
 """
 
 import os

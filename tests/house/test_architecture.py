@@ -1,0 +1,51 @@
+"""What docs/architecture.md names exists: files and folders, and in each file the names beside it."""
+
+import ast
+import re
+
+import pytest
+
+from tests.house.test_imports import PACKAGES
+from tests.house.test_rooms import ROOMS
+from tests.tracked_files import ROOT
+
+PAGE = (ROOT / "docs" / "architecture.md").read_text()
+PATH = re.compile(r"`((?:\w+/)+[\w.-]*|lorikeet\.py)`")
+NAME_IN_FILE = re.compile(r"`(\w+)(?:\.(\w+))?` (?:\(|(?:in|of) )`((?:\w+/)+\w+\.py)`")
+
+
+def defined_in(source: str) -> set[str]:
+    """Functions, classes, their methods and fields, and top-level variables of a file."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(set(PATH.findall(PAGE))))
+def test_every_path_exists(path: str) -> None:
+    assert (ROOT / path).exists() or path.startswith("var/")
+
+
+@pytest.mark.parametrize("found", sorted(set(NAME_IN_FILE.findall(PAGE))), ids=lambda found: found[0])
+def test_every_name_is_defined_in_its_file(found: tuple[str, str, str]) -> None:
+    first, second, path = found
+    assert {name for name in (first, second) if name} <= defined_in((ROOT / path).read_text())
+
+
+def test_names_are_found() -> None:
+    assert ("choose", "", "adapters/release/traffic.py") in NAME_IN_FILE.findall(PAGE)
+    assert len(NAME_IN_FILE.findall(PAGE)) > 30
+
+
+def test_the_table_of_rooms_names_each_room() -> None:
+    section = PAGE.partition("\n## The rooms\n")[2].partition("\n## ")[0]
+    named = set(re.findall(r"^\| `([\w/]+)` \|", section, re.MULTILINE))
+    rooms = {str(path.parent.relative_to(ROOT)) for path in ROOMS}
+    whole = {room for room in rooms if "/" not in room and any(other.startswith(f"{room}/") for other in named)}
+    assert rooms - whole <= named
+    assert named <= rooms | set(PACKAGES)
