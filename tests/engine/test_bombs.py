@@ -17,6 +17,7 @@ import pytest
 from config.home import Home
 from loadtest.bench.server import RunningServer, running_server
 from tests.live_server import BASE_NAME, engine_process, until, write_serve_config
+from tests.serving import JSON
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
@@ -116,7 +117,8 @@ BODIES = {
 async def test_no_shape_of_body_holds_up_anybody(server: RunningServer, endpoint: str) -> None:
     """Four of each at once; the megabytes alone took the event loop for more than two seconds each."""
     async with httpx.AsyncClient(base_url=server.url, timeout=60) as http, asyncio.TaskGroup() as group:
-        sent = [group.create_task(http.post(f"/v1/{endpoint}", content=body)) for body in list(BODIES.values()) * 4]
+        bodies = list(BODIES.values()) * 4
+        sent = [group.create_task(http.post(f"/v1/{endpoint}", content=body, headers=JSON)) for body in bodies]
         async with httpx.AsyncClient(base_url=server.url, timeout=2.0) as other:
             while not all(task.done() for task in sent):
                 assert (await other.get("/health")).status_code == 200
