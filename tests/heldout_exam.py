@@ -74,7 +74,7 @@ class Exam:
         for _ in range(num):
             await self.heldout.take_turn()
 
-    def publish(self, probes: ProbeSet | None, **changes: object) -> None:
+    def publish(self, probes: ProbeSet | None, **changes: Any) -> None:
         folder = write_peft_folder(self.serving.store.root.parent / "made")
         base = read_base(self.serving.base_folder)
         golden = fingerprint(base.digest, base.chat_template_sha256)

@@ -1,5 +1,6 @@
 """Ten architectures in tiny: two layers, random weights, and whatever each does to attention and logits in effect."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ SLIDING_WINDOW = 16
 
 _GEMMA = {"query_pre_attn_scalar": 32, "sliding_window": SLIDING_WINDOW, "tie_word_embeddings": True}
 # Each with the options that make it differ from Llama, in sizes at which they change the loss.
-ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
+ARCHITECTURES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]] = {
     "llama": (LlamaConfig, {"tie_word_embeddings": True}),
     "qwen2": (Qwen2Config, {}),
     "qwen3": (Qwen3Config, {}),
@@ -52,9 +53,9 @@ ARCHITECTURES: dict[str, tuple[type[PreTrainedConfig], dict[str, Any]]] = {
 
 def tiny_model(architecture: str) -> PreTrainedModel:
     """In float32. Weights are ten times as large as usual, for random logits that a cap or a scale changes."""
-    config_class, options = ARCHITECTURES[architecture]
+    make_config, options = ARCHITECTURES[architecture]
     tokenizer = tiny_tokenizer()
-    config = config_class(
+    config = make_config(
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
@@ -69,13 +70,13 @@ def tiny_model(architecture: str) -> PreTrainedModel:
         **options,
     )
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval()
     keep_attention_cap(model)
     return model
 
 
 def write_tiny_model(folder: Path, architecture: str) -> Path:
     """A model folder as a hub has it, in bf16."""
-    tiny_model(architecture).to(torch.bfloat16).save_pretrained(folder)
+    tiny_model(architecture).bfloat16().save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

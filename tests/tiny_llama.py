@@ -57,7 +57,7 @@ def write_tiny_llama(folder: Path, chat_template: str | None = CHAT_TEMPLATE) ->
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    LlamaForCausalLM(config).bfloat16().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 

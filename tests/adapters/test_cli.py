@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from adapters.cli import app
 from adapters.reference import Target
 from adapters.store.store import AdapterStore
+from tests.narrowing import not_none
 from tests.peft_folders import MODULES, draft_for, lora_tensors, write_base_folder, write_peft_folder
 
 
@@ -161,7 +162,7 @@ def test_import_takes_request_defaults_and_show_shows_them(lorikeet, peft_folder
     file = tmp_path / "defaults"
     file.write_text(text)
     assert lorikeet("import", str(peft_folder), "foreign", "--base", "tiny", "--defaults", str(file)).exit_code == 0
-    defaults = AdapterStore(home / "adapters").manifest(Target("foreign", 1)).defaults
+    defaults = not_none(AdapterStore(home / "adapters").manifest(Target("foreign", 1)).defaults)
     assert (defaults.system, defaults.temperature, defaults.stop) == ("Answer in JSON.", 0.0, ("}",))
     output = lorikeet("show", "foreign@1").stdout
     assert 'system "Answer in JSON."; temperature 0.0; stop ["}"]; response_format {"type": "json_schema"' in output

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import pytest
 from annotated_types import Ge, Gt, Le, Lt
@@ -21,12 +21,20 @@ LOADTEST = {
 }
 
 
+def lowest(bound: Ge | Gt) -> float:
+    return cast(float, bound.ge) if isinstance(bound, Ge) else cast(float, bound.gt) + 0.5
+
+
+def highest(bound: Le | Lt) -> float:
+    return cast(float, bound.le) if isinstance(bound, Le) else cast(float, bound.lt) - 0.01
+
+
 def bounds(metadata: list[Any]) -> tuple[float, float] | None:
     """The lowest and the highest value of a number worth trying; None where a field has no lower bound."""
-    low = next((m.ge if isinstance(m, Ge) else m.gt + 0.5 for m in metadata if isinstance(m, (Ge, Gt))), None)
+    low = next((lowest(m) for m in metadata if isinstance(m, (Ge, Gt))), None)
     if low is None:
         return None
-    high = next((m.le if isinstance(m, Le) else m.lt - 0.01 for m in metadata if isinstance(m, (Le, Lt))), None)
+    high = next((highest(m) for m in metadata if isinstance(m, (Le, Lt))), None)
     return low, (1000 * max(low, 100) if high is None else high)
 
 

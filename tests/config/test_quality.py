@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import fields
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -44,7 +45,11 @@ def test_an_answer_pattern_must_compile(model, pattern):
 def test_a_pattern_must_be_matched_in_linear_time(pattern):
     with pytest.raises(ValidationError, match="linear time"):
         QualityConfig(answer_pattern=pattern)
-    for schema in ({"properties": {"a": {"pattern": pattern}}}, {"anyOf": [{"patternProperties": {pattern: {}}}]}):
+    schemas: list[dict[str, Any]] = [
+        {"properties": {"a": {"pattern": pattern}}},
+        {"anyOf": [{"patternProperties": {pattern: {}}}]},
+    ]
+    for schema in schemas:
         with pytest.raises(ValidationError, match="linear time"):
             AnswerConfig(json_schema=schema)
 

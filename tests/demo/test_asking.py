@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -77,7 +78,7 @@ class Endpoint:
 
 
 async def examine(endpoint: Endpoint, folder: Path, manifest: Manifest) -> DomainScores:
-    http_client = httpx.AsyncClient(transport=httpx.MockTransport(endpoint))
+    http_client: Any = httpx.AsyncClient(transport=httpx.MockTransport(endpoint))
     async with AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=http_client) as client:
         examiner = Examiner(client, Console(file=io.StringIO()), SavedScores(folder.parent / "saved"))
         return await examiner.examine(folder, manifest, "base")

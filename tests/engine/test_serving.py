@@ -3,7 +3,7 @@
 import asyncio
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ async def forced_logprobs(client: httpx.AsyncClient, model: str, prompt: GoldenP
     return [position[str(token)]["logprob"] for token, position in zip(prompt.answer_token_ids, positions, strict=True)]
 
 
-def mean_gap(want: Any, got: Any) -> float:
+def mean_gap(want: Sequence[float], got: Sequence[float]) -> float:
     return sum(abs(w - g) for w, g in zip(want, got, strict=True)) / len(want)
 
 

@@ -23,7 +23,7 @@ def imports_of(path):
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     relative = {node for node in nodes if isinstance(node, ast.ImportFrom) and node.level > 0}
     assert not relative, f"{path} imports relatively; write the package's name"
-    absolute = {node.module for node in nodes if isinstance(node, ast.ImportFrom)}
+    absolute = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
     return {name.partition(".")[0] for name in plain | absolute}
 
 

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -52,7 +53,7 @@ async def score(
     def serve(request: httpx.Request) -> httpx.Response:
         return answer(request) if request.method == "POST" else shown or httpx.Response(404, json={"error": {}})
 
-    http_client = httpx.AsyncClient(transport=httpx.MockTransport(serve))
+    http_client: Any = httpx.AsyncClient(transport=httpx.MockTransport(serve))
     async with AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=http_client) as client:
         return await evaluate_live(client, folder, "medical", few_shot=few_shot, limit=limit, concurrency=2)
 
@@ -141,7 +142,7 @@ async def test_no_more_is_asked_once_it_is_enough(dataset_folder: Path) -> None:
         seen.append([answer.input for answer in answers])
         return len(answers) >= 2
 
-    http_client = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: streamed("{}")))
+    http_client: Any = httpx.AsyncClient(transport=httpx.MockTransport(lambda _: streamed("{}")))
     async with AsyncOpenAI(base_url="http://test/v1", api_key="none", max_retries=0, http_client=http_client) as client:
         result = await evaluate_live(client, dataset_folder, "medical", concurrency=1, is_enough=is_enough)
     assert seen == [["term 0"], ["term 0", "term 1"]]

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from config.loadtest import LoadtestConfig, MixConfig
 from loadtest.bench.synthetic import UNKNOWN_MODEL, Delays, SyntheticServer, synthetic_server

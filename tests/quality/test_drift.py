@@ -12,6 +12,7 @@ from quality.divergence import (
     squared_mmd,
 )
 from quality.drift import DriftBaseline, Exchange, TokenFrequencies, alpha_at
+from tests.narrowing import not_none
 
 WINDOW = 50
 NUM_TOKENS = 600
@@ -104,14 +105,14 @@ def test_moved_embeddings_are_seen():
     moved = baseline.look(exchanges(rng, WINDOW, embedding_shift=1.0), 2)
     assert not same.is_drift
     assert "embedding similarity" in moved.reason
-    assert moved.embedding_mmd2 > 0.05 > abs(same.embedding_mmd2)
+    assert not_none(moved.embedding_mmd2) > 0.05 > abs(not_none(same.embedding_mmd2))
 
 
 def test_divergence_of_tokens_tells_the_fault_from_health():
     rng = np.random.default_rng(15)
     baseline = DriftBaseline(exchanges(rng, 240))
     same, noise = baseline.look(exchanges(rng, WINDOW), 1), baseline.look(exchanges(rng, WINDOW, noise_share=1.0), 2)
-    assert same.completion_divergence < 0.1 < 0.5 < noise.completion_divergence < 1
+    assert not_none(same.completion_divergence) < 0.1 < 0.5 < not_none(noise.completion_divergence) < 1
     assert noise.prompt_divergence == pytest.approx(same.prompt_divergence, abs=0.1)
 
 
@@ -189,7 +190,7 @@ def test_jensen_shannon_divergence_is_in_bits_and_symmetric(p, q, bits):
 
 
 def test_psi_is_nothing_for_the_same_values_and_large_for_others():
-    values = np.arange(100.0)
+    values = np.arange(100, dtype=np.float64)
     assert population_stability_index(values, values) == pytest.approx(0)
     assert population_stability_index(values, values + 5) < 0.25 < population_stability_index(values, values + 50)
 
@@ -202,7 +203,8 @@ def test_psi_of_values_that_never_vary_is_finite():
 
 def test_ks_agrees_with_the_textbook_on_two_samples_apart():
     # All of 4 below all of 4: 2 of the C(8, 4) = 70 orders are as far apart.
-    assert ks_p_value(np.arange(4.0), np.arange(4.0) + 10) == pytest.approx(2 / 70)
+    low = np.arange(4, dtype=np.float64)
+    assert ks_p_value(low, low + 10) == pytest.approx(2 / 70)
 
 
 def test_ks_of_many_values_warns_of_nothing():

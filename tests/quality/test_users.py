@@ -37,7 +37,8 @@ def counted(rng, num_users, num_requests, weight, worse, rates, ramp=False):
     now_weight = np.where(np.arange(num_requests) < num_requests // 2, weight / 5, weight) if ramp else weight
     on_canary = share[users] < now_weight
     is_bad = rng.random(num_requests) < rate[users] + worse * on_canary
-    means, seen = UserMeans(), ([], [])
+    means = UserMeans()
+    seen: tuple[list[Observation], list[Observation]] = ([], [])
     for at, (user, side, value) in enumerate(zip(users.tolist(), on_canary.tolist(), is_bad.tolist(), strict=True)):
         mean = means.add(str(user), side, at, value)
         for one in (*means.close_due(at), *([mean] if mean else [])):
@@ -45,7 +46,7 @@ def counted(rng, num_users, num_requests, weight, worse, rates, ramp=False):
     return tuple(map(tuple, seen))
 
 
-def state(stable, canary, limit=LIMIT):
+def state(stable, canary, *, limit=LIMIT):
     """The first state that is not open, looking after each pair, and the pairs that it took."""
     pairs = np.array(pair_in_time(stable, canary)).reshape(-1, 2)
     harm = pairs[:, 1] - pairs[:, 0]
@@ -84,15 +85,16 @@ def most(num_trials, chance=ALPHA):
     return chance + 3.1 * np.sqrt(chance * (1 - chance) / num_trials)
 
 
+def evidence_until(at_s, side):
+    return Evidence(slow=tuple(seen for seen in side if seen.at_s <= at_s))
+
+
 def test_the_simulation_decides_as_decide_does():
     rng, policy = np.random.default_rng(3), Policy(min_pairs=1)
     stable, canary = counted(rng, 60, 3000, 0.5, 0.8, "users are alike")
     end, pairs = state(stable, canary)
     times = sorted({seen.at_s for seen in (*stable, *canary)})
-    states = [
-        decide(*(Evidence(slow=tuple(seen for seen in side if seen.at_s <= at_s)) for side in (stable, canary)), policy)
-        for at_s in times
-    ]
+    states = [decide(evidence_until(at_s, stable), evidence_until(at_s, canary), policy) for at_s in times]
     slow = [verdict.comparisons[2] for verdict in states]
     first_decided = next(comparison for comparison in slow if comparison.state != "open")
     assert (first_decided.state, first_decided.num_pairs) == (end, pairs)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 from adapters.store.store import AdapterStore
 from tests.serving import COMPLETION_SCOPE, Serving, make_serving
@@ -34,7 +35,7 @@ async def ask(serving: Serving, model: str) -> int:
     async def receive() -> dict[str, Any]:
         return messages.pop() if messages else await asyncio.get_running_loop().create_future()
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Message) -> None:
         statuses.extend([message["status"]] if "status" in message else [])
 
     await serving.app(dict(COMPLETION_SCOPE), receive, send)

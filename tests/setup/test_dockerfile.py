@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from typer.main import get_command
+from typer.main import get_group
 
 import lorikeet
 
@@ -48,7 +48,7 @@ def test_a_lock_exists_for_each_device_that_it_sets_up():
 
 def test_its_command_is_one_of_ours_with_a_configuration_that_exists():
     program, command, config_file, *options = json.loads(of_kind("CMD")[0])
-    known = get_command(lorikeet.app).commands[command]
+    known = get_group(lorikeet.app).commands[command]
     assert program == "lorikeet"
     assert (ROOT / config_file).is_file()
     assert [option for option in options if option.startswith("--")] == ["--host"]
@@ -57,7 +57,7 @@ def test_its_command_is_one_of_ours_with_a_configuration_that_exists():
 
 @pytest.mark.parametrize("command", ["demo", "serve"])
 def test_the_commands_of_its_head_comment_exist(command):
-    assert command in get_command(lorikeet.app).commands
+    assert command in get_group(lorikeet.app).commands
 
 
 def test_what_is_big_or_private_stays_out_of_the_image():

@@ -130,7 +130,7 @@ def test_the_cpu_operator_starts_from_the_install(installed: Path, tmp_path: Pat
 
 
 def test_a_command_of_the_install_needs_no_configuration_file(installed: Path, tmp_path: Path) -> None:
-    command = [installed / "bin" / "lorikeet", "serve", "--home", tmp_path]
+    command: list[str | Path] = [installed / "bin" / "lorikeet", "serve", "--home", tmp_path]
     finished = subprocess.run(
         command, cwd=tmp_path, env=environment(installed), capture_output=True, text=True, check=False
     )

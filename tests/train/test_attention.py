@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -51,8 +52,10 @@ def test_attention_without_a_mask_is_causal() -> None:
 
 
 def test_autocast_computes_in_bfloat16() -> None:
+    module: Any = SimpleNamespace(is_causal=True)
+    query, key, value = tensors(7, 7)
     with torch.autocast("cpu", torch.bfloat16):
-        output, _ = grouped_attention(SimpleNamespace(is_causal=True), *tensors(7, 7), None)
+        output, _ = grouped_attention(module, query, key, value, None)
     assert output.dtype == torch.bfloat16
 
 

@@ -19,7 +19,7 @@ class Two(torch.nn.Module):
 def adapted(**lora: object) -> torch.nn.Module:
     torch.manual_seed(1)
     config = LoraConfig(r=2, lora_alpha=3, target_modules=["first", "second"], init_lora_weights=False, **lora)  # type: ignore[arg-type]
-    return get_peft_model(Two(), config)  # type: ignore[arg-type]
+    return get_peft_model(Two(), config)
 
 
 def output_and_gradients(model: torch.nn.Module) -> list[torch.Tensor]:

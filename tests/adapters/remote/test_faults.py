@@ -4,7 +4,7 @@ import errno
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import fsspec
 import pytest
@@ -27,12 +27,12 @@ def nothing(*_):
     pass
 
 
-class FlakyFileSystem(MemoryFileSystem):
+class FlakyFileSystem(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
     """A remote store in memory to which anything can happen."""
 
     protocol = "flaky"
-    store: ClassVar[dict] = {}
-    pseudo_dirs: ClassVar[list] = [""]
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
     before = staticmethod(nothing)  # called with the operation and the path
     after_get = staticmethod(nothing)  # called with the local path
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -21,6 +22,9 @@ from adapters.reference import Target
 from adapters.release.traffic import Split
 from adapters.store.manifest import ManifestDraft
 from adapters.store.store import AdapterStore
+
+if TYPE_CHECKING:
+    from _typeshed import FileDescriptorLike
 
 pytestmark = pytest.mark.slow
 
@@ -68,9 +72,9 @@ class Fault:
         if is_write or name in self._kinds:
             self._count()
 
-    def _counted_fsync(self, descriptor: int) -> None:
+    def _counted_fsync(self, fd: "FileDescriptorLike") -> None:
         self._count()
-        self._fsync(descriptor)
+        self._fsync(fd)
 
     def _count(self) -> None:
         self._left -= 1

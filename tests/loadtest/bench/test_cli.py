@@ -5,8 +5,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from loadtest.bench import cli
 from loadtest.bench.cli import BENCHES

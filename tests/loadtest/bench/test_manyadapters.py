@@ -105,10 +105,11 @@ def test_a_request_that_failed_is_counted_and_misses_the_target() -> None:
 def test_first_tokens_are_told_by_popularity_and_silent_tenths_left_out() -> None:
     records = (answered(0, "a-000", 0.1), answered(1, "a-009", 0.3), answered(2, "a-010", 0.5), answered(3, "a-099", 1))
     tenths = [result for result in churn_results(churned(records), NAMES) if "popularity" in result.name]
-    assert [(result.name, result.value) for result in tenths] == [
-        ("TTFT p50, adapters 1 to 10 by popularity, 2 requests", pytest.approx(200)),
-        ("TTFT p50, adapters 11 to 20 by popularity, 1 requests", pytest.approx(500)),
-        ("TTFT p50, adapters 91 to 100 by popularity, 1 requests", pytest.approx(1000)),
+    assert [result.value for result in tenths] == pytest.approx([200, 500, 1000])
+    assert [result.name for result in tenths] == [
+        "TTFT p50, adapters 1 to 10 by popularity, 2 requests",
+        "TTFT p50, adapters 11 to 20 by popularity, 1 requests",
+        "TTFT p50, adapters 91 to 100 by popularity, 1 requests",
     ]
 
 

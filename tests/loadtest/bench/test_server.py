@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from loadtest.bench import server
 from loadtest.bench.server import ServerError, StartingServer, free_port, running_server, starting_command
 
 
@@ -23,7 +22,7 @@ def test_a_server_that_never_gets_ready_is_ended(tmp_path: Path, monkeypatch: py
     sleeper = tmp_path / "sleeper"
     sleeper.write_text(f"#!/bin/sh\necho still starting\nexec {sys.executable} -c 'import time; time.sleep(60)'\n")
     sleeper.chmod(0o755)
-    monkeypatch.setattr(server.sys, "executable", str(sleeper))
+    monkeypatch.setattr(sys, "executable", str(sleeper))
     with (
         pytest.raises(ServerError, match=r"not ready after 1 s(.|\n)*still starting"),
         running_server(tmp_path / "serve.yaml", tmp_path, tmp_path / "serve.log", timeout_s=1),

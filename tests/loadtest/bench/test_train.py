@@ -43,8 +43,8 @@ def row(found: dict[str, BenchResult], start: str) -> BenchResult:
 
 def test_whoever_goes_first_changes_from_round_to_round() -> None:
     asked: list[str] = []
-    sides = (FakeSide(name, asked) for name in ("ours", "bf16", "float32"))
-    rounds = measure_rounds(*sides, num_rounds=1)
+    ours, bf16, float32 = (FakeSide(name, asked) for name in ("ours", "bf16", "float32"))
+    rounds = measure_rounds(ours, bf16, float32, num_rounds=1)
     assert len(rounds) == 3
     assert asked[0:4] == ["ours", "bf16", "float32", "floor"]
     assert asked[4:8] == ["bf16", "float32", "ours", "floor"]

@@ -8,7 +8,7 @@ import pytest
 
 from config.errors import DatasetError
 from config.load import load_loadtest
-from config.loadtest import LoadtestConfig
+from config.loadtest import LoadtestConfig, TraceArrival
 from loadtest.errors import TraceError
 from loadtest.load.trace import read_trace
 from loadtest.load.workload import PlannedRequest, plan
@@ -166,4 +166,6 @@ def test_a_trace_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_traces_path_starts_at_the_configurations_folder(tmp_path: Path) -> None:
     path = tmp_path / "load.yaml"
     path.write_text("mix: {models: [a]}\narrival: {kind: trace, path: t.csv}\n")
-    assert load_loadtest(path).arrival.path == tmp_path / "t.csv"
+    arrival = load_loadtest(path).arrival
+    assert isinstance(arrival, TraceArrival)
+    assert arrival.path == tmp_path / "t.csv"

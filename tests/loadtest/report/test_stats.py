@@ -81,7 +81,8 @@ def test_cold_and_warm_requests_are_told_apart() -> None:
     assert summary.warm is not None
     assert summary.cold.ttft is not None
     assert summary.warm.ttft is not None
-    assert (summary.num_cold, summary.cold.ttft.p50_s, summary.warm.ttft.p50_s) == (1, 2.0, pytest.approx(0.2))
+    assert (summary.num_cold, summary.cold.ttft.p50_s) == (1, 2.0)
+    assert summary.warm.ttft.p50_s == pytest.approx(0.2)
 
 
 def test_a_server_that_does_not_say_what_is_cold_has_neither() -> None:

@@ -186,7 +186,8 @@ def test_retention_deletes_what_is_old_and_what_is_too_much(store: QualityStore)
     store.add_probe_scores([ProbeScore(1.0, "medical", 3, 0, 1.0), ProbeScore(30.0, "medical", 3, 0, 1.0)])
     assert store.prune(before_s=10.0, most_samples=1) == 2
     assert [kept.id for kept in store.samples()] == [new]
-    assert [kept.sample_id for kept in (*store.grades(), *store.labels())] == [new, new]
+    remaining: list[Grade | Label] = [*store.grades(), *store.labels()]
+    assert [kept.sample_id for kept in remaining] == [new, new]
     assert [kept.at_s for kept in store.probe_scores()] == [30.0]
 
 

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.requests import Request
+from starlette.types import Message
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
@@ -152,14 +153,14 @@ async def ask(
     serving: Serving, receive: Callable[[], Awaitable[dict[str, Any]]], token: str = "", path: str = "/v1/completions"
 ) -> tuple[int, dict[bytes, bytes]]:
     """The status and the headers of a request whose body `receive` hands out."""
-    started: list[dict[str, Any]] = []
+    started: list[Message] = []
     headers = [
         (b"host", b"localhost"),
         (b"content-type", b"application/json"),
         (b"authorization", f"Bearer {token}".encode()),
     ]
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Message) -> None:
         started.extend([message] if message["type"] == "http.response.start" else [])
 
     await serving.app(COMPLETION_SCOPE | {"path": path, "headers": headers}, receive, send)

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -62,7 +63,7 @@ async def server(
     base_folder: Path,
     keys: KeyRing | None = None,
     http: type[TimedConnection] = TimedConnection,
-    **changes: object,
+    **changes: Any,
 ) -> AsyncIterator[int]:
     """A port that a real HTTP server with a fake engine listens on."""
     app = make_serving(store, base_folder, keys=keys, **changes).app

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from schemathesis import Case, GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
+from starlette.types import Message
 
 from adapters.store.store import AdapterStore
 from config.limits import RequestLimits
@@ -153,17 +154,17 @@ def described(description: dict[str, Any]) -> schemathesis.BaseSchema:
 
 
 @pytest.fixture(scope="module")
-def send(server: Serving, token: str) -> Iterator[Callable[[Case], httpx.Response]]:
+def send(server: Serving, token: str) -> Iterator[Callable[[Case[Any]], httpx.Response]]:
     """Asks the application in process, with a key; an answer that does not come within seconds is a failure."""
     client = server.client(token)
 
     async def ask(request: requests.PreparedRequest) -> httpx.Response:
+        headers: Any = dict(request.headers)
+        content: Any = request.body
         with anyio.fail_after(10):
-            return await client.request(
-                request.method or "", request.url or "", headers=dict(request.headers), content=request.body
-            )
+            return await client.request(request.method or "", request.url or "", headers=headers, content=content)
 
-    def send(case: Case) -> httpx.Response:
+    def send(case: Case[Any]) -> httpx.Response:
         asked = requests.Request(**case.as_transport_kwargs(base_url="http://localhost")).prepare()
         return portal.call(ask, asked)
 
@@ -194,7 +195,7 @@ JUDGED_BY_VLLM = [positive_data_acceptance, negative_data_rejection]
 @given(data=st.data())
 def test_data_as_described_and_other_data_are_answered_as_described(
     described: schemathesis.BaseSchema,
-    send: Callable[[Case], httpx.Response],
+    send: Callable[[Case[Any]], httpx.Response],
     method: str,
     path: str,
     unchecked: list[Any],
@@ -209,7 +210,7 @@ def test_data_as_described_and_other_data_are_answered_as_described(
 @fuzzed
 @given(data=st.data())
 def test_what_takes_no_data_answers_as_described(
-    described: schemathesis.BaseSchema, send: Callable[[Case], httpx.Response], method: str, path: str, data: Any
+    described: schemathesis.BaseSchema, send: Callable[[Case[Any]], httpx.Response], method: str, path: str, data: Any
 ) -> None:
     case = data.draw(described[path][method].as_strategy())
     case.validate_response(send(case), excluded_checks=[ignored_auth])
@@ -225,7 +226,7 @@ async def test_without_a_key_no_body_is_read(server: Serving, route: tuple[str, 
         events.append("read")
         return {"type": "http.request", "body": b"{", "more_body": False}
 
-    async def send(message: dict[str, Any]) -> None:
+    async def send(message: Message) -> None:
         events.append(message.get("status", "body"))
 
     headers = [*COMPLETION_SCOPE["headers"], (b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.types import Message
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
@@ -22,7 +23,6 @@ pytestmark = pytest.mark.anyio
 
 NUM_EVENTS, NUM_READ, NUM_TOKENS = 300, 100, 700
 
-Message = dict[str, Any]
 Send = Callable[[Message], Awaitable[None]]
 
 

@@ -1,7 +1,6 @@
 """What is not finite stays with its own request: blocks are zeroed, rows are found, requests are ended."""
 
 import math
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -67,7 +66,7 @@ def hash_of(number: int) -> Any:
 
 
 @pytest.fixture
-def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
     class Patched(Scheduler):
         update_from_output = Scheduler.update_from_output
         add_request, finish_requests = Scheduler.add_request, Scheduler.finish_requests

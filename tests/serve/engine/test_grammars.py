@@ -20,7 +20,7 @@ ASSERTED_S = 60.0
 
 def tokenizer() -> str:
     """Of all bytes that are ASCII, and an end."""
-    vocabulary: list[str | bytes] = ["</s>", *(chr(code) for code in range(1, 128))]
+    vocabulary: list[str] = ["</s>", *(chr(code) for code in range(1, 128))]
     return str(xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[0]).serialize_json())
 
 

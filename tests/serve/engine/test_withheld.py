@@ -1,6 +1,6 @@
 """What only the observer reads comes with an answer's last token, whole; what a client sees comes as ever."""
 
-from collections.abc import Iterator
+from itertools import chain
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from vllm.v1.outputs import LogprobsLists
 
 from serve.engine.observed import Collecting, Undelivered, with_logprobs
 from serve.engine.withheld import is_for_the_observer, withhold_logprobs
+from tests.narrowing import not_none
 
 OBSERVED = with_logprobs(SamplingParams())
 
@@ -56,7 +57,7 @@ class Scheduler:
 
 
 @pytest.fixture
-def scheduler(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
     class Patched(Scheduler):
         add_request, update_from_output = Scheduler.add_request, Scheduler.update_from_output
         finish_requests = Scheduler.finish_requests
@@ -115,8 +116,8 @@ def test_several_tokens_of_a_step_are_all_of_their_request(scheduler: Any) -> No
     scheduler.add_request(request("b"))
     lists = lists_of(1, 2, 3, starts=[0, 2])
     first, second = update(scheduler, lists, step("a", 1, 2, is_last=True), step("b", 3, is_last=True))
-    assert first.new_logprobs.logprob_token_ids.tolist() == [[1], [2]]
-    assert second.new_logprobs.logprob_token_ids.tolist() == [[3]]
+    assert not_none(first.new_logprobs).logprob_token_ids.tolist() == [[1], [2]]
+    assert not_none(second.new_logprobs).logprob_token_ids.tolist() == [[3]]
 
 
 def test_a_step_without_any_changes_nothing(scheduler: Any) -> None:
@@ -127,8 +128,9 @@ def test_a_step_without_any_changes_nothing(scheduler: Any) -> None:
 def test_a_client_beside_it_gets_its_own_whole_and_at_once(scheduler: Any) -> None:
     scheduler.add_request(request("a"))
     _, own = update(scheduler, lists_of(1, 2), step("a", 1), step("b", 2))
-    assert own.new_logprobs.logprob_token_ids.tolist() == [[2, 99]]
-    assert own.new_logprobs.sampled_token_ranks.tolist() == [0]
+    logprobs = not_none(own.new_logprobs)
+    assert logprobs.logprob_token_ids.tolist() == [[2, 99]]
+    assert logprobs.sampled_token_ranks.tolist() == [0]
 
 
 @pytest.mark.parametrize(
@@ -156,10 +158,10 @@ def test_a_stream_gets_each_once() -> None:
     assert collected
     assert collected[-1:].logprobs == []
     for token in (1, 2):
-        collected.append_fast([token], [-token / 10], iter([0]), iter([None]))
+        collected.append_fast([token], [-token / 10], chain([0]), iter([None]))
     assert collected[-1:].logprobs == [-0.1, -0.2]
     assert collected[-1:].logprobs == []
-    collected.append_fast([3], [-0.3], iter([0]), iter([None]))
+    collected.append_fast([3], [-0.3], chain([0]), iter([None]))
     assert collected[:0].logprobs == [-0.3]
     assert collected.logprobs == [-0.1, -0.2, -0.3]
     assert list(collected[0]) == [1]

@@ -1,7 +1,7 @@
 """The monitor as one thing: paused it sees nothing, asks nothing and runs nothing, and then goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -74,8 +74,8 @@ def monitor(engine: FakeEngine, metrics: ServeMetrics, watcher: Watcher) -> Moni
 
 
 @asynccontextmanager
-async def at_work(run: Callable[[], object]) -> AsyncIterator[None]:
-    task = asyncio.create_task(run())  # type: ignore[arg-type]  # a coroutine function
+async def at_work(run: Callable[[], Coroutine[None, None, None]]) -> AsyncIterator[None]:
+    task = asyncio.create_task(run())
     await asyncio.sleep(0.001)
     try:
         yield

@@ -18,6 +18,7 @@ from adapters.store.store import AdapterStore
 from serve.observe.tracing import Tracing, otlp_tracing
 from serve.records import AnsweredRequest, RequestContext
 from tests.generations import generation
+from tests.narrowing import not_none
 from tests.serving import make_serving
 
 ENDED_NS = 1_800_000_000_000_000_000
@@ -36,8 +37,15 @@ def request(**changes: Any) -> AnsweredRequest:
         generation=generation(ttft_s=1.2, queue_s=0.1, prefill_s=0.2, decode_s=0.75),
         traceparent=changes.pop("traceparent", None),
     )
-    fields = {"endpoint": "chat/completions", "served_name": "medical@3", "outcome": "ok", "status": 200}
-    return AnsweredRequest(context, **({"reason": None, "duration_s": 2.0} | fields | changes))
+    fields: dict[str, Any] = {
+        "endpoint": "chat/completions",
+        "served_name": "medical@3",
+        "outcome": "ok",
+        "status": 200,
+        "reason": None,
+        "duration_s": 2.0,
+    }
+    return AnsweredRequest(context, **(fields | changes))
 
 
 def spans_of(*records: AnsweredRequest) -> dict[str, ReadableSpan]:
@@ -58,12 +66,14 @@ def spans_of(*records: AnsweredRequest) -> dict[str, ReadableSpan]:
     return {span.name: span for span in exporter.get_finished_spans()}
 
 
+def seconds_of(time_ns: int | None) -> float:
+    """Since the request of `request` came."""
+    return round((not_none(time_ns) - ENDED_NS) / 1e9 + 2, 3)
+
+
 def test_a_request_has_a_span_for_each_of_its_waits_and_works() -> None:
     spans = spans_of(request())
-    times_s = {
-        name: (round((span.start_time - ENDED_NS) / 1e9 + 2, 3), round((span.end_time - ENDED_NS) / 1e9 + 2, 3))
-        for name, span in spans.items()
-    }
+    times_s = {name: (seconds_of(span.start_time), seconds_of(span.end_time)) for name, span in spans.items()}
     assert times_s == {
         "chat medical@3": (0.0, 2.0),
         "resolve": (0.0, 0.1),
@@ -74,11 +84,11 @@ def test_a_request_has_a_span_for_each_of_its_waits_and_works() -> None:
         "decode": (1.2, 1.95),
     }
     whole = spans.pop("chat medical@3")
-    assert {span.parent.span_id for span in spans.values()} == {whole.context.span_id}
+    assert {not_none(span.parent).span_id for span in spans.values()} == {whole.context.span_id}
 
 
 def test_a_span_says_whose_answer_it_was_and_holds_no_text() -> None:
-    attributes = spans_of(request())["chat medical@3"].attributes
+    attributes = not_none(spans_of(request())["chat medical@3"].attributes)
     assert attributes["gen_ai.response.model"] == "medical@3"
     assert (attributes["lorikeet.adapter"], attributes["lorikeet.version"]) == ("medical", 3)
     assert (attributes["gen_ai.usage.input_tokens"], attributes["gen_ai.usage.output_tokens"]) == (40, 12)
@@ -88,7 +98,7 @@ def test_a_span_says_whose_answer_it_was_and_holds_no_text() -> None:
 
 def test_a_clients_own_trace_goes_on() -> None:
     whole = spans_of(request(traceparent=TRACEPARENT))["chat medical@3"]
-    assert f"{whole.context.trace_id:032x}-{whole.parent.span_id:016x}" in TRACEPARENT
+    assert f"{whole.context.trace_id:032x}-{not_none(whole.parent).span_id:016x}" in TRACEPARENT
 
 
 @pytest.mark.parametrize("header", ["nonsense", "00-" + "0" * 32 + "-" + "0" * 16 + "-01", "ü"])
@@ -102,7 +112,7 @@ def test_a_request_that_failed_early_has_a_span_with_its_error() -> None:
     spans = spans_of(failed)
     assert list(spans) == ["text_completion"]
     assert spans["text_completion"].status.status_code is StatusCode.ERROR
-    assert spans["text_completion"].attributes["error.type"] == "not_ready"
+    assert not_none(spans["text_completion"].attributes)["error.type"] == "not_ready"
 
 
 @pytest.mark.anyio

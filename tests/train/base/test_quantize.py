@@ -25,7 +25,7 @@ def embedding_gradient(model: PreTrainedModel) -> torch.Tensor:
     with torch.inference_mode():
         model.eval()(IDS)
     model.train()
-    embeddings = model.get_input_embeddings()(IDS).detach().requires_grad_()
+    embeddings: torch.Tensor = model.get_input_embeddings()(IDS).detach().requires_grad_()
     hidden = model.get_decoder()(inputs_embeds=embeddings).last_hidden_state
     hidden[:, -1].float().sum().backward()
     assert embeddings.grad is not None

@@ -26,9 +26,9 @@ def test_the_prompt_is_what_a_server_makes_of_the_conversation() -> None:
     tokenizer = tiny_tokenizer()
     messages = row("a rose", "red").messages
     assert encode(tokenizer, messages, RENDERED_AT).prompt_ids == encode_prompt(tokenizer, messages[:-1], RENDERED_AT)
-    assert tokenizer.decode(list(encode_prompt(tokenizer, messages[:-1], RENDERED_AT))).endswith(
-        "<|im_start|>assistant\n"
-    )
+    prompt = tokenizer.decode(list(encode_prompt(tokenizer, messages[:-1], RENDERED_AT)))
+    assert isinstance(prompt, str)
+    assert prompt.endswith("<|im_start|>assistant\n")
 
 
 def test_a_template_without_an_end_token_gets_one() -> None:

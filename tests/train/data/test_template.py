@@ -8,7 +8,7 @@ import pytest
 import trl
 from typer.testing import CliRunner
 
-from config.dataset import read_split
+from config.dataset import Split, read_split
 from config.home import Home
 from config.schema import RecipeConfig
 from lorikeet import app
@@ -71,7 +71,9 @@ def test_base_prepare_says_that_the_template_writes_the_date(tmp_path: Path) -> 
 def test_prompt_and_answer_are_rendered_at_one_moment() -> None:
     tokenizer = tiny_tokenizer("{{ strftime_now('%H:%M:%S') }} " + CHAT_TEMPLATE)
     encoded = encode(tokenizer, row("a rose", "red").messages, RENDERED_AT)
-    assert tokenizer.decode(list(encoded.prompt_ids)).startswith("12:00:00 ")
+    prompt = tokenizer.decode(list(encoded.prompt_ids))
+    assert isinstance(prompt, str)
+    assert prompt.startswith("12:00:00 ")
     assert tokenizer.decode(list(encoded.answer_ids)) == "red<|im_end|>"
 
 
@@ -104,7 +106,8 @@ class Runs:
 
     def train(self, today: date, *, resume: bool = False) -> Trained:
         folder = self.home.datasets / "colours"
-        rows = {split: read_split(folder, split) for split in ("train", "validation")}
+        splits: tuple[Split, ...] = ("train", "validation")
+        rows = {split: read_split(folder, split) for split in splits}
         bases, run = self.home.bases / "tiny", self.home.runs / "colours"
         domain, dataset = self.domain, self.dataset
         return train_adapter(domain, self.base, bases, dataset, rows, run, resume=resume, today=lambda: today)

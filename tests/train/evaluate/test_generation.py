@@ -16,7 +16,7 @@ SHARED = tuple(range(3, 3 + SLIDING_WINDOW + 4))
 def adapted(model: torch.nn.Module) -> PeftModel:
     config = LoraConfig(r=4, target_modules=resolve_target_modules(model, "all-linear"), init_lora_weights=False)
     torch.manual_seed(1)
-    adapted_model = get_peft_model(model, config)  # type: ignore[arg-type]
+    adapted_model = get_peft_model(model, config)
     assert isinstance(adapted_model, PeftModel)
     return adapted_model.eval()
 

@@ -47,7 +47,7 @@ class Trained:
         self.rows: list[DatasetRow] = read_split(home.datasets / "colours", "test")
         torch.manual_seed(1)
         config = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
-        self.model: PeftModel = get_peft_model(  # type: ignore[assignment]
+        self.model: PeftModel = get_peft_model(
             load_causal_lm(home.bases / "tiny"), config, autocast_adapter_dtype=False
         ).eval()
 

@@ -31,7 +31,9 @@ def adapted(architecture: str) -> PreTrainedModel:
     config = LoraConfig(r=4, target_modules=resolve_target_modules(model, "all-linear"), init_lora_weights=False)
     adapted_model = get_peft_model(model, config)
     assert isinstance(adapted_model, PeftModel)
-    return adapted_model.get_base_model()
+    base = adapted_model.get_base_model()
+    assert isinstance(base, PreTrainedModel)
+    return base
 
 
 def random_batch(num_shared: int, num_rest: int = 20) -> dict[str, torch.Tensor]:
@@ -90,11 +92,11 @@ def test_loss_and_gradient_are_the_models_own(architecture: str, num_shared: int
     trainer = trainer_of(architecture, tmp_path)
     assert isinstance(trainer.model, PeftModel)
     own = own_loss(trainer.model, inputs)
-    own.backward()  # type: ignore[no-untyped-call]
+    own.backward()
     own_gradients = gradients(trainer.model)
     trainer.model.zero_grad()
     loss = trainer.compute_loss(trainer.model, inputs)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     assert loss.item() == pytest.approx(own.item(), rel=1e-5)
     assert len(own_gradients) == 2 * 2 * len(resolve_target_modules(tiny_model(architecture), "all-linear"))
     torch.testing.assert_close(gradients(trainer.model), own_gradients, rtol=1e-3, atol=1e-5)

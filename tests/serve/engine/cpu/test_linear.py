@@ -170,7 +170,7 @@ def test_a_layer_whose_int8_weight_onednn_has_keeps_an_empty_one() -> None:
 
     kernel = SimpleNamespace(layer_param_names=("weight", "weight_scale"))
 
-    def stock(kernel: Any, layer: torch.nn.Module) -> None:
+    def stock(kernel: Any, layer: Any) -> None:
         layer.weight = None
 
     layer = torch.nn.Linear(8, 4)

@@ -121,12 +121,16 @@ class Unknown:
         return logits.masked_fill_(torch.arange(logits.shape[1]) != 7, float("-inf"))
 
 
+def processors(processor: Any) -> LogitsProcessors:
+    return LogitsProcessors([processor])
+
+
 @pytest.mark.parametrize("num_logprobs", [None, 0])
 def test_without_a_seed_tokens_are_drawn_as_often_as_they_are_likely(num_logprobs: int | None) -> None:
     sample_faster()
     rows = 20_000
     logits = torch.tensor([0.0, 2.0, 1.0, float("-inf")]).bfloat16().repeat(rows, 1)
-    plain = metadata(rows, num_logprobs, temperature=0.5, generators={}, logitsprocs=LogitsProcessors([Idle()]))
+    plain = metadata(rows, num_logprobs, temperature=0.5, generators={}, logitsprocs=processors(Idle()))
     output = sampler.Sampler()(logits=logits, sampling_metadata=plain)
     assert output.sampled_token_ids.dtype == torch.int32
     shares = torch.bincount(output.sampled_token_ids.flatten(), minlength=4) / rows
@@ -163,7 +167,7 @@ SHAPED: list[dict[str, Any]] = [
     {"generators": {2: torch.Generator().manual_seed(5)}},
     {"bad_words_token_ids": {0: [[1]]}},
     {"allowed_token_ids_mask": torch.arange(5000).repeat(8, 1) > 90},
-    {"logitsprocs": LogitsProcessors([Unknown()])},
+    {"logitsprocs": processors(Unknown())},
     {
         "no_penalties": False, "prompt_token_ids": torch.zeros(8, 1, dtype=torch.long),
         "frequency_penalties": torch.ones(8), "presence_penalties": torch.ones(8),

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from lorikeet import app
 from quality.samples.records import Grade, Label, Sample
@@ -47,7 +46,8 @@ def quality(home: Path) -> Run:
 
 
 def sample(number: int = 0, **changes: Any) -> Sample:
-    return replace(SAMPLE, **({"at_s": SAMPLE.at_s + number, "prompt": f"Question {number}?"} | changes))
+    fields: dict[str, Any] = {"at_s": SAMPLE.at_s + number, "prompt": f"Question {number}?"}
+    return replace(SAMPLE, **(fields | changes))
 
 
 def scores(store: QualityStore) -> dict[int, float]:

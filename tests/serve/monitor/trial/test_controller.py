@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -20,6 +20,7 @@ from serve.monitor.trial.controller import Controller, figures_of
 from serve.monitor.trial.evidence import MIN_TTFTS, TrialEvidence, policy_of
 from serve.observe.metrics import ServeMetrics
 from serve.records import AnsweredRequest, RequestContext
+from serve.residency.residency import Residency
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request
 
@@ -57,7 +58,7 @@ class Court:
         return verdict.action if verdict else None
 
     def kinds(self) -> list[str]:
-        return [event.kind for event in self.store.history("medical")][-2:]
+        return [event.kind for event in self.store.history("medical")[-2:]]
 
     def told(self, action: str, version: int = 2) -> float | None:
         labels = {"adapter": "medical", "version": str(version), "action": action}
@@ -83,13 +84,13 @@ def make_court(
     clock = lambda: now[0].timestamp()  # noqa: E731 - as an argument
     controller = Controller(
         store,
-        Residents(),
+        cast(Residency, Residents()),
         metrics,
         kept or QualityStore(store.root.parent / "quality.sqlite3"),
         interval_s=0.01,
         mode=mode,
         clock=clock,
-        **changes,  # type: ignore[arg-type]
+        **changes,
     )
     return Court(store, metrics, controller, now)
 

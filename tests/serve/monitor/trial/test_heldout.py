@@ -88,7 +88,7 @@ async def test_right_and_wrong_answers_make_an_accuracy_with_its_interval(exam: 
     await exam.turns(2)
     low, high = exam.gauge("probe_accuracy_ci_low", FIRST), exam.gauge("probe_accuracy_ci_high", FIRST)
     assert exam.gauge("probe_accuracy", FIRST) == 0.75
-    assert (low, high) == (pytest.approx(0.3006, abs=1e-4), pytest.approx(0.9544, abs=1e-4))
+    assert (low, high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
     kept = exam.store.probe_scores("medical", 1)
     assert {(score.probe, score.score) for score in kept} == {(0, 1.0), (1, 1.0), (2, 1.0), (3, 0.0)}
     assert {score.at_s for score in kept} == {NOW_S}
