@@ -15,4 +15,4 @@ def test_every_package_carries_the_marker_of_typed_code() -> None:
 def test_the_wheel_takes_the_marker_of_every_package() -> None:
     tool = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
     assert "py.typed" in tool["setuptools"]["package-data"]["*"]
-    assert sorted(tool["mypy"]["packages"]) == PACKAGES
+    assert sorted(tool["mypy"]["packages"]) == sorted([*PACKAGES, "tests"])

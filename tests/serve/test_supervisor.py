@@ -153,7 +153,7 @@ async def test_an_engine_that_hangs_while_adapters_come_back_is_started_again(se
         await asyncio.Event().wait()
         raise AssertionError
 
-    serving.engine.logprobs = hangs  # type: ignore[method-assign, assignment]
+    serving.engine.logprobs = hangs  # type: ignore[method-assign, assignment]  # the fake is made to hang
     for starts in (2, 3):
         serving.engine.died.set()
         async with asyncio.timeout(10):
@@ -167,7 +167,7 @@ async def test_an_engine_that_cannot_be_ended_is_started_again(
 ) -> None:
     running = asyncio.create_task(supervisor(serving, Pauses(9)).run())
     await asyncio.sleep(0.01)
-    serving.engine.stop = dead  # type: ignore[method-assign]
+    serving.engine.stop = dead  # type: ignore[method-assign]  # the fake is made to fail
     serving.engine.died.set()
     async with asyncio.timeout(10):
         while serving.engine.starts < 2:

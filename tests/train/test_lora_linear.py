@@ -1,6 +1,8 @@
+from typing import Any
+
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from peft.tuners.lora import Linear
 
 from train.lora_linear import FusedLoraLinear, fuse_lora
@@ -16,10 +18,12 @@ class Two(torch.nn.Module):
         return output
 
 
-def adapted(**lora: object) -> torch.nn.Module:
+def adapted(**lora: Any) -> PeftModel:
     torch.manual_seed(1)
-    config = LoraConfig(r=2, lora_alpha=3, target_modules=["first", "second"], init_lora_weights=False, **lora)  # type: ignore[arg-type]
-    return get_peft_model(Two(), config)
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=["first", "second"], init_lora_weights=False, **lora)
+    model = get_peft_model(Two(), config)
+    assert isinstance(model, PeftModel)
+    return model
 
 
 def output_and_gradients(model: torch.nn.Module) -> list[torch.Tensor]:
@@ -60,7 +64,7 @@ def test_a_disabled_adapter_leaves_the_base_alone() -> None:
     model = adapted()
     fuse_lora(model)
     x = torch.randn(4, 6)
-    with model.disable_adapter():  # type: ignore[operator]
+    with model.disable_adapter():
         alone = model(x)
     assert not torch.allclose(alone, model(x))
 

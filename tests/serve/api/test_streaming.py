@@ -65,8 +65,8 @@ class Case:
             self.charged.append((num_tokens, self.stopped.is_set()))
             debit(key, num_tokens)
 
-        limits.debit = watched  # type: ignore[method-assign]
-        serving.engine.answer = self._answer  # type: ignore[method-assign]
+        limits.debit = watched  # type: ignore[method-assign]  # to watch it
+        serving.engine.answer = self._answer  # type: ignore[method-assign]  # the fake is made to be slow
 
     async def _answer(self, endpoint: Endpoint, body: Message) -> Answer:
         return Answer(self._events())

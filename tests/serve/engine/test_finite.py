@@ -57,7 +57,7 @@ class Scheduler:
 
     def cached(self) -> list[int]:
         """The blocks that a new request could be given for its prefix."""
-        found = (self.pool.get_cached_block(b"%d" % number, [0]) for number in range(8))  # type: ignore[arg-type]
+        found = (self.pool.get_cached_block(b"%d" % number, [0]) for number in range(8))  # type: ignore[arg-type] # BlockHash is bytes
         return [block.block_id for blocks in found if blocks for block in blocks]
 
 

@@ -4,6 +4,7 @@ import asyncio
 import json
 from argparse import Namespace
 from collections.abc import AsyncGenerator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,6 +58,14 @@ def test_what_xgrammar_cannot_do_is_refused(asked: dict[str, Any]) -> None:
         grammar_of(StructuredOutputsParams(**asked))
 
 
+def validate(sampling: SamplingParams) -> None:
+    """As vLLM validates what a request asks."""
+    model: Any = SimpleNamespace(is_diffusion=False)
+    config: Any = SimpleNamespace(backend="xgrammar")
+    tokenizer: Any = object()
+    sampling._validate_structured_outputs(model, config, tokenizer=tokenizer)
+
+
 @pytest.fixture
 def without_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_xgrammar, "validate_xgrammar_grammar", backend_xgrammar.validate_xgrammar_grammar)
@@ -67,17 +76,14 @@ def without_compiling(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("asked", [{"json": ENDLESS}, {"regex": "(.{0,2000}){0,2000}"}, {"structural_tag": "{}"}])
 def test_vllms_own_validation_compiles_nothing(asked: dict[str, Any]) -> None:
     """By its own code the first two would never end."""
-    config = SimpleNamespace(backend="xgrammar")
-    model: Any = SimpleNamespace(is_diffusion=False)
     sampling = SamplingParams(structured_outputs=StructuredOutputsParams(**asked))
-    sampling._validate_structured_outputs(model, config, tokenizer=object())  # type: ignore[arg-type]
+    validate(sampling)
 
 
 @pytest.mark.usefixtures("without_compiling")
 def test_a_choice_still_becomes_a_grammar() -> None:
     sampling = SamplingParams(structured_outputs=StructuredOutputsParams(choice=["yes"]))
-    model: Any = SimpleNamespace(is_diffusion=False)
-    sampling._validate_structured_outputs(model, SimpleNamespace(backend="xgrammar"), tokenizer=object())  # type: ignore[arg-type]
+    validate(sampling)
     assert sampling.structured_outputs is not None
     assert (sampling.structured_outputs.choice, sampling.structured_outputs.grammar) == (None, 'root ::= "yes"')
 
@@ -166,9 +172,10 @@ async def test_a_stream_with_a_bad_grammar_never_begins(llm: Any) -> None:
         """vLLM's: a stream begins when it is read."""
 
         async def create_chat_completion(self, parsed: Any, request: Any) -> AsyncGenerator[Any, None]:
-            return llm.generate(None, sampling_of("bomb"), "1")  # type: ignore[no-any-return]
+            stream: AsyncGenerator[Any, None] = llm.generate(None, sampling_of("bomb"), "1")
+            return stream
 
-    engine = VllmEngine(ServeConfig(base="tiny"), Any, Observer())  # type: ignore[arg-type]
+    engine = VllmEngine(ServeConfig(base="tiny"), Path("tiny"), Observer())
     engine._llm, engine._serving.openai_serving_chat = llm, Chat()
     body = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
     with pytest.raises(GrammarError, match="bomb"):

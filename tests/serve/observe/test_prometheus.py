@@ -30,7 +30,7 @@ def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     for metric in registry._collector_to_names:  # no public way to a metric's label names
         (family,) = metric.describe()  # type: ignore[attr-defined]  # all of them are prometheus_client's own
         name = f"{family.name}_total" if family.type == "counter" else family.name
-        found[name] = family.type, tuple(metric._labelnames)  # type: ignore[attr-defined]
+        found[name] = family.type, tuple(metric._labelnames)  # type: ignore[attr-defined]  # as above
     return found
 
 

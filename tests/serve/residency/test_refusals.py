@@ -163,8 +163,8 @@ async def test_a_load_that_failed_in_passing_is_tried_again_and_left_nothing(
 
 @pytest.mark.anyio
 async def test_a_dead_engine_says_nothing_of_the_version(serving: Serving) -> None:
-    good, serving.engine.load = serving.engine.load, failing_once(serving.engine.load, NotReadyError("dead"))  # type: ignore[method-assign, assignment]
-    with pytest.raises(NotReadyError, match="dead"):
-        await serving.residency.lease(MEDICAL)
-    serving.engine.load = good  # type: ignore[method-assign]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(serving.engine, "load", failing_once(serving.engine.load, NotReadyError("dead")))
+        with pytest.raises(NotReadyError, match="dead"):
+            await serving.residency.lease(MEDICAL)
     await serving.residency.load(MEDICAL)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -7,9 +8,10 @@ from transformers import AutoModelForCausalLM
 from adapters.bases import list_bases, read_base, verify_base
 from adapters.errors import BaseNotFoundError, InvalidBaseError
 from config.home import Home
+from config.schema import Quantization
 from tests.tiny_llama import write_tiny_llama
 from train.base.prepare import default_name, find_source, prepare_base
-from train.base.quantize import choose_storage, load_causal_lm
+from train.base.quantize import Storage, choose_storage, load_causal_lm
 from train.errors import PrepareBaseError
 
 IDS = torch.arange(3, 35).unsqueeze(0)
@@ -140,5 +142,7 @@ def test_the_packaged_model_is_found_without_its_program() -> None:
         ("none", "auto", True, "plain"),
     ],
 )
-def test_storage_follows_the_device(quantization: str, wanted: str, has_cuda: bool, storage: str) -> None:
-    assert choose_storage(quantization, wanted, has_cuda=has_cuda) == storage  # type: ignore[arg-type]
+def test_storage_follows_the_device(
+    quantization: Quantization, wanted: Literal["auto", "dequantized", "bitsandbytes"], has_cuda: bool, storage: Storage
+) -> None:
+    assert choose_storage(quantization, wanted, has_cuda=has_cuda) == storage

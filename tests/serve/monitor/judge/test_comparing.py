@@ -49,9 +49,9 @@ class Trial:
         bench = self.bench
         residency, adapters = self.serving.residency, bench.adapters
         comparing = Comparing(self.engine, residency, adapters, bench.quality, bench.time)
-        calls = {"clock": bench.time, "sleep": bench.time.sleep, "jitter": lambda: 0.0}
+        calls: dict[str, Any] = {"clock": bench.time, "sleep": bench.time.sleep, "jitter": lambda: 0.0}
         judge = HttpJudge(client, "m", bench.time)
-        await Judging(judge, bench.quality, bench.metrics, config, adapters, comparing, **calls).round()  # type: ignore[arg-type]
+        await Judging(judge, bench.quality, bench.metrics, config, adapters, comparing, **calls).round()
         return endpoint
 
     def preference(self) -> list[float]:

@@ -11,6 +11,7 @@ from adapters.store.manifest import QualityRules
 from adapters.store.store import AdapterStore
 from quality.samples.records import Grade, Label
 from tests.judge_bench import GOOD, Bench, Endpoint, sample
+from tests.narrowing import not_none
 from tests.samples import NOON_S
 from tests.serving import make_serving
 
@@ -162,7 +163,7 @@ async def test_enough_labels_calibrate_the_judge_and_kappa_says_how_well(
     assert bench.value("score", adapter="medical", version="1", calibrated="true") == 0.5
     assert bench.value("score", adapter="medical", version="1", calibrated="false") is None
     assert bench.value("kappa", adapter="medical") == 1.0
-    assert bench.value("kappa_ci_low", adapter="medical") < 0.5  # type: ignore[operator]
+    assert not_none(bench.value("kappa_ci_low", adapter="medical")) < 0.5
     assert bench.value("kappa_ci_high", adapter="medical") == 1.0
 
 
