@@ -24,7 +24,7 @@ test: setup ## Run all tests; those that need a GPU are skipped without one
 	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
 	$(BIN)/pytest -m "not ($(FAST))" $(ARGS) || [ $$? -eq 5 ]
 
-test-fast: setup ## Run the tests that start no engine and train nothing
+test-fast: setup ## Run the tests that start no engine and train only tiny models
 	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) $(COVERAGE) $(ARGS)
 
 check: setup ## Check format, lint and types

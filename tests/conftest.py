@@ -15,7 +15,7 @@ from tests.live_server import live, live_home  # noqa: F401 - fixtures of the se
 from tests.peft_folders import write_base_folder, write_peft_folder
 from tests.remote_stores import connect, mirror, origin, waits  # noqa: F401 - fixtures around a remote store
 
-# `make test-fast` looks at fewer examples of each property; `make test` at all. No test has a stopwatch.
+# `make test-fast` looks at fewer examples of each property; `make test` at all.
 settings.register_profile("whole", deadline=None)
 settings.register_profile("fast", max_examples=20, deadline=None)
 settings.load_profile("whole")
