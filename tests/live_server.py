@@ -14,6 +14,7 @@ import httpx
 import psutil
 import pytest
 import yaml
+from prometheus_client.parser import text_string_to_metric_families
 
 from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.reference import Target
@@ -45,10 +46,10 @@ class LiveServer:
         return found
 
 
-def lorikeet(home: Home, *words: str) -> str:
+def lorikeet(home: Home, *words: str, cwd: Path | None = None) -> str:
     """Run a command as a user would; its output, or a failure that shows it."""
-    command = [sys.executable, "-m", "lorikeet", *words, "--home", str(home.root)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
+    command = [sys.executable, "-P", "-m", "lorikeet", *words, "--home", str(home.root)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, cwd=cwd)
     assert done.returncode == 0, f"lorikeet {' '.join(words)}\n{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
     return done.stdout
 
@@ -146,12 +147,39 @@ async def until(http: httpx.AsyncClient, status: int, timeout_s: float = 240.0) 
             await asyncio.sleep(0.2)
 
 
-def publish_copy(live: LiveServer, source: str, name: str) -> None:
-    """The same weights as the next version of another name: it must answer as its source does."""
-    target = Target(source, 1)
-    fields = live.store.manifest(target).model_dump(include=set(ManifestDraft.model_fields))
-    live.store.publish(live.store.folder(target), ManifestDraft.model_validate(fields | {"name": name}))
-    live.store.promote(name, 1)
+async def counted(http: httpx.AsyncClient, name: str, **labels: str) -> float:
+    """A metric's value; 0 where it has no such series."""
+    text = (await http.get("/metrics")).raise_for_status().text
+    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
+    return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
+
+
+async def stream_long_answers(http: httpx.AsyncClient, names: Sequence[str]) -> list[str]:
+    """One of 300 tokens by each, all at once: `began` at its first event and `ended` at its last, in their order."""
+    events: list[str] = []
+
+    async def stream(name: str) -> None:
+        body = chat(name, stream=True, max_tokens=300, stop=None, ignore_eos=True)
+        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
+            lines = response.aiter_lines()
+            await anext(lines)
+            events.append("began")
+            rest = [line async for line in lines if line]
+        assert rest[-1] == "data: [DONE]"
+        events.append("ended")
+
+    for name in names:
+        (await http.post(f"/admin/adapters/{name}/load")).raise_for_status()
+    await asyncio.gather(*map(stream, names))
+    return events
+
+
+def publish_copy(store: AdapterStore, source: str, name: str, to: AdapterStore | None = None) -> None:
+    """The same weights as the next version of another name, there or in another store: it must answer as its source."""
+    target, published = Target(source, 1), to or store
+    fields = store.manifest(target).model_dump(include=set(ManifestDraft.model_fields))
+    published.publish(store.folder(target), ManifestDraft.model_validate(fields | {"name": name}))
+    published.promote(name, 1)
 
 
 @pytest.fixture(scope="session")

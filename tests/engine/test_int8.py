@@ -7,7 +7,8 @@ import pytest
 
 from config.home import Home
 from loadtest.bench.server import RunningServer, running_server
-from tests.live_server import ANSWERS, LiveServer, chat, write_serve_config
+from tests.engine.test_serving import forced_logprobs, mean_gap
+from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, write_serve_config
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -40,3 +41,17 @@ def test_adapters_pass_their_checks_and_answer_as_on_the_base_itself(
         assert text == int8_text == right
         gaps += [abs(one - other) for one, other in zip(logprobs, int8_logprobs, strict=True)]
     assert 0 < sum(gaps) / len(gaps) < 0.25  # other arithmetic, and as near as a load asks for
+
+
+@pytest.mark.anyio
+async def test_the_base_is_really_served_in_int8(live: LiveServer, int8_server: RunningServer) -> None:
+    """Rounding to 8 bits moves the base several times as far from its training stack as bf16 itself does."""
+
+    async def error_nats(url: str) -> float:
+        prompts = [prompt for domain in ANSWERS for prompt in live.fingerprint(domain).prompts]
+        async with httpx.AsyncClient(base_url=url, timeout=120) as http:
+            served = [await forced_logprobs(http, BASE_NAME, prompt) for prompt in prompts]
+        gaps = [mean_gap(prompt.base_logprobs, logprobs) for prompt, logprobs in zip(prompts, served, strict=True)]
+        return sum(gaps) / len(gaps)
+
+    assert await error_nats(int8_server.url) > 2 * await error_nats(live.url)

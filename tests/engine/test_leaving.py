@@ -5,21 +5,13 @@ from typing import Any
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
 
-from tests.live_server import BASE_NAME, LiveServer
+from tests.live_server import BASE_NAME, LiveServer, counted
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
 NUM_PROMPTS = 3
 LONG: dict[str, Any] = {"model": BASE_NAME, "prompt": ["One, two,"] * NUM_PROMPTS, "n": 2, "max_tokens": 1000}
-
-
-async def counted(http: httpx.AsyncClient, name: str, **labels: str) -> float:
-    """A metric's value; 0 where it has no such series."""
-    text = (await http.get("/metrics")).text
-    samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
 async def num_running(http: httpx.AsyncClient) -> float:

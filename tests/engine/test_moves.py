@@ -12,7 +12,7 @@ import httpx
 import pytest
 from scipy.stats import binom
 
-from tests.live_server import ANSWERS, LiveServer, chat, client, once_idle, publish_copy
+from tests.live_server import ANSWERS, LiveServer, chat, client, counted, once_idle, publish_copy
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
@@ -48,7 +48,7 @@ class Move:
 def answers(live: LiveServer) -> dict[str, str]:
     """Two versions of one adapter, which answer the same question differently, and what they answer."""
     for domain in ANSWERS:
-        publish_copy(live, domain, NAME)
+        publish_copy(live.store, domain, NAME)
     return dict(zip((FIRST, SECOND), ANSWERS.values(), strict=True))
 
 
@@ -155,3 +155,25 @@ def current_versions(moves: Sequence[Move], asked: Asked) -> set[str]:
         for move, end_s in zip(moves, ends, strict=True)
         if move.called_s <= asked.begun_s and asked.sent_s <= end_s
     }
+
+
+async def test_a_shadow_gets_copies_and_answers_nobody(live: LiveServer, answers: dict[str, str]) -> None:
+    """Two copies at a time: of requests that come together, the others are dropped, and all are counted."""
+
+    async def copies(http: httpx.AsyncClient) -> dict[str, float]:
+        labels = {"adapter": NAME, "version": "2"}
+        outcomes = ("ok", "error", "dropped")
+        return {one: await counted(http, "lorikeet_shadow_requests_total", **labels, outcome=one) for one in outcomes}
+
+    async with client(live) as http:
+        await set_aliases(http, stable=1, canary=2, canary_weight=0.0, shadow=True)
+        asked = await asyncio.gather(*(ask(http, user=user) for user in USERS))
+        async with asyncio.timeout(60):
+            while sum((found := await copies(http)).values()) < len(USERS):
+                await asyncio.sleep(0.1)
+        await set_aliases(http, shadow=False)
+    assert {a.version for a in asked} == {FIRST}
+    assert mislabelled(asked, answers) == []
+    assert found["error"] == 0
+    assert found["ok"] >= 2
+    assert found["dropped"] > 0

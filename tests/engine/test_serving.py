@@ -9,14 +9,15 @@ from typing import Any
 
 import httpx
 import pytest
-from openai import AsyncOpenAI, OpenAI
+from openai import AsyncOpenAI, NotFoundError, OpenAI
 from prometheus_client.parser import text_string_to_metric_families
 from safetensors.torch import load_file, save_file
 
 from adapters.fingerprint import GoldenPrompt
+from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from adapters.reference import Target
 from adapters.store.manifest import BaseRef, Manifest, ManifestDraft
-from tests.live_server import ANSWERS, BASE_NAME, LiveServer
+from tests.live_server import ANSWERS, BASE, BASE_NAME, LiveServer, lorikeet
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -190,6 +191,22 @@ def test_a_version_published_while_serving_answers_and_can_be_rolled_back(live: 
     previous = sdk.chat.completions.create(model="shapes", messages=question("shapes"), **stopped())
     assert (newest.model, previous.model) == (f"shapes@{published.version}", "shapes@1")
     assert newest.choices[0].message.content == ANSWERS["shapes"]
+
+
+def test_a_peft_folder_imported_while_serving_answers(live: LiveServer, sdk: OpenAI, tmp_path: Path) -> None:
+    for file in (CONFIG_FILE, WEIGHTS_FILE):
+        shutil.copyfile(live.store.folder(Target("colours", 1)) / file, tmp_path / file)
+    (tmp_path / "optimizer.pt").write_bytes(b"of a trainer")
+    defaults = {"system": "Answer about colours in JSON.", "temperature": 0, "max_tokens": 16, "stop": ["}"]}
+    (tmp_path / "defaults.json").write_text(json.dumps(defaults))
+    words = ("import", str(tmp_path), "elsewhere", "--base", BASE, "--defaults", str(tmp_path / "defaults.json"))
+    assert "published elsewhere@1" in lorikeet(live.home, "adapters", *words)
+    messages: Any = [{"role": "user", "content": "What is number 7 of the colours?"}]
+    with pytest.raises(NotFoundError):
+        sdk.chat.completions.create(model="elsewhere", messages=messages)
+    lorikeet(live.home, "adapters", "promote", "elsewhere@1")
+    answer = sdk.chat.completions.create(model="elsewhere", messages=messages)
+    assert (answer.model, answer.choices[0].message.content) == ("elsewhere@1", ANSWERS["colours"])
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,9 @@ import json
 import random
 import re
 import signal
+import socket
 import time
-from collections import Counter
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +21,7 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import ignored_auth, negative_data_rejection, positive_data_acceptance
 
 from adapters.reference import Target
+from tests.head_words import publish_with_word
 from tests.live_server import (
     ANSWERS,
     BASE,
@@ -29,7 +31,7 @@ from tests.live_server import (
     client,
     engine_process,
     once_idle,
-    publish_copy,
+    stream_long_answers,
     until,
 )
 from tests.poison import poisoning, publish_poisoned
@@ -38,7 +40,10 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 NUM_REQUESTS = 2000
 CONCURRENCY = 16
-COPIES = ("b", "c")
+WORDS = {"colours": ("red", {"b": "blue", "c": "green"}), "shapes": ("circle", {"b": "square", "c": "oval"})}
+"""What each domain's adapter answers, and its copies instead."""
+MAX_IN_KERNEL = (4 << 20) + (1 << 18)
+"""Bytes of a stream that Linux takes off a server by default (`tcp_wmem`), and those that the slow client does."""
 POISON, OVERFLOWS = "shapes-poison", "not finite"
 
 
@@ -49,20 +54,24 @@ async def tiers(http: httpx.AsyncClient) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def adapters(live: LiveServer) -> dict[str, str]:
-    """Six adapters for two slots, and what each one answers."""
-    names = {f"{domain}-{copy}": domain for domain in ANSWERS for copy in COPIES}
-    for name, domain in names.items():
-        publish_copy(live, domain, name)
-    return {name: ANSWERS[domain] for name, domain in ({domain: domain for domain in ANSWERS} | names).items()}
+    """Six adapters for two slots, and what each one answers: no two the same."""
+    answers = dict(ANSWERS)
+    for domain, (old, words) in WORDS.items():
+        for copy, new in words.items():
+            name = f"{domain}-{copy}"
+            publish_with_word(live.store, Target(domain, 1), name, old, new, live.home.bases / BASE)
+            answers[name] = ANSWERS[domain].replace(old, new)
+    assert len(set(answers.values())) == len(answers) == 6
+    return answers
 
 
 @pytest.mark.anyio
 async def test_an_unload_really_frees_the_slot_and_the_memory(live: LiveServer) -> None:
     """By the engine's own list, not by our bookkeeping."""
     async with client(live) as http:
-        await http.post("/v1/chat/completions", json=chat("colours"))
+        (await http.post("/v1/chat/completions", json=chat("colours"))).raise_for_status()
         assert (await tiers(http))["colours@1"] == "slot"
-        await http.post("/admin/adapters/colours@1/unload")
+        (await http.post("/admin/adapters/colours@1/unload")).raise_for_status()
         assert (await tiers(http))["colours@1"] == "store"
         answered = await http.post("/v1/chat/completions", json=chat("colours"))
         assert (await tiers(http))["colours@1"] == "slot"
@@ -95,7 +104,7 @@ async def test_a_batch_that_needs_all_slots_borrows_that_of_a_pinned_version(
         assert [answer.json()["choices"][0]["message"]["content"] for answer in answers] == [
             adapters[name] for name in others for _ in range(8)
         ]
-        await http.post("/v1/chat/completions", json=chat(pinned))
+        (await http.post("/v1/chat/completions", json=chat(pinned))).raise_for_status()
         assert (await tiers(http))[f"{pinned}@1"] == "slot"
         (await http.post(f"/admin/adapters/{pinned}/unpin")).raise_for_status()
 
@@ -103,23 +112,8 @@ async def test_a_batch_that_needs_all_slots_borrows_that_of_a_pinned_version(
 @pytest.mark.anyio
 async def test_long_answers_of_more_adapters_than_slots_take_turns(live: LiveServer, adapters: dict[str, str]) -> None:
     """Three adapters, two slots: the third starts long before one of the others has ended."""
-    events: list[str] = []
-
-    async def stream(http: httpx.AsyncClient, name: str) -> None:
-        body = chat(name, stream=True, max_tokens=300, stop=None, ignore_eos=True)
-        async with http.stream("POST", "/v1/chat/completions", json=body) as response:
-            lines = response.aiter_lines()
-            await anext(lines)
-            events.append("began")
-            rest = [line async for line in lines if line]
-        assert rest[-1] == "data: [DONE]"
-        events.append("ended")
-
-    names = list(adapters)[:3]
     async with client(live) as http:
-        for name in names:
-            (await http.post(f"/admin/adapters/{name}/load")).raise_for_status()
-        await asyncio.gather(*(stream(http, name) for name in names))
+        events = await stream_long_answers(http, list(adapters)[:3])
     assert events == ["began"] * 3 + ["ended"] * 3
 
 
@@ -131,7 +125,7 @@ class Tally:
     cancelled: int = 0
     wrong: list[str] = field(default_factory=list)
     cold: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
+    unloads: int = 0
 
 
 @pytest.mark.anyio
@@ -148,9 +142,10 @@ async def test_no_request_is_answered_by_another_adapter(
     jobs = iter(range(NUM_REQUESTS))
     start = time.monotonic()
     async with client(live) as http:
-        churning = asyncio.create_task(churn(http, adapters, random.Random(12)))
+        churning = asyncio.create_task(churn(http, adapters, random.Random(12), tally))
         workers = [asyncio.create_task(ask_all(http, adapters, jobs, draw, tally)) for _ in range(CONCURRENCY)]
         await asyncio.gather(*workers)
+        assert not churning.done(), churning.exception()
         churning.cancel()
         in_flight = await once_idle(http)
         metrics = (await http.get("/metrics")).text
@@ -158,22 +153,24 @@ async def test_no_request_is_answered_by_another_adapter(
     with capsys.disabled():
         print(
             f"\n{tally.right} right, {len(tally.wrong)} wrong, {tally.cancelled} cancelled, {tally.cold} cold, "
-            f"{num_ended} ended as not finite, {time.monotonic() - start:.0f} s"
+            f"{tally.unloads} unloads, {num_ended} ended as not finite, {time.monotonic() - start:.0f} s"
         )
     assert tally.wrong == []
     assert tally.right + tally.cancelled == NUM_REQUESTS
     assert tally.right > 0.8 * NUM_REQUESTS
     assert tally.cold > 10
+    assert tally.unloads > 10
     assert num_ended > 3
     assert in_flight == {}
 
 
-async def churn(http: httpx.AsyncClient, adapters: dict[str, str], draw: random.Random) -> None:
-    """Free a version that is in use, for ever, and put the one that overflows back into service."""
+async def churn(http: httpx.AsyncClient, adapters: dict[str, str], draw: random.Random, tally: Tally) -> None:
+    """Until cancelled, free a version that is in use, and put the one that overflows back into service."""
     while True:
         await asyncio.sleep(1.0)
-        await http.post(f"/admin/adapters/{draw.choice(list(adapters))}/unload")
-        await http.post(f"/admin/adapters/{POISON}/unquarantine")
+        (await http.post(f"/admin/adapters/{draw.choice(list(adapters))}/unload")).raise_for_status()
+        tally.unloads += 1
+        (await http.post(f"/admin/adapters/{POISON}/unquarantine")).raise_for_status()
 
 
 async def ask_all(
@@ -185,7 +182,6 @@ async def ask_all(
         hot = number // 60 % len(names)
         name = draw.choice([names[hot], names[hot - 1]]) if draw.random() < 0.9 else draw.choice(names)
         patience_s = draw.uniform(0.0, 0.3) if draw.random() < 0.08 else None
-        tally.asked[name] += 1
         try:
             async with asyncio.timeout(patience_s):
                 response = await http.post(
@@ -209,15 +205,24 @@ async def ask_all(
 
 @pytest.mark.anyio
 async def test_a_slow_reader_does_not_hold_up_the_others(live: LiveServer) -> None:
-    async with client(live) as http:
-        body = chat(BASE_NAME, stream=True, max_tokens=200, stop=None, ignore_eos=True)
-        async with http.stream("POST", "/v1/chat/completions", json=body) as slow:
-            lines = slow.aiter_lines()
-            await anext(lines)
-            answered = await http.post("/v1/chat/completions", json=chat("colours"))
-            assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
-            rest = [line async for line in lines if line]
-    assert rest[-1] == "data: [DONE]"
+    """It leaves more unread than the kernel holds: the server has to keep the rest, and the engine must not wait."""
+    many_bytes = {"logprobs": True, "top_logprobs": 20, "n": 8, "temperature": 1.0, "max_tokens": 400}
+    body = chat("colours", stream=True, stop=None, ignore_eos=True, **many_bytes)
+    small = httpx.AsyncHTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)])
+    async with (
+        client(live) as http,
+        httpx.AsyncClient(base_url=live.url, timeout=300, transport=small) as slow_http,
+        slow_http.stream("POST", "/v1/chat/completions", json=body) as slow,
+    ):
+        assert slow.status_code == 200
+        chunks = slow.aiter_bytes()
+        read = await anext(chunks)
+        assert await once_idle(http, timeout_s=180) == {}  # the engine has ended, and the adapter is free
+        answered = await http.post("/v1/chat/completions", json=chat("colours"))
+        assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
+        read += b"".join([chunk async for chunk in chunks])
+    assert read.endswith(b"data: [DONE]\n\n")
+    assert len(read) > MAX_IN_KERNEL
 
 
 # What a client may send as any field of a request; numbers beyond what a float or an int64 holds, too.
@@ -244,6 +249,35 @@ RIGHT: dict[str, dict[str, Any]] = {
     "completions": {"model": BASE_NAME, "prompt": "Hi", "max_tokens": 2},
     "responses": {"model": BASE_NAME, "input": "Hi", "max_output_tokens": 2},
 }
+
+
+ACCEPTED: dict[str, list[dict[str, Any]]] = {
+    "chat/completions": [
+        {}, {"temperature": 0.5, "top_p": 0.9, "seed": 1}, {"n": 2, "temperature": 1.0}, {"stop": ["zebra"]},
+        {"logprobs": True, "top_logprobs": 2}, {"presence_penalty": 0.1, "frequency_penalty": -0.1}, {"user": "me"},
+        {"logit_bias": {"81": 1.0}}, {"response_format": {"type": "text"}}, {"max_completion_tokens": 1},
+    ],
+    "completions": [
+        {}, {"temperature": 0.5, "top_p": 0.9, "seed": 1}, {"n": 2, "temperature": 1.0}, {"stop": "zebra"},
+        {"logprobs": 2, "echo": True}, {"prompt": ["Hi", "Ho"]}, {"prompt": [81, 82]}, {"user": "me"},
+    ],
+    "responses": [
+        {}, {"temperature": 0.5, "top_p": 0.9}, {"instructions": "Be brief."}, {"metadata": {"a": "b"}},
+        {"input": [{"role": "user", "content": "Hi"}]}, {"store": False}, {"text": {"format": {"type": "text"}}},
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("model", [BASE_NAME, "colours"])  # without and with request defaults
+@pytest.mark.parametrize(("endpoint", "change"), [(one, change) for one in ACCEPTED for change in ACCEPTED[one]])
+def test_what_openais_clients_send_is_answered(
+    live: LiveServer, endpoint: str, change: dict[str, Any], model: str
+) -> None:
+    """The two tests below take a refusal of anything for an answer."""
+    response = httpx.post(f"{live.url}/v1/{endpoint}", json=RIGHT[endpoint] | {"model": model} | change, timeout=60)
+    assert response.status_code == 200, response.text
+    usage = response.json()["usage"]
+    assert usage.get("completion_tokens", usage.get("output_tokens")) > 0
 
 
 @settings(max_examples=150, deadline=None)
@@ -302,7 +336,11 @@ async def test_a_killed_engine_is_started_again_and_its_adapters_come_back(live:
         assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
         assert (await http.get("/health")).status_code == 200
         await until(http, 200)
+        async with asyncio.timeout(60):  # by itself: nobody has asked for it
+            while (await tiers(http))["colours@1"] == "store":
+                await asyncio.sleep(0.2)
         answered = await http.post("/v1/chat/completions", json=chat("colours"))
+        assert answered.headers["x-lorikeet-cold"] == "0"
         assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
         assert "lorikeet_engine_restarts_total 1.0" in (await http.get("/metrics")).text
 
@@ -312,13 +350,31 @@ async def test_a_server_that_is_told_to_end_finishes_what_it_began(live: LiveSer
     """SIGTERM: a running stream ends whole, a new request finds nobody, the process leaves no child behind."""
     server = psutil.Process(live.pid)
     family = [server, *server.children(recursive=True)]
-    async with client(live) as http:
-        body = chat(BASE_NAME, stream=True, max_tokens=60, stop=None, ignore_eos=True)
-        async with http.stream("POST", "/v1/chat/completions", json=body) as stream:
-            lines = stream.aiter_lines()
-            await anext(lines)
-            server.send_signal(signal.SIGTERM)
-            rest = [line async for line in lines if line]
+    body = chat(BASE_NAME, stream=True, max_tokens=500, stop=None, ignore_eos=True)
+    async with client(live) as http, http.stream("POST", "/v1/chat/completions", json=body) as stream:
+        lines = stream.aiter_lines()
+        await anext(lines)
+        reading = asyncio.create_task(read_all(lines))
+        server.send_signal(signal.SIGTERM)
+        async with asyncio.timeout(20):
+            while await is_answered(live.url):
+                await asyncio.sleep(0.05)
+        assert not reading.done()
+        rest = await reading
     assert rest[-1] == "data: [DONE]"
+    assert len(rest) > 400
     _, alive = await asyncio.to_thread(psutil.wait_procs, family, 60)
     assert [process.pid for process in alive] == []
+
+
+async def read_all(lines: AsyncIterator[str]) -> list[str]:
+    return [line async for line in lines if line]
+
+
+async def is_answered(url: str) -> bool:
+    """Whether a request over a connection of its own is; else nobody listens any more, or the answer is a 503."""
+    try:
+        async with httpx.AsyncClient(base_url=url, timeout=60) as http:
+            return (await http.post("/v1/chat/completions", json=chat("colours"))).status_code != 503
+    except httpx.TransportError:
+        return False

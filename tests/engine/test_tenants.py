@@ -1,5 +1,8 @@
-"""Tenants, web pages and clients' odd fields against the real engine: one server with keys."""
+"""Tenants, web pages and clients' odd fields against the real engine: one server with keys, and with a remote store,
+isolation probes and adapters that keep their slots, which are all off by default.
+"""
 
+import asyncio
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -9,10 +12,20 @@ import httpx
 import pytest
 from openai import BadRequestError, NotFoundError, OpenAI
 
+from adapters.reference import Target
+from adapters.store.store import AdapterStore
 from config.home import Home
 from loadtest.bench.server import free_port, running_server
 from serve.access.keys import KeyGrant, create_key
-from tests.live_server import BASE_NAME, write_serve_config
+from tests.live_server import (
+    ANSWERS,
+    BASE_NAME,
+    counted,
+    lorikeet,
+    publish_copy,
+    stream_long_answers,
+    write_serve_config,
+)
 
 pytestmark = pytest.mark.engine
 
@@ -29,10 +42,22 @@ def tokens(live_home: Home) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def url(live_home: Home, tokens: dict[str, str]) -> Iterator[str]:
+def remote(live_home: Home, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The URL of a remote store. A trainer with a store of its own has pushed an adapter there, `far`."""
+    trainer = Home(tmp_path_factory.mktemp("trainer"))
+    publish_copy(AdapterStore(live_home.adapters), "colours", "far", to=AdapterStore(trainer.adapters))
+    url = (trainer.root / "remote").as_uri()
+    lorikeet(trainer, "adapters", "push", "far", url)
+    return url
+
+
+@pytest.fixture(scope="module")
+def url(live_home: Home, tokens: dict[str, str], remote: str) -> Iterator[str]:
     assert tokens
     keys_file = str(live_home.root / "tenants.json")
-    config = write_serve_config(live_home.root, "tenants", keys_file=keys_file, metrics_port=METRICS_PORT)
+    beside_keys = {"metrics_port": METRICS_PORT, "remote_store": remote, "slot_turn_s": None}
+    probes = {"canary_probes": True, "canary_probe_interval_s": 0.2}
+    config = write_serve_config(live_home.root, "tenants", keys_file=keys_file, **beside_keys, **probes)
     with running_server(config, live_home.root, live_home.root / "tenants.log") as server:
         yield server.url
 
@@ -47,6 +72,10 @@ def ask(url: str, token: str, endpoint: str, prompt: Any, model: str = BASE_NAME
     response = httpx.post(f"{url}/v1/{endpoint}", json=body, headers={"authorization": f"Bearer {token}"}, timeout=120)
     assert response.status_code == 200, response.text
     return dict(response.json())
+
+
+def operator(url: str, tokens: dict[str, str]) -> httpx.AsyncClient:
+    return httpx.AsyncClient(base_url=url, headers={"authorization": f"Bearer {tokens['ops']}"}, timeout=120)
 
 
 def num_cached(answer: dict[str, Any]) -> int:
@@ -137,3 +166,59 @@ def test_a_stream_comes_whole_through_the_guard(url: str, tokens: dict[str, str]
     with httpx.stream("POST", f"{url}/v1/completions", json=body, headers=headers, timeout=120) as response:
         events = [line for line in response.iter_lines() if line.startswith("data: ")]
     assert (response.status_code, events[-1]) == (200, "data: [DONE]")
+
+
+@pytest.mark.anyio
+async def test_an_adapter_of_the_remote_store_answers(
+    url: str, tokens: dict[str, str], live_home: Home, remote: str
+) -> None:
+    async with operator(url, tokens) as http, asyncio.timeout(60):
+        while (await http.get("/v1/models/far")).status_code != 200:
+            await asyncio.sleep(0.2)
+    answer = ask(url, tokens["acme"], "chat/completions", "What is number 7 of the colours?", "far", max_tokens=16)
+    assert (answer["model"], answer["choices"][0]["message"]["content"]) == ("far@1", ANSWERS["colours"])
+    assert AdapterStore(live_home.adapters).has_version(Target("far", 1))
+
+
+@pytest.mark.anyio
+async def test_a_new_key_opens_its_own_adapters_only(url: str, live_home: Home) -> None:
+    words = ("create", "clinic", "--adapter", "colours", "--file", str(live_home.root / "tenants.json"))
+    token = lorikeet(live_home, "keys", *words).strip()
+
+    def body(model: str) -> dict[str, Any]:
+        return {"model": model, "messages": [{"role": "user", "content": "What is number 7 of the colours?"}]}
+
+    headers = {"authorization": f"Bearer {token}"}
+    async with httpx.AsyncClient(base_url=f"{url}/v1", headers=headers, timeout=120) as http:
+        async with asyncio.timeout(30):
+            while (models := await http.get("/models")).status_code == 401:
+                await asyncio.sleep(0.2)
+        own, version, *others = [
+            await http.post("/chat/completions", json=body(model))
+            for model in ("colours", "colours@1", "shapes", "shapes@1", BASE_NAME, "nobody")
+        ]
+    assert {card["id"].partition("@")[0] for card in models.json()["data"]} == {"colours"}
+    assert own.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
+    assert version.status_code == 200
+    assert [(other.status_code, other.json()["error"]["code"]) for other in others] == [(404, "model_not_found")] * 4
+
+
+@pytest.mark.anyio
+async def test_without_turns_a_third_adapter_waits(url: str, tokens: dict[str, str], remote: str) -> None:
+    """Two slots: it begins when one of the others has ended."""
+    async with operator(url, tokens) as http:
+        events = await stream_long_answers(http, ["colours", "shapes", "far"])
+    assert events[:3] == ["began", "began", "ended"]
+    assert sorted(events) == ["began"] * 3 + ["ended"] * 3
+
+
+@pytest.mark.anyio
+async def test_isolation_probes_find_each_adapter_itself(url: str, tokens: dict[str, str]) -> None:
+    name = "lorikeet_isolation_probes_total"
+    async with operator(url, tokens) as http:
+        for adapter in ("colours", "shapes"):
+            (await http.post(f"/admin/adapters/{adapter}/load")).raise_for_status()
+            async with asyncio.timeout(60):
+                while not await counted(http, name, adapter=adapter, version="1", outcome="ok"):
+                    await asyncio.sleep(0.2)
+        assert await counted(http, name, outcome="wrong") == 0
