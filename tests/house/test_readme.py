@@ -1,7 +1,9 @@
-"""README's file tree is true."""
+"""README's file tree is true, and its domain can be trained."""
 
 import re
+import textwrap
 
+from config.load import load_domain
 from tests.tracked_files import ROOT, tracked_files
 
 
@@ -19,3 +21,14 @@ def test_the_tree_names_exactly_what_is_tracked():
     tops = {f"{path.parts[0]}/" if len(path.parts) > 1 else path.name for path in tracked_files()}
     named = [line.split()[0] for line in tree_lines()]
     assert sorted(named) == sorted(top for top in tops if not top.startswith("."))
+
+
+def test_the_domain_of_ones_own_is_whole_and_asks_for_little(tmp_path):
+    section = (ROOT / "README.md").read_text().partition("\n## Your own domain\n")[2]
+    file = tmp_path / "support.yaml"
+    file.write_text(textwrap.dedent(section.partition("   ```yaml\n")[2].partition("   ```")[0]))
+    domain = load_domain(file)
+    assert domain.data.path == tmp_path / "support.jsonl"
+    assert (domain.gates.min_gain, domain.gates.min_valid_format, domain.answer.refusal) == (0, 0, None)
+    assert str(domain.data.num_test) in section
+    assert str(domain.data.num_validation) in section
