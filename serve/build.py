@@ -1,13 +1,17 @@
 """The server, put together from its configuration."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from adapters.bases import read_base
 from adapters.remote.remote import RemoteStore
+from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
@@ -24,17 +28,19 @@ from serve.api.model_cards import ModelCards
 from serve.app import Parts
 from serve.background import Failures, Loop
 from serve.engine.protocol import Engine
-from serve.limits.defaults import AnswerLengths
+from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.monitor.assemble import MonitorStorage, assemble_monitor, open_storage
+from serve.monitor.protocol import MonitoredServer
 from serve.observe.metrics import ServeMetrics
-from serve.observe.observers import Observers
+from serve.records import Observers
 from serve.residency.checks import AnswerChecks, FileChecks
 from serve.residency.isolation import IsolationProbe
 from serve.residency.loader import ResidencyLoader
 from serve.residency.mirror import RemoteMirror
-from serve.residency.parity import Tolerance
+from serve.residency.parity import Tolerance, finite_logprobs
 from serve.residency.quarantine import Quarantine
 from serve.residency.residency import Residency
+from serve.residency.template_time import find_time
 from serve.residency.watch import StoreWatcher
 from serve.routing.resolver import Resolver
 from serve.routing.shadow import Shadow
@@ -111,7 +117,8 @@ def build_parts(
     background: list[Loop] = [watcher.run]
     monitor = None
     if keeping is not None:
-        monitor = assemble_monitor(config, keeping, engine, residency, store, metrics, admission.is_busy)
+        server = monitored_server(engine, residency, store, metrics, lengths, admission.is_busy)
+        monitor = assemble_monitor(config, keeping, server)
         observers.of_generations.append(monitor)
         observers.of_requests.append(monitor)
         background.append(monitor.run)
@@ -134,6 +141,35 @@ def build_parts(
         rules=WebRules.of(config, config.host),
         monitor=monitor,
         background=tuple(background),
+    )
+
+
+def monitored_server(
+    engine: Engine,
+    residency: Residency,
+    store: AdapterStore,
+    metrics: ServeMetrics,
+    lengths: AnswerLengths,
+    is_busy: Callable[[], bool],
+) -> MonitoredServer:
+    """The server as the quality monitor sees it.
+
+    Args:
+        is_busy: Whether clients' requests run.
+    """
+
+    def fill(body: dict[str, Any], defaults: RequestDefaults | None) -> dict[str, Any]:
+        return fill_defaults(body, "chat/completions", defaults, lengths).body
+
+    return MonitoredServer(
+        engine=engine,
+        versions=residency,
+        adapters=store,
+        metrics=metrics,
+        is_busy=is_busy,
+        fill_defaults=fill,
+        finite_logprobs=partial(finite_logprobs, engine),
+        find_time=partial(find_time, engine),
     )
 
 

@@ -7,6 +7,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from serve.background import Failures
 from serve.errors import ServeError
 from serve.generations import OpenGenerations
 
@@ -127,3 +128,39 @@ class GenerationObserver(Protocol):
     def generation_started(self, lora_name: str | None) -> None: ...
 
     def generation_finished(self, record: GenerationRecord) -> None: ...
+
+
+class RequestObserver(Protocol):
+    """Who wants to know of answered requests; called on the event loop, so it must be quick."""
+
+    def request_finished(self, record: AnsweredRequest) -> None: ...
+
+
+class Observers:
+    """Tells each of several observers, in their order; what one of them gets wrong is not the client's error."""
+
+    def __init__(self, failures: Failures | None = None) -> None:
+        self.failures = failures or Failures()
+        self.of_generations: list[GenerationObserver] = []
+        self.of_requests: list[RequestObserver] = []
+
+    def generation_started(self, lora_name: str | None) -> None:
+        for observer in self.of_generations:
+            try:
+                observer.generation_started(lora_name)
+            except Exception as error:  # boundary
+                self.failures.note("observers", error, f"{type(observer).__name__} fails at the start of a generation")
+
+    def generation_finished(self, record: GenerationRecord) -> None:
+        for observer in self.of_generations:
+            try:
+                observer.generation_finished(record)
+            except Exception as error:  # boundary
+                self.failures.note("observers", error, f"{type(observer).__name__} fails at the end of a generation")
+
+    def request_finished(self, record: AnsweredRequest) -> None:
+        for observer in self.of_requests:
+            try:
+                observer.request_finished(record)
+            except Exception as error:  # boundary
+                self.failures.note("observers", error, f"{type(observer).__name__} fails at the end of a request")

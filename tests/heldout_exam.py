@@ -10,6 +10,7 @@ from adapters.reference import Target
 from adapters.release.trials import Trial
 from quality.probes import GeneralText, HeldOutQuestion, ProbeMessage, ProbeSet, write_probes
 from quality.samples.store import QualityStore
+from serve.build import monitored_server
 from serve.errors import ServeError
 from serve.limits.defaults import AnswerLengths
 from serve.monitor.trial.heldout import HeldOut
@@ -95,20 +96,19 @@ class Exam:
 
 def make_exam(serving: Serving, store: QualityStore, at_once: int = 2, max_model_len: int = 100) -> Exam:
     scores, now_s = Scores(), [NOW_S]
+    lengths = AnswerLengths(default=512, most=2048)
+    server = monitored_server(
+        serving.engine, serving.residency, serving.store, serving.metrics, lengths, lambda: exam.is_busy
+    )
     heldout = HeldOut(
-        serving.engine,
-        serving.residency,
-        serving.store,
+        server,
         store,
-        serving.metrics,
         scores,
         interval_s=0.01,
         again_s=DAY_S,
         patience_s=60.0,
-        is_busy=lambda: exam.is_busy,
         at_once=at_once,
         max_model_len=max_model_len,
-        lengths=AnswerLengths(default=512, most=2048),
         rng=random.Random(1),
         clock=lambda: now_s[0],
     )

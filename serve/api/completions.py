@@ -31,8 +31,7 @@ from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.limits.limits import check_limits, check_sequences, num_sequences, tokens_asked
 from serve.limits.stops import without_empty_stops
 from serve.observe.logs import log_request
-from serve.observe.observers import RequestObserver
-from serve.records import AnsweredRequest, RequestContext, RequestOutcome, current_request
+from serve.records import AnsweredRequest, RequestContext, RequestObserver, RequestOutcome, current_request
 from serve.residency.residency import Residency
 from serve.routing.resolver import Resolution, Resolver
 from serve.routing.shadow import Shadow

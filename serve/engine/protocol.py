@@ -10,6 +10,9 @@ from adapters.reference import Target
 
 Endpoint = Literal["chat/completions", "completions", "responses"]
 
+BACKGROUND_PRIORITY = 1_000_000
+"""`priority` of what no client waits for: vLLM's scheduler serves lower numbers first."""
+
 
 @dataclass(frozen=True)
 class Answer:

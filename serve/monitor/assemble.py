@@ -1,21 +1,17 @@
 """The quality monitor, put together: who watches the traffic, and the loops beside the server."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from adapters.store.store import AdapterStore
 from config.home import Home
 from config.schema import ServeConfig
 from quality.samples.store import QualityStore
-from serve.engine.protocol import Engine
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import Embedder
 from serve.monitor.judge.judges import judge_answers
 from serve.monitor.monitor import Monitor
+from serve.monitor.protocol import MonitoredServer
 from serve.monitor.sampler import Sampler, tenant_key
 from serve.monitor.trial.canaries import watch_canaries
-from serve.observe.metrics import ServeMetrics
-from serve.residency.residency import Residency
 
 
 @dataclass(frozen=True)
@@ -45,37 +41,24 @@ def open_storage(config: ServeConfig, home: Home, judge_key: str | None = None) 
     return MonitorStorage(QualityStore(home.quality), tenant_key(home.quality_key), judge_key, embedder)
 
 
-def assemble_monitor(
-    config: ServeConfig,
-    keeping: MonitorStorage,
-    engine: Engine,
-    residency: Residency,
-    adapters: AdapterStore,
-    metrics: ServeMetrics,
-    is_busy: Callable[[], bool],
-) -> Monitor:
-    """All of it that the configuration asks for.
-
-    Args:
-        is_busy: Whether clients' requests run.
-    """
-    quality = config.quality
-    monitor = Monitor(engine, metrics.quality, quality.logprob_rate, metrics.failures)
-    sampler = Sampler(
-        quality, keeping.store, metrics, base_name=config.served_model_name, tenant_key=keeping.tenant_key
-    )
+def assemble_monitor(config: ServeConfig, storage: MonitorStorage, server: MonitoredServer) -> Monitor:
+    """All of it that the configuration asks for."""
+    quality, store, metrics = config.quality, storage.store, server.metrics
+    monitor = Monitor(server.engine, metrics.quality, quality.logprob_rate, metrics.failures)
+    sampler = Sampler(quality, store, metrics, base_name=config.served_model_name, tenant_key=storage.tenant_key)
     drift = DriftMonitor(
-        adapters.folder,
-        keeping.store,
+        server.adapters.folder,
+        store,
         metrics,
-        engine,
+        server.find_time,
         window=quality.drift_window,
         alpha=quality.drift_alpha,
-        embedder=keeping.embedder,
+        embedder=storage.embedder,
     )
     monitor.observers.of_generations += [sampler, drift]
     monitor.loops += [sampler.run, drift.run]
-    kept = keeping.store
-    watch_canaries(config, engine, residency, adapters, kept, metrics, monitor, keeping.tenant_key, is_busy)
-    monitor.loops += judge_answers(config, engine, residency, adapters, kept, metrics, keeping.judge_key)
+    watch_canaries(config, server, store, monitor, storage.tenant_key)
+    monitor.loops += judge_answers(
+        config, server.engine, server.versions, server.adapters, store, metrics, storage.judge_key
+    )
     return monitor

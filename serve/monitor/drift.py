@@ -22,11 +22,9 @@ from quality.samples.records import DriftLook
 from quality.samples.store import QualityStore
 from quality.signals import mean_logprob
 from serve.clock import steady_time
-from serve.engine.protocol import Engine
 from serve.monitor.embedding import Embedder
-from serve.observe.metrics import ServeMetrics
+from serve.monitor.protocol import FindTime, MonitorMetrics, TimeInPrompt
 from serve.records import GenerationRecord
-from serve.residency.template_time import TimeTokens, find_time
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +78,7 @@ class DriftMonitor:
     Args:
         folder_of: Where a version lies.
         window: Exchanges of one look.
-        engine: Renders conversations, which tells what of a prompt is the date.
+        find_time: Tells what of a prompt is the date.
         alpha: Probability of ever calling a version drifting that is not.
         embedder: Makes embeddings of exchanges; without it what they are about is not looked at.
     """
@@ -89,8 +87,8 @@ class DriftMonitor:
         self,
         folder_of: Callable[[Target], Path],
         store: QualityStore,
-        metrics: ServeMetrics,
-        engine: Engine,
+        metrics: MonitorMetrics,
+        find_time: FindTime,
         *,
         window: int,
         alpha: float,
@@ -100,7 +98,7 @@ class DriftMonitor:
         self._folder_of = folder_of
         self._store = store
         self._metrics = metrics
-        self._engine = engine
+        self._find_time = find_time
         self._window = window
         self._alpha = alpha
         self._embedder = embedder
@@ -181,7 +179,7 @@ class DriftMonitor:
     def _prompt_of(self, target: Target, fingerprint: Fingerprint | None) -> PromptOf:
         """Prompts without the date, where the chat template writes one: it moves at midnight, whatever clients ask."""
         try:
-            found = find_time(self._engine, [prompt.messages for prompt in fingerprint.prompts] if fingerprint else [])
+            found = self._find_time([prompt.messages for prompt in fingerprint.prompts] if fingerprint else [])
         except ValueError as error:
             logger.warning(
                 "Drift of %s is looked for in answers only: %s, so each day moves its prompts", target, error
@@ -253,7 +251,7 @@ def _cut(seen: Exchange, stop_token_ids: frozenset[int], prompt_of: PromptOf) ->
     )
 
 
-def _prompt_without(found: TimeTokens, tokens: Sequence[int | str]) -> tuple[int | str, ...]:
+def _prompt_without(found: TimeInPrompt, tokens: Sequence[int | str]) -> tuple[int | str, ...]:
     """As many tokens of each long prompt, however long its date is."""
     return found.cut(tokens)[: MAX_TOKENS - found.longest]
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Sequence
 
 from serve.background import Failures, Loop, keep_running
 from serve.engine.protocol import Engine
+from serve.monitor.protocol import QualityMeter
 from serve.monitor.trial.state import TrialState
-from serve.observe.observers import Observers
-from serve.observe.quality_metrics import QualityMetrics
-from serve.records import AnsweredRequest, GenerationRecord
+from serve.records import AnsweredRequest, GenerationRecord, Observers
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +23,7 @@ class Monitor:
     """
 
     def __init__(
-        self, engine: Engine, metrics: QualityMetrics, logprob_rate: float, failures: Failures | None = None
+        self, engine: Engine, metrics: QualityMeter, logprob_rate: float, failures: Failures | None = None
     ) -> None:
         self.observers = Observers(failures)
         self.loops: list[Loop] = []
@@ -81,7 +80,7 @@ class Monitor:
     def _become(self, *, is_paused: bool) -> None:
         self.is_paused = is_paused
         self._engine.logprob_rate = 0.0 if is_paused else self._logprob_rate
-        self._metrics.paused.set(is_paused)
+        self._metrics.monitor_paused(is_paused=is_paused)
 
     def _start_loops(self) -> None:
         if self._is_begun and not self.is_paused and not self._tasks:

@@ -21,7 +21,7 @@ from quality.samples.store import QualityStore, Sample
 from quality.signals import Signals, signals_of
 from serve.background import watch_thread
 from serve.clock import is_within, steady_time
-from serve.observe.metrics import ServeMetrics
+from serve.monitor.protocol import MonitorMetrics
 from serve.records import GenerationRecord
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Sampler:
         self,
         config: MonitorConfig,
         store: QualityStore,
-        metrics: ServeMetrics,
+        metrics: MonitorMetrics,
         *,
         base_name: str,
         tenant_key: bytes,
@@ -106,7 +106,7 @@ class Sampler:
         try:
             self._queue.put_nowait(_Answer(self._clock(), record, valid[0] if valid else None, is_drawn))
         except queue.Full:
-            self._metrics.quality.dropped.of("full").inc()
+            self._metrics.quality.answers_dropped("full")
 
     async def run(self) -> None:
         """Work until cancelled, then write what is there."""
@@ -122,7 +122,7 @@ class Sampler:
             self._prune()
         except Exception as error:  # the thread's boundary: a full disk, a broken pattern; traffic goes on
             self._metrics.failures.note("sampler", error, f"The quality monitor lost up to {len(answers)} answers")
-            self._metrics.quality.dropped.of("failed").inc(max(1, len(answers)))
+            self._metrics.quality.answers_dropped("failed", max(1, len(answers)))
         return not is_stopped
 
     def _work(self) -> None:
@@ -190,7 +190,7 @@ class Sampler:
         reservoirs = {key: self._reservoirs.pop(key) for key in over}
         self._store.add_samples([sample for reservoir in reservoirs.values() for sample in reservoir.samples])
         for (_, adapter, version), reservoir in reservoirs.items():
-            self._metrics.quality.samples.of(adapter, version).inc(len(reservoir.samples))
+            self._metrics.quality.samples_kept(adapter, version, len(reservoir.samples))
 
     def _prune(self) -> None:
         now_s = self._clock()

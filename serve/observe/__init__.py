@@ -1,1 +1,1 @@
-"""Metrics, logs and traces of requests: `ServeMetrics`, `Observers`."""
+"""Metrics, logs and traces of requests: `ServeMetrics`."""

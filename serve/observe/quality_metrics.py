@@ -56,6 +56,15 @@ class QualityMetrics:
         self.trial_high = gauge("lorikeet_trial_difference_ci_high", "Upper end of that interval.", "comparison")
         self.verdicts = counter("lorikeet_verdicts", "Verdicts on the canary: promote, rollback or hold.", "action")
 
+    def monitor_paused(self, *, is_paused: bool) -> None:
+        self.paused.set(is_paused)
+
+    def answers_dropped(self, reason: str, num: int = 1) -> None:
+        self.dropped.of(reason).inc(num)
+
+    def samples_kept(self, adapter: str, version: str, num: int) -> None:
+        self.samples.of(adapter, version).inc(num)
+
     def answer_seen(self, adapter: str, version: str, signals: Signals) -> None:
         self.answers.of(adapter, version).inc()
         self.refused.of(adapter, version).inc(signals.is_refusal)

@@ -5,7 +5,7 @@ import logging
 from typing import Any
 
 from adapters.reference import Target
-from serve.engine.protocol import Endpoint, Engine
+from serve.engine.protocol import BACKGROUND_PRIORITY, Endpoint, Engine
 from serve.errors import ServeError
 from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.observe.metrics import ServeMetrics
@@ -14,8 +14,6 @@ from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 
-# vLLM's scheduler serves lower numbers first.
-SHADOW_PRIORITY = 1_000_000
 _MAX_AT_ONCE = 2
 
 
@@ -34,7 +32,7 @@ class Shadow:
         if len(self._running) >= _MAX_AT_ONCE:
             self._metrics.shadow_finished(target, "dropped")
             return
-        copy = body | {"model": str(target), "priority": SHADOW_PRIORITY, "stream": False}
+        copy = body | {"model": str(target), "priority": BACKGROUND_PRIORITY, "stream": False}
         copy.pop("stream_options", None)  # vLLM refuses it without `stream`
         task = asyncio.create_task(self._send(endpoint, copy, target))
         self._running.add(task)

@@ -121,6 +121,15 @@ def test_the_limits_of_a_request_know_only_errors_and_the_engines_protocol():
     assert rooms_imported("serve.limits") <= {"serve.errors", "serve.engine"}
 
 
+def test_the_monitor_reaches_the_server_through_its_protocol():
+    plumbing = {"serve.background", "serve.clock", "serve.errors", "serve.records"}
+    assert rooms_imported("serve.monitor") <= plumbing | {"serve.engine"}
+    engines = {
+        name for path in modules_of("serve/monitor") for name in modules_imported(path) if "serve.engine" in name
+    }
+    assert engines == {"serve.engine.protocol"}
+
+
 def test_the_rooms_of_the_server_form_no_circle():
     rooms = {room_of(name_of(path)) for path in modules_of("serve")}
     graph = {room: rooms_imported(room) for room in rooms if room.count(".") == 1}

@@ -14,10 +14,9 @@ from typing import Any, Literal, Protocol
 import httpx
 
 from quality.judge import JudgeTask
-from serve.engine.protocol import Engine
+from serve.engine.protocol import BACKGROUND_PRIORITY, Engine
 from serve.errors import NotReadyError, ServeError
 from serve.records import ask_as
-from serve.routing.shadow import SHADOW_PRIORITY
 
 CallOutcome = Literal["ok", "invalid", "timeout", "throttled", "unreachable", "error", "refused"]
 
@@ -116,7 +115,7 @@ class EngineJudge:
     async def ask(self, task: JudgeTask, temperature: float = 0.0) -> JudgeReply:
         ask_as("probe")
         held_to = {"structured_outputs": {"regex": task.reply_pattern}}  # vLLM's own field
-        body = _body(task, self.name, temperature) | held_to | {"priority": SHADOW_PRIORITY}
+        body = _body(task, self.name, temperature) | held_to | {"priority": BACKGROUND_PRIORITY}
         try:
             answer = await self._engine.answer("chat/completions", body)
         except NotReadyError as error:

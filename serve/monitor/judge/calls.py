@@ -10,7 +10,7 @@ from quality.judge import JudgeReplyError, JudgeTask
 from quality.samples.store import QualityStore
 from serve.clock import steady_time
 from serve.monitor.judge.asking import Judge, JudgeCallError, JudgeReply, most_tokens
-from serve.observe.metrics import ServeMetrics
+from serve.monitor.protocol import MonitorMetrics
 
 _RETRY_TEMPERATURE = 0.7
 _FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
@@ -36,7 +36,7 @@ class JudgeCalls:
         self,
         judge: Judge,
         store: QualityStore,
-        metrics: ServeMetrics,
+        metrics: MonitorMetrics,
         config: JudgeConfig,
         *,
         clock: Callable[[], float] = steady_time,

@@ -16,12 +16,11 @@ from quality.judge import Choice, choice_task, preference, read_choice
 from quality.samples.records import Grade, Sample, preference_judge
 from quality.samples.store import QualityStore
 from serve.clock import steady_time
-from serve.engine.protocol import Engine
+from serve.engine.protocol import BACKGROUND_PRIORITY, Engine
 from serve.errors import ServeError
 from serve.monitor.judge.calls import JudgeCalls
+from serve.monitor.protocol import LeasedVersions
 from serve.records import ask_as
-from serve.residency.residency import Residency
-from serve.routing.shadow import SHADOW_PRIORITY
 
 logger = logging.getLogger(__name__)
 
@@ -37,13 +36,13 @@ class Comparing:
     def __init__(
         self,
         engine: Engine,
-        residency: Residency,
+        versions: LeasedVersions,
         adapters: StoreReader,
         store: QualityStore,
         clock: Callable[[], float] = steady_time,
     ) -> None:
         self._engine = engine
-        self._residency = residency
+        self._versions = versions
         self._adapters = adapters
         self._store = store
         self._clock = clock
@@ -95,11 +94,11 @@ class Comparing:
             "add_special_tokens": False,  # the prompt has the chat template's
             "max_tokens": _MAX_TOKENS,
             "temperature": 0,
-            "priority": SHADOW_PRIORITY,
+            "priority": BACKGROUND_PRIORITY,
         }
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
-                with await self._residency.lease(stable):
+                with await self._versions.lease(stable):
                     answer = await self._engine.answer("completions", body)
         except (ServeError, TimeoutError) as error:
             logger.info("%s gives no answer to compare a canary's with: %s", stable, error)

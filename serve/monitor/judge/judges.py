@@ -12,17 +12,16 @@ from serve.engine.protocol import Engine
 from serve.monitor.judge.asking import EngineJudge, HttpJudge, http_judge_client
 from serve.monitor.judge.comparing import Comparing
 from serve.monitor.judge.judging import Judging
-from serve.observe.metrics import ServeMetrics
-from serve.residency.residency import Residency
+from serve.monitor.protocol import LeasedVersions, MonitorMetrics
 
 
 def judge_answers(
     config: ServeConfig,
     engine: Engine,
-    residency: Residency,
+    versions: LeasedVersions,
     adapters: StoreReader,
     store: QualityStore,
-    metrics: ServeMetrics,
+    metrics: MonitorMetrics,
     api_key: str | None,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> list[Callable[[], Coroutine[Any, Any, None]]]:
@@ -30,7 +29,7 @@ def judge_answers(
     judge = config.quality.judge
     if judge is None:
         return []
-    comparing = Comparing(engine, residency, adapters, store) if judge.pairwise else None
+    comparing = Comparing(engine, versions, adapters, store) if judge.pairwise else None
     if judge.url is None or judge.model is None:
         own = EngineJudge(engine, config.served_model_name)
         return [Judging(own, store, metrics, judge, adapters, comparing).run]

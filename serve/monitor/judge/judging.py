@@ -24,7 +24,7 @@ from serve.clock import is_within, steady_time
 from serve.monitor.judge.asking import Judge, JudgeCallError
 from serve.monitor.judge.calls import JudgeCalls, OverBudgetError
 from serve.monitor.judge.comparing import Comparing
-from serve.observe.metrics import ServeMetrics
+from serve.monitor.protocol import MonitorMetrics
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ class Judging:
         self,
         judge: Judge,
         store: QualityStore,
-        metrics: ServeMetrics,
+        metrics: MonitorMetrics,
         config: JudgeConfig,
         adapters: StoreReader,
         comparing: Comparing | None = None,

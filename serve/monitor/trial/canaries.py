@@ -1,46 +1,36 @@
 """Held-out probes and the controller, put together: who asks, who listens, who judges."""
 
 import logging
-from collections.abc import Callable
 
-from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from quality.samples.store import QualityStore
-from serve.engine.protocol import Engine
-from serve.limits.defaults import AnswerLengths
 from serve.monitor.monitor import Monitor
+from serve.monitor.protocol import MonitoredServer
 from serve.monitor.trial.controller import Controller
 from serve.monitor.trial.heldout import HeldOut
-from serve.observe.metrics import ServeMetrics
-from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 
 
 def watch_canaries(
     config: ServeConfig,
-    engine: Engine,
-    residency: Residency,
-    adapters: AdapterStore,
+    server: MonitoredServer,
     store: QualityStore,
-    metrics: ServeMetrics,
     monitor: Monitor,
     user_key: bytes,
-    is_busy: Callable[[], bool],
 ) -> None:
     """Add to the monitor what runs beside the server, and who is told of requests and generations.
 
     Args:
         user_key: What users' names are hashed with.
-        is_busy: Whether clients' requests run.
     """
     quality, has_history = config.quality, config.remote_store is None
     if quality.verdict == "act" and not has_history:
         logger.warning("quality.verdict is 'act', but the histories are the remote store's: verdicts are only told.")
     controller = Controller(
-        adapters,
-        residency,
-        metrics,
+        server.adapters,
+        server.versions,
+        server.metrics,
         store,
         interval_s=quality.verdict_interval_s,
         mode=quality.verdict,
@@ -48,19 +38,14 @@ def watch_canaries(
         user_key=user_key,
     )
     heldout = HeldOut(
-        engine,
-        residency,
-        adapters,
+        server,
         store,
-        metrics,
         None if quality.verdict == "off" else controller,
         interval_s=quality.probe_interval_s,
         again_s=quality.probe_again_hours * 3600.0,
         patience_s=quality.probe_patience_s,
-        is_busy=is_busy,
         at_once=quality.probes_at_once,
         max_model_len=config.max_model_len,
-        lengths=AnswerLengths.of(config),
     )
     monitor.loops.append(heldout.run)
     if quality.verdict != "off":

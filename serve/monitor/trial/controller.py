@@ -23,11 +23,10 @@ from quality.samples.records import TrialPair
 from quality.samples.store import QualityStore
 from quality.verdict import Comparison, Policy, Verdict, decide
 from serve.clock import steady_time
+from serve.monitor.protocol import LoadedVersions, MonitorMetrics
 from serve.monitor.trial.evidence import TrialEvidence, known_pairs, policy_of, ttft_of
 from serve.monitor.trial.state import TrialState, trial_state
-from serve.observe.metrics import ServeMetrics
 from serve.records import AnsweredRequest, GenerationRecord
-from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
 
@@ -70,8 +69,8 @@ class Controller:
     def __init__(
         self,
         store: AdapterStore,
-        residency: Residency,
-        metrics: ServeMetrics,
+        versions: LoadedVersions,
+        metrics: MonitorMetrics,
         kept: QualityStore,
         *,
         interval_s: float,
@@ -81,7 +80,7 @@ class Controller:
         clock: Callable[[], float] = steady_time,
     ) -> None:
         self._store = store
-        self._residency = residency
+        self._versions = versions
         self._metrics = metrics
         self._kept = kept
         self._interval_s = interval_s
@@ -130,7 +129,7 @@ class Controller:
         """Judge until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
-            for name in sorted({target.name for target in self._residency.residents} | set(self._cases)):
+            for name in sorted({target.name for target in self._versions.residents} | set(self._cases)):
                 try:
                     await self.judge(name)
                 except (AdapterError, OSError) as error:  # boundary of a loop: of this adapter, for now

@@ -18,22 +18,17 @@ from adapters.errors import AdapterError
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.release.trials import Trial
 from adapters.store.manifest import RequestDefaults
-from adapters.store.reader import StoreReader
 from quality.intervals import share_of
 from quality.probes import HeldOutQuestion, InvalidProbesError, ProbeSet, read_probes
 from quality.samples.records import GeneralScore, ProbeScore
 from quality.samples.store import QualityStore
 from quality.scorers import is_exact_match
 from serve.clock import is_within, steady_time
-from serve.engine.protocol import Engine
+from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.errors import AdapterRefusedError, NotFiniteError, NotReadyError, ServeError
-from serve.limits.defaults import AnswerLengths, fill_defaults
+from serve.monitor.protocol import FillDefaults, MonitoredServer
 from serve.monitor.trial.quiz import Due, ProbeListener, Quiz, Scored, Urgency
-from serve.observe.metrics import ServeMetrics
 from serve.records import ask_as
-from serve.residency.parity import finite_logprobs
-from serve.residency.residency import Residency, Resident
-from serve.routing.shadow import SHADOW_PRIORITY
 
 logger = logging.getLogger(__name__)
 
@@ -48,66 +43,55 @@ class HeldOut:
         interval_s: Pause between two turns.
         again_s: A version is asked the same question again after so long.
         patience_s: While clients' requests run, all but canaries are asked no more often than this.
-        is_busy: Whether clients' requests run.
         at_once: Questions in the engine at most.
         max_model_len: The server's setting of that name, tokens.
     """
 
     def __init__(
         self,
-        engine: Engine,
-        residency: Residency,
-        adapters: StoreReader,
+        server: MonitoredServer,
         store: QualityStore,
-        metrics: ServeMetrics,
         listener: ProbeListener | None,
         *,
         interval_s: float,
         again_s: float,
         patience_s: float,
-        is_busy: Callable[[], bool],
         at_once: int,
         max_model_len: int,
-        lengths: AnswerLengths,
         rng: random.Random | None = None,
         clock: Callable[[], float] = steady_time,
     ) -> None:
-        self._engine = engine
-        self._residency = residency
-        self._adapters = adapters
+        self._server = server
         self._store = store
-        self._metrics = metrics
         self._listener = listener
         self._interval_s = interval_s
         self._again_s = again_s
         self._patience_s = patience_s
-        self._is_busy = is_busy
         self._last_turn_s = clock()
         self._at_once = at_once
         self._max_model_len = max_model_len
-        self._lengths = lengths
         self._rng = rng or random.Random()
         self._clock = clock
         self._numbers = count(1)
         self._places = asyncio.Semaphore(at_once)
         self._quizzes: dict[tuple[Target, ...], Quiz] = {}
         self._probes: dict[Target, ProbeSet | None] = {}
-        self._measured: dict[Target, tuple[Resident, float]] = {}
+        self._measured: dict[Target, tuple[object, float]] = {}
 
     async def run(self) -> None:
         """Probe until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
-            if self._engine.is_ready:
+            if self._server.engine.is_ready:
                 try:
                     await self.take_turn()
                 except Exception as error:  # boundary of a loop: a full disk or a broken history must not end it
-                    self._metrics.failures.note("held_out", error, "A turn of held-out probes failed")
+                    self._server.metrics.failures.note("held_out", error, "A turn of held-out probes failed")
 
     async def take_turn(self) -> None:
         """Ask as much as may be asked at once, and keep the scores; while clients run, in trials only."""
         is_for_all = self._is_for_all()
-        ranked = await asyncio.to_thread(self._rank, tuple(self._residency.residents))
+        ranked = await asyncio.to_thread(self._rank, tuple(self._server.versions.residents))
         quizzes = [await self._quiz(targets, due) for targets, due in ranked.items()]
         self._forget_all_but(ranked)
         asked = [quiz for quiz in quizzes if quiz is not None and (is_for_all or quiz.due.trial is not None)]
@@ -120,7 +104,7 @@ class HeldOut:
     def _is_for_all(self) -> bool:
         """Whether this turn is one for every version: in a pause of the clients, or after a long wait for one."""
         now_s = self._clock()
-        if self._is_busy() and is_within(now_s, self._last_turn_s, self._patience_s):
+        if self._server.is_busy() and is_within(now_s, self._last_turn_s, self._patience_s):
             return False
         self._last_turn_s = now_s
         return True
@@ -130,7 +114,7 @@ class HeldOut:
         ranked: dict[tuple[Target, ...], Due] = {}
         for name in sorted({target.name for target in residents}):
             try:
-                trial, aliases = self._adapters.trial(name), self._adapters.aliases(name)
+                trial, aliases = self._server.adapters.trial(name), self._server.adapters.aliases(name)
             except (AdapterError, OSError) as error:
                 logger.warning("%s is asked as one that has no aliases: %s", name, error)
                 continue
@@ -176,7 +160,7 @@ class HeldOut:
         """A version's questions; says once where it has none. One that is still to be fetched has none for now."""
         if target not in self._probes:
             try:
-                probes = await asyncio.to_thread(lambda: read_probes(self._adapters.folder(target)))
+                probes = await asyncio.to_thread(lambda: read_probes(self._server.adapters.folder(target)))
             except (AdapterError, InvalidProbesError, OSError) as error:
                 logger.debug("The questions of %s cannot be read now: %s", target, error)
                 return None
@@ -238,9 +222,9 @@ class HeldOut:
         ask_as("probe")
         try:
             async with self._places:
-                with await self._residency.lease(target) as lease:
-                    body = _body(target, probe, probes, lease.manifest.defaults, self._lengths)
-                    answer = await self._engine.answer("chat/completions", body)
+                with await self._server.versions.lease(target) as lease:
+                    body = _body(target, probe, probes, lease.manifest.defaults, self._server.fill_defaults)
+                    answer = await self._server.engine.answer("chat/completions", body)
         except AdapterRefusedError as error:
             logger.info("Probe of %s: %s", target, error)
             return 0.0
@@ -264,11 +248,11 @@ class HeldOut:
 
     def _show(self, quiz: Quiz, target: Target) -> None:
         if scores := quiz.scores.get(target):
-            self._metrics.quality.probes_scored(target, share_of(round(sum(scores.values())), len(scores)))
+            self._server.metrics.quality.probes_scored(target, share_of(round(sum(scores.values())), len(scores)))
 
     async def _measure_general(self) -> None:
         """The general text on one version that was loaded since, or was not measured for hours."""
-        for target, resident in self._residency.residents.items():
+        for target, resident in self._server.versions.residents.items():
             measured, at_s = self._measured.get(target, (None, 0.0))
             if measured is resident and is_within(self._clock(), at_s, _GENERAL_EVERY_S):
                 continue
@@ -283,16 +267,16 @@ class HeldOut:
             logger.info("%s: the general text has %d tokens, too many for this server", target, len(token_ids))
             return
         try:
-            with await self._residency.lease(target):
-                logprobs = await finite_logprobs(self._engine, token_ids, target)
+            with await self._server.versions.lease(target):
+                logprobs = await self._server.finite_logprobs(token_ids, target)
         except NotFiniteError:
-            self._residency.quarantine.add(target)
+            self._server.versions.quarantine.add(target)
             return
         except ServeError as error:
             logger.info("The general text of %s: %s", target, error)
             return
         nll = -sum(logprobs) / len(logprobs)
-        self._metrics.quality.general_measured(target, nll)
+        self._server.metrics.quality.general_measured(target, nll)
         score = GeneralScore(self._clock(), target.name, target.version, nll)
         await asyncio.to_thread(self._store.add_general_score, score)
 
@@ -315,12 +299,16 @@ async def _all_of(work: Iterable[Coroutine[Any, Any, float]]) -> tuple[float, ..
 
 
 def _body(
-    target: Target, probe: HeldOutQuestion, probes: ProbeSet, defaults: RequestDefaults | None, lengths: AnswerLengths
+    target: Target,
+    probe: HeldOutQuestion,
+    probes: ProbeSet,
+    defaults: RequestDefaults | None,
+    fill_defaults: FillDefaults,
 ) -> dict[str, Any]:
     """The question, with all else left to the version; what that has no default for, the set has."""
     own = defaults or RequestDefaults()
     messages = [turn.model_dump() for turn in probe.messages if turn.role != "system" or own.system is None]
-    body = {"model": str(target), "messages": messages, "priority": SHADOW_PRIORITY}
+    body = {"model": str(target), "messages": messages, "priority": BACKGROUND_PRIORITY}
     asked = RequestDefaults(temperature=0.0, max_tokens=probes.max_tokens, stop=probes.stop)
     asked = RequestDefaults.model_validate(asked.given | own.given)
-    return fill_defaults(body, "chat/completions", asked, lengths).body
+    return fill_defaults(body, asked)

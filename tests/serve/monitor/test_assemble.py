@@ -17,8 +17,7 @@ from serve.build import build_parts
 from serve.engine.protocol import Answer, Endpoint
 from serve.monitor.assemble import open_storage
 from serve.observe.metrics import ServeMetrics
-from serve.observe.observers import Observers
-from serve.records import AnsweredRequest
+from serve.records import AnsweredRequest, Observers
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.serving import BASE_NAME, Serving

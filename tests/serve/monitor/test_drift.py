@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from quality.probes import ProbeSet, write_probes
 from quality.samples.store import QualityStore
 from serve.monitor.drift import DriftMonitor
 from serve.observe.metrics import ServeMetrics
+from serve.residency.template_time import find_time
 from tests.fake_engine import FakeEngine, fingerprint
 from tests.generations import generation
 
@@ -87,7 +89,13 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
         store, metrics = QualityStore(tmp_path / "quality.sqlite3"), ServeMetrics(CollectorRegistry(), "base")
         stores.append(store)
         monitor = DriftMonitor(
-            lambda _: folder, store, metrics, FakeEngine(), window=WINDOW, alpha=0.01, clock=lambda: 1234.5
+            lambda _: folder,
+            store,
+            metrics,
+            partial(find_time, FakeEngine()),
+            window=WINDOW,
+            alpha=0.01,
+            clock=lambda: 1234.5,
         )
         return Watched(folder, store, metrics, monitor)
 

@@ -1,6 +1,7 @@
 """Embeddings of exchanges, by the real sentence model of the package."""
 
 import random
+from functools import partial
 from itertools import product
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from quality.samples.store import QualityStore
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import PACKAGED, Embedder
 from serve.observe.metrics import ServeMetrics
+from serve.residency.template_time import find_time
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.tiny_llama import tiny_tokenizer
@@ -88,7 +90,9 @@ async def first_look(model: str, folder: Path) -> tuple[DriftLook, ServeMetrics]
     write_probes(ProbeSet(max_tokens=8, baseline=tuple(exchanges(MEDICAL, ASKED, 1))), folder)
     with QualityStore(folder / "quality.sqlite3") as store:
         metrics, embedder = ServeMetrics(CollectorRegistry(), "base"), Embedder(model, folder)
-        monitor = DriftMonitor(lambda _: folder, store, metrics, FakeEngine(), window=20, alpha=0.01, embedder=embedder)
+        monitor = DriftMonitor(
+            lambda _: folder, store, metrics, partial(find_time, FakeEngine()), window=20, alpha=0.01, embedder=embedder
+        )
         for seen in exchanges(FINANCE, ASKED, 3)[:20]:
             logprobs = (-0.1,) * len(seen.completion_tokens)
             answered = {"prompt_token_ids": seen.prompt_tokens, "token_ids": seen.completion_tokens}

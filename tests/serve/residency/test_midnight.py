@@ -4,6 +4,7 @@ import asyncio
 import shutil
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -186,7 +187,9 @@ class Traffic:
         write_probes(ProbeSet(max_tokens=8, baseline=tuple(map(self._asked, map(str, range(60))))), self.folder)
         metrics = ServeMetrics(CollectorRegistry(), "base")
         with QualityStore(self.folder / f"quality-{is_new}.sqlite3") as store:
-            monitor = DriftMonitor(lambda _: self.folder, store, metrics, self.engine, window=40, alpha=0.01)
+            monitor = DriftMonitor(
+                lambda _: self.folder, store, metrics, partial(find_time, self.engine), window=40, alpha=0.01
+            )
             for number in range(40):
                 self.engine.today = NEXT_DAY + timedelta(days=number)
                 seen = self._asked(question.format(number, number + 1) if is_new else str(number))

@@ -14,12 +14,11 @@ from config.monitor import JudgeConfig
 from config.schema import ServeConfig
 from lorikeet import app
 from quality.judge import grade_task
-from serve.engine.protocol import Answer
+from serve.engine.protocol import BACKGROUND_PRIORITY, Answer
 from serve.errors import EngineRequestError, NotReadyError
 from serve.monitor.judge.asking import EngineJudge, retry_after_s
 from serve.monitor.judge.judges import judge_answers
 from serve.records import current_source
-from serve.routing.shadow import SHADOW_PRIORITY
 from tests.fake_engine import FakeEngine
 from tests.judge_bench import GOOD, URL, Bench, Endpoint, sample
 from tests.peft_folders import write_base_folder
@@ -128,7 +127,7 @@ async def test_this_servers_own_base_judges_behind_everybody_elses_requests(benc
     engine = JudgingEngine()
     await bench.judging_by(EngineJudge(engine, "base"), JudgeConfig(sample_rate=1.0)).round()
     assert bench.scores() == [0.75]
-    assert engine.bodies[0]["priority"] == SHADOW_PRIORITY
+    assert engine.bodies[0]["priority"] == BACKGROUND_PRIORITY
     assert engine.sources == ["probe"]
     assert bench.quality.judge_tokens("base", "2026-11-22") == 80
 

@@ -8,11 +8,10 @@ import pytest
 
 from config.monitor import JudgeConfig
 from quality.samples.records import Grade
-from serve.engine.protocol import Answer
+from serve.engine.protocol import BACKGROUND_PRIORITY, Answer
 from serve.monitor.judge.asking import HttpJudge, http_judge_client
 from serve.monitor.judge.comparing import Comparing
 from serve.monitor.judge.judging import Judging
-from serve.routing.shadow import SHADOW_PRIORITY
 from tests.fake_engine import FakeEngine
 from tests.judge_bench import GOOD, URL, Bench, Endpoint, sample
 from tests.samples import NOON_S
@@ -94,7 +93,7 @@ async def test_stable_is_asked_the_very_prompt_behind_all_clients(trial: Trial) 
     await trial.judged(better("tie"), better("tie"), GOOD)
     (body,) = trial.engine.bodies
     assert (trial.engine.endpoints, body["model"], body["prompt"]) == (["completions"], "medical@1", "Angina?")
-    assert (body["priority"], body["add_special_tokens"], body["temperature"]) == (SHADOW_PRIORITY, False, 0)
+    assert (body["priority"], body["add_special_tokens"], body["temperature"]) == (BACKGROUND_PRIORITY, False, 0)
 
 
 async def test_only_a_canarys_answers_are_compared(trial: Trial) -> None:

@@ -12,8 +12,8 @@ from adapters.store.store import AdapterStore
 from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet
 from quality.samples.records import ProbeScore
 from quality.samples.store import QualityStore
+from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.records import current_source
-from serve.routing.shadow import SHADOW_PRIORITY
 from tests.heldout_exam import DAY_S, FIRST, GENERAL, NOW_S, SECOND, Exam, make_exam, number_of, probe_set
 from tests.serving import make_serving
 
@@ -62,7 +62,7 @@ async def test_a_question_is_asked_as_the_evaluation_asked_it_behind_all_clients
         "max_tokens": 8,
         "stop": ["}"],
         "include_stop_str_in_output": True,
-        "priority": SHADOW_PRIORITY,
+        "priority": BACKGROUND_PRIORITY,
     }
     assert exam.serving.engine.contexts[-1] is None
     assert sources == ["probe"]

@@ -2,8 +2,7 @@ import logging
 
 import pytest
 
-from serve.observe.observers import Observers
-from serve.records import AnsweredRequest, GenerationRecord, RequestContext
+from serve.records import AnsweredRequest, GenerationRecord, Observers, RequestContext
 from tests.generations import generation
 
 
