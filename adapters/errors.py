@@ -1,21 +1,21 @@
-"""Errors of the adapter store.
+"""Errors of the adapter store; the HTTP status of each stands in `serve/errors.py`.
 
 AdapterError
-├── InvalidReferenceError    (ValueError)        400  not a name, `name@3` or `name@alias`
-├── AdapterNotFoundError     (LookupError)       404  no such adapter, version or alias
-├── InvalidAdapterError      (ValueError)        422  a folder that cannot be published or served
-│   ├── UnsupportedAdapterError                  422  valid for PEFT, but vLLM cannot serve it
-│   └── IntegrityError                           422  a file differs from its manifest
-├── InvalidDefaultsError     (ValueError)        422  request defaults that no version can have
-├── InvalidSplitError        (ValueError)        422  a traffic split that makes no sense
-├── BaseModelMismatchError   (ValueError)        409  made for another base, template or quantization
-├── BaseNotFoundError        (LookupError)       404  no such prepared base
-├── InvalidBaseError         (ValueError)        422  a base folder that is unfinished or changed
-├── AdapterInUseError        (RuntimeError)      409  what should be removed has an alias, or is loaded
-├── TrialOverError           (RuntimeError)      409  the canary or the stable version is no longer the one judged
-├── StoreDiskError           (OSError)           507  the store's disk is full or read-only
-└── RemoteStoreError         (ConnectionError)   503  a remote store cannot be reached or used
-    └── RemoteConflictError                      409  the remote holds something else by that name
+├── InvalidReferenceError    (ValueError)        not a name, `name@3` or `name@alias`
+├── AdapterNotFoundError     (LookupError)       no such adapter, version or alias
+├── InvalidAdapterError      (ValueError)        a folder that cannot be published or served
+│   ├── UnsupportedAdapterError                  valid for PEFT, but vLLM cannot serve it
+│   └── IntegrityError                           a file differs from its manifest
+├── InvalidDefaultsError     (ValueError)        request defaults that no version can have
+├── InvalidSplitError        (ValueError)        a traffic split that makes no sense
+├── BaseModelMismatchError   (ValueError)        made for another base, template or quantization
+├── BaseNotFoundError        (LookupError)       no such prepared base
+├── InvalidBaseError         (ValueError)        a base folder that is unfinished or changed
+├── AdapterInUseError        (RuntimeError)      what should be removed has an alias, or is loaded
+├── TrialOverError           (RuntimeError)      the canary or the stable version is no longer the one judged
+├── StoreDiskError           (OSError)           the store's disk is full or read-only
+└── RemoteStoreError         (ConnectionError)   a remote store cannot be reached or used
+    └── RemoteConflictError                      the remote holds something else by that name
 """
 
 

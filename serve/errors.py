@@ -26,7 +26,16 @@ ServeError                                      500  server_error
 
 EngineStartError           (RuntimeError)       ends the server: its engine has never run
 AddressError               (OSError)            ends the server: another program listens on its port
+
+What the adapter store says to an operator (`answer_of_store`):
+
+AdapterNotFoundError, InvalidReferenceError     404  ModelNotFoundError
+every other AdapterError                        409  ConflictError
+
+A version that fails the store's checks while it is loaded is an AdapterRefusedError, by residency/refusals.py.
 """
+
+from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReferenceError
 
 
 class ServeError(Exception):
@@ -143,6 +152,12 @@ class ConflictError(ServeError, RuntimeError):
     status = 409
     type = "invalid_request_error"
     code = "conflict"
+
+
+def answer_of_store(error: AdapterError) -> ModelNotFoundError | ConflictError:
+    """The answer to an operator whose wish the adapter store refuses."""
+    is_unknown = isinstance(error, (AdapterNotFoundError, InvalidReferenceError))
+    return ModelNotFoundError(str(error)) if is_unknown else ConflictError(str(error))
 
 
 class AdapterRefusedError(ServeError, RuntimeError):

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Depends, Path, Request
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReferenceError
+from adapters.errors import AdapterError, AdapterNotFoundError
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.release.traffic import CANARY_ALIAS
 from adapters.store.store import AdapterStore
@@ -28,6 +28,7 @@ from serve.errors import (
     NotReadyError,
     RateLimitedError,
     UnauthorizedError,
+    answer_of_store,
 )
 from serve.monitor.monitor import Monitor
 from serve.monitor.trial.state import TrialState
@@ -234,10 +235,8 @@ def _as_http_errors() -> Iterator[None]:
     """The store's errors, as answers."""
     try:
         yield
-    except (AdapterNotFoundError, InvalidReferenceError) as error:
-        raise ModelNotFoundError(str(error)) from None
     except AdapterError as error:
-        raise ConflictError(str(error)) from None
+        raise answer_of_store(error) from None
 
 
 def _resolve(store: AdapterStore, reference: str) -> Target:
