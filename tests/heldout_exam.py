@@ -13,7 +13,7 @@ from quality.samples.store import QualityStore
 from serve.build import monitored_server
 from serve.errors import ServeError
 from serve.limits.defaults import AnswerLengths
-from serve.monitor.trial.heldout import HeldOut
+from serve.monitor.trial.heldout import HeldOut, ProbePace, held_out
 from tests.fake_engine import fingerprint
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import Serving
@@ -94,23 +94,18 @@ class Exam:
         return self.serving.metrics.registry.get_sample_value(f"lorikeet_{name}", labels)
 
 
-def make_exam(serving: Serving, store: QualityStore, at_once: int = 2, max_model_len: int = 100) -> Exam:
+def make_exam(
+    serving: Serving, store: QualityStore, at_once: int = 2, max_model_len: int = 100, *, is_judged: bool = True
+) -> Exam:
     scores, now_s = Scores(), [NOW_S]
     lengths = AnswerLengths(default=512, most=2048)
     server = monitored_server(
         serving.engine, serving.residency, serving.store, serving.metrics, lengths, lambda: exam.is_busy
     )
-    heldout = HeldOut(
-        server,
-        store,
-        scores,
-        interval_s=0.01,
-        again_s=DAY_S,
-        patience_s=60.0,
-        at_once=at_once,
-        max_model_len=max_model_len,
-        rng=random.Random(1),
-        clock=lambda: now_s[0],
+    pace = ProbePace(interval_s=0.01, again_s=DAY_S, patience_s=60.0, at_once=at_once)
+    clock = lambda: now_s[0]  # noqa: E731 - as an argument
+    heldout = held_out(
+        server, store, scores if is_judged else None, pace, max_model_len, rng=random.Random(1), clock=clock
     )
     exam = Exam(serving, store, scores, heldout, now_s)
     return exam

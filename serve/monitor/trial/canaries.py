@@ -7,7 +7,7 @@ from quality.samples.store import QualityStore
 from serve.monitor.monitor import Monitor
 from serve.monitor.protocol import MonitoredServer
 from serve.monitor.trial.controller import Controller
-from serve.monitor.trial.heldout import HeldOut
+from serve.monitor.trial.heldout import ProbePace, held_out
 
 logger = logging.getLogger(__name__)
 
@@ -37,16 +37,13 @@ def watch_canaries(
         has_history=has_history,
         user_key=user_key,
     )
-    heldout = HeldOut(
-        server,
-        store,
-        None if quality.verdict == "off" else controller,
+    pace = ProbePace(
         interval_s=quality.probe_interval_s,
         again_s=quality.probe_again_hours * 3600.0,
         patience_s=quality.probe_patience_s,
         at_once=quality.probes_at_once,
-        max_model_len=config.max_model_len,
     )
+    heldout = held_out(server, store, None if quality.verdict == "off" else controller, pace, config.max_model_len)
     monitor.loops.append(heldout.run)
     if quality.verdict != "off":
         monitor.observers.of_requests.append(controller)

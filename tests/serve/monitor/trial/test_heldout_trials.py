@@ -39,11 +39,11 @@ async def test_a_trial_that_goes_on_after_a_restart_is_asked_only_what_it_lacks(
     assert sorted(exam.asked()) == [(model, n) for model in ("medical@1", "medical@2") for n in "14"]
 
 
-async def test_where_nobody_judges_a_canary_it_is_asked_all_the_same(exam: Exam) -> None:
+async def test_where_nobody_judges_a_canary_it_is_asked_all_the_same(exam: Exam, quality: QualityStore) -> None:
     await on_trial(exam, 1)
-    exam.heldout._listener = None
-    await exam.turns(1)
-    assert sorted(exam.asked()) == [("medical@1", "0"), ("medical@2", "0")]
+    unjudged = make_exam(exam.serving, quality, is_judged=False)
+    await unjudged.turns(1)
+    assert sorted(unjudged.asked()) == [("medical@1", "0"), ("medical@2", "0")]
 
 
 async def test_canary_and_stable_are_asked_the_same_question_in_the_same_turn(exam: Exam) -> None:

@@ -1,0 +1,93 @@
+"""Puts a held-out question to one version, or to the two of a trial at the same time."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterable
+from typing import Any
+
+from adapters.reference import Target
+from adapters.store.manifest import RequestDefaults
+from quality.probes import HeldOutQuestion, ProbeSet
+from quality.scorers import is_exact_match
+from serve.engine.protocol import BACKGROUND_PRIORITY
+from serve.errors import AdapterRefusedError, NotReadyError, ServeError
+from serve.monitor.protocol import FillDefaults, MonitoredServer
+from serve.monitor.trial.quiz import Quiz, Scored
+from serve.records import ask_as
+
+logger = logging.getLogger(__name__)
+
+
+class QuestionAsker:
+    """Asks the engine, and compares its answers with the right ones.
+
+    Args:
+        at_once: Questions in the engine at most.
+    """
+
+    def __init__(self, server: MonitoredServer, at_once: int, clock: Callable[[], float]) -> None:
+        self._server = server
+        self._clock = clock
+        self._places = asyncio.Semaphore(at_once)
+
+    async def put(self, quiz: Quiz, index: int) -> Scored:
+        """One question to all of a quiz at the same time."""
+        probe = quiz.probes.probes[index]
+        if len(quiz.targets) == 1:
+            quiz.asked_s[index] = self._clock()
+        try:
+            scores = await _all_of(self._score(target, probe, quiz.probes) for target in quiz.targets)
+        except NotReadyError as error:
+            logger.info("A probe of %s waits: %s", quiz.targets[-1], error)
+            quiz.left.insert(0, index)
+            return Scored(quiz, index, None)
+        except ServeError as error:
+            logger.info("Probe %d of %s cannot be asked: %s", index, quiz.targets[0], error)
+            return Scored(quiz, index, None)
+        except BaseException:  # also that this turn is cancelled: the question stays
+            quiz.left.insert(0, index)
+            raise
+        return Scored(quiz, index, scores)
+
+    async def _score(self, target: Target, probe: HeldOutQuestion, probes: ProbeSet) -> float:
+        """1 where the version answers rightly, 0 where it does not, or is refused.
+
+        Raises:
+            ServeError: The question could not be asked, which says nothing of the version.
+        """
+        ask_as("probe")
+        try:
+            async with self._places:
+                with await self._server.versions.lease(target) as lease:
+                    body = _body(target, probe, probes, lease.manifest.defaults, self._server.fill_defaults)
+                    answer = await self._server.engine.answer("chat/completions", body)
+        except AdapterRefusedError as error:
+            logger.info("Probe of %s: %s", target, error)
+            return 0.0
+        assert isinstance(answer.body, dict)  # no stream was asked for
+        return float(is_exact_match(answer.body["choices"][0]["message"]["content"] or "", probe.expected))
+
+
+async def _all_of(work: Iterable[Coroutine[Any, Any, float]]) -> tuple[float, ...]:
+    """All results, once the last one is there; then the first error."""
+    results = await asyncio.gather(*work, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return tuple(result for result in results if not isinstance(result, BaseException))
+
+
+def _body(
+    target: Target,
+    probe: HeldOutQuestion,
+    probes: ProbeSet,
+    defaults: RequestDefaults | None,
+    fill_defaults: FillDefaults,
+) -> dict[str, Any]:
+    """The question, with all else left to the version; what that has no default for, the set has."""
+    own = defaults or RequestDefaults()
+    messages = [turn.model_dump() for turn in probe.messages if turn.role != "system" or own.system is None]
+    body = {"model": str(target), "messages": messages, "priority": BACKGROUND_PRIORITY}
+    asked = RequestDefaults(temperature=0.0, max_tokens=probes.max_tokens, stop=probes.stop)
+    asked = RequestDefaults.model_validate(asked.given | own.given)
+    return fill_defaults(body, asked)
