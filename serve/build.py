@@ -1,11 +1,11 @@
 """The server, put together from its configuration."""
 
 import os
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry
 
@@ -30,6 +30,7 @@ from serve.background import Failures, Loop
 from serve.engine.protocol import Engine
 from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.monitor.assemble import MonitorStorage, assemble_monitor, open_storage
+from serve.monitor.monitor import Monitor
 from serve.monitor.protocol import MonitoredServer
 from serve.observe.metrics import ServeMetrics
 from serve.records import Observers
@@ -46,102 +47,161 @@ from serve.routing.resolver import Resolver
 from serve.routing.shadow import Shadow
 from serve.supervisor import Supervisor
 
+if TYPE_CHECKING:
+    from serve.observe.tracing import Tracing
+
 # The base itself may be further away then: 0.34 nats were seen on answers that it finds unlikely.
 _ROUNDED_BASE_TOLERANCE = 4.0
 
 
-def build_parts(
-    config: ServeConfig,
-    store: AdapterStore,
-    base_folder: Path,
-    engine: Engine,
-    metrics: ServeMetrics,
-    keys: KeyRing,
-    observers: Observers | None = None,
-    keeping: MonitorStorage | None = None,
-    *,
-    is_base_rounded: bool = False,
-) -> Parts:
-    """Everything but the engine, which tests replace; it tells the observers of generations.
+@dataclass(frozen=True)
+class Foundation:
+    """What the server is built on; tests bring an engine of their own.
 
-    Args:
-        keeping: Where the quality monitor keeps what it sees; without it there is none.
+    Attributes:
+        observers: Whom the engine tells of generations; those who listen are added once all parts are there.
+        storage: Where the quality monitor keeps what it sees; without it there is none.
         is_base_rounded: Whether the engine serves the base in int8.
+    """
+
+    config: ServeConfig
+    store: AdapterStore
+    base_folder: Path
+    engine: Engine
+    metrics: ServeMetrics
+    keys: KeyRing
+    observers: Observers
+    storage: MonitorStorage | None = None
+    is_base_rounded: bool = False
+
+
+def build_parts(on: Foundation) -> Parts:
+    """All parts of the application, and who is told of what.
 
     Raises:
         AdapterError: The base is not there, or the remote store's address is none.
     """
-    observers = observers or Observers()
-    observers.failures = metrics.failures
-    observers.of_generations.append(metrics)
-    observers.of_requests.append(metrics)
+    config, store, engine, metrics = on.config, on.store, on.engine, on.metrics
     remote = RemoteStore(config.remote_store, store) if config.remote_store else None
-    who = f"lorikeet serve on port {config.port} (process {os.getpid()})"
-    files = FileChecks(
-        store,
-        base_folder,
-        max_lora_rank=config.max_lora_rank,
-        limits=config.limits,
-        who=who,
-        fetch=remote.fetch if remote else None,
-    )
-    nats = config.parity_tolerance_nats
-    tolerance = Tolerance(nats, nats * (_ROUNDED_BASE_TOLERANCE if is_base_rounded else 1.0))
-    answers = AnswerChecks(engine, tolerance=tolerance)
-    quarantine = Quarantine(store, metrics)
-    quarantine.export()
-    observers.of_generations.append(quarantine)
-    residency = Residency(
-        engine, files, answers, metrics, quarantine, max_loras=config.max_loras, max_cpu_loras=config.max_cpu_loras
-    )
-    watcher = StoreWatcher(store, residency, metrics.adapter_retired, metrics.failures)
-    max_adapters = config.max_loras if config.slot_turn_s is None else config.max_cpu_loras
-    loader = ResidencyLoader(residency)
-    queue = AdmissionQueue(
-        config.max_num_seqs,
-        max_adapters,
-        num_tenants=lambda: keys.num_tenants,
-        is_resident=loader.is_resident,
-        kv_tokens=lambda: engine.kv_tokens,
-    )
-    admission = Admission(queue, loader, config.max_waiting, config.max_wait_s)
-    metrics.follow_waiting(admission.waiting_by_reason)
-    metrics.tenants.follow_running(admission.running_by_tenant)
-    metrics.set_limits(config)
-    lengths = AnswerLengths.of(config)
-    salts = CacheSalts(is_shared=config.share_prefix_cache)
-    bodies = BodyReader(config.max_body_bytes, config.body_timeout_s)
-    gate = Gate(config.limits, lengths, bodies, config.request_timeout_s, TenantLimits(), admission, salts)
+    residency = _residency(on, remote)
+    admission = _admission(on, residency)
     resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
-    shadow = Shadow(engine, residency, metrics, lengths)
-    background: list[Loop] = [watcher.run]
-    monitor = None
-    if keeping is not None:
-        server = monitored_server(engine, residency, store, metrics, lengths, admission.is_busy)
-        monitor = assemble_monitor(config, keeping, server)
-        observers.of_generations.append(monitor)
-        observers.of_requests.append(monitor)
-        background.append(monitor.run)
-    if config.otlp_endpoint is not None:
-        background.append(_trace(config.otlp_endpoint, observers, metrics.failures))
-    if remote is not None:
-        background.append(RemoteMirror(remote, config.remote_sync_s, metrics.failures).run)
-    if config.canary_probes:
-        background.append(_isolation_probe(config, engine, residency, metrics, tolerance).run)
+    shadow = Shadow(engine, residency, metrics, AnswerLengths.of(config))
+    watcher = StoreWatcher(store, residency, metrics.adapter_retired, metrics.failures)
+    monitor = _monitor(on, residency, admission)
+    tracing = _tracing(config.otlp_endpoint, metrics.failures)
+    _connect(on, residency, admission, monitor, tracing)
     return Parts(
         engine=engine,
         store=store,
-        models=ModelCards(resolver, config.served_model_name, read_base(base_folder).created_at, config.max_model_len),
+        models=ModelCards(
+            resolver, config.served_model_name, read_base(on.base_folder).created_at, config.max_model_len
+        ),
         residency=residency,
-        completions=Completions(engine, resolver, residency, gate, shadow, observers),
-        keys=keys,
+        completions=Completions(engine, resolver, residency, _gate(config, admission), shadow, on.observers),
+        keys=on.keys,
         shadow=shadow,
         metrics=metrics,
         supervisor=Supervisor(engine, residency, watcher, metrics),
         rules=WebRules.of(config, config.host),
         monitor=monitor,
-        background=tuple(background),
+        background=(watcher.run, *_loops(on, residency, remote, monitor, tracing)),
     )
+
+
+def _residency(on: Foundation, remote: RemoteStore | None) -> Residency:
+    """Which versions the engine holds, and what they must pass."""
+    config = on.config
+    files = FileChecks(
+        on.store,
+        on.base_folder,
+        max_lora_rank=config.max_lora_rank,
+        limits=config.limits,
+        who=f"lorikeet serve on port {config.port} (process {os.getpid()})",
+        fetch=remote.fetch if remote else None,
+    )
+    return Residency(
+        on.engine,
+        files,
+        AnswerChecks(on.engine, tolerance=_tolerance(on)),
+        on.metrics,
+        Quarantine(on.store, on.metrics),
+        max_loras=config.max_loras,
+        max_cpu_loras=config.max_cpu_loras,
+    )
+
+
+def _tolerance(on: Foundation) -> Tolerance:
+    nats = on.config.parity_tolerance_nats
+    return Tolerance(nats, nats * (_ROUNDED_BASE_TOLERANCE if on.is_base_rounded else 1.0))
+
+
+def _admission(on: Foundation, residency: Residency) -> Admission:
+    """The queue in front of the engine, and who is next."""
+    config, loader = on.config, ResidencyLoader(residency)
+    queue = AdmissionQueue(
+        config.max_num_seqs,
+        config.max_loras if config.slot_turn_s is None else config.max_cpu_loras,
+        num_tenants=lambda: on.keys.num_tenants,
+        is_resident=loader.is_resident,
+        kv_tokens=lambda: on.engine.kv_tokens,
+    )
+    return Admission(queue, loader, config.max_waiting, config.max_wait_s)
+
+
+def _gate(config: ServeConfig, admission: Admission) -> Gate:
+    """What a request passes before it is answered."""
+    bodies = BodyReader(config.max_body_bytes, config.body_timeout_s)
+    salts = CacheSalts(is_shared=config.share_prefix_cache)
+    lengths = AnswerLengths.of(config)
+    return Gate(config.limits, lengths, bodies, config.request_timeout_s, TenantLimits(), admission, salts)
+
+
+def _monitor(on: Foundation, residency: Residency, admission: Admission) -> Monitor | None:
+    if on.storage is None:
+        return None
+    lengths = AnswerLengths.of(on.config)
+    server = monitored_server(on.engine, residency, on.store, on.metrics, lengths, admission.is_busy)
+    return assemble_monitor(on.config, on.storage, server)
+
+
+def _tracing(endpoint: str | None, failures: Failures) -> "Tracing | None":
+    if endpoint is None:
+        return None
+    from serve.observe.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
+
+    return otlp_tracing(endpoint, failures)
+
+
+def _loops(
+    on: Foundation, residency: Residency, remote: RemoteStore | None, monitor: Monitor | None, tracing: "Tracing | None"
+) -> Iterator[Loop]:
+    """What runs beside the server where the configuration asks for it."""
+    config, metrics = on.config, on.metrics
+    if monitor is not None:
+        yield monitor.run
+    if tracing is not None:
+        yield tracing.run
+    if remote is not None:
+        yield RemoteMirror(remote, config.remote_sync_s, metrics.failures).run
+    if config.canary_probes:
+        interval_s = config.canary_probe_interval_s
+        yield IsolationProbe(on.engine, residency, metrics, interval_s=interval_s, tolerance=_tolerance(on)).run
+
+
+def _connect(
+    on: Foundation, residency: Residency, admission: Admission, monitor: Monitor | None, tracing: "Tracing | None"
+) -> None:
+    """Who is told of generations and requests, and what the metrics show of the parts."""
+    metrics, observers = on.metrics, on.observers
+    watching = [] if monitor is None else [monitor]
+    observers.failures = metrics.failures
+    observers.of_generations += [metrics, residency.quarantine, *watching]
+    observers.of_requests += [metrics, *watching, *([] if tracing is None else [tracing])]
+    residency.quarantine.export()
+    metrics.follow_waiting(admission.waiting_by_reason)
+    metrics.tenants.follow_running(admission.running_by_tenant)
+    metrics.set_limits(on.config)
 
 
 def monitored_server(
@@ -173,26 +233,6 @@ def monitored_server(
     )
 
 
-def _trace(endpoint: str, observers: Observers, failures: Failures) -> Loop:
-    from serve.observe.tracing import otlp_tracing  # OpenTelemetry comes with vLLM; few ask for it
-
-    tracing = otlp_tracing(endpoint, failures)
-    observers.of_requests.append(tracing)
-    return tracing.run
-
-
-def _isolation_probe(
-    config: ServeConfig, engine: Engine, residency: Residency, metrics: ServeMetrics, tolerance: Tolerance
-) -> IsolationProbe:
-    return IsolationProbe(
-        engine,
-        residency,
-        metrics,
-        interval_s=config.canary_probe_interval_s,
-        tolerance=tolerance,
-    )
-
-
 def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = None) -> Parts:
     """The real thing; vLLM is imported here.
 
@@ -211,11 +251,18 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str 
     observers = Observers()
     served = served_base(config, base_folder, home.int8_bases)
     engine = VllmEngine(config, served, observers, home.staged)
-    store, keeping = AdapterStore(home.adapters.resolve()), open_storage(config, home, judge_key)
-    is_rounded = served != base_folder
-    parts = build_parts(
-        config, store, base_folder, engine, metrics, keys, observers, keeping, is_base_rounded=is_rounded
+    foundation = Foundation(
+        config,
+        AdapterStore(home.adapters.resolve()),
+        base_folder,
+        engine,
+        metrics,
+        keys,
+        observers,
+        storage=open_storage(config, home, judge_key),
+        is_base_rounded=served != base_folder,
     )
+    parts = build_parts(foundation)
     if config.metrics_port is None:
         return parts
     return replace(parts, background=(*parts.background, MetricsPort(config, metrics).run))

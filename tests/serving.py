@@ -15,8 +15,9 @@ from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
-from serve.build import build_parts
+from serve.build import Foundation, build_parts
 from serve.observe.metrics import ServeMetrics
+from serve.records import Observers
 from serve.residency.isolation import IsolationProbe
 from serve.residency.parity import Tolerance
 from serve.residency.residency import Residency
@@ -78,5 +79,5 @@ def make_serving(
 ) -> Serving:
     config = ServeConfig.model_validate({"base": base_folder.name, "served_model_name": BASE_NAME} | changes)
     engine, metrics = engine or FakeEngine(), ServeMetrics(CollectorRegistry(), BASE_NAME)
-    parts = build_parts(config, store, base_folder, engine, metrics, keys or KeyRing(None))
+    parts = build_parts(Foundation(config, store, base_folder, engine, metrics, keys or KeyRing(None), Observers()))
     return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts))

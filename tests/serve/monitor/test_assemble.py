@@ -13,7 +13,7 @@ from config.schema import ServeConfig
 from quality.samples.store import QualityStore
 from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
-from serve.build import build_parts
+from serve.build import Foundation, build_parts
 from serve.engine.protocol import Answer, Endpoint
 from serve.monitor.assemble import open_storage
 from serve.observe.metrics import ServeMetrics
@@ -43,8 +43,8 @@ def make_watched(store: AdapterStore, base_folder: Path, home: Home, **quality: 
     fields = {"base": base_folder.name, "served_model_name": BASE_NAME, "quality": {"sample_rate": 1.0} | quality}
     config = ServeConfig.model_validate(fields)
     observers, metrics = Observers(), ServeMetrics(CollectorRegistry(), BASE_NAME)
-    engine, keeping = TellingEngine(observers), open_storage(config, home)
-    parts = build_parts(config, store, base_folder, engine, metrics, KeyRing(None), observers, keeping)
+    engine, keys, storage = TellingEngine(observers), KeyRing(None), open_storage(config, home)
+    parts = build_parts(Foundation(config, store, base_folder, engine, metrics, keys, observers, storage))
     return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts)), parts
 
 

@@ -23,10 +23,10 @@ from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
 from serve.access.keys import KeyRing
 from serve.app import create_app
-from serve.build import build_parts
+from serve.build import Foundation, build_parts
 from serve.engine.protocol import Answer, Endpoint
 from serve.observe.metrics import TTFT_BUCKETS, ServeMetrics
-from serve.records import GenerationRecord
+from serve.records import GenerationRecord, Observers
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.peft_folders import write_base_folder
@@ -135,7 +135,7 @@ def serving(folder: Path) -> Serving:
     config = ServeConfig.model_validate({"base": base_folder.name, "served_model_name": BASE_NAME})
     store, metrics = AdapterStore(folder / "adapters"), ServeMetrics(CollectorRegistry(), BASE_NAME)
     engine = TimedEngine(metrics)
-    parts = build_parts(config, store, base_folder, engine, metrics, KeyRing(None))
+    parts = build_parts(Foundation(config, store, base_folder, engine, metrics, KeyRing(None), Observers()))
     serving = Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts))
     serving.publish("medical")
     serving.publish("medical")
