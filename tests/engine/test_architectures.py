@@ -31,7 +31,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
 # Where our C++ operator does not compute LoRA but plain torch, or vLLM itself. That one gives a base request in a mixed
 # batch the last slot's adapter: of three slots the last stays empty.
-OTHER_LORA = {
+OTHER_LORA: dict[str, dict[str, Any]] = {
     "qwen3": {"cpu_lora": "torch"},
     "mistral": {"cpu_lora": "stock", "max_loras": 3, "max_cpu_loras": 3},
 }
