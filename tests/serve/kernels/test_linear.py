@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.nn.functional import linear
 
 from serve.engine.cpu.linear import register_for_compilation
-from serve.kernels.build import load_kernels
 from serve.kernels.packed import pack_b
+from tests.operators import require_avx2, require_instructions, require_operators
 
 BF16_STEP = 2.0**-8
 """Relative: a bfloat16 has eight bits."""
@@ -20,16 +20,15 @@ ANY_ROWS = 1 << 62
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> list[str]:
-    if not (load_kernels() and torch.ops.lorikeet.linear_kernels()):
-        pytest.skip("the operator cannot be compiled here, or this CPU has no AVX2")
+    require_operators()
+    require_avx2()
     names: list[str] = torch.ops.lorikeet.linear_kernels()
     return names
 
 
 @pytest.fixture(params=["avx2", "avx512", "avx512_bf16"])
 def kernel(request: pytest.FixtureRequest, kernels: list[str]) -> int:
-    if request.param not in kernels:
-        pytest.skip(f"this CPU has no {request.param}")
+    require_instructions(request.param, kernels)
     return kernels.index(request.param)
 
 
@@ -85,8 +84,7 @@ def test_the_number_of_threads_changes_nothing(kernel: int, rows: int) -> None:
 
 @pytest.mark.parametrize("name", ["avx512", "avx512_bf16"])
 def test_a_rows_product_is_the_same_in_any_batch(kernels: list[str], name: str) -> None:
-    if name not in kernels:
-        pytest.skip(f"this CPU has no {name}")
+    require_instructions(name, kernels)
     x, weight, number = numbers(250, 576), numbers(100, 576), kernels.index(name)
     whole = product(x, weight, kernel=number)
     for rows in (1, 2, 3, 4, 5, 6, 7, 120):

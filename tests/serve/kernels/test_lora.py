@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from serve.kernels.build import load_kernels
 from serve.kernels.packed import SlotTable, pack_layer, padded_rank
+from tests.operators import require_instructions, require_operators
 
 SLOTS = 3
 Pair = tuple[Tensor, Tensor]
@@ -18,15 +18,13 @@ Pair = tuple[Tensor, Tensor]
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> None:
-    if not load_kernels():
-        pytest.skip("the operator cannot be compiled here")
+    require_operators()
 
 
 @pytest.fixture(scope="module", params=["portable", "avx2", "avx512_bf16", "amx_bf16"])
 def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
     available = torch.ops.lorikeet.instruction_sets()
-    if request.param not in available:
-        pytest.skip(f"this CPU has no {request.param}")
+    require_instructions(request.param, available)
     torch.ops.lorikeet.use_instruction_set(request.param)
     yield request.param
     torch.ops.lorikeet.use_instruction_set(available[-1])

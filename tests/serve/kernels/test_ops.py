@@ -8,13 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from serve.kernels.build import load_kernels
 from serve.kernels.ops import add_embedding_lora, register_for_compilation
 from serve.kernels.packed import SlotTable, pack_layer
+from tests.operators import require_operators
 
 INPUTS, WIDTHS, SLOTS, RANK = 32, (16, 48), 3, 8
 
-pytestmark = pytest.mark.skipif(not load_kernels(), reason="needs a C++ compiler")
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels() -> None:
+    require_operators()
 
 
 def _random(*shape: int) -> Tensor:

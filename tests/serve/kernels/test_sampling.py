@@ -6,15 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from serve.kernels.build import load_kernels
+from tests.operators import require_avx2, require_operators
 
 INFINITY = float("inf")
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> None:
-    if not load_kernels() or not torch.ops.lorikeet.has_fast_sampling():
-        pytest.skip("the operator cannot be compiled here, or this CPU has no AVX2")
+    require_operators()
+    require_avx2()
+    assert torch.ops.lorikeet.has_fast_sampling()
 
 
 def log_sum_exp(logits: Tensor) -> Tensor:

@@ -10,14 +10,14 @@ from torch.nn.functional import linear as torch_linear
 
 from serve.engine.cpu import linear
 from serve.engine.cpu.linear import Products
-from serve.kernels.build import load_kernels
 from serve.kernels.packed import pack_b
+from tests.operators import require_avx2, require_operators
 
 
 @pytest.fixture(scope="module", autouse=True)
 def kernels() -> None:
-    if not (load_kernels() and torch.ops.lorikeet.linear_kernels()):
-        pytest.skip("the operator cannot be compiled here, or this CPU has no AVX2")
+    require_operators()
+    require_avx2()
 
 
 def numbers(*shape: int) -> torch.Tensor:
