@@ -52,11 +52,20 @@ def lora_weights(model: PeftModel) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
 
 
+def base_weights(model: PeftModel) -> dict[str, torch.Tensor]:
+    """By the names that they have in the base's own file."""
+    named = ((name, p) for name, p in model.get_base_model().named_parameters() if "lora_" not in name)
+    return {name.replace(".base_layer", ""): p.detach().clone() for name, p in named}
+
+
 def test_training_changes_the_adapter_and_nothing_else(bench: Bench) -> None:
     trained = bench.train("change")
     weights = lora_weights(trained.model)
     assert any(tensor.abs().sum() > 0 for name, tensor in weights.items() if "lora_B" in name)
     assert all(torch.equal(tensor, tensor.bfloat16().to(tensor.dtype)) for tensor in weights.values())
+    base = load_file(bench.home.bases / "tiny" / "model.safetensors")
+    assert base_weights(trained.model).keys() == base.keys()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in base_weights(trained.model).items())
     assert trained.record.metrics["steps"] == 3
     assert trained.record.arguments == bench.domain.recipe.model_dump(mode="json")
 
@@ -79,14 +88,31 @@ def test_a_saved_adapter_names_its_base_and_no_path_of_this_machine(bench: Bench
 
 
 def test_an_interrupted_run_resumes_where_it_stopped(bench: Bench) -> None:
-    whole = lora_weights(bench.train("resumed").model)
+    """Its second step is not done again, and the third gives what it gave: at a rate at which a step makes a difference."""
+    whole = lora_weights(bench.train("resumed", learning_rate=0.01).model)
     run = bench.home.runs / "resumed"
-    last = run / "checkpoint-3"
-    last.rename(run / "lost")
-    resumed = bench.train("resumed", resume=True)
+    (run / "checkpoint-3").rename(run / "lost")
+    stopped_at = run / "checkpoint-2" / "trainer_state.json"
+    written_ns = stopped_at.stat().st_mtime_ns
+    resumed = bench.train("resumed", resume=True, learning_rate=0.01)
+    assert stopped_at.stat().st_mtime_ns == written_ns
     assert resumed.record.metrics["steps"] == 3
-    assert {n: t.shape for n, t in lora_weights(resumed.model).items()} == {n: t.shape for n, t in whole.items()}
-    torch.testing.assert_close(lora_weights(resumed.model), whole, atol=1e-3, rtol=0.02)
+    torch.testing.assert_close(lora_weights(resumed.model), whole, atol=1e-5, rtol=0.01)
+
+
+def test_the_weights_of_the_best_held_out_loss_are_kept(bench: Bench) -> None:
+    trained = bench.train("best", learning_rate=1.0)
+    run = bench.home.runs / "best"
+    history = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
+    losses = {row["step"]: row["eval_loss"] for row in history if "eval_loss" in row}
+    best = min(losses, key=lambda step: losses[step])
+    assert best < 3, losses
+    assert trained.record.metrics["eval_loss"] == pytest.approx(losses[best], abs=1e-4)
+    saved = load_file(run / f"checkpoint-{best}" / "adapter_model.safetensors")
+    weights = lora_weights(trained.model)
+    assert {name.replace(".default", "") for name in weights} == saved.keys()
+    kept = {name: saved[name.replace(".default", "")].bfloat16().to(w.dtype) for name, w in weights.items()}
+    torch.testing.assert_close(weights, kept, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float32", "mixed"])
