@@ -13,6 +13,7 @@ from serve.app import create_app
 from serve.errors import EngineStartError
 from serve.residency.watch import StoreWatcher
 from serve.supervisor import Supervisor
+from tests.eventually import eventually
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -50,8 +51,7 @@ async def test_a_dead_engine_is_started_again_and_its_adapters_come_back(serving
     await asyncio.sleep(0.01)
     await serving.residency.load(Target("medical", 1))
     serving.engine.died.set()
-    while serving.engine.starts < 2 or not serving.residency.residents:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: serving.engine.starts == 2 and serving.residency.residents)
     assert serving.engine.is_ready
     assert serving.engine.resident == {"medical@1"}
     assert serving.metrics.registry.get_sample_value("lorikeet_engine_restarts_total") == 1
@@ -65,7 +65,8 @@ async def test_an_engine_that_does_not_come_back_is_tried_again_ever_later(servi
     await asyncio.sleep(0.01)
     serving.engine.start_errors = [RuntimeError("no memory") for _ in range(8)]
     serving.engine.died.set()
-    await pauses.reached.wait()
+    async with asyncio.timeout(10):
+        await pauses.reached.wait()
     assert pauses.seconds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
     assert not serving.engine.is_ready
     running.cancel()
@@ -83,9 +84,12 @@ async def test_an_engine_that_has_never_run_is_tried_three_times(serving: Servin
 async def test_an_engine_that_started_at_the_third_time_is_kept(serving: Serving) -> None:
     serving.engine.is_ready = False
     serving.engine.start_errors = [RuntimeError("no memory") for _ in range(2)]
-    running = asyncio.create_task(supervisor(serving, Pauses(9)).run())
-    while not serving.engine.is_ready:
-        await asyncio.sleep(0.01)
+    pauses = Pauses(9)
+    running = asyncio.create_task(supervisor(serving, pauses).run())
+    await eventually(lambda: serving.engine.is_ready)
+    await asyncio.sleep(0.05)  # time enough to end it, or to start another
+    assert serving.engine.is_ready
+    assert (serving.engine.starts, pauses.seconds, running.done()) == (3, [1, 2], False)
     running.cancel()
 
 
@@ -95,15 +99,15 @@ async def test_the_application_says_that_there_will_be_no_engine(serving: Servin
     said: asyncio.Queue[BaseException] = asyncio.Queue()
     app = create_app(parts, said.put_nowait)
     async with app.router.lifespan_context(app):
-        assert isinstance(await said.get(), EngineStartError)
+        async with asyncio.timeout(10):
+            assert isinstance(await said.get(), EngineStartError)
 
 
 async def test_what_the_store_says_is_pinned_is_pinned_after_a_start(serving: Serving) -> None:
     serving.publish("medical")
     serving.store.pin(Target("medical", 1))
     running = asyncio.create_task(supervisor(serving, Pauses(1)).run())
-    while not serving.engine.pinned:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: serving.engine.pinned)
     assert serving.engine.pinned == {"medical@1"}
     running.cancel()
 
@@ -131,13 +135,10 @@ async def test_an_engine_that_dies_again_while_adapters_come_back_is_started_aga
         dying.setattr(serving.engine, "logprobs", dead)
         dying.setattr(serving.engine, part, dead)
         serving.engine.died.set()
-        while serving.engine.starts < 2:
-            await asyncio.sleep(0.01)
+        await eventually(lambda: serving.engine.starts == 2)
         await asyncio.sleep(0.05)
     serving.engine.died.set()
-    async with asyncio.timeout(10):
-        while serving.engine.resident != {"legal@1", "medical@1"}:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: serving.engine.resident == {"legal@1", "medical@1"})
     assert not running.done()
     running.cancel()
 
@@ -156,9 +157,7 @@ async def test_an_engine_that_hangs_while_adapters_come_back_is_started_again(se
     serving.engine.logprobs = hangs  # type: ignore[method-assign, assignment]  # the fake is made to hang
     for starts in (2, 3):
         serving.engine.died.set()
-        async with asyncio.timeout(10):
-            while serving.engine.starts < starts:
-                await asyncio.sleep(0.01)
+        await eventually(lambda starts=starts: serving.engine.starts >= starts)
     running.cancel()
 
 
@@ -169,9 +168,7 @@ async def test_an_engine_that_cannot_be_ended_is_started_again(
     await asyncio.sleep(0.01)
     serving.engine.stop = dead  # type: ignore[method-assign]  # the fake is made to fail
     serving.engine.died.set()
-    async with asyncio.timeout(10):
-        while serving.engine.starts < 2:
-            await asyncio.sleep(0.01)
+    await eventually(lambda: serving.engine.starts == 2)
     labels = {"task": "supervisor"}
     assert serving.metrics.registry.get_sample_value("lorikeet_background_failures_total", labels) == 1
     assert "Ending the engine failed" in caplog.text

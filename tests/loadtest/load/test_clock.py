@@ -1,7 +1,7 @@
 """The clock tells the truth: what is reported, against the log of a server in another process.
 
 Both read CLOCK_MONOTONIC, so the truth is when each chunk really left, not a nominal delay. A machine that is busy with
-something else wakes processes late, the generator like the server. So of five runs one must be exact, and p99 may be
+something else wakes processes late, the generator like the server. So of five runs three must be exact, and p99 may be
 off by as much more as the server's own timers were late.
 """
 
@@ -28,7 +28,7 @@ TOLERANCE_S = 0.002
 ITL_S = 0.01
 TIMER_STEP_S = 0.001  # asyncio's own, on any machine
 STALL_S = 2.0
-NUM_TRIES = 5
+NUM_TRIES, NUM_EXACT = 5, 3
 MODELS = MixConfig(models=("a",))
 
 
@@ -120,11 +120,11 @@ def machine_lateness_s(run: Checked) -> float:
 
 
 def test_ttft_and_itl_are_within_two_milliseconds_of_the_truth() -> None:
-    assert any(is_exact(run) for run in even_runs())
+    assert sum(map(is_exact, even_runs())) >= NUM_EXACT
 
 
 def test_ttft_and_itl_are_within_two_milliseconds_of_the_truth_through_a_stall() -> None:
-    assert any(is_exact(run) for run in stalled_runs())
+    assert sum(map(is_exact, stalled_runs())) >= NUM_EXACT
 
 
 def test_an_open_loop_keeps_sending_through_a_stall_and_shows_it() -> None:

@@ -90,10 +90,7 @@ def test_what_has_no_such_form_stays(text: str) -> None:
 
 @given(WORDS, st.emails(), WORDS)
 def test_no_email_address_is_kept(before: str, address: str, after: str) -> None:
-    redacted = redact(f"{before} {address} {after}")
-    assert address.rpartition("@")[2] not in redacted.split()
-    assert "[EMAIL]" in redacted
-    assert "@" not in redacted
+    assert redact(f"{before} {address} {after}") == f"{before} [EMAIL] {after}"
 
 
 @given(WORDS, cards(), WORDS)
@@ -108,10 +105,9 @@ def test_no_iban_is_kept(before: str, iban: str, after: str) -> None:
     assert not set(DIGITS) & set(redact(f"{before} {iban}. {after}"))
 
 
-@given(WORDS, st.ip_addresses().map(str), WORDS)
+@given(WORDS, st.ip_addresses().map(str).filter(lambda address: address != "::"), WORDS)
 def test_no_ip_address_is_kept(before: str, address: str, after: str) -> None:
-    redacted = redact(f"{before} {address} {after}")
-    assert (address not in redacted) or address == "::"
+    assert redact(f"{before} {address} {after}") == f"{before} [IP] {after}"
 
 
 @given(WORDS, international_phones(), WORDS)
@@ -121,7 +117,7 @@ def test_no_international_telephone_number_is_kept(before: str, phone: str, afte
 
 @given(WORDS, KEYS, WORDS)
 def test_no_key_is_kept(before: str, key: str, after: str) -> None:
-    assert key not in redact(f"{before} {key} {after}")
+    assert redact(f"{before} {key} {after}") == f"{before} [KEY] {after}"
 
 
 @given(st.text())
@@ -134,9 +130,11 @@ def test_words_stay_as_they_are(text: str) -> None:
     assert redact(text) == text
 
 
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("piece", ["1", "1 ", "4111 1111 1111 1111 ", "a@", "a1-", "a:", "DE89 ", "x" * 7, "eyJ."])
 def test_a_hostile_text_takes_no_time_that_grows_with_its_square(piece: str) -> None:
-    redact(piece * (200_000 // len(piece)))  # this would take hours
+    hostile = piece * (200_000 // len(piece))  # its square would be hours
+    assert redact(f"{hostile} from 10.0.0.1").endswith(" from [IP]")
 
 
 def test_a_mode_keeps_what_it_says() -> None:

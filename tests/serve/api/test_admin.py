@@ -10,6 +10,10 @@ import pytest
 from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
+from serve.engine.protocol import Answer, Endpoint
+from serve.routing.shadow import SHADOW_PRIORITY
+from tests.eventually import eventually
+from tests.fake_engine import FakeEngine
 from tests.serving import BASE_NAME, Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -156,6 +160,29 @@ async def test_a_shadow_gets_copies_and_answers_nobody(serving: Serving) -> None
     assert "stream_options" not in copy
     labels = {"adapter": "medical", "version": "2", "outcome": "ok"}
     assert serving.metrics.registry.get_sample_value("lorikeet_shadow_requests_total", labels) == 1
+
+
+class SlowShadow(FakeEngine):
+    """Answers clients at once, and never a copy."""
+
+    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+        self.never_answers = body["priority"] == SHADOW_PRIORITY
+        return await super().answer(endpoint, body)
+
+
+async def test_a_slow_shadow_delays_nobody_and_is_capped(store: AdapterStore, base_folder: Path) -> None:
+    serving = make_serving(store, base_folder, engine=SlowShadow())
+    for _ in range(2):
+        serving.publish("medical", promote=False)
+    serving.store.set_aliases("medical", {"stable": 1, "canary": 2}, is_shadow=True)
+    async with asyncio.timeout(10), serving.client() as client:
+        responses = [await client.post("/v1/chat/completions", json=chat("medical")) for _ in range(5)]
+    assert [response.status_code for response in responses] == [200] * 5
+    await eventually(lambda: [body["model"] for body in serving.engine.bodies].count("medical@2") == 2)
+    labels = {"adapter": "medical", "version": "2", "outcome": "dropped"}
+    assert serving.metrics.registry.get_sample_value("lorikeet_shadow_requests_total", labels) == 3
+    await serving.parts.shadow.stop()
+    assert serving.engine.was_cancelled
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import asyncio
 import random
 import stat
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,10 @@ def test_every_answer_of_a_minute_has_the_same_chance(store: QualityStore) -> No
     watched = Watched(store, reservoir=10)
     for _ in range(60):
         watched.see(*[generation(num_prompt_tokens=number) for number in range(20)], minutes=1)
-    late = [sample for sample in store.samples() if sample.num_prompt_tokens >= 10]
-    assert len(store.samples()) == 600
-    assert 250 < len(late) < 350
+    times = Counter(sample.num_prompt_tokens for sample in store.samples())
+    assert times.total() == 600
+    assert set(times) == set(range(20))
+    assert all(15 < drawn < 45 for drawn in times.values())  # of 60 minutes; half, and four standard deviations
 
 
 def test_samples_wait_for_the_end_of_their_minute(store: QualityStore) -> None:

@@ -10,6 +10,7 @@ import pytest
 from adapters.remote.remote import RemoteStore
 from adapters.store.store import AdapterStore
 from serve.residency.mirror import RemoteMirror
+from tests.eventually import eventually
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -73,10 +74,8 @@ async def test_the_mirror_goes_on_when_the_remote_was_away(
     away = remote.with_name("away")
     shutil.move(remote, away)
     running = asyncio.create_task(RemoteMirror(RemoteStore(f"file://{remote}", serving.store), 0.02).run())
-    while "The remote store" not in caplog.text:
-        await asyncio.sleep(0.01)
+    await eventually(lambda: "The remote store" in caplog.text)
     shutil.move(away, remote)
-    while not serving.store.history("medical"):
-        await asyncio.sleep(0.01)
+    await eventually(lambda: serving.store.history("medical"))
     running.cancel()
     assert caplog.text.count("The remote store") == 1

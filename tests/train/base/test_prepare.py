@@ -59,6 +59,15 @@ def test_only_linear_layers_are_quantized(home: Home, model_folder: Path) -> Non
 def test_int8_can_be_dequantized_too(home: Home, model_folder: Path) -> None:
     manifest = prepare_base(str(model_folder), quantization="int8", storage="dequantized", home=home)
     assert (manifest.name, manifest.quantization) == ("tiny-llama-int8", "int8")
+    served = load_causal_lm(home.bases / "tiny-llama-int8").state_dict()
+    plain = load_causal_lm(model_folder).state_dict()["model.layers.0.mlp.up_proj.weight"].float()
+    rounded = served["model.layers.0.mlp.up_proj.weight"]
+    assert rounded.dtype == torch.bfloat16
+    # bitsandbytes' steps: of each row's largest weight, a 127th; bf16 adds its own rounding.
+    steps = plain.abs().amax(1, keepdim=True) / 127
+    off = (rounded.float() - plain).abs()
+    assert off.max() > 0
+    assert bool((off <= 0.51 * steps + plain.abs() * 2**-8).all())
 
 
 def test_the_digest_tells_quantizations_apart(home: Home, model_folder: Path) -> None:

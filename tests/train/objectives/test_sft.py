@@ -88,7 +88,7 @@ def test_a_saved_adapter_names_its_base_and_no_path_of_this_machine(bench: Bench
 
 
 def test_an_interrupted_run_resumes_where_it_stopped(bench: Bench) -> None:
-    """Its second step is not done again, and the third gives what it gave: at a rate at which a step makes a difference."""
+    """At a rate at which each step makes a difference: two steps are not done again, the third gives what it gave."""
     whole = lora_weights(bench.train("resumed", learning_rate=0.01).model)
     run = bench.home.runs / "resumed"
     (run / "checkpoint-3").rename(run / "lost")
