@@ -105,6 +105,7 @@ def world(tmp_path: Path, made: Path) -> World:
     return World(tmp_path)
 
 
+@pytest.mark.slow
 def test_adapters_are_trained_and_swapped_in_while_the_server_runs(world: World) -> None:
     code, output = world.run()
     assert code == 0, output
@@ -133,7 +134,8 @@ def test_a_second_demo_trains_nothing_and_asks_again(world: World) -> None:
     assert "asked before the interruption" not in output
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_all_and_the_next_demo_goes_on(world: World, number: signal.Signals) -> None:
     with world.start_and_wait_for_training() as process:
         process.send_signal(number)
@@ -152,6 +154,7 @@ def test_a_signal_ends_all_and_the_next_demo_goes_on(world: World, number: signa
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
 def test_a_killed_demo_leaves_nothing_running(world: World) -> None:
     with world.start_and_wait_for_training() as process:
@@ -187,6 +190,7 @@ def test_an_interrupted_fresh_demo_stays_fresh(world: World) -> None:
     assert [swap["served_by"] for swap in world.report["swaps"]] == ["medical@2", "finance@2", "legal@2"]
 
 
+@pytest.mark.slow
 def test_a_version_that_fails_its_gates_ends_the_demo_with_a_reason(world: World) -> None:
     (world.folder / "failing").touch()
     code, output = world.run()

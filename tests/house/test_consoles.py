@@ -3,6 +3,7 @@
 import ast
 import re
 from collections.abc import Iterator
+from functools import cache
 
 import pytest
 
@@ -15,14 +16,19 @@ READ_MARKUP = ("rich.markup", "rich.progress", "rich.prompt", "rich.status")
 TAG = re.compile(r"\[/?(bold|dim|italic|red|green|yellow|blue|cyan|magenta)\b[^\[\]]*\]|\[/\]")
 
 
+@cache
+def nodes_of(source: str) -> tuple[ast.AST, ...]:
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def made_in(source: str) -> list[str]:
-    calls = [node.func for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    calls = [node.func for node in nodes_of(source) if isinstance(node, ast.Call)]
     return [call.id for call in calls if isinstance(call, ast.Name) and call.id in MADE]
 
 
 def markup_in(source: str) -> list[str]:
     """What reads or writes markup, as source."""
-    return [ast.unparse(node) for node in ast.walk(ast.parse(source)) if any(_reads_markup(node))]
+    return [ast.unparse(node) for node in nodes_of(source) if any(_reads_markup(node))]
 
 
 def _reads_markup(node: ast.AST) -> Iterator[bool]:

@@ -67,10 +67,12 @@ def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     assert broken_links(page) == []
 
 
+@pytest.mark.slow
 def test_a_page_is_built_for_each_entry(site: Path) -> None:
     assert [page.name for page in PAGES if not (site / page.name).with_suffix(".html").exists()] == []
 
 
+@pytest.mark.slow
 def test_the_site_loads_nothing_from_elsewhere(site: Path) -> None:
     found = {url for page in site.glob("*.html") for url in EXTERNAL.findall(page.read_text())}
     assert found == set()

@@ -17,9 +17,15 @@ def modules_of(package):
 
 
 @cache
+def nodes_of(path):
+    """Its imports."""
+    return [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
+@cache
 def imports_of(path):
     """Top-level names that a module imports anywhere, also inside functions and under TYPE_CHECKING."""
-    nodes = list(ast.walk(ast.parse(path.read_text())))
+    nodes = nodes_of(path)
     plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
     relative = {node for node in nodes if isinstance(node, ast.ImportFrom) and node.level > 0}
     assert not relative, f"{path} imports relatively; write the package's name"
@@ -77,7 +83,7 @@ def room_of(module):
 def modules_imported(path):
     """Full names of our modules that one imports anywhere."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in nodes_of(path):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -166,6 +166,7 @@ def test_a_clear_harm_is_found_with_fifty_users(weight, worse, least):
     assert ends["beyond"] >= least
 
 
+@pytest.mark.slow
 def test_a_thousand_users_prove_an_equal_canary_within():
     ends, pairs = shares(20, 18, num_users=1000, num_requests=15000, weight=0.5, worse=0.0, rates="users are alike")
     print(f"\n1000 users, equal, limit {LIMIT}: {ends}, after {pairs:.0f} pairs of users")

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def test_the_locks_are_for_each_python_that_the_project_allows():
     assert [python for python in ("3.10", *PYTHONS, "3.14") if f"{python}.0" in allowed] == list(PYTHONS)
 
 
+@cache
 def needs_of(package, version):
     """What a package asks for, extras aside; nothing where another version is installed, or none."""
     with suppress(PackageNotFoundError):

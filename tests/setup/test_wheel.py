@@ -17,6 +17,8 @@ from serve.kernels.build import has_compiler
 from tests.house.test_imports import PACKAGES
 from tests.live_server import BASE, write_serve_config
 
+pytestmark = pytest.mark.slow  # builds, installs and imports a wheel
+
 ROOT = Path(__file__).parents[2]
 NOT_SOURCE = shutil.ignore_patterns("__pycache__", "*.pyc")
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
@@ -138,7 +140,6 @@ def test_a_command_of_the_install_needs_no_configuration_file(installed: Path, t
 
 
 @pytest.mark.engine
-@pytest.mark.slow
 def test_the_server_starts_from_the_install(
     installed: Path, live_home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

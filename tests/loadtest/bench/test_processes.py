@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,11 @@ from loadtest.errors import TargetError
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
-WORKING = "import time\nend = time.process_time() + 0.3\nwhile time.process_time() < end: pass\n"
-PARENT = f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {WORKING!r}]).wait()\ntime.sleep(60)\n"
+WORKING = "import time\nend = time.process_time() + 0.1\nwhile time.process_time() < end: pass\n"
+PARENT = (
+    f"import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-c', {WORKING!r}]).wait()\n"
+    "print('ended', flush=True)\ntime.sleep(60)\n"
+)
 
 
 def write_stat(
@@ -49,14 +51,15 @@ def test_a_process_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
 
 
 def test_the_kernel_tells_of_children_that_work_and_have_ended() -> None:
-    with subprocess.Popen([sys.executable, "-c", PARENT]) as process:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
         try:
             with CpuMeter(process.pid) as meter:
-                time.sleep(2)
+                assert process.stdout.readline() == "ended\n"
             assert tree_usage(process.pid).resident_bytes > 1 << 20
         finally:
             process.kill()
-    assert 0.25 < meter.cpu_s < 2
+    assert 0.09 < meter.cpu_s < 2
 
 
 def test_a_meter_does_not_hide_why_its_block_failed() -> None:

@@ -263,7 +263,7 @@ async def test_hundreds_of_moves_under_load_lose_nothing_and_answer_with_a_versi
     async def ask() -> int:
         num_answers = 0
         async with serving.client() as client:
-            while len(moves) < 300:
+            while len(moves) < 120:
                 first = len(moves) - 1
                 response = await client.post("/v1/chat/completions", json=chat("medical"))
                 current = {f"medical@{version}" for version in moves[first:]}
@@ -273,7 +273,7 @@ async def test_hundreds_of_moves_under_load_lose_nothing_and_answer_with_a_versi
         return num_answers
 
     async def move() -> None:
-        while len(moves) < 300:
+        while len(moves) < 120:
             await asyncio.sleep(0)
             version = len(moves) % 3 + 1
             serving.store.promote("medical", version)
