@@ -52,6 +52,7 @@ def evaluation(base: float, adapter: float, valid: float) -> Evaluation:
     )
 
 
+@pytest.mark.slow
 def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(home: Home, domain: DomainConfig) -> None:
     outcome = train_and_publish(domain, home)
     store = AdapterStore(home.adapters)
@@ -73,6 +74,7 @@ def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(home: 
     assert f"- temperature: `0.0`\n- max_tokens: `{max_tokens}`" in (folder / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_version_carries_its_held_out_examples_and_what_its_answers_looked_like(
     home: Home, domain: DomainConfig
 ) -> None:
@@ -89,6 +91,7 @@ def test_a_version_carries_its_held_out_examples_and_what_its_answers_looked_lik
     assert probes.general.base_nll > 0
 
 
+@pytest.mark.slow
 def test_a_domain_may_keep_its_held_out_examples_to_itself(home: Home, domain: DomainConfig) -> None:
     private = domain.model_copy(update={"name": "private", "quality": QualityConfig(publish_probes=False)})
     version = train_and_publish(private, home).manifest.version
@@ -98,6 +101,7 @@ def test_a_domain_may_keep_its_held_out_examples_to_itself(home: Home, domain: D
     assert probes.general is not None
 
 
+@pytest.mark.slow
 def test_a_version_that_fails_its_gates_is_published_but_not_promoted(home: Home, domain: DomainConfig) -> None:
     strict = domain.model_copy(update={"name": "strict", "gates": GatesConfig(min_gain=1.0)})
     outcome = train_and_publish(strict, home)

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +11,11 @@ import pytest
 
 from adapters.store.store import AdapterStore
 from config.schema import ServeConfig
-from serve.access.keys import KeyGrant, KeyRing, create_key
+from serve.access.keys import KeyGrant, KeyRing, create_key, revoke_key
 from serve.engine.protocol import Answer, Endpoint
+from serve.errors import UnauthorizedError
 from serve.limits.limits import num_sequences, tokens_asked
+from tests.eventually import eventually
 from tests.serving import BASE_NAME, Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -63,6 +65,50 @@ def tokens(tmp_path: Path) -> dict[str, str]:
 @pytest.fixture
 def serving(store: AdapterStore, base_folder: Path, tmp_path: Path, tokens: dict[str, str]) -> Serving:
     return make_serving(store, base_folder, keys=KeyRing(tmp_path / "keys.json"), max_wait_s=1)
+
+
+async def test_a_request_whose_key_is_revoked_is_answered_to_its_end(
+    serving: Serving, tokens: dict[str, str], tmp_path: Path
+) -> None:
+    engine, path = SlowEngine(serving), tmp_path / "keys.json"
+    ring = serving.parts.keys
+    key = ring.authenticate(f"Bearer {tokens['small']}")
+    async with flooded(serving, engine, tokens["small"], 1, batch(1, 1)) as tasks, serving.client() as client:
+        revoke_key(path, key.id, now=datetime.now(UTC))
+        await eventually(lambda: is_refused(ring, tokens["small"]))
+        header = {"authorization": f"Bearer {tokens['small']}"}
+        late = await client.post("/v1/completions", json=batch(1, 1), headers=header)
+        assert not tasks[0].done()
+    assert (late.status_code, tasks[0].result().status_code) == (401, 200)
+
+
+def is_refused(ring: KeyRing, token: str) -> bool:
+    with suppress(UnauthorizedError):
+        ring.authenticate(f"Bearer {token}")
+        return False
+    return True
+
+
+async def test_the_request_of_the_more_urgent_key_runs_first(
+    store: AdapterStore, base_folder: Path, tmp_path: Path
+) -> None:
+    """One place; who comes first holds it, then priority decides and not who came earlier. The engine is told, too."""
+    path, now = tmp_path / "keys.json", datetime.now(UTC)
+    priorities = {"first": 0, "later": 5, "urgent": -5}
+    token = {name: create_key(path, KeyGrant(tenant=name, priority=p), now=now).token for name, p in priorities.items()}
+    serving = make_serving(store, base_folder, keys=KeyRing(path), max_num_seqs=1)
+    engine, asked = SlowEngine(serving), []
+
+    async def answer(endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+        asked.append(body["priority"])
+        return await engine.answer(endpoint, body)
+
+    serving.engine.answer = answer  # type: ignore[method-assign]
+    async with AsyncExitStack() as stack:
+        for name in priorities:
+            await stack.enter_async_context(flooded(serving, engine, token[name], 1, batch(1, 1)))
+        assert asked == [0]
+    assert asked == [0, -5, 5]
 
 
 async def test_a_flood_of_large_requests_is_never_more_than_a_batch(store: AdapterStore, base_folder: Path) -> None:

@@ -113,6 +113,7 @@ class Runs:
         return train_adapter(domain, self.base, bases, dataset, rows, run, resume=resume, today=lambda: today)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_after_midnight_keeps_its_date(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     runs.train(FIRST_DAY)
