@@ -1,11 +1,11 @@
-"""Attention for training and evaluation on a CPU: batched products of the query heads that share a key head.
+"""Attention for training and evaluation on a CPU: batched matrix products over the query heads of each key head.
 
 torch's flash attention takes four to eight times as long in bfloat16 on a CPU, most of it in its backward pass.
-Probabilities are computed again in the backward pass, so what a layer keeps for it grows with the tokens. Scores, which
-grow with their square, are held for a few rows at a time, and for one at least.
+Probabilities are recomputed in the backward pass, so a layer's memory is linear in the number of tokens. Scores, which
+are quadratic, are held for a few rows at a time (at least one).
 
-Rows that begin with the same tokens can also be packed into one: the shared tokens once, then what follows in each
-row. All of it goes through a layer at once, and attention takes it apart.
+Rows with a common prefix can also be packed into one row: the shared tokens once, then the rest of each row. The packed
+row passes through every layer as one sequence; only attention separates the original rows.
 """
 
 from collections.abc import Iterator
@@ -23,13 +23,13 @@ from transformers.modeling_utils import AttentionInterface
 NAME = "lorikeet_training"
 
 _MAX_SCORES = 1 << 20
-"""Computed at once: they stay in a core's cache."""
+"""Computed together, so that they fit into a core's cache."""
 _UNSUPPORTED = ("softcap", "s_aux", "position_bias", "cache")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """One row of `num_shared` tokens, and then the rest of `num_rows` rows, each as long."""
+    """Layout of a packed row: `num_shared` tokens, then the remainders of `num_rows` rows, all of one length."""
 
     num_shared: int
     num_rows: int
@@ -40,7 +40,7 @@ _PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
 
 @contextmanager
 def grouped_attention_of(model: PreTrainedModel) -> Iterator[None]:
-    """Let a model that attends by torch's `sdpa` attend by this for a while; others stay as they are."""
+    """Use this attention for a model that is set to `sdpa`, until the block ends; other models are unchanged."""
     AttentionInterface.register(NAME, grouped_attention)
     AttentionMaskInterface.register(NAME, _mask_of_model)
     before = model.config._attn_implementation
@@ -54,7 +54,7 @@ def grouped_attention_of(model: PreTrainedModel) -> Iterator[None]:
 
 @contextmanager
 def packed_rows(packed: Packed) -> Iterator[None]:
-    """Take what goes through a model apart so; see `can_pack`."""
+    """Treat the model's input as a packed row of this layout; requires `can_pack`."""
     token = _PACKED.set(packed)
     try:
         yield
@@ -63,7 +63,7 @@ def packed_rows(packed: Packed) -> Iterator[None]:
 
 
 def can_pack(model: PreTrainedModel, num_tokens: int) -> bool:
-    """Whether a model attends by this, and every token sees all tokens of its row before it."""
+    """Whether a model uses this attention with a plain causal mask."""
     config = model.config
     has_window = 0 < (getattr(config, "sliding_window", None) or 0) < num_tokens
     has_cap = getattr(config, "attn_logit_softcapping", None) is not None
@@ -72,7 +72,7 @@ def can_pack(model: PreTrainedModel, num_tokens: int) -> bool:
 
 
 def _mask_of_model(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """What transformers makes once for all layers; packed rows have no padding before their tokens, and need none."""
+    """The mask that transformers creates once for all layers; None for packed rows, which have no left padding."""
     return None if _PACKED.get() is not None else sdpa_mask(*args, **kwargs)
 
 
@@ -87,12 +87,12 @@ def grouped_attention(
     is_causal: bool | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """transformers' interface of an attention; what it asks beyond a mask goes to `sdpa`.
+    """transformers' attention interface; calls that need more than a mask are passed to `sdpa`.
 
     Args:
         query: (B, H, T, D).
-        key: (B, K, S, D) of fewer heads; `value` likewise.
-        attention_mask: (B or 1, 1, T, S), True where a query sees a key, or what is added to the scores.
+        key: (B, K, S, D) with fewer heads; `value` likewise.
+        attention_mask: (B or 1, 1, T, S), True where a query sees a key, or a float mask that is added to the scores.
     """
     packed = _PACKED.get()
     is_special = dropout > 0 or any(kwargs.get(name) is not None for name in _UNSUPPORTED)
@@ -117,7 +117,7 @@ def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: t
 
 
 def _attend_packed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, packed: Packed) -> torch.Tensor:
-    """(1, T, H, D): the shared tokens among themselves, and each row's others to those and their own."""
+    """(1, T, H, D): shared tokens attend to each other, other tokens to the shared ones and to their own row."""
     num_shared = packed.num_shared
 
     def rows_of(packed_states: torch.Tensor) -> torch.Tensor:
@@ -138,12 +138,12 @@ def _attend_packed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
 
 
 def _causal(num_queries: int, num_keys: int) -> torch.Tensor:
-    """(1, 1, T, S), for queries that are the last of the keys' tokens."""
+    """Causal mask (1, 1, T, S) of queries that are the last T of S tokens."""
     return torch.ones(num_queries, num_keys, dtype=torch.bool).tril(num_keys - num_queries)[None, None]
 
 
 class GroupedAttention(torch.autograd.Function):
-    """softmax(query key^T + mask) value, of a query that is scaled already."""
+    """softmax(query key^T + mask) value; `query` is already scaled."""
 
     @staticmethod
     def forward(
@@ -182,7 +182,7 @@ def _probabilities(query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | 
 
 
 def _grouped(query: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
-    """(B, K, H/K * T, D): the queries of the heads that share a key head, one after the other."""
+    """(B, K, H/K * T, D): the query heads of each key head, concatenated."""
     return query.reshape(query.shape[0], key.shape[1], -1, query.shape[-1])
 
 

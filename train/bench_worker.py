@@ -1,7 +1,8 @@
-"""One side of `lorikeet bench train`: a trainer that takes a step when told to, and writes what it took as JSON.
+"""One side of `lorikeet bench train`: a trainer that runs one step per command and writes its timing as JSON.
 
-`python -m train.bench_worker SIDE BASE_FOLDER DATA BATCH_SIZE`, then one line of standard input for each answer:
-`step` (a training step) or `floor` (its products alone, at the speed that this machine reaches at their shapes).
+`python -m train.bench_worker SIDE BASE_FOLDER DATA BATCH_SIZE`, then one command per line of standard input:
+`step` (one training step) or `floor` (its matrix products alone, at the best speed this machine reaches). Each command
+is answered with one line of JSON.
 """
 
 import json
@@ -74,7 +75,7 @@ class Product:
 
 
 def examples(tokenizer: PreTrainedTokenizerBase, data: str, seed: int = 13) -> list[Encoded]:
-    """The same for all sides. `shared`: one system prompt for all; `own`: a text of its own in its place."""
+    """The same for all sides. `shared`: one system prompt for all examples; `own`: a different text for each."""
     rng = random.Random(seed)
     words = FORGETTING_TEXT.split()
     return [_example(tokenizer, words, data, rng) for _ in range(NUM_EXAMPLES)]
@@ -97,9 +98,9 @@ class BatchShape:
     """Tokens of a batch, without padding.
 
     Attributes:
-        num_tokens: Of all rows.
-        num_distinct: The same, with the prefix that all rows share counted once.
-        num_answer_tokens: Those that are learnt.
+        num_tokens: Tokens of all rows.
+        num_distinct: `num_tokens` with the prefix shared by all rows counted once.
+        num_answer_tokens: Tokens that the loss covers.
     """
 
     num_tokens: int
@@ -108,7 +109,7 @@ class BatchShape:
 
 
 class NotedBatches:
-    """A collator that keeps its batches' shapes, in the order of the steps: a loader fetches ahead."""
+    """A collator that records each batch's shape in step order, because the data loader fetches ahead."""
 
     def __init__(self, collate: Any) -> None:
         self._collate = collate
@@ -121,7 +122,7 @@ class NotedBatches:
 
 
 class StepOnRequest(TrainerCallback):
-    """Waits before each step until standard input asks for it, and answers with its figures."""
+    """Waits for a command on standard input before each step, and answers with the step's timing."""
 
     def __init__(self, trainer: SFTTrainer) -> None:
         self._trainer = trainer
@@ -166,9 +167,9 @@ def shape_of(input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torc
 
 
 def products_of(model: Any, batch: BatchShape) -> Counter[Product]:
-    """Matrix products of a LoRA step: each layer forward and backward to its input, and LoRA's own.
+    """Matrix products of a LoRA step: each layer's forward and input gradient, and those of the LoRA weights.
 
-    Gradients of frozen weights are not computed. Attention's products are left out: they are few.
+    Gradients of frozen weights are not computed. Attention's products are left out; their share is small.
     """
     products: Counter[Product] = Counter()
     n = batch.num_distinct
@@ -193,7 +194,7 @@ def flops_of(products: Mapping[Product, int]) -> int:
 
 
 def seconds_of(products: Mapping[Product, int], is_bf16: bool) -> float:
-    """What the products alone take here, each as fast as the fastest of some runs."""
+    """Seconds of the matrix products alone, each the fastest of several runs."""
     dtype = torch.bfloat16 if is_bf16 else torch.float32
     return sum(times * _fastest_s(product, dtype) for product, times in products.items())
 
@@ -218,7 +219,7 @@ def write_answer(figures: Mapping[str, float | str | bool]) -> None:
 
 
 def make_side(side: str, base_folder: Path, data: str, batch_size: int, run_folder: Path) -> SFTTrainer:
-    """`lorikeet`: as `lorikeet train` has it. `trl-...`: TRL's trainer, in that type, and nothing of ours."""
+    """`lorikeet`: the trainer of `lorikeet train`. `trl-...`: TRL's own trainer in that dtype, unchanged."""
     recipe = RecipeConfig(max_steps=NUM_EXAMPLES // batch_size, per_device_train_batch_size=batch_size)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     rows = examples(tokenizer, data)

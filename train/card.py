@@ -1,4 +1,4 @@
-"""The model card of an adapter version: `README.md`, in the form that model hubs read."""
+"""The model card of an adapter version: `README.md` with the metadata that model hubs read."""
 
 import json
 from pathlib import Path
@@ -12,15 +12,15 @@ PLAIN_USER = "{input}"
 
 
 def write_model_card(draft: ManifestDraft, folder: Path, *, user: str = PLAIN_USER) -> None:
-    """Write `README.md`, over the empty form that PEFT leaves."""
+    """Write `README.md`, replacing PEFT's empty template."""
     (folder / CARD_FILE).write_text(model_card(draft, user=user), encoding="utf-8")
 
 
 def model_card(draft: ManifestDraft, *, user: str = PLAIN_USER) -> str:
-    """What the adapter does, what it was made from, how good it is, and how it is asked.
+    """The card's text: purpose, provenance, quality and request format of the adapter.
 
     Args:
-        user: The user turn that it was trained on, with `{input}` for the input.
+        user: Template of the user turn that it was trained on, with `{input}` for the input.
     """
     front = {"base_model": draft.base.name, "library_name": "peft", "tags": ["lora", "lorikeet"]}
     figures = [*_evaluation(draft), *_forgetting(draft), *_training(draft)]
@@ -33,7 +33,7 @@ def _request(defaults: RequestDefaults | None, user: str) -> list[str]:
         return []
     lines = [f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in defaults.given.items()]
     lines += [f"- user turn, which the client writes: `{user}`"] if user != PLAIN_USER else []
-    return ["## Request", "A server fills in what a request leaves out:", "\n".join(lines)]
+    return ["## Request", "The server fills in fields that a request leaves out:", "\n".join(lines)]
 
 
 def _evaluation(draft: ManifestDraft) -> list[str]:

@@ -1,4 +1,4 @@
-"""`lorikeet base`, `lorikeet data` and `lorikeet train`. Heavy libraries are imported when a command runs."""
+"""`lorikeet base`, `lorikeet data` and `lorikeet train`. Heavy libraries are imported only when a command runs."""
 
 import logging
 import os
@@ -27,32 +27,32 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, list, show.")
-data_app = typer.Typer(no_args_is_help=True, help="Data sets of the domains: build, show.")
+data_app = typer.Typer(no_args_is_help=True, help="Domain data sets: build, show.")
 console = make_console()
 
-DomainFile = Annotated[Path, typer.Argument(help="A domain's YAML file, e.g. config/domains/medical.yaml.")]
-DomainFiles = Annotated[list[Path], typer.Argument(help="YAML files of domains, e.g. config/domains/*.yaml.")]
+DomainFile = Annotated[Path, typer.Argument(help="Domain configuration (YAML), e.g. config/domains/medical.yaml.")]
+DomainFiles = Annotated[list[Path], typer.Argument(help="Domain configurations (YAML), e.g. config/domains/*.yaml.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild even if it exists.")]
 
 
 @base_app.command()
 def prepare(
     source: Annotated[
-        str, typer.Argument(help="`smollm2-135m` (packaged), a model folder, or a hub id.")
+        str, typer.Argument(help="`smollm2-135m` (packaged), a local model folder, or a hub id.")
     ] = "smollm2-135m",
     name: Annotated[
-        str | None, typer.Option(help="Folder of `bases`; by default from source and quantization.")
+        str | None, typer.Option(help="Folder name under `bases`; default: derived from source and quantization.")
     ] = None,
     quantization: Annotated[Quantization, typer.Option(help="Quantization of the linear layers.")] = "nf4",
     storage: Annotated[
         Literal["auto", "dequantized", "bitsandbytes"],
-        typer.Option(help="auto: bitsandbytes on a CUDA GPU; on a CPU quantized once and stored as bf16."),
+        typer.Option(help="auto: bitsandbytes on a CUDA GPU; on a CPU, quantized once and stored as bf16."),
     ] = "auto",
-    chat_template: Annotated[Path | None, typer.Option(help="Jinja file, for a base without one.")] = None,
+    chat_template: Annotated[Path | None, typer.Option(help="Jinja chat template, for a base that has none.")] = None,
     force: ForceOption = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Prepare a base model: quantize it once, for training and serving alike."""
+    """Prepare a base model: quantize it once for both training and serving."""
     with _shell():
         from train.base.prepare import prepare_base
         from train.tables import base_table
@@ -78,15 +78,15 @@ def list_bases(home: HomeOption = DEFAULT_HOME) -> None:
         from train.tables import base_table
 
         manifests = list_bases(Home(home).bases)
-        console.print(base_table(manifests) if manifests else "No base yet. Run `lorikeet base prepare`.")
+        console.print(base_table(manifests) if manifests else "No prepared base found. Run `lorikeet base prepare`.")
 
 
 @base_app.command("show")
 def show_base(
-    name: Annotated[str, typer.Argument(help="A prepared base, as `lorikeet base list` names it.")],
+    name: Annotated[str, typer.Argument(help="Name of a prepared base (see `lorikeet base list`).")],
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Show a base's manifest, after hashing its files."""
+    """Verify the files of a base, then show its manifest."""
     with _shell():
         from adapters.bases import verify_base
 
@@ -95,7 +95,7 @@ def show_base(
 
 @data_app.command()
 def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEFAULT_HOME) -> None:
-    """Build the data sets of domains: load, clean, split, hash."""
+    """Build domain data sets: load, clean, split, hash."""
     with _shell():
         from train.data.build import build_dataset
         from train.tables import dataset_table
@@ -109,10 +109,10 @@ def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEF
 @data_app.command("show")
 def show_data(
     file: DomainFile,
-    num_examples: Annotated[int, typer.Option("--num-examples", "-n", min=0, help="Examples to render.")] = 3,
+    num_examples: Annotated[int, typer.Option("--num-examples", "-n", min=0, help="Number of examples to show.")] = 3,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Show what the model will learn: examples in the chat template, the learnt tokens in colour."""
+    """Show examples as the chat template renders them, with the trained tokens in colour."""
     with _shell():
         from config.dataset import read_split
         from train.data.build import build_dataset
@@ -137,10 +137,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Train a domain's adapter, evaluate it, publish it, and promote it if its gates pass."""
+    """Train a domain's adapter, evaluate and publish it, and promote it if its gates pass."""
     with _shell(), _resumable(file, Home(home)):
         config = load_domain(file)
-        with shown(Progress(f"{config.name}: load the training stack"), console):
+        with shown(Progress(f"{config.name}: load training libraries"), console):
             from train.pipeline import train_and_publish
             from train.tables import outcome_table
 
@@ -153,7 +153,7 @@ def train(
 
 @contextmanager
 def _resumable(file: Path, home: Home) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end a training with what to do next."""
+    """On Ctrl-C or SIGTERM, print how to resume, then exit."""
     try:
         with interrupted_by_sigterm():
             yield
@@ -163,16 +163,16 @@ def _resumable(file: Path, home: Home) -> Iterator[None]:
 
 
 def _next_step(file: Path, home: Home) -> str:
-    """The command that resumes, where there is something to resume from."""
+    """The command that resumes from a checkpoint, or starts again if none was written."""
     words = ["lorikeet", "train", str(file)] + (["--home", str(home.root)] if home.root != DEFAULT_HOME else [])
     if last_checkpoint(home.runs / load_domain(file).name) is None:
-        return f"there is no checkpoint yet: run `{shlex.join(words)}` again"
+        return f"no checkpoint was written yet: run `{shlex.join(words)}` again"
     return f"resume with `{shlex.join([*words, '--resume'])}`"
 
 
 @contextmanager
 def _shell() -> Iterator[None]:
-    """Quiet libraries, our log lines, and one-line errors instead of tracebacks."""
+    """Silence libraries, enable our log, and print errors as one line instead of a traceback."""
     # Threads that wait for each other sleep: spinning, they wait a scheduler's turn for each one that another process
     # has displaced, thousands of times a step. Beside a busy core that takes minutes a step instead of seconds.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -1,10 +1,10 @@
-"""What a model computes in on this machine: measured on one of its own decoder layers, not looked up.
+"""Choice of precision and number of threads on this machine, measured on one of the model's decoder layers.
 
 A candidate is a precision and a number of threads. Precisions:
 
-- `bfloat16`: weights in bfloat16; under autocast in training, where LoRA's own weights are float32.
+- `bfloat16`: weights in bfloat16; training uses autocast and keeps the LoRA weights in float32.
 - `float32`: weights and products in float32.
-- `mixed`: weights and products of the linear layers in bfloat16, the rest in float32; in training only.
+- `mixed`: weights and products of the linear layers in bfloat16, the rest in float32; training only.
 """
 
 import copy
@@ -23,19 +23,19 @@ from train.attention import grouped_attention_of
 from train.lora_linear import fuse_lora
 
 BUDGET_S = 2.0
-"""Wall clock of a measurement, but that each hopeful candidate runs twice whatever it takes."""
+"""Time limit of a measurement; each candidate within the limit of its warm-up still runs at least twice."""
 
 TRAINING: tuple[Precision, ...] = ("bfloat16", "float32", "mixed")
 INFERENCE: tuple[Precision, ...] = ("bfloat16", "float32")
 
 _LEAST_GAIN = 0.03
-"""By this share a later candidate must be faster than an earlier one, or noise would change what is computed."""
+"""Relative gain a later candidate needs over an earlier one, so that noise does not change the choice."""
 _HOPELESS = 3.0
 """Times the fastest's warm-up."""
 _MAX_TOKENS = 1024
-"""More at once show nothing else of a layer's speed."""
+"""Tokens in a measurement; more would not change the measured speed."""
 _ACTIVATIONS = 1.5
-"""Memory of a model in float32 with what it computes, in multiples of its weights."""
+"""Memory of a model in float32 with its activations, as a multiple of its weights."""
 
 Clock = Callable[[], float]
 Run = Callable[[], None]
@@ -45,7 +45,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Candidate:
-    """One way to compute."""
+    """One combination of precision and number of threads."""
 
     precision: Precision
     num_threads: int
@@ -56,7 +56,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Shape:
-    """Tokens that go through a layer at once: so many rows of so many tokens."""
+    """Shape of a layer's input: number of rows and tokens per row."""
 
     num_rows: int
     num_tokens: int
@@ -64,7 +64,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the work, and how often the work holds it."""
+    """One timed part of the work, and how often it occurs."""
 
     run: Run
     times: float = 1.0
@@ -73,10 +73,10 @@ class Part:
 def measure_training(
     model: PreTrainedModel, lora: LoraConfig, shape: Shape, clock: Clock = time.perf_counter
 ) -> ComputeRecord:
-    """Choose for the forward and backward pass of a batch of this shape. On a GPU: bfloat16, unmeasured.
+    """Choose for the forward and backward pass of a batch of this shape. On a GPU: bfloat16, without measuring.
 
     Args:
-        model: A base without an adapter; it stays as it is.
+        model: A base without an adapter; it is not modified.
     """
     if torch.cuda.is_available():
         return unmeasured()
@@ -87,7 +87,7 @@ def measure_training(
 def measure_inference(
     model: PeftModel | PreTrainedModel, prompts: Shape, num_new_tokens: int, clock: Clock = time.perf_counter
 ) -> ComputeRecord:
-    """Choose for generation: `prompts` once, then `num_new_tokens` times a token a row. On a GPU: as it is."""
+    """Choose for generation: one prefill of `prompts`, then `num_new_tokens` decode steps. On a GPU: unchanged."""
     if torch.cuda.is_available():
         return unmeasured()
     base = model.get_base_model() if isinstance(model, PeftModel) else model
@@ -97,12 +97,12 @@ def measure_inference(
 
 
 def unmeasured() -> ComputeRecord:
-    """bfloat16, in as many threads as torch takes by itself."""
+    """bfloat16 with torch's default number of threads."""
     return ComputeRecord(precision="bfloat16", num_threads=torch.get_num_threads())
 
 
 def compute_in(model: torch.nn.Module, compute: ComputeRecord) -> None:
-    """Let a model, and this process's threads, compute so from now on; LoRA's weights are cast with the base's."""
+    """Apply a choice to a model and this process's threads; LoRA weights are cast together with the base's."""
     if torch.cuda.is_available():
         return
     torch.set_num_threads(compute.num_threads)
@@ -110,7 +110,7 @@ def compute_in(model: torch.nn.Module, compute: ComputeRecord) -> None:
 
 
 def set_precision(model: torch.nn.Module, precision: Precision) -> None:
-    """Cast a model's weights. bitsandbytes' tensors stay as they are, and are dequantized into the wanted type."""
+    """Cast a model's weights. bitsandbytes tensors are kept; they are dequantized to this dtype when used."""
     from bitsandbytes.nn.modules import Linear4bit
 
     products = torch.float32 if precision == "float32" else torch.bfloat16
@@ -129,18 +129,18 @@ def set_precision(model: torch.nn.Module, precision: Precision) -> None:
 
 
 def weights_dtype(precision: Precision) -> torch.dtype:
-    """In which a model is loaded."""
+    """Precision that a model is loaded in."""
     return torch.bfloat16 if precision == "bfloat16" else torch.float32
 
 
 def choose(seconds: Mapping[Candidate, float]) -> Candidate:
-    """The fastest; of those about as fast, the first."""
+    """The fastest candidate; the first of those within the noise margin."""
     best = min(seconds.values())
     return next(candidate for candidate, took in seconds.items() if took * (1 - _LEAST_GAIN) <= best)
 
 
 def _measure(what: str, work: Mapping[Precision, Sequence[Part]], clock: Clock) -> ComputeRecord:
-    """Choose the precision in as many threads as torch has, then fewer threads, as long as they are faster."""
+    """Choose the precision at torch's number of threads, then reduce the threads while that is faster."""
     before = torch.get_num_threads()
     try:
         seconds = time_each({Candidate(p, before): parts for p, parts in work.items()}, BUDGET_S / 2, clock)
@@ -162,9 +162,9 @@ def _measure(what: str, work: Mapping[Precision, Sequence[Part]], clock: Clock) 
 def time_each(
     work: Mapping[Candidate, Sequence[Part]], budget_s: float, clock: Clock = time.perf_counter
 ) -> dict[Candidate, float]:
-    """Seconds of each candidate's work, by turns after one warm-up each; of each part the fastest run counts.
+    """Seconds of each candidate's work, interleaved after one warm-up each; the fastest run of each part counts.
 
-    Of a hopeless candidate the warm-up counts, where the warm-ups have taken the budget.
+    A clearly slower candidate keeps its warm-up time once the warm-ups have used up the budget.
     """
     end_s = clock() + budget_s
     warm_ups = {candidate: _run_each(candidate, parts, clock) for candidate, parts in work.items()}
@@ -181,7 +181,7 @@ def time_each(
 
 
 def _run_each(candidate: Candidate, parts: Sequence[Part], clock: Clock) -> list[float]:
-    """Seconds of each part."""
+    """Seconds per part."""
     torch.set_num_threads(candidate.num_threads)
     seconds = []
     for part in parts:
@@ -229,7 +229,7 @@ def _generation_parts(model: PreTrainedModel, prompts: Shape, num_new_tokens: in
 
 
 def _inputs(model: PreTrainedModel, shape: Shape, precision: Precision) -> tuple[torch.Tensor, float]:
-    """Random hidden states of as many rows as show a layer's speed, and how often the shape holds these."""
+    """Random hidden states, just enough rows to measure a layer, and how many times the full shape is larger."""
     num_rows = max(1, min(shape.num_rows, _MAX_TOKENS // shape.num_tokens))
     embeddings = model.get_input_embeddings().weight
     assert isinstance(embeddings, torch.Tensor)
@@ -238,7 +238,7 @@ def _inputs(model: PreTrainedModel, shape: Shape, precision: Precision) -> tuple
 
 
 def _one_layer(model: PreTrainedModel) -> PreTrainedModel:
-    """A copy of the decoder with its first layer alone, and without embeddings."""
+    """A copy of the decoder with only its first layer and without embeddings."""
     decoder = model.get_decoder()
     memo: dict[int, object] = {id(model.get_input_embeddings()): torch.nn.Identity()}
     for layers in (child for child in decoder.children() if isinstance(child, torch.nn.ModuleList)):
@@ -248,6 +248,6 @@ def _one_layer(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def _fits(model: PreTrainedModel, precision: Precision) -> bool:
-    """Whether there is memory for the whole model in a precision, beside what is loaded."""
+    """Whether the whole model in this precision fits into memory beside the loaded one."""
     weights_bytes = weights_dtype(precision).itemsize * model.num_parameters()
     return precision == "bfloat16" or _ACTIVATIONS * weights_bytes < free_memory_bytes()

@@ -1,19 +1,19 @@
 """Errors of training. The command line shows their message in one line.
 
 TrainError
-├── PrepareBaseError   (ValueError)    a base that cannot be prepared as asked
+├── PrepareBaseError   (ValueError)    a base that cannot be prepared as requested
 ├── DataError          (ValueError)    a data source that cannot become a data set
-├── RecipeError        (ValueError)    a recipe that cannot be trained or could not be served
+├── RecipeError        (ValueError)    a recipe that cannot be trained or served
 └── ResumeError        (RuntimeError)  a checkpoint that does not belong to this data set and recipe
 """
 
 
 class TrainError(Exception):
-    """Anything that stops `lorikeet base`, `data` or `train`."""
+    """Base class of the errors of `lorikeet base`, `data` and `train`."""
 
 
 class PrepareBaseError(TrainError, ValueError):
-    """A base that cannot be prepared as asked."""
+    """A base that cannot be prepared as requested."""
 
 
 class DataError(TrainError, ValueError):
@@ -21,7 +21,7 @@ class DataError(TrainError, ValueError):
 
 
 class RecipeError(TrainError, ValueError):
-    """A recipe that cannot be trained, or whose adapter could not be served."""
+    """A recipe that cannot be trained, or whose adapter vLLM cannot serve."""
 
 
 class ResumeError(TrainError, RuntimeError):

@@ -1,6 +1,6 @@
-"""A linear layer with LoRA for training on a CPU: the sums happen inside the products.
+"""A fused LoRA linear layer for training on a CPU: additions are part of the matrix products.
 
-PEFT adds `B A x` to the layer's output, scales it, and casts the input to LoRA's type and back: six passes over
+PEFT adds `B A x` to the layer's output, scales it, and casts the input to LoRA's dtype and back: six passes over
 the activations and their gradients, which a CPU does about as slowly as the products themselves.
 """
 
@@ -11,7 +11,7 @@ from peft.tuners.lora import Linear
 
 
 class FusedLoraLinear(Linear):
-    """PEFT's layer; whatever is not plain LoRA in training takes PEFT's own way."""
+    """Replaces PEFT's layer for plain LoRA in training; everything else uses PEFT's own forward."""
 
     def forward(self, x: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         if args or kwargs or not _is_plain(self):
@@ -33,7 +33,7 @@ class FusedLoraLinear(Linear):
 
 
 class LoraProduct(torch.autograd.Function):
-    """x W^T + bias + scaling x A^T B^T, for a W and a bias that are not trained."""
+    """x W^T + bias + scaling x A^T B^T, with W and bias frozen."""
 
     @staticmethod
     def forward(
@@ -65,7 +65,7 @@ class LoraProduct(torch.autograd.Function):
 
 
 def fuse_lora(model: torch.nn.Module) -> int:
-    """Let PEFT's layers over plain linear layers compute so; returns how many."""
+    """Replace PEFT's layers over plain linear layers with fused ones; returns how many were replaced."""
     layers = [m for m in model.modules() if type(m) is Linear and type(m.get_base_layer()) is torch.nn.Linear]
     for layer in layers:
         layer.__class__ = FusedLoraLinear

@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingOutcome:
-    """A published version, and why it was or was not promoted."""
+    """A published version, whether it was promoted, and why."""
 
     manifest: Manifest
     is_promoted: bool
@@ -62,19 +62,19 @@ def train_and_publish(
     console: Console | None = None,
     today: Callable[[], date] = date.today,
 ) -> TrainingOutcome:
-    """From a domain's configuration to a published, evaluated version.
+    """Train, evaluate and publish one version from a domain's configuration.
 
     Args:
-        today: The day that a new run begins.
+        today: Date of a new run.
 
     Raises:
-        TrainError: Data or recipe cannot be used; nothing was published.
+        TrainError: The data or the recipe cannot be used; nothing was published.
         AdapterError: The base is missing or changed, or the store refuses the adapter.
     """
     check_recipe(config.recipe)
     if config.chat.user != PLAIN_USER:
         logger.warning(
-            "Clients must write the user's turn as %r: a server fills in the system prompt only", config.chat.user
+            "Clients must send the user turn as %r; the server fills in only the system prompt", config.chat.user
         )
     base_folder = home.bases / config.base
     base = verify_base(base_folder)
@@ -109,7 +109,7 @@ def train_and_publish(
 
 
 def _compute_fast(trained: Trained, dataset: DatasetManifest, rows: Sequence[DatasetRow]) -> None:
-    """Generate in what is fastest for prompts of the middle length."""
+    """Use the fastest precision and threads for prompts of median length."""
     lengths = sorted(len(encode_prompt(trained.tokenizer, row.prompt, trained.template_time)) for row in rows)
     prompts = Shape(len(rows), lengths[len(rows) // 2])
     compute_in(trained.model, measure_inference(trained.model, prompts, dataset.evaluation.max_new_tokens))
@@ -117,7 +117,7 @@ def _compute_fast(trained: Trained, dataset: DatasetManifest, rows: Sequence[Dat
 
 @contextmanager
 def _stage(console: Console | None, text: str, num_answers: int) -> Iterator[Callable[[int], None]]:
-    """Show how many answers there are, and how long all of them took."""
+    """Show the number of finished answers, then log the total time."""
     progress = Progress(text, num_answers, "answers")
     with shown(progress, console) if console is not None else nullcontext():
         yield progress.advance
@@ -125,7 +125,7 @@ def _stage(console: Console | None, text: str, num_answers: int) -> Iterator[Cal
 
 
 def judge_gates(evaluation: Evaluation, gates: GatesConfig) -> tuple[bool, str]:
-    """Whether a version may become `stable` by itself, and why."""
+    """Whether a version may be promoted to `stable` automatically, and why."""
     gain = evaluation.adapter.value - evaluation.base.value
     valid = evaluation.valid_format.value
     failures = []
@@ -147,7 +147,7 @@ def draft_manifest(
     forgetting: Forgetting,
     quality_baseline: QualityBaseline,
 ) -> ManifestDraft:
-    """All that training knows of the new version."""
+    """The manifest fields that training provides."""
     return ManifestDraft(
         name=config.name,
         base=base.ref,

@@ -1,4 +1,4 @@
-"""What a trainer tells of its progress: steps, loss and held-out loss."""
+"""Progress of a trainer: steps, loss and held-out loss."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ _SHOWN = {"loss": "loss", "eval_loss": "held-out loss"}
 
 
 class TrainingProgress(TrainerCallback):
-    """Feeds the trainer's steps into a progress display."""
+    """Reports the trainer's steps to a progress display."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress

@@ -1,4 +1,4 @@
-"""The folder of a training run: what its checkpoints belong to, and which one an interrupted run resumes from."""
+"""The folder of a training run: identity of its checkpoints, and the checkpoint to resume from."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ _STATE_FILE = "trainer_state.json"
 
 
 def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) -> str:
-    """What a checkpoint belongs to."""
+    """Identity of a run; a checkpoint may only be resumed by the same run."""
     text = f"{base.digest}\n{dataset.dataset_sha256}\n{recipe.model_dump_json()}"
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -28,7 +28,7 @@ def start_run(folder: Path, key: str) -> None:
 
 
 def is_run_of(folder: Path, key: str) -> bool:
-    """Whether the run is of this base, data set and recipe."""
+    """Whether the run used this base, data set and recipe."""
     try:
         return bool(json.loads((folder / RUN_FILE).read_text(encoding="utf-8"))["key"] == key)
     except (FileNotFoundError, ValueError):
@@ -36,13 +36,13 @@ def is_run_of(folder: Path, key: str) -> bool:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint that was written to its end: the trainer's state is its last file."""
+    """The newest complete checkpoint; the trainer writes its state file last."""
     complete = [path.parent for path in folder.glob(f"checkpoint-*/{_STATE_FILE}")]
     return max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default=None)
 
 
 def read_template_time(folder: Path) -> datetime | None:
-    """The time that the run renders at; a resumed run writes the date that it began with."""
+    """The time passed to the chat template; a resumed run keeps the date of its first start."""
     kept = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("template_time")
     return None if kept is None else datetime.fromisoformat(kept)
 
@@ -52,7 +52,7 @@ def write_template_time(folder: Path, at: datetime) -> None:
 
 
 def read_compute(folder: Path) -> ComputeRecord | None:
-    """What the run computes in; a resumed run computes as it began."""
+    """Precision and threads of the run; a resumed run keeps those of its first start."""
     kept = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("compute")
     return None if kept is None else ComputeRecord.model_validate(kept)
 
@@ -67,7 +67,7 @@ def _add(folder: Path, content: dict[str, Any]) -> None:
 
 
 def _write(folder: Path, content: dict[str, Any]) -> None:
-    """Under a temporary name first: whatever ends this process, no half of a file is left."""
+    """Write to a temporary name, then rename, so that a crash leaves no partial file."""
     temporary = folder / f"{RUN_FILE}.tmp"
     temporary.write_text(json.dumps(content) + "\n", encoding="utf-8")
     temporary.replace(folder / RUN_FILE)

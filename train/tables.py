@@ -1,4 +1,4 @@
-"""What the command line shows: bases, data sets, the loss mask, and a trained version."""
+"""Terminal tables: bases, data sets, the loss mask, and a trained version."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -35,16 +35,16 @@ def dataset_table(manifest: DatasetManifest) -> Table:
         "train / validation / test", f"{manifest.num_train} / {manifest.num_validation} / {manifest.num_test}"
     )
     table.add_row("out of scope in test", str(manifest.num_test_out_of_scope))
-    table.add_row("dropped: exact copies", str(manifest.num_exact_duplicates))
-    table.add_row("dropped: near a held-out text", str(manifest.num_near_duplicates))
-    table.add_row("dropped: several answers", str(manifest.num_conflicts))
+    table.add_row("dropped: exact duplicates", str(manifest.num_exact_duplicates))
+    table.add_row("dropped: near-duplicates of held-out texts", str(manifest.num_near_duplicates))
+    table.add_row("dropped: conflicting answers", str(manifest.num_conflicts))
     table.add_row("cut inputs", str(manifest.num_cut))
     table.add_row("dataset_sha256", manifest.dataset_sha256)
     return table
 
 
 def token_table(encoded: Sequence["Encoded"], max_length: int) -> Table:
-    """Token counts of the training split, and how many examples had to be shortened."""
+    """Token counts of the training split, and the number of shortened examples."""
     lengths = [len(example) for example in encoded]
     answers = [len(example.answer_ids) for example in encoded]
     num_cut = sum(example.is_cut for example in encoded)
@@ -56,11 +56,11 @@ def token_table(encoded: Sequence["Encoded"], max_length: int) -> Table:
 
 
 def render_example(tokenizer: "PreTrainedTokenizerBase", example: "Encoded") -> Text:
-    """One conversation as the model sees it; the tokens that the loss covers are green."""
+    """One conversation as the model sees it, with the tokens that the loss covers in green."""
     text = Text()
     text.append(str(tokenizer.decode(list(example.prompt_ids))), style="dim")
     text.append(str(tokenizer.decode(list(example.answer_ids))), style=_LEARNT)
-    text.append(f"\n[{len(example.prompt_ids)} tokens read, {len(example.answer_ids)} learnt]\n", style="italic dim")
+    text.append(f"\n[{len(example.prompt_ids)} prompt tokens, {len(example.answer_ids)} trained]\n", style="italic dim")
     return text
 
 

@@ -94,7 +94,7 @@ def test_a_terminated_training_says_what_to_run(home: Home, domain_file: Path, t
         rest = process.stdout.read()
     assert process.returncode == 143
     command = f"lorikeet train {domain_file} --home {home.root}"
-    assert f"there is no checkpoint yet: run `{command}` again" in rest
+    assert f"no checkpoint was written yet: run `{command}` again" in rest
 
 
 def test_an_interrupted_training_names_its_checkpoint_and_home(

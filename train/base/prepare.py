@@ -1,4 +1,4 @@
-"""`lorikeet base prepare`: a base model, quantized once, in the folder that training and serving share."""
+"""`lorikeet base prepare`: quantize a base model once into the folder that training and serving share."""
 
 import logging
 import os
@@ -58,7 +58,7 @@ def find_source(text: str) -> Source:
     """The packaged model, a local folder, or else a hub id.
 
     Raises:
-        PrepareBaseError: The package is not installed, or the folder is no model.
+        PrepareBaseError: The package is not installed, or the folder does not hold a model.
     """
     if text == DEFAULT_SOURCE:
         return _packaged_source()
@@ -73,7 +73,7 @@ def find_source(text: str) -> Source:
 
 
 def default_name(source: str, quantization: Quantization) -> str:
-    """`smollm2-135m-nf4`; an unquantized base has no suffix."""
+    """Default folder name, e.g. `smollm2-135m-nf4`; an unquantized base gets no suffix."""
     short = find_source(source).short_name
     return short if quantization == "none" else f"{short}-{quantization}"
 
@@ -88,10 +88,10 @@ def prepare_base(
     chat_template: Path | None = None,
     force: bool = False,
 ) -> BaseManifest:
-    """Prepare `home.bases/<name>`; a complete folder of that name is reused unless `force`.
+    """Prepare `home.bases/<name>`; a complete folder of that name is reused unless `force` is set.
 
     Raises:
-        PrepareBaseError: The source cannot be loaded, or the name is taken by another base.
+        PrepareBaseError: The source cannot be loaded, or another base has that name.
         InvalidBaseError: The folder exists but is unfinished or changed, and `force` is off.
     """
     found = find_source(source)
@@ -106,7 +106,7 @@ def prepare_base(
 
 
 def library_versions(*names: str) -> dict[str, str]:
-    """Installed versions; what is not installed is left out."""
+    """Versions of the installed packages."""
     found = {}
     for name in names:
         try:
@@ -122,10 +122,10 @@ def _reuse(folder: Path, source: Source, quantization: Quantization, storage: St
     got = (manifest.source, manifest.quantization, manifest.storage)
     if got != wanted:
         raise PrepareBaseError(
-            f"Base {folder.name!r} is already there, made from {got[0]!r} as {got[1]}, {got[2]}; wanted "
+            f"Base {folder.name!r} already exists, made from {got[0]!r} as {got[1]}, {got[2]}; wanted "
             f"{wanted[0]!r} as {wanted[1]}, {wanted[2]}. Choose another `--name`, or replace it with `--force`."
         )
-    logger.info("base %s is already there", folder.name)
+    logger.info("base %s already exists", folder.name)
     return manifest
 
 
@@ -206,15 +206,14 @@ def _save_tokenizer(staging: Path, source: Source, chat_template: Path | None) -
     tokenizer.save_pretrained(staging)
     if not (staging / CHAT_TEMPLATE_FILE).is_file():
         raise PrepareBaseError(
-            f"Base model {source.name!r} has no chat template, so conversations have no form. "
-            "Give one with `--chat-template FILE.jinja`."
+            f"Base model {source.name!r} has no chat template. Give one with `--chat-template FILE.jinja`."
         )
     return tokenizer
 
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """A temporary sibling that is renamed to `folder` on success and removed on failure."""
+    """A temporary folder beside `folder`, renamed to it on success and removed on failure."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -251,7 +250,7 @@ def _packaged_source() -> Source:
 
 
 def _licence_of_card(folder: Path) -> str | None:
-    """`license:` of a Hugging Face model card, where there is one."""
+    """`license:` of a Hugging Face model card, if any."""
     card = folder / "README.md"
     if not card.is_file():
         return None

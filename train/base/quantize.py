@@ -1,4 +1,4 @@
-"""Quantization of a base through bitsandbytes, and the guard that keeps its 4-bit layers trainable on a CPU."""
+"""Quantization of a base with bitsandbytes, and a workaround that keeps 4-bit layers trainable on a CPU."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +12,7 @@ Storage = Literal["dequantized", "bitsandbytes", "plain"]
 
 
 def bnb_config(quantization: Quantization) -> BitsAndBytesConfig | None:
-    """bitsandbytes' settings; its own defaults (fp4, fp32 compute, one quantization) are never what QLoRA means."""
+    """bitsandbytes settings of QLoRA; the library's defaults (fp4, fp32 compute, no double quantization) differ."""
     if quantization == "nf4":
         return BitsAndBytesConfig(
             load_in_4bit=True,
@@ -26,7 +26,7 @@ def bnb_config(quantization: Quantization) -> BitsAndBytesConfig | None:
 def choose_storage(
     quantization: Quantization, wanted: Literal["auto", "dequantized", "bitsandbytes"], *, has_cuda: bool
 ) -> Storage:
-    """How the weights lie on disk. `auto`: bitsandbytes where it is fast (CUDA), else dequantized once."""
+    """Storage format of the weights. `auto`: bitsandbytes on CUDA, where it is fast; otherwise dequantized once."""
     if quantization == "none":
         return "plain"
     if wanted == "auto":
@@ -35,13 +35,13 @@ def choose_storage(
 
 
 def quantize_folder(folder: Path, quantization: Quantization, storage: Storage) -> PreTrainedModel:
-    """The model of a plain Hugging Face folder, quantized and, for `dequantized`, turned back to bf16."""
+    """Load a plain Hugging Face folder and quantize it; for `dequantized`, convert the result back to bf16."""
     model = load_causal_lm(folder, quantization_config=bnb_config(quantization))
     return model.dequantize(torch.bfloat16) if storage == "dequantized" else model
 
 
 def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.bfloat16, **options: Any) -> PreTrainedModel:
-    """A causal LM in bf16 by default, on the GPU where there is one, safe to train whatever its storage."""
+    """Load a causal LM (bf16 by default, on the GPU if any) that can be trained in every storage format."""
     if torch.cuda.is_available():
         options.setdefault("device_map", {"": 0})
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, **options)
@@ -53,8 +53,8 @@ def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.bfloat16, *
 def keep_gradient_flow(model: torch.nn.Module) -> int:
     """Stop `Linear4bit` from repacking its weights for AVX512-BF16; returns how many layers were guarded.
 
-    On such CPUs the first forward under `eval()` repacks each layer for good, and later training steps get no
-    gradient through it: only a UserWarning shows, and the loss still falls.
+    On such CPUs the first forward under `eval()` repacks each layer permanently, and later training steps get no
+    gradient through it. The only sign is a UserWarning; the loss still falls.
     """
     from bitsandbytes.nn.modules import Linear4bit
 
@@ -65,9 +65,9 @@ def keep_gradient_flow(model: torch.nn.Module) -> int:
 
 
 def keep_attention_cap(model: PreTrainedModel) -> None:
-    """Compute attention in transformers' own code where scores are capped, as Gemma 2 does and vLLM serves it.
+    """Use eager attention for models with capped attention scores (Gemma 2), as vLLM applies the cap too.
 
-    torch's `scaled_dot_product_attention`, the default, has no cap: transformers leaves it out without a word.
+    torch's `scaled_dot_product_attention`, the default, has no cap: transformers silently leaves it out.
     """
     if getattr(model.config.get_text_config(), "attn_logit_softcapping", None) is not None:
         model.set_attn_implementation("eager")

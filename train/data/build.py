@@ -1,4 +1,4 @@
-"""A source's examples to a data set folder: cut, deduplicated, split by seed, hashed."""
+"""Build a data set folder from a source: truncate, deduplicate, split by seed, hash."""
 
 import hashlib
 import os
@@ -30,12 +30,12 @@ from train.data.sources import Example, SourceData, normalize, read_source, sour
 from train.errors import DataError
 
 FORMAT_VERSION = 1
-"""Raise it with every change of code after which the same settings and sources give other rows or another manifest."""
+"""Increase it with every code change that gives other rows or another manifest for the same settings and sources."""
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The three splits and what was dropped on the way."""
+    """The three splits and the counts of dropped examples."""
 
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
@@ -47,7 +47,7 @@ class Splits:
 
 
 def build_dataset(config: DomainConfig, home: Home, *, force: bool = False) -> DatasetManifest:
-    """Build `home.datasets/<domain>`; a data set of the same configuration and source is reused unless `force`.
+    """Build `home.datasets/<domain>`; a data set of the same configuration and source is reused unless `force` is set.
 
     Raises:
         DataError: The source is missing or malformed, or has too few examples.
@@ -63,10 +63,10 @@ def build_dataset(config: DomainConfig, home: Home, *, force: bool = False) -> D
 
 
 def split_examples(examples: Sequence[Example], config: DataConfig) -> Splits:
-    """Clean and split; test and validation first, then as many training examples as are wanted and allowed.
+    """Clean and split: test and validation first, then up to `num_train` of the remaining examples.
 
     Raises:
-        DataError: Too few examples for the wanted splits.
+        DataError: Too few examples for the requested splits.
     """
     rng = random.Random(config.seed)
     cut = [replace(e, input=cut_text(e.input, config.max_input_chars)) for e in examples]
@@ -103,7 +103,7 @@ def split_examples(examples: Sequence[Example], config: DataConfig) -> Splits:
 
 
 def cut_text(text: str, max_chars: int) -> str:
-    """White space collapsed, and cut at a word's end to at most `max_chars` characters."""
+    """Collapse white space, and truncate at a word boundary to at most `max_chars` characters."""
     text = " ".join(text.split())
     if len(text) <= max_chars:
         return text
@@ -112,10 +112,10 @@ def cut_text(text: str, max_chars: int) -> str:
 
 
 def drop_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int, int]:
-    """Keep the first of equal inputs, and none of an input with several answers.
+    """Keep the first of equal inputs, and drop inputs with conflicting answers.
 
-    Returns the kept examples, the number of copies dropped, and the number of contradicting rows dropped. A copy
-    that may only be trained on wins over one that may be held out.
+    Returns the kept examples, the number of dropped duplicates, and the number of dropped conflicting rows. Of equal
+    examples, one pinned to training is preferred to one that may be held out.
     """
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
@@ -148,7 +148,7 @@ def config_sha256(config: DomainConfig) -> str:
 def _take(
     in_scope: list[Example], refused: list[Example], wanted: int, config: DataConfig, split: str
 ) -> tuple[list[Example], list[Example], list[Example]]:
-    """Pick one held-out split, balanced over strata; returns it and what is left of the two pools."""
+    """Pick one held-out split, balanced over strata; returns it and the rest of the two pools."""
     num_refused = round(wanted * config.out_of_scope_share) if refused else 0
     # An example pinned to training may serve early stopping, never the test.
     allowed = (None, "test") if split == "test" else (None, "train")
@@ -164,7 +164,7 @@ def _take(
 
 
 def _mix(train: list[Example], refused: list[Example], config: DataConfig) -> list[Example]:
-    """Replace the last training examples by out-of-scope ones, so that they make up their share."""
+    """Replace the last training examples by out-of-scope ones, up to their configured share."""
     share = config.out_of_scope_share
     total = min(config.num_train, round(len(train) / (1 - share)))
     num_refused = min(len(refused), round(total * share))
@@ -172,7 +172,7 @@ def _mix(train: list[Example], refused: list[Example], config: DataConfig) -> li
 
 
 def _interleave(examples: Sequence[Example]) -> list[Example]:
-    """Round-robin over the strata, so that any prefix is as balanced as the data allows."""
+    """Interleave the strata round-robin, so that every prefix is balanced as far as the data allows."""
     queues: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
         queues[example.stratum].append(example)
@@ -251,7 +251,7 @@ def _describe(folder: Path, config: DomainConfig, source: SourceData, splits: Sp
 
 
 def few_shot_examples(train: Sequence[Example], wanted: int) -> tuple[FewShotExample, ...]:
-    """The first in-scope training examples with answers that differ from each other, as far as there are any."""
+    """Few-shot examples: the first in-scope training examples, with distinct answers where possible."""
     in_scope = [e for e in train if e.in_scope]
     first_of_answer = list({e.output: e for e in reversed(in_scope)}.values())[::-1]
     rest = [e for e in in_scope if e not in first_of_answer]

@@ -1,4 +1,4 @@
-"""Near duplicates by MinHash: the same text with a word changed, a line wrapped, a name replaced."""
+"""Near-duplicate detection with MinHash: texts that differ in a word, a line break or a name."""
 
 from datasketch import MinHash, MinHashLSH
 
@@ -9,7 +9,7 @@ _INDEX_SLACK = 0.75
 
 
 class NearDuplicates:
-    """A set of texts that can be asked whether it holds one similar to another."""
+    """Index of texts that finds near-duplicates of another text."""
 
     def __init__(self, jaccard: float) -> None:
         self._jaccard = jaccard
@@ -22,7 +22,7 @@ class NearDuplicates:
         self._shingles.append(grams)
 
     def has_similar(self, text: str) -> bool:
-        """Whether the Jaccard similarity of 5-character shingles reaches the threshold for any held text."""
+        """Whether the Jaccard similarity of 5-character shingles reaches the threshold for any indexed text."""
         grams = shingles(text)
         return any(
             similarity(grams, self._shingles[key]) >= self._jaccard for key in self._index.query(_minhash(grams))
@@ -30,12 +30,12 @@ class NearDuplicates:
 
 
 def shingles(text: str) -> frozenset[str]:
-    """All runs of 5 characters; a shorter text is its own shingle."""
+    """All substrings of 5 characters; a shorter text is its own shingle."""
     return frozenset(text[start : start + _SHINGLE_CHARS] for start in range(max(len(text) - _SHINGLE_CHARS + 1, 1)))
 
 
 def similarity(left: frozenset[str], right: frozenset[str]) -> float:
-    """Jaccard: the shared shingles as a share of all."""
+    """Jaccard similarity: shared shingles divided by all shingles."""
     return len(left & right) / len(left | right)
 
 

@@ -1,4 +1,4 @@
-"""Conversations to token ids and labels: the loss covers the assistant's tokens and nothing else."""
+"""Conversations to token ids and labels; the loss covers only the assistant's tokens."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Encoded:
-    """One example. `prompt_ids` is what a server makes of the conversation without its answer."""
+    """One example. `prompt_ids` equals a server's rendering of the conversation without its answer."""
 
     prompt_ids: tuple[int, ...]
     answer_ids: tuple[int, ...]
@@ -35,7 +35,7 @@ class Encoded:
 
 
 def encode_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], at: datetime) -> tuple[int, ...]:
-    """Token ids of a conversation that waits for its answer; `at` is the time that the template may write."""
+    """Token ids of a conversation up to the answer; `at` is the time passed to the chat template."""
     return tuple(_token_ids(tokenizer, _render(tokenizer, messages, at, is_prompt=True)))
 
 
@@ -43,14 +43,14 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], at: 
     """Encode one whole conversation; the answer ends with the end-of-turn token that stops generation.
 
     Raises:
-        DataError: The chat template rewrites the prompt once an answer follows, so no mask would be right.
+        DataError: The chat template renders the prompt differently once an answer follows, so no mask would be correct.
     """
     prompt = _render(tokenizer, messages[:-1], at, is_prompt=True)
     whole = _render(tokenizer, messages, at, is_prompt=False)
     if not whole.startswith(prompt):
         raise DataError(
-            "The base's chat template changes the prompt when an answer follows it, so the answer's tokens cannot "
-            "be told apart. Prepare the base with another `--chat-template`."
+            "The base's chat template renders the prompt differently when an answer follows, so the answer's tokens "
+            "cannot be located. Prepare the base with another `--chat-template`."
         )
     answer_ids = _token_ids(tokenizer, whole[len(prompt) :])
     return Encoded(tuple(_token_ids(tokenizer, prompt)), tuple(_end_with_eos(tokenizer, answer_ids)))
@@ -59,10 +59,10 @@ def encode(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], at: 
 def encode_row(
     tokenizer: PreTrainedTokenizerBase, row: DatasetRow, chat: ChatConfig, max_length: int, at: datetime
 ) -> Encoded:
-    """Encode a row in at most `max_length` tokens by shortening its input, never its answer.
+    """Encode a row in at most `max_length` tokens; the input is truncated, never the answer.
 
     Raises:
-        DataError: The answer and the system prompt alone are longer than that.
+        DataError: The answer and the system prompt alone exceed `max_length`.
     """
     encoded = encode(tokenizer, row.messages, at)
     text, is_cut = row.input, False
@@ -85,7 +85,7 @@ def encode_rows(
     max_length: int,
     times: Sequence[datetime],
 ) -> list[Encoded]:
-    """Encode each row at its own time."""
+    """Encode each row with its own template time."""
     return [encode_row(tokenizer, row, chat, max_length, at) for row, at in zip(rows, times, strict=True)]
 
 

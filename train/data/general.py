@@ -1,4 +1,4 @@
-"""Text that belongs to no domain, written for Lorikeet: requests to refuse, and prose to measure forgetting on."""
+"""General text written for Lorikeet: out-of-scope requests, and prose on which forgetting is measured."""
 
 GENERAL_REQUESTS = (
     "What is the capital of Portugal?",

@@ -1,4 +1,4 @@
-"""Where examples come from: three packages with real, licensed domain data, or a JSONL file of one's own."""
+"""Sources of examples: three packages with licensed domain data, or the user's JSONL file."""
 
 import csv
 import hashlib
@@ -78,12 +78,12 @@ class SourceData:
 
 
 def normalize(text: str) -> str:
-    """Lower case, letters and digits only: two wordings that differ in punctuation are one."""
+    """Lower-case letters and digits only, so that texts that differ in punctuation compare equal."""
     return _NOT_ALPHANUMERIC.sub(" ", text.lower()).strip()
 
 
 def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
-    """All examples of a source, with the out-of-scope ones where a refusal is agreed.
+    """All examples of a source, plus out-of-scope ones if the domain defines a refusal.
 
     Raises:
         DataError: The package is not installed, or the JSONL file is missing or malformed.
@@ -101,7 +101,7 @@ def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
 
 
 def source_identity(config: DataConfig) -> str:
-    """What decides a source's examples, without reading a package of tens of thousands of files again.
+    """Version key of a source's examples, computed without reading the package's files.
 
     Raises:
         DataError: The package is not installed, or the JSONL file is missing.
@@ -112,7 +112,7 @@ def source_identity(config: DataConfig) -> str:
 
 
 def _icd10cm() -> tuple[Example, ...]:
-    """Inclusion terms of the 15 largest chapters, under each chapter's subject in words."""
+    """Inclusion terms of the 15 largest chapters; the answer is the chapter's subject in words."""
     import simple_icd_10_cm as icd
 
     examples = []
@@ -127,7 +127,7 @@ def _icd10cm() -> tuple[Example, ...]:
 
 
 def _iso18245() -> tuple[Example, ...]:
-    """Descriptions of merchant category codes; a wording that any training scheme uses is never held out."""
+    """Descriptions of merchant category codes; a text that a training scheme uses is never held out."""
     folder = _package_folder("iso18245") / "data"
     ranges = [(int(row[0]), int(row[1]), row[2]) for row in _rows(folder / "iso18245_ranges.csv")]
     seen_in_training: set[str] = set()
@@ -191,7 +191,7 @@ def _jsonl_example(line: str, where: str, answer: AnswerConfig) -> Example:
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg}). Write one object a line.") from error
+        raise DataError(f"{where}: not JSON ({error.msg}). Write one object per line.") from error
     if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row["input"].strip():
         raise DataError(f'{where}: got {line[:80]!r}; wanted {{"input": "…", "output": "…"}}.')
     in_scope = bool(row.get("in_scope", True))
@@ -199,12 +199,12 @@ def _jsonl_example(line: str, where: str, answer: AnswerConfig) -> Example:
     if isinstance(output, dict | list):
         output = json.dumps(output, ensure_ascii=False)
     if not isinstance(output, str) or not output.strip():
-        raise DataError(f"{where}: `output` is {output!r}; wanted text or JSON, the answer to `input`.")
+        raise DataError(f"{where}: `output` is {output!r}; it must be text or JSON, the answer to `input`.")
     return Example(row["input"], output, in_scope=in_scope)
 
 
 def _out_of_scope(config: DataConfig, answer: AnswerConfig) -> tuple[Example, ...]:
-    """Inputs that are none of the domain's business: everyday requests, and inputs of the other packaged domains."""
+    """Out-of-scope inputs: everyday requests, and inputs of the other packaged domains."""
     if answer.refusal is None or config.out_of_scope_share == 0:
         return ()
     inputs = list(GENERAL_REQUESTS)

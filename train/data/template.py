@@ -1,4 +1,4 @@
-"""What a base's chat template does with the time, and at which time training renders it."""
+"""Use of the time by a base's chat template, and the time that training renders it with."""
 
 import random
 from collections.abc import Sequence
@@ -24,10 +24,10 @@ _TOOL = {"type": "function", "function": {"name": "f", "description": "", "param
 def render(
     tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], at: datetime, *, is_prompt: bool, **extra: Any
 ) -> str:
-    """The text of a conversation, with `at` for the time of now.
+    """Render a conversation to text, with `at` as the current time.
 
     Args:
-        is_prompt: Whether the assistant's turn is opened after it.
+        is_prompt: Whether to append the header of the assistant's turn.
     """
     text = tokenizer.apply_chat_template(
         list(turns), tokenize=False, add_generation_prompt=is_prompt, strftime_now=strftime_at(at), **extra
@@ -36,12 +36,12 @@ def render(
 
 
 def run_time(recipe: RecipeConfig, today: date) -> datetime:
-    """The time that a run renders its held-out questions at, and, unless dates are varied, all its rows."""
+    """Template time of a run's held-out questions and, unless dates are varied, of all its rows."""
     return noon(recipe.template_date if isinstance(recipe.template_date, date) else today)
 
 
 def row_times(recipe: RecipeConfig, at: datetime, num_rows: int, split: Split) -> list[datetime]:
-    """The time of each training or validation row; varied ones come of the recipe's seed."""
+    """Template time of each training or validation row; varied times are drawn with the recipe's seed."""
     if recipe.template_date != "varied":
         return [at] * num_rows
     rng = random.Random(f"{recipe.seed} {split}")
@@ -50,22 +50,22 @@ def row_times(recipe: RecipeConfig, at: datetime, num_rows: int, split: Split) -
 
 
 def names_time(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether the template can depend on the time at all: whatever its conversations, it must name the function."""
+    """Whether the template can depend on the time: only one that names the function can."""
     return "strftime_now" in tokenizer.get_chat_template()
 
 
 def writes_time(tokenizer: PreTrainedTokenizerBase) -> bool:
-    """Whether common conversations differ between two moments.
+    """Whether the template renders common conversations differently at two different times.
 
     Raises:
-        PrepareBaseError: They differ at one and the same moment.
+        PrepareBaseError: Renderings differ even at the same time.
     """
     early, late = ([_rendered(tokenizer, *case, moment) for case in _cases()] for moment in APART)
     for _ in range(_NUM_TRIES):
         if [_rendered(tokenizer, *case, APART[0]) for case in _cases()] != early:
             raise PrepareBaseError(
-                "The base's chat template renders one conversation differently each time, so no server could prove "
-                "that it serves what was trained. Give another one with `--chat-template FILE.jinja`."
+                "The base's chat template renders one conversation differently each time, so a server cannot verify an "
+                "adapter against its training. Give another template with `--chat-template FILE.jinja`."
             )
     return early != late
 
@@ -77,7 +77,7 @@ def _cases() -> list[tuple[list[dict[str, str]], dict[str, Any]]]:
 def _rendered(
     tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], extra: dict[str, Any], at: datetime
 ) -> str | None:
-    """None where the template refuses such a conversation."""
+    """None if the template rejects such a conversation."""
     try:
         return render(tokenizer, turns, at, is_prompt=True, **extra)
     except Exception:  # boundary: a template is a program from a file, and may raise what it likes

@@ -1,1 +1,1 @@
-"""Base and adapter after training: scores on held-out examples (local.py), fingerprint, held-out questions."""
+"""Evaluation after training: held-out scores of base and adapter (local.py), fingerprint, probes."""

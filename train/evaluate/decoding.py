@@ -1,6 +1,6 @@
-"""How evaluation chooses tokens: greedily or sampled with a seed, held to the domain's JSON schema where it says so.
+"""Decoding in evaluation: greedy or sampled with a seed, optionally constrained to the domain's JSON schema.
 
-The same settings that a server gives to requests which name none (`DatasetManifest.request_fields`).
+Uses the same settings as a server's request defaults (`DatasetManifest.request_fields`).
 """
 
 import json
@@ -18,30 +18,30 @@ _SEED = 13
 
 
 def check_format(dataset: DatasetManifest) -> None:
-    """Do nothing where answers are not held to a schema, or to one that a grammar can follow.
+    """Check that the answer schema, if answers are constrained to one, can be compiled to a grammar.
 
     Raises:
-        DataError: xgrammar, which vLLM uses too, cannot follow it.
+        DataError: xgrammar, which vLLM also uses, cannot compile it.
     """
     if (schema := _schema(dataset)) is not None:
         try:
             xgrammar.Grammar.from_json_schema(schema)
         except RuntimeError as error:
             raise DataError(
-                f"`answer.json_schema` of {dataset.domain!r} cannot become a grammar: {str(error)[:200]}. "
+                f"`answer.json_schema` of {dataset.domain!r} cannot be compiled to a grammar: {str(error)[:200]}. "
                 "Simplify it, or leave `defaults.response_format` out."
             ) from error
 
 
 def token_choice(dataset: DatasetManifest, tokenizer: PreTrainedTokenizerBase) -> ChooseTokens:
-    """The choice that the domain's requests get; each one draws the same random numbers."""
+    """The decoding of the domain's requests; each request draws the same random numbers."""
     defaults, schema = dataset.defaults, _schema(dataset)
     choose = most_likely if defaults.temperature == 0 else Sampling(defaults.temperature, defaults.top_p)
     return choose if schema is None else Constrained(schema, tokenizer, choose)
 
 
 class Sampling:
-    """Draws each row's token from its distribution, or from its likeliest tokens that are `top_p` likely together."""
+    """Samples each row's token from its distribution, or from the smallest set with probability `top_p`."""
 
     def __init__(self, temperature: float, top_p: float | None) -> None:
         self._temperature = temperature
@@ -57,7 +57,7 @@ class Sampling:
 
 
 class Constrained:
-    """Leaves each row the tokens that its grammar allows next, for another choice to choose from."""
+    """Masks tokens that the row's grammar does not allow next, then delegates to another chooser."""
 
     def __init__(self, schema: str, tokenizer: PreTrainedTokenizerBase, choose: ChooseTokens) -> None:
         self._schema = schema
@@ -85,7 +85,7 @@ class Constrained:
         return xgrammar.GrammarCompiler(tokens).compile_json_schema(self._schema)
 
     def _matcher(self, row: Continuation, grammar: xgrammar.CompiledGrammar) -> xgrammar.GrammarMatcher:
-        """Where the row's answer is in the grammar; rows of the next batch have the same numbers, and no tokens yet."""
+        """The row's state in the grammar; reset when a new batch reuses the row's number."""
         if not row.token_ids:
             self._matchers[row.row] = xgrammar.GrammarMatcher(grammar)
         elif not self._matchers[row.row].is_terminated():

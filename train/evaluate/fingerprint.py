@@ -1,4 +1,4 @@
-"""Golden prompts with the training stack's log-probabilities: what a server must reproduce before it may answer."""
+"""Golden prompts with the training stack's log-probabilities, which a server must reproduce before it serves."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -23,10 +23,10 @@ NUM_GOLDEN_PROMPTS = 6
 def make_fingerprint(
     model: PeftModel, tokenizer: PreTrainedTokenizerBase, base: BaseManifest, rows: Sequence[DatasetRow], at: datetime
 ) -> Fingerprint:
-    """Teacher-forced log-probabilities of reference answers, by adapter and by base, in bf16 weights.
+    """Teacher-forced log-probabilities (nats) of reference answers, with and without the adapter, in bf16 weights.
 
     Args:
-        at: The time that the chat template may write; kept where it can.
+        at: The time passed to the chat template; stored if the template uses it.
     """
     return Fingerprint(
         base_digest=base.digest,
@@ -39,7 +39,7 @@ def make_fingerprint(
 
 
 def golden_rows(rows: Sequence[DatasetRow], wanted: int = NUM_GOLDEN_PROMPTS) -> list[DatasetRow]:
-    """The first rows with answers that differ, so that the prompts cover the answers broadly."""
+    """The first rows with distinct answers, so that the prompts cover the answers broadly."""
     first_of_answer = list({row.output: row for row in reversed(rows)}.values())[::-1]
     rest = [row for row in rows if row not in first_of_answer]
     return (first_of_answer + rest)[:wanted]
@@ -47,7 +47,7 @@ def golden_rows(rows: Sequence[DatasetRow], wanted: int = NUM_GOLDEN_PROMPTS) ->
 
 @torch.inference_mode()
 def answer_logprobs(model: PeftModel, encoded: Encoded) -> tuple[float, ...]:
-    """Log-probability of each answer token given all before it, nats; softmax in fp32."""
+    """Log-probability (nats) of each answer token given all tokens before it; softmax in fp32."""
     ids = torch.tensor([encoded.input_ids], device=model.device)
     first = len(encoded.prompt_ids)
     logits = model(input_ids=ids, use_cache=False).logits[0, first - 1 : -1].float()
@@ -56,7 +56,7 @@ def answer_logprobs(model: PeftModel, encoded: Encoded) -> tuple[float, ...]:
 
 
 def adapted_modules(model: PeftModel) -> tuple[str, ...]:
-    """Full names, in the base model, of the layers that carry LoRA weights."""
+    """Full names, in the base model, of the layers with LoRA weights."""
     return tuple(
         sorted(
             name
@@ -67,7 +67,7 @@ def adapted_modules(model: PeftModel) -> tuple[str, ...]:
 
 
 def stop_token_ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """Ids that end an answer: the tokenizer's end token and those of the generation configuration."""
+    """Ids of the tokens that end an answer: the tokenizer's EOS and those of the generation configuration."""
     configured = model.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None}))

@@ -1,7 +1,7 @@
-"""Answers to many prompts by the model's own forward: a shared beginning once, no padding, finished rows dropped.
+"""Batched generation with the model's forward: shared prefix computed once, no padding, finished rows dropped.
 
-1. The tokens that all prompts begin with run through the model once; their keys and values are copied.
-2. Prompts of the same length run as one batch, so nothing is padded.
+1. The common prefix of all prompts is computed once; its keys and values are copied.
+2. Prompts of the same length run as one batch, so there is no padding.
 3. The batches' keys and values, aligned on the right, become one batch, which takes one token a row and step.
 4. A row leaves the batch with its last token.
 """
@@ -23,7 +23,7 @@ from train.attention import grouped_attention_of
 
 @dataclass
 class Continuation:
-    """The tokens after one prompt, each with its log-probability before any choice, nats."""
+    """The generated tokens of one prompt, with log-probabilities (nats) of the unmodified distribution."""
 
     row: int
     token_ids: list[int] = field(default_factory=list)
@@ -37,7 +37,7 @@ IsFinished = Callable[[list[int]], bool]
 
 @dataclass
 class GenerationBatch:
-    """Rows that are continued together: `attention_mask` (N, T), `logits` (N, V) of each row's next token."""
+    """Rows that are decoded together: `attention_mask` (N, T), `logits` (N, V) of each row's next token."""
 
     rows: list[Continuation]
     cache: Any
@@ -45,14 +45,14 @@ class GenerationBatch:
     logits: torch.Tensor
 
     def append(self, token_ids: torch.Tensor) -> None:
-        """Add the chosen tokens, (N,)."""
+        """Append the chosen tokens, (N,)."""
         logprobs = self.logits.gather(-1, token_ids[:, None]).squeeze(-1) - self.logits.logsumexp(-1)
         for row, token_id, logprob in zip(self.rows, token_ids.tolist(), logprobs.tolist(), strict=True):
             row.token_ids.append(token_id)
             row.logprobs.append(logprob)
 
     def keep(self, positions: Sequence[int]) -> None:
-        """Drop all other rows."""
+        """Keep only these rows."""
         if len(positions) == len(self.rows):
             return
         self.rows = [self.rows[position] for position in positions]
@@ -72,7 +72,7 @@ def continue_prompts(
     is_finished: IsFinished,
     choose: ChooseTokens = most_likely,
 ) -> list[Continuation]:
-    """Continue each prompt until its new tokens are `is_finished`, or for `max_new_tokens`; all are one batch."""
+    """Decode all prompts as one batch, each until `is_finished` or `max_new_tokens`."""
     rows = [Continuation(row) for row in range(len(prompts))]
     with _contiguous_head_input(model), _fast_attention(model):
         for batch in _merge(_prefill(model, prompts, rows)):
@@ -83,7 +83,7 @@ def continue_prompts(
 def _prefill(
     model: PeftModel, prompts: Sequence[tuple[int, ...]], rows: Sequence[Continuation]
 ) -> list[GenerationBatch]:
-    """A batch for each length of prompt, the shortest first."""
+    """One batch per prompt length, shortest first."""
     prefix = _shared_prefix(model, prompts)
     by_length = sorted(rows, key=lambda row: len(prompts[row.row]))
     batches = []
@@ -102,7 +102,7 @@ def _prefill(
 
 
 def _shared_prefix(model: PeftModel, prompts: Sequence[tuple[int, ...]]) -> DynamicCache | None:
-    """Keys and values of what all prompts begin with; None where that is nothing, or the model keeps something else."""
+    """KV cache of the common prefix; None if the prefix is empty, or the model's cache is of another kind."""
     num_shared = 0
     for column in zip(*prompts, strict=False):
         if len(set(column)) > 1:
@@ -117,14 +117,14 @@ def _shared_prefix(model: PeftModel, prompts: Sequence[tuple[int, ...]]) -> Dyna
 
 
 def _is_plain(cache: Any) -> bool:
-    """Keys and values of attention alone, in the order of the tokens, and nothing beside them."""
+    """Whether the cache holds only attention keys and values, in token order."""
     return type(cache) is DynamicCache and all(
         type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     )
 
 
 def _merge(batches: list[GenerationBatch]) -> list[GenerationBatch]:
-    """One batch of all rows, shorter prompts behind padding; as they are where the model keeps no plain cache."""
+    """Merge batches into one, left-padding shorter prompts; unchanged if the model has no plain cache."""
     longest = batches[-1]
     if len(batches) == 1 or not all(_is_plain(batch.cache) for batch in batches):
         return batches
@@ -142,7 +142,7 @@ def _merge(batches: list[GenerationBatch]) -> list[GenerationBatch]:
 
 
 def _align_right(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
-    """Concatenate along the first dimension, zeros before what is shorter along `dim`."""
+    """Concatenate along the first dimension, left-padding with zeros along `dim`."""
     size = max(tensor.shape[dim] for tensor in tensors)
     unpadded = (0, 0) * (-dim - 1)
     padded = [torch.nn.functional.pad(t, (*unpadded, size - t.shape[dim], 0)) for t in tensors]
@@ -185,7 +185,7 @@ def _fast_attention(model: PeftModel) -> AbstractContextManager[None]:
 def _contiguous_head_input(model: PeftModel) -> Iterator[None]:
     """Give the output layer a contiguous input.
 
-    The last position of a batch of prompts is a strided slice, for which a CPU matmul copies the whole output layer
+    The last position of a batch of prompts is a strided slice, for which the CPU matmul copies the whole output layer
     once per row: 20 s a batch instead of 20 ms.
     """
     hook = model.get_output_embeddings().register_forward_pre_hook(

@@ -1,4 +1,4 @@
-"""Base and adapter on the same held-out split, asked as clients will ask, and what training made the model forget."""
+"""Scores of base and adapter on the same held-out split, prompted as clients will, and forgetting."""
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -23,7 +23,7 @@ BATCH_SIZE = 120
 
 @dataclass(frozen=True)
 class EvaluatedAnswer:
-    """One answer: its text without the end token, its tokens with it, as an engine counts them."""
+    """One answer: text without the end token, token ids with it, as an engine counts them."""
 
     text: str
     prompt_token_ids: tuple[int, ...]
@@ -39,11 +39,11 @@ def evaluate(
     at: datetime,
     on_answers: Callable[[int], None] = lambda count: None,
 ) -> tuple[Evaluation, list[EvaluatedAnswer]]:
-    """Scores of base (zero-shot) and adapter, and the adapter's answers in the order of the rows.
+    """Scores of base (zero-shot) and adapter, and the adapter's answers in row order.
 
     Args:
-        at: The time that the chat template may write.
-        on_answers: Called after each batch with its number of answers; there are two a row.
+        at: The time passed to the chat template.
+        on_answers: Called after each batch with its number of answers; two per row in total.
     """
     prompts = [encode_prompt(tokenizer, row.prompt, at) for row in rows]
     with without_adapter(model):
@@ -66,7 +66,7 @@ def generate(
     dataset: DatasetManifest,
     on_answers: Callable[[int], None] = lambda count: None,
 ) -> list[EvaluatedAnswer]:
-    """Answers in the order of `prompts`; batches hold prompts of similar length."""
+    """Answers in the order of `prompts`; batches group prompts of similar length."""
     settings = dataset.evaluation
     is_finished = _is_finished(tokenizer, settings.stop)
     choose = token_choice(dataset, tokenizer)
@@ -87,7 +87,7 @@ def exact_match(answers: Sequence[EvaluatedAnswer], rows: Sequence[DatasetRow]) 
 
 
 def valid_format(answers: Sequence[EvaluatedAnswer], dataset: DatasetManifest) -> Score:
-    """Share of answers in the domain's JSON schema; without a schema every non-empty answer is valid."""
+    """Share of answers valid under the domain's JSON schema; without a schema, every non-empty answer is valid."""
     answer_format = AnswerFormat(dataset.answer.json_schema)
     return _score(sum(answer_format.accepts(a.text) for a in answers), len(answers))
 
@@ -104,7 +104,7 @@ def quality_baseline(answers: Sequence[EvaluatedAnswer]) -> QualityBaseline:
 
 @torch.inference_mode()
 def measure_forgetting(model: PeftModel, tokenizer: PreTrainedTokenizerBase, text: str = FORGETTING_TEXT) -> Forgetting:
-    """How much worse the adapter makes the model at general English, in nats per token."""
+    """Loss of base and adapter on general English, in nats per token."""
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=model.device)
     with without_adapter(model):
         base_nll = _mean_nll(model, ids)
@@ -117,7 +117,7 @@ def measure_forgetting(model: PeftModel, tokenizer: PreTrainedTokenizerBase, tex
 
 
 def without_adapter(model: PeftModel) -> AbstractContextManager[None]:
-    """The base model alone, for a while."""
+    """Disable the adapter until the block ends."""
     manager: AbstractContextManager[None] = model.disable_adapter()
     return manager
 
@@ -128,7 +128,7 @@ def _mean_nll(model: PeftModel, ids: torch.Tensor) -> float:
 
 
 def _is_finished(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> IsFinished:
-    """Whether an answer ends with its newest token: the end token, or one that completes a stop string."""
+    """Whether the newest token ends the answer: an end token, or one that completes a stop string."""
     # A token is at least a byte; one more, because decoding may drop a space at the beginning.
     look_back = 1 + max((len(text.encode()) for text in stop), default=0)
 
@@ -144,7 +144,7 @@ def _is_finished(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> IsF
 def _answer(
     tokenizer: PreTrainedTokenizerBase, prompt: tuple[int, ...], row: Continuation, stop: Sequence[str]
 ) -> EvaluatedAnswer:
-    """The text ends with its stop string; the last token may hold more."""
+    """Truncate the text after the stop string; the last token may contain more."""
     text = str(tokenizer.decode(row.token_ids, skip_special_tokens=True))
     ends = [text.index(s) + len(s) for s in stop if s in text]
     mean_logprob = sum(row.logprobs) / max(len(row.logprobs), 1)

@@ -1,4 +1,4 @@
-"""What a version takes along of its domain, so that a server can watch it: probes, general text, a drift baseline."""
+"""Monitoring data of a version: probes, general text and the drift baseline."""
 
 import random
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ def make_probes(
     answers: Sequence[EvaluatedAnswer],
     forgetting: Forgetting,
 ) -> ProbeSet:
-    """The held-out rows as probes, and the version's own answers to them as the drift baseline.
+    """Probes from the held-out rows, and the drift baseline from the version's own answers to them.
 
-    Both stay out where the domain does not publish its probes: token ids tell as much as text does.
+    Both are left out if the domain does not publish its probes, because token ids reveal the text.
 
     Args:
         answers: The version's, in the order of `rows`.
@@ -47,7 +47,7 @@ def probe_of(row: DatasetRow) -> HeldOutQuestion:
 
 
 def quality_rules(config: DomainConfig) -> QualityRules:
-    """The domain's rules, as its versions carry them."""
+    """The domain's answer rules, as stored in its versions."""
     fields = config.quality.model_dump(include=set(QualityRules.model_fields))
     return QualityRules.model_validate(fields | {"refusal": config.quality.refusal or config.answer.refusal})
 
@@ -58,7 +58,7 @@ def _general_text(tokenizer: PreTrainedTokenizerBase, forgetting: Forgetting) ->
 
 
 def _baseline(answers: Sequence[EvaluatedAnswer]) -> tuple[Exchange, ...]:
-    """Shuffled: every other one becomes the yardstick, and rows might come sorted."""
+    """Shuffle the rows: every other one becomes the drift reference, and the input may be sorted."""
     exchanges = [
         Exchange(
             prompt_tokens=answer.prompt_token_ids,

@@ -1,1 +1,1 @@
-"""What is trained in the base: a recipe as PEFT's and TRL's settings (recipe.py)."""
+"""Translation of a recipe to PEFT's and TRL's settings (recipe.py)."""

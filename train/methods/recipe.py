@@ -1,4 +1,4 @@
-"""A recipe checked before anything is trained: what PEFT cannot build and what vLLM would refuse."""
+"""Check of a recipe before training: settings that PEFT cannot build or vLLM cannot serve."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ _UNTRAINED = ("lm_head", "embed_tokens", "embed_out", "wte")
 
 
 def check_recipe(recipe: RecipeConfig, *, max_lora_rank: int = MAX_LORA_RANK) -> None:
-    """Refuse what could be trained but not served, before the time is spent.
+    """Reject a recipe whose adapter could be trained but not served.
 
     Raises:
-        RecipeError: With every reason and its fix.
+        RecipeError: Lists every problem and its fix.
     """
     findings = check_adapter_config(
         {
@@ -36,14 +36,14 @@ def check_recipe(recipe: RecipeConfig, *, max_lora_rank: int = MAX_LORA_RANK) ->
     if untrained := sorted(set(_named(recipe.target_modules)) & set(_UNTRAINED)):
         problems.append(f"target_modules has {untrained!r}, which cannot be trained. Leave it out.")
     if problems:
-        raise RecipeError("This recipe is not trained: " + " ".join(problems))
+        raise RecipeError("This recipe cannot be used: " + " ".join(problems))
 
 
 def lora_config(recipe: RecipeConfig, model: torch.nn.Module) -> LoraConfig:
-    """PEFT's configuration, with the target modules named shortly (`q_proj`).
+    """PEFT's configuration, with short names of target modules (`q_proj`).
 
     Raises:
-        RecipeError: A target module that the base does not have.
+        RecipeError: The base lacks a target module.
     """
     return LoraConfig(
         r=recipe.lora_r,
@@ -58,10 +58,10 @@ def lora_config(recipe: RecipeConfig, model: torch.nn.Module) -> LoraConfig:
 
 
 def resolve_target_modules(model: torch.nn.Module, wanted: str | Sequence[str]) -> list[str]:
-    """Short names, sorted; `all-linear` is every linear layer but the output layer.
+    """Sorted short names; `all-linear` means every linear layer except the output layer.
 
     Raises:
-        RecipeError: A name that no linear layer ends with.
+        RecipeError: A name that is not the end of any linear layer's name.
     """
     linear = {
         name.rsplit(".", 1)[-1] for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)

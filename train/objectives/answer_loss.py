@@ -1,4 +1,4 @@
-"""TRL's trainer with only the work that the answer's loss needs, checked against the model's own forward."""
+"""TRL's trainer reduced to the computation that the answer loss needs, verified against the model's forward."""
 
 import logging
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 class PaddedBatch:
     """Examples padded on the right: `input_ids`, `attention_mask` and `labels`, each (B, T).
 
-    `num_shared` counts the tokens that all examples begin with and whose keys and values can be shared.
+    `num_shared` is the length of the common prefix whose keys and values can be shared.
     """
 
     input_ids: torch.Tensor
@@ -41,7 +41,7 @@ class PaddedBatch:
         return (self.labels[:, 1:] != IGNORED).sum()
 
     def longest_and_shortest(self) -> "PaddedBatch":
-        """Two rows, also where all are as long: one alone cannot show what leaks from row to row."""
+        """Two rows, even if all have one length: a single row cannot reveal leaks between rows."""
         order = self.attention_mask.sum(1).argsort().tolist()
         rows = sorted({order[0], order[-1]})
         return PaddedBatch(self.input_ids[rows], self.attention_mask[rows], self.labels[rows], self.num_shared)
@@ -49,23 +49,23 @@ class PaddedBatch:
 
 @dataclass(frozen=True)
 class LossAndGradient:
-    """`gradient`: that of the trainable weights, flat, in float32."""
+    """`gradient`: of all trainable weights, flattened, float32."""
 
     loss: float
     gradient: torch.Tensor
 
     def relative_gap(self, other: "LossAndGradient") -> tuple[float, float]:
-        """How far the other's loss and gradient are off, as shares of this one's."""
+        """Relative differences of the other's loss and gradient."""
         gradient_gap = float((other.gradient - self.gradient).norm() / self.gradient.norm().clamp(min=1e-12))
         return abs(other.loss - self.loss) / max(abs(self.loss), 1e-12), gradient_gap
 
 
 class AnswerLossTrainer(SFTTrainer):
-    """TRL's trainer without the work that a CPU cannot afford, for the model's own loss.
+    """TRL's trainer with less computation for the same loss, for training on a CPU.
 
     The model's own forward runs, but its output layer sees the answer's positions only (on a CPU, TRL projects every
-    position onto the vocabulary). The tokens that all examples of a batch begin with, the system prompt, are
-    computed once and not once per example: their keys and values are shared, and so is their gradient.
+    position onto the vocabulary). The common prefix of a batch (the system prompt) is
+    computed once instead of once per example: its keys, values and gradient are shared.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -89,11 +89,11 @@ class AnswerLossTrainer(SFTTrainer):
 
 
 class LossPaths:
-    """Which fast paths give the model's own loss and gradient; each is compared before it is used.
+    """Decides which fast paths may be used, by comparing their loss and gradient with the model's forward.
 
-    The comparison takes two examples of the batch. It is repeated for a batch longer than those before, because
-    attention windows and the scaling of positions begin to matter at some length. Training meets its longest batch
-    first, so that is rare.
+    The comparison uses two examples of the batch. It is repeated for a batch longer than all before, because
+    attention windows and position scaling take effect beyond some length. This is rare, as training starts with
+    the longest batch.
     """
 
     def __init__(self) -> None:
@@ -121,7 +121,7 @@ class LossPaths:
 
 
 def summed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) -> torch.Tensor:
-    """Negative log-likelihood of all answer tokens, nats."""
+    """Sum of the negative log-likelihood of all answer tokens, nats."""
     if path == "own forward":
         output = causal_lm(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
@@ -145,7 +145,7 @@ def summed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) 
 
 
 def _packed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch) -> torch.Tensor:
-    """The shared tokens and then what follows in each row, as one row; see `train.attention`."""
+    """Pack the batch into one row: the shared tokens, then the rest of each row; see `train.attention`."""
     num_rows, num_shared = len(batch.input_ids), batch.num_shared
     shared, rest = batch.input_ids[:1, :num_shared], batch.input_ids[:, num_shared:]
     positions = torch.arange(num_shared + rest.shape[1], device=rest.device)
@@ -161,11 +161,11 @@ def _packed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch) -> torch.Tensor
 
 
 def shared_prefix_length(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
-    """How many tokens all rows begin with, short of the position that predicts the first answer token.
+    """Length of the common prefix of all rows, excluding the position that predicts the first answer token.
 
     Args:
         input_ids: (B, T), padded on the right.
-        labels: (B, T), -100 where nothing is learnt.
+        labels: (B, T), -100 at positions without loss.
     """
     is_same = (input_ids == input_ids[:1]).all(0)
     is_prompt = (labels == IGNORED).all(0)
@@ -174,7 +174,7 @@ def shared_prefix_length(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
 
 
 def _shared_cache(causal_lm: PreTrainedModel, batch: PaddedBatch) -> Any:
-    """Keys and values of the shared tokens, computed for one row and repeated for all."""
+    """KV cache of the shared tokens, computed for one row and repeated for all."""
     prefix = batch.input_ids[:1, : batch.num_shared]
     cache = causal_lm.get_decoder()(input_ids=prefix, use_cache=True).past_key_values
     cache.batch_repeat_interleave(len(batch.input_ids))
@@ -183,7 +183,7 @@ def _shared_cache(causal_lm: PreTrainedModel, batch: PaddedBatch) -> Any:
 
 @contextmanager
 def _answer_positions_only(causal_lm: PreTrainedModel, is_answer: torch.Tensor) -> Iterator[None]:
-    """Hand the model's own output layer, with all it does to logits, the (1, N, H) states that predict the answer."""
+    """Apply the model's output layer only to the (1, N, H) hidden states that predict the answer."""
 
     def select(module: torch.nn.Module, args: object, output: Any) -> Any:
         output.last_hidden_state = output.last_hidden_state[:, :-1][is_answer][None]
@@ -197,7 +197,7 @@ def _answer_positions_only(causal_lm: PreTrainedModel, is_answer: torch.Tensor) 
 
 
 def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: PaddedBatch) -> bool:
-    """Compare two examples' loss and gradient, and log the outcome."""
+    """Compare loss and gradient on two examples, and log the result."""
     sample = batch.longest_and_shortest()
     own = loss_and_gradient(causal_lm, sample, "own forward")
     fast = loss_and_gradient(causal_lm, sample, path)
@@ -205,7 +205,7 @@ def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: PaddedBat
     max_loss_gap, max_gradient_gap = _tolerance(causal_lm)
     # Also false for a loss that is not a number.
     is_equal = loss_gap <= max_loss_gap and gradient_gap <= max_gradient_gap
-    verdict = "equals" if is_equal else "is not used: it differs from"
+    verdict = "equals" if is_equal else "is disabled: it differs from"
     logger.log(
         logging.INFO if is_equal else logging.WARNING,
         "training loss by %s %s the model's own forward at %d tokens: loss %.4f and %.4f, gradient %.1e apart",
@@ -216,7 +216,7 @@ def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: PaddedBat
 
 @torch.enable_grad()
 def loss_and_gradient(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) -> LossAndGradient:
-    """Mean loss per answer token and its gradient, without dropout; the weights' `grad` stays as it is."""
+    """Mean loss per answer token and its gradient, without dropout; the weights' `grad` is not changed."""
     was_training = causal_lm.training
     causal_lm.eval()
     try:
@@ -229,6 +229,6 @@ def loss_and_gradient(causal_lm: PreTrainedModel, batch: PaddedBatch, path: Loss
 
 
 def _tolerance(causal_lm: PreTrainedModel) -> tuple[float, float]:
-    """Largest relative gap of loss and of gradient that the number type explains."""
+    """Tolerance: the largest relative difference of loss and gradient that rounding in this dtype explains."""
     is_bf16 = causal_lm.dtype == torch.bfloat16 or torch.is_autocast_enabled(causal_lm.device.type)
     return (0.02, 0.2) if is_bf16 else (0.001, 0.01)

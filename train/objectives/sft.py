@@ -1,4 +1,4 @@
-"""Supervised fine-tuning of one LoRA adapter on a prepared base, by TRL's trainer."""
+"""Supervised fine-tuning of one LoRA adapter on a prepared base, with TRL's trainer."""
 
 import json
 import logging
@@ -61,10 +61,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained adapter on its base, in memory; its weights are bf16 numbers, as they will be saved and served.
+    """A trained adapter on its base, in memory; its weights are rounded to bf16, as they are saved and served.
 
     Attributes:
-        template_time: What the chat template is given for the time, wherever a figure of it is kept.
+        template_time: The time passed to the chat template in evaluation and in the fingerprint.
     """
 
     model: PeftModel
@@ -86,14 +86,14 @@ def train_adapter(
     console: Console | None = None,
     today: Callable[[], date] = date.today,
 ) -> Trained:
-    """Train one adapter; the model comes back with the weights of the best held-out loss.
+    """Train one adapter; the returned model has the weights with the best held-out loss.
 
     Args:
-        compute: What to compute in; None: as the interrupted run did, or else what is fastest on this machine.
-        today: The day that a new run begins.
+        compute: Precision and threads; None: those of the interrupted run, otherwise the fastest on this machine.
+        today: Date of a new run.
 
     Raises:
-        RecipeError: The recipe asks for what vLLM does not serve.
+        RecipeError: vLLM cannot serve what the recipe trains.
         ResumeError: `resume` without a checkpoint of this base, data set and recipe.
         DataError: An example does not fit into `max_length`.
     """
@@ -134,7 +134,7 @@ def train_adapter(
 
 
 def cast_model(model: PeftModel, compute: ComputeRecord) -> None:
-    """LoRA weights as bf16 has them: what is evaluated is what is saved and what vLLM computes with."""
+    """Round the LoRA weights to bf16, so that evaluation uses the same weights as the saved adapter and vLLM."""
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data = parameter.data.to(torch.bfloat16)
@@ -142,7 +142,7 @@ def cast_model(model: PeftModel, compute: ComputeRecord) -> None:
 
 
 def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
-    """Write PEFT's files, the same bytes for the same weights and without a path of this machine."""
+    """Write PEFT's files deterministically, and without local paths."""
     model.peft_config[ADAPTER_NAME].base_model_name_or_path = base_name
     weights = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items() if "lora_" in name}
     model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
@@ -154,24 +154,24 @@ def save_adapter(model: PeftModel, folder: Path, base_name: str) -> None:
 
 
 def _prepare_run(folder: Path, key: str, *, resume: bool) -> str | None:
-    """A fresh run folder, or the last checkpoint of an interrupted one."""
+    """Create a new run folder, or find the last checkpoint of an interrupted run."""
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)
         start_run(folder, key)
         return None
     checkpoint = last_checkpoint(folder)
     if checkpoint is None:
-        raise ResumeError(f"There is no checkpoint of {folder.name!r} to resume. Train without `--resume`.")
+        raise ResumeError(f"No checkpoint found for {folder.name!r} to resume. Train without `--resume`.")
     if not is_run_of(folder, key):
         raise ResumeError(
-            f"The checkpoint of {folder.name!r} is of another base, data set or recipe. "
+            f"The checkpoint of {folder.name!r} belongs to another base, data set or recipe. "
             "Restore those, or train without `--resume`."
         )
     return str(checkpoint)
 
 
 def measure_compute(model: PreTrainedModel, recipe: RecipeConfig, examples: Sequence[Encoded]) -> ComputeRecord:
-    """For batches of examples of the middle length."""
+    """Choose for batches of median length."""
     num_tokens = sorted(map(len, examples))[len(examples) // 2]
     return measure_training(model, lora_config(recipe, model), Shape(recipe.per_device_train_batch_size, num_tokens))
 
@@ -184,7 +184,7 @@ def make_trainer(
     run_folder: Path,
     compute: ComputeRecord,
 ) -> SFTTrainer:
-    """The trainer of a base that computes as `compute` says."""
+    """Create the trainer for the given precision and threads."""
     model.config.use_cache = False
     has_cuda = torch.cuda.is_available()
     trainer = (SFTTrainer if has_cuda else AnswerLossTrainer)(

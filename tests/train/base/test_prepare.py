@@ -83,7 +83,7 @@ def test_a_base_that_is_there_is_used_again(home: Home, model_folder: Path) -> N
 
 def test_a_name_taken_by_another_quantization_is_refused(home: Home, model_folder: Path) -> None:
     prepare_base(str(model_folder), "tiny", "none", home=home)
-    with pytest.raises(PrepareBaseError, match=r"'tiny' is already there, .* as none, plain; wanted .* as nf4"):
+    with pytest.raises(PrepareBaseError, match=r"'tiny' already exists, .* as none, plain; wanted .* as nf4"):
         prepare_base(str(model_folder), "tiny", "nf4", home=home)
 
 

@@ -51,7 +51,7 @@ def test_an_answer_that_cannot_fit_is_refused() -> None:
 
 def test_a_template_that_rewrites_the_prompt_is_refused() -> None:
     tokenizer = tiny_tokenizer("{{ messages|length }}{% for m in messages %}{{ m.content }}{% endfor %}")
-    with pytest.raises(DataError, match="chat template changes the prompt"):
+    with pytest.raises(DataError, match="renders the prompt differently when an answer follows"):
         encode(tokenizer, row("a rose", "red").messages, RENDERED_AT)
 
 

@@ -103,7 +103,7 @@ def test_a_stop_string_may_end_a_row_in_the_middle_of_the_schema(untrained: Untr
 
 def test_a_schema_that_no_grammar_follows_is_told_of_before_training(untrained: Untrained) -> None:
     broken = HELD | {"answer": AnswerConfig(json_schema={"type": "object", "properties": {"c": {"type": "colour"}}})}
-    with pytest.raises(DataError, match=r"`answer.json_schema` of 'colours' cannot become a grammar"):
+    with pytest.raises(DataError, match=r"`answer.json_schema` of 'colours' cannot be compiled to a grammar"):
         check_format(untrained.dataset.model_copy(update=broken))
     check_format(untrained.dataset.model_copy(update=HELD))
     check_format(untrained.dataset)
