@@ -11,10 +11,10 @@ PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-setup: ## Create .venv and install the pinned packages (instant when done)
+setup: ## Create .venv and install the pinned packages (does nothing if up to date)
 	@scripts/setup.sh
 
-demo: setup ## Start a server, train three adapters beside it, swap them in, measure, report
+demo: setup ## Start a server, train and swap in three adapters, measure, write a report
 	$(BIN)/lorikeet demo $(ARGS)
 
 serve: setup ## Serve the base and every published adapter
@@ -39,7 +39,7 @@ format: setup ## Format the code and sort its imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-lock: setup ## Resolve pyproject.toml anew into requirements/*.lock
+lock: setup ## Resolve pyproject.toml again into requirements/*.lock
 	$(BIN)/python requirements/lock.py cpu
 	$(BIN)/python requirements/lock.py gpu
 

@@ -1,1 +1,1 @@
-"""The adapter artifact: manifest, immutable store, aliases, lint, integrity. Imports no package of ours."""
+"""The adapter artifact: manifest, immutable store, aliases, lint, integrity. Imports no other package of ours."""

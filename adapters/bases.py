@@ -1,4 +1,4 @@
-"""Reading a prepared base folder: its manifest, and whether its files are what the manifest promises."""
+"""Read and verify prepared base folders: the manifest, and the files that it lists."""
 
 import hashlib
 import logging
@@ -19,11 +19,11 @@ logger = logging.getLogger(__name__)
 
 
 def read_base(folder: Path) -> BaseManifest:
-    """The manifest of a prepared base, after a look at its files' sizes (cheap; `verify_base` hashes them).
+    """Read the manifest of a prepared base and compare file sizes (cheap; `verify_base` hashes the files).
 
     Raises:
         BaseNotFoundError: No such folder.
-        InvalidBaseError: No manifest, an unreadable one, or a file that is missing or of another size.
+        InvalidBaseError: The manifest is missing or unreadable, or a file is missing or has another size.
     """
     manifest = _read_manifest(folder)
     for entry in manifest.files:
@@ -94,14 +94,13 @@ def chat_template_sha256(folder: Path) -> str:
     path = folder / CHAT_TEMPLATE_FILE
     if not path.is_file():
         raise InvalidBaseError(
-            f"Base {folder.name!r} has no {CHAT_TEMPLATE_FILE}, so nobody knows how its conversations look. "
-            "Prepare it with `--chat-template FILE`."
+            f"Base {folder.name!r} has no {CHAT_TEMPLATE_FILE}. Prepare it with `--chat-template FILE`."
         )
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def base_digest(weights: str, tokenizer: str, chat_template: str, quantization: str) -> str:
-    """The identity of a base: two bases with the same digest answer alike."""
+    """The identity of a base: two bases with the same digest give the same answers."""
     lines = f"weights {weights}\ntokenizer {tokenizer}\nchat_template {chat_template}\nquantization {quantization}\n"
     return hashlib.sha256(lines.encode()).hexdigest()
 
@@ -122,7 +121,7 @@ def _read_manifest(folder: Path) -> BaseManifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise InvalidBaseError(
-            f"Base {folder.name!r} has no {MANIFEST_FILE}: it was never finished. {_prepare_again(folder.name)}"
+            f"Base {folder.name!r} has no {MANIFEST_FILE}: its preparation is incomplete. {_prepare_again(folder.name)}"
         )
     try:
         return BaseManifest.model_validate_json(path.read_bytes())

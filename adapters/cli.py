@@ -1,4 +1,4 @@
-"""`lorikeet adapters`: what is in the store, what is wrong with a folder, moving aliases, and remote stores."""
+"""`lorikeet adapters`: list and verify versions, lint and import folders, move aliases, push and pull."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,14 +25,14 @@ from config.terminal import labelled, make_console, print_error
 if TYPE_CHECKING:
     from adapters.remote.remote import RemoteStore
 
-app = typer.Typer(no_args_is_help=True, help="The adapter store: list, check, promote, roll back, push and pull.")
+app = typer.Typer(no_args_is_help=True, help="Adapter store: list, verify, promote, roll back, import, push and pull.")
 
-HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="Where Lorikeet keeps its state.")]
+HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="State folder.")]
 ReferenceArgument = Annotated[str, typer.Argument(help="`medical`, `medical@3` or `medical@canary`.")]
-NameArgument = Annotated[str, typer.Argument(help="The adapter's name.")]
-UrlArgument = Annotated[str, typer.Argument(help="A remote store: s3://bucket/adapters, gs://…, hf://… or file:///….")]
-AliasOption = Annotated[str, typer.Option("--alias", help="The alias to move.")]
-ReasonOption = Annotated[str, typer.Option("--reason", help="Why; kept in the history.")]
+NameArgument = Annotated[str, typer.Argument(help="Adapter name.")]
+UrlArgument = Annotated[str, typer.Argument(help="Remote store: s3://bucket/adapters, gs://…, hf://… or file:///….")]
+AliasOption = Annotated[str, typer.Option("--alias", help="Alias to move.")]
+ReasonOption = Annotated[str, typer.Option("--reason", help="Reason, recorded in the history.")]
 
 DEFAULT_HOME = Path("var")
 
@@ -55,7 +55,7 @@ def list_(home: HomeOption = DEFAULT_HOME) -> None:
 
 @app.command()
 def show(reference: ReferenceArgument, home: HomeOption = DEFAULT_HOME) -> None:
-    """Show what is known of one version, and the adapter's history."""
+    """Show a version's manifest, and the adapter's history."""
     with _errors_in_one_line():
         store = _store(home)
         target = store.resolve(reference)
@@ -65,10 +65,10 @@ def show(reference: ReferenceArgument, home: HomeOption = DEFAULT_HOME) -> None:
 
 @app.command()
 def verify(
-    reference: Annotated[str | None, typer.Argument(help="One version; all of them when left out.")] = None,
+    reference: Annotated[str | None, typer.Argument(help="One version; default: all.")] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Hash every file again and compare with the manifest."""
+    """Verify files against the SHA-256 hashes in the manifest."""
     with _errors_in_one_line():
         store = _store(home)
         targets = [store.resolve(reference)] if reference else _all_targets(store)
@@ -84,7 +84,7 @@ def promote(
     reason: ReasonOption = "",
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Point an alias (`stable`) to a version."""
+    """Point an alias (default `stable`) to a version."""
     with _errors_in_one_line():
         store = _store(home)
         target = store.resolve(reference)
@@ -99,7 +99,7 @@ def rollback(
     reason: ReasonOption = "",
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Point an alias back to the version before its last promotion."""
+    """Point an alias back to its version before the last promotion."""
     with _errors_in_one_line():
         target = _store(home).rollback(name, alias, reason)
         console.print(f"{name}@{alias} is now {target}")
@@ -108,23 +108,25 @@ def rollback(
 @app.command()
 def split(
     name: NameArgument,
-    canary_weight: Annotated[float, typer.Option(min=0.0, max=1.0, help="The canary's share of the requests.")],
-    shadow: Annotated[bool, typer.Option("--shadow", help="Show the canary requests, but answer with stable.")] = False,
+    canary_weight: Annotated[float, typer.Option(min=0.0, max=1.0, help="Share of requests for the canary, 0 to 1.")],
+    shadow: Annotated[
+        bool, typer.Option("--shadow", help="Send requests to the canary too, but answer with stable.")
+    ] = False,
     reason: ReasonOption = "",
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Share the requests for NAME between stable and canary."""
+    """Split the requests for NAME between stable and canary."""
     with _errors_in_one_line():
         store = _store(home)
         store.set_aliases(name, {}, canary_weight=canary_weight, is_shadow=shadow, reason=reason)
         shown = store.split(name)
-        share = "is a shadow" if shown.is_shadow else f"has {shown} of the traffic"
+        share = "is now a shadow" if shown.is_shadow else f"now gets {shown} of the traffic"
         console.print(f"{name}: the canary {share}")
 
 
 @app.command()
 def pin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption = DEFAULT_HOME) -> None:
-    """Keep a version loaded in every server, and out of `gc --keep-last`."""
+    """Keep a version loaded in every server, and exclude it from `gc --keep-last`."""
     with _errors_in_one_line():
         store = _store(home)
         target = store.resolve(reference)
@@ -134,7 +136,7 @@ def pin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOptio
 
 @app.command()
 def unpin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption = DEFAULT_HOME) -> None:
-    """Take a pin off."""
+    """Remove a pin."""
     with _errors_in_one_line():
         store = _store(home)
         target = store.resolve(reference)
@@ -144,7 +146,7 @@ def unpin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOpt
 
 @app.command()
 def rm(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption = DEFAULT_HOME) -> None:
-    """Delete a version that no alias points to."""
+    """Delete a version; no alias may point to it."""
     with _errors_in_one_line():
         store = _store(home)
         target = store.resolve(reference)
@@ -155,11 +157,11 @@ def rm(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption
 @app.command()
 def gc(
     keep_last: Annotated[
-        int | None, typer.Option(min=0, help="Also remove versions without alias and pin but the newest N.")
+        int | None, typer.Option(min=0, help="Also remove versions with neither alias nor pin, except the newest N.")
     ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Remove what crashed publishers left, and old versions if asked."""
+    """Remove leftovers of interrupted publishes and, with --keep-last, old versions."""
     with _errors_in_one_line():
         collected = _store(home).gc(keep_last=keep_last)
         versions = ", ".join(map(str, collected.removed)) or "no version"
@@ -168,7 +170,7 @@ def gc(
 
 @app.command()
 def push(reference: ReferenceArgument, url: UrlArgument, home: HomeOption = DEFAULT_HOME) -> None:
-    """Copy a version, what its adapter's aliases point to, and its history to a remote store."""
+    """Push a version, the versions its adapter's aliases point to, and the history to a remote store."""
     with _errors_in_one_line():
         store = _store(home)
         target = store.resolve(reference)
@@ -180,10 +182,10 @@ def push(reference: ReferenceArgument, url: UrlArgument, home: HomeOption = DEFA
 @app.command()
 def pull(
     url: UrlArgument,
-    reference: Annotated[str | None, typer.Argument(help="One adapter or version; all when left out.")] = None,
+    reference: Annotated[str | None, typer.Argument(help="One adapter or version; default: all.")] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Mirror a remote store's histories, and fetch the version named, or all with an alias or a pin."""
+    """Pull histories from a remote store, and the named version, or all versions with an alias or a pin."""
     with _errors_in_one_line():
         store = _store(home)
         remote = _remote(store, url)
@@ -195,12 +197,12 @@ def pull(
 
 @app.command()
 def lint(
-    folder: Annotated[Path, typer.Argument(help="A PEFT folder, ours or not.")],
-    base: Annotated[str | None, typer.Option(help="A prepared base to compare with.")] = None,
-    max_lora_rank: Annotated[int, typer.Option(min=1, max=MAX_LORA_RANK, help="As in serve.yaml.")] = 16,
+    folder: Annotated[Path, typer.Argument(help="PEFT folder, from Lorikeet or elsewhere.")],
+    base: Annotated[str | None, typer.Option(help="Prepared base to check against.")] = None,
+    max_lora_rank: Annotated[int, typer.Option(min=1, max=MAX_LORA_RANK, help="`max_lora_rank` of serve.yaml.")] = 16,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Say whether a PEFT folder can be served, and if not, why not."""
+    """Check whether a PEFT folder can be served, and report every problem."""
     with _errors_in_one_line():
         base_folder = _base_folder(home, base) if base else None
         findings = lint_folder(folder, base_folder=base_folder, max_lora_rank=max_lora_rank)
@@ -214,10 +216,10 @@ def lint(
 
 @app.command("import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A PEFT folder that something else trained.")],
-    name: Annotated[str, typer.Argument(help="The adapter's name here.")],
-    base: Annotated[str, typer.Option(help="The prepared base that it was trained on.")],
-    description: Annotated[str, typer.Option(help="One line for people.")] = "",
+    folder: Annotated[Path, typer.Argument(help="PEFT folder trained with another tool.")],
+    name: Annotated[str, typer.Argument(help="Adapter name in the store.")],
+    base: Annotated[str, typer.Option(help="Prepared base that it was trained on.")],
+    description: Annotated[str, typer.Option(help="One-line description.")] = "",
     defaults: Annotated[
         Path | None,
         typer.Option(
@@ -226,11 +228,11 @@ def import_(
         ),
     ] = None,
     rename: Annotated[
-        bool, typer.Option("--rename", help="Publish the tensors under the names that PEFT gives them.")
+        bool, typer.Option("--rename", help="Rename the tensors to PEFT's names before publishing.")
     ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Publish a PEFT folder that something else trained."""
+    """Publish a PEFT folder that was trained with another tool."""
     with _errors_in_one_line():
         base_folder = _base_folder(home, base)
         filled = read_defaults(defaults) if defaults else None
@@ -269,13 +271,13 @@ def _remote(store: AdapterStore, url: str) -> "RemoteStore":
 
 
 def _wanted(store: AdapterStore, remote: "RemoteStore", reference: str | None) -> list[Target]:
-    """What `pull` fetches."""
+    """Versions that `pull` fetches."""
     if reference is not None and "@" in reference:
         return [store.recorded(reference)]
     names = store.folders.names() if reference is None else [reference]
     targets = [target for name in names for target in remote.in_traffic(name)]
     if reference is not None and not targets:
-        raise AdapterNotFoundError(f"No alias of {reference!r} points anywhere. Name a version: `{reference}@1`.")
+        raise AdapterNotFoundError(f"Adapter {reference!r} has no alias. Give a version: `{reference}@1`.")
     return targets
 
 

@@ -1,4 +1,4 @@
-"""Request defaults for an adapter from elsewhere, read from a file that a person wrote."""
+"""Request defaults of an imported adapter, read from a YAML or JSON file."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ _MAX_VALUE_CHARS = 80
 
 
 def read_defaults(path: Path) -> RequestDefaults:
-    """The defaults in a YAML or JSON file.
+    """Read request defaults from a YAML or JSON file.
 
     Raises:
-        InvalidDefaultsError: Not readable, no mapping, or a key is unknown or wrong; names all such keys.
+        InvalidDefaultsError: Unreadable, not a mapping, or unknown or invalid keys; the message lists all of them.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
@@ -26,7 +26,7 @@ def read_defaults(path: Path) -> RequestDefaults:
             f"{path}: cannot be read ({error}). Give the path of a YAML or JSON file."
         ) from error
     except yaml.YAMLError as error:
-        raise InvalidDefaultsError(f"{path}: neither YAML nor JSON: {' '.join(str(error).split())}") from error
+        raise InvalidDefaultsError(f"{path}: not valid YAML or JSON: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         known = ", ".join(RequestDefaults.model_fields)
         raise InvalidDefaultsError(f"{path}: got {type(values).__name__}, wanted a mapping with some of {known}.")
@@ -41,7 +41,9 @@ def read_defaults(path: Path) -> RequestDefaults:
         )
         raise InvalidDefaultsError(f"{path}: {problems}. Correct the file and import again.") from error
     except SchemaError as error:
-        raise InvalidDefaultsError(f"{path}: `response_format` holds no JSON schema: {error.message}") from error
+        raise InvalidDefaultsError(
+            f"{path}: `response_format` must hold a valid JSON schema: {error.message}"
+        ) from error
     return defaults
 
 

@@ -1,30 +1,30 @@
 """Errors of the adapter store; the HTTP status of each stands in `serve/errors.py`.
 
 AdapterError
-├── InvalidReferenceError    (ValueError)        not a name, `name@3` or `name@alias`
+├── InvalidReferenceError    (ValueError)        must be `name`, `name@3` or `name@alias`
 ├── AdapterNotFoundError     (LookupError)       no such adapter, version or alias
 ├── InvalidAdapterError      (ValueError)        a folder that cannot be published or served
 │   ├── UnsupportedAdapterError                  valid for PEFT, but vLLM cannot serve it
 │   └── IntegrityError                           a file differs from its manifest
-├── InvalidDefaultsError     (ValueError)        request defaults that no version can have
-├── InvalidSplitError        (ValueError)        a traffic split that makes no sense
+├── InvalidDefaultsError     (ValueError)        invalid request defaults
+├── InvalidSplitError        (ValueError)        an invalid traffic split
 ├── BaseModelMismatchError   (ValueError)        made for another base, template or quantization
 ├── BaseNotFoundError        (LookupError)       no such prepared base
 ├── InvalidBaseError         (ValueError)        a base folder that is unfinished or changed
-├── AdapterInUseError        (RuntimeError)      what should be removed has an alias, or is loaded
+├── AdapterInUseError        (RuntimeError)      a version to remove has an alias, or is loaded
 ├── TrialOverError           (RuntimeError)      the canary or the stable version is no longer the one judged
 ├── StoreDiskError           (OSError)           the store's disk is full or read-only
 └── RemoteStoreError         (ConnectionError)   a remote store cannot be reached or used
-    └── RemoteConflictError                      the remote holds something else by that name
+    └── RemoteConflictError                      the remote's version or history differs
 """
 
 
 class AdapterError(Exception):
-    """Anything that the adapter store refuses."""
+    """Base class of the adapter store's errors."""
 
 
 class InvalidReferenceError(AdapterError, ValueError):
-    """Not a model reference."""
+    """Text that is not a model reference."""
 
 
 class AdapterNotFoundError(AdapterError, LookupError):
@@ -32,19 +32,19 @@ class AdapterNotFoundError(AdapterError, LookupError):
 
 
 class InvalidAdapterError(AdapterError, ValueError):
-    """A folder that is no adapter, or a broken one."""
+    """A folder that is not a PEFT adapter, or is broken."""
 
 
 class UnsupportedAdapterError(InvalidAdapterError):
-    """A good PEFT adapter of a kind that vLLM does not serve."""
+    """A valid PEFT adapter of a kind that vLLM cannot serve."""
 
 
 class IntegrityError(InvalidAdapterError):
-    """Files that differ from what their manifest promises."""
+    """Files that differ from their manifest."""
 
 
 class InvalidDefaultsError(AdapterError, ValueError):
-    """Request defaults with an unknown key or a wrong value."""
+    """Request defaults with an unknown key or an invalid value."""
 
 
 class InvalidSplitError(AdapterError, ValueError):
@@ -68,16 +68,16 @@ class AdapterInUseError(AdapterError, RuntimeError):
 
 
 class TrialOverError(AdapterError, RuntimeError):
-    """A verdict that comes too late: stable or canary has moved since."""
+    """A verdict on a trial that has ended: stable or canary has moved since."""
 
 
 class StoreDiskError(AdapterError, OSError):
-    """A disk without room for what was to be written; nothing of it stays."""
+    """The disk is full or read-only; the write was undone."""
 
 
 class RemoteStoreError(AdapterError, ConnectionError):
-    """A remote store that is away, refuses, or lacks what its history promises."""
+    """A remote store that is unreachable, denies access, or lacks files of its history."""
 
 
 class RemoteConflictError(RemoteStoreError):
-    """A remote store that holds another version or another history by the same name."""
+    """A remote store whose version or history of the same name differs."""

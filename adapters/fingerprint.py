@@ -1,4 +1,4 @@
-"""The fingerprint: what the training stack says an adapter does, so a server can prove it does the same."""
+"""The fingerprint: reference log-probabilities of the training stack, which a server must reproduce."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -36,7 +36,7 @@ class Fingerprint(Record):
     chat_template_sha256: str
     template_time: NaiveDatetime | None = Field(
         None,
-        description="The time that the chat template got for the prompts. None: it asks for none, or an older file.",
+        description="The time passed to the chat template. None: the template does not use it, or the file is older.",
     )
     stop_token_ids: tuple[int, ...]
     modules: tuple[str, ...] = Field(description="Full names of the base's layers that carry LoRA weights.")
@@ -44,7 +44,7 @@ class Fingerprint(Record):
 
     @property
     def adapter_effect_nats(self) -> float:
-        """Mean |adapter − base| log-probability per answer token: how much the adapter changes."""
+        """Effect size of the adapter: mean |adapter − base| log-probability per answer token, nats."""
         gaps = [abs(a - b) for p in self.prompts for a, b in zip(p.adapter_logprobs, p.base_logprobs, strict=True)]
         return sum(gaps) / max(len(gaps), 1)
 
@@ -53,7 +53,7 @@ def read_fingerprint(folder: Path) -> Fingerprint | None:
     """The fingerprint of a version folder, or None where the adapter was imported without one.
 
     Raises:
-        InvalidAdapterError: The file is no fingerprint.
+        InvalidAdapterError: The file is not a valid fingerprint.
     """
     path = folder / FINGERPRINT_FILE
     if not path.exists():

@@ -13,7 +13,7 @@ _REFERENCE = re.compile(rf"({NAME_PATTERN})(?:@(?:([1-9][0-9]{{0,8}})|([a-z][a-z
 
 @dataclass(frozen=True)
 class Reference:
-    """What a client asked for: a name with either a version or an alias."""
+    """A parsed model reference: a name with either a version or an alias."""
 
     name: str
     version: int | None = None
@@ -44,7 +44,7 @@ def parse_reference(text: str) -> Reference:
     match = _REFERENCE.fullmatch(text)
     if match is None:
         raise InvalidReferenceError(
-            f"{text[:80]!r} is no model reference. Write `name`, `name@3` or `name@stable` "
+            f"{text[:80]!r} is not a model reference. Write `name`, `name@3` or `name@stable` "
             "(lower-case letters, digits and dashes)."
         )
     name, version, alias = match.groups()
@@ -54,12 +54,12 @@ def parse_reference(text: str) -> Reference:
 
 
 def parse_alias(name: str, alias: str) -> Reference:
-    """The reference that an adapter's name and an alias make.
+    """Build a reference from an adapter's name and an alias.
 
     Raises:
-        InvalidReferenceError: No adapter or alias name; `3` is a version, not an alias.
+        InvalidReferenceError: Not an adapter or alias name; `3` is a version, not an alias.
     """
     reference = parse_reference(f"{name}@{alias}")
     if reference.alias != alias:
-        raise InvalidReferenceError(f"{alias[:80]!r} is no alias. Write a word like `stable` or `canary`.")
+        raise InvalidReferenceError(f"{alias[:80]!r} is not a valid alias. Write a word like `stable` or `canary`.")
     return reference

@@ -1,4 +1,4 @@
-"""What the command line shows of a store: tables of versions, of one version, and of an adapter's history."""
+"""Terminal tables: versions of the store, one version, and an adapter's history."""
 
 import json
 
@@ -13,7 +13,7 @@ from adapters.store.store import AdapterStore
 
 
 def versions_table(store: AdapterStore, targets: list[Target]) -> Table:
-    """One line a version, narrow enough for 80 columns; `show` has the rest."""
+    """One line per version, within 80 columns; `show` has the details."""
     table = Table("version", "aliases", "base", "r", "base score", "score", "n", box=SIMPLE_HEAD)
     for target in targets:
         manifest = store.manifest(target)
@@ -31,7 +31,7 @@ def versions_table(store: AdapterStore, targets: list[Target]) -> Table:
 
 
 def labels(store: AdapterStore, target: Target) -> list[str]:
-    """The aliases of a version, the canary's with its share of the traffic, whether it is pinned, or quarantined."""
+    """Aliases (the canary's with its traffic share), pin and quarantine of a version."""
     aliases = sorted(alias for alias, version in store.aliases(target.name).items() if version == target.version)
     split = store.split(target.name)
     shown = [f"{alias} {split}" if alias == CANARY_ALIAS and split != Split() else alias for alias in aliases]
@@ -87,7 +87,7 @@ def _defaults(defaults: RequestDefaults | None) -> str:
 
 
 def _reason(event: Event) -> str:
-    """The reason, after what a split changed to or what a verdict says."""
+    """The new split or the verdict, if any, followed by the reason."""
     if event.kind == "judged":
         return f"{event.action}: {event.reason}"
     if event.kind != "split":

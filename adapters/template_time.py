@@ -1,8 +1,8 @@
-"""The time that a chat template is given, where it asks for one: `strftime_now`, at a moment that is chosen.
+"""A fixed time for chat templates that read the clock through `strftime_now`.
 
-transformers lets a template write the date of today. Two renderings are the same tokens only at the same moment, so
-whatever is compared later is rendered at a moment that is kept with it. `apply_chat_template(..., strftime_now=…)`
-goes before the function that transformers itself offers, in that call alone.
+transformers lets a template write today's date. Two renderings give the same tokens only at the same time, so
+everything that is compared later is rendered at a recorded time. `apply_chat_template(..., strftime_now=…)`
+overrides transformers' own function in that call only.
 """
 
 import re
@@ -10,7 +10,7 @@ from collections.abc import Callable
 from datetime import UTC, date, datetime, time
 
 APART = (datetime(1987, 6, 4, 5, 6, 7), datetime(2045, 12, 31, 23, 59, 58))
-"""Two moments that share no field, and no first digit or letter of one: what differs between them is the time."""
+"""Two times that differ in every field, and in its first character, to detect a template that uses the time."""
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _MONTHS = (
@@ -21,15 +21,15 @@ _COMPOSITES = {"c": "%a %b %e %H:%M:%S %Y", "x": "%m/%d/%y", "X": "%H:%M:%S", "r
 
 
 def noon(day: date) -> datetime:
-    """The moment that stands for a day."""
+    """The fixed time of a date."""
     return datetime.combine(day, time(12))
 
 
 def strftime_at(moment: datetime) -> Callable[[str], str]:
-    """What a template may call for the time: the same text in every locale and time zone.
+    """A `strftime_now` for templates that gives the same text in every locale and time zone.
 
     Args:
-        moment: Without a time zone, as the local time that transformers gives.
+        moment: A naive datetime, as transformers passes local time.
     """
 
     def strftime_now(format: str) -> str:
@@ -39,7 +39,7 @@ def strftime_at(moment: datetime) -> Callable[[str], str]:
 
 
 def _in_english(directive: str, moment: datetime) -> str:
-    """A directive that the C library would answer by its locale or time zone, answered here; others as they are."""
+    """Expand directives that depend on locale or time zone; leave the others to strftime."""
     if directive in _COMPOSITES:
         return re.sub(r"%(.)", lambda found: _in_english(found[1], moment), _COMPOSITES[directive])
     day, month = _DAYS[moment.weekday()], _MONTHS[moment.month - 1]

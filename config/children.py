@@ -1,4 +1,4 @@
-"""Commands that end when the process that runs them ends, also where that is killed."""
+"""Run commands that end together with their parent process, even if it is killed."""
 
 import os
 import sys
@@ -16,9 +16,9 @@ os.execvp(sys.argv[2], sys.argv[2:])
 
 
 def bound(command: Sequence[str]) -> list[str]:
-    """The same command, ended by SIGTERM with this process where the system can do that.
+    """Wrap a command so that it gets SIGTERM when this process ends (Linux only).
 
-    To Linux, the end of the thread that started a process is its parent's end: start it in one that lasts.
+    On Linux this happens when the starting thread ends, so start it from a thread that lives long enough.
     """
     if sys.platform != "linux":
         return list(command)

@@ -24,7 +24,7 @@ class Message(Config):
 
 
 class DatasetRow(Config):
-    """One example: the conversation (system, user, assistant) and what it was made from."""
+    """One example: the conversation (system, user, assistant) and its source fields."""
 
     messages: tuple[Message, ...]
     input: str
@@ -33,7 +33,7 @@ class DatasetRow(Config):
 
     @property
     def prompt(self) -> tuple[Message, ...]:
-        """The conversation without its answer: what a client sends."""
+        """The conversation without its answer, as a client sends it."""
         return self.messages[:-1]
 
 
@@ -62,19 +62,21 @@ class DatasetManifest(Config):
     num_validation: int
     num_test: int
     num_test_out_of_scope: int
-    num_exact_duplicates: int = Field(description="Rows dropped as copies of another row.")
-    num_conflicts: int = Field(description="Rows dropped because one input had several answers.")
-    num_near_duplicates: int = Field(description="Training rows dropped as near copies of a held-out one.")
-    num_cut: int = Field(description="Inputs cut to `max_input_chars`.")
-    config_sha256: str = Field(description="Of everything that decides the rows; equal means nothing to do.")
-    dataset_sha256: str = Field(description="Over the three split files.")
+    num_exact_duplicates: int = Field(description="Rows dropped as exact duplicates.")
+    num_conflicts: int = Field(description="Rows dropped because their input had conflicting answers.")
+    num_near_duplicates: int = Field(description="Training rows dropped as near-duplicates of a held-out row.")
+    num_cut: int = Field(description="Inputs truncated to `max_input_chars`.")
+    config_sha256: str = Field(
+        description="Hash of everything that determines the rows; if equal, no rebuild is needed."
+    )
+    dataset_sha256: str = Field(description="SHA-256 over the three split files.")
     created_at: str = Field(description="UTC, ISO 8601.")
 
     @property
     def request_fields(self) -> dict[str, Any]:
-        """How the domain's questions are asked, as fields of `/v1/chat/completions`, but for the system prompt.
+        """Request fields of `/v1/chat/completions` for the domain's questions, except the system prompt.
 
-        The one source for evaluation and for `version_defaults`.
+        Used by both evaluation and `version_defaults`.
         """
         fields: dict[str, Any] = {
             "temperature": self.defaults.temperature,
@@ -89,7 +91,7 @@ class DatasetManifest(Config):
 
     @property
     def version_defaults(self) -> dict[str, Any]:
-        """The request defaults that a version trained on it carries."""
+        """The request defaults of a version trained on this data set."""
         return {"system": self.chat.system} | self.request_fields
 
 
@@ -113,12 +115,12 @@ def read_dataset(folder: Path) -> DatasetManifest:
     """The manifest of a built data set.
 
     Raises:
-        DatasetError: No such data set, or an unfinished or unreadable one.
+        DatasetError: The data set is missing, unfinished or unreadable.
     """
     path = folder / DATASET_MANIFEST_FILE
     if not path.is_file():
         raise DatasetError(
-            f"There is no finished data set {folder.name!r}. Build it: "
+            f"Data set {folder.name!r} is missing or unfinished. Build it: "
             f"`lorikeet data build config/domains/{folder.name}.yaml`."
         )
     try:
@@ -134,7 +136,7 @@ def read_split(folder: Path, split: Split) -> list[DatasetRow]:
     """The rows of one split, in file order.
 
     Raises:
-        DatasetError: The file is missing, or a line is no row.
+        DatasetError: The file is missing, or a line is not a valid row.
     """
     path = folder / f"{split}.jsonl"
     if not path.is_file():
@@ -155,7 +157,7 @@ def verify_dataset(folder: Path) -> DatasetManifest:
     """`read_dataset`, then hash the split files.
 
     Raises:
-        DatasetError: As `read_dataset`, or the rows are not the ones the manifest describes.
+        DatasetError: As `read_dataset`, or the rows differ from the manifest.
     """
     manifest = read_dataset(folder)
     found = hash_splits(folder)
@@ -177,5 +179,5 @@ def hash_splits(folder: Path) -> str:
 
 
 def rows_to_jsonl(rows: Sequence[DatasetRow]) -> str:
-    """One sorted-key JSON object a line: the same rows give the same bytes."""
+    """One JSON object per line with sorted keys, so that equal rows give equal bytes."""
     return "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) + "\n" for row in rows)

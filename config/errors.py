@@ -1,12 +1,12 @@
 """Errors of configuration and data files.
 
-ConfigError     (ValueError)   a YAML file that does not say what it should
+ConfigError     (ValueError)   a YAML file that is missing or invalid
 DatasetError    (ValueError)   a data set folder that is missing, unfinished or changed
 """
 
 
 class ConfigError(ValueError):
-    """A configuration file that does not say what it should."""
+    """A configuration file that is missing or invalid."""
 
 
 class DatasetError(ValueError):

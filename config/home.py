@@ -1,4 +1,4 @@
-"""Where Lorikeet keeps its state: one root folder with a fixed layout."""
+"""Layout of the state folder."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ class Home:
 
     @property
     def runs(self) -> Path:
-        """Checkpoints and logs of training runs, one folder a domain."""
+        """Checkpoints and logs of training runs, one folder per domain."""
         return self.root / "runs"
 
     @property
@@ -29,12 +29,12 @@ class Home:
 
     @property
     def staged(self) -> Path:
-        """Versions in the engine's own layout, for later loads; may be deleted."""
+        """Cache of versions in the engine's layout; may be deleted."""
         return self.root / "staged"
 
     @property
     def int8_bases(self) -> Path:
-        """Bases rounded to int8 for serving on a CPU; may be deleted."""
+        """Cache of bases quantized to int8 for serving on a CPU; may be deleted."""
         return self.root / "int8-bases"
 
     @property
@@ -44,17 +44,17 @@ class Home:
 
     @property
     def loadtests(self) -> Path:
-        """Results of load tests, one folder a run."""
+        """Results of load tests, one folder per run."""
         return self.root / "loadtests"
 
     @property
     def quality(self) -> Path:
-        """Samples of answers, grades, labels, probe scores and looks at drift."""
+        """Answer samples, grades, labels, probe scores and drift checks."""
         return self.root / "quality.sqlite3"
 
     @property
     def quality_key(self) -> Path:
-        """What tenants' names are hashed with in samples."""
+        """Key for hashing tenant names in samples."""
         return self.root / "quality.key"
 
     @property

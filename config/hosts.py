@@ -1,4 +1,4 @@
-"""Host names and web origins, as settings and browsers write them, in one form that can be compared."""
+"""Normalise host names and web origins so that they can be compared."""
 
 import ipaddress
 import re
@@ -15,7 +15,7 @@ ANY_HOST = "*"
 
 
 def normal_host(text: str) -> str | None:
-    """A name or an address without port: lower case, no final dot, an address in its shortest form; None if neither.
+    """Normalise a host name or address without port (lower case, no final dot); None if it is neither.
 
     An IPv6 address may be in brackets.
     """
@@ -26,14 +26,14 @@ def normal_host(text: str) -> str | None:
 
 
 def split_authority(text: str) -> tuple[str, str] | None:
-    """Host, in its normal form, and port, "" without one, of a `Host` header; None where it is malformed."""
+    """Normalised host, and port or "", of a `Host` header; None if it is malformed."""
     parts = _AUTHORITY.fullmatch(text)
     host = normal_host(parts["host"]) if parts else None
     return (host, parts["port"] or "") if parts and host else None
 
 
 def normal_origin(text: str) -> tuple[str, str, str] | None:
-    """Scheme, host and port ("" for the scheme's own) of an `Origin` header; None of "null" and of other things."""
+    """Scheme, host and port ("" for the scheme's own) of an `Origin` header; None for "null" and malformed values."""
     parts = _ORIGIN.fullmatch(text)
     authority = split_authority(parts["authority"]) if parts else None
     if parts is None or authority is None:
@@ -43,7 +43,7 @@ def normal_origin(text: str) -> tuple[str, str, str] | None:
 
 
 def is_same_host(origin: tuple[str, str, str], host_header: tuple[str, str]) -> bool:
-    """Whether a page of this origin asks the server that it came from.
+    """Whether a request is same-origin: its `Origin` matches the `Host` header.
 
     Only host and port are compared: a proxy that ends TLS hides the scheme.
     """
@@ -53,7 +53,7 @@ def is_same_host(origin: tuple[str, str, str], host_header: tuple[str, str]) -> 
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host in any form is this machine itself."""
+    """Whether a host, in any notation, is a loopback name or address."""
     normal = normal_host(host) or ""
     try:
         address = ipaddress.ip_address(normal)
@@ -82,7 +82,7 @@ def _allowed_origin(text: str) -> str:
     if normal_origin(text) is None:
         raise ValueError(
             f"{text!r} must be an origin as browsers send it, like 'https://app.example' or 'http://localhost:3000': "
-            "with scheme, without path; '*' is not possible"
+            "with scheme, without path; '*' is not allowed"
         )
     return text
 

@@ -1,4 +1,4 @@
-"""YAML files to configuration models, with errors that name the file, the key, what it holds and what it should."""
+"""Load YAML files into configuration models; errors name the file, the key, the value and the expected value."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,10 +20,10 @@ _MAX_VALUE_CHARS = 80
 
 
 def load_domain(path: Path) -> DomainConfig:
-    """Read `config/domains/<domain>.yaml`; a relative `data.path` starts at the file's folder.
+    """Read `config/domains/<domain>.yaml`; a relative `data.path` is resolved against the file's folder.
 
     Raises:
-        ConfigError: The file is missing, is no YAML mapping, or a key is unknown, missing or wrong.
+        ConfigError: The file is missing or not a YAML mapping, or a key is unknown, missing or invalid.
     """
     config = load_config(path, DomainConfig)
     if config.data.path is None or config.data.path.is_absolute():
@@ -42,7 +42,7 @@ def load_serve(path: Path) -> ServeConfig:
 
 
 def load_loadtest(path: Path) -> LoadtestConfig:
-    """Read `config/loadtest.yaml`; a relative `arrival.path` of a trace starts at the file's folder.
+    """Read `config/loadtest.yaml`; a relative `arrival.path` of a trace is resolved against the file's folder.
 
     Raises:
         ConfigError: As `load_domain`.
@@ -51,7 +51,7 @@ def load_loadtest(path: Path) -> LoadtestConfig:
 
 
 def trace_from(folder: Path, config: LoadtestConfig) -> LoadtestConfig:
-    """The same load test, with a relative path of a trace starting at a folder."""
+    """Resolve the relative path of a trace against a folder."""
     if not isinstance(config.arrival, TraceArrival):
         return config
     arrival = config.arrival.model_copy(update={"path": folder / config.arrival.path})
@@ -68,10 +68,10 @@ def load_config(path: Path, model: type[ConfigT]) -> ConfigT:
 
 
 def validate(values: Mapping[str, Any], model: type[ConfigT], origin: str) -> ConfigT:
-    """Values to one model; `origin` says in errors where they come from.
+    """Validate values as a model; `origin` names their source in errors.
 
     Raises:
-        ConfigError: A key is unknown, missing or wrong.
+        ConfigError: A key is unknown, missing or invalid.
     """
     try:
         return model.model_validate(values)
@@ -81,16 +81,16 @@ def validate(values: Mapping[str, Any], model: type[ConfigT], origin: str) -> Co
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, not yet checked.
+    """The keys and values of a YAML file, not yet validated.
 
     Raises:
-        ConfigError: The file is missing, or is no YAML mapping.
+        ConfigError: The file is missing, or not a YAML mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         twin = packaged_twin(path)
-        hint = f"; the one that came with Lorikeet is {twin}" if twin else ""
+        hint = f"; the packaged one is {twin}" if twin else ""
         raise ConfigError(f"{path}: {error.strerror or error}. Give the path of a YAML file{hint}.") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
@@ -100,12 +100,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def _explain(problem: ErrorDetails) -> str:
-    """One sentence: key, value got, value wanted."""
+    """One sentence: key, value, expected value."""
     key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
     if problem["type"] == "missing":
         return f"`{key}` is missing"
     if problem["type"] == "extra_forbidden":
-        return f"`{key}` is no known key (value {_shown(problem['input'])}); remove it or correct its spelling"
+        return f"`{key}` is not a known key (value {_shown(problem['input'])}); remove it or correct its spelling"
     wanted = problem["msg"].removeprefix("Value error, ")
     return f"`{key}`: got {_shown(problem['input'])}; {wanted[:1].lower()}{wanted[1:]}"
 

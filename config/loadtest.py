@@ -1,4 +1,4 @@
-"""`config/loadtest.yaml`: one load test. What is sent, to whom, when, and when it ends."""
+"""`config/loadtest.yaml`: one load test. Requests, models, arrival times and end."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,18 +10,20 @@ from config.schema import AdapterName
 
 
 class PoissonArrival(Config):
-    """Independent users: exponential gaps."""
+    """Poisson arrivals: independent users, exponential gaps."""
 
     kind: Literal["poisson"] = "poisson"
     rate: float = Field(1.0, gt=0, description="Requests per second.")
 
 
 class GammaArrival(Config):
-    """Bursts: gamma gaps, in the words of `vllm bench serve`."""
+    """Bursty arrivals: gamma gaps, named as in `vllm bench serve`."""
 
     kind: Literal["gamma"]
     rate: float = Field(gt=0, description="Requests per second.")
-    burstiness: float = Field(gt=0, description="Shape: 1 is Poisson, less comes in bursts, more is more even.")
+    burstiness: float = Field(
+        gt=0, description="Shape of the gamma distribution: 1 is Poisson, below 1 bursty, above 1 more regular."
+    )
 
 
 class ConstantArrival(Config):
@@ -37,14 +39,14 @@ class RateStep(Config):
 
 
 class StepArrival(Config):
-    """Poisson, with a rate that jumps. The run ends with the last step."""
+    """Poisson arrivals whose rate changes in steps. The run ends with the last step."""
 
     kind: Literal["step"]
     steps: tuple[RateStep, ...] = Field(min_length=1)
 
 
 class RampArrival(Config):
-    """Poisson, with a rate that rises or falls in a straight line until the end of the run."""
+    """Poisson arrivals whose rate changes linearly until the end of the run."""
 
     kind: Literal["ramp"]
     rate_from: float = Field(gt=0, description="Requests per second at the start.")
@@ -56,11 +58,11 @@ class TraceArrival(Config):
 
     kind: Literal["trace"]
     path: Path
-    speed: float = Field(1.0, gt=0, description="2 replays in half the time.")
+    speed: float = Field(1.0, gt=0, description="Speed-up: 2 replays in half the time.")
 
 
 class ClosedArrival(Config):
-    """Closed loop: so many users, each of whom waits for an answer before asking again."""
+    """Closed loop: a fixed number of users; each waits for an answer before sending the next request."""
 
     kind: Literal["closed"]
     concurrency: int = Field(ge=1, le=4096)
@@ -73,7 +75,7 @@ Arrival = Annotated[
 
 
 class ZipfPopularity(Config):
-    """The adapter at place k is asked for in proportion to 1 / k**s."""
+    """The adapter of rank k gets requests in proportion to 1 / k**s."""
 
     kind: Literal["zipf"]
     s: float = Field(1.0, ge=0)
@@ -85,20 +87,22 @@ class UniformPopularity(Config):
 
 class WeightedPopularity(Config):
     kind: Literal["weights"]
-    weights: tuple[float, ...] = Field(min_length=1, description="One per model, in their order.")
+    weights: tuple[float, ...] = Field(min_length=1, description="One weight per model, in the order of `models`.")
 
 
 class HotSetPopularity(Config):
-    """A few adapters get most requests, and the few change: what an evicting cache likes least."""
+    """A small, changing set of adapters gets most requests: the worst case for a cache with eviction."""
 
     kind: Literal["hot_set"]
-    size: int = Field(ge=1, description="Adapters that are hot at a time.")
-    share: float = Field(0.9, gt=0, le=1, description="Of the requests, for the hot ones.")
-    rotate_after: int = Field(100, ge=1, description="Requests after which the next adapters become hot.")
+    size: int = Field(ge=1, description="Number of hot adapters at a time.")
+    share: float = Field(0.9, gt=0, le=1, description="Share of requests for the hot adapters.")
+    rotate_after: int = Field(
+        100, ge=1, description="Number of requests after which the hot set moves to the next adapters."
+    )
 
 
 class OneShotPopularity(Config):
-    """Each adapter is asked for once, in order, and the run ends: every request is a cold start."""
+    """Each adapter gets one request, in order, so that every request is a cold start; then the run ends."""
 
     kind: Literal["one_shot"]
 
@@ -115,7 +119,7 @@ class MixConfig(Config):
     models: tuple[str, ...] = Field(min_length=1, description="Model references, the most popular first.")
     popularity: Popularity = UniformPopularity()
     base: str | None = Field(None, description="The base model's served name, for `base_share`.")
-    base_share: float = Field(0.0, ge=0, le=1, description="Of the requests, for the base model.")
+    base_share: float = Field(0.0, ge=0, le=1, description="Share of requests for the base model.")
 
     @model_validator(mode="after")
     def _shares_can_be_served(self) -> "MixConfig":
@@ -127,7 +131,7 @@ class MixConfig(Config):
         if isinstance(popularity, WeightedPopularity) and (min(popularity.weights) < 0 or sum(popularity.weights) == 0):
             raise ValueError(f"weights must not be negative nor all zero; got {popularity.weights}")
         if isinstance(popularity, HotSetPopularity) and popularity.size > len(self.models):
-            raise ValueError(f"a hot set of {popularity.size} needs as many models; got {len(self.models)}")
+            raise ValueError(f"a hot set of {popularity.size} needs at least that many models; got {len(self.models)}")
         return self
 
 
@@ -149,19 +153,19 @@ class UniformLength(Config):
 
 
 class LognormalLength(Config):
-    """Many short, a few long: what people write."""
+    """Log-normal lengths: many short, a few long, like human input."""
 
     kind: Literal["lognormal"]
     median: float = Field(ge=1)
     sigma: float = Field(0.5, ge=0, description="Standard deviation of the logarithm.")
-    max: int = Field(ge=1, description="Longer draws are cut to this.")
+    max: int = Field(ge=1, description="Maximum; longer draws are truncated.")
 
 
 Length = Annotated[FixedLength | UniformLength | LognormalLength, Field(discriminator="kind")]
 
 
 class SyntheticPrompts(Config):
-    """Random words of a closed list: about one token each, and never the same prompt twice."""
+    """Random words from a fixed list, about one token each; prompts do not repeat."""
 
     kind: Literal["synthetic"] = "synthetic"
     num_words: Length = FixedLength(value=32)
@@ -169,15 +173,15 @@ class SyntheticPrompts(Config):
         0.0,
         ge=0,
         le=1,
-        description="Part of each prompt, from its start, that all requests for a model have in common.",
+        description="Share of each prompt that is a prefix common to all requests for a model.",
     )
 
 
 class DatasetPrompts(Config):
-    """Prompts of a built data set's test split, as training put them."""
+    """Prompts of a built data set's test split, in the form used in training."""
 
     kind: Literal["dataset"]
-    domain: AdapterName | None = Field(None, description="Data set; by default each adapter is asked its own domain's.")
+    domain: AdapterName | None = Field(None, description="Data set; default: that of each adapter's own domain.")
 
 
 Prompts = Annotated[SyntheticPrompts | DatasetPrompts, Field(discriminator="kind")]
@@ -189,21 +193,22 @@ class LoadtestConfig(Config):
     url: str = Field("http://127.0.0.1:8000/v1", description="OpenAI-compatible endpoint.")
     mix: MixConfig
     arrival: Arrival = PoissonArrival()
-    duration_s: float = Field(60.0, gt=0, le=86_400, description="Time in which requests are sent, seconds.")
+    duration_s: float = Field(60.0, gt=0, le=86_400, description="Duration of sending, seconds.")
     num_requests: int = Field(10_000, ge=1, le=10_000_000, description="Most requests.")
     prompts: Prompts = SyntheticPrompts()
     max_tokens: Length | None = Field(
-        None, description="Length of answers in tokens. By default 32, or what the data set's evaluation says."
+        None, description="Length of answers in tokens. Default: 32, or the data set's evaluation setting."
     )
     ignore_eos: bool = Field(
-        True, description="Keep answers from ending early (vLLM, SGLang). Set false for servers that refuse the field."
+        True,
+        description="Keep answers from ending early (vLLM, SGLang). Set false for servers that reject the field.",
     )
     return_token_ids: bool = Field(
         False,
-        description="Ask for a chunk for every token, also for one without text (vLLM): ITL is then between tokens.",
+        description="Request a chunk for every token, even one without text (vLLM): ITL is then between tokens.",
     )
-    request_timeout_s: float = Field(120.0, gt=0, description="Wall clock per request, from sending, seconds.")
+    request_timeout_s: float = Field(120.0, gt=0, description="Timeout per request, counted from sending, seconds.")
     drain_timeout_s: float = Field(
-        60.0, ge=0, description="Time that open requests get after the last was sent, seconds."
+        60.0, ge=0, description="Time limit for open requests after the last one was sent, seconds."
     )
     seed: int = 13

@@ -1,4 +1,4 @@
-"""Memory that this process may still take."""
+"""Memory available to this process."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_memory_bytes(cgroup: Path = _CGROUP) -> int:
-    """What the system has free, or what the container may still take (cgroup v2) if that is less."""
+    """Free memory of the system, or what is left of the container's limit (cgroup v2) if that is less."""
     free = int(psutil.virtual_memory().available)
     try:
         limit, used = (int((cgroup / name).read_text()) for name in ("memory.max", "memory.current"))

@@ -1,4 +1,4 @@
-"""What every configuration model has in common."""
+"""Base class of all configuration models."""
 
 from typing import Any
 
@@ -6,14 +6,14 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Frozen model that rejects unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     def _let_default_follow(self, key: str, value: Any) -> None:
-        """Replace the default of a key by one that fits the keys that were set; a key that was set keeps its value.
+        """Replace the default of a key with one derived from other keys; an explicitly set key keeps its value.
 
-        For "after" validators, before anybody else has the frozen model.
+        Only for "after" validators, before the frozen model is used.
         """
         if key not in self.model_fields_set:
             object.__setattr__(self, key, value)

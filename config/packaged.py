@@ -1,4 +1,4 @@
-"""The configuration files that come with Lorikeet, for commands that are not told which file to read."""
+"""The packaged configuration files, which commands use by default."""
 
 import os
 from pathlib import Path
@@ -8,19 +8,19 @@ _OWN = Path("config")
 
 
 def default_file(name: str) -> Path:
-    """`config/<name>` of the working folder where there is one, else the file of that name that came with Lorikeet.
+    """`config/<name>` of the working folder if it exists, else the packaged file of that name.
 
-    File by file: a `config/serve.yaml` of one's own goes with the packaged domains.
+    Each file is looked up on its own: a local `config/serve.yaml` can be used with the packaged domains.
 
     Args:
-        name: As `serve.yaml` or `domains/medical.yaml`.
+        name: E.g. `serve.yaml` or `domains/medical.yaml`.
     """
     own = _OWN / name
     return own if os.path.lexists(own) else _PACKAGED / name
 
 
 def packaged_twin(path: Path) -> Path | None:
-    """For a path such as `config/serve.yaml`: the packaged file of that name, if there is one."""
+    """The packaged file for a path such as `config/serve.yaml`, if any."""
     if path.parts[:1] != _OWN.parts:
         return None
     packaged = _PACKAGED.joinpath(*path.parts[1:])

@@ -1,4 +1,4 @@
-"""Files for their owner alone: what people wrote, what answers are examined with, and keys. Whatever the umask is."""
+"""Files readable only by their owner, whatever the umask: samples, held-out examples and keys."""
 
 import logging
 import os
@@ -16,13 +16,13 @@ _MAX_NAMED = 3
 
 
 def make_private_folder(folder: Path) -> None:
-    """Make a folder, and its parents where they are missing; one that is there is closed to others."""
+    """Create a folder and missing parents; access by others to an existing one is removed."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     close_to_others([folder])
 
 
 def write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else may read from its first byte on."""
+    """Write a file that only its owner can read, with these permissions before the first byte."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with open(descriptor, "w", encoding="utf-8") as file:
         os.fchmod(descriptor, 0o600)  # where it was there before
@@ -30,7 +30,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def close_to_others(paths: Iterable[Path]) -> None:
-    """Take the rights of group and others from what has them; what cannot be changed, or was, is a warning."""
+    """Remove group and other permissions; logs a warning for changed files and for those that cannot be changed."""
     closed, left = [], []
     for path in filter(is_open_to_others, paths):
         try:
@@ -40,13 +40,13 @@ def close_to_others(paths: Iterable[Path]) -> None:
         else:
             closed.append(path)
     if closed:
-        logger.warning("Other users could read private files; now only their owner can: %s", _named(closed))
+        logger.warning("Removed other users' access to private files: %s", _named(closed))
     if left:
-        logger.warning("Other users can read private files: %s. Take their rights: `chmod go= FILE`.", _named(left))
+        logger.warning("Other users can read private files: %s. Remove their access: `chmod go= FILE`.", _named(left))
 
 
 def is_open_to_others(path: Path) -> bool:
-    """Whether anybody but its owner has any right to a file or folder; not where there is none, or a link."""
+    """Whether group or others have any permission on a file or folder; False for links and missing paths."""
     try:
         found = path.lstat()
     except OSError:
@@ -55,7 +55,7 @@ def is_open_to_others(path: Path) -> bool:
 
 
 def private_paths(home: Home) -> Iterator[Path]:
-    """All of a state folder that is for its owner, there or not."""
+    """All private paths of a state folder, existing or not."""
     quality = (home.quality.with_name(home.quality.name + end) for end in ("", "-wal", "-shm"))
     data = (home.datasets, *home.datasets.glob("*"), *home.datasets.glob("*/*"), home.runs)
     versions = (home.adapters.glob(f"*/*/{name}") for name in ("probes.json", "fingerprint.json"))

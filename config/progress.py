@@ -1,4 +1,4 @@
-"""Progress of long work with the time left: a bar in a terminal, a line every ten seconds in a log file."""
+"""Progress of long-running work with the time left: a bar in a terminal, a line every ten seconds in a log."""
 
 import threading
 import time
@@ -18,7 +18,7 @@ _BAR_WIDTH = 30
 
 
 class Progress:
-    """How far a piece of work is. The one who works updates it; another thread may read it meanwhile."""
+    """State of a task's progress, updated by the worker; other threads may read it."""
 
     def __init__(
         self,
@@ -30,9 +30,9 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Args:
-        total: How many units there are; None where they cannot be counted, or not yet.
-        unit: What is counted, e.g. `steps`.
-        hint: What can be said of work that cannot be counted, e.g. `usually a minute`.
+        total: Number of units; None if unknown.
+        unit: Name of the units, e.g. `steps`.
+        hint: Note for work that cannot be counted, e.g. `usually a minute`.
         """
         self.title, self.total, self.unit, self.hint = title, total, unit, hint
         self.done = self._done_before = 0
@@ -42,7 +42,7 @@ class Progress:
         self._spinner = Spinner("dots")
 
     def begin(self, total: int, done: int = 0) -> None:
-        """The work is counted from now on; `done` units were there already, and say nothing of this one's speed."""
+        """Start counting; `done` units existed before and are ignored in the speed."""
         self.total, self.done, self._done_before = total, done, done
         self._start_s = self._clock()
 
@@ -50,7 +50,7 @@ class Progress:
         self.done += count
 
     def end(self) -> None:
-        """Nothing is left, even if not all was done."""
+        """Mark the work as finished, even if some units were skipped."""
         self._is_over = True
 
     @property
@@ -59,7 +59,7 @@ class Progress:
 
     @property
     def left_s(self) -> float | None:
-        """At the mean speed so far; None while there is none."""
+        """Time left at the mean speed so far; None if the speed is unknown."""
         num_here = self.done - self._done_before
         if self.total is None or num_here == 0:
             return None
@@ -94,7 +94,7 @@ class Progress:
 
 @contextmanager
 def shown(progress: Progress, console: Console, every_s: float = LINE_EVERY_S) -> Iterator[Progress]:
-    """Show the progress until the block ends, and how it ended if that was not by an error."""
+    """Show the progress until the block ends, and a final line unless it raised an error."""
     with _bar(progress, console) if console.is_terminal else lines_every(every_s, progress.line, console):
         yield progress
         progress.end()
@@ -104,7 +104,7 @@ def shown(progress: Progress, console: Console, every_s: float = LINE_EVERY_S) -
 
 @contextmanager
 def lines_every(every_s: float, line: Callable[[], str], console: Console) -> Iterator[None]:
-    """Print a line now and then until the block ends, whatever the block is busy with; none where it is empty."""
+    """Print a status line periodically from a thread until the block ends; an empty line is not printed."""
     ended = threading.Event()
 
     def print_lines() -> None:

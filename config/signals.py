@@ -1,4 +1,4 @@
-"""Signals that end a command of ours: SIGTERM does what Ctrl-C does."""
+"""Signals that end a command: SIGTERM behaves like Ctrl-C."""
 
 import signal
 import threading
@@ -9,11 +9,11 @@ from typing import NoReturn
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, for who handles Ctrl-C."""
+    """Raised on SIGTERM; a KeyboardInterrupt, so that handlers of Ctrl-C apply."""
 
 
 def exit_code_of(interrupt: KeyboardInterrupt) -> int:
-    """What a shell calls the end by that signal: 143 or 130."""
+    """Shell exit code for the signal: 143 or 130."""
     return 128 + (signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT)
 
 

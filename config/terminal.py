@@ -1,6 +1,6 @@
-"""Consoles for terminals and for log files: only a terminal gets colours, bars and lines broken at its width.
+"""Consoles for terminals and log files: only terminals get colours, bars and wrapped lines.
 
-None reads markup: names, paths and texts of users hold brackets and colons too. What is coloured is a `Text`.
+Markup is off, because names, paths and user texts may contain brackets and colons. Coloured output uses `Text`.
 """
 
 import logging
@@ -12,11 +12,11 @@ from rich.text import Text
 
 _NO_MARKUP: dict[str, Any] = {"markup": False, "emoji": False}
 _NEVER_BROKEN = 1_000_000
-"""Columns. A file, a pipe or a CI log has no width: a line broken there can be neither searched nor parsed."""
+"""Columns used without a terminal, so that lines in files, pipes and CI logs are not wrapped."""
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """A console on stdout or stderr; `Console()` itself breaks lines at 80 columns where there is no terminal."""
+    """A console on stdout or stderr; a plain `Console()` wraps at 80 columns without a terminal."""
     console = Console(stderr=stderr, **_NO_MARKUP)
     return console if console.is_terminal else Console(stderr=stderr, width=_NEVER_BROKEN, **_NO_MARKUP)
 

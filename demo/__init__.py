@@ -1,1 +1,1 @@
-"""The demo: the whole loop on real input, by the commands that a user would type."""
+"""The demo: the whole loop on real data, with the commands that a user would run."""

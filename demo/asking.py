@@ -1,4 +1,4 @@
-"""Held-out questions to an adapter and to its base: the same ones, and of the base no more than the answer takes."""
+"""Evaluate adapter and base on the same held-out questions; the base stops once the interval is narrow enough."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from quality.scorers import is_exact_match
 
 CONCURRENCY = 16
 NARROW = 0.4
-"""Width of the interval of a gain at which the base is asked no more: 20 points to either side."""
+"""Interval width of the gain at which the evaluation of the base stops: 20 points to either side."""
 _LOOK_EVERY = 8
 _ALPHA = 0.025
 """Of each bound: 95% intervals."""
@@ -46,7 +46,7 @@ class DomainScores:
 
 @dataclass(frozen=True)
 class Examiner:
-    """Asks a running server; what an interrupted demo has asked to the end is not asked again."""
+    """Evaluates on a running server; evaluations completed before an interruption are not repeated."""
 
     client: AsyncOpenAI
     console: Console
@@ -54,7 +54,7 @@ class Examiner:
     limit: int | None = None
 
     async def examine(self, dataset_folder: Path, adapter: Manifest, base_name: str) -> DomainScores:
-        """All held-out questions to the adapter, then as many of them to the base as a narrow interval takes, twice.
+        """Evaluate the adapter on all held-out questions, then the base until the interval is narrow, twice.
 
         Raises:
             EvaluationError: The server did not answer.
@@ -70,7 +70,7 @@ class Examiner:
     ) -> LiveScore:
         domain = folder.name
         if (score := self.saved.read(f"{domain}-{kind}", subject)) is not None:
-            print_line(self.console, f"{domain} questions to {model}: asked before the interruption")
+            print_line(self.console, f"{domain} questions to {model}: already evaluated before the interruption")
             return score
         total = min(self.limit or 10**9, read_dataset(folder).num_test)
         label = f"{domain} questions to {model}{' with examples' if kind == 'few_shot' else ''}"
@@ -91,7 +91,7 @@ class Examiner:
 
 
 class EnoughAsked:
-    """Whether enough is known of a gain; looked at now and then, which its interval allows."""
+    """Whether the gain's interval is narrow enough; checked repeatedly, which the interval allows."""
 
     def __init__(self, adapter: Sequence[LiveAnswer]) -> None:
         self._adapter = adapter
@@ -106,7 +106,7 @@ class EnoughAsked:
 
 
 def gain(adapter: Sequence[LiveAnswer], base: Sequence[LiveAnswer]) -> Gain:
-    """What the adapter wins over the base on the questions that both were asked, in the same order.
+    """Gain of the adapter over the base on the questions that both answered, in the same order.
 
     The interval holds at every number of questions at once, so one may stop when it is narrow.
     """
@@ -116,7 +116,7 @@ def gain(adapter: Sequence[LiveAnswer], base: Sequence[LiveAnswer]) -> Gain:
 
 
 def share_bounds(answers: Sequence[LiveAnswer]) -> tuple[float, float]:
-    """95% interval of the share of right answers; it holds at every number of answers at once."""
+    """95% interval of the share of correct answers; valid at all numbers of answers simultaneously."""
     return mean_bounds([float(_is_right(answer)) for answer in answers], _ALPHA, _ALPHA)
 
 

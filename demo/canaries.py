@@ -1,4 +1,4 @@
-"""Canaries for the quality demo: a copy of the stable version that is worse, and one that is as good."""
+"""Canaries for the quality demo: one copy of the stable version that is worse, and one that is equally good."""
 
 import shutil
 import tempfile
@@ -25,7 +25,7 @@ _SEED = 7
 
 @dataclass(frozen=True)
 class Canaries:
-    """Three versions of one adapter in a store of their own."""
+    """Three versions of one adapter in a separate store."""
 
     store: AdapterStore
     stable: Target
@@ -37,8 +37,8 @@ def make_canaries(home: Home, scratch: Home, name: str) -> Canaries:
     """Copy the stable version of an adapter, and two disturbed ones, into a fresh home that borrows the bases.
 
     Raises:
-        AdapterNotFoundError: There is no stable version.
-        DatasetError: The version has no probes, and its domain's data set is not there either.
+        AdapterNotFoundError: The adapter has no stable version.
+        DatasetError: The version has no probes, and its domain's data set is missing.
     """
     source = AdapterStore(home.adapters)
     target = source.resolve(name)

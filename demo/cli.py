@@ -1,4 +1,4 @@
-"""`lorikeet demo`: the whole loop, from nothing to a report."""
+"""`lorikeet demo`: the whole loop, from an empty state folder to a report."""
 
 import time
 from pathlib import Path
@@ -17,21 +17,23 @@ DOMAINS = ("medical", "finance", "legal")
 
 
 def demo(
-    fresh: Annotated[bool, typer.Option(help="Prepare, build and train again, as new versions.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Evaluate at most N examples per domain.")] = None,
+    fresh: Annotated[bool, typer.Option(help="Start over: prepare, build and train again, as new versions.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of evaluation examples per domain.")] = None,
     quality: Annotated[
         bool,
-        typer.Option("--quality", help="Show a bad canary rolled back and a good one promoted; needs an earlier demo."),
+        typer.Option(
+            "--quality", help="Show a bad canary being rolled back and a good one promoted; requires an earlier demo."
+        ),
     ] = False,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
-    """Serve the base, train three adapters beside it, swap them in, ask and measure; reuses what is there."""
+    """Serve the base, train and swap in three adapters, then query and measure; reuses existing results."""
     console = make_console()
     try:
         with interrupted_by_sigterm():
             _quality(Home(home), console) if quality else _demo(Home(home), console, fresh, limit)
     except KeyboardInterrupt as interrupt:
-        console.print("\ninterrupted; run the same command again, without --fresh: it resumes from here")
+        console.print("\ninterrupted; run the command again without --fresh to resume")
         raise typer.Exit(exit_code_of(interrupt)) from None
 
 
@@ -70,7 +72,7 @@ def _demo(home: Home, console: Console, is_fresh: bool, limit: int | None) -> No
 
 
 def _quality(home: Home, console: Console) -> None:
-    """The canaries' demo alone."""
+    """Run only the canary demo."""
     import httpx
 
     from adapters.errors import AdapterError
@@ -86,4 +88,4 @@ def _quality(home: Home, console: Console) -> None:
         print_error(f"{error}{hint}")
         raise typer.Exit(1) from None
     print_quality_report(report, console)
-    console.print(f"Figures: {home.demo / 'quality' / 'report.json'}. The store in {home.adapters} is as it was.")
+    console.print(f"Figures: {home.demo / 'quality' / 'report.json'}. The store in {home.adapters} is unchanged.")

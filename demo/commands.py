@@ -1,4 +1,4 @@
-"""Runs our own commands as a user would, and ends them with the demo."""
+"""Run lorikeet commands as a user would, and end them together with the demo."""
 
 import shlex
 import subprocess
@@ -15,14 +15,14 @@ _LOOK_EVERY_S = 0.5
 
 
 class StepFailedError(Exception):
-    """A command of the demo ended with an error, which it has already shown, or without its result."""
+    """A command of the demo failed after printing its error, or produced no result."""
 
 
 def run_lorikeet(*words: str, home: Path, console: Console, check: Callable[[], None] = lambda: None) -> None:
-    """Run `lorikeet WORDS` and show it.
+    """Run `lorikeet WORDS` and show its output.
 
     Args:
-        check: Called now and then meanwhile; what it raises ends the command.
+        check: Called periodically; an exception ends the command.
 
     Raises:
         StepFailedError: The command failed.
@@ -37,4 +37,4 @@ def run_lorikeet(*words: str, home: Path, console: Console, check: Callable[[], 
             except subprocess.TimeoutExpired:
                 continue
     if process.returncode != 0:
-        raise StepFailedError(f"`lorikeet {shlex.join(words)}` failed; its message is above.")
+        raise StepFailedError(f"`lorikeet {shlex.join(words)}` failed; see its message above.")

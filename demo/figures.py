@@ -1,4 +1,4 @@
-"""What the demo found out, as `report.json` keeps it."""
+"""Contents of the demo's `report.json`."""
 
 import os
 import platform
@@ -77,7 +77,7 @@ class SwapFigures(Figures):
 
     adapter: str
     served_by: str
-    is_trained_here: bool = Field(description="Or a version that an earlier demo had trained.")
+    is_trained_here: bool = Field(description="False for a version that an earlier demo trained.")
     published_s: float
     answer_s: float
     input: str
@@ -85,10 +85,10 @@ class SwapFigures(Figures):
 
 
 class MeanwhileFigures(Figures):
-    """A question that the server was asked while an adapter trained on the same machine."""
+    """A request to the server while an adapter trained on the same machine."""
 
     model: str
-    at_s: float = Field(description="When it was sent, since the demo's start.")
+    at_s: float = Field(description="Send time, seconds since the demo's start.")
     seconds: float
     is_ok: bool
 
@@ -123,7 +123,7 @@ class DemoReport(Figures):
     """`report.json`."""
 
     schema_version: int = 1
-    seconds: float = Field(description="Whole run, install not counted.")
+    seconds: float = Field(description="Duration of the run without installation.")
     first_adapter_answer_s: float = Field(description="From the demo's start to the first answer of any adapter.")
     date: str
     machine: str

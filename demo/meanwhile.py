@@ -1,4 +1,4 @@
-"""A client that keeps asking while an adapter trains on the same machine: nothing is restarted, nothing fails."""
+"""A client that sends requests while an adapter trains, to show that serving continues without a restart."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -25,10 +25,10 @@ def asked_meanwhile(
     asked: list[MeanwhileFigures],
     every_s: float = ASK_EVERY_S,
 ) -> Iterator[None]:
-    """Until the block ends, ask one of the questions now and then, as soon as there is a server.
+    """Send a question periodically until the block ends, once the server is ready.
 
     Args:
-        asked: Takes what came of it.
+        asked: Receives the result of each request.
     """
     is_over = threading.Event()
 

@@ -1,4 +1,4 @@
-"""`lorikeet demo --quality`: a bad canary goes and a good one stays, by the server's own verdict."""
+"""`lorikeet demo --quality`: the server rolls back a bad canary and promotes a good one by its own verdict."""
 
 import asyncio
 from pathlib import Path
@@ -26,9 +26,9 @@ def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityD
 
     Raises:
         AdapterError: There is no stable version.
-        DatasetError: It has no probes, and its data set is not there.
+        DatasetError: It has no probes, and its data set is missing.
         ServerError: The server did not become ready.
-        NoVerdictError: The traffic of the demo was not enough for a verdict.
+        NoVerdictError: The demo's traffic did not suffice for a verdict.
         httpx.HTTPError: A request failed.
     """
     scratch = Home(home.demo / "quality")
@@ -39,7 +39,7 @@ def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityD
     config_file = scratch.root / "serve.yaml"
     config_file.write_text(yaml.safe_dump(read_mapping(serve_file) | {"quality": _QUALITY}))
     console.print(
-        f"{canaries.stable} is stable; {len(probes.probes)} held-out questions; the server decides by itself."
+        f"{canaries.stable} is stable; {len(probes.probes)} held-out questions; the server decides automatically."
     )
     with running_server(config_file, scratch.root, scratch.root / "serve.log") as server:
         trials = asyncio.run(_try_both(server.url, canaries, probes, console))

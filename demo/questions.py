@@ -1,4 +1,4 @@
-"""Questions to the base and to every adapter at the same time, so that one vLLM batch mixes them all."""
+"""Concurrent questions to the base and every adapter, so that one vLLM batch mixes them."""
 
 import asyncio
 import time
@@ -20,7 +20,7 @@ class Question:
 
 @dataclass(frozen=True)
 class DemoReply:
-    """What came back. `started_s` and `ended_s` are seconds since the first question was sent."""
+    """The answer. `started_s` and `ended_s` are seconds since the first question was sent."""
 
     question: Question
     served_by: str

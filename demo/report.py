@@ -1,4 +1,4 @@
-"""The demo's report for people: a table in the terminal, and `report.html` with plots."""
+"""The demo's report: a table in the terminal, and `report.html` with plots."""
 
 from functools import partial
 from pathlib import Path

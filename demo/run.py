@@ -1,4 +1,4 @@
-"""The demo: a server, then one adapter after the other, trained and swapped in while it runs."""
+"""The demo: start a server, then train adapters one after the other and swap them in while it runs."""
 
 import asyncio
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ START_HINT = "the first start compiles the model, for two or three minutes"
 
 @dataclass
 class Demo:
-    """One run: its folders, its domains, and what it has seen so far."""
+    """One run: its folders, domains and results so far."""
 
     home: Home
     domains: tuple[DomainConfig, ...]
@@ -80,7 +80,7 @@ class Demo:
 
 
 def run_demo(demo: Demo) -> DemoReport:
-    """All steps; what is there already is used again.
+    """Run all steps, reusing existing results.
 
     Raises:
         StepFailedError: A command failed.
@@ -113,7 +113,7 @@ def run_demo(demo: Demo) -> DemoReport:
 
 
 def _train_and_swap_in(demo: Demo, server: StartingServer, domain: DomainConfig, file: Path) -> None:
-    """Train one adapter while the server answers with those before it, then ask the new one."""
+    """Train one adapter while the server serves the earlier ones, then query the new one."""
 
     def run(*words: str) -> None:
         questions = [
@@ -132,7 +132,7 @@ def _train_and_swap_in(demo: Demo, server: StartingServer, domain: DomainConfig,
     replaced = replaced_versions(demo.fresh_marker).get(domain.name, 0)
     version = trained(demo.home, domain, file, replaced, run)
     if not version.is_trained_here:
-        demo.say(f"{version.manifest.lora_name} was trained on this base and data by this recipe: used again")
+        demo.say(f"{version.manifest.lora_name} was trained on this base and data with this recipe: reused")
     asyncio.run(_swap_in(demo, server, domain, version))
 
 
@@ -192,7 +192,7 @@ def _client(server: StartingServer) -> AsyncOpenAI:
 
 @contextmanager
 def _start_told(demo: Demo, server: StartingServer) -> Iterator[None]:
-    """In a log file, say how far the server is while something else runs; a terminal belongs to that one's bar."""
+    """In a log file, report the server's start-up progress meanwhile; a terminal shows the other task's bar."""
     started_s, is_told = demo.timeline.now_s, False
 
     def line() -> str:
@@ -215,7 +215,7 @@ def _wait_until_ready(demo: Demo, server: StartingServer) -> None:
 
 
 def parity_errors(url: str) -> dict[str, float]:
-    """Parity error by `name@version`, as the server exports it; empty where it does not tell."""
+    """Parity error by `name@version` from the server's metrics; empty if it exports none."""
     try:
         response = httpx.get(f"{url}/metrics", timeout=30).raise_for_status()
     except httpx.HTTPError:

@@ -1,4 +1,4 @@
-"""What an interrupted demo has asked already, so that the next one resumes from there."""
+"""Saved scores of an interrupted demo, from which the next run resumes."""
 
 import hashlib
 import json
@@ -19,7 +19,7 @@ class SavedScores:
         self._folder = folder
 
     def read(self, name: str, subject: str) -> LiveScore | None:
-        """None where it was not asked to the end, or of another subject."""
+        """The saved score; None if incomplete or of another subject."""
         try:
             return _SCORE.validate_json(self._file(name, subject).read_bytes())
         except (FileNotFoundError, ValidationError):
@@ -33,7 +33,7 @@ class SavedScores:
         temporary.replace(file)
 
     def forget(self) -> None:
-        """The demo is over, or starts over: what is asked next is asked anew."""
+        """Delete the saved scores at the end of the demo or when it starts over."""
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _file(self, name: str, subject: str) -> Path:

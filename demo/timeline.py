@@ -1,4 +1,4 @@
-"""When each step of the demo ran, by the wall clock since its start: steps overlap."""
+"""Start and end of each step since the demo's start; steps may overlap."""
 
 import time
 from collections.abc import Callable, Iterator

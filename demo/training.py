@@ -1,4 +1,4 @@
-"""A domain's adapter for the demo: an earlier version where it still fits, an interrupted run resumed, or a new one."""
+"""A domain's adapter for the demo: a matching earlier version, a resumed run, or a new one."""
 
 import json
 import shutil
@@ -46,7 +46,7 @@ def replaced_versions(marker: Path) -> dict[str, int]:
 
 
 def current_version(home: Home, domain: DomainConfig, replaced: int = 0) -> Manifest | None:
-    """The stable version, if it is newer than `replaced` and of the base, data, recipe and request defaults of now."""
+    """The stable version, if newer than `replaced` and of the current base, data, recipe and request defaults."""
     store = AdapterStore(home.adapters)
     try:
         manifest = store.manifest(store.resolve(domain.name))
@@ -68,12 +68,12 @@ def current_version(home: Home, domain: DomainConfig, replaced: int = 0) -> Mani
 
 
 def _is_of_recipe(arguments: dict[str, Any], recipe: RecipeConfig) -> bool:
-    """Also where the version is older than a setting: then it counts as trained with the default."""
+    """Compare recipes; a setting newer than the version counts as its default."""
     return RecipeConfig().model_dump(mode="json") | arguments == recipe.model_dump(mode="json")
 
 
 def train_words(home: Home, domain: DomainConfig, file: Path) -> list[str]:
-    """The command that trains it; it resumes from the checkpoint of an interrupted run of the same."""
+    """The training command; resumes from the checkpoint of an interrupted identical run."""
     run = home.runs / domain.name
     key = run_key(domain.recipe, read_base(home.bases / domain.base), read_dataset(home.datasets / domain.name))
     is_resumed = is_run_of(run, key) and last_checkpoint(run) is not None
@@ -84,7 +84,7 @@ def trained(home: Home, domain: DomainConfig, file: Path, replaced: int, run: Ca
     """The version to serve; `run` gets the words of the command, where there is something to train.
 
     Args:
-        replaced: Versions up to this one are not used again.
+        replaced: Versions up to this one are not reused.
 
     Raises:
         StepFailedError: Training failed, or the version did not pass its gates.
@@ -96,7 +96,7 @@ def trained(home: Home, domain: DomainConfig, file: Path, replaced: int, run: Ca
     manifest = current_version(home, domain, replaced)
     if manifest is None:
         raise StepFailedError(
-            f"The new version of {domain.name!r} is not stable: it did not pass the gates of {file}. Its scores: "
+            f"The new version of {domain.name!r} was not promoted: it did not pass the gates of {file}. Its scores: "
             f"`lorikeet adapters list --home {home.root}`. Give the recipe more steps, or lower the gates."
         )
     return TrainedDomain(manifest, is_trained_here=True)

@@ -1,4 +1,4 @@
-"""One canary on trial in the quality demo: traffic for both versions, and what the server says of it meanwhile."""
+"""One canary trial of the quality demo: traffic for both versions, and the server's statistics meanwhile."""
 
 import asyncio
 import time
@@ -28,7 +28,7 @@ class NoVerdictError(Exception):
 
 @dataclass
 class Traffic:
-    """Held-out questions, each from nobody and so drawn by itself, until the verdict or the bound."""
+    """Sends held-out questions without a user, each routed independently, until the verdict or the limit."""
 
     client: httpx.AsyncClient
     name: str
@@ -96,7 +96,7 @@ async def _watch(
     canary: Target,
     say: Callable[[str], None],
 ) -> Event:
-    """Say every few seconds what the server has seen, until an event ends the trial."""
+    """Print the server's statistics every few seconds until an event ends the trial."""
     while True:
         events = [event for event in new_events() if event.kind in ("promoted", "rolled_back")]
         if events:
@@ -104,7 +104,7 @@ async def _watch(
         if all(task.done() for task in clients):
             for task in clients:
                 task.result()
-            raise NoVerdictError(f"There is no verdict on {canary} after {traffic.sent} requests.")
+            raise NoVerdictError(f"No verdict on {canary} after {traffic.sent} requests.")
         say(f"{traffic.sent:5d} requests  " + await seen_so_far(traffic.client, canary))
         await asyncio.sleep(_LOOK_EVERY_S)
 

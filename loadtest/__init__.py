@@ -1,1 +1,1 @@
-"""Everything that looks at a server from outside. Speaks HTTP only."""
+"""Load tests, evaluation and benchmarks of a server from outside, over HTTP only."""

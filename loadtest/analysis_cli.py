@@ -25,19 +25,19 @@ from loadtest.load_cli import (
     read_config,
 )
 
-Seconds = Annotated[float | None, typer.Option(help="Seconds in which requests of one probe are sent.")]
+Seconds = Annotated[float | None, typer.Option(help="Sending time of one probe, seconds.")]
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="Folder of a run, or its run.json.")],
-    b: Annotated[Path, typer.Argument(help="The run to hold against it.")],
+    a: Annotated[Path, typer.Argument(help="Run folder or run.json of the baseline (A).")],
+    b: Annotated[Path, typer.Argument(help="Run folder or run.json to compare with it (B).")],
     fail_if_worse: Annotated[
-        str | None, typer.Option(help="e.g. 5%: exit code 1 where a figure of all traffic is surely worse by more.")
+        str | None, typer.Option(help="e.g. 5%: exit code 1 if a figure of all traffic is significantly worse by more.")
     ] = None,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the comparison here.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the bootstrap.")] = 13,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the comparison to this file.")] = None,
+    seed: Annotated[int, typer.Option(help="Random seed of the bootstrap.")] = 13,
 ) -> None:
-    """Compare two runs: ratios with 95% intervals, and whether B is better, worse or no different."""
+    """Compare two runs: ratios with 95% intervals, and a verdict (better, worse, no different) for B."""
     from loadtest.load.files import read_run, replace_text
     from loadtest.report.compare import compare as compare_runs
     from loadtest.report.compare_tables import comparison_table, parse_share
@@ -54,16 +54,18 @@ def compare(
     worse = comparison.worse_than(share) if share is not None else ()
     if worse:
         metrics = ", ".join(difference.metric for difference in worse)
-        console.print(labelled(f"Surely worse by more than {fail_if_worse}:", "red", metrics))
+        console.print(labelled(f"Significantly worse by more than {fail_if_worse}:", "red", metrics))
         raise typer.Exit(1)
 
 
 def capacity(
     config_file: ConfigFile = None,
     slo: Annotated[str, typer.Option(help="e.g. ttft=500ms,itl=100ms,p=99,errors=1%.")] = "ttft=1s,errors=1%",
-    low: Annotated[float, typer.Option(help="Rate that should hold, requests per second.")] = 0.5,
-    high: Annotated[float, typer.Option(help="Rate that should fail.")] = 16.0,
-    tolerance: Annotated[float, typer.Option(help="End when the failing rate is this much above the other.")] = 0.15,
+    low: Annotated[float, typer.Option(help="Rate expected to meet the SLO, requests per second.")] = 0.5,
+    high: Annotated[float, typer.Option(help="Rate expected to miss it, requests per second.")] = 16.0,
+    tolerance: Annotated[
+        float, typer.Option(help="Stop when the failing rate is at most this share above the passing one.")
+    ] = 0.15,
     max_probes: Annotated[int, typer.Option(help="Most runs.")] = 16,
     resume: Annotated[bool, typer.Option(help="Resume from the probes in --output.")] = False,
     url: Url = None,
@@ -71,11 +73,13 @@ def capacity(
     duration: Seconds = None,
     prompt_words: PromptWords = None,
     max_tokens: MaxTokens = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of capacity.json, .md, .svg and probes.jsonl.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Output folder for capacity.json, .md, .svg and probes.jsonl.")
+    ] = None,
     api_key: ApiKey = None,
     home: HomeFolder = Path("var"),
 ) -> None:
-    """Find the highest rate within an SLO, by bisection; a rate fails when it fails twice."""
+    """Find the highest rate that meets an SLO, by bisection; a rate fails if two probes fail."""
     from loadtest.report.slo import parse_slo
     from loadtest.search.probing import search_capacity
     from loadtest.search.report import write_capacity
@@ -103,28 +107,37 @@ def capacity(
 
 def cliff(
     config_file: ConfigFile = None,
-    max_loras: Annotated[list[int] | None, typer.Option(help="Of the server; repeat it for several settings.")] = None,
-    max_cpu_loras: Annotated[list[int] | None, typer.Option(help="Of the server, for each --max-loras.")] = None,
+    max_loras: Annotated[list[int] | None, typer.Option(help="Server setting to sweep; may be repeated.")] = None,
+    max_cpu_loras: Annotated[list[int] | None, typer.Option(help="Server setting for each --max-loras.")] = None,
     working_set: Annotated[
-        list[int] | None, typer.Option(help="Adapters in use; repeat it. Default: by limits.")
+        list[int] | None,
+        typer.Option(help="Number of adapters in use; may be repeated. Default: derived from the limits."),
     ] = None,
-    adapter: Annotated[str, typer.Option(help="Copied as often as needed, into a temporary folder.")] = "medical",
-    url: Annotated[str | None, typer.Option(help="A running server instead of our own; name its --model s.")] = None,
+    adapter: Annotated[
+        str, typer.Option(help="Adapter to copy as often as needed, in a temporary folder.")
+    ] = "medical",
+    url: Annotated[
+        str | None, typer.Option(help="A running server instead of a temporary one; give its --model.")
+    ] = None,
     model: Models = None,
     rate: Annotated[float | None, typer.Option(help="Requests per second.")] = None,
     duration: Seconds = None,
     prompt_words: PromptWords = None,
     max_tokens: MaxTokens = None,
-    factor: Annotated[float, typer.Option(help="The cliff is where TTFT p50 exceeds so many plateaus.")] = 2.0,
-    wanted: Annotated[int | None, typer.Option(help="Adapters to recommend for; default: the most swept.")] = None,
+    factor: Annotated[
+        float, typer.Option(help="The cliff is where TTFT p50 exceeds the plateau by this factor.")
+    ] = 2.0,
+    wanted: Annotated[
+        int | None, typer.Option(help="Number of adapters to recommend settings for; default: the largest swept.")
+    ] = None,
     serve_file: Annotated[
         Path | None,
-        typer.Option("--serve", help="The servers' other settings; by default config/serve.yaml, or the packaged one."),
+        typer.Option("--serve", help="Server configuration; default: config/serve.yaml, or the packaged one."),
     ] = None,
-    output: Annotated[Path | None, typer.Option(help="Folder of cliff.json, .md and .svg.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder for cliff.json, .md and .svg.")] = None,
     home: HomeFolder = Path("var"),
 ) -> None:
-    """Find at how many adapters in use first tokens get late, and recommend max_loras and max_cpu_loras."""
+    """Find the number of adapters in use at which TTFT rises, and recommend max_loras and max_cpu_loras."""
     from loadtest.search.probing import CliffPlan, search_cliff
     from loadtest.search.report import write_cliff
     from loadtest.search.sweep import pair_settings, working_sets_for
@@ -152,7 +165,7 @@ def cliff(
 
 
 def _with_stand_ins(options: RunOptions, adapter: str, num_models: int) -> RunOptions:
-    """The models of copies are known only when they are made; stand-ins satisfy the configuration until then."""
+    """Placeholder model names, since the copies' names are known only after they are created."""
     return replace(options, models=(adapter,) * num_models)
 
 

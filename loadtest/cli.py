@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    domain: Annotated[str, typer.Argument(help="A built data set, e.g. medical.")],
-    model: Annotated[str, typer.Option(help="Model reference; the domain's name by default.")] = "",
+    domain: Annotated[str, typer.Argument(help="Built data set, e.g. medical.")],
+    model: Annotated[str, typer.Option(help="Model reference; default: the domain's name.")] = "",
     url: Annotated[str, typer.Option(help="OpenAI-compatible endpoint.")] = "http://127.0.0.1:8000/v1",
-    few_shot: Annotated[bool, typer.Option(help="Put the data set's examples into the prompt.")] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many examples.")] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests at a time.")] = 16,
+    few_shot: Annotated[bool, typer.Option(help="Add the data set's few-shot examples to the prompt.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of examples to evaluate; default: all.")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Concurrent requests.")] = 16,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
-    """Score a served model on a domain's held-out split, through the endpoint."""
+    """Score a served model on a domain's held-out split through the endpoint."""
     from openai import AsyncOpenAI
 
     from loadtest.evaluate import EvaluationError, evaluate_live

@@ -1,9 +1,9 @@
-"""Errors of a load test that keep it from starting. What goes wrong with a request is data, never an exception.
+"""Errors that keep a load test from starting. Failed requests are recorded, not raised.
 
 LoadtestError       (Exception)
     TraceError      (ValueError)   a trace file that cannot be replayed
     TargetError     (ValueError)   a server that cannot be reached or does not know the models
-    SloError        (ValueError)   a service level objective that does not say what it should
+    SloError        (ValueError)   an invalid service level objective
     RunFileError    (ValueError)   a `run.json` that is missing or broken
     SweepError      (ValueError)   a search or sweep with impossible bounds
 """
@@ -22,7 +22,7 @@ class TargetError(LoadtestError, ValueError):
 
 
 class SloError(LoadtestError, ValueError):
-    """A service level objective that does not say what it should."""
+    """An invalid service level objective."""
 
 
 class RunFileError(LoadtestError, ValueError):

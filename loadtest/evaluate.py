@@ -1,7 +1,7 @@
-"""Quality through the endpoint: a held-out split is asked of a live server, and its answers are scored.
+"""Quality through the endpoint: send a held-out split to a live server and score the answers.
 
-What a version has defaults for is left to it, so a version of ours gets `model` and the user's turn, as from a bare
-client. The base, which knows nothing of the domain, gets the domain's system prompt and settings.
+Fields with request defaults are left out, so a version of ours gets only `model` and the user turn, as from a minimal
+client. The base model has no such defaults and gets the domain's system prompt and settings.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from quality.scorers import AnswerFormat, is_exact_match
 
 @dataclass(frozen=True)
 class LiveAnswer:
-    """One answer, as a client saw it. Times in seconds from the moment of sending."""
+    """One answer as received by a client. Times in seconds since sending."""
 
     input: str
     expected: str
@@ -35,7 +35,7 @@ class LiveAnswer:
 
 @dataclass(frozen=True)
 class LiveScore:
-    """What a model scored on a held-out split, and how fast, at the concurrency of the evaluation."""
+    """A model's scores and latencies on a held-out split, at the concurrency of the evaluation."""
 
     model: str
     served_by: str
@@ -64,17 +64,17 @@ async def evaluate_live(
     on_answer: Callable[[], None] = lambda: None,
     is_enough: Callable[[Sequence[LiveAnswer]], bool] = lambda answers: False,
 ) -> LiveScore:
-    """Ask the rows of the test split in their order, streaming, and score the answers.
+    """Send the rows of the test split in order, streaming, and score the answers.
 
     Args:
         few_shot: Put the data set's fixed examples before each question.
-        limit: Only the first so many rows.
-        is_enough: Given the answers so far in the rows' order, none left out: whether to send no more. Those that are
-            on their way then count too.
+        limit: Number of rows to use; None: all.
+        is_enough: Called with the answers so far, in row order without gaps; True stops sending. Requests in flight
+        still count.
 
     Raises:
         DatasetError: The data set is missing or unreadable.
-        EvaluationError: A request failed; nothing is scored then.
+        EvaluationError: A request failed; no score is computed.
     """
     manifest, rows = read_dataset(dataset_folder), read_split(dataset_folder, "test")[:limit]
     filled = await _filled_by_server(client, model)
@@ -101,14 +101,14 @@ async def evaluate_live(
 
 
 def _without_gap(answers: Mapping[int, LiveAnswer]) -> list[LiveAnswer]:
-    """The first answers in the rows' order, up to the first that is still missing."""
+    """The answers in row order up to the first missing one."""
     return [answers[number] for number in takewhile(answers.__contains__, range(len(answers)))]
 
 
 def request_arguments(
     model: str, messages: Sequence[Message], manifest: DatasetManifest, filled: Collection[str]
 ) -> dict[str, Any]:
-    """One question in the domain's settings, without those that the server fills in (`system`, `temperature`…)."""
+    """Request fields of one question, without those that the server fills in (`system`, `temperature`…)."""
     turns = [turn.model_dump() for turn in messages if turn.role != "system" or "system" not in filled]
     fields = {name: value for name, value in manifest.request_fields.items() if name not in filled}
     if "stop" in fields:
@@ -118,12 +118,12 @@ def request_arguments(
 
 
 async def _filled_by_server(client: AsyncOpenAI, model: str) -> Collection[str]:
-    """The names of the model's defaults, as Lorikeet's model cards list them; other servers have none."""
+    """Names of the model's request defaults from its model card; other servers list none."""
     try:
         card = await client.models.retrieve(model)
     except APIError:
         return ()  # if the model is not there, the first question says so
-    shown = getattr(card, "model_extra", None) or {}  # what is no JSON comes as text
+    shown = getattr(card, "model_extra", None) or {}  # invalid JSON arrives as text
     return shown.get("defaults") or ()
 
 

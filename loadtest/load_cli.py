@@ -1,4 +1,4 @@
-"""`lorikeet loadtest run`: send a load, watch it, keep what was measured, and judge it."""
+"""`lorikeet loadtest run`: send a load, show progress, save the measurements, and check the SLO."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from loadtest.load.records import RunResult
     from loadtest.report.slo import Slo
 
-ConfigFile = Annotated[Path | None, typer.Argument(help="Load test, YAML, e.g. config/loadtest.yaml.")]
-Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, with /v1.")]
+ConfigFile = Annotated[Path | None, typer.Argument(help="Load test configuration (YAML), e.g. config/loadtest.yaml.")]
+Url = Annotated[str | None, typer.Option(help="OpenAI-compatible endpoint, including /v1.")]
 Models = Annotated[list[str] | None, typer.Option("--model", help="Model reference; may be repeated.")]
-MaxTokens = Annotated[int | None, typer.Option(help="Tokens of each answer.")]
-PromptWords = Annotated[int | None, typer.Option(help="Random prompts of so many words.")]
-ApiKey = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="Where the server wants one.")]
+MaxTokens = Annotated[int | None, typer.Option(help="Output tokens per answer.")]
+PromptWords = Annotated[int | None, typer.Option(help="Length of random prompts, words.")]
+ApiKey = Annotated[str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key, if the server requires one.")]
 HomeFolder = Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")]
 
 app = typer.Typer(no_args_is_help=True, help="Load over HTTP: run, compare, capacity, cliff.")
@@ -44,28 +44,28 @@ def run(
     base: Annotated[str | None, typer.Option(help="The base model's served name.")] = None,
     base_share: Annotated[float | None, typer.Option(help="Share of requests for the base model.")] = None,
     arrival: Annotated[str | None, typer.Option(help="poisson, gamma, constant, step, ramp, trace or closed.")] = None,
-    rate: Annotated[float | None, typer.Option(help="Requests per second; of a ramp, at its start.")] = None,
-    rate_to: Annotated[float | None, typer.Option(help="Ramp to so many requests per second.")] = None,
-    burstiness: Annotated[float | None, typer.Option(help="Shape of gamma gaps: 1 is Poisson, less bursts.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Closed loop with so many users.")] = None,
+    rate: Annotated[float | None, typer.Option(help="Requests per second; for a ramp, the initial rate.")] = None,
+    rate_to: Annotated[float | None, typer.Option(help="Final rate of a ramp, requests per second.")] = None,
+    burstiness: Annotated[float | None, typer.Option(help="Shape of gamma gaps: 1 is Poisson, below 1 bursty.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Closed loop with this number of users.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Replay a CSV or JSONL trace.")] = None,
-    duration: Annotated[float | None, typer.Option(help="Seconds in which requests are sent.")] = None,
+    duration: Annotated[float | None, typer.Option(help="Sending time, seconds.")] = None,
     num_requests: Annotated[int | None, typer.Option(help="Most requests.")] = None,
     prompt_words: PromptWords = None,
     dataset: Annotated[
-        str | None, typer.Option(help="Prompts of this built data set; `own`: of each adapter's own.")
+        str | None, typer.Option(help="Prompts of this built data set; `own`: each adapter's own data set.")
     ] = None,
     max_tokens: MaxTokens = None,
-    slo: Annotated[str | None, typer.Option(help="e.g. ttft=500ms,itl=100ms; exit code 1 where it is missed.")] = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Folder of the results; by default under the state folder.")
+    slo: Annotated[str | None, typer.Option(help="e.g. ttft=500ms,itl=100ms; exit code 1 if it is missed.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Output folder; default: under the state folder.")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Random seed: the same seed gives the same requests and times.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Same seed, same requests at the same times.")] = None,
-    name: Annotated[str | None, typer.Option(help="Name of the run in reports.")] = None,
+    name: Annotated[str | None, typer.Option(help="Run name in reports.")] = None,
     api_key: ApiKey = None,
     home: HomeFolder = Path("var"),
 ) -> None:
-    """Send a load to an OpenAI-compatible server, and report latencies, throughput and errors per model."""
+    """Send a load to an OpenAI-compatible server and report latencies, throughput and errors per model."""
     options = RunOptions(
         url=url,
         duration_s=duration,
@@ -94,10 +94,10 @@ def run(
 
 
 def read_config(config_file: Path | None, options: RunOptions) -> LoadtestConfig:
-    """The file's load test with the options laid over it; without a file, the options and the defaults.
+    """The load test of the file, overridden by the options; without a file, defaults and options.
 
     Raises:
-        ConfigError: The file cannot be read, or the two together are no load test.
+        ConfigError: The file cannot be read, or the combination is invalid.
     """
     if config_file is None:
         return with_options({}, options, "load test")
@@ -108,7 +108,7 @@ def read_config(config_file: Path | None, options: RunOptions) -> LoadtestConfig
 def _run_and_report(
     config: LoadtestConfig, home: Home, folder: Path, name: str, slo_text: str | None, api_key: str | None
 ) -> bool:
-    """Send the load and keep what was measured; whether the SLO was met, where there is one."""
+    """Send the load and save the measurements; returns whether the SLO, if any, was met."""
     from loadtest.load.files import write_run
     from loadtest.load.live import live_view
     from loadtest.load.session import run_load
@@ -127,7 +127,7 @@ def _run_and_report(
 
 
 def _report(result: "RunResult", slo: "Slo | None", run_file: Path, console: Console) -> bool:
-    """Write the reports beside the run, and print them; whether the SLO was met."""
+    """Write the reports beside the run and print them; returns whether the SLO was met."""
     from loadtest.report.figures import make_report
     from loadtest.report.report import summary_table, verdict_lines, write_reports
 
@@ -143,7 +143,7 @@ def _report(result: "RunResult", slo: "Slo | None", run_file: Path, console: Con
 
 @contextmanager
 def errors_shown() -> Iterator[None]:
-    """What a user can mend is shown without a traceback; exit code 2."""
+    """Print errors that a user can fix without a traceback, and exit with code 2."""
     from loadtest.bench.server import ServerError
 
     try:

@@ -1,1 +1,1 @@
-"""How good answers are: scorers and intervals. Pure functions; imports no other package of ours."""
+"""Answer quality: scorers, intervals, drift, verdicts, samples. Imports no other package of ours."""

@@ -1,4 +1,4 @@
-"""Agreement of two raters beyond chance: Cohen's kappa with an interval, for a judge held against people's labels."""
+"""Agreement of two raters beyond chance: Cohen's kappa with an interval, for comparing a judge with human labels."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -26,7 +26,7 @@ _NOTHING = 1e-12
 
 @dataclass(frozen=True)
 class Agreement:
-    """How far two raters agree.
+    """Agreement of two raters.
 
     `kappa` is 1 for full agreement, 0 for what chance alone gives, below 0 for less. It and its interval are None where
     it does not exist: nothing was rated by both, or both gave every answer the same single grade.
@@ -37,14 +37,14 @@ class Agreement:
     observed: float
     """Share of agreement, weighted; 0 for n = 0."""
     expected: float
-    """What raters would have by chance who grade as often so and so, but look at nothing."""
+    """Agreement expected by chance from the raters' grade frequencies."""
     kappa: float | None
     ci_low: float | None
     ci_high: float | None
 
 
 def agreement_of_scores(pairs: Sequence[tuple[float, float]]) -> Agreement:
-    """A person's scores against a judge's, (label, grade) 0 to 1.
+    """Agreement of human and judge scores, (label, grade) 0 to 1.
 
     Where people only said right (1) or wrong (0), the judge's scores above 0.5 count as right, and kappa is the plain
     one. Otherwise both are rounded to the five grades, and a difference of two grades weighs four times one of one.
@@ -61,7 +61,7 @@ def agreement_of_scores(pairs: Sequence[tuple[float, float]]) -> Agreement:
 
 
 def labels_and_grades(labels: Iterable[Label], grades: Iterable[Grade]) -> list[tuple[float, float]]:
-    """Scores of the samples that have both, people's first; where several people labelled one, their mean."""
+    """Score pairs (human, judge) of samples with both; several human labels are averaged."""
     by_sample: dict[int, list[float]] = defaultdict(list)
     for label in labels:
         by_sample[label.sample_id].append(label.score)
@@ -130,7 +130,7 @@ def kappa_terms(shares: Any, weights: Any) -> tuple[float, float, float]:
 
 
 def _interval(counts: Any, agreement_weights: Any, confidence: float) -> tuple[float, float]:
-    """Both ends, of (C, C) counts."""
+    """Both ends of the interval, from (C, C) counts."""
     num_classes = len(counts)
     often = (counts.sum(axis=0) + counts.sum(axis=1)) / (2.0 * counts.sum())
     often = (1.0 - _EVEN) * often + _EVEN / num_classes

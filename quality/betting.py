@@ -1,4 +1,4 @@
-"""Bounds on the mean of values in [0, 1] that hold at every sample size at once, so that one may look at any time.
+"""Bounds on the mean of values in [0, 1] that hold at all sample sizes simultaneously (anytime-valid).
 
 Testing by betting (Waudby-Smith and Ramdas, "Estimating means of bounded random variables by betting", JRSS B 86,
 2024). Whoever holds that the mean is at most m pays 1 + f (x/m - 1) for a stake of 1 on the value x. If they are right,
@@ -46,7 +46,7 @@ def mean_bounds(values: ArrayLike, alpha_low: float, alpha_high: float) -> tuple
 
 
 def _lower_bound(values: NDArray[np.float64], counts: NDArray[np.int64], alpha: float) -> float:
-    """The smallest mean that the wealth does not yet refute; the wealth falls as the mean rises."""
+    """The smallest mean not rejected by the wealth, which decreases in the mean."""
 
     def excess(mean: float) -> float:
         return float(log_wealth(values, counts, mean)) + log(alpha)

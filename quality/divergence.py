@@ -1,4 +1,4 @@
-"""How far two samples lie apart: of numbers, of tokens, of embeddings."""
+"""Distances between two samples of numbers, tokens or embeddings."""
 
 from collections.abc import Hashable, Mapping
 from math import log

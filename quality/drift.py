@@ -1,4 +1,4 @@
-"""Whether prompts and answers still look as they did at publish: windows of exchanges against a baseline.
+"""Drift detection: windows of exchanges compared with a baseline recorded at publish.
 
 Each feature is one number per exchange, and each window is compared with the baseline by Kolmogorov and Smirnov's
 two-sample test. Tokens and embeddings become numbers through one half of the baseline: how surprising the tokens are
@@ -46,7 +46,7 @@ _UNSEEN = log(0.5)
 
 
 class Exchange(BaseModel):
-    """A prompt and its answer, as drift sees them."""
+    """A prompt and its answer, with the features that drift detection uses."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,7 +82,7 @@ class FeatureDrift:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """One look at one window."""
+    """Result of one drift check on one window."""
 
     look: int
     num_exchanges: int
@@ -101,7 +101,7 @@ class DriftReport:
     @property
     def reason(self) -> str:
         drifted = [str(feature) for feature in self.features if feature.is_drift]
-        return "; ".join(drifted) or f"look {self.look} at {self.num_exchanges} exchanges shows no drift"
+        return "; ".join(drifted) or f"look {self.look} at {self.num_exchanges} exchanges found no drift"
 
 
 class TokenFrequencies:
@@ -139,18 +139,20 @@ class DriftBaseline:
         self._columns = {**_plain_columns(exchanges), **self._learned_columns(held_back)}
 
     def look(self, window: Sequence[Exchange], look: int, alpha: float = 0.01) -> DriftReport:
-        """Compare a window with the baseline.
+        """Check a window for drift against the baseline.
 
         Args:
-            window: Exchanges that no earlier look saw; how many was fixed beforehand.
-            look: 1 for the first look since publish, and so on.
-            alpha: Probability of ever calling a stream drifting that is not.
+            window: Exchanges that no earlier check used, in a number fixed beforehand.
+            look: Number of the check since publish, from 1.
+            alpha: Probability of ever reporting drift on a stream without drift.
 
         Raises:
             ValueError: The window is empty, or `look` below 1.
         """
         if look < 1 or not window:
-            raise ValueError(f"A look has a number from 1 and a window; got look {look}, {len(window)} exchanges.")
+            raise ValueError(
+                f"A check needs a number from 1 and a non-empty window; got look {look}, {len(window)} exchanges."
+            )
         alpha_each = alpha_at(look, alpha) / len(self._columns)
         columns = {**_plain_columns(window), **self._learned_columns(window)}
         shared = [name for name in self._columns if name in columns]
@@ -184,7 +186,7 @@ class DriftBaseline:
 
 
 def alpha_at(look: int, alpha: float) -> float:
-    """What look 1, 2, ... may spend; over all looks it sums to alpha."""
+    """Significance level of check 1, 2, ...; the sum over all checks is alpha."""
     return alpha / (look * (look + 1))
 
 
@@ -210,14 +212,14 @@ def _plain_columns(exchanges: Sequence[Exchange]) -> dict[str, Floats]:
 
 
 def _present(columns: dict[str, list[float]]) -> dict[str, Floats]:
-    """Without the exchanges that lack a feature, and without the features that all lack."""
+    """Drop features that all exchanges lack, and exchanges that lack a remaining feature."""
     arrays = {name: np.array(values, dtype=np.float64) for name, values in columns.items()}
     kept = {name: array[~np.isnan(array)] for name, array in arrays.items()}
     return {name: array for name, array in kept.items() if len(array)}
 
 
 def _embeddings(exchanges: Sequence[Exchange]) -> Floats | None:
-    """(n, D) of those that have one; None of fewer than two."""
+    """(n, D) embeddings of the exchanges that have one; None if fewer than two."""
     rows = [seen.embedding for seen in exchanges if seen.embedding is not None]
     return np.array(rows, dtype=np.float64) if len(rows) > 1 else None
 
@@ -228,7 +230,7 @@ def _divergence(baseline: TokenFrequencies, window: Sequence[Sequence[Hashable]]
 
 
 def _count(texts: Sequence[Sequence[Hashable]]) -> Counter[Hashable]:
-    """Text by text: one call for all of them would keep every other thread waiting until it ends."""
+    """One text per call: a single call for all texts would block the other threads."""
     counts: Counter[Hashable] = Counter()
     for text in texts:
         counts.update(text)

@@ -6,7 +6,7 @@ QualityError
 
 
 class QualityError(Exception):
-    """Anything that the quality package refuses."""
+    """Base class of the quality package's errors."""
 
 
 class QualityStoreError(QualityError, OSError):

@@ -1,4 +1,4 @@
-"""Shares with confidence intervals: how much a count of successes really says."""
+"""Confidence intervals of shares."""
 
 from dataclasses import dataclass
 from math import sqrt
@@ -16,7 +16,7 @@ class Share:
 
 
 def wilson_interval(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a share; (0, 1) when nothing was counted.
+    """Wilson score interval of a share; (0, 1) if n is 0.
 
     Raises:
         ValueError: Not 0 <= successes <= n, or confidence outside (0, 1).
@@ -45,7 +45,7 @@ def paired_difference(only_first: int, only_second: int, n: int, confidence: flo
         ValueError: More of them than n, a negative number, or confidence outside (0, 1).
     """
     if min(only_first, only_second) < 0 or only_first + only_second > n:
-        raise ValueError(f"Of {n} there cannot be {only_first} and {only_second}.")
+        raise ValueError(f"{only_first} and {only_second} must be at least 0 and sum to at most {n}.")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1; got {confidence}.")
     z = NormalDist().inv_cdf((1 + confidence) / 2)

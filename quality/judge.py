@@ -1,4 +1,4 @@
-"""A model as judge: what it is asked of an answer, and how its reply is read. Pure; nothing is sent from here.
+"""A model as judge: prompts for grading answers, and parsing of replies. Pure; sends no request.
 
 The texts judged are fenced as data: between two lines with a mark that is a hash of them, so that no text can hold its
 own mark and end its fence early. That stops a text from passing for the judge's instructions by its layout. It does not
@@ -58,12 +58,12 @@ Reply with {{"reason": one sentence, "better": "first", "second" or "tie"}}."""
 
 
 class JudgeReplyError(ValueError):
-    """The judge's reply is not what it was asked for."""
+    """The judge's reply does not have the requested form."""
 
 
 @dataclass(frozen=True)
 class JudgeTask:
-    """What to send: messages and `response_format` of a chat completion.
+    """Request fields: messages and `response_format` of a chat completion.
 
     `reply_pattern` is a regular expression of the short replies within that format, for judges that can be held to one:
     a small model under a schema alone may write reasons, or white space, until its tokens are over.
@@ -119,10 +119,10 @@ def choice_task(prompt: str, first: str, second: str, rubric: str | None = None)
 
 
 def read_grade(reply: str) -> JudgeGrade:
-    """The grade in a reply, as a score from 0 to 1.
+    """Parse the grade in a reply to a score from 0 to 1.
 
     Raises:
-        JudgeReplyError: It is not the object that was asked for.
+        JudgeReplyError: The reply is not the requested object.
     """
     grade, reason = _read(reply, "grade")
     if isinstance(grade, bool) or not isinstance(grade, int) or not LOWEST_GRADE <= grade <= HIGHEST_GRADE:
@@ -133,10 +133,10 @@ def read_grade(reply: str) -> JudgeGrade:
 
 
 def read_choice(reply: str) -> JudgeChoice:
-    """The choice in a reply.
+    """Parse the choice in a reply.
 
     Raises:
-        JudgeReplyError: It is not the object that was asked for.
+        JudgeReplyError: The reply is not the requested object.
     """
     better, reason = _read(reply, "better")
     if better == "first" or better == "second" or better == "tie":
@@ -145,7 +145,7 @@ def read_choice(reply: str) -> JudgeChoice:
 
 
 def preference(shown: Choice, shown_swapped: Choice) -> Choice:
-    """What counts: the choice of both orders where they agree, else a tie.
+    """The choice if both orders agree, else a tie.
 
     Args:
         shown: The choice with the answers in their order.
@@ -205,7 +205,7 @@ def _read(reply: str, key: str) -> tuple[Any, str]:
         content = json.loads(reply)
     except (ValueError, RecursionError) as error:
         raise JudgeReplyError(
-            f"The judge's reply is no JSON: {reply[:80]!r}. Its endpoint must honour `response_format: json_schema`."
+            f"The judge's reply is not JSON: {reply[:80]!r}. Its endpoint must honour `response_format: json_schema`."
         ) from error
     if not isinstance(content, dict) or content.keys() != {"reason", key}:
         found = sorted(content) if isinstance(content, dict) else type(content).__name__
@@ -216,5 +216,5 @@ def _read(reply: str, key: str) -> tuple[Any, str]:
 
 
 def _whole_characters(text: str) -> str:
-    """Half a character, as a cut stream or an escape may leave, can neither be sent nor stored."""
+    """Replace unpaired surrogates, which can be neither sent nor stored."""
     return text.encode(errors="replace").decode()

@@ -45,7 +45,7 @@ _INTERNATIONAL_DIGITS = range(7, 16)  # of one with a country code (ITU-T E.164)
 
 
 def find_iban(text: str, placeholder: str) -> str:
-    """The text with each IBAN replaced whose length is its country's and whose check digits are right."""
+    """Replace every IBAN with the length of its country and valid check digits."""
     pieces, end = [], 0
     for start in _IBAN_START.finditer(text):
         if start.start() >= end and (stop := _iban_end(text, start.start())) is not None:
@@ -85,7 +85,7 @@ def _iban_end(text: str, start: int) -> int | None:
 
 
 def _run(found: re.Match[str]) -> str:
-    """A run of digits with gaps: the cards in it, and what lies between them."""
+    """Mask a run of digits with gaps: card numbers, and the parts between them."""
     run, pieces, end = found[0], [], 0
     for start, stop in _cards(run):
         pieces += [_RUN.sub(_phone, run[end:start]), "[CARD]"]
@@ -94,7 +94,7 @@ def _run(found: re.Match[str]) -> str:
 
 
 def _phone(found: re.Match[str]) -> str:
-    """A run without cards: one telephone number, or the dates in it and what lies between them."""
+    """Mask a run without cards: one telephone number, or the parts between dates."""
     run = found[0]
     if run.startswith(("+", "00")) and len(_DIGIT.findall(run)) in _INTERNATIONAL_DIGITS:
         return "[PHONE]"

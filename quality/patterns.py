@@ -1,6 +1,6 @@
-"""Regular expressions of an author's, matched in linear time: no pattern and no answer can stop the server.
+"""User-defined regular expressions, matched in linear time so that no pattern or answer can stall the server.
 
-They are written as for Python's `re`, and matched by RE2, which knows neither lookaround nor backreferences.
+They use the syntax of Python's `re` and are matched by RE2, which supports neither lookaround nor backreferences.
 """
 
 import re
@@ -36,7 +36,7 @@ class LinearPattern:
     """A compiled regular expression.
 
     Raises:
-        re.error: It is none, or cannot be matched in linear time.
+        re.error: It is invalid, or cannot be matched in linear time.
     """
 
     def __init__(self, pattern: str) -> None:
@@ -97,5 +97,5 @@ def _token(token: str, is_class: bool) -> str:
 
 
 def _encodable(text: str) -> str:
-    """Half of a surrogate pair has no UTF-8, which RE2 reads; it becomes a question mark."""
+    """Encode as UTF-8 for RE2; unpaired surrogates become question marks."""
     return text.encode(errors="replace").decode()

@@ -1,6 +1,6 @@
-"""`probes.json` of a version: held-out questions with their answers, general text, and what answers looked like.
+"""`probes.json` of a version: held-out questions with answers, general text, and a drift baseline.
 
-All that a server needs to know of a domain to watch a version of it; the domain's own files stay where it was trained.
+Contains everything that a server needs to monitor a version; the domain's own files are not needed.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ TokenIds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)]
 
 
 class InvalidProbesError(ValueError):
-    """A `probes.json` that is none."""
+    """An invalid `probes.json`."""
 
 
 class _Record(BaseModel):
@@ -47,7 +47,7 @@ class GeneralText(_Record):
 
 
 class ProbeSet(_Record):
-    """What travels with a version. Token ids are those of the base's tokenizer, as the engine sees them."""
+    """Monitoring data of a version. Token ids are those of the base's tokenizer."""
 
     schema_version: Literal[1] = 1
     metric: Literal["exact_match"] = "exact_match"
@@ -59,10 +59,10 @@ class ProbeSet(_Record):
 
 
 def read_probes(folder: Path) -> ProbeSet | None:
-    """The probes of a version folder, or None where it has none.
+    """Read the probes of a version folder, or None if it has none.
 
     Raises:
-        InvalidProbesError: The file is no probe set.
+        InvalidProbesError: The file is not a valid probe set.
     """
     path = folder / PROBES_FILE
     if not path.exists():

@@ -1,4 +1,4 @@
-"""JSON Schema's regular expressions in linear time, in the place of jsonschema's own."""
+"""Linear-time regular expressions for JSON Schema, replacing jsonschema's own."""
 
 import re
 from collections.abc import Iterator
@@ -12,10 +12,10 @@ from quality.patterns import LinearPattern
 
 
 def check_patterns(schema: Any) -> None:
-    """Do nothing where each pattern of a schema can be matched in linear time.
+    """Check that every pattern of a schema can be matched in linear time.
 
     Raises:
-        re.error: One cannot.
+        re.error: A pattern cannot.
     """
     pending = [schema]
     while pending:

@@ -1,4 +1,4 @@
-"""Scorers of one answer: right or not, in the agreed format or not."""
+"""Scorers of one answer: exact match and format validity."""
 
 import json
 from typing import Any, NoReturn
@@ -13,11 +13,11 @@ _MAX_PATTERN_CHARS = 2000  # of what a pattern matches as a whole
 
 
 class _NotJsonError(ValueError):
-    """The text is no JSON value."""
+    """The text is not a JSON value."""
 
 
 def is_exact_match(answer: str, expected: str) -> bool:
-    """Whether both are the same JSON value, or, where either is no JSON, the same stripped text.
+    """Whether both are the same JSON value, or, if either is not JSON, the same stripped text.
 
     Key order and white space do not count; `1` equals `1.0`, and `true` does not equal `1`.
     """
@@ -48,7 +48,7 @@ class AnswerFormat:
         self._validator = in_linear_time(validator_class)(schema, registry=Registry())
 
     def accepts(self, answer: str) -> bool:
-        """Whether the whole answer, without white space around it, is such text and value; not blank where any is."""
+        """Whether the stripped answer matches the format; without a format, whether it is not empty."""
         text = answer.strip()
         if self._pattern is not None and (len(text) > _MAX_PATTERN_CHARS or not self._pattern.is_whole(text)):
             return False
@@ -68,7 +68,7 @@ def _parse_json(text: str) -> Any:
 
 
 def _refuse_constant(constant: str) -> NoReturn:
-    raise _NotJsonError(f"{constant} is no JSON")  # Python would read NaN and Infinity
+    raise _NotJsonError(f"{constant} is not valid JSON")  # Python would read NaN and Infinity
 
 
 def _is_same_json(left: Any, right: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What one finished generation says of itself, without a reference answer. Cheap enough for every request."""
+"""Quality signals of one generation without a reference answer, cheap enough for every request."""
 
 import re
 import zlib
@@ -63,12 +63,12 @@ def signals_of(
     answer_format: AnswerFormat | None = None,
     refusal: str | None = None,
 ) -> Signals:
-    """Look at one answer.
+    """Compute the signals of one answer.
 
     Args:
         token_logprobs: (T,) of the generated tokens, nats.
-        answer_format: What the domain calls a valid answer.
-        refusal: The domain's agreed answer to an out-of-scope input.
+        answer_format: The domain's answer format.
+        refusal: The domain's expected answer to an out-of-scope input.
     """
     words = text.split()
     return Signals(

@@ -1,4 +1,4 @@
-"""Plots of reports: inline SVG, all in one look."""
+"""Plots of reports as inline SVG in one style."""
 
 import io
 from collections.abc import Callable
@@ -23,7 +23,7 @@ def svg(draw: Callable[[Any], None], size: tuple[float, float]) -> str:
 
 
 def plain(axes: Any) -> Any:
-    """The house's look: no box, a light grid behind the values."""
+    """Apply the common style: no frame, a light grid behind the values."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#e6ebf0", linewidth=0.8)
     axes.set_axisbelow(True)

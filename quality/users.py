@@ -27,7 +27,7 @@ MAX_USERS = 100_000
 
 
 class UserMean(NamedTuple):
-    """What one user saw."""
+    """Observations of one user."""
 
     user: str
     is_canary: bool
@@ -45,7 +45,7 @@ class _Open:
 
 
 class UserMeans:
-    """The users of stable and canary, in the order in which they count.
+    """The users of stable and canary, in the order in which they are counted.
 
     Args:
         counted: Users that count already, e.g. before a restart; their requests are ignored.
@@ -58,10 +58,10 @@ class UserMeans:
     def add(
         self, user: str, is_canary: bool, at_s: float, value: float, max_requests: int = MAX_REQUESTS
     ) -> UserMean | None:
-        """See one request; returns the user's mean if it counts from now on.
+        """Add one request; returns the user's mean if it is now counted.
 
         Args:
-            max_requests: 1 where this user never comes again.
+            max_requests: 1 if this user sends no further request.
         """
         is_full = len(self._counted) + len(self._open) >= MAX_USERS
         if user in self._counted or (is_full and user not in self._open):
@@ -74,7 +74,7 @@ class UserMeans:
         return self._close(user) if seen.num >= max_requests else None
 
     def close_due(self, now_s: float) -> list[UserMean]:
-        """The users whose time is up, oldest first."""
+        """The users whose waiting time has passed, oldest first."""
         due = []
         while self._open and (first := next(iter(self._open.items())))[1].first_s + MAX_WAIT_S <= now_s:
             due.append(self._close(first[0]))

@@ -1,4 +1,4 @@
-"""Whether a canary becomes stable, goes, or waits: a pure function of what stable and canary did side by side.
+"""Verdict on a canary (promote, roll back or hold): a pure function of observations of stable and canary.
 
 Three comparisons, each the mean difference between canary and stable against a limit: probe scores (may be lower by
 the margin at most), error rate and share of slow requests (may be higher by so much at most). The canary goes as soon
@@ -44,7 +44,7 @@ _WORDS: dict[State, str] = {
 
 
 class Observation(NamedTuple):
-    """Something seen of one version."""
+    """One observation of a version."""
 
     at_s: float
     """When it was known, seconds on a clock that both versions share."""
@@ -59,7 +59,7 @@ class Observation(NamedTuple):
 
 @dataclass(frozen=True)
 class Evidence:
-    """What was seen of one version since the canary began.
+    """Observations of one version since the canary began.
 
     Raises:
         ValueError: A time is not finite, or a value is not 0 to 1 (a NaN never is).
@@ -85,7 +85,7 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Policy:
-    """What a canary must prove, and how surely.
+    """Limits that a canary must meet, and the confidence.
 
     Raises:
         ValueError: A limit is not 0 to 1, alpha not between, or `min_pairs` below 1.
@@ -115,7 +115,7 @@ class Policy:
 
 @dataclass(frozen=True)
 class Users:
-    """How many users a comparison rests on."""
+    """Number of users in a comparison."""
 
     stable: int
     canary: int
@@ -147,7 +147,7 @@ class Comparison:
 
     @property
     def has_too_few_users(self) -> bool:
-        """Whether it is open, and would be for any canary that does as well as stable."""
+        """Whether it is open, and would be open even for a canary equal to stable."""
         few = self.users is not None and (self.users.least is None or self.num_pairs < self.users.least)
         return few and self.state == "open"
 
@@ -174,7 +174,7 @@ class Verdict:
 
 
 def decide(stable: Evidence, canary: Evidence, policy: Policy) -> Verdict:
-    """Promote the canary, roll it back, or hold; may be asked after every observation."""
+    """Decide to promote, roll back or hold; valid after every observation."""
     comparisons = (
         _compare("score", -1, policy.margin, stable.scores, canary.scores, policy),
         _compare_users("error rate", policy.max_error_increase, stable.errors, canary.errors, policy),
@@ -208,7 +208,7 @@ def least_pairs(most_worse: float, alpha: float) -> int | None:
 
 
 def _matched(stable: Iterable[Observation], canary: Iterable[Observation]) -> list[tuple[Observation, Observation]]:
-    """The same rule for both versions: one that always gave the earlier half would pass for a difference."""
+    """Pair both versions by the same rule, so that the order of observations causes no difference."""
     sides = [(seen, 0) for seen in stable] + [(seen, 1) for seen in canary]
     unused: tuple[list[Observation], list[Observation]] = ([], [])
     pairs = []
@@ -222,7 +222,7 @@ def _matched(stable: Iterable[Observation], canary: Iterable[Observation]) -> li
 
 
 def _one_per_user(observations: Iterable[Observation]) -> list[Observation]:
-    """The first of each user; the later ones are no draws of their own."""
+    """The first observation of each user; later ones are not independent."""
     first: dict[str | None, Observation] = {}
     for seen in sorted(observations, key=lambda seen: seen.at_s):
         first.setdefault(seen.user, seen)

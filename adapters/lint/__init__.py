@@ -1,4 +1,4 @@
 """Whether a PEFT folder can be served.
 
-`lint_folder` (lint.py) finds, `raise_errors` refuses, `check_publishable` does both before a publish.
+`lint_folder` (lint.py) returns findings, `raise_errors` raises on errors, `check_publishable` does both.
 """

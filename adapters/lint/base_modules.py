@@ -12,11 +12,11 @@ Shape = tuple[int, ...]
 
 
 def read_base_modules(folder: Path) -> dict[str, Shape | None]:
-    """Shape (out_features, in_features) of every layer by full name; None where the disk does not tell.
+    """Shape (out_features, in_features) of every layer by full name; None if the files do not say.
 
     Raises:
         InvalidBaseError: The folder holds no safetensors weights.
-        InvalidAdapterError: One of its weight files is torn.
+        InvalidAdapterError: One of its weight files is truncated.
     """
     paths = sorted(folder.glob("*.safetensors"))
     if not paths:
@@ -39,7 +39,7 @@ def _weight_shape(header: TensorHeader) -> Shape | None:
 
 
 def _tied_head(folder: Path, modules: dict[str, Shape | None]) -> dict[str, Shape | None]:
-    """A tied output head is a layer too, although no file holds its weight."""
+    """Add the tied output head, which no weight file contains."""
     config_path = folder / "config.json"
     config = json.loads(config_path.read_bytes()) if config_path.is_file() else {}
     if not config.get("tie_word_embeddings") or "lm_head" in modules:

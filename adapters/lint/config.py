@@ -1,4 +1,4 @@
-"""Lint of a LoRA configuration: what vLLM 0.32 would refuse, told before a training run or an upload."""
+"""Lint of a LoRA configuration: finds what vLLM 0.32 cannot serve before training or upload."""
 
 import math
 import re
@@ -37,24 +37,24 @@ _VARIANTS = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that lint has to say; `code` is stable, `fix` is the next step ("" where none is needed)."""
+    """One finding of lint; `code` is stable, `fix` is the next step ("" if none is needed)."""
 
     level: Literal["error", "warning", "info"]
     code: str
     message: str
     fix: str = ""
     is_unsupported: bool = False
-    """Whole and good for PEFT, but vLLM cannot serve it."""
+    """Whether the adapter is valid for PEFT but cannot be served by vLLM."""
 
     def __str__(self) -> str:
         return f"{self.message} {self.fix}".strip()
 
 
 def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[Finding]:
-    """What vLLM would refuse in a LoRA configuration, planned or saved; empty when it is fine.
+    """Findings on a LoRA configuration, planned or saved; empty if vLLM can serve it.
 
     Args:
-        config: PEFT's words (`r`, `lora_alpha`, `bias`…); an absent key means PEFT's default.
+        config: PEFT's keys (`r`, `lora_alpha`, `bias`…); an absent key means PEFT's default.
         max_lora_rank: The server's setting of that name.
     """
     peft_type = str(config.get("peft_type") or "LORA").rpartition(".")[2]  # PeftType.LORA, where it is an enum
@@ -62,7 +62,7 @@ def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[
         return [
             _unsupported(
                 "peft-type",
-                f"peft_type is {peft_type!r}; vLLM serves 'LORA' only.",
+                f"peft_type is {peft_type!r}; vLLM serves only 'LORA'.",
                 "Train a LoRA, or convert the adapter with PEFT's convert_to_lora.",
             )
         ]
@@ -71,13 +71,13 @@ def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[
 
 def _check_features(config: dict[str, Any]) -> Iterator[Finding]:
     if config.get("use_dora"):
-        yield _unsupported("use-dora", "use_dora is true; vLLM serves no DoRA.", "Set use_dora: false.")
+        yield _unsupported("use-dora", "use_dora is true; vLLM does not support DoRA.", "Set use_dora: false.")
     if (bias := config.get("bias") or "none") != "none":
-        yield _unsupported("bias", f"bias is {bias!r}; vLLM wants 'none'.", "Set bias: none.")
+        yield _unsupported("bias", f"bias is {bias!r}; vLLM requires 'none'.", "Set bias: none.")
     if modules := config.get("modules_to_save"):
         yield _unsupported(
             "modules-to-save",
-            f"modules_to_save is {modules!r}; vLLM loads no whole modules with an adapter."
+            f"modules_to_save is {modules!r}; vLLM does not load full modules with an adapter."
             + (" Trainers set it where tokens were added." if _VOCABULARY.search(str(modules)) else ""),
             "Leave modules_to_save out and put these modules into target_modules; added tokens cannot be served.",
         )
@@ -97,19 +97,19 @@ def _check_features(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def rank_of(module_name: str, config: dict[str, Any]) -> Any:
-    """Rank that a configuration gives a module: the first pattern that ends its name, else `r`."""
+    """Rank of a module: that of the first rank pattern matching the end of its name, else `r`."""
     return _of_pattern(module_name, config.get("rank_pattern"), config.get("r", 8))
 
 
 def scaling_of(module_name: str, config: dict[str, Any]) -> float:
-    """What B A is multiplied by: alpha / r, or alpha / sqrt(r) with rsLoRA (https://arxiv.org/abs/2312.03732)."""
+    """Factor that B A is multiplied by: alpha / r, or alpha / sqrt(r) with rsLoRA (https://arxiv.org/abs/2312.03732)."""
     rank = rank_of(module_name, config)
     alpha = float(_of_pattern(module_name, config.get("alpha_pattern"), config.get("lora_alpha", 8)))
     return alpha / math.sqrt(rank) if config.get("use_rslora") else alpha / rank
 
 
 def _of_pattern(module_name: str, patterns: dict[str, Any] | None, default: Any) -> Any:
-    """PEFT's rule (peft.utils.other, `get_pattern_key`): the first pattern that ends a module's name."""
+    """PEFT's rule (peft.utils.other, `get_pattern_key`): the first pattern that matches the end of a module's name."""
     for pattern, value in (patterns or {}).items():
         if _ends_names(pattern).match(module_name):
             return value
@@ -120,7 +120,10 @@ def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding
     pattern = config.get("rank_pattern") or {}
     if not _is_map_of_plain_patterns(pattern):
         yield Finding(
-            "error", "rank-pattern", f"rank_pattern is no map of plain patterns: {str(pattern)[:200]}.", "Leave it out."
+            "error",
+            "rank-pattern",
+            f"rank_pattern must map plain patterns to ranks; got {str(pattern)[:200]}.",
+            "Leave it out.",
         )
         return
     ranks = {"r": config.get("r", 8)} | {f"rank_pattern[{key!r}]": rank for key, rank in pattern.items()}
@@ -130,7 +133,7 @@ def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding
         elif rank > max_lora_rank:
             yield _unsupported(
                 "rank",
-                f"{key} is {rank}; the server takes at most max_lora_rank {max_lora_rank}.",
+                f"{key} is {rank}; the server's max_lora_rank is {max_lora_rank}.",
                 f"Train with r up to {max_lora_rank}"
                 + (f", or serve with a max_lora_rank of {rank} or more." if rank <= MAX_LORA_RANK else "."),
             )
@@ -142,7 +145,7 @@ def _check_alphas(config: dict[str, Any]) -> Iterator[Finding]:
         yield Finding(
             "error",
             "alpha-pattern",
-            f"alpha_pattern is no map of plain patterns: {str(pattern)[:200]}.",
+            f"alpha_pattern must map plain patterns to numbers; got {str(pattern)[:200]}.",
             "Leave it out.",
         )
         return
@@ -161,7 +164,7 @@ def _is_map_of_plain_patterns(pattern: Any) -> bool:
 
 
 def _is_harmless_regex(pattern: str) -> bool:
-    """Whether a pattern means the same to RE2, which matches in linear time, as to PEFT, and repeats no group."""
+    """Whether RE2, which matches in linear time, interprets the pattern as PEFT does; no repeated groups."""
     if len(pattern) > _MAX_PATTERN_CHARS or _UNLIKE_PEFT.search(pattern):
         return False
     try:
@@ -174,7 +177,7 @@ def _is_harmless_regex(pattern: str) -> bool:
 
 @lru_cache(maxsize=2 * _MAX_PATTERNS)
 def _ends_names(pattern: str) -> "re2._Regexp":
-    """Matches the names that a pattern ends, in linear time, as PEFT's expression does: a name has no line break."""
+    """Compile a pattern for name ends, equivalent to PEFT's expression, that matches in linear time."""
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _MAX_PATTERN_MEM_BYTES

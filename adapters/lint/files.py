@@ -1,4 +1,4 @@
-"""Lint of the files in a PEFT folder: links, and what trainers leave beside an adapter."""
+"""Lint of the files in a PEFT folder: links, sizes, and files that trainers leave beside an adapter."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ _MAX_GROUPS = 12
 
 
 def check_files(folder: Path) -> Iterator[Finding]:
-    """Links that lead elsewhere, files that are too large, and what is not copied."""
+    """Findings on links that leave the folder, files that are too large, and files that are not copied."""
     if folder.is_symlink():
         yield _linked(folder, "Give the folder that it points to.")
     for name in MAX_BYTES:
@@ -29,16 +29,16 @@ def check_files(folder: Path) -> Iterator[Finding]:
             yield _linked(folder / name, "Replace it with a copy.")
     for name, size_bytes, largest in find_oversized(folder):
         yield Finding(
-            "error", "too-large", f"{name!r} has {size_bytes} bytes; at most {largest} are taken.", "Make it smaller."
+            "error", "too-large", f"{name!r} has {size_bytes} bytes; the limit is {largest}.", "Make it smaller."
         )
     yield from _not_copied(folder)
 
 
 def real_file(folder: Path, name: str) -> Path:
-    """Where the bytes of one of the folder's files are.
+    """Resolve one of the folder's files to the path of its bytes.
 
     Raises:
-        InvalidAdapterError: It is a link that leads elsewhere.
+        InvalidAdapterError: It is a link that leaves the folder.
     """
     path = folder / name
     if not path.is_symlink():
@@ -49,7 +49,7 @@ def real_file(folder: Path, name: str) -> Path:
 
 
 def _leads_to_blob(link: Path) -> bool:
-    """Whether it is a link of a hub's cache to a plain file of the same repository.
+    """Whether it is a link within a hub cache to a plain file of the same repository.
 
     There, `models--org--name/snapshots/REVISION/…` holds links to `models--org--name/blobs/…`.
     """

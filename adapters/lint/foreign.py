@@ -1,6 +1,6 @@
-"""Folders and files of other tools: what they are, told by names and first bytes, and the way out.
+"""Recognise folders and files of other tools by names and first bytes, and say how to convert them.
 
-Nothing here is loaded: of a file at most its first bytes, or a safetensors file's header, are read.
+Nothing is loaded: at most a file's first bytes, or a safetensors header, are read.
 """
 
 import re
@@ -30,7 +30,7 @@ _MLX_NAME = re.compile(r"\.lora_[ab]$")
 
 
 def look_for_foreign(folder: Path) -> Finding | None:
-    """What a folder is, where it is no PEFT folder that can be read; None where it may be one."""
+    """Finding that says what a folder is if it is not a readable PEFT folder; None if it may be one."""
     if folder.is_file():
         return _of_file(folder)
     for path in (folder / CONFIG_FILE, folder / WEIGHTS_FILE):
@@ -58,7 +58,7 @@ def _of_file(path: Path) -> Finding:
 
 
 def _not_downloaded(path: Path) -> Finding | None:
-    """What stands in a file's place where a download or a copy failed."""
+    """Finding on a file whose download or copy failed: a pointer, a web page, or an unreadable file."""
     try:
         with path.open("rb") as file:
             first = file.read(_PEEKED_BYTES)
@@ -73,7 +73,7 @@ def _not_downloaded(path: Path) -> Finding | None:
         fix = "Run `git lfs pull` in the clone, or download the file itself."
         return _unreadable(f"{path.name!r} is a Git LFS pointer; the file itself was not downloaded.", fix)
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<error")):
-        fix = "Download the file itself; a gated or private repository wants a token."
+        fix = "Download the file itself; a gated or private repository requires a token."
         return _unreadable(f"{path.name!r} is a web page, not the file.", fix)
     if start.startswith(b"gguf"):
         return _unreadable(f"{path.name!r} is a GGUF file of llama.cpp under another name.", _FROM_PEFT)
@@ -83,13 +83,13 @@ def _not_downloaded(path: Path) -> Finding | None:
 
 
 def _formats(folder: Path) -> Iterator[Finding]:
-    """What a folder without an adapter's weights may be, the likeliest first."""
+    """Possible explanations of a folder without adapter weights, the likeliest first."""
     names = sorted((path.name for path in folder.iterdir()), key=natural)
     if adapters := _adapters_in(folder):
         yield _parent(folder, adapters)
     if shards := [name for name in names if re.fullmatch(r"adapter_model-\d+-of-\d+\.safetensors", name)]:
         yield _unreadable(
-            f"The weights lie in {len(shards)} shards, {shards[0]!r} to {shards[-1]!r}; wanted is one {WEIGHTS_FILE}.",
+            f"The weights are in {len(shards)} shards, {shards[0]!r} to {shards[-1]!r}; wanted: {WEIGHTS_FILE}.",
             "Join them: load each with safetensors.torch.load_file, and save_file all tensors together.",
         )
     if mlx := [name for name in names if re.fullmatch(r"(\d+_)?adapters\.(safetensors|npz)", name)]:
@@ -105,14 +105,14 @@ def _formats(folder: Path) -> Iterator[Finding]:
             yield _other_safetensors(folder / name)
     if state := [path.name for pattern in _SHARDED_STATE for path in folder.glob(pattern)]:
         yield _unreadable(
-            f"The weights are there only as a trainer's state of several processes, {state[0]!r}.",
+            f"The weights exist only as a trainer's state of several processes, {state[0]!r}.",
             "Gather them (FSDP: `accelerate merge-weights`; DeepSpeed: zero_to_fp32.py), and save the adapter with "
             "PEFT's save_pretrained.",
         )
 
 
 def _adapters_in(folder: Path) -> list[str]:
-    """The folders below, one or two deep, that look like adapters: checkpoints, adapters by name, a hub's snapshots."""
+    """Subfolders, one or two levels deep, that look like adapters: checkpoints, named adapters, hub snapshots."""
     found = [path for pattern in (f"*/{CONFIG_FILE}", f"*/*/{CONFIG_FILE}") for path in folder.glob(pattern)]
     return sorted((path.parent.relative_to(folder).as_posix() for path in found), key=natural)
 
@@ -128,13 +128,13 @@ def _parent(folder: Path, names: Sequence[str]) -> Finding:
     return Finding(
         "error",
         "parent-folder",
-        f"{folder.name!r} is no adapter, but holds {len(names)}: {shown}.",
+        f"{folder.name!r} is not an adapter, but contains {len(names)}: {shown}.",
         f"Give {' or '.join(advice) or repr(str(folder / names[-1]))}.",
     )
 
 
 def _latest(folder: Path, names: Sequence[str]) -> str | None:
-    """The last of `checkpoint-20`, `checkpoint-40`, or a hub cache's `main`; None where neither is there."""
+    """The last of `checkpoint-20`, `checkpoint-40`, or a hub cache's `main`; None if there is neither."""
     branch = folder / "refs" / "main"
     if branch.is_file() and branch.stat().st_size < _PEEKED_BYTES:
         snapshot = f"snapshots/{branch.read_text(errors='replace').strip()}"
@@ -145,7 +145,7 @@ def _latest(folder: Path, names: Sequence[str]) -> str | None:
 
 
 def _best(folder: Path, names: Sequence[str]) -> str | None:
-    """The best checkpoint, as the newest trainer's state that can be read says."""
+    """The best checkpoint according to the newest readable trainer state."""
     for path in (folder, *(folder / name for name in reversed(names))):
         file = path / "trainer_state.json"
         try:
@@ -171,9 +171,9 @@ def _pickled(names: Sequence[str]) -> Finding:
     return Finding(
         "error",
         "pickle",
-        f"The weights are there only as {examples(tuple(map(repr, names)))}: a pickle, which can run code when it is "
+        f"The weights exist only as {examples(tuple(map(repr, names)))}: a pickle, which can run code when it is "
         "loaded.",
-        "Load the adapter with PEFT where you trust it, and save it with save_pretrained(folder, "
+        "If you trust it, load the adapter with PEFT and save it with save_pretrained(folder, "
         "safe_serialization=True).",
     )
 
@@ -195,16 +195,16 @@ def _other_safetensors(path: Path) -> Finding:
         return _unreadable(str(error))
     if path.name == "pytorch_lora_weights.safetensors" or any(map(_IMAGE_NAME.match, names)):
         return _unreadable(
-            f"{path.name!r} is a LoRA of an image model (Diffusers, kohya).", "Only language models are served here."
+            f"{path.name!r} is a LoRA of an image model (Diffusers, kohya).", "Lorikeet serves only language models."
         )
     if any(map(_MLX_NAME.search, names)):
         return _mlx(path.name)
     if any(map(_LORA_NAME.search, names)):
         return _unreadable(
-            f"The LoRA weights are in {path.name!r}; wanted are {WEIGHTS_FILE} and {CONFIG_FILE}.",
+            f"The LoRA weights are in {path.name!r}; {WEIGHTS_FILE} and {CONFIG_FILE} are required.",
             f"Rename it to {WEIGHTS_FILE}, beside its {CONFIG_FILE}.",
         )
-    return _unreadable(f"{path.name!r} holds no LoRA weights, but {examples(names)}.", _FROM_PEFT)
+    return _unreadable(f"{path.name!r} contains no LoRA weights, but {examples(names)}.", _FROM_PEFT)
 
 
 def _unreadable(message: str, fix: str = "") -> Finding:

@@ -1,4 +1,4 @@
-"""A PEFT folder that something else wrote, made ready to publish: linted, and with PEFT's tensor names if asked."""
+"""Prepare a PEFT folder from another tool for publishing: lint it and optionally rename its tensors."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,11 +18,11 @@ from adapters.store.version_files import MAX_BYTES, mode_of
 
 @dataclass(frozen=True)
 class Importable:
-    """What can be published.
+    """A folder that can be published.
 
     Args:
-        folder: The given one, or a copy with other tensor names, which is gone after the import.
-        findings: Of the given one, without those that a rename settled.
+        folder: The given folder, or a temporary copy with renamed tensors.
+        findings: Findings on the given folder, without those that the rename fixed.
         renamed: New tensor names by old ones.
     """
 
@@ -33,14 +33,14 @@ class Importable:
 
 @contextmanager
 def importable(folder: Path, base_folder: Path, folders: StoreFolders, *, rename: bool) -> Iterator[Importable]:
-    """Check a folder, and give what is to be published of it.
+    """Check a folder and yield what can be published.
 
     Args:
-        folders: Of the store, on whose disk a copy is made.
-        rename: Give the tensors the names that PEFT gives.
+        folders: The store's folders; a copy is made on the same disk.
+        rename: Rename the tensors to PEFT's names.
 
     Raises:
-        InvalidAdapterError: It is broken; for a rename, too, where two tensors would have one name.
+        InvalidAdapterError: It is broken, or a rename would give two tensors the same name.
         UnsupportedAdapterError: vLLM cannot serve it.
     """
     found = lint_folder(folder, base_folder=base_folder, max_lora_rank=MAX_LORA_RANK)
@@ -59,11 +59,11 @@ def importable(folder: Path, base_folder: Path, folders: StoreFolders, *, rename
 
 
 def _is_only_of_names(findings: list[Finding]) -> bool:
-    """Whether the weights can be read, and nothing but their names speaks against them."""
+    """Whether the weights are readable and only their tensor names are wrong."""
     return all(finding.code == CODE for finding in findings if finding.level == "error")
 
 
 def _renamed(folder: Path, base_folder: Path) -> dict[str, str]:
-    """New names by old ones; empty where they are fine, or cannot all be told apart."""
+    """New names by old ones; empty if they are correct, or would collide."""
     renames = plan_renames(read_tensor_headers(folder), read_base_modules(base_folder))
     return {} if renames.collisions else renames.changed

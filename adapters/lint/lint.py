@@ -1,4 +1,4 @@
-"""Lint of a PEFT folder, ours or not: can this base and this engine serve it, and if not, why not."""
+"""Lint of a PEFT folder: whether this base and this engine can serve it, with every reason if not."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -29,10 +29,10 @@ _UNREAD = {"symlink", "too-large"}  # with these, no file is even opened
 
 
 def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -> list[Finding]:
-    """What speaks against serving a PEFT folder; it can be served when no finding has the level "error".
+    """Findings on a PEFT folder; it can be served if none has the level "error".
 
     Args:
-        base_folder: A Hugging Face model folder to compare with, or None to look at the adapter alone.
+        base_folder: A Hugging Face model folder to compare with, or None to check the adapter alone.
         max_lora_rank: The server's setting of that name.
 
     Raises:
@@ -69,10 +69,10 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
 
 
 def raise_errors(findings: Sequence[Finding], subject: str) -> None:
-    """Do nothing without findings of level "error".
+    """Raise if any finding has the level "error".
 
     Raises:
-        UnsupportedAdapterError: All that speaks against it is that vLLM cannot serve it.
+        UnsupportedAdapterError: Every error is that vLLM cannot serve the adapter.
         InvalidAdapterError: Something is broken.
     """
     errors = [finding for finding in findings if finding.level == "error"]
@@ -90,7 +90,7 @@ def _check_required(config: dict[str, Any]) -> Iterator[Finding]:
 
 
 def _renamed(headers: dict[str, TensorHeader], renames: Renames) -> dict[str, TensorHeader]:
-    """By the names that the tensors should have, so that all else can be told of them."""
+    """The tensors by their corrected names, so that the other checks apply to them."""
     if renames.collisions:
         return headers
     return {renames.names[name]: header for name, header in headers.items()}
@@ -106,13 +106,13 @@ def _check_tensors(
             "error",
             "not-lora",
             f"{len(foreign)} tensors are neither lora_A nor lora_B: {examples(foreign)}.",
-            "vLLM serves LoRA weights only; train without whole modules, prompts or magnitudes.",
+            "vLLM serves only LoRA weights; train without full modules, prompts or magnitudes.",
             is_unsupported=True,
         )
     if tensors.halves:
         yield broken("half-pair", f"{len(tensors.halves)} modules lack lora_A or lora_B", tensors.halves)
     if not tensors.modules and not tensors.foreign:
-        yield Finding("error", "empty", f"{WEIGHTS_FILE} holds no LoRA weights.", "Save the adapter again.")
+        yield Finding("error", "empty", f"{WEIGHTS_FILE} contains no LoRA weights.", "Save the adapter again.")
 
 
 def _check_shapes(modules: Sequence[LoraModule], config: dict[str, Any]) -> Iterator[Finding]:
@@ -127,7 +127,7 @@ def _check_shapes(modules: Sequence[LoraModule], config: dict[str, Any]) -> Iter
 
 
 def _check_values(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[Finding]:
-    """`config` is None where it says no scaling that one could count with."""
+    """`config` is None if it gives no usable scaling."""
     headers = [header for module in modules for header in (module.lora_a, module.lora_b)]
     if other := [f"{header.name} ({header.dtype})" for header in headers if header.dtype not in FLOAT_DTYPES]:
         yield broken("dtype", f"{len(other)} tensors are not F32, F16 or BF16", other)
@@ -137,7 +137,7 @@ def _check_values(path: Path, modules: Sequence[LoraModule], config: dict[str, A
         yield Finding(
             "warning",
             "no-op",
-            "Every lora_B is zero, so the adapter answers exactly as the base.",
+            "Every lora_B is zero, so the adapter does not change the base's answers.",
             "Train it for at least one step.",
         )
 

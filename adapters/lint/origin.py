@@ -1,4 +1,4 @@
-"""Lint of what an adapter says of itself: which base it was trained on, and for what."""
+"""Lint of an adapter's declared origin: its base model and task type."""
 
 import re
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ _MAX_NAME_CHARS = 300
 
 
 def check_origin(config: dict[str, Any], base_folder: Path | None) -> Iterator[Finding]:
-    """Warn of another task than text, and of a base that is named otherwise than this one."""
+    """Warn of a task other than text generation, and of a base model with another name."""
     task = config.get("task_type")
     task_name = str(task).rpartition(".")[2]  # TaskType.CAUSAL_LM, where it is an enum
     if task and task_name != "CAUSAL_LM":
         yield Finding(
             "warning",
             "task-type",
-            f"task_type is {task_name[:80]!r}; here every adapter generates text, as 'CAUSAL_LM' does.",
-            "Look at what it was trained for.",
+            f"task_type is {task_name[:80]!r}; Lorikeet serves only text generation ('CAUSAL_LM').",
+            "Check what it was trained for.",
         )
     said = config.get("base_model_name_or_path")
     if base_folder is None or not isinstance(said, str) or not said.strip():
@@ -37,20 +37,20 @@ def check_origin(config: dict[str, Any], base_folder: Path | None) -> Iterator[F
         yield Finding(
             "warning",
             "other-base",
-            f"It says that it was trained on {said[:200]!r}, and this base is {name!r}{of}.",
+            f"It was trained on {said[:200]!r} according to its configuration, but this base is {name!r}{of}.",
             "Give the base that it names, unless both are one model: shapes may fit where answers do not.",
         )
 
 
 def names_same_model(said: str, name: str, source: str) -> bool:
-    """Whether an adapter's words for its base mean a prepared base.
+    """Whether an adapter's `base_model_name_or_path` refers to a prepared base.
 
-    Case, an organisation or folders before the name, a revision, and words for a quantization count for nothing.
+    Case, an organisation or folders before the name, a revision, and quantization suffixes are ignored.
 
     Args:
         said: A hub id, a path or a name.
         name: The prepared base's name.
-        source: What it was prepared from; "" where that is not known.
+        source: What it was prepared from; "" if unknown.
     """
     last = _last_part(said)
     if last == name.lower() or (_is_ours(said) and model_name(last) == model_name(name)):
@@ -76,7 +76,7 @@ def _last_part(text: str) -> str:
 
 
 def _is_ours(said: str) -> bool:
-    """Whether it is a path to a prepared base, whose name says the quantization."""
+    """Whether it is a path to a prepared base, whose name includes the quantization."""
     return Path(said).parent.name == "bases"
 
 

@@ -1,4 +1,4 @@
-"""A PEFT folder as others wrote it: its configuration and its LoRA pairs, read from the headers."""
+"""Read a PEFT folder: its configuration, and its LoRA pairs from the safetensors header."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -40,7 +40,7 @@ class LoraModule:
 
 @dataclass(frozen=True)
 class LoraTensors:
-    """What a weights file holds: whole pairs, pairs that lack a half, and tensors that are no LoRA."""
+    """Contents of a weights file: complete pairs, incomplete pairs, and tensors other than LoRA."""
 
     modules: tuple[LoraModule, ...]
     halves: tuple[str, ...]
@@ -51,7 +51,7 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     """`adapter_config.json` of a PEFT folder.
 
     Raises:
-        InvalidAdapterError: No such file, or no JSON object in it.
+        InvalidAdapterError: The file is missing or does not hold a JSON object.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -61,9 +61,9 @@ def read_adapter_config(folder: Path) -> dict[str, Any]:
     try:
         config = load_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} is no good JSON: {error}.") from error
+        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} is not valid JSON: {error}.") from error
     if not isinstance(config, dict):
-        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} holds no JSON object.")
+        raise InvalidAdapterError(f"{CONFIG_FILE} of {folder.name!r} must hold a JSON object.")
     return config
 
 
@@ -89,7 +89,7 @@ def read_lora_tensors(folder: Path) -> LoraTensors:
 
 
 def lora_tensors(headers: Mapping[str, TensorHeader]) -> LoraTensors:
-    """The LoRA pairs among tensors by name, by vLLM's rules for names."""
+    """Group tensors into LoRA pairs by vLLM's naming rules."""
     pairs: dict[str, dict[str, TensorHeader]] = {}
     foreign = []
     for name, header in sorted(headers.items()):
@@ -104,7 +104,7 @@ def lora_tensors(headers: Mapping[str, TensorHeader]) -> LoraTensors:
 
 
 def read_lora_spec(folder: Path) -> LoraSpec:
-    """What a manifest says of the LoRA in a PEFT folder.
+    """The LoRA section of a manifest, read from a PEFT folder.
 
     Raises:
         InvalidAdapterError: The folder's configuration or weights cannot be read.

@@ -1,4 +1,4 @@
-"""Everything that must be true of a PEFT folder and its draft before the store takes them."""
+"""Checks of a PEFT folder and its draft before publishing."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from adapters.store.version_files import PROBES_FILE
 
 
 def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | None) -> None:
-    """Do nothing when the folder may be published with this draft.
+    """Raise unless the folder can be published with this draft.
 
     Raises:
         InvalidAdapterError: The folder is broken, or contradicts the draft.
@@ -49,7 +49,7 @@ def _check_fingerprint(source: Path, draft: ManifestDraft) -> None:
 
 
 def _check_probes(source: Path, draft: ManifestDraft) -> None:
-    """That they are one strict JSON object; what it must hold, a server checks that reads it."""
+    """Check that the probes are one strict JSON object; the server that reads them checks their content."""
     path = source / PROBES_FILE
     if not path.exists():
         return
@@ -57,10 +57,10 @@ def _check_probes(source: Path, draft: ManifestDraft) -> None:
         probes = load_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InvalidAdapterError(
-            f"The {PROBES_FILE} of {draft.name!r} is no JSON: {error}. Write it again."
+            f"The {PROBES_FILE} of {draft.name!r} is not valid JSON: {error}. Write it again."
         ) from error
     if not isinstance(probes, dict):
-        raise InvalidAdapterError(f"The {PROBES_FILE} of {draft.name!r} holds no object. Write it again.")
+        raise InvalidAdapterError(f"The {PROBES_FILE} of {draft.name!r} must hold a JSON object. Write it again.")
 
 
 def _check_same_base(draft: ManifestDraft, digest: str, subject: str) -> None:

@@ -1,4 +1,4 @@
-"""Tensor names that a wrapper or a hand-written saver made, and those that PEFT gives.
+"""Map tensor names from wrappers or custom savers to PEFT's names.
 
 PEFT's are `base_model.model.<layer>.lora_A.weight` and `…lora_B.weight`, or `….lora_embedding_A` and `…B`.
 """
@@ -36,11 +36,11 @@ _FIX = "Import it with `lorikeet adapters import --rename`, or save the unwrappe
 
 @dataclass(frozen=True)
 class Renames:
-    """What the tensors of a file should be called.
+    """Corrected names of a file's tensors.
 
     Args:
-        names: PEFT's name by the file's, of every tensor.
-        odd: Why names change, as `'_orig_mod' of torch.compile`, with how many do.
+        names: PEFT's name of every tensor, by its name in the file.
+        odd: Reasons for changes, as `'_orig_mod' of torch.compile`, with the number of tensors.
     """
 
     names: Mapping[str, str]
@@ -52,15 +52,15 @@ class Renames:
 
     @property
     def collisions(self) -> list[str]:
-        """New names that several tensors would have."""
+        """New names that several tensors would share."""
         return [name for name, count in Counter(self.names.values()).items() if count > 1]
 
 
 def plan_renames(names: Collection[str], layers: Collection[str] | None) -> Renames:
-    """Find the names that PEFT would have given.
+    """Find PEFT's names of the tensors.
 
     Args:
-        layers: Full names of the base's layers; None where the base is not known.
+        layers: Full names of the base's layers; None if the base is unknown.
     """
     odd: Counter[str] = Counter()
     renamed = {}
@@ -74,12 +74,12 @@ def plan_renames(names: Collection[str], layers: Collection[str] | None) -> Rena
 
 
 def check_names(renames: Renames) -> Iterator[Finding]:
-    """Odd names are an error, for the engine would not find them, and where only the prefix is missing a warning."""
+    """Findings on names: an error if vLLM would not find the layers, a warning if only PEFT's prefix is missing."""
     if renames.collisions:
         yield Finding(
             "error",
             CODE,
-            f"Several tensors would have one name, as those of several adapters in one file: "
+            f"Several tensors would have the same name, as if one file held several adapters: "
             f"{examples(renames.collisions)}.",
             "Save one adapter with PEFT's save_pretrained.",
         )
@@ -102,7 +102,7 @@ def check_names(renames: Renames) -> Iterator[Finding]:
 
 
 def write_renamed(source: Path, target: Path, names: Mapping[str, str]) -> None:
-    """Copy a safetensors file under other tensor names, byte by byte."""
+    """Copy a safetensors file with renamed tensors; the data is copied unchanged."""
     with source.open("rb") as reader, target.open("xb") as writer:
         entries = load_json(reader.read(int.from_bytes(reader.read(8), "little")))
         header = json.dumps({names.get(name, name): entry for name, entry in entries.items()}).encode()
@@ -112,7 +112,7 @@ def write_renamed(source: Path, target: Path, names: Mapping[str, str]) -> None:
 
 
 def _unwrapped(name: str, layers: Collection[str]) -> tuple[str, list[str]]:
-    """PEFT's name of one tensor, and what was odd about it; a base's own layer keeps its name."""
+    """PEFT's name of one tensor, and why it differs; a layer of the base keeps its name."""
     layer, side = parse_name(name)
     if side and layer in layers:
         return _with_prefix(name), []
@@ -125,7 +125,7 @@ def _unwrapped(name: str, layers: Collection[str]) -> tuple[str, list[str]]:
 
 
 def _without_adapter(parts: list[str]) -> tuple[list[str], list[str]]:
-    """`lora_A.default.weight` is `lora_A.weight`: PEFT leaves an adapter's name out when it saves."""
+    """Remove the adapter's name: PEFT saves `lora_A.default.weight` as `lora_A.weight`."""
     match parts:
         case [*layer, "lora_A" | "lora_B" as side, name, "weight"] if name not in _SIDES:
             return [*layer, side, "weight"], [f"the adapter's name {_quoted(name)}"]
@@ -135,7 +135,7 @@ def _without_adapter(parts: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _without_prefixes(name: str) -> tuple[str, list[str]]:
-    """What follows PEFT's prefix; anything before it is odd, and so are a second one and `module.`, which DDP adds."""
+    """The name after PEFT's prefix; text before it, a second prefix, and DDP's `module.` are removed."""
     before, _, rest = name.rpartition(PREFIX)
     reasons = [f"{_quoted(before.rstrip('.'))} before {PREFIX!r}"] if before else []
     if rest.startswith("module."):
@@ -152,7 +152,7 @@ def _with_prefix(name: str) -> str:
 
 
 def _with_layers_of_base(renamed: Mapping[str, str], layers: Collection[str]) -> tuple[dict[str, str], str]:
-    """The names with another beginning, where only that makes all of them layers of the base."""
+    """The names with another prefix, if only then all of them match layers of the base."""
     found = {old: parse_name(new) for old, new in renamed.items()}
     modules = [module for module, side in found.values() if side]
     if not modules or any(module in layers for module in modules):

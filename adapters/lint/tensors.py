@@ -1,4 +1,4 @@
-"""Reading safetensors files by their headers: names, types and shapes first, bytes only where asked for."""
+"""Read safetensors files by their headers: names, types and shapes, and data only on request."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -40,23 +40,23 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
     """The tensors of a safetensors file by name, without reading their bytes.
 
     Raises:
-        InvalidAdapterError: Not a safetensors file, or a torn one.
+        InvalidAdapterError: Not a safetensors file, or a truncated one.
     """
     try:
         return {header.name: header for header in _parse_headers(path)}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidAdapterError(
-            f"{path.name!r} is no whole safetensors file ({error}). Save or copy it again."
+            f"{path.name!r} is not a complete safetensors file ({error}). Save or copy it again."
         ) from error
 
 
 def find_larger(
     path: Path, limits: Sequence[tuple[TensorHeader, float]], *, items: int = _CACHED_ITEMS
 ) -> dict[str, float]:
-    """The largest magnitude of each float tensor in which it reaches its limit, in the file's order.
+    """The largest magnitude of each float tensor that reaches its limit, in file order.
 
-    NaN reaches every limit. Neighbours of one type are looked at as one: hundreds of small tensors cost as much as
-    their bytes.
+    NaN reaches every limit. Adjacent tensors of one type are scanned together, so that the cost depends on the bytes
+    and not on the number of tensors.
 
     Args:
         limits: Tensors, each with a positive limit; infinity finds only what is not finite.
@@ -78,7 +78,7 @@ def find_larger(
 
 
 def is_zero(path: Path, header: TensorHeader) -> bool:
-    """Whether a float tensor is zero everywhere; stops reading at the first other value."""
+    """Whether a float tensor is all zeros; stops at the first other value."""
     unsigned, _, magnitude = _FLOATS[header.dtype]
     return not any(np.any(chunk & unsigned(magnitude)) for chunk in _chunks(path, header, unsigned))
 
@@ -100,7 +100,7 @@ def _parse_entry(name: str, entry: dict[str, Any], start: int) -> TensorHeader:
     begin, end = entry["data_offsets"]
     for number in (begin, end, *entry["shape"]):
         if type(number) is not int or number < 0:  # bool is an int too
-            raise ValueError(f"tensor {name[:200]!r} has {str(number)[:80]!r} for an offset or a dimension")
+            raise ValueError(f"tensor {name[:200]!r} has {str(number)[:80]!r} as an offset or a dimension")
     header = TensorHeader(name, entry["dtype"], tuple(entry["shape"]), start + begin, start + end)
     if header.dtype in _FLOATS:
         wanted = math.prod(header.shape) * np.dtype(_FLOATS[header.dtype][0]).itemsize
@@ -110,7 +110,7 @@ def _parse_entry(name: str, entry: dict[str, Any], start: int) -> TensorHeader:
 
 
 def _check_layout(headers: Sequence[TensorHeader], start: int, size_bytes: int) -> None:
-    """The format's own rule: the tensors fill the rest of the file without overlap, gap or remainder."""
+    """Check the format's rule that the tensors fill the file without overlap, gap or remainder."""
     position = start
     for header in sorted(headers, key=lambda header: (header.begin, header.end)):
         if header.begin != position or header.end < header.begin:
@@ -121,7 +121,7 @@ def _check_layout(headers: Sequence[TensorHeader], start: int, size_bytes: int) 
 
 
 def _runs(headers: Sequence[TensorHeader]) -> list[list[TensorHeader]]:
-    """The tensors in the file's order, those of one type that touch together."""
+    """Group the tensors, in file order, into runs of adjacent ones with the same type."""
     runs: list[list[TensorHeader]] = []
     for header in sorted(headers, key=lambda header: (header.begin, header.end)):
         if runs and (runs[-1][-1].dtype, runs[-1][-1].end) == (header.dtype, header.begin):
@@ -132,7 +132,7 @@ def _runs(headers: Sequence[TensorHeader]) -> list[list[TensorHeader]]:
 
 
 def _largest_bits(file: BufferedReader, dtype: str, begin: int, end: int, items: int) -> int:
-    """The bits of the largest magnitude, which grow with it: NaN's are larger than infinity's; 0 of nothing."""
+    """Bit pattern of the largest magnitude, ordered like the values: NaN above infinity; 0 if empty."""
     unsigned, _, magnitude = _FLOATS[dtype]
     values = np.empty(items, unsigned)
     magnitudes, all_but_sign = np.empty_like(values), unsigned(magnitude)
@@ -147,7 +147,7 @@ def _largest_bits(file: BufferedReader, dtype: str, begin: int, end: int, items:
 
 
 def _bits(dtype: str, value: float) -> int:
-    """The bits of the smallest number of a type that is at least a positive value; infinity's where none is."""
+    """Bit pattern of the type's smallest number that is at least a positive value, else infinity's."""
     if dtype == "F16":
         with np.errstate(over="ignore"):
             return int(_at_least(np.float16(value), value).view(np.uint16))
@@ -166,10 +166,10 @@ def _value(dtype: str, bits: int) -> float:
 
 
 def _read_into(file: BufferedReader, values: np.ndarray[Any, np.dtype[np.unsignedinteger[Any]]]) -> int:
-    """Fill with items of the file; how many.
+    """Fill the buffer from the file; returns the number of items.
 
     Raises:
-        InvalidAdapterError: It ends before: somebody cuts it just now.
+        InvalidAdapterError: The file ends early because another process truncated it.
     """
     wanted = values.view(np.uint8).data
     if file.readinto(wanted) != len(wanted):

@@ -1,4 +1,4 @@
-"""Lint of an adapter's numbers: finite in its own type, and in the one that they are served in."""
+"""Lint of an adapter's values: finite in the stored dtype and in the one they are served in."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -13,15 +13,15 @@ from adapters.lint.words import broken, examples
 _SERVED_TYPE = "bfloat16"  # what the engine makes of A, and of B times the scaling
 _OVERFLOWS_AT = 2.0**128 - 2.0**119  # halfway between the largest bfloat16 and the number after it: rounded to infinity
 _UNLIKELY = 100.0
-"""Training leaves every number of A, and of B times the scaling, far below that."""
+"""Far above any value of A, or of B times the scaling, that training produces."""
 
 
 def check_magnitudes(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[Finding]:
-    """Refuse what is NaN or infinite, here or when it is served, and warn of numbers that training does not make.
+    """Errors on NaN or infinity, as stored or as served, and warnings on implausibly large values.
 
     Args:
-        path: The weights, whose tensors all are floats.
-        config: PEFT's, or None where it gives no scaling.
+        path: The weights file; all tensors must be floats.
+        config: PEFT's configuration, or None if it gives no scaling.
     """
     scalings = [each for module in modules for each in _scalings(module, config)]
     largest = find_larger(path, [(header, _limit(scaling)) for header, scaling in scalings])
@@ -35,27 +35,26 @@ def check_magnitudes(path: Path, modules: Sequence[LoraModule], config: dict[str
         yield Finding(
             "error",
             "overflow",
-            f"{len(bad)} tensors, times their scaling, are not finite as {_SERVED_TYPE}, in which they are served: "
-            f"{shown}.",
-            "Train it again, with a lower learning rate or lora_alpha; these numbers are of no use.",
+            f"{len(bad)} tensors times their scaling overflow {_SERVED_TYPE}, the type they are served in: {shown}.",
+            "Train it again, with a lower learning rate or lora_alpha; these values cannot be used.",
         )
     if far := [name for name in largest if served[name] < _OVERFLOWS_AT]:
         shown = examples([f"{name} ({largest[name] * scaling_of_tensor[name]:.3g})" for name in far])
         yield Finding(
             "warning",
             "large-weights",
-            f"{len(far)} tensors hold numbers of {_UNLIKELY:g} or more, times their scaling, far more than training "
-            f"makes: {shown}.",
-            "They may overflow when it answers; look at how it was trained or converted.",
+            f"{len(far)} tensors hold values of {_UNLIKELY:g} or more after scaling, far above what training "
+            f"produces: {shown}.",
+            "They may overflow in inference; check how the adapter was trained or converted.",
         )
 
 
 def _scalings(module: LoraModule, config: dict[str, Any] | None) -> Iterator[tuple[TensorHeader, float]]:
-    """The tensors of a pair, each with what it is multiplied by before it is served."""
+    """The tensors of each pair with the factor applied before serving."""
     yield module.lora_a, 1.0
     yield module.lora_b, 1.0 if config is None else scaling_of(module.name, config)
 
 
 def _limit(scaling: float) -> float:
-    """From which magnitude on there is something to say."""
+    """Magnitude from which on a tensor gets a finding."""
     return min(_UNLIKELY / abs(scaling), _OVERFLOWS_AT) if scaling else _OVERFLOWS_AT

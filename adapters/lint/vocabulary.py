@@ -1,4 +1,4 @@
-"""Lint of an adapter's vocabulary: tokens that were added for its training are tokens that the base does not have."""
+"""Lint of an adapter's vocabulary: the base lacks tokens that were added for training."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,25 +15,25 @@ _TOKENIZER_FILE = "tokenizer.json"
 _MAX_TOKENIZER_BYTES = 64 << 20
 _VOCABULARY = ("embed_tokens", "lm_head", "wte", "word_embeddings", "embed_in", "embed_out", "tok_embeddings")
 _TRAINABLE = "trainable_tokens_"
-_WAY_OUT = (
-    "All adapters share the base's tokens: train without added ones, or merge the adapter and prepare the result as a "
-    "base of its own."
+_REMEDY = (
+    "All adapters share the base's vocabulary: train without added tokens, or merge the adapter and prepare the result "
+    "as a new base."
 )
 
 
 def is_vocabulary(module: str) -> bool:
-    """Whether a layer by full name has a row for each token."""
+    """Whether a layer, by full name, has one row per token."""
     return module.rpartition(".")[2] in _VOCABULARY
 
 
 def check_whole_layers(
     tensors: LoraTensors, headers: Mapping[str, TensorHeader], base: Mapping[str, Shape | None]
 ) -> tuple[list[Finding], list[str]]:
-    """What is to say of whole layers of the vocabulary, and of rows of them; and the other tensors that are no LoRA.
+    """Findings on full or partial vocabulary layers; also returns the remaining tensors that are not LoRA.
 
     Args:
         headers: By name, those of `tensors.foreign` among them.
-        base: Shapes of the base's layers; empty where it is not known.
+        base: Shapes of the base's layers; empty if the base is unknown.
     """
     whole = {name: module for name in tensors.foreign if (module := _vocabulary_layer(name))}
     others = [name for name in tensors.foreign if name not in whole]
@@ -46,18 +46,18 @@ def check_whole_layers(
     ]
     if added or any(_TRAINABLE in name for name in whole):
         message = f"It was trained with added tokens: {examples(added or list(whole))}."
-        return [_unsupported(message, _WAY_OUT)], others
+        return [_unsupported(message, _REMEDY)], others
     return [
         _unsupported(
-            f"It holds {examples(list(whole))} as a whole, as trainers save it where tokens were added or "
+            f"It holds {examples(list(whole))} as full layers; trainers save them if tokens were added or "
             "modules_to_save is set.",
-            "Save it with save_embedding_layers=False where that layer was not trained. " + _WAY_OUT,
+            "If that layer was not trained, save with save_embedding_layers=False. " + _REMEDY,
         )
     ], others
 
 
 def resized(module: LoraModule, shape: Shape | None) -> str:
-    """What a LoRA pair on a vocabulary of another size says of it; "" where it is none."""
+    """Problem of a LoRA pair on a vocabulary of another size; "" if there is none."""
     if shape is None or len(shape) != 2 or not is_vocabulary(module.name):
         return ""
     num_tokens, width = module.shape[::-1] if module.is_embedding else module.shape
@@ -68,11 +68,11 @@ def resized(module: LoraModule, shape: Shape | None) -> str:
 
 def check_resized(problems: Sequence[str]) -> Iterator[Finding]:
     if problems:
-        yield _unsupported(f"It was trained with added tokens: {examples(problems)}.", _WAY_OUT)
+        yield _unsupported(f"It was trained with added tokens: {examples(problems)}.", _REMEDY)
 
 
 def check_tokenizer(folder: Path, base_folder: Path) -> Iterator[Finding]:
-    """Warn of tokens that the folder's own tokenizer was given and the base's lacks."""
+    """Warn of tokens in the folder's tokenizer that the base's lacks."""
     own = _added_tokens(_read_tokenizer(folder))
     base = _read_tokenizer(base_folder) if own else {}
     known = {*_added_tokens(base), *_vocabulary_of(base)}
@@ -80,14 +80,14 @@ def check_tokenizer(folder: Path, base_folder: Path) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "added-tokens",
-            f"Its tokenizer has {len(added)} tokens that the base's lacks: {examples(list(map(repr, added)))}. Here "
-            "they are read as ordinary text.",
-            "Do without them in prompts, and train without them.",
+            f"Its tokenizer has {len(added)} tokens that the base's lacks: {examples(list(map(repr, added)))}. The "
+            "base's tokenizer splits them like ordinary text.",
+            "Train without them, and do not use them in prompts.",
         )
 
 
 def _vocabulary_layer(name: str) -> str:
-    """The layer by name that a tensor is a part or the whole of; "" where it is no vocabulary."""
+    """Name of the vocabulary layer that a tensor belongs to; "" if it is not one."""
     parts = name.removeprefix("base_model.model.").split(".")
     for place, part in enumerate(parts):
         is_whole = parts[place + 1 :] in (["weight"], ["bias"], ["modules_to_save", "weight"])

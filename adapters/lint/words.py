@@ -1,4 +1,4 @@
-"""How findings of a lint are worded: a problem, and a few examples of where it is."""
+"""Wording of findings: a problem with a few examples."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,9 @@ _MAX_NAME_CHARS = 300
 
 
 def broken(code: str, problem: str, names: Sequence[str]) -> Finding:
-    return Finding("error", code, f"{problem}: {examples(names)}.", "Save it again, or give its own base.")
+    return Finding(
+        "error", code, f"{problem}: {examples(names)}.", "Save it again, or give the base that it was trained on."
+    )
 
 
 def examples(names: Sequence[str]) -> str:
@@ -18,6 +20,6 @@ def examples(names: Sequence[str]) -> str:
 
 
 def _printable(name: str) -> str:
-    """A name from a file as one may show it on a terminal."""
+    """A name from a file, escaped for the terminal."""
     short = name[:_MAX_NAME_CHARS]
     return short if short.isprintable() else repr(short)

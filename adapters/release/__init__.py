@@ -1,1 +1,1 @@
-"""Which version answers: `current_aliases`, traffic between versions (traffic.py), and a canary's trial (trials.py)."""
+"""Routing state: `current_aliases`, the traffic split (traffic.py), and canary trials (trials.py)."""

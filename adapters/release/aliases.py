@@ -1,4 +1,4 @@
-"""Aliases as pure functions of an adapter's history: where each points, and where moves and rollbacks lead."""
+"""Aliases as pure functions of an adapter's history: current targets, moves and rollbacks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -7,15 +7,15 @@ from adapters.store.history import Event
 
 
 def current_aliases(history: Iterable[Event]) -> dict[str, int]:
-    """Version that each alias points to, by alias."""
+    """The version of each alias, by alias."""
     return {event.alias: event.version for event in history if event.alias is not None and event.version is not None}
 
 
 def plan_moves(history: Sequence[Event], moves: Mapping[str, int], *, at: str, reason: str) -> list[Event]:
-    """The events that point each alias to its version; none for an alias that is there already.
+    """The events that move each alias to its version; none for an alias that already points there.
 
-    `stable` moves first: where it takes over the canary's version while a new canary comes, the old canary's
-    traffic split ends instead of going to the new one.
+    `stable` moves first: if it takes the canary's version while a new canary is set, the old canary's traffic split
+    ends and does not apply to the new one.
     """
     before = current_aliases(history)
     ordered = sorted(moves.items(), key=lambda move: (move[0] != DEFAULT_ALIAS, move[0]))
@@ -27,7 +27,7 @@ def plan_moves(history: Sequence[Event], moves: Mapping[str, int], *, at: str, r
 
 
 def rollback_version(history: Iterable[Event], alias: str) -> int | None:
-    """Version that a rollback of the alias leads to, or None.
+    """The version that a rollback of the alias restores, or None.
 
     A promotion stacks a version on the alias and a rollback takes it off again, so that rolling back twice
     never returns to the version which was rolled back first. Removed versions are left out.
@@ -48,5 +48,5 @@ def rollback_version(history: Iterable[Event], alias: str) -> int | None:
 
 
 def _last_index(stack: list[int], version: int) -> int:
-    """Where the version was last stacked, or 0 when it is gone."""
+    """Position where the version was last pushed on the stack, or 0 if it was removed."""
     return max((index for index, stacked in enumerate(stack) if stacked == version), default=0)

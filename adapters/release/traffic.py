@@ -16,19 +16,19 @@ _HASH_BYTES = 6  # 48 bits, which a float holds exactly: the share stays below 1
 
 @dataclass(frozen=True)
 class Split:
-    """How requests for a bare name are shared between `stable` and `canary`."""
+    """How requests for a bare name are split between `stable` and `canary`."""
 
     canary_weight: float = 0.0
-    """Share of sticky keys that the canary answers, 0 to 1."""
+    """Share of sticky keys routed to the canary, 0 to 1."""
     is_shadow: bool = False
-    """The canary is shown the requests, but `stable` answers all of them, whatever the weight."""
+    """The canary gets a copy of the requests, but `stable` answers all of them, whatever the weight."""
 
     def __str__(self) -> str:
         return "shadow" if self.is_shadow else f"{self.canary_weight:.4g}"
 
 
 def current_split(history: Iterable[Event]) -> Split:
-    """The split now. It starts afresh when `stable` and `canary` meet: then nothing is left to split."""
+    """The current split. It is reset when `stable` and `canary` point to the same version."""
     aliases: dict[str, int] = {}
     split = Split()
     for event in history:
@@ -42,7 +42,7 @@ def current_split(history: Iterable[Event]) -> Split:
 
 
 def pinned_versions(history: Iterable[Event]) -> frozenset[int]:
-    """Versions that stay resident; a removed version is pinned no more."""
+    """Versions that stay resident; removing a version also removes its pin."""
     pinned: set[int] = set()
     for event in history:
         if event.kind == "pinned" and event.version is not None:
@@ -55,11 +55,11 @@ def pinned_versions(history: Iterable[Event]) -> frozenset[int]:
 def choose(split: Split, aliases: Mapping[str, int], sticky_key: str, salt: str) -> str:
     """The alias that answers a bare reference: "stable" or "canary".
 
-    The same key always gets the same answer, and raising the weight only moves keys from stable to canary.
+    The same key always gets the same alias, and raising the weight only moves keys from stable to canary.
 
     Args:
-        sticky_key: Whoever should stay with one version: a user, a session, an API key.
-        salt: Another salt draws other keys, e.g. the adapter's name.
+        sticky_key: Identifies a client that should stay with one version: a user, a session, an API key.
+        salt: Makes the draw independent for each adapter, e.g. the adapter's name.
     """
     if split.is_shadow or CANARY_ALIAS not in aliases:
         return DEFAULT_ALIAS
@@ -67,7 +67,7 @@ def choose(split: Split, aliases: Mapping[str, int], sticky_key: str, salt: str)
 
 
 def key_share(sticky_key: str, salt: str) -> float:
-    """Where a key lies between 0 (inclusive) and 1 (exclusive), evenly spread over keys."""
+    """Map a key uniformly to [0, 1)."""
     # A client may send text that is no Unicode; it must not crash the server.
     text = f"{salt}\0{sticky_key}".encode(errors="surrogatepass")
     return float(int.from_bytes(sha256(text).digest()[:_HASH_BYTES])) / float(1 << 8 * _HASH_BYTES)
@@ -76,7 +76,7 @@ def key_share(sticky_key: str, salt: str) -> float:
 def plan_split(
     history: Sequence[Event], canary_weight: float | None, is_shadow: bool | None, *, at: str, reason: str
 ) -> list[Event]:
-    """The event that changes the split; none where nothing changes. None keeps what is set now.
+    """The event that changes the split; none if nothing changes. An argument of None keeps the current value.
 
     Raises:
         InvalidSplitError: The weight is not 0 to 1, or there is no canary to send traffic to.
@@ -94,9 +94,9 @@ def plan_split(
 
 def _check_split(split: Split, aliases: Mapping[str, int]) -> None:
     if not 0.0 <= split.canary_weight <= 1.0:
-        raise InvalidSplitError(f"canary_weight must be from 0 to 1; got {split.canary_weight!r}.")
+        raise InvalidSplitError(f"canary_weight must be 0 to 1; got {split.canary_weight!r}.")
     if (split.canary_weight > 0 or split.is_shadow) and CANARY_ALIAS not in aliases:
         raise InvalidSplitError(
-            f"There is no canary to send traffic to; the aliases are {dict(aliases)!r}. "
+            f"There is no canary to route traffic to; the aliases are {dict(aliases)!r}. "
             "Promote one first: `lorikeet adapters promote NAME@VERSION --alias canary`."
         )

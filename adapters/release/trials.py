@@ -1,4 +1,4 @@
-"""A canary on trial beside stable, as pure functions of an adapter's history: since when, and how it ends."""
+"""A canary's trial against stable, as pure functions of an adapter's history: start and end."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ Conclusion = Literal["promote", "rollback"]
 
 @dataclass(frozen=True)
 class Trial:
-    """Two versions side by side. Another move of either alias makes it another trial."""
+    """Two versions under comparison. A move of either alias starts another trial."""
 
     stable: int
     canary: int
@@ -30,7 +30,7 @@ class Trial:
 
 
 def current_trial(history: Iterable[Event]) -> Trial | None:
-    """The trial that is under way; None without a canary, or where it is stable's own version."""
+    """The current trial; None without a canary, or if it is stable's own version."""
     aliases: dict[str, int] = {}
     began_at = ""
     for event in history:
@@ -44,7 +44,7 @@ def current_trial(history: Iterable[Event]) -> Trial | None:
 
 
 def reported_verdicts(history: Sequence[Event], trial: Trial) -> frozenset[VerdictAction]:
-    """What was already said of the canary since its trial began."""
+    """Verdicts on the canary since its trial began."""
     told: set[VerdictAction] = set()
     for event in history:
         if event.alias in (DEFAULT_ALIAS, CANARY_ALIAS):
@@ -55,21 +55,21 @@ def reported_verdicts(history: Sequence[Event], trial: Trial) -> frozenset[Verdi
 
 
 def check_running(name: str, history: Sequence[Event], trial: Trial) -> None:
-    """Do nothing while the trial is the one under way.
+    """Raise unless the trial is the current one.
 
     Raises:
-        TrialOverError: It is not.
+        TrialOverError: Stable or canary has moved.
     """
     if current_trial(history) != trial:
         aliases = current_aliases(history)
         raise TrialOverError(
             f"The verdict on '{name}@{trial.canary}' beside '{name}@{trial.stable}' comes too late: "
-            f"the aliases are {aliases!r} now. Nothing was moved."
+            f"the aliases are now {aliases!r}. No alias was moved."
         )
 
 
 def plan_conclusion(trial: Trial, action: Conclusion, *, at: str, reason: str, figures: dict[str, float]) -> Event:
-    """The one event that ends a trial: stable and canary meet, and with that the traffic split ends too."""
+    """The single event that ends a trial: both aliases point to one version, which also ends the traffic split."""
     is_promotion = action == "promote"
     kept, dropped = (trial.canary, trial.stable) if is_promotion else (trial.stable, trial.canary)
     return Event(

@@ -1,1 +1,1 @@
-"""Stores on other machines, through fsspec: `RemoteStore` (remote.py)."""
+"""Remote stores through fsspec: `RemoteStore` (remote.py)."""

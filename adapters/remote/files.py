@@ -1,4 +1,4 @@
-"""The files of a remote store: the only door to fsspec. Tries again, and says in one error what went wrong."""
+"""File access of a remote store, the only user of fsspec: retries, and maps every failure to one error type."""
 
 import errno
 import re
@@ -47,7 +47,7 @@ _WILL_COME_AGAIN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class RemoteFiles:
-    """Files below a URL, by paths relative to it. Safe for several threads."""
+    """Files below a URL, by relative path. Thread-safe."""
 
     def __init__(self, url: str, *, storage_options: Mapping[str, Any], retry: Retry) -> None:
         self.url = re.sub(r"//[^/@]*@", "//", url)  # as it may be shown: without credentials
@@ -56,24 +56,24 @@ class RemoteFiles:
         self._root = root.rstrip("/")
 
     def names(self) -> list[str]:
-        """Names of what lies directly below the URL, sorted.
+        """Names of the direct children of the URL, sorted.
 
         Raises:
-            RemoteStoreError: The remote is away, or has nothing there.
+            RemoteStoreError: The remote is unreachable, or nothing exists at the URL.
         """
         try:
             entries = self._call("list the adapters", lambda: self._fs.ls(self._root, detail=False))
         except FileNotFoundError as error:
             raise RemoteStoreError(
-                f"There is nothing at {self.url!r}. Check the URL, or push a version there first."
+                f"Nothing exists at {self.url!r}. Check the URL, or push a version there first."
             ) from error
         return sorted(str(entry).rstrip("/").rpartition("/")[2] for entry in entries)
 
     def stamp(self, path: str) -> str | None:
-        """Differs whenever the file's content does; None where there is no such file.
+        """A token that changes with the file's content; None if the file does not exist.
 
         Raises:
-            RemoteStoreError: The remote is away.
+            RemoteStoreError: The remote is unreachable.
         """
         try:
             info = self._call(f"look at {path!r}", lambda: self._fs.info(self._full(path)))
@@ -82,17 +82,17 @@ class RemoteFiles:
         return repr([(key, str(info[key])) for key in _STAMP_KEYS if info.get(key) is not None])
 
     def read(self, path: str, *, max_bytes: int) -> bytes | None:
-        """A small file's bytes; None where there is no such file.
+        """A small file's bytes; None if it does not exist.
 
         Raises:
-            IntegrityError: It has more than `max_bytes`.
-            RemoteStoreError: The remote is away.
+            IntegrityError: It is larger than `max_bytes`.
+            RemoteStoreError: The remote is unreachable.
         """
 
         def read_once() -> bytes:
             size_bytes = self._fs.info(self._full(path))["size"] or 0
             if size_bytes > max_bytes:
-                raise IntegrityError(f"{path!r} at {self.url!r} has {size_bytes} bytes; at most {max_bytes} are read.")
+                raise IntegrityError(f"{path!r} at {self.url!r} has {size_bytes} bytes; the limit is {max_bytes}.")
             return bytes(self._fs.cat_file(self._full(path)))
 
         try:
@@ -104,20 +104,20 @@ class RemoteFiles:
         """Copy a remote file to a local one.
 
         Args:
-            size_bytes: What the remote must say of the file's size before a byte of it is fetched.
-            check: Raises IntegrityError where wrong bytes have come; then they are fetched again.
+            size_bytes: The size that the remote must report before the transfer starts.
+            check: Raises IntegrityError on wrong bytes, which are then fetched again.
 
         Raises:
-            IntegrityError: Of another size, or refused by `check`, at every attempt.
+            IntegrityError: The size is wrong, or `check` failed at every attempt.
             StoreDiskError: The local disk is full.
-            RemoteStoreError: The remote is away, or lacks the file.
+            RemoteStoreError: The remote is unreachable, or lacks the file.
         """
 
         def download_once() -> None:
             found = self._fs.info(self._full(path))["size"]
             if found != size_bytes:
                 raise IntegrityError(
-                    f"{path!r} at {self.url!r} has {found} bytes, its manifest promises {size_bytes}. Push it again."
+                    f"{path!r} at {self.url!r} has {found} bytes, its manifest says {size_bytes}. Push it again."
                 )
             with disk_errors(local.parent):
                 self._fs.get_file(self._full(path), str(local))
@@ -129,10 +129,10 @@ class RemoteFiles:
             raise RemoteStoreError(f"{path!r} is missing at {self.url!r}. Push that version again.") from error
 
     def upload(self, local: Path, path: str) -> None:
-        """Copy a local file to a remote one, over what is there.
+        """Upload a local file, replacing an existing one.
 
         Raises:
-            RemoteStoreError: The remote is away, or takes nothing.
+            RemoteStoreError: The remote is unreachable, or rejects the write.
         """
 
         def upload_once() -> None:
@@ -145,10 +145,10 @@ class RemoteFiles:
         self._write(path, upload_once)
 
     def write(self, path: str, content: bytes) -> None:
-        """Write a small remote file, over what is there.
+        """Write a small remote file, replacing an existing one.
 
         Raises:
-            RemoteStoreError: The remote is away, or takes nothing.
+            RemoteStoreError: The remote is unreachable, or rejects the write.
         """
         self._write(path, lambda: self._fs.pipe_file(self._full(path), content))
 
@@ -157,14 +157,14 @@ class RemoteFiles:
             self._call(f"write {path!r}", work)
         except FileNotFoundError as error:
             raise RemoteStoreError(
-                f"Could not write {path!r} to {self.url!r}: {error}. Create the bucket or repository first."
+                f"Could not write {path!r} to {self.url!r}: {error}. Check that the bucket or repository exists."
             ) from error
 
     def _full(self, path: str) -> str:
         return f"{self._root}/{path}"
 
     def _call(self, what: str, work: Callable[[], Result]) -> Result:
-        """Do remote work, again where that may help; FileNotFoundError and our own errors come out as they are."""
+        """Run remote work with retries; FileNotFoundError and our own errors pass unchanged."""
 
         def fresh() -> Result:
             self._fs.invalidate_cache()  # s3fs remembers listings, and with them the sizes of yesterday
@@ -181,7 +181,7 @@ class RemoteFiles:
         except Exception as error:  # a border: each kind of storage has its own errors
             raise RemoteStoreError(
                 f"Could not {what} at {self.url!r}: {type(error).__name__}: {error}. "
-                "What is cached here can still be used; try again when the remote is back."
+                "Locally cached versions can still be used; try again when the remote is reachable."
             ) from error
 
 
@@ -202,7 +202,7 @@ def _open(url: str, shown: str, storage_options: Mapping[str, Any]) -> tuple[Any
 
 
 def _is_final(error: Exception) -> bool:
-    """Whether trying again is of no use. Bytes that do not fit their manifest may have been cut off on the way."""
+    """Whether a retry cannot help. Bytes that do not match their manifest may be a truncated transfer."""
     if isinstance(error, IntegrityError):
         return False
     if isinstance(error, AdapterError | FileNotFoundError | PermissionError):

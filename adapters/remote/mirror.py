@@ -1,4 +1,4 @@
-"""Histories of a remote store in the local cache: they only ever grow, and never lose a local event."""
+"""Mirror a remote store's histories into the local cache; they only grow, and local events are never lost."""
 
 from adapters.errors import RemoteConflictError
 from adapters.store.durable import replace_file, whole_lines
@@ -7,9 +7,9 @@ from adapters.store.history import HISTORY_FILE, parse_history
 
 
 def mirror_history(folders: StoreFolders, name: str, content: bytes, *, url: str) -> bool:
-    """Bring a local history up to the remote's; returns whether it moved on.
+    """Update a local history from the remote's; returns whether it changed.
 
-    Where the local history is ahead, e.g. by a rollback that happened here, it stays as it is.
+    A local history that is ahead, e.g. by a local rollback, is kept.
 
     Raises:
         IntegrityError: The remote history is broken.
@@ -28,16 +28,16 @@ def mirror_history(folders: StoreFolders, name: str, content: bytes, *, url: str
 
 
 def local_history(folders: StoreFolders, name: str) -> bytes:
-    """The whole lines of a local history; none where there is no such adapter."""
+    """The complete lines of a local history; empty if the adapter does not exist."""
     path = folders.adapter(name) / HISTORY_FILE
     return whole_lines(path.read_bytes()) if path.exists() else b""
 
 
 def grown_apart(name: str, local: bytes, remote: bytes, *, url: str) -> RemoteConflictError:
-    """The error that says where two histories part."""
+    """The error that says where two histories diverge."""
     pairs = zip(local.splitlines(), remote.splitlines(), strict=False)
     num_common = next((n for n, (ours, theirs) in enumerate(pairs) if ours != theirs), 0)
     return RemoteConflictError(
-        f"The histories of {name!r} here and at {url!r} differ after event {num_common}: each has events that the "
+        f"The histories of {name!r} here and at {url!r} diverge after event {num_common}: each has events that the "
         f"other lacks. Keep one of them: to take the remote's, delete the local {name}/{HISTORY_FILE} and pull again."
     )

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 
 class RemoteStore:
-    """Histories are mirrored by `sync`, versions are fetched when they are first needed."""
+    """Histories are mirrored by `sync`; versions are fetched on first use."""
 
     def __init__(
         self,
@@ -37,30 +37,30 @@ class RemoteStore:
         retry: Retry | None = None,
     ) -> None:
         """Args:
-            url: Anything that fsspec knows, e.g. `s3://bucket/adapters`.
-            store: The cache. It may hold versions of its own.
-            storage_options: fsspec's, for that kind of storage (`endpoint_url`, `token`…).
+            url: Any URL that fsspec supports, e.g. `s3://bucket/adapters`.
+            store: The cache. It may also hold local versions.
+            storage_options: fsspec's options for that kind of storage (`endpoint_url`, `token`…).
 
         Raises:
-            RemoteStoreError: The URL is none, or its kind of storage needs a package that is not installed.
+            RemoteStoreError: The URL is invalid, or its kind of storage needs a package that is not installed.
         """
         self._store = store
         self._files = RemoteFiles(url, storage_options=storage_options, retry=retry or Retry())
         self.url = self._files.url
-        """As it may be shown: without credentials."""
+        """The URL without credentials, for messages."""
         self._stamps: dict[str, str] = {}
 
     def sync(self, name: str | None = None) -> tuple[str, ...]:
-        """Mirror the histories that changed; returns the adapters whose local history moved on.
+        """Mirror the histories that changed; returns the adapters whose local history changed.
 
         Args:
-            name: Only this adapter; None means all of them.
+            name: Only this adapter; None: all.
 
         Raises:
             AdapterNotFoundError: The remote has no adapter `name`.
-            IntegrityError: A remote history is broken; the others are mirrored all the same.
-            RemoteConflictError: A local history has grown apart from it; the others are mirrored all the same.
-            RemoteStoreError: The remote is away.
+            IntegrityError: A remote history is broken; the others are still mirrored.
+            RemoteConflictError: A local history has diverged; the others are still mirrored.
+            RemoteStoreError: The remote is unreachable.
             StoreDiskError: The local disk is full.
         """
         if name is not None:
@@ -81,15 +81,15 @@ class RemoteStore:
         return tuple(changed)
 
     def locate(self, reference_text: str) -> Target:
-        """The version that a model reference means by the mirrored history, fetched if it is not here.
+        """Resolve a model reference by the mirrored history, and fetch the version if it is not cached.
 
-        Asks the remote nothing when the version is here already.
+        Sends no request if the version is cached.
 
         Raises:
             InvalidReferenceError: Not of the form `name`, `name@version` or `name@alias`.
             AdapterNotFoundError: No such adapter, version or alias.
-            IntegrityError: The remote's files are not what its manifest promises.
-            RemoteStoreError: The remote is away, or lacks the version.
+            IntegrityError: The remote's files differ from their manifest.
+            RemoteStoreError: The remote is unreachable, or lacks the version.
             StoreDiskError: The local disk is full.
         """
         target = self._store.recorded(reference_text)
@@ -97,12 +97,12 @@ class RemoteStore:
         return target
 
     def fetch(self, target: Target) -> Path:
-        """Bring a version of the mirrored history here, once however many threads and processes ask.
+        """Fetch a version of the mirrored history, only once for concurrent threads and processes.
 
         Raises:
-            AdapterNotFoundError: The mirrored history does not have the version, or has removed it.
-            IntegrityError: The remote's files are not what its manifest promises.
-            RemoteStoreError: The remote is away, or lacks the version.
+            AdapterNotFoundError: The mirrored history lacks the version, or it was removed.
+            IntegrityError: The remote's files differ from their manifest.
+            RemoteStoreError: The remote is unreachable, or lacks the version.
             StoreDiskError: The local disk is full.
         """
         if not self._store.has_version(target):
@@ -119,16 +119,16 @@ class RemoteStore:
         return [Target(name, version) for version in sorted(versions)]
 
     def push(self, target: Target) -> tuple[Target, ...]:
-        """Copy a version, what its adapter's aliases point to, and its history; returns the versions that were new.
+        """Push a version, the versions its adapter's aliases point to, and the history; returns the new versions.
 
-        Each version's manifest goes last, and the history after all: a reader never sees half of it. One store at
-        a time should push an adapter; a second one is told of the conflict.
+        Each version's manifest is uploaded last, and the history after all versions, so a reader never sees a partial
+        version. Only one store at a time should push an adapter; a concurrent push fails with a conflict.
 
         Raises:
             AdapterNotFoundError: No such version.
             IntegrityError: The local files are damaged.
-            RemoteConflictError: The remote has other bytes by that version number, or another history.
-            RemoteStoreError: The remote is away.
+            RemoteConflictError: The remote has other files for that version number, or another history.
+            RemoteStoreError: The remote is unreachable.
         """
         name = target.name
         self._store.verify(target)
@@ -164,12 +164,12 @@ class RemoteStore:
             )
 
     def _download(self, target: Target, staged: Path) -> None:
-        """Only what the manifest lists, each file checked by size and SHA-256, the manifest last."""
+        """Fetch the files that the manifest lists, verified by size and SHA-256, and the manifest last."""
         content = self._files.read(_path(target, MANIFEST_FILE), max_bytes=MAX_MANIFEST_BYTES)
         if content is None:
             raise RemoteStoreError(
-                f"The history at {self.url!r} has {str(target)!r}, but its folder is not there. "
-                f"Push it from where it was published: `lorikeet adapters push {target} {self.url}`."
+                f"The history at {self.url!r} has {str(target)!r}, but its folder is missing. "
+                f"Push it from the store that published it: `lorikeet adapters push {target} {self.url}`."
             )
         manifest = parse_manifest(content, target)
         check_manifest(manifest)
@@ -192,14 +192,14 @@ class RemoteStore:
         raise grown_apart(name, local, remote, url=self.url)
 
     def _push_version(self, target: Target) -> bool:
-        """Upload a version unless the remote has it; returns whether it was new."""
+        """Upload a version unless the remote already has it; returns whether it was uploaded."""
         remote = self._remote_manifest(target)
         if remote is not None and not self._store.has_version(target):
             return False
         manifest = self._store.verify(target)
         if remote is not None and remote.digest != manifest.digest:
             raise RemoteConflictError(
-                f"{str(target)!r} at {self.url!r} has digest {remote.digest[:12]}, here it has "
+                f"{str(target)!r} at {self.url!r} has digest {remote.digest[:12]}, the local version has "
                 f"{manifest.digest[:12]}. Versions never change: publish these files as a new version."
             )
         if remote is None:
@@ -216,7 +216,7 @@ class RemoteStore:
         self._files.write(_history_path(name), content)
         if self._files.read(_history_path(name), max_bytes=MAX_HISTORY_BYTES) != content:
             raise RemoteConflictError(
-                f"Another store pushed {name!r} to {self.url!r} at the same time, and its history won. "
+                f"Another store pushed {name!r} to {self.url!r} at the same time and finished first. "
                 "Pull, then push again."
             )
 

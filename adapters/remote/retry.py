@@ -1,4 +1,4 @@
-"""Trying again what a network may have broken: bounded, with waits that grow and differ between clients."""
+"""Bounded retries with exponential backoff and jitter."""
 
 import logging
 import time
@@ -14,7 +14,7 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Retry:
-    """How often and how long; the wait before attempt n is `first_wait_s * 2**n`, less a random part up to half."""
+    """Retry policy; the wait before attempt n is `first_wait_s * 2**n`, reduced by up to half at random."""
 
     num_attempts: int = 4
     first_wait_s: float = 0.25
@@ -23,14 +23,14 @@ class Retry:
     random: Random = field(default_factory=Random)
 
     def call(self, work: Callable[[], Result], *, what: str, is_final: Callable[[Exception], bool]) -> Result:
-        """Do the work until it succeeds.
+        """Run the work until it succeeds or the attempts are used up.
 
         Args:
             what: Names the work in the log.
-            is_final: Whether an error would only come again, e.g. for wrong credentials.
+            is_final: Whether a retry cannot help, e.g. with wrong credentials.
 
         Raises:
-            Exception: What the last attempt raised, or the first final error.
+            Exception: The error of the last attempt, or the first final error.
         """
         for attempt in range(self.num_attempts - 1):
             try:
@@ -39,7 +39,7 @@ class Retry:
                 if is_final(error):
                     raise
                 wait_s = self._wait_s(attempt)
-                logger.info("%s failed (%s); trying again in %.2f s", what, error, wait_s)
+                logger.info("%s failed (%s); retrying in %.2f s", what, error, wait_s)
                 self.sleep(wait_s)
         return work()
 

@@ -1,4 +1,4 @@
-"""File operations that survive a crash: locks, fsynced copies and writes, appended lines."""
+"""Crash-safe file operations: locks, fsynced copies and writes, appended lines."""
 
 import errno
 import fcntl
@@ -15,7 +15,7 @@ _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EROFS}
 
 @contextmanager
 def file_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
-    """Hold an advisory lock, waiting for it; the kernel frees it when the process dies."""
+    """Hold an advisory lock, waiting for it if needed; the kernel releases it when the process dies."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
@@ -27,7 +27,7 @@ def file_lock(path: Path, *, shared: bool = False) -> Iterator[None]:
 
 @contextmanager
 def disk_errors(root: Path) -> Iterator[None]:
-    """Turn what a full disk raises inside into an error that names the disk.
+    """Translate errors of a full disk into one that names the disk.
 
     Raises:
         StoreDiskError: The disk of `root` is full, over quota or read-only.
@@ -39,13 +39,13 @@ def disk_errors(root: Path) -> Iterator[None]:
             raise
         free_bytes = shutil.disk_usage(next(path for path in (root, *root.absolute().parents) if path.exists())).free
         raise StoreDiskError(
-            f"The disk of {str(root)!r} takes no more: {error.strerror}, {free_bytes} bytes free. "
+            f"Cannot write to the disk of {str(root)!r}: {error.strerror}, {free_bytes} bytes free. "
             "Nothing was changed. Make room, e.g. with `lorikeet adapters gc --keep-last 3`, and try again."
         ) from error
 
 
 def copy_file(source: Path, target: Path, *, mode: int = 0o444) -> None:
-    """Copy a regular file's bytes and fsync them; never follows a link.
+    """Copy a regular file and fsync it; never follows a link.
 
     Args:
         mode: Permissions of the copy.
@@ -62,7 +62,7 @@ def copy_file(source: Path, target: Path, *, mode: int = 0o444) -> None:
 
 
 def new_file(path: Path, mode: int) -> int:
-    """A descriptor to write a new file by, which from its first byte on nobody has more rights to than `mode`."""
+    """Create a new file with exactly the permissions `mode`, and return its descriptor for writing."""
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
 
 
@@ -76,17 +76,17 @@ def write_file(path: Path, content: bytes) -> None:
 
 
 def seal_file(path: Path, *, mode: int = 0o444) -> None:
-    """Fsync a file that something else wrote, and make it read-only."""
+    """Fsync an existing file and make it read-only."""
     with path.open("rb") as file:
         os.fsync(file.fileno())
     path.chmod(mode)
 
 
 def append_lines(path: Path, lines: Sequence[str]) -> None:
-    """Append lines durably, all of them or none; a torn last line, left by a crash, is cut off first.
+    """Append lines durably and atomically; an incomplete last line, left by a crash, is removed first.
 
-    The file is written again and renamed into place: an append of several lines can be read half, or be cut
-    in the middle by a crash, a rename cannot. The caller keeps other writers away.
+    The file is rewritten and renamed into place, because readers or a crash may see part of an append, but not of a
+    rename. The caller must hold the lock.
     """
     before = path.read_bytes() if path.exists() else None
     whole = whole_lines(before or b"")
@@ -98,15 +98,15 @@ def append_lines(path: Path, lines: Sequence[str]) -> None:
 
 
 def whole_lines(content: bytes) -> bytes:
-    """Without a torn last line."""
+    """The text without an incomplete last line."""
     return content[: content.rfind(b"\n") + 1]
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
-    """Write a file whole or not at all, durably: a reader sees the old bytes or the new ones.
+    """Replace a file atomically and durably: a reader sees either the old or the new content.
 
     Args:
-        mode: Permissions, from its first byte on.
+        mode: Permissions, set before the first byte is written.
     """
     fresh = _fresh(path)
     try:
@@ -123,12 +123,12 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
 
 def clear_unfinished(path: Path) -> None:
-    """Delete what `replace_file` left beside a file when it was killed. The caller keeps other writers away."""
+    """Delete temporary files of killed `replace_file` calls. The caller must hold the lock."""
     _fresh(path).unlink(missing_ok=True)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: without it a rename may be lost in a power cut."""
+    """Fsync a folder, without which a rename may be lost in a power failure."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -144,7 +144,7 @@ def rename_folder(source: Path, target: Path) -> None:
 
 
 def _restore(path: Path, before: bytes | None) -> None:
-    """Put the old bytes back where only the last fsync, after the rename, has failed."""
+    """Restore the old content if only the final fsync, after the rename, failed."""
     after = path.read_bytes() if path.exists() else None
     if after == before:
         return

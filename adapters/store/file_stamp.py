@@ -1,17 +1,17 @@
-"""Whether the files of a folder are the very ones that were looked at before."""
+"""Stamp of a folder's files, to detect any change since an earlier check."""
 
 import os
 from pathlib import Path
 
 Stamp = tuple[tuple[str, int, int, int], ...]
-"""Name, inode, bytes and time of the last change of every file."""
+"""Name, inode, size and ctime of every file."""
 
 
 def stamp_of(folder: Path) -> Stamp:
-    """Of each file what the kernel changes with its content, name, mode or links; nobody can set the time of that.
+    """Metadata that the kernel updates with content, name, mode or links; programs cannot set the ctime.
 
     Raises:
-        FileNotFoundError: The folder or a file of it is gone.
+        FileNotFoundError: The folder or one of its files does not exist.
     """
     files = []
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):

@@ -1,4 +1,4 @@
-"""Where the store's folders lie, who holds them, and where unfinished and discarded ones wait."""
+"""Folder layout of the store: locks, staged and discarded folders."""
 
 import re
 import shutil
@@ -20,21 +20,21 @@ _VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class StoreFolders:
-    """The folders of a store; whatever is written inside `locked` or `staged` names the disk when it is full."""
+    """The folders of a store; writes within `locked` or `staged` raise an error that names the disk if it is full."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._staging = root / _STAGING
 
     def adapter(self, name: str) -> Path:
-        """The folder of an adapter, there or not.
+        """The folder of an adapter, whether or not it exists.
 
         Raises:
-            InvalidReferenceError: `name` is no adapter name.
+            InvalidReferenceError: `name` is not a valid adapter name.
         """
         if not is_adapter_name(name):
             raise InvalidReferenceError(
-                f"{name[:80]!r} is no adapter name. Use up to 63 lower-case letters, digits and dashes."
+                f"{name[:80]!r} is not a valid adapter name. Use up to 63 lower-case letters, digits and dashes."
             )
         return self.root / name
 
@@ -45,11 +45,11 @@ class StoreFolders:
 
     @contextmanager
     def locked(self, name: str) -> Iterator[Path]:
-        """Hold an adapter's lock; gives its folder.
+        """Hold an adapter's lock; yields its folder.
 
         Raises:
-            InvalidReferenceError: `name` is no adapter name.
-            StoreDiskError: What was done inside did not fit on the disk.
+            InvalidReferenceError: `name` is not a valid adapter name.
+            StoreDiskError: A write within the block failed because the disk is full.
         """
         folder = self.adapter(name)
         is_new = not folder.exists()
@@ -60,10 +60,10 @@ class StoreFolders:
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """An empty folder on the store's own disk, gone afterwards unless it was renamed into place.
+        """A temporary folder on the store's disk, deleted afterwards unless it was renamed into place.
 
         Raises:
-            StoreDiskError: What was done inside did not fit on the disk.
+            StoreDiskError: A write within the block failed because the disk is full.
         """
         staged = self._staging / uuid4().hex
         # Shared: `clear_staging` waits for everybody who stages.
@@ -82,7 +82,7 @@ class StoreFolders:
             yield staged
 
     def clear_staging(self) -> int:
-        """Remove what killed publishers left; returns how many folders. Waits for the living ones."""
+        """Remove folders of killed publishers; returns their number. Waits for running publishers."""
         if not self._staging.is_dir():
             return 0
         with file_lock(self._staging / _LOCK_FILE):
@@ -95,7 +95,7 @@ class StoreFolders:
 
 
 def version_folders(folder: Path) -> dict[int, Path]:
-    """Everything in an adapter's folder that has a version number for its name, finished or not."""
+    """Subfolders of an adapter that are named by a version number, complete or not."""
     paths = folder.iterdir() if folder.is_dir() else []
     return {int(path.name): path for path in paths if _VERSION.fullmatch(path.name)}
 
@@ -105,7 +105,7 @@ def is_complete(version_folder: Path) -> bool:
 
 
 def discard_version(folder: Path, version: int) -> None:
-    """Delete a version's folder: gone at once for readers, its files after that.
+    """Delete a version's folder: it disappears for readers at once, its files are deleted afterwards.
 
     The caller holds the adapter's lock.
     """
@@ -117,7 +117,7 @@ def discard_version(folder: Path, version: int) -> None:
 
 
 def clear_discarded(folder: Path) -> None:
-    """Delete what `discard_version` left when it was killed. The caller holds the adapter's lock."""
+    """Delete leftovers of killed `discard_version` calls. The caller holds the adapter's lock."""
     for path in list(folder.glob(f"{_DISCARDED}*")):
         _delete(path)
 

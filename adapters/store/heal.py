@@ -1,4 +1,4 @@
-"""Finishing what a killed writer left half done. Every writer does this first, under the adapter's lock."""
+"""Recovery from killed writers. Every writer runs it first, under the adapter's lock."""
 
 import logging
 from pathlib import Path
@@ -23,7 +23,7 @@ def heal(folder: Path, *, at: str) -> None:
     The caller holds the adapter's lock.
 
     Args:
-        at: The time now, UTC, ISO 8601.
+        at: Current time, UTC, ISO 8601.
 
     Raises:
         IntegrityError: The history is broken in the middle.
@@ -34,9 +34,11 @@ def heal(folder: Path, *, at: str) -> None:
     clear_discarded(folder)
     for version in sorted(versions.keys() & removed):
         discard_version(folder, version)
-        logger.warning("%s@%d was removed by a process that died; its folder is deleted now", folder.name, version)
+        logger.warning("%s@%d was being removed by a process that died; deleting its folder", folder.name, version)
     complete = {version for version, path in versions.items() if is_complete(path)}
     missing = sorted(complete - removed - published_versions(history))
     append_events(folder, [Event(kind="published", at=at, version=v, reason="recovered") for v in missing])
     for version in missing:
-        logger.warning("%s@%d was published by a process that died; it is recorded now", folder.name, version)
+        logger.warning(
+            "%s@%d was being published by a process that died; recording it in the history", folder.name, version
+        )

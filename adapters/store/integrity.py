@@ -1,4 +1,4 @@
-"""Hashes of a version's files, and the proof that they are still what the manifest promised."""
+"""Hashes of a version's files, and their verification against the manifest."""
 
 import hashlib
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ def digest_of(files: Iterable[FileEntry]) -> str:
 
 
 def read_manifest(folder: Path, target: Target) -> Manifest:
-    """The manifest of a version folder.
+    """Read the manifest of a version folder.
 
     Raises:
         IntegrityError: It is too large, cannot be read, or belongs to another version.
@@ -32,14 +32,14 @@ def read_manifest(folder: Path, target: Target) -> Manifest:
     path = folder / MANIFEST_FILE
     if (size_bytes := path.stat().st_size) > MAX_MANIFEST_BYTES:
         raise IntegrityError(
-            f"{MANIFEST_FILE} of {target} has {size_bytes} bytes; at most {MAX_MANIFEST_BYTES} are read. "
+            f"{MANIFEST_FILE} of {target} has {size_bytes} bytes; the limit is {MAX_MANIFEST_BYTES}. "
             "Publish the adapter again."
         )
     return parse_manifest(path.read_bytes(), target)
 
 
 def parse_manifest(content: bytes, target: Target) -> Manifest:
-    """The manifest of a version, from its bytes.
+    """Parse the manifest of a version.
 
     Raises:
         IntegrityError: It cannot be read, or belongs to another version.
@@ -54,16 +54,16 @@ def parse_manifest(content: bytes, target: Target) -> Manifest:
 
 
 def check_manifest(manifest: Manifest) -> None:
-    """Do nothing when a manifest lists only files of a version, each once, and their digest.
+    """Check that a manifest lists only files of a version, each once, and that its digest matches.
 
     Raises:
-        IntegrityError: It lists another file (also one outside the folder), or contradicts itself.
+        IntegrityError: It lists an unknown file or one outside the folder, or contradicts itself.
     """
     subject, paths = manifest.lora_name, [entry.path for entry in manifest.files]
     for path in paths:
         if path not in MAX_BYTES:
             raise IntegrityError(
-                f"{subject}: its manifest lists {path[:200]!r}; a version holds only {sorted(MAX_BYTES)}. "
+                f"{subject}: its manifest lists {path[:200]!r}; a version may hold only {sorted(MAX_BYTES)}. "
                 "Publish the adapter again."
             )
         if paths.count(path) > 1:
@@ -71,12 +71,12 @@ def check_manifest(manifest: Manifest) -> None:
     for entry in manifest.files:
         if not 0 <= entry.size_bytes <= MAX_BYTES[entry.path]:
             raise IntegrityError(
-                f"{subject}: its manifest promises {entry.size_bytes} bytes of {entry.path!r}; "
-                f"at most {MAX_BYTES[entry.path]} are taken. Publish the adapter again."
+                f"{subject}: its manifest says {entry.size_bytes} bytes of {entry.path!r}; "
+                f"the limit is {MAX_BYTES[entry.path]}. Publish the adapter again."
             )
     if (got := digest_of(manifest.files)) != manifest.digest:
         raise IntegrityError(
-            f"{subject}: the manifest's files give digest {got}, but it promises {manifest.digest}. "
+            f"{subject}: the manifest's files give digest {got}, but it says {manifest.digest}. "
             "Publish the adapter again."
         )
 
@@ -94,7 +94,7 @@ def verify_folder(folder: Path, manifest: Manifest) -> None:
             raise IntegrityError(f"{subject}: {path.name!r} is a symbolic link. Publish the adapter again.")
     wanted = {entry.path for entry in manifest.files} | {MANIFEST_FILE}
     for name in sorted({entry.name for entry in folder.iterdir()} - wanted):
-        raise IntegrityError(f"{subject} holds {name!r}, which its manifest does not know. Delete that file.")
+        raise IntegrityError(f"{subject} holds {name!r}, which its manifest does not list. Delete that file.")
     for entry in manifest.files:
         verify_file(folder, entry, subject)
 
@@ -105,11 +105,11 @@ def verify_file(folder: Path, entry: FileEntry, subject: str) -> None:
         raise IntegrityError(f"{subject} lacks its file {entry.path!r}. Publish the adapter again.")
     if (size_bytes := path.stat().st_size) != entry.size_bytes:
         raise IntegrityError(
-            f"{subject}: {entry.path!r} has {size_bytes} bytes, its manifest promises {entry.size_bytes}. "
+            f"{subject}: {entry.path!r} has {size_bytes} bytes, its manifest says {entry.size_bytes}. "
             "Publish the adapter again."
         )
     if (sha256 := sha256_file(path)) != entry.sha256:
         raise IntegrityError(
-            f"{subject}: {entry.path!r} has SHA-256 {sha256}, its manifest promises {entry.sha256}. "
+            f"{subject}: {entry.path!r} has SHA-256 {sha256}, its manifest says {entry.sha256}. "
             "Publish the adapter again."
         )

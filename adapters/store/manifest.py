@@ -1,4 +1,4 @@
-"""The manifests: what is known of a prepared base and of an adapter version. Frozen, stored as JSON."""
+"""Manifests of prepared bases and adapter versions: frozen models, stored as JSON."""
 
 import re
 from typing import Annotated, Any, Literal
@@ -21,7 +21,7 @@ class FileEntry(Record):
 
 
 class BaseRef(Record):
-    """The base that an adapter belongs to; `digest` alone decides whether two are the same."""
+    """The base that an adapter was trained on; only `digest` is compared."""
 
     name: str
     digest: str
@@ -33,11 +33,11 @@ class BaseManifest(Record):
 
     schema_version: Literal[1] = 1
     name: str
-    source: str = Field(description="What it was prepared from: package, hub id or folder name.")
+    source: str = Field(description="Its source: package, hub id or folder name.")
     licence: str | None = None
     quantization: Literal["nf4", "int8", "none"]
     storage: Literal["dequantized", "bitsandbytes", "plain"] = Field(
-        description="How the weights lie on disk: quantized once and dequantized to bf16, as bitsandbytes "
+        description="Storage format of the weights: quantized once and dequantized to bf16, as bitsandbytes "
         "tensors, or never quantized."
     )
     architecture: str
@@ -81,13 +81,13 @@ Precision = Literal["bfloat16", "float32", "mixed"]
 
 
 class ComputeRecord(Record):
-    """What a model computed in, and the measurement that chose it."""
+    """Precision and threads of a training run, and the measurement that chose them."""
 
     precision: Precision
     num_threads: int = Field(ge=1)
     layer_ms: dict[str, float] = Field(
         default_factory=dict,
-        description="Milliseconds of one decoder layer, of each candidate; empty where nothing was measured.",
+        description="Milliseconds of one decoder layer by candidate; empty if nothing was measured.",
     )
 
 
@@ -100,7 +100,7 @@ class TrainingRecord(Record):
     compute: ComputeRecord | None = Field(None, description="None in older versions.")
     template_time: NaiveDatetime | None = Field(
         None,
-        description="The time that the chat template got in evaluation and, unless varied, in training. None: it asks "
+        description="The time passed to the chat template in evaluation and, unless varied, in training. None: it asks "
         "for none, or an older version.",
     )
 
@@ -134,7 +134,7 @@ class Forgetting(Record):
 
 
 class QualityBaseline(Record):
-    """What answers of this version looked like at publish; drift is measured against it."""
+    """Statistics of this version's answers at publish, against which drift is measured."""
 
     n: int
     mean_answer_tokens: float
@@ -143,17 +143,17 @@ class QualityBaseline(Record):
 
 
 class QualityRules(Record):
-    """How this version's canaries are judged, and what a good answer is; limits are those of `quality.verdict`."""
+    """Rules for judging this version's canaries and answers; limits as in `quality.verdict`."""
 
     margin: float = Field(0.05, ge=0, lt=1, description="The mean probe score may be lower by less than this.")
     max_error_increase: float = Field(0.02, ge=0, lt=1)
     max_slow_increase: float = Field(0.05, ge=0, lt=1)
     alpha: float = Field(0.05, gt=0, lt=1)
     min_pairs: int = Field(20, ge=1)
-    max_hours: float = Field(24.0, gt=0, description="A canary that has proven nothing by then is reported.")
-    rubric: str | None = Field(None, description="What a judge grades answers by.")
+    max_hours: float = Field(24.0, gt=0, description="Time after which a canary without a verdict is reported.")
+    rubric: str | None = Field(None, description="Grading rubric of the judge.")
     answer_pattern: str | None = Field(None, max_length=1000, description="Regular expression of a valid answer.")
-    refusal: str | None = Field(None, description="The agreed answer to an out-of-scope input.")
+    refusal: str | None = Field(None, description="Expected answer to an out-of-scope input.")
 
     @field_validator("answer_pattern")
     @classmethod
@@ -161,18 +161,20 @@ class QualityRules(Record):
         try:
             re.compile(pattern or "")
         except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"answer_pattern is no regular expression: {error}") from None
+            raise ValueError(f"answer_pattern must be a regular expression: {error}") from None
         return pattern
 
 
 class RequestDefaults(Record):
-    """What a request to a version gets where it says nothing: what the version was evaluated with."""
+    """Defaults for fields that a request leaves out; the version was evaluated with them."""
 
     system: str | None = Field(None, max_length=16_384, description="System prompt.")
     temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     max_tokens: int | None = Field(None, ge=1)
-    stop: tuple[StopString, ...] = Field((), max_length=4, description="Strings that end an answer; they stay in it.")
+    stop: tuple[StopString, ...] = Field(
+        (), max_length=4, description="Strings that end an answer; they are kept in its text."
+    )
     response_format: dict[str, Any] | None = Field(None, description="As in `/v1/chat/completions`; JSON schemas only.")
 
     @field_validator("response_format")
@@ -188,12 +190,12 @@ class RequestDefaults(Record):
 
     @property
     def given(self) -> dict[str, Any]:
-        """Those that there are, as JSON has them."""
+        """The set fields as JSON values."""
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
 class ManifestDraft(Record):
-    """All that the maker of an adapter knows; the store adds version, digest and files."""
+    """A manifest without version, digest and files, which the store adds at publish."""
 
     name: str
     base: BaseRef
@@ -206,8 +208,8 @@ class ManifestDraft(Record):
     evaluation: Evaluation | None = None
     forgetting: Forgetting | None = None
     quality_baseline: QualityBaseline | None = None
-    quality: QualityRules | None = Field(None, description="None in older versions: the defaults count.")
-    defaults: RequestDefaults | None = Field(None, description="What requests get; None: nothing is filled.")
+    quality: QualityRules | None = Field(None, description="None in older versions: the defaults apply.")
+    defaults: RequestDefaults | None = Field(None, description="Request defaults; None: no field is filled in.")
 
 
 class Manifest(ManifestDraft):

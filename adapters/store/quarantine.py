@@ -1,6 +1,6 @@
-"""Versions that a server has taken out of service: `quarantine.json` beside an adapter's history.
+"""Versions that a server took out of service: `quarantine.json` beside an adapter's history.
 
-Not in the history, which a remote store mirrors: what this server saw would keep it from following the remote's.
+Kept out of the history, because local events would make it diverge from a remote store's history.
 """
 
 from functools import lru_cache
@@ -17,7 +17,7 @@ QUARANTINE_FILE = "quarantine.json"
 
 
 class Quarantined(Record):
-    """Since when a version is out of service (UTC, ISO 8601), and why."""
+    """Start time (UTC, ISO 8601) and reason of a version's quarantine."""
 
     since: str
     reason: str
@@ -37,7 +37,7 @@ def read_quarantine(folder: Path) -> dict[int, Quarantined]:
 
 
 def write_quarantine(folder: Path, versions: dict[int, Quarantined]) -> None:
-    """Replace what is out of service, durably. The caller holds the adapter's lock."""
+    """Replace the quarantine file, durably. The caller holds the adapter's lock."""
     replace_file(folder / QUARANTINE_FILE, _Versions.dump_json(versions, indent=2))
 
 

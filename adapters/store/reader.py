@@ -1,4 +1,4 @@
-"""Reading the adapter store: which versions there are, what a reference means, what the files say."""
+"""Read access to the adapter store: versions, references, manifests, history."""
 
 import logging
 from pathlib import Path
@@ -18,24 +18,24 @@ logger = logging.getLogger(__name__)
 
 
 class StoreReader:
-    """The reading half of `AdapterStore`; takes no lock and changes nothing."""
+    """Read-only part of `AdapterStore`; takes no lock."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.folders = StoreFolders(root)
 
     def names(self) -> list[str]:
-        """Adapters that have a version, sorted; one with a broken history is left out with a warning."""
+        """Adapters with at least one version, sorted; one with a broken history is skipped with a warning."""
         return [name for name in self.folders.names() if self._has_versions(name)]
 
     def versions(self, name: str) -> list[int]:
-        """Published versions of an adapter, oldest first; empty when there is none."""
+        """Published versions of an adapter, oldest first."""
         found = version_folders(self.folders.adapter(name))
         removed = self.state(name).removed
         return sorted(version for version, path in found.items() if version not in removed and is_complete(path))
 
     def has_version(self, target: Target) -> bool:
-        """Whether the version's folder is here, complete and not removed."""
+        """Whether the version's folder is present, complete and not removed."""
         folder = self.folders.adapter(target.name)
         return target.version not in self.state(target.name).removed and is_complete(folder / str(target.version))
 
@@ -59,7 +59,7 @@ class StoreReader:
         return read_manifest(self.folder(target), target)
 
     def resolve(self, reference_text: str) -> Target:
-        """The version that a model reference means now.
+        """The version that a model reference currently resolves to.
 
         Raises:
             InvalidReferenceError: Not of the form `name`, `name@version` or `name@alias`.
@@ -70,7 +70,7 @@ class StoreReader:
         return target
 
     def recorded(self, reference_text: str) -> Target:
-        """The version that a model reference means by the history, whether or not its folder is here.
+        """Resolve a model reference by the history, whether or not the version's folder is present.
 
         Raises:
             InvalidReferenceError: Not of the form `name`, `name@version` or `name@alias`.
@@ -85,15 +85,15 @@ class StoreReader:
         return Target(reference.name, version)
 
     def state(self, name: str) -> AdapterState:
-        """Aliases, split and pins of one moment; one by one they may be of several."""
+        """A consistent snapshot of aliases, split and pins."""
         return read_state(self.folders.adapter(name))
 
     def aliases(self, name: str) -> dict[str, int]:
-        """Version that each alias of an adapter points to."""
+        """The version of each alias of an adapter."""
         return dict(self.state(name).aliases)
 
     def split(self, name: str) -> Split:
-        """How requests for the bare name are shared between `stable` and `canary`."""
+        """How requests for the bare name are split between `stable` and `canary`."""
         return self.state(name).split
 
     def pins(self, name: str) -> frozenset[int]:
@@ -104,31 +104,31 @@ class StoreReader:
         """Versions of an adapter that are out of service.
 
         Raises:
-            IntegrityError: What says so is broken.
+            IntegrityError: The quarantine file is broken.
         """
         return read_quarantine(self.folders.adapter(name))
 
     def history(self, name: str) -> tuple[Event, ...]:
-        """All that happened to an adapter, oldest first.
+        """All events of an adapter, oldest first.
 
         Raises:
-            IntegrityError: A line in the middle is no event.
+            IntegrityError: A line before the last is not a valid event.
         """
         return read_history(self.folders.adapter(name))
 
     def trial(self, name: str) -> Trial | None:
-        """The canary beside stable; None where there is none, or where they are the same version."""
+        """The canary's trial against stable; None without a canary, or if both are the same version."""
         return current_trial(self.history(name))
 
     def existing(self, name: str) -> str:
-        """What there is instead of what was asked for, for an error message."""
+        """Sentence for error messages that lists what exists."""
         if versions := self.versions(name):
             aliases = ", ".join(f"{alias} = {version}" for alias, version in sorted(self.aliases(name).items()))
             return f"{name!r} has the versions {versions}" + (f" and the aliases {aliases}." if aliases else ".")
         return f"The store has {self.names()}." if self.names() else "The store is empty; train or import one."
 
     def verify(self, target: Target) -> Manifest:
-        """Hash every file of a version again.
+        """Verify every file of a version against its manifest.
 
         Raises:
             AdapterNotFoundError: No such version.
@@ -142,5 +142,5 @@ class StoreReader:
         try:
             return bool(self.versions(name))
         except IntegrityError as error:
-            logger.warning("%s is left out: %s", name, error)
+            logger.warning("skipping %s: %s", name, error)
             return False

@@ -1,4 +1,4 @@
-"""What an adapter's history adds up to now: worked out once a change, for every request asks."""
+"""State derived from an adapter's history, cached per change because every request needs it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from adapters.store.history import FileKey, history_key, read_at, removed_versio
 
 @dataclass(frozen=True)
 class AdapterState:
-    """Where aliases point, how traffic is split, which versions are pinned, which are gone."""
+    """Aliases, traffic split, pinned versions and removed versions."""
 
     aliases: Mapping[str, int]
     split: Split
@@ -24,7 +24,7 @@ def read_state(folder: Path) -> AdapterState:
     """The state of an adapter's folder.
 
     Raises:
-        IntegrityError: A line in the middle of its history is no event.
+        IntegrityError: A line of its history before the last is not a valid event.
     """
     return _derive(history_key(folder))
 

@@ -1,4 +1,4 @@
-"""The adapter store: immutable versions under `<root>/<name>/<version>/`, published whole or not at all."""
+"""The adapter store: immutable versions under `<root>/<name>/<version>/`, published atomically."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +34,7 @@ def utc_now() -> datetime:
 
 @dataclass(frozen=True)
 class Collected:
-    """What `gc` removed."""
+    """Counts of what `gc` removed."""
 
     num_staged: int
     removed: tuple[Target, ...]
@@ -43,7 +43,7 @@ class Collected:
 class AdapterStore(StoreReader):
     """Versions, aliases and history of all adapters; safe for several processes at once.
 
-    Every method that writes raises `StoreDiskError` where the disk is full, and then has changed nothing.
+    Every method that writes raises `StoreDiskError` if the disk is full, and then changes nothing.
     """
 
     def __init__(self, root: Path, *, clock: Callable[[], datetime] = utc_now) -> None:
@@ -51,13 +51,13 @@ class AdapterStore(StoreReader):
         self._clock = clock
 
     def publish(self, source: Path, draft: ManifestDraft, *, base_folder: Path | None = None) -> Manifest:
-        """Copy a PEFT folder into the store as the next version of `draft.name`, or leave no trace.
+        """Copy a PEFT folder into the store as the next version of `draft.name`; a failure leaves no trace.
 
         Args:
-            base_folder: The prepared base, to prove that the adapter's modules apply to it.
+            base_folder: The prepared base, to check that the adapter's modules exist in it.
 
         Raises:
-            InvalidReferenceError: `draft.name` is no adapter name.
+            InvalidReferenceError: `draft.name` is not a valid adapter name.
             InvalidAdapterError: The folder is broken, or contradicts the draft.
             UnsupportedAdapterError: vLLM cannot serve it.
             BaseModelMismatchError: Its fingerprint or `base_folder` belongs to another base.
@@ -73,9 +73,9 @@ class AdapterStore(StoreReader):
                 return self._commit(folder, staged, draft, files)
 
     def adopt(self, staged: Path, target: Target) -> None:
-        """Rename a staged folder, complete and verified, into place; does nothing when the version is there.
+        """Rename a staged, complete and verified folder into place; does nothing if the version exists.
 
-        Unlike `publish` it records nothing: the history came from where the version came from.
+        Unlike `publish` it records no event: the history is mirrored from the same remote.
         """
         with self.folders.locked(target.name) as folder:
             place = folder / str(target.version)
@@ -86,10 +86,10 @@ class AdapterStore(StoreReader):
             rename_folder(staged, place)
 
     def promote(self, name: str, version: int, alias: str = DEFAULT_ALIAS, reason: str = "") -> None:
-        """Point an alias to a version; does nothing when it is there already.
+        """Point an alias to a version; does nothing if it already points there.
 
         Raises:
-            InvalidReferenceError: No adapter or alias name.
+            InvalidReferenceError: Not a valid adapter or alias name.
             AdapterNotFoundError: No such version.
         """
         self.set_aliases(name, {alias: version}, reason=reason)
@@ -102,15 +102,15 @@ class AdapterStore(StoreReader):
         is_shadow: bool | None = None,
         reason: str = "",
     ) -> None:
-        """Move aliases and change the traffic split at once: a reader sees all of it or nothing.
+        """Move aliases and change the traffic split atomically.
 
         Args:
             moves: Version by alias.
             canary_weight: Share of requests for the canary, 0 to 1; None keeps it.
-            is_shadow: Whether the canary's answers are thrown away; None keeps it.
+            is_shadow: Whether the canary's answers are discarded; None keeps it.
 
         Raises:
-            InvalidReferenceError: No adapter or alias name.
+            InvalidReferenceError: Not a valid adapter or alias name.
             AdapterNotFoundError: No such adapter or version.
             InvalidSplitError: The weight is not 0 to 1, or there is no canary to send traffic to.
         """
@@ -123,10 +123,10 @@ class AdapterStore(StoreReader):
             self._append(folder, events)
 
     def rollback(self, name: str, alias: str = DEFAULT_ALIAS, reason: str = "") -> Target:
-        """Point an alias back to the version that it had before its last promotion.
+        """Point an alias back to its version before the last promotion.
 
         Raises:
-            InvalidReferenceError: No adapter or alias name.
+            InvalidReferenceError: Not a valid adapter or alias name.
             AdapterNotFoundError: The alias has no earlier version that still exists.
         """
         parse_alias(name, alias)
@@ -137,7 +137,7 @@ class AdapterStore(StoreReader):
             previous = current_aliases(history).get(alias)
             if version is None:
                 raise AdapterNotFoundError(
-                    f"'{name}@{alias}' points to version {previous} and has no earlier one to go back to. "
+                    f"'{name}@{alias}' points to version {previous} and has no earlier one to restore. "
                     f"Promote a version instead; {name!r} has {self.versions(name)}."
                 )
             self._record(folder, "rolled_back", version, alias=alias, previous=previous, reason=reason)
@@ -149,8 +149,8 @@ class AdapterStore(StoreReader):
         """Let the canary take stable's place ("promote"), or its alias go to stable ("rollback"); the split ends.
 
         Raises:
-            InvalidReferenceError: `name` is no adapter name.
-            TrialOverError: Stable or canary is no longer the one that was judged; nothing was moved.
+            InvalidReferenceError: `name` is not a valid adapter name.
+            TrialOverError: Stable or canary has changed since; no alias was moved.
         """
         self.folders.adapter(name)
         with self._writing(name) as folder:
@@ -162,11 +162,11 @@ class AdapterStore(StoreReader):
     def record_verdict(
         self, name: str, trial: Trial, action: VerdictAction, reason: str, figures: Mapping[str, float] | None = None
     ) -> None:
-        """Write down what a verdict says, without a move.
+        """Record a verdict without moving an alias.
 
         Raises:
-            InvalidReferenceError: `name` is no adapter name.
-            TrialOverError: Stable or canary is no longer the one that was judged.
+            InvalidReferenceError: `name` is not a valid adapter name.
+            TrialOverError: Stable or canary has changed since.
         """
         self.folders.adapter(name)
         with self._writing(name) as folder:
@@ -182,7 +182,7 @@ class AdapterStore(StoreReader):
             self._append(folder, [event])
 
     def pin(self, target: Target, reason: str = "") -> None:
-        """Keep a version resident; does nothing when it is pinned already.
+        """Keep a version resident; does nothing if it is already pinned.
 
         Raises:
             AdapterNotFoundError: No such version.
@@ -190,7 +190,7 @@ class AdapterStore(StoreReader):
         self._set_pin(target, "pinned", reason)
 
     def unpin(self, target: Target, reason: str = "") -> None:
-        """Take a pin off; does nothing when there is none.
+        """Remove a pin; does nothing if there is none.
 
         Raises:
             AdapterNotFoundError: No such version.
@@ -198,7 +198,7 @@ class AdapterStore(StoreReader):
         self._set_pin(target, "unpinned", reason)
 
     def quarantine(self, target: Target, reason: str) -> None:
-        """Take a version out of service; where it is already, the first reason stays.
+        """Take a version out of service; if it already is, the first reason is kept.
 
         Raises:
             AdapterNotFoundError: No such version.
@@ -210,7 +210,7 @@ class AdapterStore(StoreReader):
                 write_quarantine(folder, versions | {target.version: Quarantined(since=self._now(), reason=reason)})
 
     def lift_quarantine(self, target: Target) -> None:
-        """Put a version back into service; does nothing when it is.
+        """Put a version back into service; does nothing if it already is.
 
         Raises:
             AdapterNotFoundError: No such version.
@@ -241,7 +241,7 @@ class AdapterStore(StoreReader):
                 logger.warning("The folder of %s, which is removed, stays for now: %s", target, error)
 
     def heal(self, name: str) -> None:
-        """Finish what a killed writer left; every writer does so by itself.
+        """Recover from killed writers; every writer does this itself.
 
         Raises:
             IntegrityError: The history is broken in the middle.
@@ -250,10 +250,10 @@ class AdapterStore(StoreReader):
             pass
 
     def gc(self, *, keep_last: int | None = None) -> Collected:
-        """Remove what killed publishers left, and old versions without alias, pin and a server that has them loaded.
+        """Remove leftovers of killed publishers, and old versions without an alias, a pin or a server that uses them.
 
         Args:
-            keep_last: How many of the newest versions of each adapter stay; None keeps all.
+            keep_last: Number of newest versions to keep per adapter; None keeps all.
 
         Raises:
             ValueError: `keep_last` is negative.
@@ -301,7 +301,7 @@ class AdapterStore(StoreReader):
         try:
             self.remove(target, reason)
         except AdapterInUseError as error:
-            logger.info("gc leaves %s: %s", target, error)
+            logger.info("gc skips %s: %s", target, error)
             return False
         return True
 
@@ -352,7 +352,7 @@ class AdapterStore(StoreReader):
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[Path]:
-        """Hold an adapter's lock, with everything healed that others left; gives its folder."""
+        """Hold an adapter's lock after recovery from killed writers; yields its folder."""
         with self.folders.locked(name) as folder:
             heal(folder, at=self._now())
             yield folder

@@ -1,4 +1,4 @@
-"""Who uses a version now: one locked file a user, which the kernel unlocks when that process dies."""
+"""Processes that use a version: one locked file per user, unlocked by the kernel when the process dies."""
 
 import fcntl
 import os
@@ -15,11 +15,11 @@ USAGE_FOLDER = ".in-use"
 
 @contextmanager
 def in_use(root: Path, target: Target, who: str) -> Iterator[None]:
-    """Mark a version as used by this process, so that no other one removes it.
+    """Mark a version as used by this process, which keeps others from removing it.
 
     Args:
         root: The store's root folder.
-        who: What an operator reads, e.g. `lorikeet serve on port 8000 (process 4711)`.
+        who: Description for operators, e.g. `lorikeet serve on port 8000 (process 4711)`.
     """
     folder = root / target.name / USAGE_FOLDER
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def in_use(root: Path, target: Target, who: str) -> Iterator[None]:
 
 
 def users(root: Path, target: Target) -> list[str]:
-    """Who uses a version now; what a dead process left is swept. The caller holds the adapter's lock."""
+    """Current users of a version; deletes files of dead processes. The caller holds the adapter's lock."""
     folder = root / target.name / USAGE_FOLDER
     paths = sorted(folder.glob(f"{target.version}.*")) if folder.is_dir() else []
     return [who for path in paths if (who := _living_user(path)) is not None]

@@ -1,4 +1,4 @@
-"""The files of a version folder, and how large each may be."""
+"""The files of a version folder and their size limits."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ MAX_BYTES = {
     README_FILE: 4 << 20,
     PROBES_FILE: 64 << 20,  # 10,000 probes of 500 tokens are about 40 MB
 }
-"""Largest size in bytes of each file that is copied into a version; nothing else is copied."""
+"""Size limit in bytes of each file that is copied into a version; no other file is copied."""
 
 PRIVATE_FILES = frozenset({FINGERPRINT_FILE, PROBES_FILE})
-"""What holds examples of the data: only its owner may read it."""
+"""Files with examples of the data: readable only by the owner."""
 
 MAX_MANIFEST_BYTES = 16 << 20
 MAX_HISTORY_BYTES = 64 << 20

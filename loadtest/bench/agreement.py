@@ -1,4 +1,4 @@
-"""`lorikeet bench agreement`: the same workload by `vllm bench serve` and by us, by turns, on one server.
+"""`lorikeet bench agreement`: the same workload by `vllm bench serve` and by our generator, interleaved, on one server.
 
 Both send the same prompts at the same times (constant rate, then a closed loop), and both use their own clocks, HTTP
 clients and arithmetic. What they report must agree.

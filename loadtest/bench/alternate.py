@@ -1,4 +1,4 @@
-"""Two things measured by turns, so that a machine that warms up, or has a bad minute, treats both alike."""
+"""Interleaved measurement of baseline and candidate, so that slow changes of the machine affect both equally."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +32,7 @@ def alternate(
     seed: int = 13,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Alternated:
-    """Measure one figure by turns, in any unit, but never 0; see `measure_pairs`.
+    """Measure one non-zero figure, interleaved; see `measure_pairs`.
 
     Raises:
         ValueError: There are no rounds, or a baseline was 0.
@@ -68,7 +68,7 @@ def compare_pairs(pairs: Sequence[tuple[float, float]], seed: int = 13) -> Alter
         ValueError: A baseline was 0.
     """
     if any(first == 0 for first, _ in pairs):
-        raise ValueError("A baseline of 0 has no ratio. Measure something that takes place.")
+        raise ValueError("The ratio to a baseline of 0 is undefined. Measure a quantity that is not 0.")
     ratios = [second / first for first, second in pairs]
     return Alternated(
         baseline=median(first for first, _ in pairs),

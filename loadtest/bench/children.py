@@ -1,4 +1,4 @@
-"""Child processes that do not outlive us: ended with the block that started them, or by Linux where we are killed."""
+"""Child processes that end with the block that started them, or through Linux if this process is killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""`lorikeet bench NAME`: the project's own benchmarks, one function each."""
+"""`lorikeet bench NAME`: the project's benchmarks, one function each."""
 
 import os
 from collections.abc import Callable
@@ -41,35 +41,39 @@ _FEW_ROUNDS = 3
 
 def bench(
     name: Annotated[str, typer.Argument(help=f"One of: {', '.join(BENCHES)}.")],
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results here.")] = None,
-    url: Annotated[str | None, typer.Option(help="A running server, with /v1, instead of one of our own.")] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the results to this file.")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="Endpoint of a running server (ending with /v1), instead of a temporary server.")
+    ] = None,
     model: Annotated[list[str] | None, typer.Option(help="With --url: the base, then adapters.")] = None,
     adapter: Annotated[str, typer.Option(help="Without --url: the adapter to copy.")] = "medical",
     rounds: Annotated[
         int | None, typer.Option(min=1, help=f"Pairs to measure: {_FEW_ROUNDS}, or 9 for {', '.join(_ROUNDS)}.")
     ] = None,
     minutes: Annotated[float | None, typer.Option(min=0.1, help="manyadapters: the long run [default: 20].")] = None,
-    stock: Annotated[bool, typer.Option("--stock", help="overhead: vLLM's server without our plugin of vLLM.")] = False,
+    stock: Annotated[
+        bool, typer.Option("--stock", help="overhead: run vLLM's server without this project's vLLM plugin.")
+    ] = False,
     serve_file: Annotated[
         Path | None,
         typer.Option(
-            "--serve", help="Our own server's configuration; by default config/serve.yaml, or the packaged one."
+            "--serve", help="Configuration of the temporary server; default: config/serve.yaml, or the packaged one."
         ),
     ] = None,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
-    """Run a benchmark: ratios against a baseline of the same run. Exit code 1 where a target is missed."""
+    """Run a benchmark: ratios to a baseline of the same run. Exit code 1 if a target is missed."""
     from loadtest.bench.server import ServerError
     from loadtest.load.files import replace_text
     from loadtest.load.session import machine
 
     console, started = make_console(), datetime.now(UTC)
     if name not in BENCHES:
-        raise typer.BadParameter(f"{name!r} is no benchmark; there are {', '.join(BENCHES)}.", param_hint="NAME")
+        raise typer.BadParameter(f"{name!r} is not a benchmark; known: {', '.join(BENCHES)}.", param_hint="NAME")
     if stock and name != "overhead":
-        raise typer.BadParameter(f"Only `overhead` takes it, not {name!r}.", param_hint="--stock")
+        raise typer.BadParameter(f"Only `overhead` supports this option, not {name!r}.", param_hint="--stock")
     if minutes is not None and name != "manyadapters":
-        raise typer.BadParameter(f"Only `manyadapters` takes it, not {name!r}.", param_hint="--minutes")
+        raise typer.BadParameter(f"Only `manyadapters` supports this option, not {name!r}.", param_hint="--minutes")
     options = BenchOptions(
         Home(home),
         serve_file or default_file("serve.yaml"),

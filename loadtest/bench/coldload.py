@@ -221,7 +221,9 @@ def first_token(side: ComparedServer, reference: str, pause_s: float, is_cold: b
     meter = CpuMeter(side.pid)
     (record,) = successful_run(config, watch=lambda _: meter).records
     if record.is_cold is not is_cold or record.ttft_s is None:
-        raise TargetError(f"{reference!r} was to be {'cold' if is_cold else 'warm'}, but x-lorikeet-cold says not.")
+        raise TargetError(
+            f"{reference!r} should be {'cold' if is_cold else 'warm'}, but x-lorikeet-cold says otherwise."
+        )
     return FirstToken(1000 * record.ttft_s, 1000 * meter.cpu_s)
 
 

@@ -1,4 +1,4 @@
-"""Many adapters without training many: a temporary state folder with copies of one adapter under other names."""
+"""Many adapters for load tests: a temporary state folder with copies of one adapter under other names."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a load costs a server: tokens per second, and CPU time per token."""
+"""Cost of a load on a server: tokens per second, and CPU time per token."""
 
 from collections.abc import Callable
 from contextlib import nullcontext

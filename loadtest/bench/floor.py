@@ -1,4 +1,4 @@
-"""The physical floor of decoding: a step reads all weights once, so memory bandwidth bounds the tokens per second."""
+"""Lower bound of a decode step's time: it reads all weights once, so memory bandwidth limits tokens per second."""
 
 import math
 import time

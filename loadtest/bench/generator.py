@@ -1,4 +1,4 @@
-"""`lorikeet bench generator`: how much load one core of the generator can send and time, against the synthetic server.
+"""`lorikeet bench generator`: load that the generator can send and time on one core, against the synthetic server.
 
 The generator keeps up with a load as long as it sends on time and each chunk is timed on time, by the server's own log.
 """

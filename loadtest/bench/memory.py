@@ -56,7 +56,7 @@ def sampled_memory(pid: int, samples: list[MemorySample], every_s: float = _EVER
 def trend_of(samples: Sequence[MemorySample]) -> Trend:
     """Raises ValueError where there are fewer than two samples."""
     if len(samples) < 2:
-        raise ValueError(f"Memory has no trend with {len(samples)} samples; sample for longer.")
+        raise ValueError(f"A trend needs more than {len(samples)} samples; sample for longer.")
     resident = [sample.resident_bytes for sample in samples]
     tenth = max(1, len(resident) // 10)
     slope = np.polyfit([sample.at_s for sample in samples], resident, 1)[0]

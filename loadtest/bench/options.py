@@ -1,4 +1,4 @@
-"""What every benchmark is given."""
+"""Options of every benchmark."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from config.packaged import default_file
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Where to measure. Without a URL, a benchmark starts what it needs, and ends it."""
+    """Options. Without a URL, a benchmark starts and stops the servers that it needs."""
 
     home: Home
     serve_file: Path = field(default_factory=lambda: default_file("serve.yaml"))

@@ -42,7 +42,7 @@ def tree_usage(pid: int, proc: Path = PROC) -> Usage:
     """
     processes = {process.pid: process for process in _processes(proc)}
     if pid not in processes:
-        raise TargetError(f"The server's process {pid} is gone. Its log says why.")
+        raise TargetError(f"The server's process {pid} has ended. Its log says why.")
     usages = [process.usage for process in processes.values() if _is_within(process, pid, processes)]
     return Usage(sum(usage.cpu_s for usage in usages), sum(usage.resident_bytes for usage in usages))
 

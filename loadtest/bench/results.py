@@ -1,4 +1,4 @@
-"""What a benchmark says: figures beside a baseline of the same run, as a table and as JSON."""
+"""Results of a benchmark: figures with a baseline of the same run, as a table and as JSON."""
 
 from collections.abc import Sequence
 from statistics import median
@@ -20,11 +20,11 @@ class BenchResult(LoadtestRecord):
     name: str
     value: float
     unit: str
-    baseline: float | None = Field(None, description="The same figure of what it is held against, in this run.")
+    baseline: float | None = Field(None, description="The same figure of the baseline, in this run.")
     ratio: float | None = None
     ratio_interval: tuple[float, float] | None = Field(None, description="95% bootstrap interval of the ratio.")
-    target: str | None = Field(None, description="What the project wants, in words; None: nothing.")
-    is_pass: bool | None = Field(None, alias="pass", description="None where there is no target.")
+    target: str | None = Field(None, description="The project's target, in words; None if there is none.")
+    is_pass: bool | None = Field(None, alias="pass", description="None without a target.")
 
 
 def paired(

@@ -1,4 +1,4 @@
-"""A server of our own for a while: started as a child process, waited for, and ended by its id."""
+"""A temporary server: started as a child process, awaited, and stopped by its process id."""
 
 import socket
 import sys

@@ -86,7 +86,9 @@ async def watch_streams(
     require_success(tuple(record for record in outcome.records if record.error != "unfinished"), config.url)
     gaps_s = list(gaps_between(outcome.records, begin_s, end_s))
     if not gaps_s:
-        raise TargetError(f"No stream at {config.url!r} got two tokens in {end_s - begin_s:.1f} s. The log says why.")
+        raise TargetError(
+            f"No stream at {config.url!r} received two tokens in {end_s - begin_s:.1f} s. See the server's log."
+        )
     return Stretch(percentile(gaps_s, 99), 1000 * meter.cpu_s / len(gaps_s), duration_s)
 
 

@@ -88,7 +88,7 @@ class WorkerSide:
     """`train/bench_worker.py`, asked line by line; it ends with its standard input.
 
     Raises:
-        TargetError: It has ended without an answer. Its log says why.
+        TargetError: It ended without an answer. Its log says why.
     """
 
     def __init__(self, kind: str, base: Path, data: Data, batch_size: int, log: Path, environment: dict[str, str]):
@@ -142,7 +142,7 @@ class WorkerSide:
             if line.startswith(b"{"):
                 answer: dict[str, Any] = json.loads(line)
                 return answer
-        raise TargetError(f"The trainer ({self._name}) has ended without an answer.")
+        raise TargetError(f"The trainer ({self._name}) ended without an answer.")
 
 
 def bench_train(options: BenchOptions) -> tuple[BenchResult, ...]:

@@ -1,4 +1,4 @@
-"""When requests are due: a rate over time, and the randomness of the gaps. Pure: same seed, same times.
+"""Arrival times: a rate over time and random gaps. Pure: the same seed gives the same times.
 
 Every process is unit gaps (mean 1) laid on a clock that runs at the rate: the next request is due when the integral of
 the rate has grown by the next gap. So bursts, steps and ramps are one function.
@@ -21,7 +21,7 @@ from config.loadtest import (
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of time in which the rate goes from one value to another in a straight line."""
+    """A time span with a linearly changing rate."""
 
     duration_s: float
     rate_from: float
@@ -29,7 +29,7 @@ class Segment:
 
     @property
     def num_expected(self) -> float:
-        """Requests that are due in it, on average."""
+        """Expected number of requests in the segment."""
         return self.duration_s * (self.rate_from + self.rate_to) / 2
 
     def time_of(self, num_due: float) -> float:

@@ -1,4 +1,4 @@
-"""One request, streamed and timed. Whatever goes wrong becomes a record with its kind of error, never an exception.
+"""One request, streamed and timed. Every failure becomes a record with an error kind, never an exception.
 
 Per chunk it splits lines and parses one small JSON object, nothing more: this is the generator's hot path.
 """
@@ -28,9 +28,9 @@ def open_client(
     clock: Clock = time.perf_counter,
     transport: httpx.AsyncBaseTransport | None = None,
 ) -> httpx.AsyncClient:
-    """A client with no limits of its own: no bound on connections, no time-out, no retries, no proxy.
+    """A client without limits: unbounded connections, no timeout, no retries, no proxy.
 
-    `clock` is the one that requests are timed with.
+    `clock` is used to time requests.
     """
     headers = {"accept-encoding": "identity", "content-type": "application/json"}
     if api_key:
@@ -40,7 +40,7 @@ def open_client(
 
 
 class Attempt:
-    """A request under way, sent when this is made; `record` says at any time what is known of it."""
+    """A request in flight, sent on creation; `record` gives its current state at any time."""
 
     def __init__(self, planned: PlannedRequest, clock: Clock) -> None:
         self._planned = planned
@@ -53,12 +53,12 @@ class Attempt:
         self._usage: dict[str, Any] = {}
 
     async def run(self, client: httpx.AsyncClient, url: str, timeout_s: float) -> RequestRecord:
-        """Send, and read the answer to its end."""
+        """Send the request and read the whole answer."""
         try:
             async with asyncio.timeout(timeout_s):
                 await self._stream(client, url)
         except TimeoutError:
-            return self.record("timeout", f"No end within {timeout_s:g} s.")
+            return self.record("timeout", f"No complete answer within {timeout_s:g} s.")
         except _FailedError as failure:
             return self.record(failure.kind, str(failure))
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -67,7 +67,7 @@ class Attempt:
         return self.record()
 
     def record(self, error: ErrorKind | None = None, error_message: str | None = None) -> RequestRecord:
-        """What is known now; without an error, a request that went well."""
+        """The current record; without an error, a successful request."""
         return RequestRecord(
             index=self._planned.index,
             model=self._planned.model,
@@ -110,7 +110,7 @@ class Attempt:
             raise _FailedError("broken_stream", "The stream ended before `data: [DONE]`.")
 
     def _take_event(self, content: bytes, now_s: float) -> bool:
-        """Note one event; false, for it is not the last."""
+        """Record one event; returns False because it is not the last."""
         try:
             event = json.loads(content)
             if event.get("error"):
@@ -126,7 +126,7 @@ class Attempt:
 
 
 class _FailedError(Exception):
-    """The server's answer is no success."""
+    """The server answered with an error status."""
 
     def __init__(self, kind: ErrorKind, message: str) -> None:
         super().__init__(message)
@@ -134,10 +134,10 @@ class _FailedError(Exception):
 
 
 def _is_piece(choice: dict[str, Any]) -> bool:
-    """Whether a chunk carries a piece of the answer.
+    """Whether a chunk carries a part of the answer.
 
-    A token without visible text (an empty `content`, or its number alone) is one; the opening chunk that only names
-    the role is none, nor is the closing one that only gives the reason of the end.
+    A token without visible text (empty `content`, or only token ids) counts; the first chunk with only the role and
+    the last chunk with only the finish reason do not.
     """
     if choice.get("token_ids"):
         return True
@@ -170,7 +170,7 @@ def _kind_of(status: int) -> ErrorKind:
 
 
 def _message_in(content: bytes) -> str:
-    """The message of OpenAI's error shape, else the beginning of what came."""
+    """The message of an OpenAI error, else the start of the body."""
     try:
         return str(json.loads(content)["error"]["message"])
     except (ValueError, KeyError, TypeError):

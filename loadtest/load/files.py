@@ -1,4 +1,4 @@
-"""Files of load tests: written whole or not at all, and runs read back."""
+"""Files of load tests: atomic writes, and reading of runs."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def replace_text(path: Path, text: str) -> None:
 
 
 def write_run(result: RunResult, folder: Path) -> Path:
-    """Write `run.json`: all that was measured, from which every report can be made again."""
+    """Write `run.json`: all measurements, from which every report can be regenerated."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / RUN_FILE
     replace_text(path, result.model_dump_json() + "\n")
@@ -26,10 +26,10 @@ def write_run(result: RunResult, folder: Path) -> Path:
 
 
 def read_run(path: Path) -> RunResult:
-    """Read a `run.json`, or the one in a run's folder.
+    """Read a `run.json`, given the file or its folder.
 
     Raises:
-        RunFileError: It is missing, or holds no run.
+        RunFileError: It is missing or invalid.
     """
     file = path / RUN_FILE if path.is_dir() else path
     try:
@@ -39,4 +39,6 @@ def read_run(path: Path) -> RunResult:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise RunFileError(f"{str(file)!r} holds no run: {key}: {first['msg']}. Run the load test again.") from error
+        raise RunFileError(
+            f"{str(file)!r} is not a valid run: {key}: {first['msg']}. Run the load test again."
+        ) from error

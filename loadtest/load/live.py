@@ -1,7 +1,7 @@
-"""A run while it runs: a live table on a terminal, a line every few seconds elsewhere.
+"""Live progress of a run: a table on a terminal, a line every few seconds elsewhere.
 
-It draws in a thread of its own, from finished requests only: the event loop that takes the times never waits for it by
-more than the interpreter's switch interval, which is shortened for that.
+It renders in a separate thread from finished requests only, so that it delays the event loop that takes the times by
+at most the interpreter's switch interval, which is shortened.
 """
 
 import sys
@@ -25,7 +25,7 @@ _REFRESH_PER_S = 2
 _LINE_EVERY_S = 5.0
 _SWITCH_INTERVAL_S = 0.0005
 _MAX_RECORDS = 2000
-"""Percentiles are of so many requests, the latest."""
+"""Number of latest requests that percentiles cover."""
 _MAX_MODELS = 12
 
 
@@ -46,7 +46,7 @@ def _table(view: "View", console: Console) -> Live:
 
 
 class View:
-    """What can be said of a run so far."""
+    """State of a run so far."""
 
     def __init__(self, config: LoadtestConfig, progress: RunProgress) -> None:
         self._config = config
@@ -54,7 +54,7 @@ class View:
         self._start_s = time.perf_counter()
 
     def line(self) -> str:
-        """All in one line, for logs."""
+        """One line for logs."""
         progress, elapsed_s = self._progress, time.perf_counter() - self._start_s
         left_s = max(0.0, self._config.duration_s - elapsed_s)
         num_ended, num_ok = len(progress.records), sum(record.is_ok for record in progress.records)

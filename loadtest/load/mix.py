@@ -1,4 +1,4 @@
-"""Which model each request asks for: popularity of adapters, and the base's share. Pure: same seed, same models."""
+"""The model of each request, by adapter popularity and the base's share. Pure: the same seed gives the same models."""
 
 import random
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from config.loadtest import HotSetPopularity, MixConfig, OneShotPopularity, Weig
 
 
 def models_of(mix: MixConfig, seed: int) -> Iterator[str]:
-    """A model reference a request; without end, but for one-shot popularity."""
+    """One model reference per request; endless except for one-shot popularity."""
     rng = random.Random(f"mix {seed}")
     adapters = _adapters(mix, rng)
     while True:
@@ -30,7 +30,7 @@ def _adapters(mix: MixConfig, rng: random.Random) -> Iterator[str]:
 
 
 def weights_of(mix: MixConfig) -> tuple[float, ...]:
-    """Relative weight of each model, in their order; equal where popularity does not stand still."""
+    """Relative weight of each model, in order; equal if popularity changes over time."""
     if isinstance(mix.popularity, ZipfPopularity):
         return tuple(1 / place**mix.popularity.s for place in range(1, len(mix.models) + 1))
     if isinstance(mix.popularity, WeightedPopularity):
@@ -45,7 +45,7 @@ def _weighted(models: tuple[str, ...], weights: tuple[float, ...], rng: random.R
 
 
 def _hot_set(models: tuple[str, ...], popularity: HotSetPopularity, rng: random.Random) -> Iterator[str]:
-    """`size` neighbours are hot; after `rotate_after` requests the next `size` are."""
+    """`size` adjacent models are hot; after `rotate_after` requests the next `size` are."""
     for number in count():
         first = number // popularity.rotate_after * popularity.size
         is_hot = rng.random() < popularity.share

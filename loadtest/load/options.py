@@ -1,4 +1,4 @@
-"""Command-line options laid over a load test's configuration. Pure."""
+"""Command-line options that override a load test's configuration. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ _MIXES = "zipf[:S], uniform, weights:W,W,…, hot-set:SIZE[,SHARE[,ROTATE_AFTER]
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What was given on the command line; None leaves the configuration's value."""
+    """Command-line options; None keeps the configuration's value."""
 
     url: str | None = None
     duration_s: float | None = None
@@ -36,10 +36,10 @@ class RunOptions:
 
 
 def with_options(values: Mapping[str, Any], options: RunOptions, origin: str) -> LoadtestConfig:
-    """The configuration's values, unless an option says otherwise.
+    """The configuration with the given options applied.
 
     Raises:
-        ConfigError: The two together are no load test.
+        ConfigError: The combination is invalid.
     """
     top = {name: getattr(options, name) for name in ("url", "duration_s", "num_requests", "seed")}
     merged = dict(values) | _given(top)
@@ -52,7 +52,7 @@ def with_options(values: Mapping[str, Any], options: RunOptions, origin: str) ->
         parts["max_tokens"] = {"value": options.max_tokens, "kind": "fixed"}
     merged |= {name: part for name, part in parts.items() if part}
     if "mix" not in merged:
-        raise ConfigError(f"{origin}: no model to ask. Name one or more with --model, or give a configuration file.")
+        raise ConfigError(f"{origin}: no model given. Name one or more with --model, or give a configuration file.")
     return validate(merged, LoadtestConfig, origin)
 
 
@@ -61,7 +61,7 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _arrival(values: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
-    """The option's kind of arrival, or the one that another option implies; keys of another kind are dropped."""
+    """The given or implied kind of arrival; keys of other kinds are dropped."""
     implied = {
         "closed": options.concurrency,
         "trace": options.trace,
@@ -101,21 +101,21 @@ def _mix(values: Mapping[str, Any], options: RunOptions) -> dict[str, Any]:
 
 
 def parse_mix(text: str) -> dict[str, Any]:
-    """`zipf:1.1` and the like, as `mix.popularity` has it.
+    """Parse a mix such as `zipf:1.1` into `mix.popularity`.
 
     Raises:
-        ConfigError: No such mix, or its numbers are none.
+        ConfigError: Unknown mix or invalid numbers.
     """
     kind, _, rest = text.partition(":")
     try:
         numbers = [float(number) for number in rest.split(",") if number]
     except ValueError:
-        raise ConfigError(f"--mix {text!r}: {rest!r} are no numbers. Known: {_MIXES}.") from None
+        raise ConfigError(f"--mix {text!r}: {rest!r} must be numbers. Known: {_MIXES}.") from None
     keys = {"zipf": ("s",), "uniform": (), "hot-set": ("size", "share", "rotate_after"), "one-shot": ()}
     if kind == "weights":
         return {"kind": "weights", "weights": tuple(numbers)}
     if kind not in keys or len(numbers) > len(keys[kind]):
-        raise ConfigError(f"--mix {text!r} is none. Known: {_MIXES}.")
+        raise ConfigError(f"--mix {text!r} is unknown. Known: {_MIXES}.")
     return {"kind": kind.replace("-", "_")} | dict(zip(keys[kind], numbers, strict=False))
 
 

@@ -1,4 +1,4 @@
-"""An adapter of a higher rank that is the same function: what a rank costs, without training one."""
+"""Pad an adapter to a higher rank without changing its function, to measure the cost of the rank."""
 
 import json
 import math
@@ -18,13 +18,13 @@ _COPIED = (FINGERPRINT_FILE, "README.md")
 
 
 def pad_rank(source: Path, lora_r: int, folder: Path) -> None:
-    """Write a PEFT adapter at a higher rank: zeros in the rows of A and columns of B that are new, alpha in proportion.
+    """Write a PEFT adapter at a higher rank: new rows of A and columns of B are zero, alpha scales in proportion.
 
-    B A and its scaling stay what they were to the last bit where the ratio of the ranks is a power of two (with rsLoRA,
-    of four), so the fingerprint stays true.
+    B A and its scaling are unchanged bit for bit if the ratio of the ranks is a power of two (with rsLoRA, of four), so
+    the fingerprint stays valid.
 
     Args:
-        folder: Becomes the new PEFT folder.
+        folder: The new PEFT folder.
 
     Raises:
         InvalidAdapterError: `source` has no configuration that can be read.
@@ -33,9 +33,11 @@ def pad_rank(source: Path, lora_r: int, folder: Path) -> None:
     config = read_adapter_config(source)
     rank = config.get("r", 8)
     if config.get("rank_pattern") or config.get("alpha_pattern"):
-        raise LoadtestError(f"{source.name!r} has ranks of its own for some modules; give an adapter of one rank.")
+        raise LoadtestError(f"{source.name!r} has different ranks for some modules; give an adapter with one rank.")
     if rank > lora_r:
-        raise LoadtestError(f"{source.name!r} has rank {rank}, which is above {lora_r}; give a smaller adapter.")
+        raise LoadtestError(
+            f"{source.name!r} has rank {rank}, which exceeds {lora_r}; give an adapter of a lower rank."
+        )
     folder.mkdir(parents=True)
     tensors = {name: _padded(name, tensor, lora_r - rank) for name, tensor in load_file(source / WEIGHTS_FILE).items()}
     save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
@@ -52,7 +54,7 @@ def _padded(name: str, tensor: Tensor, num_new: int) -> Tensor:
 
 
 def _alpha(config: dict[str, Any], lora_r: int) -> float:
-    """The alpha that scales at rank `lora_r` as the old one did at its own."""
+    """The alpha that keeps the scaling at rank `lora_r`."""
     growth = lora_r / config.get("r", 8)
     alpha: float = config.get("lora_alpha", 8) * (math.sqrt(growth) if config.get("use_rslora") else growth)
     return int(alpha) if float(alpha).is_integer() else alpha

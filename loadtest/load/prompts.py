@@ -1,4 +1,4 @@
-"""What is asked, and how long an answer may be: random words, or the questions of a built data set."""
+"""Prompts and answer lengths: random words, or the questions of a built data set."""
 
 import random
 from collections.abc import Mapping, Set
@@ -24,7 +24,7 @@ _WORDS = (
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question. `stop` and `is_natural_end` come with questions whose answers have an end of their own."""
+    """One prompt. `stop` and `is_natural_end` are set for questions whose answers end by themselves."""
 
     messages: tuple[Message, ...]
     max_tokens: int
@@ -37,7 +37,7 @@ class PromptSource(Protocol):
 
 
 class SyntheticSource:
-    """Random words, after a beginning that all requests for a model share."""
+    """Random words after a prefix common to all requests for a model."""
 
     def __init__(self, prompts: SyntheticPrompts, max_tokens: Length | None, seed: int) -> None:
         self._prompts = prompts
@@ -53,7 +53,7 @@ class SyntheticSource:
 
 
 class DatasetSource:
-    """Questions of held-out splits, a random one a request."""
+    """A random question of a held-out split per request."""
 
     def __init__(
         self, splits: Mapping[str, tuple[DatasetManifest, list[DatasetRow]]], max_tokens: Length | None
@@ -71,7 +71,7 @@ class DatasetSource:
 
 
 def prompt_source(config: LoadtestConfig, models: Set[str], datasets: Path) -> PromptSource:
-    """What the configuration names, for these models; the only place here that reads files.
+    """The configured prompt source for these models; the only function here that reads files.
 
     Raises:
         DatasetError: A data set that it names is not built.
@@ -95,7 +95,7 @@ def draw_length(length: Length, rng: random.Random) -> int:
 
 
 def _domain_of(model: str) -> str:
-    """`medical@3` is asked the questions of `medical`."""
+    """Domain of a model reference: `medical@3` gets the questions of `medical`."""
     return model.partition("@")[0]
 
 

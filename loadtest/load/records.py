@@ -1,4 +1,4 @@
-"""What a load test leaves behind: one record a request, and the run that they belong to. Times in seconds."""
+"""Results of a load test: one record per request, and the run. Times in seconds."""
 
 from typing import Literal
 
@@ -14,14 +14,14 @@ class LoadtestRecord(BaseModel):
 class RequestRecord(LoadtestRecord):
     """One request. Clock times are seconds since the start of the run.
 
-    Latencies count from `intended_s`, the moment the workload wanted to send: a stalled server or a late generator
-    cannot hide (coordinated omission, Gil Tene).
+    Latencies count from `intended_s`, the scheduled send time, so that a stalled server or a late generator shows
+    (coordinated omission, Gil Tene).
     """
 
     index: int
-    model: str = Field(description="The model reference that was asked for.")
+    model: str = Field(description="The requested model reference.")
     served_by: str | None = Field(None, description="The answer's `model`.")
-    is_cold: bool | None = Field(None, description="`x-lorikeet-cold`; None where the server does not say.")
+    is_cold: bool | None = Field(None, description="`x-lorikeet-cold`; None if the server does not send it.")
     intended_s: float
     sent_s: float
     chunk_times_s: tuple[float, ...] = Field(
@@ -43,7 +43,7 @@ class RequestRecord(LoadtestRecord):
 
     @property
     def lag_s(self) -> float:
-        """How late the generator sent."""
+        """Delay of sending by the generator."""
         return self.sent_s - self.intended_s
 
     @property
@@ -72,22 +72,22 @@ class GeneratorFigures(LoadtestRecord):
 
     lag_p50_s: float = Field(description="How late it was: in an open loop with sending, and with a probe every 50 ms.")
     lag_p99_s: float
-    cpu_share: float = Field(description="Of one core, over the run.")
+    cpu_share: float = Field(description="CPU use as a share of one core, over the run.")
     is_bottleneck: bool
 
 
 class RunResult(LoadtestRecord):
-    """A finished run; `report.py` turns it into JSON, HTML and Markdown."""
+    """A finished run; `report.py` renders it as JSON, HTML and Markdown."""
 
     schema_version: Literal[1] = 1
     name: str
     url: str
     started_at: str = Field(description="UTC, ISO 8601.")
     machine: str
-    workload: dict[str, object] = Field(description="The configuration of the run, as it was given.")
+    workload: dict[str, object] = Field(description="The configuration of the run as given.")
     seed: int
     duration_s: float
-    was_stopped: bool = Field(False, description="Whether somebody ended it early.")
+    was_stopped: bool = Field(False, description="Whether the run was interrupted.")
     generator: GeneratorFigures
     records: tuple[RequestRecord, ...] = Field(repr=False)
     warnings: tuple[str, ...] = ()

@@ -84,22 +84,22 @@ async def run_load_async(
 
 
 def machine() -> str:
-    """What the generator ran on, in words."""
+    """Description of the generator's machine."""
     return f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}"
 
 
 async def _unlisted_models(client: httpx.AsyncClient, config: LoadtestConfig) -> tuple[str, ...]:
-    """Models of the mix that `GET /models` does not name; none where the server has no such list.
+    """Models of the mix missing from `GET /models`; none if the server has no such list.
 
     Raises:
-        TargetError: Nobody answers.
+        TargetError: The server does not respond.
     """
     try:
         async with asyncio.timeout(_CHECK_TIMEOUT_S):
             answer = await client.get(f"{config.url.rstrip('/')}/models")
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError) as error:
         raise TargetError(
-            f"Nobody answers at {config.url!r} ({str(error) or 'time-out'}). Start a server, e.g. `lorikeet serve`, "
+            f"No server at {config.url!r} ({str(error) or 'time-out'}). Start a server, e.g. `lorikeet serve`, "
             "or give another `--url`; it ends with /v1."
         ) from error
     try:

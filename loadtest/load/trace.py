@@ -1,4 +1,4 @@
-"""A recorded load: when each request came, and optionally what it asked for. CSV or JSONL."""
+"""A recorded load: the time of each request, and optionally model, prompt and length. CSV or JSONL."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from loadtest.errors import TraceError
 
 
 class TraceEvent(BaseModel):
-    """One line of a trace. What it leaves out, the workload fills in."""
+    """One line of a trace; the workload fills in missing fields."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -22,10 +22,10 @@ class TraceEvent(BaseModel):
 
 
 def read_trace(path: Path) -> tuple[TraceEvent, ...]:
-    """The events, by time.
+    """Read the events, sorted by time.
 
     Raises:
-        TraceError: No such file, another format, an empty file, or a line that is no event.
+        TraceError: The file is missing, empty or of another format, or a line is not a valid event.
     """
     readers = {".csv": _read_csv, ".jsonl": _read_jsonl}
     if path.suffix not in readers:
@@ -36,7 +36,7 @@ def read_trace(path: Path) -> tuple[TraceEvent, ...]:
         raise TraceError(f"Trace {path.name!r}: {error.strerror or error}. Give the path of a file.") from error
     events = [_event(path, number, fields) for number, fields in lines]
     if not events:
-        raise TraceError(f"Trace {path.name!r} holds no requests; wanted one a line, with at least `time_s`.")
+        raise TraceError(f"Trace {path.name!r} is empty; wanted one request per line, with at least `time_s`.")
     return tuple(sorted(events, key=lambda event: event.time_s))
 
 

@@ -1,4 +1,4 @@
-"""httpx's transport for load: HTTP/1.1 straight on asyncio, with a pool that costs the same however large it is.
+"""An httpx transport for load tests: HTTP/1.1 directly on asyncio, with a constant-time connection pool.
 
 httpx's own goes through all connections at every request and every end of one (milliseconds with 64 of them), and
 parses each chunk with h11. Then the generator is what a load test measures. `docs/loadtest.md` has both figures.
@@ -23,7 +23,7 @@ Origin = tuple[str, str, int]
 
 
 class LoadTransport(httpx.AsyncBaseTransport):
-    """As many connections as there are requests in flight; the one used last is used first."""
+    """One connection per request in flight; the most recently used idle one is reused first."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
         """`clock` gives the times of `arrived_s`."""
@@ -84,7 +84,7 @@ class LoadTransport(httpx.AsyncBaseTransport):
 
 
 class _ClientConnection(asyncio.Protocol):
-    """One connection: what came, when, and was not read yet, and whoever waits for more."""
+    """One connection: received but unread data with arrival times, and the task that waits for more."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
@@ -98,7 +98,7 @@ class _ClientConnection(asyncio.Protocol):
 
     @property
     def is_fresh(self) -> bool:
-        """Whether it may be used again; nothing may have come unasked."""
+        """Whether it can be reused; unexpected data makes it unusable."""
         is_recent = self._loop.time() - self._idle_since_s < _KEEPALIVE_EXPIRY_S
         return is_recent and not self._is_closed and not self._unread
 
@@ -121,15 +121,15 @@ class _ClientConnection(asyncio.Protocol):
         self._transport.abort()
 
     def keep(self) -> None:
-        """Note that it is idle from now on."""
+        """Mark the connection as idle."""
         self._idle_since_s = self._loop.time()
 
     def arrived_s(self) -> float:
-        """When what was read last came."""
+        """Arrival time of the data that was read last."""
         return self._read_arrived_s
 
     async def read(self) -> bytes:
-        """What came next, at least a byte; nothing at the end.
+        """The next data, at least one byte; empty at the end.
 
         Raises:
             httpx.ReadError: The connection broke.
@@ -145,7 +145,7 @@ class _ClientConnection(asyncio.Protocol):
         return b""
 
     async def read_head(self) -> bytes:
-        """Status line and headers; what follows stays."""
+        """Status line and headers; the rest stays buffered."""
         head = b""
         while b"\r\n\r\n" not in head:
             received = await self.read()
@@ -165,7 +165,7 @@ class _ClientConnection(asyncio.Protocol):
 
 
 class _Body(httpx.AsyncByteStream):
-    """The body of an answer, in the pieces in which it came. Read to its end, the connection is kept."""
+    """The response body in the received pieces. The connection is kept if the body is read to its end."""
 
     def __init__(self, connection: _ClientConnection, decoder: "_Decoder", keep: Callable[[], None]) -> None:
         self._connection = connection
@@ -199,13 +199,13 @@ class _Decoder:
         return received
 
     def end(self) -> bytes:
-        """Called where the connection ended."""
+        """Called when the connection is closed."""
         self.is_done = True
         return b""
 
 
 class _SizedDecoder(_Decoder):
-    """As many bytes as `content-length` says."""
+    """A body of `content-length` bytes."""
 
     can_keep = True
 

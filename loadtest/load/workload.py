@@ -1,4 +1,4 @@
-"""The plan of a run: what is sent, to which model, and when. Pure: the same configuration gives the same requests."""
+"""The plan of a run: requests, models and times. Pure: the same configuration gives the same requests."""
 
 import json
 import random
@@ -32,7 +32,7 @@ class PlannedRequest:
 
     @property
     def body(self) -> bytes:
-        """Of the POST to `chat/completions`: greedy and streaming, with token counts at the end."""
+        """Body of the POST to `chat/completions`: greedy and streaming, with token counts at the end."""
         fields: dict[str, Any] = {
             "model": self.model,
             "messages": [message.model_dump() for message in self.prompt.messages],
@@ -51,7 +51,7 @@ class PlannedRequest:
 
 
 def plan(config: LoadtestConfig, datasets: Path) -> Iterator[PlannedRequest]:
-    """The requests of a run, by time; at most `num_requests`, none due after `duration_s`.
+    """The requests of a run, sorted by time; at most `num_requests`, none after `duration_s`.
 
     Reads the data sets or the trace that the configuration names before it returns.
 
@@ -66,7 +66,7 @@ def plan(config: LoadtestConfig, datasets: Path) -> Iterator[PlannedRequest]:
 
 
 def _due(config: LoadtestConfig, events: tuple[TraceEvent, ...]) -> Iterator[TraceEvent]:
-    """When something is due, and what the trace says about it."""
+    """Due times, and the trace's fields if any."""
     arrival = config.arrival
     if isinstance(arrival, ClosedArrival):
         return repeat(TraceEvent(time_s=0.0))
@@ -88,7 +88,7 @@ def _requests(config: LoadtestConfig, source: PromptSource, events: Iterator[Tra
 
 
 def _prompt(event: TraceEvent, source: PromptSource, model: str, rng: random.Random) -> Prompt:
-    """The source's prompt, but for what the trace says."""
+    """The source's prompt, overridden by the trace's fields."""
     prompt = source.draw(model, rng)
     if event.prompt is not None:
         prompt = replace(prompt, messages=(Message(role="user", content=event.prompt),))

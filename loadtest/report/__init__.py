@@ -1,1 +1,1 @@
-"""What a run's records say: statistics, comparison, SLOs, plots."""
+"""Analysis of a run's records: statistics, comparison, SLOs, plots."""

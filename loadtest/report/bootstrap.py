@@ -1,4 +1,4 @@
-"""How sure a figure is: seeded bootstrap intervals. Pure functions.
+"""Seeded bootstrap confidence intervals. Pure functions.
 
 Requests that follow each other share a queue, so their latencies are alike. Resampling them one by one would call
 chance a difference; here blocks of neighbours are drawn (circular block bootstrap), each about n^(1/3) long.
@@ -72,7 +72,7 @@ def median_interval(values: Sequence[float], seed: int, confidence: float = CONF
         ValueError: There are no values.
     """
     if not values:
-        raise ValueError("There is no median of nothing; check for an empty list first.")
+        raise ValueError("The median of an empty list is undefined; check for it first.")
     rng = np.random.default_rng(seed)
     return interval_of(resampled_percentiles([(value,) for value in values], (50,), rng), confidence)
 

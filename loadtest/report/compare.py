@@ -22,7 +22,7 @@ Change = Literal["better", "worse", "no difference", "unknown"]
 PERCENTILES = (50, 99)
 LATENCIES: tuple[Metric, ...] = ("ttft", "itl", "e2e")
 MIN_REQUESTS = 10
-"""With fewer requests on either side a latency is not judged."""
+"""Minimum number of requests on either side to compare a latency."""
 
 
 class Difference(LoadtestRecord):
@@ -33,13 +33,13 @@ class Difference(LoadtestRecord):
     is_higher_better: bool
     a: float | None
     b: float | None
-    ratio: float | None = Field(description="B/A; None for `errors`, and where a side has no value.")
+    ratio: float | None = Field(description="B/A; None for `errors`, or if a side has no value.")
     low: float | None = Field(description="95% interval of the ratio; of the difference B - A for `errors`.")
-    high: float | None = Field(description="None, as `low`, where the figure is not judged.")
+    high: float | None = Field(description="None, like `low`, if the figure is not compared.")
     change: Change
 
     def worsening(self) -> float:
-        """By which share B is surely worse: the end of the interval that lies nearer to no change, else 0."""
+        """Share by which B is significantly worse: the interval's end nearer to no change, else 0."""
         if self.change != "worse" or self.low is None or self.high is None:
             return 0.0
         if self.ratio is None:
@@ -48,7 +48,7 @@ class Difference(LoadtestRecord):
 
 
 class RunComparison(LoadtestRecord):
-    """What `lorikeet loadtest compare A B` says."""
+    """Result of `lorikeet loadtest compare A B`."""
 
     schema_version: Literal[1] = 1
     a: str
@@ -58,9 +58,9 @@ class RunComparison(LoadtestRecord):
     warnings: tuple[str, ...]
 
     def worse_than(self, share: float) -> tuple[Difference, ...]:
-        """Figures of all traffic that are surely worse by more than a share, 0 to 1.
+        """Figures of all traffic that are significantly worse by more than a share, 0 to 1.
 
-        Single models do not count: of fifty models, some differ by chance.
+        Single models are excluded, because among many models some differ by chance.
         """
         return tuple(difference for difference in self.overall if difference.worsening() > share)
 
@@ -89,7 +89,7 @@ def _differences(a: RunResult, b: RunResult, model: str | None, seed: int) -> tu
 
 
 def _records(run: RunResult, model: str | None) -> list[RequestRecord]:
-    """By the time when they were due, so that neighbours in the list are neighbours in the queue."""
+    """Sorted by due time, so that neighbours in the list are neighbours in the queue."""
     kept = [record for record in run.records if model is None or record.model == model]
     return sorted(kept, key=lambda record: record.intended_s)
 
@@ -110,7 +110,7 @@ def _rate_difference(
 def _latency_differences(
     metric: Metric, model: str | None, sides: Sequence[Sequence[RequestRecord]], seed: int
 ) -> Iterable[Difference]:
-    """One a percentile, all from the same draws."""
+    """One figure per percentile, all from the same draws."""
     groups = [[found for record in records if (found := values_of([record], metric))] for records in sides]
     draws: list[Floats] = []
     if min(len(side) for side in groups) >= MIN_REQUESTS:
@@ -184,10 +184,10 @@ def _change(interval: Interval, neutral: float, is_higher_better: bool) -> Chang
 
 
 def _warnings(a: RunResult, b: RunResult) -> Iterable[str]:
-    """What makes the comparison doubtful."""
+    """Warnings about the comparison's validity."""
     keys = sorted(a.workload.keys() | b.workload.keys())
     if changed := [key for key in keys if key != "url" and a.workload.get(key) != b.workload.get(key)]:
-        yield f"The workloads differ in {', '.join(changed)}: what differs may be the load, not the server."
+        yield f"The workloads differ in {', '.join(changed)}: differences may come from the load, not the server."
     if a.seed != b.seed:
         yield f"The seeds differ ({a.seed} and {b.seed}): the two runs did not send the same requests."
     if a.machine != b.machine:

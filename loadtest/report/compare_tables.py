@@ -1,4 +1,4 @@
-"""A comparison for the terminal, and what `--fail-if-worse` means."""
+"""Terminal tables of a comparison, and parsing of `--fail-if-worse`."""
 
 import re
 
@@ -12,10 +12,10 @@ _STYLES = {"better": "green", "worse": "bold red", "no difference": "dim", "unkn
 
 
 def parse_share(text: str) -> float:
-    """`5%` or `0.05`.
+    """Parse `5%` or `0.05`.
 
     Raises:
-        SloError: It is neither.
+        SloError: The text is not a share.
     """
     match = re.fullmatch(r"([0-9]*\.?[0-9]+)(%?)", text.strip())
     if match is None:

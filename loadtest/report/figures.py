@@ -1,4 +1,4 @@
-"""What a run's report says, as `report.json` keeps it. Documented in docs/loadtest.md."""
+"""Contents of `report.json`. Documented in docs/loadtest.md."""
 
 from typing import Literal
 

@@ -11,7 +11,7 @@ from loadtest.report.stats import Bucket, Metric, TrafficSummary, bucket_width_s
 from quality.svg import BLUE, GREEN, GREY, ORANGE, RED, plain
 
 _SHORT_TIME_S = 5.0
-"""Latencies up to this are drawn in milliseconds."""
+"""Latencies up to this value are shown in milliseconds."""
 
 _MAX_BARS = 40
 _LATENCIES: tuple[Metric, ...] = ("ttft", "itl", "e2e")
@@ -28,7 +28,7 @@ def plain_logarithm(axis: Any) -> None:
 
 
 def draw_cdfs(figure: Any, result: RunResult, slo: Slo | None) -> None:
-    """Share of requests (of gaps, for ITL) that took at most so long; the SLO's limit as a dashed line."""
+    """Cumulative distribution of a latency over requests (over gaps, for ITL); the SLO's limit as a dashed line."""
     for axes, metric in zip(figure.subplots(1, 3, sharey=True), _LATENCIES, strict=True):
         plain(axes).set_ylim(0, 102)
         values = np.sort(values_of(result.records, metric))
@@ -44,11 +44,11 @@ def draw_cdfs(figure: Any, result: RunResult, slo: Slo | None) -> None:
         axes.set_xlim(0, factor * max(longest, 1.08 * slo_limit_s(slo, metric)))
         if slo_limit_s(slo, metric):
             axes.axvline(factor * slo_limit_s(slo, metric), color=RED, linestyle="--", linewidth=1)
-    figure.axes[0].set_ylabel("at most so long, %")
+    figure.axes[0].set_ylabel("share at or below, %")
 
 
 def slo_limit_s(slo: Slo | None, metric: Metric) -> float:
-    """0 where there is no limit."""
+    """The limit; 0 if there is none."""
     return (slo.limit_s(metric) if slo else None) or 0.0
 
 
@@ -108,7 +108,7 @@ def _draw_latency_line(axes: Any, buckets: Sequence[Bucket]) -> None:
 
 
 def adapters_height(num_adapters: int) -> float:
-    """Inches that a plot with one row an adapter needs."""
+    """Height in inches of a plot with one row per adapter."""
     return max(1.8, 1.2 + 0.3 * min(num_adapters, _MAX_BARS))
 
 
@@ -146,7 +146,7 @@ def draw_adapters(figure: Any, adapters: Sequence[TrafficSummary]) -> None:
 
 
 def _ttft(summary: TrafficSummary, kind: str) -> tuple[float, float]:
-    """p50 and p99 in seconds; zeros where there is no such request."""
+    """p50 and p99 in seconds; zeros if there is no such request."""
     latencies = summary.latencies if kind == "all" else getattr(summary, kind)
     ttft = latencies.ttft if latencies else None
     return (ttft.p50_s, ttft.p99_s) if ttft else (0.0, 0.0)

@@ -25,7 +25,7 @@ class ReportPaths:
 
 
 def write_reports(result: RunResult, slo: Slo | None, folder: Path) -> ReportPaths:
-    """Write `report.json`, `report.html` and `report.md` into a folder, which is made where it is missing."""
+    """Write `report.json`, `report.html` and `report.md` into a folder, which is created if missing."""
     report = make_report(result, slo)
     folder.mkdir(parents=True, exist_ok=True)
     paths = ReportPaths(folder / "report.json", folder / "report.html", folder / "report.md")
@@ -68,7 +68,7 @@ def summary_table(report: Report) -> Table:
 
 
 def verdict_lines(verdict: SloVerdict) -> tuple[str, ...]:
-    """Sentences on an SLO, the verdict first."""
+    """Lines on an SLO, the verdict first."""
     return (
         f"SLO {verdict.slo}: {'met' if verdict.is_met else 'missed'}; "
         f"goodput {100 * verdict.goodput_share:.1f}% of requests, {verdict.goodput_per_s:.2f} a second",
@@ -77,7 +77,7 @@ def verdict_lines(verdict: SloVerdict) -> tuple[str, ...]:
 
 
 def _rows(report: Report) -> tuple[TrafficSummary, ...]:
-    """All traffic, then each model where there are several."""
+    """All traffic, then each model if there are several."""
     return (report.overall, *report.adapters) if len(report.adapters) > 1 else (report.overall,)
 
 

@@ -16,14 +16,14 @@ _EXAMPLE = "ttft=500ms,itl=100ms,e2e=5s,p=99,errors=1%"
 
 
 class Slo(LoadtestRecord):
-    """Limits in seconds on a percentile of each latency, and on the share of failed requests."""
+    """Limits on a percentile of each latency (seconds) and on the share of failed requests."""
 
     ttft_s: float | None = None
     itl_s: float | None = Field(None, description="Gaps between pieces of text, of all requests together.")
     tpot_s: float | None = None
     e2e_s: float | None = None
     percentile: float = Field(99.0, description="Which percentile the limits hold for, above 0, at most 100.")
-    errors: float = Field(0.01, description="Most failed requests, a share of all, 0 to 1.")
+    errors: float = Field(0.01, description="Largest share of failed requests, 0 to 1.")
 
     def limit_s(self, metric: Metric) -> float | None:
         limit: float | None = getattr(self, f"{metric}_s")
@@ -44,7 +44,7 @@ class Objective(LoadtestRecord):
 
 
 class SloVerdict(LoadtestRecord):
-    """Whether a run met its SLO, and how much of its traffic did."""
+    """Whether a run met its SLO, and its goodput."""
 
     slo: Slo
     is_met: bool
@@ -60,16 +60,16 @@ def parse_slo(text: str) -> Slo:
     """Read `ttft=500ms,itl=100ms,tpot=80ms,e2e=5s,p=99,errors=1%`; every part may be left out, but not all limits.
 
     Raises:
-        SloError: A key is unknown or twice there, a value has no unit, or a number lies outside its range.
+        SloError: A key is unknown or duplicate, a value has no unit, or a number is out of range.
     """
     fields: dict[str, float] = {}
     for part in (part.strip() for part in text.split(",") if part.strip()):
         key, equals, value = (word.strip() for word in part.partition("="))
         if not equals:
-            raise SloError(f"{part!r} is no objective. Write key=value, e.g. {_EXAMPLE!r}.")
+            raise SloError(f"{part!r} is not an objective. Write key=value, e.g. {_EXAMPLE!r}.")
         field, number = _parse_part(key.lower(), value)
         if field in fields:
-            raise SloError(f"{key!r} is there twice in {text!r}. Give each objective once.")
+            raise SloError(f"{key!r} occurs twice in {text!r}. Give each objective once.")
         fields[field] = number
     if not fields.keys() - {"percentile"}:
         raise SloError(f"{text!r} names no limit. Give at least one, e.g. {_EXAMPLE!r}.")
@@ -77,7 +77,7 @@ def parse_slo(text: str) -> Slo:
 
 
 def judge(result: RunResult, slo: Slo) -> SloVerdict:
-    """Hold a run against its SLO. Latencies are of requests that ended well; the others count as errors."""
+    """Check a run against its SLO. Latencies cover successful requests; the others count as errors."""
     objectives = (*_latency_objectives(result.records, slo), _error_objective(result.records, slo))
     num_good = sum(is_good(record, slo) for record in result.records)
     num_requests = len(result.records)
@@ -95,7 +95,7 @@ def judge(result: RunResult, slo: Slo) -> SloVerdict:
 
 
 def is_good(record: RequestRecord, slo: Slo) -> bool:
-    """Whether a request ended well within every limit; its ITL is the SLO's percentile of its own gaps."""
+    """Whether a request succeeded within every limit; its ITL is the SLO's percentile of its own gaps."""
     return record.is_ok and all(
         _request_value(record, metric, slo.percentile) <= limit
         for metric in METRICS
@@ -141,14 +141,14 @@ def describe(objective: Objective) -> str:
 
 
 def _parse_part(key: str, value: str) -> tuple[str, float]:
-    """The field of `Slo` that a key means, and its number."""
+    """The field of `Slo` for a key, and the parsed value."""
     if key in METRICS:
         return f"{key}_s", _parse_duration_s(key, value)
     if key == "p":
         return "percentile", _parse_percentile(value)
     if key == "errors":
         return "errors", _parse_share(value)
-    raise SloError(f"{key!r} is no objective; there are ttft, itl, tpot, e2e, p and errors. E.g. {_EXAMPLE!r}.")
+    raise SloError(f"{key!r} is not an objective; known: ttft, itl, tpot, e2e, p and errors. E.g. {_EXAMPLE!r}.")
 
 
 def _parse_duration_s(key: str, value: str) -> float:

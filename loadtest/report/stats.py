@@ -1,4 +1,4 @@
-"""What a run's records say: latencies, throughput and errors, in all, per adapter, cold and warm. Pure functions.
+"""Statistics of a run: latencies, throughput and errors, in total, per model, cold and warm. Pure functions.
 
 A percentile is the linear interpolation between the two nearest sorted values (Hyndman and Fan's type 7: the default of
 numpy and of R, and what `vllm bench serve` reports). Latencies are of requests that ended well; failed ones are counted
@@ -80,7 +80,7 @@ def percentile(values: Sequence[float], q: float) -> float:
         ValueError: There are no values, or q lies outside 0 to 100.
     """
     if not len(values):
-        raise ValueError("There is no percentile of nothing; check for an empty list first.")
+        raise ValueError("The percentile of an empty list is undefined; check for it first.")
     if not 0 <= q <= 100:
         raise ValueError(f"A percentile must lie between 0 and 100; got {q}.")
     return float(np.percentile(np.asarray(values), q))
@@ -120,7 +120,7 @@ def summarize(result: RunResult) -> TrafficSummary:
 
 
 def summarize_by_model(result: RunResult) -> tuple[TrafficSummary, ...]:
-    """One summary a model reference, the most asked first."""
+    """One summary per model reference, the most requested first."""
     counts = Counter(record.model for record in result.records)
     return tuple(
         summarize_records([r for r in result.records if r.model == model], result.duration_s, model)
@@ -155,7 +155,7 @@ def latencies(records: Iterable[RequestRecord]) -> Latencies:
 
 
 def summarize_latency(values: Sequence[float]) -> LatencySummary | None:
-    """None where there are no values. Values in seconds."""
+    """Summary of values in seconds; None if there are none."""
     if not values:
         return None
     p50, p90, p95, p99 = (float(value) for value in np.percentile(np.asarray(values), (50, 90, 95, 99)))
@@ -168,7 +168,7 @@ def error_counts(records: Iterable[RequestRecord]) -> dict[ErrorKind, int]:
 
 
 def bucket_width_s(duration_s: float, most: int = 60) -> float:
-    """A round width, so that a run has at most so many buckets."""
+    """A round bucket width that gives at most this many buckets."""
     widths = (0.5, 1.0, 2.0, 5.0, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0, 600.0)
     return next((width for width in widths if duration_s <= width * most), duration_s / most)
 

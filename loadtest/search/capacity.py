@@ -1,7 +1,7 @@
-"""The highest rate within an SLO, by bisection. Pure: measuring is an argument.
+"""The highest rate that meets an SLO, by bisection. Pure: the measurement is an argument.
 
-Between a rate that holds and one that does not, the next probe is their geometric mean, until the two lie within the
-tolerance. One bad moment must not halve a capacity, so a rate fails only when it fails twice.
+The next probe is the geometric mean of the highest passing and the lowest failing rate, until they are within the
+tolerance. A rate fails only if two probes fail, so that one outlier does not change the result much.
 """
 
 import math
@@ -15,7 +15,7 @@ from loadtest.load.records import LoadtestRecord
 from loadtest.report.slo import SloVerdict
 
 Measure = Callable[[float], SloVerdict]
-"""Requests per second, to what a run at that rate was worth."""
+"""Measures a run at a rate (requests per second) and returns its verdict."""
 
 OUTCOMES = Literal["found", "below_low", "above_high", "out_of_probes"]
 
@@ -28,15 +28,15 @@ class RateRun(LoadtestRecord):
 
 
 class CapacityResult(LoadtestRecord):
-    """What the search found. The true capacity lies between `holds` and `fails`."""
+    """Result of the search. The true capacity lies between `holds` and `fails`."""
 
     outcome: OUTCOMES
-    capacity: float | None = Field(description="Highest rate that held, requests per second; None: none did.")
+    capacity: float | None = Field(description="Highest rate that met the SLO, requests per second; None if none did.")
     holds: float | None
-    fails: float | None = Field(description="Lowest rate that failed twice; None: none did.")
+    fails: float | None = Field(description="Lowest rate that failed twice; None if none did.")
     tolerance: float = Field(description="Relative, 0.1 is 10%.")
     probes: tuple[RateRun, ...]
-    reason: str = Field(description="One sentence, for people.")
+    reason: str = Field(description="Summary in one sentence.")
 
 
 def find_capacity(
@@ -76,7 +76,7 @@ def find_capacity(
 
 
 def most_probes(low: float, high: float, tolerance: float) -> int:
-    """Probes that a search needs at most, when every failing rate is repeated."""
+    """Largest number of probes of a search, if every failing rate is repeated."""
     halvings = math.ceil(math.log2(max(1.0, math.log(high / low) / math.log1p(tolerance))))
     return 1 + 2 + 2 * halvings
 
@@ -86,7 +86,7 @@ class _OutOfProbesError(Exception):
 
 
 class _Search:
-    """The probes of one search, earlier ones first; a rate that was measured before is not measured again."""
+    """The probes of one search, including earlier ones; a measured rate is not measured again."""
 
     def __init__(
         self,
@@ -110,7 +110,7 @@ class _Search:
         return any(known)
 
     def unfinished(self) -> CapacityResult:
-        """What the probes so far say, when there are no more."""
+        """Summary of the probes when the limit of probes is reached."""
         rates = sorted({probe.rate for probe in self._probes})
         holding = [rate for rate in rates if any(self._known(rate))]
         failing = [rate for rate in rates if len(self._known(rate)) > 1 and not any(self._known(rate))]
@@ -145,8 +145,8 @@ class _Search:
         if outcome == "above_high":
             return f"Even {holds:.3g} requests/s hold. Raise `--high` to find the limit."
         if outcome == "out_of_probes":
-            known = f"{holds:.3g} requests/s hold" if holds is not None else "no rate was seen to hold"
-            limit = f"{fails:.3g} fail ({why})" if fails is not None else "no rate was seen to fail twice"
+            known = f"{holds:.3g} requests/s hold" if holds is not None else "no rate met the SLO"
+            limit = f"{fails:.3g} fail ({why})" if fails is not None else "no rate failed twice"
             return f"Out of probes: {known}, {limit}. Continue with more `--max-probes`."
         return f"{holds:.3g} requests/s hold; at {fails:.3g}: {why}."
 

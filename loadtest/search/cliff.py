@@ -1,4 +1,4 @@
-"""Where time to first token breaks as more adapters are in use than a server holds. Pure: points in, verdict out.
+"""Find the working set size at which TTFT rises sharply because the server cannot hold all adapters. Pure.
 
 A point is one run with uniform traffic over a working set of adapters. Going up in size, the plateau is the median of
 the TTFT p50s so far, and the cliff the first point whose p50 is surely, with the lower end of its bootstrap interval,
@@ -20,10 +20,10 @@ from loadtest.report.stats import percentile, summarize, values_of
 Cause = Literal["none", "max_cpu_loras", "max_loras", "load"]
 
 MIN_REQUESTS = 10
-"""With fewer in a point nothing about it is sure."""
+"""Minimum number of requests for a reliable point."""
 
 _COLD_SHARE = 0.05
-"""From this share of cold requests on, loading is what costs."""
+"""From this share of cold requests on, loading dominates the cost."""
 
 
 class CliffPoint(LoadtestRecord):
@@ -48,8 +48,10 @@ class Cliff(LoadtestRecord):
     max_loras: int
     max_cpu_loras: int
     points: tuple[CliffPoint, ...] = Field(description="By working set, ascending.")
-    carries: int | None = Field(description="Largest working set before the cliff; None: not even the smallest.")
-    breaks_at: int | None = Field(description="Smallest working set beyond the cliff; None: none was seen.")
+    carries: int | None = Field(
+        description="Largest working set before the cliff; None if even the smallest is beyond it."
+    )
+    breaks_at: int | None = Field(description="Smallest working set beyond the cliff; None if there is none.")
     plateau_s: float | None = Field(description="TTFT p50 before the cliff.")
     cause: Cause
     reason: str
@@ -58,7 +60,7 @@ class Cliff(LoadtestRecord):
 class Recommendation(LoadtestRecord):
     max_loras: int
     max_cpu_loras: int
-    is_measured: bool = Field(description="Whether this very setting was seen to carry the working set.")
+    is_measured: bool = Field(description="Whether this setting was measured to support the working set.")
     reason: str
 
 
@@ -88,7 +90,7 @@ def find_cliff(points: Sequence[CliffPoint], factor: float = 2.0) -> Cliff:
     """
     settings = {(point.max_loras, point.max_cpu_loras) for point in points}
     if len(settings) != 1:
-        raise SweepError(f"A cliff is of one setting of the server; got points of {len(settings)}.")
+        raise SweepError(f"A cliff belongs to one server setting; got points of {len(settings)}.")
     if factor <= 1:
         raise SweepError(f"The factor must be above 1, e.g. 2; got {factor:g}.")
     ordered = tuple(sorted(points, key=lambda point: point.working_set))
@@ -115,7 +117,7 @@ def recommend(cliffs: Sequence[Cliff], wanted: int | None = None) -> Recommendat
         SweepError: There are no cliffs.
     """
     if not cliffs:
-        raise SweepError("There is nothing to recommend from. Sweep at least one setting.")
+        raise SweepError("No data for a recommendation. Sweep at least one setting.")
     size = wanted or max(point.working_set for cliff in cliffs for point in cliff.points)
     carrying = [cliff for cliff in cliffs if cliff.carries is not None and cliff.carries >= size]
     if carrying:
@@ -138,7 +140,7 @@ def _is_broken(point: CliffPoint, before: Sequence[CliffPoint], factor: float) -
 
 
 def _undoubted(points: tuple[CliffPoint, ...], factor: float) -> tuple[CliffPoint, ...]:
-    """The points before the first one that looks like a cliff, but may be chance."""
+    """The points before the first one that looks like a cliff but is not significant."""
     for index, point in enumerate(points):
         plateau_s = _plateau_s(points[:index])
         if plateau_s is not None and point.ttft_p50_s is not None and point.ttft_p50_s > factor * plateau_s:
@@ -183,7 +185,7 @@ def _doubt(points: Sequence[CliffPoint]) -> str:
     few = [point for point in points if point.num_requests < MIN_REQUESTS]
     if not few:
         return ""
-    return f" {len(few)} of the points had fewer than {MIN_REQUESTS} requests and say little: measure longer."
+    return f" {len(few)} of the points had fewer than {MIN_REQUESTS} requests and are unreliable: measure longer."
 
 
 def _adapters(point: CliffPoint) -> str:
@@ -192,11 +194,11 @@ def _adapters(point: CliffPoint) -> str:
 
 def _recommendation(cliff: Cliff, max_loras: int, max_cpu_loras: int, size: int, is_measured: bool) -> Recommendation:
     if is_measured:
-        ending = f"This is the smallest setting of the sweep that carries {size} adapters."
+        ending = f"This is the smallest setting of the sweep that supports {size} adapters."
     elif cliff.cause == "load":
-        ending = "Lower the rate and sweep again: here the load hides what the settings do."
+        ending = "Lower the rate and sweep again: the load hides the effect of the settings."
     else:
-        ending = f"No setting of the sweep carries {size} adapters; this one should, sweep it to be sure."
+        ending = f"No setting of the sweep supports {size} adapters; this one should. Sweep it to confirm."
     reason = f"{_setting(cliff)}: {cliff.reason} {ending}"
     return Recommendation(max_loras=max_loras, max_cpu_loras=max_cpu_loras, is_measured=is_measured, reason=reason)
 

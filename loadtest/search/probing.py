@@ -1,4 +1,4 @@
-"""The searches as they run against real servers: the thin shell around `capacity.py` and `cliff.py`."""
+"""Runs the searches of `capacity.py` and `cliff.py` against real servers."""
 
 import tempfile
 import time
@@ -36,16 +36,16 @@ def search_capacity(
     pause_s: float = 2.0,
     say: Say = lambda line: None,
 ) -> CapacityReport:
-    """Search the capacity of a running server. Every probe is appended to `probes_file`, so a search can go on.
+    """Search the capacity of a running server. Every probe is appended to `probes_file`, so a search can be resumed.
 
     Args:
         bounds: Low and high rate, tolerance, most probes; see `find_capacity`.
-        pause_s: After each probe: what it left an overloaded server with must not fall on the next one.
+        pause_s: Pause after each probe, so that an overloaded server's backlog does not affect the next one.
 
     Raises:
         SweepError: The arrivals have no rate to search, the bounds are impossible, or a run was interrupted.
         RunFileError: Resumed, but `probes_file` is missing, broken or of another SLO.
-        TargetError: Nobody answers.
+        TargetError: The server does not respond.
     """
     rate_of(config)
     low, high, tolerance, max_probes = bounds
@@ -76,15 +76,15 @@ def search_capacity(
 
 
 def rate_of(config: LoadtestConfig) -> PoissonArrival | GammaArrival | ConstantArrival:
-    """The arrivals, where they are of a kind with one rate.
+    """The arrivals, if they have a single rate.
 
     Raises:
-        SweepError: They are not.
+        SweepError: They have none.
     """
     if isinstance(config.arrival, PoissonArrival | GammaArrival | ConstantArrival):
         return config.arrival
     raise SweepError(
-        f"A capacity is a rate, but arrivals of kind {config.arrival.kind!r} have no single one. "
+        f"A capacity is a rate, but arrivals of kind {config.arrival.kind!r} have no single rate. "
         "Use poisson, gamma or constant."
     )
 
@@ -102,13 +102,15 @@ def read_probes(path: Path, slo: Slo) -> tuple[RateRun, ...]:
     except ValidationError as error:
         raise RunFileError(f"{str(path)!r} holds no probes. Leave out --resume to start a search.") from error
     if other := next((probe.verdict.slo for probe in probes if probe.verdict.slo != slo), None):
-        raise RunFileError(f"{str(path)!r} was searched for {other}, not for {slo}. Give the same SLO, or start anew.")
+        raise RunFileError(
+            f"{str(path)!r} belongs to SLO {other}, not {slo}. Give the same SLO, or leave out --resume."
+        )
     return probes
 
 
 @dataclass(frozen=True)
 class CliffPlan:
-    """What to sweep, and on whose servers."""
+    """The sweep's settings and servers."""
 
     config: LoadtestConfig
     settings: tuple[Setting, ...]
@@ -130,12 +132,12 @@ def search_cliff(plan: CliffPlan, say: Say = lambda line: None) -> CliffReport:
         AdapterError: The adapter to copy is not there.
         ConfigError: The servers' configuration cannot be read.
         ServerError: A server did not become ready.
-        TargetError: Nobody answers.
+        TargetError: The server does not respond.
     """
     started = datetime.now(UTC)
     if plan.is_running and len(plan.settings) > 1:
         raise SweepError(
-            f"A running server has one setting; got {len(plan.settings)}. Leave out --url to start own ones."
+            f"A running server has one setting; got {len(plan.settings)}. Leave out --url to start temporary servers."
         )
     with tempfile.TemporaryDirectory(prefix="lorikeet-cliff-") as folder:
         config, start = _target(plan, Path(folder) / "home")
@@ -155,7 +157,7 @@ def search_cliff(plan: CliffPlan, say: Say = lambda line: None) -> CliffReport:
 
 
 def _target(plan: CliffPlan, folder: Path) -> tuple[LoadtestConfig, StartServer]:
-    """The load with the models that it will find, and how to start what it is sent to."""
+    """The load with its actual models, and a function that starts the server."""
     if plan.is_running:
         return plan.config, lambda _: nullcontext(plan.config.url)
     copies, names = copy_adapter(plan.home, plan.adapter, max(plan.working_sets), folder)

@@ -1,4 +1,4 @@
-"""What `capacity` and `cliff` leave behind: JSON, Markdown and one plot each."""
+"""Reports of `capacity` and `cliff`: JSON, Markdown and one plot each."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -109,7 +109,7 @@ def cliff_markdown(report: CliffReport) -> str:
 
 
 def draw_capacity(figure: Any, report: CapacityReport) -> None:
-    """How near each probe came to its tightest limit; above 1 it fails."""
+    """Plot of each probe's largest ratio of measured value to limit; above 1 it fails."""
     axes = plain(figure.subplots())
     for is_met, colour, label in ((True, GREEN, "holds"), (False, RED, "fails")):
         probes = [probe for probe in report.result.probes if probe.verdict.is_met == is_met]

@@ -1,4 +1,4 @@
-"""Runs a sweep of working sets against servers: the thin shell around `cliff.py`."""
+"""Runs a sweep of working sets against servers for `cliff.py`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -17,12 +17,12 @@ from loadtest.load.session import run_load
 from loadtest.search.cliff import CliffPoint, point_of
 
 StartServer = Callable[["Setting"], AbstractContextManager[str]]
-"""Starts a server with a setting; gives its endpoint, which ends with /v1."""
+"""Starts a server with a setting; yields its endpoint, which ends with /v1."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """The server's two sizes that decide about adapters."""
+    """The two server settings that limit adapters."""
 
     max_loras: int
     max_cpu_loras: int
@@ -32,16 +32,16 @@ class Setting:
 
 
 def pair_settings(max_loras: Sequence[int], max_cpu_loras: Sequence[int]) -> tuple[Setting, ...]:
-    """The n-th of one with the n-th of the other; a single value goes with all.
+    """Pair the n-th values of both lists; a single value is combined with all.
 
     Raises:
-        SweepError: Their numbers do not fit, or host memory would hold fewer adapters than there are slots.
+        SweepError: The lengths do not match, or max_cpu_loras is below max_loras.
     """
     longest = max(len(max_loras), len(max_cpu_loras))
     if {len(max_loras), len(max_cpu_loras)} - {1, longest}:
         raise SweepError(
             f"Got {len(max_loras)} of --max-loras and {len(max_cpu_loras)} of --max-cpu-loras. "
-            "Give as many of both, or one for all."
+            "Give the same number of both, or one value for all."
         )
     slots, in_memory = (list(values) * (longest if len(values) == 1 else 1) for values in (max_loras, max_cpu_loras))
     settings = tuple(Setting(*pair) for pair in zip(slots, in_memory, strict=True))
@@ -51,7 +51,7 @@ def pair_settings(max_loras: Sequence[int], max_cpu_loras: Sequence[int]) -> tup
 
 
 def working_sets_for(settings: Sequence[Setting]) -> tuple[int, ...]:
-    """Sizes on both sides of every limit: each limit, one more, and twice the largest."""
+    """Working set sizes on both sides of every limit: each limit, one more, and twice the largest."""
     limits = {limit for setting in settings for limit in (setting.max_loras, setting.max_cpu_loras)}
     return tuple(sorted({1, *limits, *(limit + 1 for limit in limits), 2 * max(limits)}))
 
@@ -71,9 +71,9 @@ def sweep(
         datasets: Folder of the built data sets, for prompts of `kind: dataset`.
 
     Raises:
-        SweepError: A working set is larger than the number of models, or somebody interrupted the sweep.
+        SweepError: A working set is larger than the number of models, or the sweep was interrupted.
         ServerError: A server did not become ready.
-        TargetError: Nobody answers at the server's URL.
+        TargetError: The server does not respond.
     """
     if not working_sets or not 1 <= min(working_sets) <= max(working_sets) <= len(config.mix.models):
         raise SweepError(

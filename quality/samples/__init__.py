@@ -1,1 +1,1 @@
-"""What is kept of traffic: `QualityStore`, an SQLite file (store.py), its records, schema and privacy modes."""
+"""Storage of traffic samples: `QualityStore`, an SQLite file (store.py), its records, schema and privacy modes."""

@@ -1,4 +1,4 @@
-"""What a sample keeps of a person: nothing, numbers, text without what patterns find, or all of it.
+"""Privacy modes of samples: store nothing, numbers only, redacted text, or full text.
 
 Patterns and checksums find what has a form: e-mail addresses, telephone numbers, IBANs, card numbers, IP addresses,
 keys and passwords. They do not find names, street addresses or illnesses; nothing here can. In doubt, a long number

@@ -73,7 +73,10 @@ def test_promote_moves_stable_to_where_canary_is(lorikeet):
 
 def test_split_and_pin_are_shown(lorikeet):
     lorikeet("promote", "medical@2", "--alias", "canary")
-    assert "medical: the canary has 0.1 of the traffic" in lorikeet("split", "medical", "--canary-weight", "0.1").stdout
+    assert (
+        "medical: the canary now gets 0.1 of the traffic"
+        in lorikeet("split", "medical", "--canary-weight", "0.1").stdout
+    )
     assert "medical@1 is pinned" in lorikeet("pin", "medical").stdout
     lines = lorikeet("list").stdout.splitlines()
     assert any("medical@1" in line and "stable, pinned" in line for line in lines)
@@ -86,7 +89,7 @@ def test_split_and_pin_are_shown(lorikeet):
 def test_a_shadow_is_shown_as_one(lorikeet):
     lorikeet("promote", "medical@2", "--alias", "canary")
     result = lorikeet("split", "medical", "--canary-weight", "0", "--shadow", "--reason", "try it")
-    assert "medical: the canary is a shadow" in result.stdout
+    assert "medical: the canary is now a shadow" in result.stdout
     assert "canary shadow: try it" in lorikeet("show", "medical").stdout
 
 
@@ -110,10 +113,10 @@ def test_gc_keeps_what_is_asked(lorikeet):
     ("arguments", "message"),
     [
         (["show", "legal"], "There is no 'legal'"),
-        (["show", "../x"], "is no model reference"),
+        (["show", "../x"], "is not a model reference"),
         (["rm", "medical@1"], "'medical@1' is stable"),
         (["rollback", "medical"], "no earlier one"),
-        (["split", "medical", "--canary-weight", "0.5"], "no canary to send traffic to"),
+        (["split", "medical", "--canary-weight", "0.5"], "no canary to route traffic to"),
         (["lint", ".", "--base", "other"], "There is no base 'other'"),
     ],
 )
@@ -177,10 +180,10 @@ def test_import_takes_request_defaults_and_show_shows_them(lorikeet, peft_folder
         ("response_format: {type: text}", "`response_format`: got {'type': 'text'}; must be {"),
         (
             "response_format: {type: json_schema, json_schema: {name: a, schema: {type: 7}}}",
-            "`response_format` holds no JSON schema: 7",
+            "`response_format` must hold a valid JSON schema: 7",
         ),
         ("- system", "got list, wanted a mapping with some of system, temperature"),
-        ("{", "neither YAML nor JSON"),
+        ("{", "not valid YAML or JSON"),
         (None, "cannot be read"),
     ],
 )
@@ -258,9 +261,9 @@ def test_a_rename_of_good_names_changes_nothing(lorikeet, peft_folder):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        pytest.param(lambda path: twice_folder(path), "would have one name", id="collision"),
+        pytest.param(lambda path: twice_folder(path), "would have the same name", id="collision"),
         pytest.param(lambda path: odd_folder(path, ".layers.", ".blocks."), "would answer as the base", id="no layer"),
-        pytest.param(lambda path: write_peft_folder(path, use_dora=True), "no DoRA", id="unsupported"),
+        pytest.param(lambda path: write_peft_folder(path, use_dora=True), "not support DoRA", id="unsupported"),
         pytest.param(lambda path: path, "has no adapter_config.json", id="no folder"),
     ],
 )
@@ -277,4 +280,7 @@ def test_another_base_is_a_warning_at_lint_and_import(lorikeet, tmp_path):
     for words in (["lint", folder], ["import", folder, "foreign"]):
         result = lorikeet(*words, "--base", "tiny")
         assert result.exit_code == 0
-        assert "warning other-base: It says that it was trained on 'ada/Other-1B', and this base is" in result.stdout
+        assert (
+            "warning other-base: It was trained on 'ada/Other-1B' according to its configuration, but this base is"
+            in result.stdout
+        )

@@ -28,7 +28,7 @@ def test_an_alias_parses(name, alias):
     ["", "@3", "a@", "a@0", "a@03", "a@1234567890", "a@B", "-a", "a" * 64, "a/b", "..", "a\n", "a@1@2"],
 )
 def test_other_text_is_refused(text):
-    with pytest.raises(InvalidReferenceError, match="is no model reference"):
+    with pytest.raises(InvalidReferenceError, match="is not a model reference"):
         parse_reference(text)
 
 

@@ -33,7 +33,7 @@ def test_a_data_path_starts_at_the_folder_of_its_file(tmp_path: Path) -> None:
 
 def test_an_unknown_key_is_named_with_its_file(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "recipe: {lora_rank: 8}\n")
-    with pytest.raises(ConfigError, match=r"domain.yaml: `recipe.lora_rank` is no known key \(value 8\)"):
+    with pytest.raises(ConfigError, match=r"domain.yaml: `recipe.lora_rank` is not a known key \(value 8\)"):
         load_domain(path)
 
 

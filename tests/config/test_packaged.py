@@ -41,7 +41,7 @@ def test_a_broken_link_of_ones_own_is_not_passed_over(folder: Path) -> None:
 
 
 def test_a_file_that_was_named_must_exist_and_its_packaged_twin_is_told() -> None:
-    with pytest.raises(ConfigError, match=f"the one that came with Lorikeet is {PACKAGED}/serve.yaml"):
+    with pytest.raises(ConfigError, match=f"the packaged one is {PACKAGED}/serve.yaml"):
         load_serve(Path("config/serve.yaml"))
 
 

@@ -86,7 +86,7 @@ def test_a_server_closes_the_private_files_of_its_state_folder(
     warn_of_exposure(ServeConfig(base="tiny"), home)
     assert not any(mode_of(path) & 0o077 for path in private_paths(home) if path.exists())
     assert mode_of(tmp_path / "adapters" / "medical" / "1" / "README.md") == 0o666
-    assert "Other users could read private files" in caplog.text
+    assert "Removed other users' access to private files" in caplog.text
     caplog.clear()
     warn_of_exposure(ServeConfig(base="tiny"), home)
     assert caplog.text == ""

@@ -131,7 +131,7 @@ def test_a_second_demo_trains_nothing_and_asks_again(world: World) -> None:
     assert code == 0, output
     assert sum(line.startswith("train") for line in world.commands) == 3
     assert not any(swap["is_trained_here"] for swap in world.report["swaps"])
-    assert "asked before the interruption" not in output
+    assert "already evaluated before the interruption" not in output
 
 
 @pytest.mark.slow
@@ -141,7 +141,7 @@ def test_a_signal_ends_all_and_the_next_demo_goes_on(world: World, number: signa
         process.send_signal(number)
         output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    assert "it resumes from here" in output
+    assert "without --fresh to resume" in output
     assert ended([world.pid("train"), world.pid("server")])
     (world.folder / "slow").unlink()
     code, output = world.run()
@@ -195,7 +195,7 @@ def test_a_version_that_fails_its_gates_ends_the_demo_with_a_reason(world: World
     (world.folder / "failing").touch()
     code, output = world.run()
     assert code == 1
-    assert "The new version of 'medical' is not stable" in output
+    assert "The new version of 'medical' was not promoted" in output
     assert "Traceback" not in output
     assert ended([world.pid("server")])
 

@@ -38,7 +38,7 @@ def test_a_run_that_is_surely_worse_fails_and_says_in_what(folders: tuple[Path, 
     json_file = tmp_path / "comparison.json"
     result = run_cli("loadtest", "compare", *folders, "--fail-if-worse", "5%", "--json", json_file)
     assert result.exit_code == 1
-    assert "Surely worse by more than 5%: requests/s, output tokens/s, errors" in result.output
+    assert "Significantly worse by more than 5%: requests/s, output tokens/s, errors" in result.output
     assert RunComparison.model_validate_json(json_file.read_bytes()).worse_than(0.05)
 
 
@@ -52,11 +52,11 @@ def test_without_a_limit_a_comparison_only_tells(folders: tuple[Path, Path]) -> 
         (("loadtest", "compare", "nowhere", "nowhere"), "'nowhere': No such file or directory"),
         (("loadtest", "capacity", "--model", "m", "--slo", "ttft=fast"), "'ttft': got 'fast'"),
         (("loadtest", "capacity", "--model", "m", "--low", "9", "--high", "3"), "got low 9 and high 3"),
-        (("loadtest", "capacity", "--model", "m", "--url", "http://127.0.0.1:9/v1"), "Nobody answers"),
+        (("loadtest", "capacity", "--model", "m", "--url", "http://127.0.0.1:9/v1"), "No server at"),
         (("loadtest", "cliff", "--max-loras", "4", "--max-cpu-loras", "2"), "max_cpu_loras must be at least"),
         (("loadtest", "cliff", "--adapter", "nobody", "--home", "nowhere"), "There is no 'nobody'"),
         (("bench", "adapters", "--url", "http://127.0.0.1:9/v1"), "Give three --model with --url"),
-        (("bench", "nothing"), "is no benchmark; there are adapters"),
+        (("bench", "nothing"), "is not a benchmark; known: adapters"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_sentence(words: tuple[str, ...], message: str) -> None:

@@ -68,9 +68,9 @@ def test_the_exit_code_tells_whether_the_slo_was_met(
         ((), "--model"),
         (("--model", "a", "--rate", "0"), "greater than 0"),
         (("--model", "a", "--slo", "ttft=500"), "ttft"),
-        (("--model", "a", "--dataset", "nowhere"), "no finished data set"),
+        (("--model", "a", "--dataset", "nowhere"), "is missing or unfinished"),
         (("--model", "a", "--trace", "nowhere.csv"), "No such file"),
-        (("--model", "a", "--url", "http://127.0.0.1:9/v1"), "Nobody answers"),
+        (("--model", "a", "--url", "http://127.0.0.1:9/v1"), "No server at"),
     ],
 )
 def test_a_run_that_cannot_start_says_why_and_leaves_nothing(

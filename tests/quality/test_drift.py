@@ -119,7 +119,7 @@ def test_divergence_of_tokens_tells_the_fault_from_health():
 def test_a_quiet_look_says_so():
     rng = np.random.default_rng(16)
     report = DriftBaseline(exchanges(rng, 40)).look(exchanges(rng, 10), 7)
-    assert report.reason == "look 7 at 10 exchanges shows no drift"
+    assert report.reason == "look 7 at 10 exchanges found no drift"
 
 
 def test_answers_that_fell_silent_are_seen_by_their_length():

@@ -106,7 +106,9 @@ DIFFUSERS = {"unet.down_blocks.0.attentions.0.to_q.lora_A.weight": torch.ones(2,
             f"Rename it to {WEIGHTS}",
             id="another name",
         ),
-        pytest.param(lambda p: folder_with(p, "x.safetensors"), "holds no LoRA weights, but x.weight", "", id="other"),
+        pytest.param(
+            lambda p: folder_with(p, "x.safetensors"), "contains no LoRA weights, but x.weight", "", id="other"
+        ),
         pytest.param(
             lambda p: folder_with(p, "global_step60/zero_pp_rank_0_mp_rank_00_model_states.pt"),
             "state of several processes, 'global_step60'",
@@ -167,7 +169,10 @@ def output_folder(root: Path, steps: tuple[int, ...] = (20, 100, 60)) -> Path:
 
 def test_a_parent_folder_names_the_latest_checkpoint(tmp_path: Path) -> None:
     finding = refusal(output_folder(tmp_path / "out"))
-    assert "'out' is no adapter, but holds 3: 'checkpoint-20', 'checkpoint-60', 'checkpoint-100'." in finding.message
+    assert (
+        "'out' is not an adapter, but contains 3: 'checkpoint-20', 'checkpoint-60', 'checkpoint-100'."
+        in finding.message
+    )
     assert finding.fix == f"Give the latest, '{tmp_path / 'out' / 'checkpoint-100'}'."
 
 

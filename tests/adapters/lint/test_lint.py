@@ -108,8 +108,7 @@ def test_a_senseless_configuration_is_broken_not_unsupported(change, code):
 def test_a_rank_message_names_got_and_wanted_and_both_ways_out():
     (finding,) = check_adapter_config(CONFIG | {"r": 64}, max_lora_rank=16)
     assert str(finding) == (
-        "r is 64; the server takes at most max_lora_rank 16. "
-        "Train with r up to 16, or serve with a max_lora_rank of 64 or more."
+        "r is 64; the server's max_lora_rank is 16. Train with r up to 16, or serve with a max_lora_rank of 64 or more."
     )
 
 
@@ -265,12 +264,12 @@ def test_torn_weights_are_unreadable(peft_folder, damage):
     path.write_bytes(damage(path.read_bytes()))
     (finding,) = lint(peft_folder)
     assert finding.code == "unreadable"
-    assert "is no whole safetensors file" in finding.message
+    assert "is not a complete safetensors file" in finding.message
 
 
 def test_only_unsupported_findings_raise_unsupported(tmp_path):
     dora = lint(write_peft_folder(tmp_path / "dora", use_dora=True))
-    with pytest.raises(UnsupportedAdapterError, match="no DoRA"):
+    with pytest.raises(UnsupportedAdapterError, match="not support DoRA"):
         raise_errors(dora, "It")
     broken = lint(write_peft_folder(tmp_path / "both", use_dora=True, tensors={}))
     with pytest.raises(InvalidAdapterError, match="holds no LoRA weights") as refusal:

@@ -72,7 +72,10 @@ def test_a_warning_names_both_bases(tmp_path: Path, base_folder: Path) -> None:
     folder = write_peft_folder(tmp_path / "other", base_model_name_or_path="meta-llama/Llama-3.2-1B-Instruct")
     (warning,) = warnings(folder, base_folder)
     assert warning.code == "other-base"
-    assert "'meta-llama/Llama-3.2-1B-Instruct', and this base is 'tiny' (test)" in warning.message
+    assert (
+        "'meta-llama/Llama-3.2-1B-Instruct' according to its configuration, but this base is 'tiny' (test)"
+        in warning.message
+    )
 
 
 @pytest.mark.parametrize("said", [None, "", " ", 7, ["x"], "ada/Tiny", "ada/test"])

@@ -115,7 +115,9 @@ def test_several_adapters_in_one_file_are_refused(tmp_path: Path) -> None:
     }
     error = findings(write_peft_folder(tmp_path / "two", tensors=tensors))[0]
     assert (error.level, error.code) == ("error", "tensor-names")
-    assert f"Several tensors would have one name, as those of several adapters in one file: {NAMES[0]}" in error.message
+    assert (
+        f"Several tensors would have the same name, as if one file held several adapters: {NAMES[0]}" in error.message
+    )
     assert "--rename" not in error.fix
 
 

@@ -40,7 +40,7 @@ def folder_with(tmp_path: Path, **tensors: torch.Tensor) -> Path:
 def error(folder: Path, base_folder: Path | None) -> Finding:
     (finding,) = (f for f in lint_folder(folder, base_folder=base_folder, max_lora_rank=16) if f.level == "error")
     assert (finding.code, finding.is_unsupported) == ("added-tokens", True)
-    assert "base of its own" in finding.fix
+    assert "as a new base" in finding.fix
     return finding
 
 
@@ -53,13 +53,13 @@ def test_a_resized_layer_is_told_with_both_sizes(tmp_path: Path, base: Path, nam
 
 def test_a_whole_layer_of_the_same_size_may_be_a_copy(tmp_path: Path, base: Path) -> None:
     finding = error(folder_with(tmp_path, **{f"{EMBEDDING}.weight": torch.ones(NUM_TOKENS, HIDDEN)}), base)
-    assert "as a whole, as trainers save it where tokens were added" in finding.message
+    assert "as full layers; trainers save them if tokens were added" in finding.message
     assert "save_embedding_layers=False" in finding.fix
 
 
 def test_a_whole_layer_is_told_without_a_base(tmp_path: Path) -> None:
     assert (
-        f"It holds {HEAD}.weight as a whole"
+        f"It holds {HEAD}.weight as full layers"
         in error(folder_with(tmp_path, **{f"{HEAD}.weight": torch.ones(NUM_TOKENS, HIDDEN)}), None).message
     )
 

@@ -71,5 +71,5 @@ def test_a_torn_last_line_does_not_count_and_is_cut_off_by_the_next_event(tmp_pa
 def test_a_broken_line_in_the_middle_is_named(tmp_path):
     (tmp_path / HISTORY_FILE).write_text("nonsense\n")
     append_events(tmp_path, promoted(1))
-    with pytest.raises(IntegrityError, match=r"Line 1 of .*history\.jsonl is no event: 'nonsense'"):
+    with pytest.raises(IntegrityError, match=r"Line 1 of .*history\.jsonl is not a valid event: 'nonsense'"):
         read_history(tmp_path)

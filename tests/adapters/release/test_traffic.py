@@ -184,13 +184,13 @@ def test_a_reader_never_sees_half_of_a_change(two_versions):
 @pytest.mark.parametrize(
     ("moves", "weight", "error", "message"),
     [
-        ({"canary": 2}, 1.5, InvalidSplitError, "from 0 to 1; got 1.5"),
+        ({"canary": 2}, 1.5, InvalidSplitError, "must be 0 to 1; got 1.5"),
         ({"canary": 2}, -0.1, InvalidSplitError, "got -0.1"),
         ({"canary": 2}, float("nan"), InvalidSplitError, "got nan"),
-        ({"stable": 2}, 0.5, InvalidSplitError, "no canary to send traffic to; the aliases are {'stable': 2}"),
+        ({"stable": 2}, 0.5, InvalidSplitError, "no canary to route traffic to; the aliases are {'stable': 2}"),
         ({"stable": 2, "canary": 9}, 0.5, AdapterNotFoundError, "no 'medical@9'"),
-        ({"stable": 2, "3": 1}, None, InvalidReferenceError, "'3' is no alias"),
-        ({"stable": 2, "Canary": 1}, None, InvalidReferenceError, "is no model reference"),
+        ({"stable": 2, "3": 1}, None, InvalidReferenceError, "'3' is not a valid alias"),
+        ({"stable": 2, "Canary": 1}, None, InvalidReferenceError, "is not a model reference"),
     ],
 )
 def test_a_change_of_which_a_part_is_wrong_changes_nothing(two_versions, moves, weight, error, message):
@@ -238,5 +238,5 @@ def test_a_history_of_before_there_were_splits_is_read(tmp_path):
 )
 def test_an_event_with_the_wrong_fields_is_none(tmp_path, line):
     (tmp_path / HISTORY_FILE).write_text(json.dumps(line) + "\n")
-    with pytest.raises(IntegrityError, match=r"Line 1 of .* is no event"):
+    with pytest.raises(IntegrityError, match=r"Line 1 of .* is not a valid event"):
         read_history(tmp_path)

@@ -102,5 +102,5 @@ def test_a_recorded_verdict_moves_nothing_and_is_shown(store, trial):
     "fields", [{"kind": "judged", "version": 1}, {"kind": "pinned", "version": 1, "action": "hold"}]
 )
 def test_only_a_verdict_has_an_action(fields):
-    with pytest.raises(ValueError, match="lacks a field, or has one of another kind"):
+    with pytest.raises(ValueError, match="lacks a field, or has one that belongs to another kind"):
         Event(at=AT, **fields)

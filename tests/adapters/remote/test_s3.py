@@ -90,7 +90,7 @@ def test_an_object_that_is_cut_off_is_refused(connect, url, origin, mirror, s3):
     s3.pipe_file(path, s3.cat_file(path)[:100])
     remote = connect(url, mirror)
     remote.sync()
-    with pytest.raises(IntegrityError, match=r"has 100 bytes, its manifest promises"):
+    with pytest.raises(IntegrityError, match=r"has 100 bytes, its manifest says"):
         remote.fetch(FIRST)
     assert mirror.names() == []
 

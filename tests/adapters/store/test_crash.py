@@ -197,7 +197,7 @@ def test_a_disk_that_fills_up_at_any_step_leaves_no_trace_and_is_named(struck, t
     for root in roots:
         assert files_in(root) == before
         message = root.with_suffix(".error").read_text()
-        assert message.startswith(f"The disk of {str(root)!r} takes no more: No space left on device")
+        assert message.startswith(f"Cannot write to the disk of {str(root)!r}: No space left on device")
         check_usable(root, tmp_path)
 
 

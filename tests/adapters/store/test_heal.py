@@ -140,4 +140,4 @@ def test_a_broken_history_leaves_the_other_adapters_alone(store, publish, peft_f
     store.publish(peft_folder, draft_for(peft_folder, name="legal"))
     history_path.write_text("nonsense\n")
     assert store.names() == ["legal"]
-    assert "medical is left out: Line 1 of medical/history.jsonl is no event: 'nonsense'" in caplog.text
+    assert "skipping medical: Line 1 of medical/history.jsonl is not a valid event: 'nonsense'" in caplog.text

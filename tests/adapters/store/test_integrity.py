@@ -27,13 +27,13 @@ def test_one_flipped_bit_is_found_and_both_hashes_named(store, folder):
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     overwrite(path, bytes(content))
-    with pytest.raises(IntegrityError, match=r"'adapter_model\.safetensors' has SHA-256 \w{64}.*promises \w{64}"):
+    with pytest.raises(IntegrityError, match=r"'adapter_model\.safetensors' has SHA-256 \w{64}.*says \w{64}"):
         store.verify(TARGET)
 
 
 def test_another_size_is_named(store, folder):
     overwrite(folder / "README.md", b"short")
-    with pytest.raises(IntegrityError, match=r"'README\.md' has 5 bytes, its manifest promises \d+"):
+    with pytest.raises(IntegrityError, match=r"'README\.md' has 5 bytes, its manifest says \d+"):
         store.verify(TARGET)
 
 
@@ -52,12 +52,12 @@ def test_a_file_replaced_by_a_link_is_not_accepted(store, folder, peft_folder):
 
 def test_an_added_file_is_named(store, folder):
     (folder / "evil.bin").write_bytes(b"")
-    with pytest.raises(IntegrityError, match=r"holds 'evil\.bin', which its manifest does not know"):
+    with pytest.raises(IntegrityError, match=r"holds 'evil\.bin', which its manifest does not list"):
         store.verify(TARGET)
 
 
 def test_a_forged_digest_is_found(store, folder):
     path = folder / "manifest.json"
     overwrite(path, path.read_bytes().replace(store.manifest(TARGET).digest.encode(), b"0" * 64))
-    with pytest.raises(IntegrityError, match=r"give digest \w{64}, but it promises 0{64}"):
+    with pytest.raises(IntegrityError, match=r"give digest \w{64}, but it says 0{64}"):
         store.verify(TARGET)

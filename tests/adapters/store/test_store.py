@@ -135,9 +135,9 @@ def test_publish_refuses_another_base_than_the_drafts(store, peft_folder, base_f
 
 @pytest.mark.parametrize("name", ["Medical", "../medical", "", ".staging", "a" * 64, "medical@1"])
 def test_a_bad_adapter_name_is_refused(store, peft_folder, name):
-    with pytest.raises(InvalidReferenceError, match="is no adapter name"):
+    with pytest.raises(InvalidReferenceError, match="is not a valid adapter name"):
         store.publish(peft_folder, draft_for(peft_folder, name=name))
-    with pytest.raises(InvalidReferenceError, match="is no adapter name"):
+    with pytest.raises(InvalidReferenceError, match="is not a valid adapter name"):
         store.versions(name)
 
 
@@ -172,7 +172,7 @@ def test_an_empty_store_says_so(store):
 
 @pytest.mark.parametrize("reference", ["../etc/passwd", "medical@0", "medical@", "Medical"])
 def test_a_bad_reference_is_refused(store, reference):
-    with pytest.raises(InvalidReferenceError, match="is no model reference"):
+    with pytest.raises(InvalidReferenceError, match="is not a model reference"):
         store.resolve(reference)
 
 
@@ -209,7 +209,7 @@ def test_rollback_returns_to_the_previous_version(store, published):
 def test_rollback_without_an_earlier_version_is_refused(store, published):
     published(2)
     store.promote("medical", 1)
-    with pytest.raises(AdapterNotFoundError, match=r"no earlier one to go back to.*has \[1, 2\]"):
+    with pytest.raises(AdapterNotFoundError, match=r"no earlier one to restore.*has \[1, 2\]"):
         store.rollback("medical")
 
 

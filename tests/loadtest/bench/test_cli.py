@@ -61,7 +61,7 @@ def test_the_long_run_takes_as_long_as_one_says(noted_name: str, tmp_path: Path)
     [
         (("lora", "--minutes", "5"), "Only `manyadapters` takes it"),
         (("generator", "--stock"), "Only `overhead` takes it"),
-        (("nothing",), "is no benchmark; there are adapters"),
+        (("nothing",), "is not a benchmark; known: adapters"),
     ],
 )
 def test_options_of_another_benchmark_are_refused(words: tuple[str, ...], expected: str) -> None:

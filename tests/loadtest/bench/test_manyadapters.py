@@ -136,7 +136,7 @@ def test_a_trend_is_of_the_ends_and_of_the_line_between() -> None:
 
 
 def test_one_sample_is_no_trend() -> None:
-    with pytest.raises(ValueError, match="no trend with 1 samples"):
+    with pytest.raises(ValueError, match="more than 1 samples"):
         trend_of([MemorySample(0.0, 1)])
 
 

@@ -180,4 +180,4 @@ async def test_a_server_that_never_answers_times_out() -> None:
 
     async with open_client(transport=httpx.MockTransport(never)) as client:
         record = await Attempt(planned(), lambda: 0.0).run(client, "http://test/v1/chat/completions", 0.01)
-    assert (record.error, record.error_message) == ("timeout", "No end within 0.01 s.")
+    assert (record.error, record.error_message) == ("timeout", "No complete answer within 0.01 s.")

@@ -147,7 +147,7 @@ def test_a_csv_trace_may_leave_fields_empty_and_be_replayed_faster(tmp_path: Pat
     ("name", "text", "message"),
     [
         ("t.txt", "", r"'\.txt', wanted \.csv or \.jsonl"),
-        ("t.csv", "time_s\n", "holds no requests"),
+        ("t.csv", "time_s\n", "is empty; wanted one request per line"),
         ("t.jsonl", '{"time_s": 1}\n{"time": 2}\n', "line 2: `time_s`: Field required"),
         ("t.jsonl", "{1}\n", "line 1: not JSON"),
         ("t.csv", "time_s\n-3\n", "line 2: `time_s`.*greater than or equal to 0"),

@@ -135,5 +135,5 @@ def test_the_interval_of_a_median_holds_the_median() -> None:
 
 
 def test_there_is_no_median_of_nothing() -> None:
-    with pytest.raises(ValueError, match="no median of nothing"):
+    with pytest.raises(ValueError, match="median of an empty list"):
         median_interval([], seed=1)

@@ -105,5 +105,5 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_run_is_refused_with_the_key_that_is_wrong(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"name": 3}')
-    with pytest.raises(RunFileError, match="holds no run: name: Input should be a valid string"):
+    with pytest.raises(RunFileError, match="is not a valid run: name: Input should be a valid string"):
         read_run(tmp_path)

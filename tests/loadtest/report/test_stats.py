@@ -25,7 +25,7 @@ def test_a_percentile_lies_on_the_line_between_its_two_neighbours() -> None:
 
 
 def test_a_percentile_of_nothing_is_refused() -> None:
-    with pytest.raises(ValueError, match="no percentile of nothing"):
+    with pytest.raises(ValueError, match="percentile of an empty list"):
         percentile([], 50)
 
 

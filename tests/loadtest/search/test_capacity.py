@@ -76,7 +76,7 @@ def test_a_search_out_of_probes_says_what_it_knows() -> None:
 def test_one_failure_is_not_enough_to_say_that_a_rate_fails() -> None:
     result = find_capacity(server(10), 1, 16, max_probes=2)
     assert (result.holds, result.fails) == (1, None)
-    assert "no rate was seen to fail twice" in result.reason
+    assert "no rate failed twice" in result.reason
 
 
 def test_a_search_is_taken_up_where_it_ended() -> None:

@@ -120,7 +120,7 @@ def test_the_smallest_setting_that_carries_all_is_recommended() -> None:
     larger = cliff_of(0.2, 0.2, 0.2, 0.2, 0.2, max_cpu_loras=16)
     chosen = recommend([larger, small, large])
     assert (chosen.max_loras, chosen.max_cpu_loras, chosen.is_measured) == (2, 8, True)
-    assert "smallest setting of the sweep that carries 5 adapters" in chosen.reason
+    assert "smallest setting of the sweep that supports 5 adapters" in chosen.reason
     assert "With max_loras 2 and max_cpu_loras 4: TTFT p50 stays near 200 ms up to 4" in chosen.reason
 
 
