@@ -155,9 +155,10 @@ async def test_an_engine_that_hangs_while_adapters_come_back_is_started_again(se
         raise AssertionError
 
     serving.engine.logprobs = hangs  # type: ignore[method-assign, assignment]  # the fake is made to hang
-    for starts in (2, 3):
-        serving.engine.died.set()
-        await eventually(lambda starts=starts: serving.engine.starts >= starts)
+    serving.engine.died.set()
+    await eventually(lambda: serving.engine.starts >= 2)
+    serving.engine.died.set()
+    await eventually(lambda: serving.engine.starts >= 3)
     running.cancel()
 
 

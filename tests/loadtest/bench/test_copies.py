@@ -88,7 +88,10 @@ def test_copies_of_a_higher_rank_can_be_published(home: Home, tmp_path: Path) ->
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
-    [({"r": 32}, "has rank 32, which exceeds 16"), ({"rank_pattern": {"q_proj": 4}}, "different ranks for some modules")],
+    [
+        ({"r": 32}, "has rank 32, which exceeds 16"),
+        ({"rank_pattern": {"q_proj": 4}}, "different ranks for some modules"),
+    ],
 )
 def test_an_adapter_that_cannot_be_padded_is_refused(tmp_path: Path, changes: dict[str, Any], expected: str) -> None:
     source = write_peft_folder(tmp_path / "source", **changes)

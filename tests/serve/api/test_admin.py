@@ -10,8 +10,7 @@ import pytest
 from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
-from serve.engine.protocol import Answer, Endpoint
-from serve.routing.shadow import SHADOW_PRIORITY
+from serve.engine.protocol import BACKGROUND_PRIORITY, Answer, Endpoint
 from tests.eventually import eventually
 from tests.fake_engine import FakeEngine
 from tests.serving import BASE_NAME, Serving, make_serving
@@ -166,7 +165,7 @@ class SlowShadow(FakeEngine):
     """Answers clients at once, and never a copy."""
 
     async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
-        self.never_answers = body["priority"] == SHADOW_PRIORITY
+        self.never_answers = body["priority"] == BACKGROUND_PRIORITY
         return await super().answer(endpoint, body)
 
 
