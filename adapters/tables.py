@@ -7,8 +7,9 @@ from rich.table import Column, Table
 
 from adapters.reference import Target
 from adapters.release.traffic import CANARY_ALIAS, Split
+from adapters.scores import Score
 from adapters.store.history import Event
-from adapters.store.manifest import Manifest, RequestDefaults, Score
+from adapters.store.manifest import Manifest, RequestDefaults
 from adapters.store.store import AdapterStore
 
 

@@ -15,7 +15,6 @@ from config.monitor import MonitorConfig
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
-Quantization = Literal["nf4", "int8", "none"]
 
 
 def check_pattern(what: str, pattern: str) -> None:

@@ -15,8 +15,8 @@ from typing import Any
 
 from openai import APIError, AsyncOpenAI
 
+from adapters.scores import Score, score_of
 from config.dataset import DatasetManifest, DatasetRow, Message, few_shot_messages, read_dataset, read_split
-from quality.intervals import Share, share_of
 from quality.scorers import AnswerFormat, is_exact_match
 
 
@@ -39,8 +39,8 @@ class LiveScore:
 
     model: str
     served_by: str
-    accuracy: Share
-    valid_format: Share
+    accuracy: Score
+    valid_format: Score
     ttft_p50_s: float
     ttft_p99_s: float
     tokens_per_s: float
@@ -153,8 +153,8 @@ def _score(
     return LiveScore(
         model=model,
         served_by=answers[0].served_by,
-        accuracy=share_of(num_right, len(answers)),
-        valid_format=share_of(num_valid, len(answers)),
+        accuracy=score_of(num_right, len(answers)),
+        valid_format=score_of(num_valid, len(answers)),
         ttft_p50_s=statistics.median(ttfts),
         ttft_p99_s=ttfts[int(0.99 * (len(ttfts) - 1))],
         tokens_per_s=sum(answer.num_tokens for answer in answers) / seconds,

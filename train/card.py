@@ -5,7 +5,8 @@ from pathlib import Path
 
 import yaml
 
-from adapters.store.manifest import ManifestDraft, RequestDefaults, Score, TrainingRecord
+from adapters.scores import Score
+from adapters.store.manifest import ManifestDraft, RequestDefaults, TrainingRecord
 
 CARD_FILE = "README.md"
 PLAIN_USER = "{input}"

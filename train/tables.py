@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from rich.table import Column, Table
 from rich.text import Text
 
-from adapters.store.manifest import BaseManifest, Manifest, Score
+from adapters.scores import Score
+from adapters.store.manifest import BaseManifest, Manifest
 from config.dataset import DatasetManifest
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and only an example's rendering needs it

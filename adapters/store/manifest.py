@@ -5,8 +5,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, StringConstraints, field_validator
 
+from adapters.scores import Score
+
 MANIFEST_FILE = "manifest.json"
 
+Quantization = Literal["nf4", "int8", "none"]
+Storage = Literal["dequantized", "bitsandbytes", "plain"]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
@@ -25,7 +29,7 @@ class BaseRef(Record):
 
     name: str
     digest: str
-    quantization: Literal["nf4", "int8", "none"]
+    quantization: Quantization
 
 
 class BaseManifest(Record):
@@ -35,8 +39,8 @@ class BaseManifest(Record):
     name: str
     source: str = Field(description="Its source: package, hub id or folder name.")
     licence: str | None = None
-    quantization: Literal["nf4", "int8", "none"]
-    storage: Literal["dequantized", "bitsandbytes", "plain"] = Field(
+    quantization: Quantization
+    storage: Storage = Field(
         description="Storage format of the weights: quantized once and dequantized to bf16, as bitsandbytes "
         "tensors, or never quantized."
     )
@@ -103,15 +107,6 @@ class TrainingRecord(Record):
         description="The time passed to the chat template in evaluation and, unless varied, in training. None: it asks "
         "for none, or an older version.",
     )
-
-
-class Score(Record):
-    """A share with its 95% Wilson interval, all 0 to 1."""
-
-    value: float
-    ci_low: float
-    ci_high: float
-    n: int
 
 
 class Evaluation(Record):

@@ -12,10 +12,10 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from adapters.scores import wilson_interval
 from loadtest.load.records import LoadtestRecord, RequestRecord, RunResult
 from loadtest.report.bootstrap import Floats, Interval, interval_of, resampled_percentiles, resampled_rates
 from loadtest.report.stats import Metric, bucket_width_s, percentile, timeline, values_of
-from quality.intervals import wilson_interval
 
 Change = Literal["better", "worse", "no difference", "unknown"]
 

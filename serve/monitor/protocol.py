@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from adapters.reference import Target
+from adapters.scores import Score
 from adapters.store.manifest import Manifest, RequestDefaults
 from adapters.store.store import AdapterStore
 from quality.agreement import Agreement
 from quality.drift import DriftReport
-from quality.intervals import Share
 from quality.signals import Signals
 from quality.verdict import Verdict
 from serve.background import Failures
@@ -72,7 +72,7 @@ class QualityMeter(Protocol):
 
     def drift_looked(self, target: Target, report: DriftReport) -> None: ...
 
-    def probes_scored(self, target: Target, share: Share) -> None: ...
+    def probes_scored(self, target: Target, share: Score) -> None: ...
 
     def general_measured(self, target: Target, nll: float) -> None: ...
 

@@ -3,8 +3,8 @@
 from prometheus_client import Counter, Gauge
 
 from adapters.reference import Target
+from adapters.scores import Score
 from quality.drift import DriftReport
-from quality.intervals import Share
 from quality.signals import Signals
 from quality.verdict import Verdict
 from serve.observe.series import Family, VersionFamilies, labels_of
@@ -72,7 +72,7 @@ class QualityMetrics:
         if signals.mean_logprob is not None:
             self.mean_logprob.of(adapter, version).observe(signals.mean_logprob)
 
-    def probes_scored(self, target: Target, share: Share) -> None:
+    def probes_scored(self, target: Target, share: Score) -> None:
         labels = labels_of(target)
         self.probe_accuracy.of(*labels).set(share.value)
         self.probe_low.of(*labels).set(share.ci_low)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from adapters.scores import score_of
 from demo.asking import DomainScores
 from demo.figures import (
     AnswerFigures,
@@ -19,15 +20,14 @@ from demo.figures import (
 )
 from demo.report import print_report, write_report
 from loadtest.evaluate import LiveAnswer, LiveScore
-from quality.intervals import share_of
 
 
 def live_score(num_right: int, n: int, served_by: str = "medical@3") -> LiveScore:
     return LiveScore(
         model="medical",
         served_by=served_by,
-        accuracy=share_of(num_right, n),
-        valid_format=share_of(n - 2, n),
+        accuracy=score_of(num_right, n),
+        valid_format=score_of(n - 2, n),
         ttft_p50_s=0.25,
         ttft_p99_s=0.9,
         tokens_per_s=80.0,

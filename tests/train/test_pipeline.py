@@ -5,7 +5,8 @@ import pytest
 from adapters.errors import BaseNotFoundError
 from adapters.fingerprint import read_fingerprint
 from adapters.reference import Target
-from adapters.store.manifest import Evaluation, QualityRules, RequestDefaults, Score
+from adapters.scores import Score
+from adapters.store.manifest import Evaluation, QualityRules, RequestDefaults
 from adapters.store.store import AdapterStore
 from config.dataset import read_split
 from config.home import Home

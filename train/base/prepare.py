@@ -26,10 +26,9 @@ from adapters.bases import (
     tokenizer_sha256,
     weights_sha256,
 )
-from adapters.store.manifest import MANIFEST_FILE, BaseManifest
+from adapters.store.manifest import MANIFEST_FILE, BaseManifest, Quantization, Storage
 from config.home import Home
-from config.schema import Quantization
-from train.base.quantize import Storage, choose_storage, load_causal_lm, quantize_folder
+from train.base.quantize import choose_storage, load_causal_lm, quantize_folder
 from train.data.template import writes_time
 from train.errors import PrepareBaseError
 

@@ -6,9 +6,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
 
-from config.schema import Quantization
-
-Storage = Literal["dequantized", "bitsandbytes", "plain"]
+from adapters.store.manifest import Quantization, Storage
 
 
 def bnb_config(quantization: Quantization) -> BitsAndBytesConfig | None:

@@ -9,9 +9,9 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from adapters.store.manifest import Evaluation, Forgetting, QualityBaseline, Score
+from adapters.scores import Score, score_of
+from adapters.store.manifest import Evaluation, Forgetting, QualityBaseline
 from config.dataset import DatasetManifest, DatasetRow
-from quality.intervals import share_of
 from quality.scorers import AnswerFormat, is_exact_match
 from train.data.encode import encode_prompt
 from train.data.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
@@ -83,13 +83,13 @@ def generate(
 
 def exact_match(answers: Sequence[EvaluatedAnswer], rows: Sequence[DatasetRow]) -> Score:
     right = sum(is_exact_match(a.text, row.output) for a, row in zip(answers, rows, strict=True))
-    return _score(right, len(rows))
+    return score_of(right, len(rows))
 
 
 def valid_format(answers: Sequence[EvaluatedAnswer], dataset: DatasetManifest) -> Score:
     """Share of answers valid under the domain's JSON schema; without a schema, every non-empty answer is valid."""
     answer_format = AnswerFormat(dataset.answer.json_schema)
-    return _score(sum(answer_format.accepts(a.text) for a in answers), len(answers))
+    return score_of(sum(answer_format.accepts(a.text) for a in answers), len(answers))
 
 
 def quality_baseline(answers: Sequence[EvaluatedAnswer]) -> QualityBaseline:
@@ -149,8 +149,3 @@ def _answer(
     ends = [text.index(s) + len(s) for s in stop if s in text]
     mean_logprob = sum(row.logprobs) / max(len(row.logprobs), 1)
     return EvaluatedAnswer(text[: min(ends, default=None)], tuple(prompt), tuple(row.token_ids), mean_logprob)
-
-
-def _score(successes: int, n: int) -> Score:
-    share = share_of(successes, n)
-    return Score(value=share.value, ci_low=share.ci_low, ci_high=share.ci_high, n=share.n)

@@ -10,7 +10,6 @@ from adapters.store.history import Event
 from adapters.store.manifest import Manifest, QualityRules
 from adapters.store.reader import StoreReader
 from quality.agreement import NUM_GRADES, agreement_of_scores, labels_and_grades
-from quality.intervals import Share
 from quality.judge import LOWEST_GRADE, grade_of
 from quality.probes import InvalidProbesError, read_probes
 from quality.samples.records import Grade, Label, is_preference
@@ -132,7 +131,7 @@ def _version(store: QualityStore, adapters: StoreReader, name: str, version: int
         num_samples=len(samples),
         num_with_text=sum(sample.answer is not None for sample in samples),
         num_labels=len(store.labels(name, version)),
-        published=Share(**evaluation.adapter.model_dump()) if evaluation else None,
+        published=evaluation.adapter if evaluation else None,
         published_nll=_published_nll(adapters, name, version) if manifest else None,
         probes=tuple(probe_steps(store.probe_scores(name, version))),
         signals=tuple(signal_steps(samples)),

@@ -5,8 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from adapters.scores import Score
 from quality.agreement import Agreement
-from quality.intervals import Share
 from serve.monitor.trial.state import TrialState
 
 
@@ -18,7 +18,7 @@ class ProbeStep(_ReportModel):
     """Held-out questions asked until then, each with its latest score."""
 
     at_s: float
-    accuracy: Share
+    accuracy: Score
 
 
 class SignalStep(_ReportModel):
@@ -50,7 +50,7 @@ class MeanScore(_ReportModel):
     """Of one judge for one version; its interval takes scores for coin flips, which vary more than any score can."""
 
     judge: str
-    score: Share
+    score: Score
 
 
 class VersionFigures(_ReportModel):
@@ -59,7 +59,7 @@ class VersionFigures(_ReportModel):
     num_samples: int
     num_with_text: int
     num_labels: int
-    published: Share | None
+    published: Score | None
     """Held-out accuracy at publish, from the manifest."""
     published_nll: float | None
     """Of the general text that the version brought, by the training stack."""

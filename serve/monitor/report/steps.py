@@ -5,7 +5,7 @@ from itertools import groupby
 from statistics import fmean, median
 from typing import TypeVar
 
-from quality.intervals import Share, share_of
+from adapters.scores import Score, score_of
 from quality.samples.records import ProbeScore, Sample
 from serve.monitor.report.figures import ProbeStep, SignalStep
 
@@ -42,10 +42,10 @@ def signal_steps(samples: Sequence[Sample]) -> Iterator[SignalStep]:
         )
 
 
-def mean_score(scores: Sequence[float]) -> Share:
+def mean_score(scores: Sequence[float]) -> Score:
     """The mean of at least one score, with Wilson's interval of as many coin flips: no scores vary more than those."""
-    mean, flips = fmean(scores), share_of(round(sum(scores)), len(scores))
-    return Share(mean, min(flips.ci_low, mean), max(flips.ci_high, mean), len(scores))
+    mean, flips = fmean(scores), score_of(round(sum(scores)), len(scores))
+    return Score(value=mean, ci_low=min(flips.ci_low, mean), ci_high=max(flips.ci_high, mean), n=len(scores))
 
 
 def _steps(rows: Sequence[RowT]) -> Iterator[list[RowT]]:

@@ -2,21 +2,21 @@
 
 from datetime import UTC, datetime
 
-from quality.intervals import Share
+from adapters.scores import Score
 from serve.monitor.report.figures import AdapterFigures, JudgeFigures, Look
 from serve.monitor.trial.state import ComparisonState
 
 NONE = "–"
 
 
-def percent(share: Share | None) -> str:
+def percent(share: Score | None) -> str:
     """`57.1% (50–64)`."""
     if share is None:
         return NONE
     return f"{100 * share.value:.1f}% ({100 * share.ci_low:.0f}–{100 * share.ci_high:.0f})"
 
 
-def score(share: Share) -> str:
+def score(share: Score) -> str:
     """`0.71 (0.60–0.80) of 50`."""
     return f"{share.value:.2f} ({share.ci_low:.2f}–{share.ci_high:.2f}) of {share.n}"
 

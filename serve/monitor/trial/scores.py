@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from adapters.reference import Target
 from adapters.release.trials import Trial
-from quality.intervals import share_of
+from adapters.scores import score_of
 from quality.samples.records import ProbeScore
 from quality.samples.store import QualityStore
 from serve.monitor.protocol import QualityMeter
@@ -60,4 +60,4 @@ class QuizScores:
 
     def _show(self, quiz: Quiz, target: Target) -> None:
         if scores := quiz.scores.get(target):
-            self._meter.probes_scored(target, share_of(round(sum(scores.values())), len(scores)))
+            self._meter.probes_scored(target, score_of(round(sum(scores.values())), len(scores)))

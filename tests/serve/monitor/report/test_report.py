@@ -12,7 +12,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from adapters.errors import AdapterNotFoundError
-from adapters.store.manifest import Evaluation, Score
+from adapters.scores import Score
+from adapters.store.manifest import Evaluation
 from adapters.store.store import AdapterStore
 from lorikeet import app
 from quality.probes import GeneralText, ProbeSet, write_probes
