@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import isfinite, log
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 
@@ -83,34 +83,34 @@ class Evidence:
                     )
 
 
-@dataclass(frozen=True)
-class Policy:
-    """Limits that a canary must meet, and the confidence.
+class Policy(Protocol):
+    """Limits that a canary must meet, and the confidence: stable's own, from its manifest's `QualityRules`."""
 
-    Raises:
-        ValueError: A limit is not 0 to 1, alpha not between, or `min_pairs` below 1.
-    """
+    @property
+    def margin(self) -> float:
+        """Non-inferiority margin: the mean probe score may be lower than stable's by less than this."""
+        ...
 
-    margin: float = 0.05
-    """Non-inferiority margin: the mean probe score may be lower than stable's by less than this."""
-    max_error_increase: float = 0.02
-    """The error rate may be higher than stable's by less than this."""
-    max_slow_increase: float = 0.05
-    """The share of slow requests may be higher than stable's by less than this: 0.05 beside stable's own 0.05 means at
-    most twice as often."""
-    alpha: float = 0.05
-    """Most probability of ever promoting a canary beyond a limit, and most of ever rolling back one within all."""
-    min_pairs: int = 20
-    """A comparison of fewer pairs of questions or requests stays open, so that a cold start decides nothing."""
+    @property
+    def max_error_increase(self) -> float:
+        """The error rate may be higher than stable's by less than this."""
+        ...
 
-    def __post_init__(self) -> None:
-        for name in ("margin", "max_error_increase", "max_slow_increase"):
-            if not 0.0 <= getattr(self, name) < 1.0:
-                raise ValueError(f"{name} must be at least 0 and below 1; got {getattr(self, name)!r}.")
-        if not 0.0 < self.alpha < 1.0:
-            raise ValueError(f"alpha must lie between 0 and 1; got {self.alpha!r}.")
-        if self.min_pairs < 1:
-            raise ValueError(f"min_pairs must be at least 1; got {self.min_pairs!r}.")
+    @property
+    def max_slow_increase(self) -> float:
+        """The share of slow requests may be higher than stable's by less than this: 0.05 beside stable's own 0.05 means
+        at most twice as often."""
+        ...
+
+    @property
+    def alpha(self) -> float:
+        """Most probability of ever promoting a canary beyond a limit, and most of ever rolling back one within all."""
+        ...
+
+    @property
+    def min_pairs(self) -> int:
+        """A comparison of fewer pairs of questions or requests stays open, so that a cold start decides nothing."""
+        ...
 
 
 @dataclass(frozen=True)

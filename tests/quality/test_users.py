@@ -9,12 +9,13 @@ from math import inf, log
 import numpy as np
 import pytest
 
+from adapters.store.manifest import QualityRules
 from quality.betting import log_wealth
 from quality.users import MAX_REQUESTS, MAX_USERS, MAX_WAIT_S, UserMean, UserMeans
-from quality.verdict import Evidence, Observation, Policy, decide, pair_in_time
+from quality.verdict import Evidence, Observation, decide, pair_in_time
 
-ALPHA = Policy().alpha
-LIMIT = Policy().max_slow_increase
+ALPHA = QualityRules().alpha
+LIMIT = QualityRules().max_slow_increase
 RATES = {
     "heavy users are slow": lambda rank, rng: np.where(rank < max(1, len(rank) // 8), 0.3, 0.02),
     "heavy users are fast": lambda rank, rng: np.where(rank < max(1, len(rank) // 8), 0.02, 0.3),
@@ -90,7 +91,7 @@ def evidence_until(at_s, side):
 
 
 def test_the_simulation_decides_as_decide_does():
-    rng, policy = np.random.default_rng(3), Policy(min_pairs=1)
+    rng, policy = np.random.default_rng(3), QualityRules(min_pairs=1)
     stable, canary = counted(rng, 60, 3000, 0.5, 0.8, "users are alike")
     end, pairs = state(stable, canary)
     times = sorted({seen.at_s for seen in (*stable, *canary)})

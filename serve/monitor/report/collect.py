@@ -27,7 +27,7 @@ from serve.monitor.report.figures import (
     VersionFigures,
 )
 from serve.monitor.report.steps import mean_score, probe_steps, signal_steps
-from serve.monitor.trial.evidence import TrialEvidence, known_pairs, policy_of
+from serve.monitor.trial.evidence import TrialEvidence, known_pairs
 from serve.monitor.trial.state import TrialState, trial_state
 
 MOST_SAMPLES = 20_000
@@ -116,10 +116,10 @@ def _trial(store: QualityStore, adapters: StoreReader, name: str) -> TrialState 
     if trial is None:
         return None
     manifest = _manifest(adapters, name, trial.stable)
-    policy = policy_of((manifest.quality if manifest else None) or QualityRules())
+    rules = (manifest.quality if manifest else None) or QualityRules()
     known = known_pairs(store.trial_pairs(name, trial.stable, trial.canary, trial.began_at))
     evidence = TrialEvidence(Target(name, trial.stable), Target(name, trial.canary), known=known).evidence()
-    return trial_state(name, trial, decide(*evidence, policy))
+    return trial_state(name, trial, decide(*evidence, rules))
 
 
 def _version(store: QualityStore, adapters: StoreReader, name: str, version: int) -> VersionFigures:

@@ -21,10 +21,10 @@ from config.monitor import VerdictMode
 from quality.errors import QualityStoreError
 from quality.samples.records import TrialPair
 from quality.samples.store import QualityStore
-from quality.verdict import Comparison, Policy, Verdict, decide
+from quality.verdict import Comparison, Verdict, decide
 from serve.clock import steady_time
 from serve.monitor.protocol import LoadedVersions, MonitorMetrics
-from serve.monitor.trial.evidence import TrialEvidence, known_pairs, policy_of, ttft_of
+from serve.monitor.trial.evidence import TrialEvidence, known_pairs, ttft_of
 from serve.monitor.trial.state import TrialState, trial_state
 from serve.records import AnsweredRequest, GenerationRecord
 
@@ -42,8 +42,7 @@ class Case:
     name: str
     trial: Trial
     evidence: TrialEvidence
-    policy: Policy
-    max_hours: float
+    rules: QualityRules
     reported: set[VerdictAction]
     num_judged: int = -1
     """How much the last verdict saw."""
@@ -153,7 +152,7 @@ class Controller:
             return None
         await self._write_down(case)
         stable, canary = case.evidence.evidence()
-        verdict = await asyncio.to_thread(decide, stable, canary, case.policy)
+        verdict = await asyncio.to_thread(decide, stable, canary, case.rules)
         case.num_judged, case.verdict = num_seen, verdict
         self._metrics.quality.trial_judged(case.canary, verdict)
         if verdict.action != "hold" or is_late:
@@ -179,7 +178,7 @@ class Controller:
         ttfts_s = tuple(self._ttfts.get(str(stable), ()))
         evidence = TrialEvidence(stable, canary, ttfts_s, known_pairs(known), self._user_key)
         logger.info("%s is on trial beside %s", canary, stable)
-        return Case(name, trial, evidence, policy_of(rules), rules.max_hours, set(reported))
+        return Case(name, trial, evidence, rules, set(reported))
 
     async def _write_down(self, case: Case) -> None:
         """What was seen since the last time; what cannot be written now is tried again with the next verdict."""
@@ -200,13 +199,13 @@ class Controller:
     def _is_late(self, case: Case) -> bool:
         """Whether the time is up, and nobody was told yet."""
         hours = (self._clock() - case.trial.began_s) / 3600
-        return hours > case.max_hours and not case.reported
+        return hours > case.rules.max_hours and not case.reported
 
     async def _conclude(self, case: Case, verdict: Verdict) -> None:
         action, figures = verdict.action, figures_of(verdict)
         reason = verdict.reason
         if action == "hold":
-            reason = f"nothing is proven after {case.max_hours:g} h: {reason}"
+            reason = f"nothing is proven after {case.rules.max_hours:g} h: {reason}"
         if action in case.reported and (action == "hold" or not self._does_act):
             return
         try:

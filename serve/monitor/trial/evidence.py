@@ -14,11 +14,10 @@ from collections.abc import Sequence
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
 from adapters.reference import Target
-from adapters.store.manifest import QualityRules
 from quality.samples.privacy import user_hash
 from quality.samples.records import TrialPair
 from quality.users import MAX_REQUESTS, UserMean, UserMeans
-from quality.verdict import Evidence, Observation, Policy
+from quality.verdict import Evidence, Observation
 from serve.records import AnsweredRequest, GenerationRecord
 
 MIN_TTFTS = 20
@@ -262,11 +261,6 @@ class TrialEvidence:
             self._new.append(
                 ObservedPair(kind, stable.value, canary.value, None, stable.user, canary.user, num_requests)
             )
-
-
-def policy_of(rules: QualityRules) -> Policy:
-    """What a canary must prove, as the verdict wants it."""
-    return Policy(rules.margin, rules.max_error_increase, rules.max_slow_increase, rules.alpha, rules.min_pairs)
 
 
 def known_pairs(rows: Sequence[TrialPair]) -> list[ObservedPair]:

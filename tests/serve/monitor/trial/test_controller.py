@@ -17,7 +17,7 @@ from config.monitor import VerdictMode
 from quality.samples.store import QualityStore
 from quality.verdict import decide
 from serve.monitor.trial.controller import Controller, figures_of
-from serve.monitor.trial.evidence import MIN_TTFTS, TrialEvidence, policy_of
+from serve.monitor.trial.evidence import MIN_TTFTS, TrialEvidence
 from serve.observe.metrics import ServeMetrics
 from serve.records import AnsweredRequest, RequestContext
 from serve.residency.residency import Residency
@@ -225,7 +225,7 @@ async def test_an_operators_move_between_evidence_and_verdict_wins(court: Court,
     stable, canary = case.evidence.evidence()
     court.store.set_aliases("medical", moves)
     before = court.store.history("medical")
-    await court.controller._conclude(case, decide(stable, canary, case.policy))  # judged before, concluded after
+    await court.controller._conclude(case, decide(stable, canary, case.rules))  # judged before, concluded after
     assert court.store.history("medical") == before
     assert court.told("rollback") is None
 
@@ -399,7 +399,7 @@ async def test_a_quality_store_that_fails_does_not_keep_a_canary_from_being_judg
 
 def test_figures_have_a_name_for_each_comparison_and_field() -> None:
     stable, canary = TrialEvidence(FIRST, SECOND).evidence()
-    figures = figures_of(decide(stable, canary, policy_of(RULES)))
+    figures = figures_of(decide(stable, canary, RULES))
     names = ("pairs", "stable", "canary", "ci_low", "ci_high")
     users = ("stable_users", "canary_users")
     by_user = {f"{comparison}_{name}" for comparison in ("error_rate", "slow_share") for name in (*names, *users)}

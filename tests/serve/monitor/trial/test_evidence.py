@@ -12,7 +12,6 @@ from serve.monitor.trial.evidence import (
     PairedStream,
     TrialEvidence,
     failure_of,
-    policy_of,
     ttft_of,
 )
 from serve.records import AnsweredRequest
@@ -117,7 +116,7 @@ def test_whatever_requests_come_the_evidence_can_be_judged(records: list[Answere
     for number, record in enumerate(records):
         evidence.request_finished(record, 30.0 * number)
     stable, canary = evidence.evidence()
-    verdict = decide(stable, canary, policy_of(RULES))
+    verdict = decide(stable, canary, RULES)
     assert len(evidence.take_new()) >= sum(comparison.num_pairs for comparison in verdict.comparisons)
     assert len(canary.errors) <= sum(r.served_name == str(SECOND) for r in records)
     for seen in (stable.errors, stable.slow, canary.errors, canary.slow):
@@ -150,7 +149,7 @@ def test_where_stable_had_no_traffic_before_its_first_requests_fix_the_threshold
 
 def paired(evidence: TrialEvidence) -> list[tuple[int, float, float]]:
     """What decides: pairs and their means; who has no partner yet is not written down."""
-    comparisons = decide(*evidence.evidence(), policy_of(RULES)).comparisons
+    comparisons = decide(*evidence.evidence(), RULES).comparisons
     return [(one.num_pairs, one.stable, one.canary) for one in comparisons]
 
 
