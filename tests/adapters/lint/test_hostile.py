@@ -141,8 +141,8 @@ def golden_prompt(**changes):
         pytest.param(sparse("fingerprint.json", 1 << 30), r"'fingerprint\.json' has 1073741824", id="huge fingerprint"),
         pytest.param(config('"r": 512'), "the key 'r' occurs twice", id="one key twice"),
         pytest.param(config('"x": NaN'), "NaN is not a JSON number", id="NaN in the configuration"),
-        pytest.param(config('"rank_pattern": {"(a+)+$": 2}'), "no map of plain patterns", id="endless pattern"),
-        pytest.param(config(f'"rank_pattern": {{"{"(" * 5000}": 2}}'), "no map of plain patterns", id="deep pattern"),
+        pytest.param(config('"rank_pattern": {"(a+)+$": 2}'), "must map plain patterns", id="endless pattern"),
+        pytest.param(config(f'"rank_pattern": {{"{"(" * 5000}": 2}}'), "must map plain patterns", id="deep pattern"),
         pytest.param(config('"modules_to_save": 5'), "modules_to_save is 5", id="modules that are none"),
         pytest.param(
             content("fingerprint.json", b"\xff\xfe"), "fingerprint.json of 'medical'", id="binary fingerprint"

@@ -272,7 +272,7 @@ def test_only_unsupported_findings_raise_unsupported(tmp_path):
     with pytest.raises(UnsupportedAdapterError, match="not support DoRA"):
         raise_errors(dora, "It")
     broken = lint(write_peft_folder(tmp_path / "both", use_dora=True, tensors={}))
-    with pytest.raises(InvalidAdapterError, match="holds no LoRA weights") as refusal:
+    with pytest.raises(InvalidAdapterError, match="contains no LoRA weights") as refusal:
         raise_errors(broken, "It")
     assert not isinstance(refusal.value, UnsupportedAdapterError)
 

@@ -59,8 +59,8 @@ def test_the_long_run_takes_as_long_as_one_says(noted_name: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
-        (("lora", "--minutes", "5"), "Only `manyadapters` takes it"),
-        (("generator", "--stock"), "Only `overhead` takes it"),
+        (("lora", "--minutes", "5"), "Only `manyadapters` supports this option"),
+        (("generator", "--stock"), "Only `overhead` supports this option"),
         (("nothing",), "is not a benchmark; known: adapters"),
     ],
 )

@@ -55,7 +55,7 @@ def test_a_handful_of_requests_is_no_cliff_and_is_called_little() -> None:
     few = point(2, 0.9).model_copy(update={"num_requests": 9})
     cliff = find_cliff([point(1, 0.2), few])
     assert cliff.breaks_at is None
-    assert cliff.reason.endswith("1 of the points had fewer than 10 requests and say little: measure longer.")
+    assert cliff.reason.endswith("1 of the points had fewer than 10 requests and are unreliable: measure longer.")
 
 
 def test_points_may_come_in_any_order() -> None:
@@ -105,7 +105,7 @@ def test_noise_below_the_factor_is_no_cliff(ttfts_s: list[float]) -> None:
 
 
 def test_points_of_two_settings_have_no_common_cliff() -> None:
-    with pytest.raises(SweepError, match="one setting of the server; got points of 2"):
+    with pytest.raises(SweepError, match="one server setting; got points of 2"):
         find_cliff([point(1, 0.2), point(1, 0.2, max_loras=3)])
 
 
@@ -129,7 +129,7 @@ def test_where_none_carries_all_what_was_too_small_is_raised() -> None:
     assert (cold.max_loras, cold.max_cpu_loras, cold.is_measured) == (2, 12, False)
     slots = recommend([cliff_of(0.2, 0.2, 0.9)], wanted=3)
     assert (slots.max_loras, slots.max_cpu_loras) == (3, 4)
-    assert "sweep it to be sure" in slots.reason
+    assert "Sweep it to confirm" in slots.reason
 
 
 def test_an_overloaded_server_gets_no_new_settings() -> None:
