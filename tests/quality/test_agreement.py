@@ -5,13 +5,14 @@ scikit-learn is not among our dependencies; the figures of `SexualFun` are those
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quality.agreement import agreement_of_scores, cohens_kappa, kappa_terms, weights_of
+from tests.examples import at_most
 from tests.narrowing import not_none
 
-MODERATE = settings(max_examples=100, deadline=None)
+MODERATE = at_most(100)
 
 # Agresti (1990): 91 couples rate the same statement, 1 to 4; rows the husband's answers, columns the wife's.
 SEXUAL_FUN = np.array([[7, 7, 2, 3], [2, 8, 3, 7], [1, 5, 4, 9], [2, 8, 9, 14]])

@@ -3,14 +3,15 @@ from math import exp, log
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quality.betting import log_wealth, mean_bounds
+from tests.examples import at_most
 
 BINARY = np.array([0.0, 1.0])
 # A busy machine is slow, not wrong.
-MODERATE = settings(max_examples=50, deadline=None)
+MODERATE = at_most(50)
 values_0_to_1 = st.lists(st.floats(0, 1), min_size=1, max_size=40)
 
 

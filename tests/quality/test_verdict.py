@@ -8,17 +8,18 @@ from math import inf, log, nan
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.store.manifest import QualityRules
 from quality.betting import log_wealth
 from quality.verdict import FEW_USERS_ADVICE, Evidence, Observation, decide, least_pairs, pair_in_time
+from tests.examples import at_most
 
 POLICY = QualityRules()
 HARMS = np.array([-1.0, 0.0, 1.0])
 # A busy machine is slow, not wrong.
-MODERATE = settings(max_examples=50, deadline=None)
+MODERATE = at_most(50)
 
 
 def seen(values, start_s=0.0):

@@ -10,13 +10,14 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from itertools import count
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.access.admission import Admission
 from serve.access.admission_queue import AdmissionQueue
 from serve.access.capacity import Ask
 from serve.errors import AdapterRefusedError, RateLimitedError
+from tests.examples import at_most
 
 pytestmark = pytest.mark.anyio
 
@@ -267,7 +268,7 @@ async def test_metrics_may_be_read_from_another_thread_at_any_time() -> None:
     assert await scraping > 0
 
 
-@settings(deadline=None, max_examples=40)
+@at_most(40)
 @given(st.integers(1, 3), st.integers(1, 2), st.integers(0, 6), st.integers(0, 2**32))
 def test_however_clients_come_and_leave_the_house_is_empty_in_the_end(
     max_running: int, max_loras: int, max_waiting: int, seed: int

@@ -5,11 +5,12 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.access.capacity import Ticket
 from tests.admission_house import House, tenants
+from tests.examples import at_most
 
 
 def test_requests_run_at_once_while_there_are_places() -> None:
@@ -236,7 +237,6 @@ def take(house: House, step: tuple[Any, ...]) -> None:
             house.go(house.of(kind)[rest[0] % len(house.of(kind))])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5), st.integers(1, 3), st.lists(STEPS, max_size=60))
 def test_limits_hold_nobody_waits_in_vain_and_nothing_is_left_behind(
     max_running: int, max_loras: int, steps: list[tuple[Any, ...]]
@@ -249,7 +249,6 @@ def test_limits_hold_nobody_waits_in_vain_and_nothing_is_left_behind(
     assert (house.queue.num_waiting, house.queue.num_tenants, house.queue.running_by_adapter()) == (0, 0, {})
 
 
-@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 3), st.lists(st.integers(0, 99), min_size=60, max_size=60))
 def test_a_flood_of_running_adapters_is_passed_within_few_completions_whichever_end_first(
     max_running: int, max_loras: int, choices: list[int]
@@ -268,7 +267,7 @@ def test_a_flood_of_running_adapters_is_passed_within_few_completions_whichever_
     assert house.num_completions == 60
 
 
-@settings(deadline=None, max_examples=25)
+@at_most(25)
 @given(st.integers(4, 8), st.integers(1, 2), st.integers(0, 2**32))
 def test_in_any_mix_everybody_runs_within_a_bounded_number_of_completions(
     max_running: int, max_loras: int, seed: int

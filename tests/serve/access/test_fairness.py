@@ -5,13 +5,14 @@ from collections import Counter, deque
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.access.adapter_slots import MAX_LOADS
 from serve.access.capacity import Ticket, reserved
 from serve.access.fairness import TokenCounters
 from tests.admission_house import House, tenants
+from tests.examples import at_most
 
 GREEDY_SIZE = 28  # 14 prompts, two answers each: all but the reserve of 32 places
 
@@ -54,7 +55,7 @@ def test_a_single_tenant_has_all_places() -> None:
     assert [ticket.state for ticket in house.come("acme", times=32)] == ["running"] * 32
 
 
-@settings(deadline=None, max_examples=30)
+@at_most(30)
 @given(st.integers(5, 28), st.integers(0, 2**32))
 def test_a_larger_request_of_a_small_tenant_waits_for_one_of_the_flood_only(size: int, seed: int) -> None:
     house, rng = House(32, 1, num_tenants=2), random.Random(seed)
@@ -279,7 +280,6 @@ def most(house: House) -> int:
     return house.queue.capacity.without_reserve(house.max_running)
 
 
-@settings(deadline=None)
 @given(
     st.integers(1, 9),
     st.integers(1, 3),
@@ -304,7 +304,7 @@ def test_limits_hold_whatever_comes_and_everybody_runs_in_the_end(
     assert (house.queue.num_waiting, house.queue.num_tenants, list(house.queue.adapters)) == (0, 0, [])
 
 
-@settings(deadline=None, max_examples=25)
+@at_most(25)
 @given(st.integers(2, 9), st.integers(1, 3), st.integers(0, 2**32))
 def test_no_tenant_adapter_or_size_starves(max_running: int, max_loras: int, seed: int) -> None:
     house, rng = House(max_running, max_loras, num_tenants=5), random.Random(seed)

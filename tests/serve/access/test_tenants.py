@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.access.keys import ANONYMOUS, KeyRecord
@@ -209,7 +209,6 @@ def test_a_debt_is_not_forgotten_with_time_alone(limits: TenantLimits, clock: Fa
     assert refusal(limits, record).retry_after_s == pytest.approx(540 - 61)
 
 
-@settings(deadline=None)
 @given(
     requests=st.integers(1, 10_000),
     tokens=st.integers(1, 10_000_000),
@@ -228,7 +227,6 @@ def test_whoever_waits_as_long_as_told_gets_in(requests: int, tokens: int, debts
             answer(limits, record, num_tokens)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 120), st.lists(st.floats(0, 5), max_size=200))
 def test_no_minute_lets_in_more_than_two_minutes_worth(per_minute: int, pauses_s: list[float]) -> None:
     clock = FakeClock()

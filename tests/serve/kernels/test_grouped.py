@@ -1,11 +1,12 @@
 """Grouped LoRA against a float64 reference, over shapes, ranks and mixes of adapters."""
 
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from serve.kernels.grouped import add_lora, group_tokens
+from tests.examples import at_most
 
 SLOTS = 3
 
@@ -29,7 +30,7 @@ def reference(
     return want
 
 
-@settings(max_examples=60, deadline=None)
+@at_most(60)
 @given(batches())
 def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(
     batch: tuple[list[int], int, int, tuple[int, ...], int],

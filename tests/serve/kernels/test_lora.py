@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from serve.kernels.packed import SlotTable, pack_layer, padded_rank
+from tests.examples import at_most
 from tests.operators import require_instructions, require_operators
 
 SLOTS = 3
@@ -91,7 +92,7 @@ def slot_table(batch: Batch, adapters: list[list[Pair | None]]) -> SlotTable:
     return table
 
 
-@settings(max_examples=40, deadline=None)
+@at_most(40)
 @given(batch=batches())
 def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(instructions: str, batch: Batch) -> None:
     generator = torch.Generator().manual_seed(batch.seed + 1)

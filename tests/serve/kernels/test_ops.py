@@ -4,12 +4,13 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
 from serve.kernels.ops import add_embedding_lora, register_for_compilation
 from serve.kernels.packed import SlotTable, pack_layer
+from tests.examples import at_most
 from tests.operators import require_operators
 
 INPUTS, WIDTHS, SLOTS, RANK = 32, (16, 48), 3, 8
@@ -76,7 +77,7 @@ def test_a_layer_traced_once_follows_other_batches_and_other_adapters() -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@at_most(40)
 @given(
     slots=st.lists(st.integers(-1, SLOTS - 1), min_size=1, max_size=12),
     used=st.lists(st.booleans(), min_size=SLOTS, max_size=SLOTS),

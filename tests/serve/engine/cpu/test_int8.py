@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from adapters.errors import InvalidBaseError
 from config.home import Home
 from serve.engine.cpu.int8 import int8_base, is_linear, round_to_int8
+from tests.examples import at_most
 from tests.tiny_llama import prepare_tiny_base, write_tiny_llama
 
 
@@ -22,7 +23,7 @@ def base(tmp_path: Path) -> Path:
     return home.bases / "tiny"
 
 
-@settings(max_examples=50, deadline=None)
+@at_most(50)
 @given(
     st.integers(1, 8),
     st.integers(1, 40),

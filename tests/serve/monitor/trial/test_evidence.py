@@ -1,7 +1,7 @@
 """What counts as evidence on a canary, and how it is paired with stable's."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from quality.users import MAX_REQUESTS, MAX_WAIT_S
@@ -15,6 +15,7 @@ from serve.monitor.trial.evidence import (
     ttft_of,
 )
 from serve.records import AnsweredRequest
+from tests.examples import at_most
 from tests.generations import generation
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request
 
@@ -73,7 +74,7 @@ SEEN = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.5, 1.0])), max_
 
 
 @given(SEEN)
-@settings(max_examples=200, deadline=None)
+@at_most(200)
 def test_a_stream_forms_the_pairs_that_the_verdict_would_form_of_everything(seen: list[tuple[bool, float]]) -> None:
     stream: PairedStream[float] = PairedStream()
     for is_canary, value in seen:
@@ -85,7 +86,7 @@ def test_a_stream_forms_the_pairs_that_the_verdict_would_form_of_everything(seen
 
 
 @given(SEEN)
-@settings(max_examples=100, deadline=None)
+@at_most(100)
 def test_a_streams_memory_is_bounded(seen: list[tuple[bool, float]]) -> None:
     stream: PairedStream[float] = PairedStream(most_unused=3, most_pairs=10)
     for is_canary, value in seen:
@@ -110,7 +111,7 @@ RECORDS = st.lists(
 
 
 @given(RECORDS, st.lists(st.floats(0, 10), max_size=40))
-@settings(max_examples=100, deadline=None)
+@at_most(100)
 def test_whatever_requests_come_the_evidence_can_be_judged(records: list[AnsweredRequest], before: list[float]) -> None:
     evidence = TrialEvidence(FIRST, SECOND, before)
     for number, record in enumerate(records):
@@ -154,7 +155,7 @@ def paired(evidence: TrialEvidence) -> list[tuple[int, float, float]]:
 
 
 @given(RECORDS, st.integers(0, 150), st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0.0, 1.0])), max_size=20))
-@settings(max_examples=100, deadline=None)
+@at_most(100)
 def test_evidence_that_is_written_down_can_be_taken_up_again(
     records: list[AnsweredRequest], cut: int, scores: list[tuple[int, float]]
 ) -> None:
