@@ -59,8 +59,12 @@ class AliasMove(BaseModel):
 
     stable: _Version | None = None
     canary: _Version | None = None
-    canary_weight: float | None = Field(None, ge=0, le=1, description="Share of `name` requests for the canary.")
-    shadow: bool | None = Field(None, description="The canary gets copies, and answers nobody.")
+    canary_weight: float | None = Field(
+        None, ge=0, le=1, description="Share of the requests to `name` that go to the canary."
+    )
+    shadow: bool | None = Field(
+        None, description="Send the canary copies of requests only; its answers reach no client."
+    )
     reason: str = Field("", max_length=500)
 
 
@@ -136,7 +140,7 @@ def _add_adapter_routes(router: APIRouter, store: AdapterStore, residency: Resid
                 await residency.quarantine.lift(target)
             return {"adapter": str(target), "done": action}
         if not engine.is_ready:
-            raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
+            raise NotReadyError("The server is starting. Poll GET /ready, or retry in a minute.")
         if action == "load":
             await residency.load(target)
         elif action == "unload":
@@ -184,7 +188,7 @@ def _add_monitor_routes(router: APIRouter, monitor: Monitor | None) -> None:
     async def act(action: Literal["pause", "resume"]) -> dict[str, _MonitorState]:
         if monitor is None:
             raise ConflictError(
-                f"There is no quality monitor to {action}: `quality.enabled` is false in this server's configuration."
+                f"Cannot {action} the quality monitor: `quality.enabled` is false in this server's configuration."
             )
         await (monitor.pause() if action == "pause" else monitor.resume())
         return state()
@@ -226,7 +230,7 @@ def _aliases(store: AdapterStore, name: str) -> dict[str, Any]:
     with _as_http_errors():
         aliases, split = store.aliases(name), store.split(name)
         if not store.versions(name):
-            raise AdapterNotFoundError(f"There is no adapter {name!r}.")
+            raise AdapterNotFoundError(f"Adapter {name!r} does not exist. GET /admin/adapters lists all.")
     return {"name": name, "aliases": aliases, "canary_weight": split.canary_weight, "shadow": split.is_shadow}
 
 

@@ -93,7 +93,8 @@ class BodyReader:
                         raise BodyTooLargeError(f"at least {len(received)}", most)
         except TimeoutError:
             raise BodyTimeoutError(
-                f"The body was not there after {self._timeout_s:g} s; {len(received)} bytes came. Send it faster."
+                f"The request body was not complete after {self._timeout_s:g} s; {len(received)} bytes were "
+                "received. Send it faster."
             ) from None
         return bytes(received)
 
@@ -134,7 +135,7 @@ class Places:
             if not isinstance(error, TimeoutError):
                 raise
             raise RateLimitedError(
-                f"Too many request bodies are being sent to this server: none was read for {timeout_s:g} s.",
+                f"Too many request bodies are being sent to this server: this one waited {timeout_s:g} s to be read.",
                 _RETRY_AFTER_S,
                 "bodies",
             ) from None
@@ -208,7 +209,7 @@ def parse_object(raw: bytes) -> dict[str, Any]:
     num_parts = _count_parts(raw)
     if num_parts > MAX_PARTS:
         raise InvalidRequestError(
-            f"The body has {num_parts} objects, lists and members of objects; this server takes at most {MAX_PARTS}."
+            f"The body has {num_parts} objects, lists and object members; this server accepts at most {MAX_PARTS}."
         )
     try:
         body = jiter.from_json(raw, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="none")
@@ -247,5 +248,5 @@ def _reason(message: str) -> str:
     half = _MAX_ERROR_CHARS // 2
     short = message if len(message) <= _MAX_ERROR_CHARS else f"{message[:half]}…{message[-half:]}"
     if "recursion limit" in message:
-        return f"it nests too deep ({short})"
-    return f"half of a surrogate pair ({short})" if "hex escape" in message else short
+        return f"it is nested too deeply ({short})"
+    return f"unpaired surrogate ({short})" if "hex escape" in message else short

@@ -169,7 +169,7 @@ class Completions:
 
     def _resolve(self, call: Call) -> Resolution:
         if not self._engine.is_ready:
-            raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
+            raise NotReadyError("The server is starting. Poll GET /ready, or retry in a minute.")
         model, sticky_key = call.body.get("model"), _sticky_key(call)
         resolution = self._resolver.resolve(model, lambda name: may_use(call.tenant, name), sticky_key)
         call.served_name = resolution.served_name
@@ -239,7 +239,7 @@ class Completions:
             self._finish(call, *end)
 
     def _too_late(self) -> DeadlineError:
-        return DeadlineError(f"The answer took longer than {self._gate.request_timeout_s:g} s.")
+        return DeadlineError(f"The answer was not complete after {self._gate.request_timeout_s:g} s.")
 
     def _failed(self, call: Call, error: ServeError) -> Response:
         self._finish(call, _outcome(error), error.status, error.reason)

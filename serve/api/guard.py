@@ -72,8 +72,8 @@ class WebRules:
         if host is None or not (self.hosts is None or is_loopback(host[0]) or host[0] in self.hosts):
             shown = ", ".join(headers.getlist("host"))[:80]
             raise ForeignHostError(
-                f"This server is not called {shown!r}. Ask it by its address on loopback, or have its operator add the "
-                "name to `allowed_hosts` in serve.yaml."
+                f"This server does not accept requests for the host {shown!r}. Use its loopback address, or have its "
+                "operator add the name to `allowed_hosts` in serve.yaml."
             )
 
     def _check_site(self, headers: Headers) -> None:
@@ -87,8 +87,8 @@ class WebRules:
         if not is_own or len(origins) > 1 or not _OWN_SITES.issuperset(headers.getlist("sec-fetch-site")):
             shown = ", ".join(origins)[:80] or "another site"
             raise CrossSiteError(
-                f"A web page of {shown!r} may not use this server. Its operator can list the page's origin in "
-                "`cors_origins` of serve.yaml."
+                f"Web pages from {shown!r} may not use this server. Its operator can add the origin to "
+                "`cors_origins` in serve.yaml."
             )
 
 

@@ -78,6 +78,6 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family)
     except OSError as error:
         raise ConfigError(
-            f"`metrics_port` {port} on {host!r} cannot be used: {error.strerror or error}. Choose another port, or end "
-            "what listens there."
+            f"Cannot listen on `metrics_port` {port} of {host!r}: {error.strerror or error}. Choose another "
+            "port, or stop the program that uses it."
         ) from None

@@ -13,12 +13,18 @@ class ModelCard(BaseModel):
 
     id: str
     object: Literal["model"] = "model"
-    created: int = Field(description="When the version was published, or the base prepared; seconds since 1970, UTC.")
+    created: int = Field(
+        description="Time at which the version was published, or the base prepared; Unix time, seconds."
+    )
     owned_by: Literal["lorikeet"] = "lorikeet"
-    root: str = Field(description="The version that the name means now, as medical@3; the base's own name.")
+    root: str = Field(
+        description="The version that the name currently resolves to, as medical@3; for the base, its own name."
+    )
     parent: str | None = Field(description="The base's name; null for the base.")
-    max_model_len: int = Field(description="Tokens of prompt and answer together.")
-    defaults: dict[str, Any] | None = Field(description="What the version fills in where a request leaves it out.")
+    max_model_len: int = Field(description="Context length: tokens of prompt and answer together.")
+    defaults: dict[str, Any] | None = Field(
+        description="Request defaults of the version: what it fills in where a request leaves a field out."
+    )
 
 
 class ModelList(BaseModel):

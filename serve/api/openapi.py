@@ -45,25 +45,28 @@ _TOOL: Schema = {
 _KEY = {
     "type": "http",
     "scheme": "bearer",
-    "description": "An API key, `lk-…`. A server without keys listens on loopback and asks for none.",
+    "description": "An API key, `lk-…`. A server without keys listens on loopback only and requires none.",
 }
 _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _ANSWER_HEADERS = {
-    "x-lorikeet-adapter": "The version that answered, or the base's name.",
-    "x-lorikeet-digest": "SHA-256 over the version's files.",
-    "x-lorikeet-cold": "1 where this request had to wait for a load.",
-    "x-request-id": "The client's own, or a new one.",
+    "x-lorikeet-adapter": "The adapter version that answered, or the base model's name.",
+    "x-lorikeet-digest": "SHA-256 digest of the version's files.",
+    "x-lorikeet-cold": "1 if this request waited for its adapter to load.",
+    "x-request-id": "The client's request id, or a generated one.",
 }
 _DEFAULTS_HEADER: Schema = {
     "x-lorikeet-defaults": {
-        "description": "The version's defaults that filled what the request left out, as `system,temperature`; "
-        "without any, the header is missing.",
+        "description": "Fields filled in from the version's request defaults, as `system,temperature`; absent if there "
+        "were none.",
         "schema": {"type": "string"},
     }
 }
 
 METRICS_ANSWER: dict[int | str, dict[str, Any]] = {
-    200: {"description": "Prometheus' text format.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+    200: {
+        "description": "Metrics in Metrics in Prometheus' text format.",
+        "content": {"text/plain": {"schema": {"type": "string"}}},
+    }
 }
 """`responses` of the route that is scraped."""
 
@@ -109,7 +112,7 @@ def completion_answer() -> dict[int | str, dict[str, Any]]:
         for name, text in _ANSWER_HEADERS.items()
     } | _DEFAULTS_HEADER
     content = {"application/json": {"schema": answer}, "text/event-stream": {"schema": {}}}
-    return {200: {"description": "OpenAI's answer, from vLLM.", "headers": headers, "content": content}}
+    return {200: {"description": "OpenAI's response, produced by vLLM.", "headers": headers, "content": content}}
 
 
 def completion_body(endpoint: Endpoint, limits: RequestLimits) -> dict[str, Any]:
@@ -159,11 +162,14 @@ def _fields(endpoint: Endpoint, limits: RequestLimits) -> dict[str, Schema]:
         },
     }
     return of_endpoint[endpoint] | {
-        "model": {"type": "string", "description": "`medical`, `medical@3`, `medical@canary`, or the base."},
+        "model": {
+            "type": "string",
+            "description": "`medical`, `medical@3`, `medical@canary`, or the base model's name.",
+        },
         "stream": _BOOLEAN,
-        "stop": {"anyOf": [stop, _list(stop, limits.max_stop)], "description": "Empty strings and null name none."},
+        "stop": {"anyOf": [stop, _list(stop, limits.max_stop)], "description": "Empty strings and null are ignored."},
         "logit_bias": {"type": ["object", "null"], "additionalProperties": {"type": "number"}},
-        "user": _TEXT | {"description": "Requests of one user stay on one side of a canary split."},
+        "user": _TEXT | {"description": "Requests with the same user stay on the same side of a canary split."},
     }
 
 

@@ -121,7 +121,7 @@ async def _answer_nobody(_: Request, error: Exception) -> Response:
 
 def unexpected_error() -> ServeError:
     """What a client is told of a defect: nothing of it leaves the process."""
-    return ServeError("Something went wrong in the server; its log says what.")
+    return ServeError("Internal server error; see the server's log.")
 
 
 async def _answer_bug(request: Request, error: Exception) -> JSONResponse:

@@ -72,7 +72,7 @@ class HoldingStream(StreamingResponse):
             async with asyncio.timeout_at(self._deadline + _LAST_WORDS_S):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
-            logger.info("A reader has left %d bytes of a stream unread until its deadline", self.num_unread_bytes)
+            logger.info("A client left %d bytes of a stream unread until its deadline", self.num_unread_bytes)
         finally:
             self._pump.cancel()
             await asyncio.wait([self._pump])  # a second cancellation does not stop it from giving back
@@ -82,11 +82,11 @@ class HoldingStream(StreamingResponse):
 
     def cut(self) -> None:
         """End it: its reader is too far behind, and is told if it reads on."""
-        logger.warning("A stream was ended: its reader is %d bytes behind", self.num_unread_bytes)
+        logger.warning("A stream was aborted: its reader is %d bytes behind", self.num_unread_bytes)
         self._forget_unread()
         if self._pump is not None:
             self._pump.cancel()
-        self._keep(error_event(DeadlineError("The answer was not read in time, and has been ended.")))
+        self._keep(error_event(DeadlineError("The stream was not read in time and was aborted.")))
 
     async def _take_events(self) -> None:
         try:

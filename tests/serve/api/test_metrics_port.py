@@ -80,7 +80,7 @@ async def test_the_metrics_port_answers_until_the_server_ends(serving: Serving) 
 async def test_a_metrics_port_that_is_taken_is_named(serving: Serving) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=f"`metrics_port` {port} on '127.0.0.1' cannot be used: Address"):
+        with pytest.raises(ConfigError, match=f"`metrics_port` {port} of '127.0.0.1': Address"):
             MetricsPort(ServeConfig(base="tiny", metrics_port=port), serving.metrics)
 
 

@@ -83,4 +83,4 @@ async def test_openais_client_reads_the_cards(serving: Serving) -> None:
 def test_the_cards_are_described(serving: Serving) -> None:
     described = serving.app.openapi()["components"]["schemas"]["ModelCard"]["properties"]
     assert {"created", "parent", "root", "max_model_len"} < set(described)
-    assert "Tokens of prompt and answer" in described["max_model_len"]["description"]
+    assert "tokens of prompt and answer" in described["max_model_len"]["description"]

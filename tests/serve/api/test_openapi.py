@@ -247,7 +247,7 @@ def serving(store: AdapterStore, base_folder: Path) -> Serving:
     [
         (b'{"stable": 1' + b"0" * 400 + b"}", "body.stable: Input should be less than or equal to"),
         (b'{"stable": 1.5}', "body.stable: Input should be a valid integer"),
-        (b'{"reason": "\\ud83d"}', "half of a surrogate pair"),
+        (b'{"reason": "\\ud83d"}', "unpaired surrogate"),
     ],
 )
 async def test_a_move_that_is_none_is_a_400_that_says_why(serving: Serving, content: bytes, message: str) -> None:
