@@ -128,7 +128,7 @@ class Admission:
         try:
             if self._queue.num_waiting_for_places > self._max_waiting:
                 self._refuse(
-                    self._queue.last_to_run(), "queue_full", f"its queue of {self._max_waiting} requests is full"
+                    self._queue.last_to_run(), "queue_full", f"the queue of {self._max_waiting} requests is full"
                 )
             refusal = await waiting.verdict
         finally:
@@ -202,18 +202,18 @@ class Admission:
             self._waiting[ticket] = _Waiting(self._waiting[ticket].verdict, deadline)
             return
         why = self._why(ticket, self._queue.reason(ticket, self._clock()))
-        self._refuse(ticket, "queue_timeout", f"the request waited {self._max_wait_s:g} s, and {why}")
+        self._refuse(ticket, "queue_timeout", f"the request waited {self._max_wait_s:g} s while {why}")
 
     def _why(self, ticket: Ticket, reason: Reason) -> str:
         most = self._queue.capacity.max_sequences
         if reason == "tenant":
             num_running = self._queue.running_by_tenant().get(ticket.ask.tenant_id, 0)
-            return f"other requests of this tenant hold {num_running} of the {most} places"
+            return f"other requests of this tenant held {num_running} of the {most} sequences"
         if reason == "capacity":
-            return f"of {most} places too few became free for its {ticket.ask.num_sequences}"
+            return f"fewer than {ticket.ask.num_sequences} of the {most} sequences were free"
         return {
             "adapter_slots": "all adapter slots were in use",
-            "adapter_load": "other adapters were loaded before its own",
+            "adapter_load": "other adapters were loaded first",
         }[reason]
 
     def _refuse(self, ticket: Ticket, reason: str, why: str) -> None:

@@ -34,7 +34,7 @@ class CacheSalts:
         """
         given = body.get("cache_salt")
         if given is not None and not (isinstance(given, str) and 0 < len(given) <= _MAX_CHARS):
-            raise InvalidRequestError(f"`cache_salt` must be a text of 1 to {_MAX_CHARS} characters.", "cache_salt")
+            raise InvalidRequestError(f"`cache_salt` must be a string of 1 to {_MAX_CHARS} characters.", "cache_salt")
         # Unambiguous: no tenant's name has a zero character, and a salt that is given is not empty.
         words = f"{'' if self._is_shared else tenant}\0{given or ''}"
         return {"cache_salt": hmac.new(self._key, words.encode(), hashlib.sha256).hexdigest()}

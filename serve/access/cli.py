@@ -16,28 +16,26 @@ from config.load import validate
 from config.terminal import make_console, print_error
 from serve.access.keys import KeyGrant, KeyRecord, create_key, list_keys, revoke_key
 
-app = typer.Typer(no_args_is_help=True, help="API keys of the server: create, list, revoke.")
+app = typer.Typer(no_args_is_help=True, help="Create, list and revoke API keys of the server.")
 
-FileOption = Annotated[
-    Path | None, typer.Option("--file", help="The key file; `keys.json` in the state folder when left out.")
-]
-HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="Where Lorikeet keeps its state.")]
-LimitOption = Annotated[int | None, typer.Option(min=1, help="No limit when left out.")]
+FileOption = Annotated[Path | None, typer.Option("--file", help="Key file; default: `keys.json` in the state folder.")]
+HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="State folder.")]
+LimitOption = Annotated[int | None, typer.Option(min=1, help="Default: no limit.")]
 
 DEFAULT_HOME = Path("var")
 
 
 @app.command()
 def create(
-    tenant: Annotated[str, typer.Argument(help="Who the key is for; a tenant may have many keys.")],
+    tenant: Annotated[str, typer.Argument(help="Owner of the key; a tenant may have several keys.")],
     adapter: Annotated[
-        list[str] | None, typer.Option(help="Adapter name, base name or glob that it allows; repeat for more.")
+        list[str] | None, typer.Option(help="Adapter name, base name or glob pattern to allow; may be repeated.")
     ] = None,
     requests_per_minute: LimitOption = None,
     tokens_per_minute: LimitOption = None,
     max_concurrency: LimitOption = None,
-    priority: Annotated[int, typer.Option(help="Lower first, as in vLLM.")] = 0,
-    admin: Annotated[bool, typer.Option("--admin", help="Allow the administration routes.")] = False,
+    priority: Annotated[int, typer.Option(help="Scheduling priority, lower first (as in vLLM).")] = 0,
+    admin: Annotated[bool, typer.Option("--admin", help="Grant access to the administration routes.")] = False,
     file: FileOption = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
@@ -56,7 +54,7 @@ def create(
         created = create_key(_key_file(file, home), grant, now=datetime.now(UTC))
     # The token alone goes to stdout, so that a script can take it.
     typer.echo(created.token)
-    _note(f"Key {created.record.id} of {tenant!r}. Keep the token now: it is not shown again.")
+    _note(f"Created key {created.record.id} of {tenant!r}. Save the token now: it is not shown again.")
 
 
 @app.command("list")
@@ -65,21 +63,21 @@ def list_(file: FileOption = None, home: HomeOption = DEFAULT_HOME) -> None:
     with _errors_in_one_line():
         records = list_keys(_key_file(file, home))
     if not records:
-        make_console().print("There are no keys. Make one with `lorikeet keys create TENANT`.")
+        make_console().print("No keys exist. Create one with `lorikeet keys create TENANT`.")
         return
     make_console().print(_keys_table(records))
 
 
 @app.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `keys list` shows it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as listed by `keys list`.")],
     file: FileOption = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Revoke a key for good; a running server follows within a second."""
     with _errors_in_one_line():
         record = revoke_key(_key_file(file, home), key_id, now=datetime.now(UTC))
-    make_console().print(f"Key {record.id} of {record.tenant!r} is revoked since {record.revoked_at}.", highlight=False)
+    make_console().print(f"Key {record.id} of {record.tenant!r} was revoked at {record.revoked_at}.", highlight=False)
 
 
 def _key_file(file: Path | None, home: Path) -> Path:
@@ -123,7 +121,7 @@ def _terms(record: KeyRecord) -> Iterator[str]:
     if record.tokens_per_minute is not None:
         yield f"{record.tokens_per_minute} tok/min"
     if record.max_concurrency is not None:
-        yield f"{record.max_concurrency} at once"
+        yield f"{record.max_concurrency} concurrent"
     if record.priority != 0:
         yield f"priority {record.priority}"
     if record.is_admin:

@@ -15,11 +15,13 @@ def warn_of_exposure(config: ServeConfig, home: Home) -> None:
     """Close private files of the state folder to other users; warn of what only the operator can change."""
     close_to_others(private_paths(home))
     if config.keys_file is not None and is_open_to_others(config.keys_file):
-        logger.warning("Other users have rights to the key file %s: `chmod go= FILE` takes them.", config.keys_file)
+        logger.warning(
+            "Other users can access the key file %s. Run `chmod go= FILE` to take their rights away.", config.keys_file
+        )
     judge = config.quality.judge
     if judge is not None and judge.url is not None and judge.api_key_env is not None and _is_readable(judge.url):
         logger.warning(
-            "The judge's API key and the texts that it grades go to %r unencrypted. Use an https:// URL in "
+            "The judge's API key and the texts to grade are sent to %r unencrypted. Use an https:// URL in "
             "`quality.judge.url`, or a judge on this machine.",
             urlsplit(judge.url).hostname,
         )

@@ -30,15 +30,16 @@ class KeyGrant(Config):
     """Who a key belongs to and what it allows. A limit that is None does not limit."""
 
     tenant: str = Field(
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$", description="Fairness is between tenants; one may have many keys."
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
+        description="Owner of the key. Fairness is between tenants; a tenant may have several keys.",
     )
     adapters: tuple[str, ...] = Field(
-        ("*",), min_length=1, description="Globs over adapter names and the base's served name."
+        ("*",), min_length=1, description="Glob patterns of adapter names and of the base model's served name."
     )
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1, description="Prompt and completion tokens together.")
-    max_concurrency: int | None = Field(None, ge=1, description="Requests at a time.")
-    priority: int = Field(0, description="Lower first, as in vLLM.")
+    max_concurrency: int | None = Field(None, ge=1, description="Concurrent requests.")
+    priority: int = Field(0, description="Scheduling priority, lower first (as in vLLM).")
     is_admin: bool = False
 
     @field_validator("adapters")
@@ -46,14 +47,16 @@ class KeyGrant(Config):
     def _globs_are_without_version(cls, globs: tuple[str, ...]) -> tuple[str, ...]:
         for glob in globs:
             if not glob or "@" in glob:
-                raise ValueError(f"{glob!r} can match no name; write one without version or alias, e.g. 'med-*'")
+                raise ValueError(
+                    f"{glob!r} cannot match any name; write a pattern without version or alias, e.g. 'med-*'"
+                )
         return globs
 
 
 class KeyRecord(KeyGrant):
     """One key as it is stored."""
 
-    id: str = Field(pattern=r"^[0-9a-f]{8}$", description="What people call the key; no secret.")
+    id: str = Field(pattern=r"^[0-9a-f]{8}$", description="Public identifier of the key; not secret.")
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$", repr=False, description="Of the token.")
     created_at: str = Field(description="UTC, ISO 8601.")
     revoked_at: str | None = None
@@ -154,10 +157,10 @@ class KeyRing:
             self._records = _read(path)
             self._num_tenants = _num_tenants(self._records)
         except ConfigError as error:
-            logger.error("The last good keys stay in force: %s", error)
+            logger.error("The last valid keys stay in effect: %s", error)
         else:
             num_valid = sum(not record.is_revoked for record in self._records)
-            logger.info("Read the key file again: %d valid keys of %d", num_valid, len(self._records))
+            logger.info("Reloaded the key file: %d valid keys of %d", num_valid, len(self._records))
 
 
 def may_use(record: KeyRecord, name: str) -> bool:
@@ -202,11 +205,11 @@ def revoke_key(path: Path, key_id: str, *, now: datetime) -> KeyRecord:
         OSError: The file cannot be written.
     """
     if not path.exists():
-        raise ConfigError(f"{path}: there is no such file, so no key to revoke.")
+        raise ConfigError(f"{path}: the key file does not exist, so there is no key to revoke.")
     with file_lock(_lock_file(path)):
         records = {record.id: record for record in _read(path)}
         if key_id not in records:
-            raise ConfigError(f"{path}: there is no key {key_id!r}. `lorikeet keys list` shows the ids.")
+            raise ConfigError(f"{path}: no key has the id {key_id!r}. `lorikeet keys list` shows the ids.")
         if not records[key_id].is_revoked:
             revoked_at = now.isoformat(timespec="seconds")
             records[key_id] = records[key_id].model_copy(update={"revoked_at": revoked_at})
@@ -225,7 +228,7 @@ def _bearer_token(authorization: str | None) -> str:
     token = token.strip(" ")
     if scheme.lower() != "bearer" or _TOKEN.fullmatch(token) is None:
         raise UnauthorizedError(
-            "The `Authorization` header carries no API key of this server. Send `Authorization: Bearer lk-…`."
+            "The `Authorization` header does not contain an API key of this server. Send `Authorization: Bearer lk-…`."
         )
     return token
 
@@ -256,7 +259,7 @@ def _read(path: Path) -> tuple[KeyRecord, ...]:
         return KeyFile.model_validate_json(path.read_bytes()).keys
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror or error}. Make a first key with `lorikeet keys create TENANT`."
+            f"{path}: {error.strerror or error}. Create the first key with `lorikeet keys create TENANT`."
         ) from error
     except ValidationError as error:
         # Without the values: somebody may have pasted a token.

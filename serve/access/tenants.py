@@ -52,7 +52,7 @@ class TenantLimits:
         if refusal is not None:
             retry_after_s, reason, limit = refusal
             raise RateLimitedError(
-                f"Key {key.id} of {key.tenant!r} is over its limit of {limit}. Retry in {retry_after_s:.1f} s.",
+                f"Key {key.id} of {key.tenant!r} exceeds its limit of {limit}. Retry in {retry_after_s:.1f} s.",
                 retry_after_s,
                 reason,
             )
@@ -135,11 +135,11 @@ class _Usage:
         """Every limit that one more request would break: seconds until it would not, its name, and its words."""
         key = self.key
         if key.max_concurrency is not None and self.num_running >= key.max_concurrency:
-            yield _CONCURRENCY_RETRY_S, "concurrency", f"{key.max_concurrency} requests at a time"
+            yield _CONCURRENCY_RETRY_S, "concurrency", f"{key.max_concurrency} concurrent requests"
         if (wait_s := _wait_s(self.spent_requests + 1, key.requests_per_minute)) > _SHORTEST_WAIT_S:
-            yield wait_s, "requests", f"{key.requests_per_minute} requests a minute"
+            yield wait_s, "requests", f"{key.requests_per_minute} requests per minute"
         if (wait_s := _wait_s(self.spent_tokens, key.tokens_per_minute)) > _SHORTEST_WAIT_S:
-            yield wait_s, "tokens", f"{key.tokens_per_minute} tokens a minute"
+            yield wait_s, "tokens", f"{key.tokens_per_minute} tokens per minute"
 
 
 def _drained(spent: float, per_minute: int | None, minutes: float) -> float:

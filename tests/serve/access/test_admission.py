@@ -174,7 +174,7 @@ async def test_a_turn_that_comes_just_after_its_client_left_is_passed_on(clock: 
 async def test_a_request_that_waits_too_long_is_refused_with_the_reason(clock: FakeClock) -> None:
     admission = house(4, 1, max_waiting=10, max_wait_s=0.01, clock=clock)
     async with await held(admission, adapter="a"):
-        with pytest.raises(RateLimitedError, match=r"waited 0\.01 s, and all adapter slots were in use") as error:
+        with pytest.raises(RateLimitedError, match=r"waited 0\.01 s while all adapter slots were in use") as error:
             await held(admission, adapter="b")
     assert (error.value.status, error.value.retry_after_s) == (429, 0.01)
     assert is_empty(admission)
@@ -200,7 +200,7 @@ async def test_where_too_many_wait_the_next_is_refused_at_once(clock: FakeClock)
     admission = house(1, 1, max_waiting=1, max_wait_s=60, clock=clock)
     async with await held(admission):
         task = await queued(admission)
-        with pytest.raises(RateLimitedError, match=r"its queue of 1 requests is full\. Retry in 60 s"):
+        with pytest.raises(RateLimitedError, match=r"the queue of 1 requests is full\. Retry in 60 s"):
             await held(admission)
     async with await task:
         assert admission.running_by_adapter() == {None: 1}
@@ -388,6 +388,6 @@ async def test_what_was_used_counts_and_not_what_was_asked_for(clock: FakeClock)
 async def test_a_429_says_how_much_its_tenant_holds(clock: FakeClock) -> None:
     admission = house(8, 1, max_wait_s=0.01, clock=clock, num_tenants=2)
     async with admission.enter(Ask("acme", num_sequences=7)):
-        with pytest.raises(RateLimitedError, match="this tenant hold 7 of the 8 places") as error:
+        with pytest.raises(RateLimitedError, match="this tenant held 7 of the 8 sequences") as error:
             await held(admission)
     assert error.value.reason == "queue_timeout"

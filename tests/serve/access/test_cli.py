@@ -33,7 +33,7 @@ def test_create_prints_the_token_alone_and_says_that_it_is_not_shown_again(keys:
     assert result.exit_code == 0
     assert re.fullmatch(r"lk-[\w-]{43}\n", result.stdout)
     (record,) = list_keys(home / "keys.json")
-    assert f"Key {record.id} of 'acme'" in result.stderr
+    assert f"Created key {record.id} of 'acme'" in result.stderr
     assert "not shown again" in result.stderr
 
 
@@ -88,7 +88,7 @@ def test_revoke_keeps_the_key_in_the_list_with_its_date(keys: Run, home: Path) -
     (record,) = list_keys(home / "keys.json")
     result = keys("revoke", record.id)
     (revoked,) = list_keys(home / "keys.json")
-    assert f"Key {record.id} of 'acme' is revoked since {revoked.revoked_at}" in result.stdout
+    assert f"Key {record.id} of 'acme' was revoked at {revoked.revoked_at}" in result.stdout
     assert str(revoked.revoked_at)[:10] in keys("list").stdout
 
 
@@ -96,8 +96,8 @@ def test_revoke_keeps_the_key_in_the_list_with_its_date(keys: Run, home: Path) -
     ("arguments", "message"),
     [
         (["create", "a b"], "`tenant`: got 'a b'"),
-        (["create", "acme", "--adapter", "medical@3"], "'medical@3' can match no name"),
-        (["revoke", "deadbeef"], "there is no such file"),
+        (["create", "acme", "--adapter", "medical@3"], "'medical@3' cannot match any name"),
+        (["revoke", "deadbeef"], "the key file does not exist"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_1(keys: Run, home: Path, arguments: list[str], message: str) -> None:
@@ -113,7 +113,7 @@ def test_an_unknown_id_is_an_error_that_says_where_to_look(keys: Run) -> None:
     keys("create", "acme")
     result = keys("revoke", "[red]")
     assert result.exit_code == 1
-    assert "there is no key '[red]'. `lorikeet keys list` shows the ids." in result.stderr
+    assert "no key has the id '[red]'. `lorikeet keys list` shows the ids." in result.stderr
 
 
 @pytest.mark.parametrize("command", [["list"], ["create", "acme"], ["revoke", "deadbeef"]])

@@ -98,7 +98,7 @@ def test_a_request_without_a_key_is_told_how_to_send_one(path: Path, header: str
 )
 def test_a_malformed_header_is_refused_and_not_repeated(path: Path, header: str) -> None:
     made(path)
-    with pytest.raises(UnauthorizedError, match="carries no API key of this server") as refusal:
+    with pytest.raises(UnauthorizedError, match="does not contain an API key of this server") as refusal:
         KeyRing(path).authenticate(header)
     assert "aaaa" not in str(refusal.value)
 
@@ -168,7 +168,7 @@ def test_globs_say_which_adapters_a_key_may_use(globs: tuple[str, ...], name: st
         ({"tenant": "x" * 64}, "tenant"),
         ({"tenant": "acme", "adapters": ()}, "adapters"),
         ({"tenant": "acme", "adapters": ("medical@3",)}, "without version or alias"),
-        ({"tenant": "acme", "adapters": ("",)}, "can match no name"),
+        ({"tenant": "acme", "adapters": ("",)}, "cannot match any name"),
         ({"tenant": "acme", "requests_per_minute": 0}, "requests_per_minute"),
         ({"tenant": "acme", "tokens_per_minute": -1}, "tokens_per_minute"),
         ({"tenant": "acme", "max_concurrency": 0}, "max_concurrency"),
@@ -237,13 +237,13 @@ def test_a_key_is_revoked_once_and_keeps_its_date(path: Path) -> None:
 def test_an_id_that_is_not_there_cannot_be_revoked(path: Path, key_id: str) -> None:
     made(path)
     before = path.read_bytes()
-    with pytest.raises(ConfigError, match=r"there is no key '.*`lorikeet keys list`"):
+    with pytest.raises(ConfigError, match=r"no key has the id '.*`lorikeet keys list`"):
         revoke_key(path, key_id, now=NOW)
     assert path.read_bytes() == before
 
 
 def test_nothing_can_be_revoked_where_there_is_no_file(path: Path) -> None:
-    with pytest.raises(ConfigError, match="no such file"):
+    with pytest.raises(ConfigError, match="the key file does not exist"):
         revoke_key(path, "00000000", now=NOW)
     assert not path.parent.exists()
 
@@ -338,7 +338,7 @@ def test_a_file_that_breaks_leaves_the_last_good_keys_and_one_line_in_the_log(
     assert [ring.authenticate(bearer(key)) for _ in range(3)] == [key.record] * 3
     errors = errors_in(caplog)
     assert len(errors) == 1
-    assert "last good keys stay in force" in errors[0]
+    assert "last valid keys stay in effect" in errors[0]
 
 
 def test_every_new_way_of_being_broken_is_logged(path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -137,7 +137,7 @@ async def test_more_than_one_tenant_may_have_is_refused_with_the_number(
     async with serving.client(tokens["greedy"]) as client:
         response = await client.post("/v1/completions", json=batch(16, 2))
     assert response.status_code == 400
-    message = "`n` makes 32 answers of 16 prompts; this server takes at most 28."
+    message = "`n` makes 32 answers of 16 prompts; this server accepts at most 28."
     assert (response.json()["error"]["message"], response.json()["error"]["param"]) == (message, "n")
 
 
@@ -153,7 +153,7 @@ async def test_whoever_waits_in_vain_is_told_what_its_tenant_holds(serving: Serv
     async with flooded(serving, engine, tokens["greedy"], 1, batch(14, 2)), serving.client(tokens["greedy"]) as client:
         response = await client.post("/v1/completions", json=batch(1, 1))
     assert (response.status_code, response.headers["retry-after"]) == (429, "1")
-    assert "other requests of this tenant hold 28 of the 32 places" in response.json()["error"]["message"]
+    assert "other requests of this tenant held 28 of the 32 sequences" in response.json()["error"]["message"]
 
 
 async def test_a_client_that_leaves_gives_all_its_places_back(serving: Serving, tokens: dict[str, str]) -> None:

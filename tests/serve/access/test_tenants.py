@@ -58,7 +58,7 @@ def test_a_minutes_worth_of_requests_may_come_at_once_and_not_one_more(limits: T
     error = refusal(limits, record)
     assert error.retry_after_s == pytest.approx(20)
     assert (error.status, error.code) == (429, "rate_limit_exceeded")
-    assert str(error) == "Key 0000000a of 'acme' is over its limit of 3 requests a minute. Retry in 20.0 s."
+    assert str(error) == "Key 0000000a of 'acme' exceeds its limit of 3 requests per minute. Retry in 20.0 s."
 
 
 def test_requests_refill_evenly(limits: TenantLimits, clock: FakeClock) -> None:
@@ -88,7 +88,7 @@ def test_tokens_are_charged_when_they_are_known_and_a_debt_is_waited_off(
     answer(limits, record, num_tokens=900)
     error = refusal(limits, record)
     assert error.retry_after_s == pytest.approx(30)
-    assert "600 tokens a minute" in str(error)
+    assert "600 tokens per minute" in str(error)
     clock.now_s += 30
     answer(limits, record)
 
@@ -125,7 +125,7 @@ def test_requests_at_a_time_are_limited_until_one_ends(limits: TenantLimits) -> 
     first, _second = limits.lease(record), limits.lease(record)
     error = refusal(limits, record)
     assert error.retry_after_s == 1
-    assert "2 requests at a time" in str(error)
+    assert "2 concurrent requests" in str(error)
     first.release()
     limits.lease(record)
     refusal(limits, record)
@@ -164,7 +164,7 @@ def test_of_several_limits_the_one_that_lasts_longest_says_when_to_come_back(lim
     lease.debit(1800)
     error = refusal(limits, record)
     assert error.retry_after_s == pytest.approx(120)
-    assert "tokens a minute" in str(error)
+    assert "tokens per minute" in str(error)
 
 
 def test_keys_do_not_share_their_limits(limits: TenantLimits) -> None:
