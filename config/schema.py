@@ -283,7 +283,7 @@ class ServeConfig(Config):
         "way, and its answers go on after the next turn. null: it keeps it until nobody asks for it any more.",
     )
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
-    max_model_len: int = Field(2048, ge=16, description="Tokens of prompt and answer together.")
+    max_model_len: int = Field(2048, ge=16, description="Context length: tokens of prompt and answer together.")
     max_num_seqs: int = Field(
         32, ge=1, description="Sequences in one batch: a request takes one for each prompt and each of its `n` answers."
     )

@@ -129,7 +129,9 @@ def _admin_only(parts: Parts) -> Any:
     async def require_admin(request: Request) -> KeyRecord:  # else FastAPI asks a thread
         tenant = _client(parts, request)
         if not tenant.is_admin:
-            raise ForbiddenError("This key is no admin key; create one with `lorikeet keys create NAME --admin`.")
+            raise ForbiddenError(
+                "This key lacks admin rights; create an admin key with `lorikeet keys create NAME --admin`."
+            )
         return tenant
 
     return require_admin
@@ -178,7 +180,7 @@ def _add_health_routes(app: FastAPI, parts: Parts) -> None:
     @app.get("/ready", responses=errors(NotReadyError))
     def ready() -> dict[str, str]:
         if not parts.engine.is_ready:
-            raise NotReadyError("The engine is starting or gone; see the server's log.")
+            raise NotReadyError("The engine is starting or has stopped; see the server's log.")
         return {"status": "ready"}
 
     @app.get(

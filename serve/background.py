@@ -77,7 +77,7 @@ class Failures:
         if minute.num > _MAX_LINES_PER_MINUTE:
             minute.num_left_out += 1
             return
-        more = f" ({minute.num_left_out} such lines were left out)" if minute.num_left_out else ""
+        more = f" ({minute.num_left_out} similar lines suppressed)" if minute.num_left_out else ""
         minute.num_left_out = 0
         line = f"{message or f'{task} failed'}{more}: {error!r}"
         logger.error("%s", line, exc_info=error if minute.num == 1 else None)
@@ -104,7 +104,7 @@ async def keep_running(
         start_s = clock()
         try:
             await loop()
-            error: BaseException = RuntimeError("It ended, though nobody asked for that.")
+            error: BaseException = RuntimeError("The task ended unexpectedly.")
         except BaseException as failure:  # boundary of every loop
             if is_told_to_end(failure):
                 raise
@@ -162,4 +162,4 @@ async def watch_thread(work: Callable[[], None], stop: Callable[[], None], name:
         error = await asyncio.shield(ended)
     finally:
         await asyncio.to_thread(end)
-    raise error or RuntimeError(f"The thread {name!r} ended, though nobody asked for that.")
+    raise error or RuntimeError(f"The thread {name!r} ended unexpectedly.")

@@ -31,11 +31,11 @@ logger = logging.getLogger(__name__)
 def serve(
     config_file: Annotated[
         Path | None,
-        typer.Argument(help="Server configuration, YAML; by default config/serve.yaml, or the packaged one."),
+        typer.Argument(help="Server configuration file (YAML); default: config/serve.yaml, or the packaged one."),
     ] = None,
-    port: Annotated[int | None, typer.Option(help="Instead of the configuration's port.")] = None,
-    host: Annotated[str | None, typer.Option(help="Instead of the configuration's host.")] = None,
-    log_format: Annotated[LogFormat | None, typer.Option(help="Instead of the configuration's format.")] = None,
+    port: Annotated[int | None, typer.Option(help="Override the configured port.")] = None,
+    host: Annotated[str | None, typer.Option(help="Override the configured host.")] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="Override the configured log format.")] = None,
     home: Annotated[Path, typer.Option(envvar="LORIKEET_HOME", help="State folder.")] = Path("var"),
 ) -> None:
     """Serve the base model and every published adapter behind one OpenAI-compatible endpoint."""
@@ -114,8 +114,8 @@ def _keys(config: ServeConfig, home: Home) -> KeyRing:
     path = config.keys_file or default
     if path is None and not is_loopback(config.host):
         raise ConfigError(
-            f"Without API keys the server listens on loopback only, not on {config.host!r}. Create a key first: "
-            f"`lorikeet keys create TENANT --home {home.root}`."
+            f"Without API keys the server may listen on loopback only, not on {config.host!r}. Create a key "
+            f"first: `lorikeet keys create TENANT --home {home.root}`."
         )
     return KeyRing(path)
 
@@ -127,7 +127,7 @@ def _judge_key(config: ServeConfig) -> str | None:
         return None
     if not os.environ.get(judge.api_key_env):
         raise ConfigError(
-            f"`quality.judge.api_key_env` names {judge.api_key_env!r}, but that variable is not set. Export the "
-            "judge's API key under that name, or leave `api_key_env` out where the judge needs none."
+            f"`quality.judge.api_key_env` names the environment variable {judge.api_key_env!r}, which is not "
+            "set. Export the judge's API key under that name, or remove `api_key_env` if the judge needs none."
         )
     return os.environ[judge.api_key_env]

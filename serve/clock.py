@@ -42,9 +42,9 @@ class SteadyClock:
                 self._jumped_at_s, self._offset_s = None, offset_s
             elif self._jumped_at_s is None:
                 self._jumped_at_s = elapsed_s
-                logger.warning("The clock jumped by %.0f s; that is not followed yet.", offset_s - self._offset_s)
+                logger.warning("The clock jumped by %.0f s; the jump is ignored for now.", offset_s - self._offset_s)
             elif elapsed_s - self._jumped_at_s > _BELIEVED_AFTER_S:
-                logger.warning("The clock's jump by %.0f s is followed now.", offset_s - self._offset_s)
+                logger.warning("The clock's jump by %.0f s is now accepted.", offset_s - self._offset_s)
                 self._jumped_at_s, self._offset_s = None, offset_s
             return elapsed_s + self._offset_s
 

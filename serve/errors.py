@@ -71,7 +71,7 @@ class BodyTooLargeError(InvalidRequestError):
     code = "body_too_large"
 
     def __init__(self, got: str, most: int) -> None:
-        super().__init__(f"The body has {got} bytes; this server takes at most {most}. Send less in one request.")
+        super().__init__(f"The body has {got} bytes; this server accepts at most {most}. Send less in one request.")
 
 
 class BodyTimeoutError(InvalidRequestError, TimeoutError):
@@ -141,8 +141,8 @@ class NotKeptError(ServeError, LookupError):
 
     def __init__(self) -> None:
         super().__init__(
-            "This server keeps no responses after they were answered, so there is none to get by its id. Keep what you "
-            "need of them, and send the earlier turns as `input`."
+            "This server does not store responses, so none can be retrieved by its id. Keep what you need on "
+            "the client, and send the earlier turns as `input`."
         )
 
 
@@ -178,8 +178,8 @@ class NotFiniteError(AdapterRefusedError):
 
     def __init__(self, lora_name: str) -> None:
         super().__init__(
-            f"{lora_name!r} computes values that are not finite (NaN or infinity): its weights overflow. "
-            "Ask for another version, and train or import this adapter again."
+            f"{lora_name!r} computed values that are not finite (NaN or infinity): its weights overflow. Use "
+            "another version, and retrain or re-import this adapter."
         )
         self.lora_name = lora_name
 
@@ -194,9 +194,7 @@ class BaseNotFiniteError(ServeError, ArithmeticError):
     code = "not_finite"
 
     def __init__(self) -> None:
-        super().__init__(
-            "The base model computed values that are not finite (NaN or infinity). Send the request again."
-        )
+        super().__init__("The base model computed values that are not finite (NaN or infinity). Retry the request.")
 
 
 def not_finite_error(lora_name: str | None) -> NotFiniteError | BaseNotFiniteError:

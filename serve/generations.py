@@ -44,11 +44,11 @@ class OpenGenerations:
             except RuntimeError:  # a task reads it, which was cancelled and has not run since
                 continue
             except Exception:  # boundary: the others are to end, too, and a dead engine works on none
-                logger.warning("A generation ended with an error", exc_info=True)
+                logger.warning("A generation failed", exc_info=True)
         try:
             async with asyncio.timeout(_CLOSE_TIMEOUT_S):
                 while self._num_open:
                     self._ended.clear()
                     await self._ended.wait()
         except TimeoutError:
-            logger.error("%d generations go on %g s after their request", self._num_open, _CLOSE_TIMEOUT_S)
+            logger.error("%d generations still run %g s after their requests ended", self._num_open, _CLOSE_TIMEOUT_S)

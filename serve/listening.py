@@ -55,7 +55,7 @@ def _listening(family: int, address: object) -> socket.socket:
 def _reason(host: str, port: int, error: OSError) -> str:
     where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     if error.errno == errno.EADDRINUSE:
-        return f"{where} is in use: another program listens there. Stop it, or choose another port: `--port NUMBER`."
+        return f"{where} is in use by another program. Stop it, or choose another port: `--port NUMBER`."
     if error.errno in (errno.EACCES, errno.EPERM):
-        return f"{where} needs rights that this user lacks. Choose a port from 1024 on: `--port NUMBER`."
-    return f"{where} cannot be listened on: {error.strerror}. Correct `host` and `port`."
+        return f"{where} needs privileges that this user lacks. Choose a port of 1024 or above: `--port NUMBER`."
+    return f"Cannot listen on {where}: {error.strerror}. Correct `host` and `port`."

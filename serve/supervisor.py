@@ -61,9 +61,9 @@ class Supervisor:
                 self._metrics.engine_died()
                 await self._end()
             elif not has_run and number == _MAX_FIRST_STARTS:
-                raise EngineStartError(f"The engine did not start, {number} times. The log says why.")
+                raise EngineStartError(f"The engine failed to start {number} times. See the log for the cause.")
             pause_s = backoff.next_s()
-            logger.error("The engine is started again in %.0f s.", pause_s)
+            logger.error("Restarting the engine in %.0f s.", pause_s)
             await self._sleep(pause_s)
 
     async def stop(self) -> None:
@@ -76,7 +76,7 @@ class Supervisor:
         try:
             await self._engine.start()
         except Exception:  # whatever a model, a driver or a full memory raises: boundary
-            logger.exception("The engine did not start; /ready stays 503. The cause is above.")
+            logger.exception("The engine failed to start; /ready stays 503. The cause is logged above.")
             await self._end()
             return False
         seconds = time.perf_counter() - start
@@ -103,11 +103,11 @@ class Supervisor:
             await self._watcher.follow_all()
             self._lost = await self._residency.restore(self._lost)
         except Exception as error:  # boundary: they are loaded when somebody asks for them
-            self._metrics.failures.note("supervisor", error, "Bringing the adapters back failed")
+            self._metrics.failures.note("supervisor", error, "Reloading the adapters failed")
 
     async def _end(self) -> None:
         """What cannot be ended must not keep the next one from starting."""
         try:
             await self._engine.stop()
         except Exception as error:  # boundary
-            self._metrics.failures.note("supervisor", error, "Ending the engine failed")
+            self._metrics.failures.note("supervisor", error, "Stopping the engine failed")

@@ -302,7 +302,7 @@ class VllmEngine:
 
     def _require_llm(self) -> ObservedAsyncLLM:
         if self._llm is None or not self.is_ready:
-            raise NotReadyError("The server is starting; ask /ready, or try again in a minute.")
+            raise NotReadyError("The server is starting. Poll GET /ready, or retry in a minute.")
         return self._llm
 
 

@@ -85,4 +85,4 @@ def shown(value: float) -> str:
 
 
 def too_much(field: str, got: str, most: int) -> InvalidRequestError:
-    return InvalidRequestError(f"`{field}` {got}; this server takes at most {most}.", param=field)
+    return InvalidRequestError(f"`{field}` {got}; this server accepts at most {most}.", param=field)

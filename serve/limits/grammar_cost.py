@@ -45,7 +45,7 @@ class GrammarBudget:
         if self._spent > self._most:
             raise InvalidRequestError(
                 f"`{field}` brings the cost of the request's grammars (their properties, alternatives, bounds, and "
-                f"patterns written out) to {shown(self._spent)}; this server takes at most {self._most}.",
+                f"patterns written out) to {shown(self._spent)}; this server accepts at most {self._most}.",
                 param=field,
             )
 

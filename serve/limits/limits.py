@@ -94,7 +94,7 @@ def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits
         InvalidRequestError: With its `param`; the message names the value got and the limit.
     """
     if len(body) > _MAX_FIELDS:
-        raise InvalidRequestError(f"The request has {len(body)} fields; this server takes at most {_MAX_FIELDS}.")
+        raise InvalidRequestError(f"The request has {len(body)} fields; this server accepts at most {_MAX_FIELDS}.")
     _check_lists(body, limits)  # first, for it is soon done
     for field, value in body.items():  # before the rest, which writes JSON, and that recurses
         check_depth(field[:80], value, limits.max_depth)
@@ -267,4 +267,6 @@ def _check_is_text(body: dict[str, Any]) -> None:
         for part in objects(body.get(field)):
             media = _MEDIA.intersection((*part, *texts(part.get("type"))))
             if media:
-                raise InvalidRequestError(f"`{field}` holds `{min(media)}`; this server takes text only.", param=field)
+                raise InvalidRequestError(
+                    f"`{field}` holds `{min(media)}`; this server accepts text only.", param=field
+                )

@@ -26,7 +26,7 @@ app = typer.Typer(
 DEFAULT_HOME = Path("var")
 
 AdapterArgument = Annotated[str | None, typer.Argument(help="The adapter's name; all of them when left out.")]
-HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="Where Lorikeet keeps its state.")]
+HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="State folder.")]
 WhoOption = Annotated[
     str, typer.Option("--who", envvar=["LORIKEET_WHO", "USER"], help="Who says so; several people may label.")
 ]

@@ -131,7 +131,7 @@ def _told(error: Exception) -> str:
         return str(error)
     if isinstance(error, OSError):
         return error.strerror or type(error).__name__
-    return "something went wrong in the server; its log says what"
+    return "internal server error; see the server's log"
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

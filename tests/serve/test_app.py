@@ -91,7 +91,7 @@ async def test_an_unknown_model_is_a_404_and_never_reaches_the_engine(serving: S
     [
         (b"", "not JSON"),
         (b"{", "not JSON"),
-        (b"[" * 300, "nests too deep"),
+        (b"[" * 300, "nested too deeply"),
         (b"[1]", "must be a JSON object, not list"),
         (b"{}", "`model` must name"),
         (b'{"model": 7}', "`model` must name"),
@@ -111,7 +111,7 @@ async def test_a_body_over_the_limit_is_refused(store: AdapterStore, base_folder
         response = await client.post("/v1/chat/completions", json=chat(BASE_NAME, padding="x" * 2000))
     error = response.json()["error"]
     assert (response.status_code, error["code"]) == (413, "body_too_large")
-    assert "this server takes at most 1024" in error["message"]
+    assert "this server accepts at most 1024" in error["message"]
 
 
 async def test_a_refused_adapter_is_a_422_with_its_reason_and_others_go_on(serving: Serving) -> None:

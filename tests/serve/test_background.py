@@ -141,7 +141,7 @@ def test_a_flood_of_failures_is_counted_and_mostly_not_logged(caplog: pytest.Log
         failures.note("judge", ValueError("no"))
     assert len(counted) == 1002
     assert len(caplog.records) == 12
-    assert "990 such lines were left out" in caplog.records[-1].message
+    assert "990 similar lines suppressed" in caplog.records[-1].message
     assert [record.exc_info is not None for record in caplog.records].count(True) == 3
 
 

@@ -76,7 +76,7 @@ async def test_an_engine_that_has_never_run_is_tried_three_times(serving: Servin
     serving.engine.is_ready = False
     serving.engine.start_errors = [RuntimeError("no memory") for _ in range(9)]
     pauses = Pauses(9)
-    with pytest.raises(EngineStartError, match="did not start, 3 times"):
+    with pytest.raises(EngineStartError, match="failed to start 3 times"):
         await supervisor(serving, pauses).run()
     assert pauses.seconds == [1, 2]
 
@@ -172,5 +172,5 @@ async def test_an_engine_that_cannot_be_ended_is_started_again(
     await eventually(lambda: serving.engine.starts == 2)
     labels = {"task": "supervisor"}
     assert serving.metrics.registry.get_sample_value("lorikeet_background_failures_total", labels) == 1
-    assert "Ending the engine failed" in caplog.text
+    assert "Stopping the engine failed" in caplog.text
     running.cancel()

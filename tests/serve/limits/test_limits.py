@@ -175,7 +175,7 @@ def test_a_grammar_of_the_clients_own_is_off_unless_switched_on(field: str, valu
     ],
 )
 def test_all_grammars_of_a_request_share_one_budget(properties: Any) -> None:
-    assert "takes at most 4096" in str(refusal({"response_format": schema_of({"properties": properties})}))
+    assert "accepts at most 4096" in str(refusal({"response_format": schema_of({"properties": properties})}))
     names = list(properties)
     halves = [{name: properties[name] for name in half} for half in (names[::2], names[1::2])]
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"properties": half}}} for half in halves]
@@ -237,7 +237,7 @@ def test_a_harmful_extension_is_refused_with_its_reason_but_may_be_empty(field: 
 def test_no_client_has_an_address_fetched(field: str, part: dict[str, Any]) -> None:
     error = refusal({field: [{"role": "user", "content": [part]}]}, "responses")
     assert error.param == field
-    assert "takes text only" in str(error)
+    assert "accepts text only" in str(error)
 
 
 def test_the_operator_sets_the_limits() -> None:

@@ -83,7 +83,7 @@ async def test_what_would_need_a_kept_response_is_refused(
 
 async def test_a_response_cannot_be_got_again(serving: Serving) -> None:
     async with openai(serving) as client:
-        with pytest.raises(NotFoundError, match="keeps no responses") as missing:
+        with pytest.raises(NotFoundError, match="does not store responses") as missing:
             await client.responses.retrieve("resp_1")
     assert missing.value.code == "response_not_found"
 
