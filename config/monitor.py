@@ -21,79 +21,88 @@ class JudgeConfig(Config):
         pattern=r"^https?://\S+$",
         description="OpenAI-compatible base URL, as http://127.0.0.1:8001/v1; null: this server's own base model.",
     )
-    model: str | None = Field(None, min_length=1, description="The judge's name at that URL; null without one.")
+    model: str | None = Field(
+        None, min_length=1, description="Model name of the judge at that URL; null if there is no URL."
+    )
     api_key_env: str | None = Field(
         None, min_length=1, description="Environment variable that holds the judge's API key."
     )
-    sample_rate: Share = Field(0.1, description="Share of the samples with text that are graded.")
-    requests_per_minute: float = Field(30.0, gt=0, description="Most requests to the judge, retries among them.")
-    tokens_per_day: int = Field(1_000_000, ge=1, description="Most tokens of prompts and answers, per UTC day.")
-    timeout_s: float = Field(60.0, gt=0, description="Longest wait for one answer of the judge.")
-    max_attempts: int = Field(3, ge=1, description="Tries of one grade, the first among them.")
-    pairwise: bool = Field(False, description="Also ask which is better, a canary's answer or stable's.")
-    min_labels: int = Field(30, ge=2, description="Labels by people before the judge's scores count as calibrated.")
+    sample_rate: Share = Field(0.1, description="Share of the samples with text to grade.")
+    requests_per_minute: float = Field(
+        30.0, gt=0, description="Maximum requests to the judge per minute, including retries."
+    )
+    tokens_per_day: int = Field(1_000_000, ge=1, description="Maximum prompt and completion tokens per UTC day.")
+    timeout_s: float = Field(60.0, gt=0, description="Timeout of one request to the judge, seconds.")
+    max_attempts: int = Field(3, ge=1, description="Attempts per grade, including the first.")
+    pairwise: bool = Field(False, description="Also ask which is better: a canary's answer or stable's.")
+    min_labels: int = Field(30, ge=2, description="Human labels needed before the judge's scores count as calibrated.")
 
     @model_validator(mode="after")
     def _a_judge_elsewhere_has_a_name(self) -> "JudgeConfig":
         if (self.url is None) != (self.model is None):
-            raise ValueError(f"`model` goes with `url`; got url {self.url!r}, model {self.model!r}")
+            raise ValueError(f"`model` and `url` must be set together; got url {self.url!r}, model {self.model!r}")
         if self.url is None and self.api_key_env is not None:
-            raise ValueError(f"`api_key_env` goes with `url`; got {self.api_key_env!r} and no url")
+            raise ValueError(f"`api_key_env` requires `url`; got {self.api_key_env!r} and no url")
         return self
 
 
 class MonitorConfig(Config):
     """The quality monitor: signals and samples of traffic, probes, drift, verdicts on canaries, a judge."""
 
-    enabled: bool = Field(True, description="False: nothing is kept, probed or decided.")
+    enabled: bool = Field(True, description="False: nothing is stored, asked or decided.")
     privacy: Privacy = Field(
         "features",
-        description="What a sample keeps: none (no samples), features (numbers), redacted (text without what patterns "
-        "find of people), full (text).",
+        description="What samples contain: none (no samples), features (numbers), redacted (text without the personal "
+        "data that patterns find), full (text).",
     )
-    sample_rate: Share = Field(0.1, description="Share of the answers that are kept as samples.")
+    sample_rate: Share = Field(0.1, description="Share of the answers to store as samples.")
     rates: dict[str, Share] = Field(
-        default_factory=dict, description="Other shares, by adapter name; the base's by its served name."
+        default_factory=dict,
+        description="Sample rates by adapter name (the base by its served name), instead of `sample_rate`.",
     )
-    reservoir: int = Field(20, ge=1, description="Samples per adapter version and minute at most.")
+    reservoir: int = Field(20, ge=1, description="Maximum samples per adapter version and minute.")
     retention_days: float = Field(
-        30.0, gt=0, description="Older samples, grades, labels, scores, looks and evidence go."
+        30.0, gt=0, description="Retention of samples, grades, labels, scores, drift checks and evidence, days."
     )
-    most_samples: int = Field(100_000, ge=1, description="Samples at most; the oldest go.")
+    most_samples: int = Field(100_000, ge=1, description="Maximum number of samples; the oldest are deleted.")
     logprob_rate: Share = Field(
-        1.0, description="Share of the answers whose log-probabilities the engine is asked for."
+        1.0, description="Share of the answers for which log-probabilities are requested from the engine."
     )
-    probe_interval_s: float = Field(10.0, gt=0, description="Time between two rounds of held-out probes, seconds.")
+    probe_interval_s: float = Field(10.0, gt=0, description="Interval between rounds of held-out questions, seconds.")
     probe_patience_s: float = Field(
         60.0,
         ge=0,
-        description="Longest wait of a round of held-out probes for a pause of the clients, seconds; a canary's never "
-        "wait for one.",
+        description="Maximum time that a round of held-out questions waits for idle clients, seconds; a canary's never "
+        "wait.",
     )
-    probes_at_once: int = Field(2, ge=1, description="Held-out probes in the engine at most.")
+    probes_at_once: int = Field(2, ge=1, description="Maximum held-out questions in the engine at a time.")
     probe_again_hours: float = Field(
-        24.0, gt=0, description="A version is asked the same held-out probe again after so long."
+        24.0, gt=0, description="Interval before a version is asked the same held-out question again, hours."
     )
-    drift_window: int = Field(100, ge=10, description="Exchanges of one look at drift.")
+    drift_window: int = Field(100, ge=10, description="Exchanges per drift check.")
     drift_alpha: float = Field(
-        0.01, gt=0, lt=1, description="Probability of ever calling a stream drifting that is not."
+        0.01, gt=0, lt=1, description="Probability of ever reporting drift on a stream that has not drifted."
     )
     drift_embedding: str | None = Field(
         None,
         min_length=1,
-        description="Sentence-embedding model that tells what exchanges are about: minilm (extra `embeddings`), a "
-        "folder, or a hub's name; null: none.",
+        description="Sentence-embedding model for drift in meaning: minilm (extra `embeddings`), a folder, or a model "
+        "name on the Hugging Face Hub; null: none.",
     )
     verdict: VerdictMode = Field(
-        "dry_run", description="What follows from a verdict: nothing is judged, it is told, or the alias moves."
+        "dry_run",
+        description="Effect of a verdict on a canary: `off` judges nothing, `dry_run` only reports it, `act` moves the "
+        "alias.",
     )
-    verdict_interval_s: float = Field(5.0, gt=0, description="Time between two verdicts on a canary, seconds.")
+    verdict_interval_s: float = Field(5.0, gt=0, description="Interval between verdicts on a canary, seconds.")
     judge: JudgeConfig | None = Field(None, description="null: no judge.")
 
     @model_validator(mode="after")
     def _a_judge_has_something_to_read(self) -> "MonitorConfig":
         if self.judge is not None and self.privacy not in PRIVACIES_WITH_TEXT:
-            raise ValueError(f"`judge` needs samples with text: privacy redacted or full; got {self.privacy!r}")
+            raise ValueError(
+                f"`judge` requires samples with text (`privacy: redacted` or `full`); got {self.privacy!r}"
+            )
         return self
 
     def rate_of(self, adapter: str) -> float:

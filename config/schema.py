@@ -42,22 +42,22 @@ class DataConfig(Config):
     """Where a domain's examples come from, and how they are split."""
 
     source: Literal["icd10cm", "iso18245", "licensedcode", "jsonl"]
-    path: Path | None = Field(None, description="JSONL file of `{input, output}` rows (source: jsonl).")
-    licence: str | None = Field(None, description="Licence of the data (packaged sources know theirs).")
-    num_train: int = Field(2000, ge=1, description="Most training examples.")
-    num_validation: int = Field(64, ge=1, description="Examples for early stopping.")
-    num_test: int = Field(240, ge=1, description="Held-out examples; never trained on.")
+    path: Path | None = Field(None, description="JSONL file of `{input, output}` rows (with `source: jsonl`).")
+    licence: str | None = Field(None, description="Licence of the data; default: the packaged source's own.")
+    num_train: int = Field(2000, ge=1, description="Maximum number of training examples.")
+    num_validation: int = Field(64, ge=1, description="Number of examples for early stopping.")
+    num_test: int = Field(240, ge=1, description="Number of held-out examples; never trained on.")
     out_of_scope_share: float = Field(0.06, ge=0, lt=1, description="Share of inputs that must be refused.")
-    max_input_chars: int = Field(400, ge=1, description="Longer inputs are cut.")
+    max_input_chars: int = Field(400, ge=1, description="Longer inputs are truncated.")
     near_duplicate_jaccard: float = Field(
-        0.8, gt=0, le=1, description="MinHash similarity from which a training example is dropped."
+        0.8, gt=0, le=1, description="MinHash similarity at which a training example is dropped as a duplicate."
     )
     seed: int = 13
 
     @model_validator(mode="after")
     def _jsonl_needs_a_path(self) -> "DataConfig":
         if (self.source == "jsonl") != (self.path is not None):
-            raise ValueError(f"`path` goes with `source: jsonl`; got source {self.source!r}, path {self.path}")
+            raise ValueError(f"`path` requires `source: jsonl`; got source {self.source!r}, path {self.path}")
         return self
 
 
@@ -66,10 +66,12 @@ class ChatConfig(Config):
 
     system: str = Field(
         max_length=16_384,
-        description="System prompt, the same in training, evaluation and use; clients need not send it.",
+        description="System prompt for training, evaluation and serving; clients need not send it.",
     )
     user: str = Field(
-        "{input}", description="User turn; `{input}` is replaced. No server does that: clients send the whole turn."
+        "{input}",
+        description="User turn; `{input}` is replaced by the input. The server does not apply it: clients send the "
+        "whole turn.",
     )
 
     @model_validator(mode="after")
@@ -83,7 +85,7 @@ class AnswerConfig(Config):
     """What a valid answer looks like."""
 
     json_schema: dict[str, Any] | None = Field(None, description="JSON schema of a valid answer.")
-    refusal: str | None = Field(None, description="The agreed answer to an out-of-scope input.")
+    refusal: str | None = Field(None, description="Expected answer to an out-of-scope input.")
 
     @field_validator("json_schema")
     @classmethod
@@ -114,20 +116,22 @@ class RecipeConfig(Config):
     init_lora_weights: bool | str = True
     learning_rate: float = Field(1e-3, gt=0)
     lr_scheduler_type: str = "cosine"
-    warmup_steps: float = Field(0.05, ge=0, description="Steps, or a share of them when below 1.")
+    warmup_steps: float = Field(0.05, ge=0, description="Warmup steps, or a share of all steps if below 1.")
     weight_decay: float = Field(0.0, ge=0)
     max_grad_norm: float = Field(1.0, gt=0)
     max_steps: int = Field(80, ge=1)
     per_device_train_batch_size: int = Field(16, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
-    max_length: int = Field(256, ge=16, description="Tokens per example; longer ones are cut.")
+    max_length: int = Field(256, ge=16, description="Maximum tokens per example; longer ones are truncated.")
     eval_steps: int = Field(20, ge=1)
-    early_stopping_patience: int = Field(2, ge=1, description="Evaluations without a better held-out loss.")
+    early_stopping_patience: int = Field(
+        2, ge=1, description="Evaluations without a better held-out loss before training stops."
+    )
     seed: int = 13
     template_date: date | Literal["today", "varied"] = Field(
         "today",
-        description="For bases whose chat template writes the date: that of the day on which the run begins, this one "
-        "(2026-11-28), or another one for each example, of the three years from that day on.",
+        description="For bases whose chat template writes the date: `today` is the day on which the run begins; a date "
+        "(2026-11-28) is fixed; `varied` gives each example another date within three years from today.",
     )
 
 
@@ -137,7 +141,7 @@ class EvaluationConfig(Config):
     metric: Literal["exact_match"] = "exact_match"
     max_new_tokens: int = Field(32, ge=1)
     stop: tuple[StopString, ...] = Field(
-        (), max_length=4, description="Strings that end an answer; they stay in it. vLLM takes at most 4."
+        (), max_length=4, description="Stop strings; they are included in the answer. vLLM accepts at most 4."
     )
     num_few_shot: int = Field(5, ge=0, description="Examples in the prompt of the few-shot baseline.")
 
@@ -146,44 +150,48 @@ class DefaultsConfig(Config):
     """What evaluation and clients get beyond `chat.system` and `evaluation`: see `DatasetManifest.request_fields`."""
 
     temperature: float = Field(
-        0.0, ge=0, le=2, allow_inf_nan=False, description="0: greedy, as exact match is best scored."
+        0.0, ge=0, le=2, allow_inf_nan=False, description="0: greedy decoding, which suits exact match."
     )
     top_p: float | None = Field(None, gt=0, le=1, allow_inf_nan=False)
     response_format: Literal["json_schema"] | None = Field(
-        None, description="json_schema: hold answers to `answer.json_schema`; it costs time per token."
+        None, description="json_schema: constrain answers to `answer.json_schema`; this costs time per token."
     )
 
 
 class GatesConfig(Config):
     """What a version must reach before `stable` moves to it by itself."""
 
-    min_gain: float = Field(0.0, description="Adapter's score minus the base's on the held-out split.")
+    min_gain: float = Field(
+        0.0, description="Required gain: the adapter's score minus the base's on the held-out split."
+    )
     min_valid_format: float = Field(0.0, ge=0, le=1)
 
 
 class QualityConfig(Config):
     """How canaries of the domain are judged, and what its answers are held against; it travels with each version."""
 
-    margin: float = Field(0.05, ge=0, lt=1, description="A canary's mean probe score may be lower by less than this.")
-    max_error_increase: float = Field(0.02, ge=0, lt=1, description="Its error rate may be higher by less than this.")
+    margin: float = Field(
+        0.05, ge=0, lt=1, description="Non-inferiority margin of a canary's mean score on held-out questions."
+    )
+    max_error_increase: float = Field(0.02, ge=0, lt=1, description="Non-inferiority margin of its error rate.")
     max_slow_increase: float = Field(
-        0.05, ge=0, lt=1, description="Its share of slow requests may be higher by less than this."
+        0.05, ge=0, lt=1, description="Non-inferiority margin of its share of slow requests."
     )
     alpha: float = Field(
-        0.05, gt=0, lt=1, description="Most probability of a wrong promotion, and of a wrong rollback."
+        0.05, gt=0, lt=1, description="Maximum probability of a wrong promotion, and of a wrong rollback."
     )
-    min_pairs: int = Field(20, ge=1, description="Pairs of questions or requests that each comparison needs.")
-    max_hours: float = Field(24.0, gt=0, description="A canary that has proven nothing by then is reported.")
-    rubric: str | None = Field(None, min_length=1, description="What a judge grades answers by.")
+    min_pairs: int = Field(20, ge=1, description="Minimum pairs of questions or requests per comparison.")
+    max_hours: float = Field(24.0, gt=0, description="A canary without a verdict after this time is reported.")
+    rubric: str | None = Field(None, min_length=1, description="Grading instructions for the judge.")
     answer_pattern: str | None = Field(
         None,
         min_length=1,
         max_length=1000,
-        description="Regular expression of a valid answer, for RE2: no lookaround, no backreference.",
+        description="Regular expression of a valid answer (RE2 syntax: no lookaround, no backreference).",
     )
-    refusal: str | None = Field(None, description="By default that of `answer`.")
+    refusal: str | None = Field(None, description="Default: derived from `answer`.")
     publish_probes: bool = Field(
-        True, description="Put the held-out examples into the version, where a server asks them again."
+        True, description="Publish the held-out examples with the version, so that a server can replay them."
     )
 
     @field_validator("answer_pattern")
@@ -198,7 +206,7 @@ class DomainConfig(Config):
 
     name: AdapterName
     description: str
-    base: str = Field("smollm2-135m-nf4", description="Prepared base, a folder of `var/bases`.")
+    base: str = Field("smollm2-135m-nf4", description="Prepared base model: a folder in `var/bases`.")
     data: DataConfig
     chat: ChatConfig
     answer: AnswerConfig = AnswerConfig()
@@ -211,7 +219,7 @@ class DomainConfig(Config):
     @model_validator(mode="after")
     def _a_format_has_its_schema(self) -> "DomainConfig":
         if self.defaults.response_format and self.answer.json_schema is None:
-            raise ValueError("`defaults.response_format: json_schema` needs a schema in `answer.json_schema`")
+            raise ValueError("`defaults.response_format: json_schema` requires a schema in `answer.json_schema`")
         return self
 
 
@@ -221,7 +229,8 @@ class ServeLimits(RequestLimits):
     default_max_tokens: int = Field(
         512,
         ge=1,
-        description="Tokens of an answer whose length neither request nor version names; vLLM would fill the context.",
+        description="Answer length in tokens if neither request nor version sets one; vLLM alone would fill the "
+        "context.",
     )
 
     @model_validator(mode="after")
@@ -242,124 +251,139 @@ class ServeConfig(Config):
     that were both set can contradict each other.
     """
 
-    base: str = Field(description="Prepared base, a folder of `var/bases`.")
-    served_model_name: str = Field("base", description="The base model's name for clients.")
-    host: str = Field("127.0.0.1", description="Loopback; another one needs API keys.")
+    base: str = Field(description="Prepared base model: a folder in `var/bases`.")
+    served_model_name: str = Field("base", description="Model name of the base for clients.")
+    host: str = Field("127.0.0.1", description="Listen address. Any address beyond loopback requires API keys.")
     port: int = Field(8000, ge=0, le=65535)
     allowed_hosts: tuple[AllowedHost, ...] | None = Field(
         None,
-        description="Further `Host` names that requests may be sent to, beside loopback names and `host`; '*': every "
-        "name. null: none where `host` is loopback, every name elsewhere.",
+        description="Additional `Host` names to accept, beside loopback names and `host`; '*': every name. null: none "
+        "if `host` is loopback, else every name.",
     )
     cors_origins: tuple[AllowedOrigin, ...] = Field(
-        (), description="Web pages that may use this server from a browser (CORS), as https://app.example."
+        (), description="Origins of web pages that may use this server from a browser (CORS), as https://app.example."
     )
-    metrics_host: str = Field("127.0.0.1", min_length=1, description="Where `metrics_port` listens.")
+    metrics_host: str = Field("127.0.0.1", min_length=1, description="Listen address of `metrics_port`.")
     metrics_port: int | None = Field(
         None,
         ge=1,
         le=65535,
-        description="A port that serves `/metrics` alone, without a key. On `port` it needs an admin key where there "
-        "are API keys.",
+        description="Separate port that serves only `/metrics`, without authentication. On `port`, `/metrics` requires "
+        "an admin key if there are API keys.",
     )
     share_prefix_cache: bool = Field(
         False,
-        description="Let tenants reuse each other's cached prompts. `cached_tokens` and the time to the first token "
-        "then tell a tenant what others have sent.",
+        description="Share the prefix cache between tenants. `cached_tokens` and the time to the first token then "
+        "reveal to a tenant which prompts others have sent.",
     )
     max_loras: int = Field(
         16,
         ge=1,
-        description="Adapters in one batch, vLLM's name. On a CPU our operator's slots take no room; on a GPU each "
-        "takes that of an adapter of `max_lora_rank`: set fewer there.",
+        description="Adapters in one batch (vLLM `max_loras`). With our CPU operator slots take no memory; on a GPU "
+        "each reserves that of an adapter of `max_lora_rank`: set a lower number there.",
     )
     max_cpu_loras: int = Field(
-        64, ge=1, description="Adapters kept in host memory: on a CPU mapped files, for a GPU pinned copies."
+        64,
+        ge=1,
+        description="Adapters in host memory (vLLM `max_cpu_loras`): memory-mapped files on a CPU, pinned copies for a "
+        "GPU.",
     )
     slot_turn_s: float | None = Field(
         0.5,
         gt=0,
-        description="How long an adapter keeps its slot at least, seconds, while others wait for one; then it gives "
-        "way, and its answers go on after the next turn. null: it keeps it until nobody asks for it any more.",
+        description="Minimum time that an adapter keeps its slot while others wait for one, seconds; its unfinished "
+        "answers continue at its next turn. null: it keeps the slot until no request needs it.",
     )
     max_lora_rank: Literal[8, 16, 32, 64, 128, 256, 320, 512] = 16
     max_model_len: int = Field(2048, ge=16, description="Context length: tokens of prompt and answer together.")
     max_num_seqs: int = Field(
-        32, ge=1, description="Sequences in one batch: a request takes one for each prompt and each of its `n` answers."
+        32,
+        ge=1,
+        description="Sequences in one batch (vLLM `max_num_seqs`): a request takes one for each prompt and each of its "
+        "`n` answers.",
     )
-    max_num_batched_tokens: int = Field(2048, ge=16, description="Tokens in one engine step.")
+    max_num_batched_tokens: int = Field(
+        2048, ge=16, description="Tokens in one engine step (vLLM `max_num_batched_tokens`)."
+    )
     kv_cache_bytes: int | None = Field(
         None,
         ge=1 << 24,
-        description="KV cache on a CPU, bytes; by default what `max_num_seqs` of full length need, at most half of the "
-        "free memory.",
+        description="Size of the KV cache on a CPU, bytes. Default: enough for `max_num_seqs` sequences of full "
+        "length, "
+        "at most half of the free memory.",
     )
     staged_cache_bytes: int = Field(
         4 << 30,
         ge=0,
-        description="Disk for versions in the layout that the engine takes (`staged` in the state folder): a later "
-        "load then maps a file instead of converting one. The least recently used go. 0: none.",
+        description="Disk cache of versions converted to the engine's layout (`staged` in the state folder), bytes: "
+        "later loads map these files. The least recently used are deleted. 0: no cache.",
     )
     cpu_base: Literal["bfloat16", "int8"] = Field(
         "bfloat16",
-        description="The base's linear layers on a CPU: as trained on, or rounded to 8 bits, weights and activations "
-        "(W8A8), which is faster; every adapter is still held against its fingerprint.",
+        description="Linear layers of the base on a CPU: as in training, or in 8 bits, weights and activations (W8A8), "
+        "which is faster. Each adapter is still checked against its fingerprint.",
     )
     cpu_lora: Literal["native", "torch", "stock"] = Field(
         "native",
-        description="What computes LoRA on a CPU: our C++ operator, plain torch, or vLLM itself, which is wrong where "
-        "base and adapters share a batch.",
+        description="Implementation of LoRA on a CPU: our C++ operator, plain torch, or vLLM's own, which computes "
+        "wrong values if base and adapters share a batch.",
     )
     cpu_compile: bool = Field(
         True,
-        description="torch.compile on a CPU, with `cpu_lora: native`: faster answers, and a first start that takes two "
-        "to three minutes more. The compiled code is kept for later starts.",
+        description="torch.compile on a CPU, with `cpu_lora: native`: faster answers, but the first start takes two to "
+        "three minutes longer. The compiled code is cached for later starts.",
     )
     gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
     parity_tolerance_nats: float = Field(
-        0.25, gt=0, description="Most mean |log-probability difference| to the training stack, per token."
+        0.25, gt=0, description="Maximum mean |log-probability difference| to the training stack, per token."
     )
     ready_timeout_s: float = Field(600.0, gt=0)
-    drain_timeout_s: float = Field(30.0, ge=0, description="Time in-flight requests get at shutdown, seconds.")
+    drain_timeout_s: float = Field(
+        30.0, ge=0, description="Time for in-flight requests to finish at shutdown, seconds."
+    )
     request_timeout_s: float = Field(
-        600.0, gt=0, description="Longest time from a request, once its body is there, to the last token."
+        600.0, gt=0, description="Maximum time from receiving the request's body to the last token, seconds."
     )
     engine_stall_timeout_s: float = Field(
         300.0,
         gt=0,
-        description="An engine that has requests and makes no step for so long is ended and started again, seconds; "
-        "longer than a step with `max_num_batched_tokens` of prompt takes.",
+        description="An engine with requests that completes no step for this time is restarted, seconds; must exceed "
+        "the duration of a step with `max_num_batched_tokens` of prompt.",
     )
     max_body_bytes: int = Field(
-        512 << 10, ge=1024, description="Largest request body, bytes; then a 413. Raise it with `limits`."
+        512 << 10,
+        ge=1024,
+        description="Maximum size of a request body, bytes; larger ones get a 413. Raise it with `limits`.",
     )
     body_timeout_s: float = Field(
         10.0,
         gt=0,
-        description="Longest time until a request's body is there, seconds; then a 408. A body waits as long at most "
-        "while others are read; then a 429.",
+        description="Maximum time to receive a request's body, seconds; slower ones get a 408. A body waits at most as "
+        "long while others are read, then gets a 429.",
     )
-    limits: ServeLimits = Field(default_factory=ServeLimits, description="How much one request may ask for.")
-    keys_file: Path | None = Field(None, description="API keys; by default `keys.json` of the state folder, if there.")
-    max_waiting: int = Field(256, ge=0, description="Requests that wait for a place in the engine.")
-    max_wait_s: float = Field(60.0, gt=0, description="Longest wait for a place; then a 429.")
-    remote_store: str | None = Field(None, description="Store to mirror, e.g. s3://bucket/adapters.")
-    remote_sync_s: float = Field(5.0, gt=0, description="Time between two looks at the remote store.")
-    canary_probes: bool = Field(False, description="Replay golden prompts of resident versions, for ever.")
+    limits: ServeLimits = Field(default_factory=ServeLimits, description="Limits of a single request.")
+    keys_file: Path | None = Field(
+        None, description="API key file; default: `keys.json` in the state folder, if it exists."
+    )
+    max_waiting: int = Field(256, ge=0, description="Maximum number of queued requests.")
+    max_wait_s: float = Field(60.0, gt=0, description="Maximum time in the queue, seconds; then a 429.")
+    remote_store: str | None = Field(None, description="Remote adapter store to mirror, as s3://bucket/adapters.")
+    remote_sync_s: float = Field(5.0, gt=0, description="Interval between polls of the remote store, seconds.")
+    canary_probes: bool = Field(False, description="Replay golden prompts of resident versions continuously.")
     canary_probe_interval_s: float = Field(30.0, gt=0)
     tool_call_parser: str | None = Field(
-        "hermes", description="vLLM's parser of tool calls, by the base's format; null refuses `tools`."
+        "hermes", description="vLLM's tool-call parser for the base's format; null: requests with `tools` are refused."
     )
     quality: MonitorConfig = Field(
-        default_factory=MonitorConfig, description="What is kept of the traffic, and what is decided from it."
+        default_factory=MonitorConfig, description="The quality monitor: what it stores and decides."
     )
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
-        description="Where a trace of each request goes (OTLP over HTTP), as http://127.0.0.1:4318/v1/traces.",
+        description="OTLP/HTTP endpoint for traces, as http://127.0.0.1:4318/v1/traces.",
     )
     log_level: Literal["debug", "info", "warning"] = "info"
-    log_format: Literal["human", "json"] = Field("human", description="json: one object a line, for machines.")
+    log_format: Literal["human", "json"] = Field("human", description="json: one JSON object per line.")
 
     @model_validator(mode="after")
     def _metrics_have_a_port_of_their_own(self) -> "ServeConfig":

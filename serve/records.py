@@ -149,18 +149,18 @@ class Observers:
             try:
                 observer.generation_started(lora_name)
             except Exception as error:  # boundary
-                self.failures.note("observers", error, f"{type(observer).__name__} fails at the start of a generation")
+                self.failures.note("observers", error, f"{type(observer).__name__} failed at the start of a generation")
 
     def generation_finished(self, record: GenerationRecord) -> None:
         for observer in self.of_generations:
             try:
                 observer.generation_finished(record)
             except Exception as error:  # boundary
-                self.failures.note("observers", error, f"{type(observer).__name__} fails at the end of a generation")
+                self.failures.note("observers", error, f"{type(observer).__name__} failed at the end of a generation")
 
     def request_finished(self, record: AnsweredRequest) -> None:
         for observer in self.of_requests:
             try:
                 observer.request_finished(record)
             except Exception as error:  # boundary
-                self.failures.note("observers", error, f"{type(observer).__name__} fails at the end of a request")
+                self.failures.note("observers", error, f"{type(observer).__name__} failed at the end of a request")

@@ -67,7 +67,7 @@ def check_defaults(defaults: RequestDefaults, limits: RequestLimits) -> None:
     try:
         check_limits({"messages": messages, **fields}, "chat/completions", limits)
     except InvalidRequestError as error:
-        raise InvalidAdapterError(f"its request defaults are more than a request may ask for: {error}") from None
+        raise InvalidAdapterError(f"its request defaults exceed what a request may ask for: {error}") from None
 
 
 def _taken(

@@ -44,8 +44,8 @@ class GrammarBudget:
         self._spent += cost
         if self._spent > self._most:
             raise InvalidRequestError(
-                f"`{field}` brings the cost of the request's grammars (their properties, alternatives, bounds, and "
-                f"patterns written out) to {shown(self._spent)}; this server accepts at most {self._most}.",
+                f"`{field}` brings the cost of the request's grammars (properties, alternatives, bounds and expanded "
+                f"patterns) to {shown(self._spent)}; this server accepts at most {self._most}.",
                 param=field,
             )
 

@@ -30,32 +30,32 @@ from serve.limits.documents import (
 from serve.limits.schemas import TOOLS, check_schemas
 
 _BY_MODEL_ONLY = "an adapter is chosen with `model`, never by a path"
-_CHANGES_COST = "it changes how much memory and time the reading of media takes"
+_CHANGES_COST = "it changes how much memory and time media decoding takes"
 _OTHER_MACHINES = "it addresses the caches of other machines"
 
 REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
     {
         "chat_template": "it is a program that would run on the server",
-        "chat_template_kwargs": "adapters answer in the chat template that they were trained with; what is taken is "
-        "`reasoning_effort`",
+        "chat_template_kwargs": "adapters answer in the chat template that they were trained with; "
+        "`reasoning_effort` is accepted",
         "mm_processor_kwargs": _CHANGES_COST,
         "media_io_kwargs": _CHANGES_COST,
-        "prompt_embeds": "it is a serialised tensor, which must be loaded to be looked at",
+        "prompt_embeds": "it is a serialised tensor, which would have to be loaded to be inspected",
         "kv_transfer_params": _OTHER_MACHINES,
         "ec_transfer_params": _OTHER_MACHINES,
-        "vllm_xargs": "it goes unchecked to whatever extensions the engine has",
+        "vllm_xargs": "it is passed unchecked to the engine's extensions",
         "lora_request": _BY_MODEL_ONLY,
         "lora_path": _BY_MODEL_ONLY,
         "lora_local_path": _BY_MODEL_ONLY,
         "lora_modules": _BY_MODEL_ONLY,
-        "priority": "whose turn it is, the server decides",
-        "request_id": "an id is given in the `x-request-id` header",
-        "use_beam_search": "it turns one request into one for every beam and token",
+        "priority": "the server decides the scheduling order",
+        "request_id": "send the id in the `x-request-id` header",
+        "use_beam_search": "it multiplies one request by the number of beams and tokens",
         "repetition_detection": "it searches every answer in the scheduler, which all requests share",
-        "previous_response_id": "no response is kept after it was answered; send the earlier turns, questions and "
-        "answers, in `input` instead",
-        "conversation": "no conversation is kept; send the earlier turns in `input` instead",
-        "background": "no answer is kept for later; wait for it, or set `stream` to get it piece by piece",
+        "previous_response_id": "responses are not stored; send the earlier turns, questions and answers, in "
+        "`input` instead",
+        "conversation": "conversations are not stored; send the earlier turns in `input` instead",
+        "background": "answers are not stored for later; wait for the response, or set `stream` to receive it in parts",
     }
 )
 """Extensions that no client may use, and why. A value that is null, false, zero or empty uses nothing.
@@ -184,7 +184,7 @@ def answer_length(body: dict[str, Any], endpoint: Endpoint, max_tokens: int) -> 
 def _check_refused(body: dict[str, Any]) -> None:
     for field, reason in REFUSED_FIELDS.items():
         if body.get(field):
-            raise InvalidRequestError(f"This server does not take `{field}`: {reason}. Leave it out.", param=field)
+            raise InvalidRequestError(f"This server does not accept `{field}`: {reason}. Leave it out.", param=field)
 
 
 def _check_numbers(body: dict[str, Any], limits: RequestLimits) -> None:
@@ -202,7 +202,7 @@ def _check_has_a_length(body: dict[str, Any], endpoint: Endpoint) -> None:
     lengths = _LENGTHS[endpoint]
     if body.get("ignore_eos") and all(as_number(body.get(field)) is None for field in lengths):
         raise InvalidRequestError(
-            f"`ignore_eos` without `{lengths[0]}` says nothing of where the answer ends. Give both.", param="ignore_eos"
+            f"`ignore_eos` without `{lengths[0]}` does not limit the answer's length. Set both.", param="ignore_eos"
         )
 
 
@@ -222,24 +222,24 @@ def _check_values(body: dict[str, Any], limits: RequestLimits) -> None:
     for field in _MESSAGES:
         num_entries = count_entries(body.get(field))
         if num_entries > most:
-            raise too_much(field, f"has {num_entries} entries, those of its messages included", most)
+            raise too_much(field, f"has {num_entries} entries, including those of its messages", most)
     for field in body.keys() - set(_PROMPT):
         num_values = count_values(body[field])
         if num_values > _MAX_VALUES:
-            raise too_much(field[:80], f"holds {num_values} values", _MAX_VALUES)
+            raise too_much(field[:80], f"contains {num_values} values", _MAX_VALUES)
 
 
 def _check_finite(body: dict[str, Any]) -> None:
     """JSON can write more than a float can hold: 1e999 is read as infinite, which no JSON can say again."""
     for field, value in body.items():
         if any(type(child) is float and isinf(child) for child in chain((value,), all_children(value))):
-            message = f"`{field[:80]}` has a number like 1e999, which is more than a float can hold."
+            message = f"`{field[:80]}` contains a number beyond the range of a float, as 1e999."
             raise InvalidRequestError(message, param=field[:80])
 
 
 def _check_batch(body: dict[str, Any], limits: RequestLimits) -> None:
     if (num_prompts := _num_prompts(body)) > limits.max_prompts:
-        raise too_much("prompt", f"holds {num_prompts} prompts", limits.max_prompts)
+        raise too_much("prompt", f"contains {num_prompts} prompts", limits.max_prompts)
 
 
 def _whole(value: Any) -> int | None:

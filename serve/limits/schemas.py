@@ -16,8 +16,8 @@ _PATTERNS = frozenset({"pattern", "regex", "whitespace_pattern", "guided_regex"}
 _SWITCHED = {
     "regex": "a free regular expression",
     "guided_regex": "a free regular expression",
-    "grammar": "a grammar of the client's own",
-    "guided_grammar": "a grammar of the client's own",
+    "grammar": "a client-defined grammar",
+    "guided_grammar": "a client-defined grammar",
     "structural_tag": "a structural tag",
 }
 """What no client may send unless `limits` switches it on: some texts of it take seconds a token."""
@@ -73,7 +73,7 @@ def _embedded(field: str, schema: Any) -> Iterator[Any]:
             except ValueError:
                 continue
             except RecursionError:
-                raise InvalidRequestError(f"`{field}` nests too deep to be read.", param=field) from None
+                raise InvalidRequestError(f"`{field}` is nested too deeply to be read.", param=field) from None
 
 
 def _check_repeats(field: str, node: dict[str, Any], most: int) -> None:
@@ -103,12 +103,12 @@ def _checked_cost(field: str, pattern: str, most: int) -> int:
     cost = pattern_cost(pattern)
     if cost.repeats_nothing:
         raise InvalidRequestError(
-            f"`{field}` has a regular expression that repeats what may be empty, as `(a?)*` does, so that one text can "
-            f"be read in any number of ways: {pattern[:80]!r}. Write it as `a*`.",
+            f"`{field}` has a regular expression that repeats a group that may be empty, as `(a?)*` does, so a "
+            f"text matches in any number of ways: {pattern[:80]!r}. Write it as `a*`.",
             param=field,
         )
     if cost.size > most:
-        got = f"has a regular expression of {shown(cost.size)} characters, its repetitions written out"
+        got = f"has a regular expression of {shown(cost.size)} characters with its repetitions expanded"
         raise too_much(field, got, most)
     return max(cost.size, len(pattern) // 8)
 
@@ -126,7 +126,7 @@ def _check_switched_on(body: dict[str, Any], limits: RequestLimits) -> None:
             switch = name.removeprefix("guided_")
             if not switches[switch]:
                 raise InvalidRequestError(
-                    f"`{field}` holds {_SWITCHED[name]} (`{name}`), which this server does not take. Send a JSON "
-                    f"schema, or `choice`; whoever runs the server can set `limits.allow_{switch}`.",
+                    f"`{field}` contains {_SWITCHED[name]} (`{name}`), which this server does not accept. Send a JSON "
+                    f"schema or `choice`, or have the operator set `limits.allow_{switch}`.",
                     param=field,
                 )

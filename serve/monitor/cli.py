@@ -19,24 +19,22 @@ from quality.errors import QualityError
 if TYPE_CHECKING:
     from quality.samples.store import QualityStore
 
-app = typer.Typer(
-    no_args_is_help=True, help="How good the answers are: label samples, import and export labels, report."
-)
+app = typer.Typer(no_args_is_help=True, help="Answer quality: label samples, import and export labels, report.")
 
 DEFAULT_HOME = Path("var")
 
-AdapterArgument = Annotated[str | None, typer.Argument(help="The adapter's name; all of them when left out.")]
+AdapterArgument = Annotated[str | None, typer.Argument(help="Adapter name; default: all adapters.")]
 HomeOption = Annotated[Path, typer.Option("--home", envvar="LORIKEET_HOME", help="State folder.")]
 WhoOption = Annotated[
-    str, typer.Option("--who", envvar=["LORIKEET_WHO", "USER"], help="Who says so; several people may label.")
+    str, typer.Option("--who", envvar=["LORIKEET_WHO", "USER"], help="Name of the labeller; several people may label.")
 ]
 FileArgument = Annotated[Path, typer.Argument(metavar="FILE.csv", dir_okay=False)]
 
 _MAX_TO_LABEL = 10_000
 
 _HOW_TO_KEEP_TEXT = (
-    "Labels and judges need the text: set `quality: {privacy: redacted}` (or `full`) in serve.yaml and restart the "
-    "server. It keeps the text of what is asked from then on."
+    "Labels and judges need text: set `quality: {privacy: redacted}` (or `full`) in serve.yaml and "
+    "restart the server. It then stores the text of new samples."
 )
 
 
@@ -48,7 +46,7 @@ class NothingToDoError(Exception):
 def label(
     adapter: AdapterArgument = None,
     who: WhoOption = "unknown",
-    limit: Annotated[int, typer.Option(min=1, help="Most samples of this session.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of samples in this session.")] = 100,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Show sampled answers one at a time and take a label for each; every label is kept at once."""
@@ -65,16 +63,18 @@ def label(
         except (KeyboardInterrupt, EOFError):
             console.print()
         num_labelled, num_left = session.progress
-        console.print(f"{num_labelled} labelled by {who}, {num_left} not looked at.", highlight=False)
+        console.print(f"{num_labelled} labelled by {who}, {num_left} left.", highlight=False)
         if num_labelled:
-            console.print("`lorikeet quality report` shows how far a judge agrees with the labels.", highlight=False)
+            console.print("`lorikeet quality report` shows how well the judge agrees with the labels.", highlight=False)
 
 
 @app.command("export-labels")
 def export_labels(
     file: FileArgument,
-    adapter: Annotated[str | None, typer.Option(help="Only samples of this adapter.")] = None,
-    unlabelled: Annotated[bool, typer.Option("--unlabelled", help="Also the newest samples without a label.")] = False,
+    adapter: Annotated[str | None, typer.Option(help="Export only samples of this adapter.")] = None,
+    unlabelled: Annotated[
+        bool, typer.Option("--unlabelled", help="Include the newest samples without a label.")
+    ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Write the labels with their samples to a CSV file, which only its owner may read."""
@@ -105,19 +105,21 @@ def import_labels(
         try:
             text = file.read_text(encoding="utf-8-sig")
         except UnicodeDecodeError as error:
-            raise LabelsError(f"{file} is no UTF-8 text: {error}. Save it as `CSV UTF-8`.") from error
+            raise LabelsError(f"{file} is not UTF-8 text: {error}. Save it as `CSV UTF-8`.") from error
         labels = read_labels(text, store.sample, who=who, at_s=time.time())
         if not labels:
-            raise NothingToDoError(f"{file} has no label: the column `label` is empty in every row.")
+            raise NothingToDoError(f"{file} contains no labels: the column `label` is empty in every row.")
         store.add_labels(labels)
-    make_console().print(f"Took {len(labels)} labels from {file}.", highlight=False)
+    make_console().print(f"Imported {len(labels)} labels from {file}.", highlight=False)
 
 
 @app.command()
 def report(
     adapter: AdapterArgument = None,
-    html: Annotated[Path | None, typer.Option("--html", help="Also write one page with plots.", dir_okay=False)] = None,
-    json: Annotated[Path | None, typer.Option("--json", help="Also write the figures.", dir_okay=False)] = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", help="Also write the report as an HTML page with plots.", dir_okay=False)
+    ] = None,
+    json: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.", dir_okay=False)] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Show what is known of each version: held-out questions, judge, labels, drift, decisions; and what is missing."""
@@ -140,9 +142,7 @@ def report(
             console.print(f"Wrote {file}.", highlight=False)
 
 
-_NO_LABELS = (
-    "There are no labels yet. Label with `lorikeet quality label`, or export what to label with `--unlabelled`."
-)
+_NO_LABELS = "No labels exist yet. Label with `lorikeet quality label`, or export samples to label with `--unlabelled`."
 
 
 def why_nothing_to_label(store: "QualityStore", adapter: str | None) -> str:
@@ -154,11 +154,11 @@ def why_nothing_to_label(store: "QualityStore", adapter: str | None) -> str:
         return f"All {num_with_text} samples with text{of} are labelled."
     if samples:
         modes = ", ".join(sorted({sample.privacy for sample in samples}))
-        return f"There are {len(samples)} samples{of}, but none with text (privacy {modes}). {_HOW_TO_KEEP_TEXT}"
+        return f"{len(samples)} samples{of} exist, but none with text (privacy {modes}). {_HOW_TO_KEEP_TEXT}"
     known = Counter(sample.adapter for sample in store.samples()) if adapter else {}
     if known:
-        return f"There are no samples of {adapter!r}. There are of {', '.join(sorted(known))}."
-    return f"There are no samples yet: a running server keeps a share of its answers. {_HOW_TO_KEEP_TEXT}"
+        return f"No samples of {adapter!r} exist, only of {', '.join(sorted(known))}."
+    return f"No samples exist yet: a running server stores a share of its answers. {_HOW_TO_KEEP_TEXT}"
 
 
 @contextmanager
@@ -168,7 +168,7 @@ def _store(home: Path) -> Iterator["QualityStore"]:
     path = Home(home).quality
     if not path.exists():
         raise NothingToDoError(
-            f"There is no quality store at {path} yet: `lorikeet serve` makes it, unless `quality.enabled` is false."
+            f"No quality store at {path} yet: `lorikeet serve` creates it, unless `quality.enabled` is false."
         )
     with QualityStore(path) as store:
         yield store

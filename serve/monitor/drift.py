@@ -122,7 +122,7 @@ class DriftMonitor:
             try:
                 self._full.put_nowait((version, window))
             except asyncio.QueueFull:
-                logger.warning("%s: %d exchanges are left out, looks at drift are late", version.target, self._window)
+                logger.warning("%s: %d exchanges are dropped; drift checks are late", version.target, self._window)
 
     async def run(self) -> None:
         """Look at full windows until cancelled."""
@@ -131,7 +131,7 @@ class DriftMonitor:
             try:
                 await self._look(version, window)
             except Exception as error:  # boundary of a loop: another version's window must not wait for this one
-                self._metrics.failures.note("drift_monitor", error, f"Looking for drift of {version.target} failed")
+                self._metrics.failures.note("drift_monitor", error, f"Checking {version.target} for drift failed")
 
     async def _look(self, version: _Version, window: Sequence[Seen]) -> None:
         if not version.is_read:
@@ -144,7 +144,7 @@ class DriftMonitor:
         report = await asyncio.to_thread(self._compare, version.target, version.yardstick, window)
         self._metrics.quality.drift_looked(version.target, report)
         if report.is_drift and not version.is_drift:
-            logger.warning("%s drifts, as of look %d: %s", version.target, report.look, report.reason)
+            logger.warning("%s has drifted (drift check %d): %s", version.target, report.look, report.reason)
         version.is_drift = report.is_drift
 
     def _version(self, lora_name: str) -> _Version:
@@ -162,7 +162,7 @@ class DriftMonitor:
         probes = await asyncio.to_thread(read_probes, folder)
         fingerprint = await asyncio.to_thread(read_fingerprint, folder)
         if probes is None or len(probes.baseline) < MIN_BASELINE_EXCHANGES:
-            logger.info("Drift of %s is not measured: it was published without a baseline of answers", target)
+            logger.info("Drift of %s is not measured: it was published without a baseline", target)
             return None
         stop = frozenset(fingerprint.stop_token_ids if fingerprint else ())
         prompt_of = self._prompt_of(target, fingerprint)
@@ -182,12 +182,12 @@ class DriftMonitor:
             found = self._find_time([prompt.messages for prompt in fingerprint.prompts] if fingerprint else [])
         except ValueError as error:
             logger.warning(
-                "Drift of %s is looked for in answers only: %s, so each day moves its prompts", target, error
+                "Drift of %s is measured in answers only, because the date moves its prompts: %s", target, error
             )
             return _no_prompt
         if found is None:
             return tuple
-        logger.info("Drift of %s leaves out of prompts what the chat template writes for the time", target)
+        logger.info("Drift of %s ignores the prompt tokens that the chat template writes for the date", target)
         return partial(_prompt_without, found)
 
     def _embedded(self, exchanges: Sequence[Exchange], most: int) -> Sequence[Exchange]:
@@ -196,7 +196,7 @@ class DriftMonitor:
         try:
             return self._embedder.embedded(exchanges, most)
         except Exception:  # boundary: a hub, a model's own code; the other features need none of it
-            logger.exception("Drift is looked for without embeddings from now on")
+            logger.exception("Drift is measured without embeddings from now on")
             self._embedder = None
             return exchanges
 

@@ -65,7 +65,7 @@ class Monitor:
         """Nothing of it is under way any more when this returns; what it has seen is kept."""
         async with self._changing:
             if not self.is_paused:
-                logger.warning("The quality monitor is paused: no answer is looked at, no canary judged")
+                logger.warning("The quality monitor is paused: answers are not measured, canaries are not judged")
             self._become(is_paused=True)
             await self._stop_loops()
 
@@ -73,7 +73,7 @@ class Monitor:
         """Go on from what was seen before the pause."""
         async with self._changing:
             if self.is_paused:
-                logger.warning("The quality monitor works again")
+                logger.warning("The quality monitor is running again")
             self._become(is_paused=False)
             self._start_loops()
 

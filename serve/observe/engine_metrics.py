@@ -7,12 +7,12 @@ class EngineMetrics:
     """Engine lifecycle metrics, and those of the tasks beside it."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self.ready = Gauge("lorikeet_ready", "1 when requests are taken.", registry=registry)
-        self.start_seconds = Gauge("lorikeet_engine_start_seconds", "Seconds from start to ready.", registry=registry)
-        self.restarts = Counter("lorikeet_engine_restarts", "Engines that died.", registry=registry)
+        self.ready = Gauge("lorikeet_ready", "1 while the server accepts requests, else 0.", registry=registry)
+        self.start_seconds = Gauge("lorikeet_engine_start_seconds", "Time from start to ready.", registry=registry)
+        self.restarts = Counter("lorikeet_engine_restarts", "Engine processes that died.", registry=registry)
         self.background_failures = Counter(
             "lorikeet_background_failures",
-            "Failures of loops and tasks beside the server, which go on or start again.",
+            "Failures of background loops and tasks, which continue or are restarted.",
             ("task",),
             registry=registry,
         )

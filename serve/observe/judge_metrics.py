@@ -13,18 +13,20 @@ class JudgeMetrics:
 
     def __init__(self, families: VersionFamilies) -> None:
         registry = families.registry
-        self._score = families.gauge("lorikeet_judge_score", "Mean score by the judge, 0 to 1.", "calibrated")
+        self._score = families.gauge("lorikeet_judge_score", "Mean score given by the judge, 0 to 1.", "calibrated")
         self._preference = families.gauge(
-            "lorikeet_judge_preference", "Share of comparisons with stable that the judge gave to the canary."
+            "lorikeet_judge_preference", "Share of comparisons with stable in which the judge preferred the canary."
         )
         self._kappa = Family(
-            Gauge("lorikeet_judge_kappa", "Cohen's kappa of judge and labels.", ("adapter",), registry=registry)
+            Gauge(
+                "lorikeet_judge_kappa", "Cohen's kappa between judge and human labels.", ("adapter",), registry=registry
+            )
         )
         self._kappa_low = Family(
-            Gauge("lorikeet_judge_kappa_ci_low", "Lower end of its 95% interval.", ("adapter",), registry=registry)
+            Gauge("lorikeet_judge_kappa_ci_low", "Lower bound of its 95% interval.", ("adapter",), registry=registry)
         )
         self._kappa_high = Family(
-            Gauge("lorikeet_judge_kappa_ci_high", "Upper end of its 95% interval.", ("adapter",), registry=registry)
+            Gauge("lorikeet_judge_kappa_ci_high", "Upper bound of its 95% interval.", ("adapter",), registry=registry)
         )
         self._requests = Family(
             Counter("lorikeet_judge_requests", "Requests to the judge, by outcome.", ("outcome",), registry=registry)

@@ -44,25 +44,33 @@ class TrafficMetrics:
             "endpoint",
             "outcome",
         )
-        self.rejections = families.counter("lorikeet_rejections", "Requests answered by an error, by why.", "reason")
-        self.in_flight = families.gauge("lorikeet_requests_in_flight", "Generations in the engine or its queue.")
+        self.rejections = families.counter(
+            "lorikeet_rejections", "Requests that ended with an error, by reason.", "reason"
+        )
+        self.in_flight = families.gauge("lorikeet_requests_in_flight", "Generations that the engine runs or queues.")
         self.in_flight_limit = Gauge(
-            "lorikeet_requests_in_flight_limit", "Requests in the engine at most (max_num_seqs).", registry=registry
+            "lorikeet_requests_in_flight_limit",
+            "Maximum concurrent sequences in the engine (max_num_seqs).",
+            registry=registry,
         )
         self.waiting = Gauge(
-            "lorikeet_requests_waiting", "Requests that wait for their turn, by why.", ("reason",), registry=registry
+            "lorikeet_requests_waiting", "Requests in the admission queue, by reason.", ("reason",), registry=registry
         )
         self.waiting_limit = Gauge(
-            "lorikeet_requests_waiting_limit", "Requests that wait at most (max_waiting).", registry=registry
+            "lorikeet_requests_waiting_limit",
+            "Maximum requests in the admission queue (max_waiting).",
+            registry=registry,
         )
         self.body = Histogram(
             "lorikeet_body_seconds",
-            "Time from a request's headers to its whole body, read and checked.",
+            "Time from a request's headers to its whole body, read and validated.",
             buckets=TTFT_BUCKETS,
             registry=registry,
         )
         self.admission_wait = families.histogram(
-            "lorikeet_admission_wait_seconds", "Wait for a turn, before the engine has the request.", TTFT_BUCKETS
+            "lorikeet_admission_wait_seconds",
+            "Time in the admission queue, before the engine receives the request.",
+            TTFT_BUCKETS,
         )
 
 
@@ -72,39 +80,39 @@ class GenerationMetrics:
     def __init__(self, families: VersionFamilies) -> None:
         counter, histogram = families.counter, families.histogram
         self.ttft = histogram(
-            "lorikeet_ttft_seconds", "Time from the request's arrival, its body read, to its first token.", TTFT_BUCKETS
+            "lorikeet_ttft_seconds", "Time from the request's arrival (body read) to its first token.", TTFT_BUCKETS
         )
         self.e2e = histogram(
             "lorikeet_e2e_latency_seconds",
-            "Time from the request's arrival, its body read, to its last token.",
+            "Time from the request's arrival (body read) to its last token.",
             _E2E_BUCKETS,
         )
         self.queue = histogram("lorikeet_queue_seconds", "Time in the engine's queue.", TTFT_BUCKETS)
         self.prefill = histogram(
-            "lorikeet_prefill_seconds", "Time from the engine's queue to the first token.", TTFT_BUCKETS
+            "lorikeet_prefill_seconds", "Time from leaving the engine's queue to the first token.", TTFT_BUCKETS
         )
         self.decode = histogram("lorikeet_decode_seconds", "Time from the first to the last token.", _E2E_BUCKETS)
         self.itl = histogram(
-            "lorikeet_inter_token_latency_seconds", "Gaps between the pieces of streamed answers.", _TPOT_BUCKETS
+            "lorikeet_inter_token_latency_seconds", "Gaps between the chunks of streamed answers.", _TPOT_BUCKETS
         )
         self.tpot = histogram(
             "lorikeet_time_per_output_token_seconds", "Mean time per token after the first.", _TPOT_BUCKETS
         )
         self.prompt_tokens = counter("lorikeet_prompt_tokens", "Prompt tokens.")
-        self.cached_tokens = counter("lorikeet_cached_prompt_tokens", "Prompt tokens from the prefix cache.")
+        self.cached_tokens = counter("lorikeet_cached_prompt_tokens", "Prompt tokens read from the prefix cache.")
         self.completion_tokens = counter("lorikeet_completion_tokens", "Generated tokens.")
         self.choices = counter(
             "lorikeet_choices",
-            "Finished choices by the engine's reason: stop, length, abort or error.",
+            "Finished choices by the engine's finish reason: stop, length, abort or error.",
             "finish_reason",
         )
         self.not_finite = counter(
-            "lorikeet_not_finite_generations", "Generations ended because their logits were NaN or infinite."
+            "lorikeet_not_finite_generations", "Generations aborted because their logits were NaN or infinite."
         )
-        self.answers_checked = counter("lorikeet_answers_checked", "Answers checked for the domain's format.")
-        self.answers_valid = counter("lorikeet_answers_valid_format", "Checked answers in the valid format.")
+        self.answers_checked = counter("lorikeet_answers_checked", "Answers validated against the domain's format.")
+        self.answers_valid = counter("lorikeet_answers_valid_format", "Validated answers in the expected format.")
         self.shadow = counter(
-            "lorikeet_shadow_requests", "Copies sent to a canary in shadow mode: ok, error or dropped.", "outcome"
+            "lorikeet_shadow_requests", "Shadow copies sent to a canary: ok, error or dropped.", "outcome"
         )
 
 
@@ -113,40 +121,40 @@ class AdapterMetrics:
 
     def __init__(self, families: VersionFamilies) -> None:
         counter, gauge = families.counter, families.gauge
-        self.resident = gauge("lorikeet_adapter_resident", "1 while the engine holds the version, else 0.")
+        self.resident = gauge("lorikeet_adapter_resident", "1 while the version is resident in the engine, else 0.")
         self.resident_limit = Gauge(
             "lorikeet_adapters_resident_limit",
-            "Versions that the engine holds at most (max_cpu_loras).",
+            "Maximum resident versions (max_cpu_loras).",
             registry=families.registry,
         )
         self.loads = counter("lorikeet_adapter_loads", "Loads into the engine.")
         self.load_seconds = families.histogram(
-            "lorikeet_adapter_load_seconds", "Seconds of a load with its checks.", _LOAD_BUCKETS
+            "lorikeet_adapter_load_seconds", "Duration of a load, including its checks.", _LOAD_BUCKETS
         )
         self.cold_start = families.histogram(
-            "lorikeet_cold_start_seconds", "Time that requests waited for their version's load.", _LOAD_BUCKETS
+            "lorikeet_cold_start_seconds", "Time that requests waited for their version to load.", _LOAD_BUCKETS
         )
-        self.unloads = counter("lorikeet_adapter_unloads", "Versions freed from the engine, whatever for.")
-        self.evictions = counter("lorikeet_adapter_evictions", "Versions freed to make room for others.")
+        self.unloads = counter("lorikeet_adapter_unloads", "Versions unloaded from the engine, for any reason.")
+        self.evictions = counter("lorikeet_adapter_evictions", "Versions unloaded to make room for others.")
         self.refusals = counter(
-            "lorikeet_adapter_refusals", "Versions that failed their checks: files, engine, finite or parity.", "check"
+            "lorikeet_adapter_refusals", "Versions that failed a check: files, engine, finite or parity.", "check"
         )
         self.load_failures = counter(
-            "lorikeet_adapter_load_failures", "Loads that failed for a passing reason and are tried again."
+            "lorikeet_adapter_load_failures", "Loads that failed for a transient reason and will be retried."
         )
         self.parity_error = gauge(
             "lorikeet_adapter_parity_error_nats", "Mean |served - trained| log-probability per token at load."
         )
         self.probes = counter(
-            "lorikeet_isolation_probes", "Replays of a resident version's golden prompts: ok, or wrong.", "outcome"
+            "lorikeet_isolation_probes", "Replays of a resident version's golden prompts: ok or wrong.", "outcome"
         )
         self.probe_error = gauge(
-            "lorikeet_isolation_probe_error_nats", "Parity error of the last replay, nats per token."
+            "lorikeet_isolation_probe_error_nats", "Parity error of the latest replay, nats per token."
         )
         self.quarantined = gauge("lorikeet_adapter_quarantined", "1 while the version is quarantined, else 0.")
-        self.heldout = gauge("lorikeet_adapter_heldout_accuracy", "Held-out accuracy at publish, 0 to 1.")
-        self.heldout_low = gauge("lorikeet_adapter_heldout_accuracy_ci_low", "Lower end of its 95% interval.")
-        self.heldout_high = gauge("lorikeet_adapter_heldout_accuracy_ci_high", "Upper end of its 95% interval.")
+        self.heldout = gauge("lorikeet_adapter_heldout_accuracy", "Held-out accuracy at publication, 0 to 1.")
+        self.heldout_low = gauge("lorikeet_adapter_heldout_accuracy_ci_low", "Lower bound of its 95% interval.")
+        self.heldout_high = gauge("lorikeet_adapter_heldout_accuracy_ci_high", "Upper bound of its 95% interval.")
         self.base_heldout = gauge(
             "lorikeet_adapter_heldout_base_accuracy", "The base model's accuracy on the same held-out split."
         )
@@ -177,14 +185,14 @@ class TenantMetrics:
         self._names: set[str] = set()
         self.running = _Followed(
             "lorikeet_tenant_sequences_running",
-            "Sequences that hold a place in the engine.",
+            "Sequences that run in the engine.",
             ("tenant",),
             registry=registry,
         )
         self.requests = self._counter(registry, "lorikeet_tenant_requests", "Requests by HTTP outcome.", "outcome")
-        self.tokens = self._counter(registry, "lorikeet_tenant_tokens", "Tokens: of prompts and completions.", "kind")
+        self.tokens = self._counter(registry, "lorikeet_tenant_tokens", "Tokens of prompts and completions.", "kind")
         self.throttled = self._counter(
-            registry, "lorikeet_tenant_throttled", "Requests answered by a 429, by what was over its limit.", "reason"
+            registry, "lorikeet_tenant_throttled", "Requests refused with a 429, by the limit exceeded.", "reason"
         )
 
     def request_finished(self, record: AnsweredRequest) -> None:

@@ -20,40 +20,49 @@ class QualityMetrics:
         self.paused = Gauge(
             "lorikeet_quality_paused", "1 while an operator has paused the quality monitor, else 0.", registry=registry
         )
-        self.answers = counter("lorikeet_answers", "Clients' whole answers whose signals were looked at.")
+        self.answers = counter("lorikeet_answers", "Complete client answers whose signals were measured.")
         self.mean_logprob = families.histogram(
             "lorikeet_answer_mean_logprob",
-            "Mean log-probability per token of an answer, nats, of the model's own distribution.",
+            "Mean log-probability per answer token, nats, of the model's own distribution.",
             _LOGPROB_BUCKETS,
         )
-        self.refused = counter("lorikeet_answers_refused", "Answers that open as refusals do, or are the agreed one.")
-        self.repetitive = counter("lorikeet_answers_repetitive", "Answers that repeat most of what they say.")
-        self.samples = counter("lorikeet_quality_samples", "Samples kept of answers.")
+        self.refused = counter(
+            "lorikeet_answers_refused", "Answers that begin like a refusal, or equal the agreed one."
+        )
+        self.repetitive = counter("lorikeet_answers_repetitive", "Answers that consist mostly of repetition.")
+        self.samples = counter("lorikeet_quality_samples", "Answers stored as samples.")
         self.dropped = Family(
             Counter(
-                "lorikeet_quality_dropped", "Answers not looked at: full or failed.", ("reason",), registry=registry
+                "lorikeet_quality_dropped",
+                "Answers not measured: queue full, or failed.",
+                ("reason",),
+                registry=registry,
             )
         )
         self.drift = gauge(
-            "lorikeet_drift", "1 where the last look at traffic saw the feature drift, else 0.", "feature"
+            "lorikeet_drift", "1 if the latest drift check found drift in the feature, else 0.", "feature"
         )
-        self.drift_looks = counter("lorikeet_drift_looks", "Looks at windows of traffic.")
-        self.probe_accuracy = gauge("lorikeet_probe_accuracy", "Share of held-out probes answered rightly, 0 to 1.")
-        self.probe_low = gauge("lorikeet_probe_accuracy_ci_low", "Lower end of its 95% Wilson interval.")
-        self.probe_high = gauge("lorikeet_probe_accuracy_ci_high", "Upper end of its 95% Wilson interval.")
-        self.probes = gauge("lorikeet_probes_scored", "Held-out probes that the accuracy counts.")
+        self.drift_looks = counter("lorikeet_drift_looks", "Drift checks of windows of traffic.")
+        self.probe_accuracy = gauge(
+            "lorikeet_probe_accuracy", "Share of held-out questions answered correctly, 0 to 1."
+        )
+        self.probe_low = gauge("lorikeet_probe_accuracy_ci_low", "Lower bound of its 95% Wilson interval.")
+        self.probe_high = gauge("lorikeet_probe_accuracy_ci_high", "Upper bound of its 95% Wilson interval.")
+        self.probes = gauge("lorikeet_probes_scored", "Held-out questions behind the accuracy.")
         self.general_nll = gauge(
             "lorikeet_probe_general_nll", "Mean negative log-likelihood of general text, nats per token."
         )
-        self.trial_pairs = gauge("lorikeet_trial_pairs", "Pairs of observations of canary and stable.", "comparison")
+        self.trial_pairs = gauge("lorikeet_trial_pairs", "Pairs of canary and stable observations.", "comparison")
         self.trial_users = gauge(
-            "lorikeet_trial_users", "Users that count of each version on trial.", "comparison", "side"
+            "lorikeet_trial_users", "Users counted for each version on trial.", "comparison", "side"
         )
         self.trial_difference = gauge("lorikeet_trial_difference", "Canary's mean minus stable's.", "comparison")
         self.trial_low = gauge(
-            "lorikeet_trial_difference_ci_low", "Lower end of its interval, true at any time.", "comparison"
+            "lorikeet_trial_difference_ci_low", "Lower bound of its anytime-valid interval.", "comparison"
         )
-        self.trial_high = gauge("lorikeet_trial_difference_ci_high", "Upper end of that interval.", "comparison")
+        self.trial_high = gauge(
+            "lorikeet_trial_difference_ci_high", "Upper bound of its anytime-valid interval.", "comparison"
+        )
         self.verdicts = counter("lorikeet_verdicts", "Verdicts on the canary: promote, rollback or hold.", "action")
 
     def monitor_paused(self, *, is_paused: bool) -> None:

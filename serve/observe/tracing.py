@@ -77,12 +77,12 @@ class Tracing:
             try:
                 trace(self._tracer, *ended)
             except Exception as error:  # the thread's boundary: the other requests are shown all the same
-                self._failures.note("tracing", error, "A request has no trace")
+                self._failures.note("tracing", error, "Tracing a request failed")
 
     def _shut_down(self) -> None:
         self._provider.shutdown()
         if self._num_dropped:
-            logger.warning("%d requests had no trace: too many at once", self._num_dropped)
+            logger.warning("%d requests were not traced: too many at once", self._num_dropped)
 
 
 def otlp_tracing(endpoint: str, failures: Failures | None = None) -> Tracing:

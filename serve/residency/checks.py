@@ -102,7 +102,7 @@ class FileChecks:
         fingerprint = read_fingerprint(folder)
         if fingerprint and fingerprint.chat_template_sha256 != self._base.chat_template_sha256:
             raise BaseModelMismatchError(
-                "its fingerprint was taken with another chat template than this base's; retrain it"
+                "its fingerprint was taken with a chat template other than this base's; retrain it"
             )
         _check_probes(folder)
         return Checked(folder, manifest, fingerprint)
@@ -174,5 +174,5 @@ class AnswerChecks:
             return
         if adapter[1:] == [await finite_logprobs(engine, prompt, None) for prompt in others]:
             raise ParityError(
-                "it answers exactly as the base model does: no module of it was applied, or its weights are zero"
+                "its answers equal the base model's exactly: no module was applied, or its weights are zero"
             )

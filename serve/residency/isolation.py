@@ -35,9 +35,9 @@ class IsolationProbe:
                 if self._engine.is_ready and (target := self._next()) is not None:
                     await self.probe(target)
             except ServeError as error:
-                logger.info("Probe of %s: %s", self._last, error)
+                logger.info("Isolation check of %s failed: %s", self._last, error)
             except Exception as error:  # boundary of a loop: the other versions must be probed all the same
-                self._metrics.failures.note("isolation_probe", error, f"Probing {self._last} failed")
+                self._metrics.failures.note("isolation_probe", error, f"Isolation check of {self._last} failed")
 
     async def probe(self, target: Target) -> bool:
         """Replay one version's fingerprint; whether it answered as itself.
@@ -55,12 +55,12 @@ class IsolationProbe:
         parity = judge_parity(resident.fingerprint, served, self._tolerance)
         self._metrics.probe_finished(target, parity.adapter_error_nats, is_ok=parity.is_ok)
         if not parity.is_ok:
-            logger.error("%s no longer answers as itself: %s", target, parity.reason)
+            logger.error("%s no longer gives its own answers: %s", target, parity.reason)
         return parity.is_ok
 
     def _not_finite(self, target: Target, error: ServeError) -> bool:
         self._metrics.probe_finished(target, math.nan, is_ok=False)
-        logger.error("%s no longer answers as itself: %s", target, error)
+        logger.error("%s no longer gives its own answers: %s", target, error)
         if isinstance(error, NotFiniteError):
             self._residency.quarantine.add(target)
         return False

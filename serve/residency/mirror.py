@@ -27,7 +27,7 @@ class RemoteMirror:
                 was_away = False
             except AdapterError as error:
                 if not was_away:
-                    logger.warning("The remote store: %s", error)
+                    logger.warning("Cannot mirror the remote store: %s", error)
                 was_away = True
             except Exception as error:  # boundary of a loop: the next look comes all the same
                 self._failures.note("remote_mirror", error, "Mirroring the remote store failed")

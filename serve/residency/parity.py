@@ -86,26 +86,26 @@ def _fault(
     for prompt, rendered in zip(fingerprint.prompts, served.rendered_token_ids, strict=True):
         if rendered != prompt.prompt_token_ids:
             return (
-                "the server's chat template or tokenizer turns a golden prompt into other tokens "
-                f"({len(rendered)} instead of {len(prompt.prompt_token_ids)}); serve the base it was trained on"
+                f"the server's chat template or tokenizer turns a golden prompt into other tokens ({len(rendered)} "
+                f"instead of {len(prompt.prompt_token_ids)}); serve the base it was trained on"
             )
     if not math.isfinite(base_error + adapter_error):  # no comparison with NaN holds
         return "a log-probability is not finite (NaN or infinity)"
     if base_error > tolerance.base_nats:
         return (
-            f"the base model answers {base_error:.3f} nats per token away from the base it was trained on "
-            f"(at most {tolerance.base_nats:g}); serve the base it was trained on"
+            f"the base model's log-probabilities differ by {base_error:.3f} nats per token from the base it was "
+            f"trained on (at most {tolerance.base_nats:g} allowed); serve the base it was trained on"
         )
     effect = fingerprint.adapter_effect_nats
     if effect > tolerance.adapter_nats and _gap_to_base(served) < _NO_EFFECT_SHARE * effect:
         return (
-            f"it answers as the base model does, where training measured a difference of {effect:.3f} nats "
-            "per token: no module of it was applied; see `lorikeet adapters lint`"
+            f"its log-probabilities equal the base model's, but training measured a difference of {effect:.3f} "
+            "nats per token: no module was applied; see `lorikeet adapters lint`"
         )
     if adapter_error > tolerance.adapter_nats:
         return (
-            f"it answers {adapter_error:.3f} nats per token away from what training measured (at most "
-            f"{tolerance.adapter_nats:g}); its weights or its scaling are applied wrongly"
+            f"its log-probabilities differ by {adapter_error:.3f} nats per token from those measured in training "
+            f"(at most {tolerance.adapter_nats:g} allowed); its weights or its scaling are applied wrongly"
         )
     return None
 

@@ -37,14 +37,14 @@ class Quarantine:
         """
         if reason := self.reason(target):
             raise QuarantinedError(
-                f"{str(target)!r} is quarantined: {reason}. Ask for another version; an operator can lift it with "
-                f"POST /admin/adapters/{target}/unquarantine."
+                f"{str(target)!r} is quarantined: {reason}. Use another version; an operator can lift the quarantine "
+                f"with POST /admin/adapters/{target}/unquarantine."
             )
 
     def reason(self, target: Target) -> str | None:
         """Why a version is out of service; None where it is not."""
         found = self._of(target.name).get(target.version)
-        return self._unsaved.get(target) if found is None else f"{found.reason}, at {found.since}"
+        return self._unsaved.get(target) if found is None else f"{found.reason}, since {found.since}"
 
     def export(self) -> None:
         """Show in the metrics what the store remembers."""
@@ -65,7 +65,7 @@ class Quarantine:
         self._metrics.adapter_quarantined(target, is_out=True)
         if self.reason(target) is not None:
             return
-        logger.error("%s is quarantined: %s. Requests for it are answered 422.", target, reason)
+        logger.error("%s is quarantined: %s. Requests for it get a 422.", target, reason)
         self._unsaved[target] = reason
         task = asyncio.get_running_loop().create_task(self._save(target, reason))
         self._saving.add(task)
@@ -101,13 +101,13 @@ class Quarantine:
         try:
             return self._store.quarantined(name)
         except AdapterError as error:  # a damaged file takes nothing out of service
-            logger.error("The quarantine of %s is unknown: %s", name, error)
+            logger.error("Cannot read the quarantine of %s: %s", name, error)
             return {}
 
     async def _save(self, target: Target, reason: str) -> None:
         try:
             await asyncio.to_thread(self._store.quarantine, target, reason)
         except Exception as error:  # boundary of a task that nobody waits for
-            logger.error("The quarantine of %s ends with this process: %s", target, error)
+            logger.error("Cannot store the quarantine of %s, so it ends with this process: %s", target, error)
         else:
             self._unsaved.pop(target, None)

@@ -216,9 +216,9 @@ class Residency:
             try:
                 await self.load(target)
             except AdapterRefusedError as error:
-                logger.warning("Not loaded again: %s", error)
+                logger.warning("Not reloaded: %s", error)
             except Exception as error:  # boundary: the next one may be loaded all the same
-                logger.warning("Not loaded again: %s: %s", target, error)
+                logger.warning("Not reloaded: %s: %s", target, error)
                 left.append(target)
         return tuple(left)
 
@@ -282,7 +282,7 @@ class Residency:
         else:
             self._observer.adapter_not_loaded(target)
             # An error that nobody has thought of shows where it came from.
-            logger.warning("Not loaded now: %s: %s", target, error, exc_info=not isinstance(error, _EXPECTED))
+            logger.warning("Cannot load now: %s: %s", target, error, exc_info=not isinstance(error, _EXPECTED))
         raise refusal from error
 
     @asynccontextmanager

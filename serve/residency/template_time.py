@@ -88,7 +88,7 @@ def find_time(engine: Engine, conversations: Sequence[Sequence[dict[str, str]]])
         found = _time_tokens(moved[0], width)
         if is_one_text and all(found.cut(one.early) == found.cut(one.late) for one in moved):
             return found
-    raise ValueError("the chat template writes the time in more than one place, or beside a client's own text")
+    raise ValueError("the chat template writes the time in more than one place, or next to a client's text")
 
 
 def _with_more_text(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:

@@ -59,7 +59,7 @@ class StoreWatcher:
         """Follow until cancelled; the kernel tells of changed files. What failed is tried again."""
         while True:
             await self._watch()
-            logger.warning("%s is another folder than before; it is watched anew.", self._store.root)
+            logger.warning("The folder %s was replaced; watching the new one.", self._store.root)
 
     async def _watch(self) -> None:
         """Follow until the store's folder is replaced: nothing would tell of changes in the new one."""
@@ -94,12 +94,12 @@ class StoreWatcher:
             await self._follow_pins(name)
             await self._prefetch(name)
         except NotReadyError as error:
-            logger.warning("Following %s: %s", name, error)
+            logger.warning("Cannot apply changes of %s: %s", name, error)
             self._follow_later(name)
         except (AdapterError, ServeError) as error:
-            logger.warning("Following %s: %s", name, error)
+            logger.warning("Cannot apply changes of %s: %s", name, error)
         except Exception as error:  # boundary: the other adapters must be followed all the same
-            self._failures.note("store_watcher", error, f"Following {name} failed")
+            self._failures.note("store_watcher", error, f"Applying changes of {name} failed")
             self._follow_later(name)
         else:
             self._behind.pop(name, None)

@@ -143,4 +143,4 @@ class Resolver:
 
 
 def _not_found(model: str) -> ModelNotFoundError:
-    return ModelNotFoundError(f"The model {model[:80]!r} does not exist. GET /v1/models lists what does.")
+    return ModelNotFoundError(f"The model {model[:80]!r} does not exist. GET /v1/models lists the available models.")

@@ -55,10 +55,10 @@ class Shadow:
                 filled = fill_defaults(body, endpoint, lease.manifest.defaults, self._lengths)
                 await self._engine.answer(endpoint, filled.body)
         except ServeError as error:
-            logger.info("Shadow request to %s: %s", target, error)
+            logger.info("Shadow request to %s failed: %s", target, error)
             self._metrics.shadow_finished(target, "error")
         except Exception as error:  # boundary of a task that nobody waits for
-            self._metrics.failures.note("shadow", error, f"Copying a request to {target} failed")
+            self._metrics.failures.note("shadow", error, f"Shadow request to {target} failed")
             self._metrics.shadow_finished(target, "error")
         else:
             self._metrics.shadow_finished(target, "ok")

@@ -92,13 +92,13 @@ class HttpJudge:
         except httpx.TimeoutException as error:
             raise JudgeCallError(f"did not answer in time: {_words(error)}", "timeout") from error
         except httpx.HTTPError as error:
-            raise JudgeCallError(f"broke off: {_words(error)}", "error") from error
+            raise JudgeCallError(f"closed the connection: {_words(error)}", "error") from error
         if response.status_code != 200:
             raise _refusal(response, self._clock())
         try:
             return read_reply(response.json(), task)
         except ValueError as error:
-            raise JudgeCallError("answered with something else than JSON; is the URL right?", "error") from error
+            raise JudgeCallError("answered something other than JSON; is the URL right?", "error") from error
 
 
 class EngineJudge:
@@ -152,7 +152,7 @@ def read_reply(body: Any, task: JudgeTask) -> JudgeReply:
     except (KeyError, IndexError, TypeError):
         text = None
     if not isinstance(text, str):
-        raise JudgeCallError("answered without text; is the URL that of an OpenAI-compatible server?", "error")
+        raise JudgeCallError("answered without text; is this the URL of an OpenAI-compatible server?", "error")
     usage = body.get("usage")
     num_tokens = usage.get("total_tokens") if isinstance(usage, dict) else None
     return JudgeReply(text, num_tokens if isinstance(num_tokens, int) and num_tokens > 0 else most_tokens(task))

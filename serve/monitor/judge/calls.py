@@ -98,8 +98,8 @@ class JudgeCalls:
         spent = self._store.judge_tokens(self.judge.name, self._day())
         if spent + num_tokens > self._config.tokens_per_day:
             raise OverBudgetError(
-                f"The judge {self.judge.name!r} has spent {spent} of {self._config.tokens_per_day} tokens of "
-                f"{self._day()} (UTC); it goes on tomorrow, or raise `quality.judge.tokens_per_day`."
+                f"The judge {self.judge.name!r} has used {spent} of {self._config.tokens_per_day} tokens of "
+                f"{self._day()} (UTC); it resumes tomorrow, or raise `quality.judge.tokens_per_day`."
             )
         self._spend(num_tokens)
 

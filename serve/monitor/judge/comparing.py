@@ -72,7 +72,7 @@ class Comparing:
         try:
             await asyncio.to_thread(self._store.add_grade, grade)
         except KeyError:
-            logger.info("Sample %d was deleted while it was judged", sample.id)
+            logger.info("Sample %d was deleted before it was judged", sample.id)
 
     def _rival(self, sample: Sample) -> Target | None:
         """Stable, where the sample is of a canary beside it and its prompt is the one that was asked."""
@@ -101,7 +101,7 @@ class Comparing:
                 with await self._versions.lease(stable):
                     answer = await self._engine.answer("completions", body)
         except (ServeError, TimeoutError) as error:
-            logger.info("%s gives no answer to compare a canary's with: %s", stable, error)
+            logger.info("%s gives no answer to compare the canary's with: %s", stable, error)
             return None
         assert isinstance(answer.body, dict)  # no stream was asked for
         text: str = answer.body["choices"][0]["text"]

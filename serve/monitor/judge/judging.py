@@ -99,7 +99,7 @@ class Judging:
             except JudgeCallError as error:
                 if error.outcome not in ("unreachable", "throttled"):  # these say nothing of the sample
                     self._left_out.add(sample.id)
-                logger.warning("Sample %d gets no grade: the judge %r %s", sample.id, self._judge.name, error)
+                logger.warning("Sample %d was not graded: the judge %r %s", sample.id, self._judge.name, error)
                 if error.outcome != "invalid":
                     return self._pause_s(error)
             self._num_failed, self._is_over_budget = 0, False
@@ -150,7 +150,7 @@ class Judging:
         try:
             await asyncio.to_thread(self._store.add_grade, grade)
         except KeyError:
-            logger.info("Sample %d was deleted while it was judged", sample.id)
+            logger.info("Sample %d was deleted before it was judged", sample.id)
 
     def _rubric(self, sample: Sample) -> str | None:
         """The domain's, as the version brought it."""

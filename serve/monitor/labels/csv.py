@@ -68,19 +68,19 @@ def read_labels(text: str, sample_of: Callable[[int], Sample | None], *, who: st
     try:
         missing = [name for name in _REQUIRED if name not in (reader.fieldnames or ())]
         if missing:
-            raise LabelsError(f"The first line must name the columns {', '.join(_REQUIRED)}; {missing} not found.")
+            raise LabelsError(f"The first line must name the columns {', '.join(_REQUIRED)}; missing: {missing}.")
         for row in reader:
             try:
                 label = _label(row, sample_of, who, at_s)
                 if label is not None and (label.sample_id, label.who) in labels:
-                    raise LabelsError(f"{label.who!r} has labelled sample {label.sample_id} in an earlier line, too")
+                    raise LabelsError(f"{label.who!r} already labelled sample {label.sample_id} in an earlier line")
             except LabelsError as error:
                 problems.append(f"line {reader.line_num}: {error}")
             else:
                 if label is not None:
                     labels[label.sample_id, label.who] = label
     except csv.Error as error:
-        problems.append(f"line {reader.line_num}: no CSV: {error}")
+        problems.append(f"line {reader.line_num}: invalid CSV: {error}")
     if problems:
         raise LabelsError("\n".join(_told(problems)))
     return tuple(labels.values())
@@ -98,11 +98,12 @@ def _label(
     sample_id = (row.get("sample_id") or "").strip()
     sample = sample_of(int(sample_id)) if sample_id.isdecimal() and len(sample_id) < 19 else None
     if sample is None:
-        raise LabelsError(f"there is no sample {sample_id!r}; it may have been deleted by retention")
+        raise LabelsError(f"sample {sample_id!r} does not exist; it may have been deleted by retention")
     for name, here in (("adapter", sample.adapter), ("version", str(sample.version))):
         if _as_written((row.get(name) or "").strip() or here) != here:
             raise LabelsError(
-                f"sample {sample_id} has {name} {here!r} here, not {row[name]!r}; whose samples are they?"
+                f"sample {sample_id} has {name} {here!r} in this store, but {row[name]!r} in the file; was it "
+                "exported from another server?"
             )
     said_by = _as_written((row.get("who") or "").strip()) or who
     return Label(sample.id, said_by, at_s, score, _as_written(row.get("note") or ""))

@@ -74,13 +74,13 @@ class Labelling:
             if word in ("u", "undo"):
                 if self._undo():
                     return True
-                self._console.print("There is nothing to undo in this session.")
+                self._console.print("Nothing to undo in this session.")
                 continue
             score = label_score(_WORDS.get(word, word))
             if score is not None:
                 self._keep(Label(sample.id, self._who, self._clock(), score, _whole_characters(note.strip())))
             elif word not in ("s", "skip"):
-                self._console.print(f"{word!r} is none of: {HELP}")
+                self._console.print(f"{word!r} must be one of: {HELP}")
                 continue
             self._place += 1
             return True
@@ -89,7 +89,7 @@ class Labelling:
         try:
             self._store.add_label(label)
         except KeyError:
-            self._console.print("This sample was deleted by retention meanwhile; on to the next one.")
+            self._console.print("This sample has meanwhile been deleted by retention; showing the next one.")
         else:
             self._labelled.append(self._place)
 

@@ -39,32 +39,32 @@ _DECIDING = frozenset({"promoted", "rolled_back", "judged", "split"})
 _MISSING = {
     "samples": (
         "samples of traffic",
-        "A running server keeps them: `quality: {enabled: true, sample_rate: 0.1}` in serve.yaml.",
+        "A running server stores them: `quality: {enabled: true, sample_rate: 0.1}` in serve.yaml.",
     ),
     "text": (
         "text of prompts and answers",
         "Labels and judges need it: `quality: {privacy: redacted}` (or `full`) in serve.yaml, then restart.",
     ),
-    "grades": ("grades", "Name a judge: `quality: {judge: {url: ..., model: ...}}` in serve.yaml, then restart."),
+    "grades": ("grades", "Configure a judge: `quality: {judge: {url: ..., model: ...}}` in serve.yaml, then restart."),
     "labels": (
         "labels",
-        "Label some answers: `lorikeet quality label {name}`; without labels no judge can be trusted.",
+        "Label some answers: `lorikeet quality label {name}`; a judge can only be trusted once it agrees with labels.",
     ),
     "pairs": (
         "labels of graded answers",
-        "`lorikeet quality label {name}` shows those first that a judge has graded.",
+        "`lorikeet quality label {name}` shows samples graded by a judge first.",
     ),
     "probes": (
         "held-out questions",
-        "Versions that `lorikeet train` publishes bring them, and the server asks them while it runs.",
+        "Versions published by `lorikeet train` include them; a running server asks them.",
     ),
     "general": (
-        "measure of forgetting",
-        "Versions that `lorikeet train` publishes bring general text, and the server measures it every few hours.",
+        "measurement of forgetting",
+        "Versions published by `lorikeet train` include general text; a running server measures it every few hours.",
     ),
     "looks": (
-        "looks at drift",
-        "A look takes `quality.drift_window` answers of a version that was published with a baseline.",
+        "drift checks",
+        "A check takes `quality.drift_window` answers of a version that was published with a baseline.",
     ),
     "decisions": (
         "decisions",
@@ -86,7 +86,7 @@ def collect(store: QualityStore, adapters: StoreReader, name: str | None, now: d
     for adapter in adapters.names():
         kept[adapter] |= set(_in_traffic(adapters, adapter))
     if name is not None and name not in kept:
-        raise AdapterNotFoundError(f"Nothing is known of {name!r}; there is {', '.join(sorted(kept)) or 'nothing'}.")
+        raise AdapterNotFoundError(f"No data about {name!r}; known adapters: {', '.join(sorted(kept)) or 'none'}.")
     names = sorted(kept) if name is None else [name]
     return QualityReport(
         created_at=now.isoformat(timespec="seconds"),
@@ -191,7 +191,9 @@ def _decisions(history: Iterable[Event]) -> Iterator[Decision]:
 def _split(event: Event) -> str:
     if event.canary_weight is None:
         return ""
-    return "the canary is a shadow" if event.is_shadow else f"the canary has {event.canary_weight:.0%} of the traffic"
+    if event.is_shadow:
+        return "the canary runs in shadow mode"
+    return f"the canary gets {event.canary_weight:.0%} of the traffic"
 
 
 def _missing(figures: AdapterFigures, *, is_base: bool) -> Iterator[Missing]:

@@ -41,13 +41,13 @@ _PAGE = """<!doctype html>
 <style>{{ style }}</style></head><body>
 <h1>Quality report</h1>
 <p>{{ report.created_at[:16]|replace("T", " ") }}, from <code>{{ report.store }}</code>. Times are UTC.</p>
-{% if not report.adapters %}<p>There is nothing yet: no adapter is published, and no server has kept anything.</p>
+{% if not report.adapters %}<p>No data yet: no adapter is published, and no server has stored samples.</p>
 {% endif %}
 {% for adapter in report.adapters %}{% set plots = plots_of(adapter) %}
 <h2 id="{{ adapter.name }}">{{ adapter.name }}</h2>
 <div class="scroll"><table><tr><th>version</th><th class="num">held-out now</th><th class="num">at publish</th>
 <th class="num">samples</th><th class="num">with text</th><th class="num">labels</th><th>judge's mean score</th>
-<th class="num">looks</th><th>last look</th></tr>
+<th class="num">drift checks</th><th>last check</th></tr>
 {% for one in adapter.versions %}<tr><td>{{ one.version or "base" }}</td>
 <td class="num">{{ percent(one.probes[-1].accuracy if one.probes else none) }}</td>
 <td class="num">{{ percent(one.published) }}</td><td class="num">{{ one.num_samples }}</td>
@@ -62,7 +62,7 @@ _PAGE = """<!doctype html>
 <p><small>Share of right answers over all questions asked so far, with 95% Wilson intervals. Dashed: held-out
 accuracy at publish. Dotted: promotions to stable (green), rollbacks (red), trials (grey).</small></p>{% endif %}
 {% if plots.scores %}<h3>The judge</h3>{{ plots.scores }}
-<p><small>Mean score with an interval that takes scores for coin flips, so it is rather too wide. Trust a judge
+<p><small>Mean score with a conservative interval that treats scores as coin flips. Trust a judge
 as far as the next table says.</small></p>{% endif %}
 {% if adapter.judges %}<div class="scroll"><table><tr><th>judge</th><th class="num">grades</th>
 <th class="num">with labels</th><th class="num">agree</th><th class="num">by chance</th><th>Cohen's kappa</th></tr>
@@ -71,25 +71,25 @@ as far as the next table says.</small></p>{% endif %}
 <td class="num">{{ agreed(judge.agreement.observed, judge) }}</td>
 <td class="num">{{ agreed(judge.agreement.expected, judge) }}</td><td>{{ kappa(judge) }}</td></tr>
 {% endfor %}</table></div>
-{% for name, plot in plots.agreement %}<p>{{ name }} against people's labels:</p>
+{% for name, plot in plots.agreement %}<p>{{ name }} against human labels:</p>
 <div class="matrix">{{ plot }}</div>{% endfor %}{% endif %}
 {% if plots.looks %}<h3>Drift</h3>{{ plots.looks }}
-<p><small>One mark a look at a window of traffic; red: it differs from what the version's answers were at publish.
-</small></p><div class="scroll"><table><tr><th>at</th><th>version</th><th class="num">look</th>
-<th class="num">answers</th><th>what it saw</th></tr>
+<p><small>One mark per drift check of a window of traffic; red: it differs from the version's answers at publication.
+</small></p><div class="scroll"><table><tr><th>at</th><th>version</th><th class="num">check</th>
+<th class="num">answers</th><th>finding</th></tr>
 {% for version, look in looks(adapter) %}<tr><td class="nowrap">{{ at(look.at_s) }}</td><td>{{ version }}</td>
 <td class="num">{{ look.look }}</td><td class="num">{{ look.num_exchanges }}</td>
 <td{% if look.is_drift %} class="bad"{% endif %}>{{ look.reason or "no drift" }}</td></tr>{% endfor %}
 </table></div>{% endif %}
-{% if plots.signals %}<h3>What answers are like</h3>{{ plots.signals }}
+{% if plots.signals %}<h3>Answer signals</h3>{{ plots.signals }}
 <p><small>Means over the samples of each stretch of time; no reference answer is needed for these.</small></p>
 {% endif %}
 {% if plots.general %}<h3>Forgetting</h3>{{ plots.general }}
 <p><small>Negative log-likelihood of general text: higher is worse. Dashed: what training measured.</small></p>
 {% endif %}
-{% if adapter.trial %}<h3>On trial</h3>
-<p>{{ adapter.trial.canary }} beside {{ adapter.trial.stable }} since
-{{ adapter.trial.began_at[:16]|replace("T", " ") }}. Verdict now: <b>{{ adapter.trial.action }}</b>:
+{% if adapter.trial %}<h3>Trial</h3>
+<p>{{ adapter.trial.canary }} against {{ adapter.trial.stable }} since
+{{ adapter.trial.began_at[:16]|replace("T", " ") }}. Current verdict: <b>{{ adapter.trial.action }}</b>:
 {{ adapter.trial.reason }}.</p>
 <div class="scroll"><table><tr><th>comparison</th><th>state</th><th class="num">pairs</th>
 <th class="num">users: canary and stable, of those needed</th><th class="num">difference</th>

@@ -144,7 +144,7 @@ def draw_agreement(figure: Any, judge: JudgeFigures) -> None:
     axes.set_xticks(range(len(counts)), grades)
     axes.set_yticks(range(len(counts)), grades)
     axes.set_xlabel("the judge's grade", fontsize=9)
-    axes.set_ylabel("people's label", fontsize=9)
+    axes.set_ylabel("human label", fontsize=9)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0)
 

@@ -28,7 +28,7 @@ def print_report(report: QualityReport, console: Console) -> None:
         for missing in adapter.missing:
             console.print(labelled(f"No {missing.what}.", "yellow", missing.how))
     if not report.adapters:
-        console.print("There is nothing yet: no adapter is published, and no server has kept anything.")
+        console.print("No data yet: no adapter is published, and no server has stored samples.")
 
 
 def _versions(adapter: AdapterFigures) -> Table:
@@ -80,12 +80,12 @@ def _print_drift(adapter: AdapterFigures, console: Console) -> None:
 
 def _print_trial(trial: TrialState, console: Console) -> None:
     began = trial.began_at[:16].replace("T", " ")
-    console.print(f"On trial since {began}: {trial.canary} beside {trial.stable}", highlight=False)
+    console.print(f"Trial since {began}: {trial.canary} against {trial.stable}", highlight=False)
     table = Table("comparison", "state", "pairs", "users", "difference", "worst allowed", box=SIMPLE_HEAD)
     for one in trial.comparisons:
         table.add_row(one.name, one.state, str(one.num_pairs), users(one), difference(one), f"{one.most_worse:g}")
     console.print(table)
-    console.print(f"Verdict now: {trial.action}: {trial.reason}", highlight=False)
+    console.print(f"Current verdict: {trial.action}: {trial.reason}", highlight=False)
 
 
 def _decisions(adapter: AdapterFigures) -> Table:

@@ -25,9 +25,9 @@ def kappa(judge: JudgeFigures) -> str:
     """`0.62 (0.41–0.77)`, or why there is none."""
     agreement = judge.agreement
     if agreement.n == 0:
-        return "unknown: nothing that it graded has a label"
+        return "unknown: no graded sample has a label"
     if agreement.kappa is None or agreement.ci_low is None or agreement.ci_high is None:
-        return "does not exist: all labels and grades are the same"
+        return "undefined: all labels and grades are the same"
     kind = ", quadratic weights" if agreement.weights == "quadratic" else ", right or wrong"
     return f"{agreement.kappa:.2f} ({agreement.ci_low:.2f}–{agreement.ci_high:.2f}){kind}"
 
@@ -59,6 +59,6 @@ def difference(comparison: ComparisonState) -> str:
 
 
 def last_looks(adapter: AdapterFigures, most: int) -> list[tuple[int, Look]]:
-    """The latest looks at drift with their versions, newest first."""
+    """The latest drift checks with their versions, newest first."""
     looks = [(version.version, look) for version in adapter.versions for look in version.looks]
     return sorted(looks, key=lambda pair: pair[1].at_s, reverse=True)[:most]

@@ -38,11 +38,11 @@ class QuestionAsker:
         try:
             scores = await _all_of(self._score(target, probe, quiz.probes) for target in quiz.targets)
         except NotReadyError as error:
-            logger.info("A probe of %s waits: %s", quiz.targets[-1], error)
+            logger.info("A held-out question of %s waits: %s", quiz.targets[-1], error)
             quiz.left.insert(0, index)
             return Scored(quiz, index, None)
         except ServeError as error:
-            logger.info("Probe %d of %s cannot be asked: %s", index, quiz.targets[0], error)
+            logger.info("Cannot ask held-out question %d of %s: %s", index, quiz.targets[0], error)
             return Scored(quiz, index, None)
         except BaseException:  # also that this turn is cancelled: the question stays
             quiz.left.insert(0, index)
@@ -62,7 +62,7 @@ class QuestionAsker:
                     body = _body(target, probe, probes, lease.manifest.defaults, self._server.fill_defaults)
                     answer = await self._server.engine.answer("chat/completions", body)
         except AdapterRefusedError as error:
-            logger.info("Probe of %s: %s", target, error)
+            logger.info("Held-out question to %s failed: %s", target, error)
             return 0.0
         assert isinstance(answer.body, dict)  # no stream was asked for
         return float(is_exact_match(answer.body["choices"][0]["message"]["content"] or "", probe.expected))

@@ -26,7 +26,7 @@ def watch_canaries(
     """
     quality, has_history = config.quality, config.remote_store is None
     if quality.verdict == "act" and not has_history:
-        logger.warning("quality.verdict is 'act', but the histories are the remote store's: verdicts are only told.")
+        logger.warning("quality.verdict is 'act', but the remote store owns the histories: verdicts are only reported.")
     controller = Controller(
         server.adapters,
         server.versions,

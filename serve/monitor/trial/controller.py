@@ -132,7 +132,7 @@ class Controller:
                 try:
                     await self.judge(name)
                 except (AdapterError, OSError) as error:  # boundary of a loop: of this adapter, for now
-                    logger.warning("The canary of %s is not judged now: %s", name, error)
+                    logger.warning("Cannot judge the canary of %s now: %s", name, error)
                 except Exception as error:  # boundary of a loop: the others must be judged all the same
                     self._metrics.failures.note("controller", error, f"Judging the canary of {name} failed")
 
@@ -177,7 +177,7 @@ class Controller:
         known = await asyncio.to_thread(self._kept.trial_pairs, name, trial.stable, trial.canary, trial.began_at)
         ttfts_s = tuple(self._ttfts.get(str(stable), ()))
         evidence = TrialEvidence(stable, canary, ttfts_s, known_pairs(known), self._user_key)
-        logger.info("%s is on trial beside %s", canary, stable)
+        logger.info("Trial started: %s against %s", canary, stable)
         return Case(name, trial, evidence, rules, set(reported))
 
     async def _write_down(self, case: Case) -> None:
@@ -190,7 +190,7 @@ class Controller:
             await asyncio.to_thread(self._kept.add_trial_pairs, rows)
         except QualityStoreError as error:
             case.evidence.give_back(pairs)
-            logger.warning("%d observations of %s are not written down yet: %s", len(rows), case.canary, error)
+            logger.warning("%d observations of %s are not stored yet: %s", len(rows), case.canary, error)
 
     def _rules(self, stable: Target) -> QualityRules:
         """Stable's rules judge its canary: a canary does not bring its own."""
@@ -205,7 +205,7 @@ class Controller:
         action, figures = verdict.action, figures_of(verdict)
         reason = verdict.reason
         if action == "hold":
-            reason = f"nothing is proven after {case.rules.max_hours:g} h: {reason}"
+            reason = f"no verdict after {case.rules.max_hours:g} h: {reason}"
         if action in case.reported and (action == "hold" or not self._does_act):
             return
         try:

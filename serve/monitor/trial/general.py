@@ -64,7 +64,7 @@ class GeneralMeasure:
             self._server.versions.quarantine.add(target)
             return
         except ServeError as error:
-            logger.info("The general text of %s: %s", target, error)
+            logger.info("Measuring the general text of %s failed: %s", target, error)
             return
         nll = -sum(logprobs) / len(logprobs)
         self._server.metrics.quality.general_measured(target, nll)

@@ -69,7 +69,7 @@ class HeldOut:
                 try:
                     await self.take_turn()
                 except Exception as error:  # boundary of a loop: a full disk or a broken history must not end it
-                    self._server.metrics.failures.note("held_out", error, "A turn of held-out probes failed")
+                    self._server.metrics.failures.note("held_out", error, "A round of held-out questions failed")
 
     async def take_turn(self) -> None:
         """Ask as much as may be asked at once, and keep the scores; while clients run, in trials only."""

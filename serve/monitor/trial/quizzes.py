@@ -30,10 +30,10 @@ class Questions:
             try:
                 probes = await asyncio.to_thread(lambda: read_probes(self._adapters.folder(target)))
             except (AdapterError, InvalidProbesError, OSError) as error:
-                logger.debug("The questions of %s cannot be read now: %s", target, error)
+                logger.debug("Cannot read the held-out questions of %s now: %s", target, error)
                 return None
             if probes is None or not probes.probes:
-                logger.info("%s is not asked held-out questions: it was published without them.", target)
+                logger.info("%s has no held-out questions: it was published without them.", target)
             # The drift baseline is the larger part, and nobody needs it here.
             self._probes[target] = probes.model_copy(update={"baseline": ()}) if probes else None
         return self._probes[target]
@@ -100,7 +100,7 @@ class Quizzes:
             try:
                 trial, aliases = self._adapters.trial(name), self._adapters.aliases(name)
             except (AdapterError, OSError) as error:
-                logger.warning("%s is asked as one that has no aliases: %s", name, error)
+                logger.warning("%s is treated as having no aliases: %s", name, error)
                 continue
             if trial is not None:
                 ranked[Target(name, trial.stable), Target(name, trial.canary)] = Due(Urgency.TRIAL, trial)

@@ -217,7 +217,7 @@ async def test_a_baseline_that_cannot_be_read_stops_no_other_look(
     running = asyncio.create_task(watched.monitor.run())
     watched.answer(range(WINDOW))
     async with asyncio.timeout(30):
-        while "Looking for drift of medical@3 failed" not in caplog.text:
+        while "Checking medical@3 for drift failed" not in caplog.text:
             await asyncio.sleep(0.001)
     running.cancel()
     (watched.folder / "probes.json").write_text(whole)

@@ -86,7 +86,7 @@ def test_undo_takes_the_last_label_back_and_shows_its_answer_again(quality: Run,
 def test_what_is_no_label_is_asked_again(quality: Run, store: QualityStore) -> None:
     store.add_sample(sample())
     result = quality("label", typed="7\nyes\n\n3\n")
-    assert "'yes' is none of: 1 to 5" in result.stdout
+    assert "'yes' must be one of: 1 to 5" in result.stdout
     assert list(scores(store).values()) == [0.5]
 
 
@@ -150,7 +150,7 @@ def test_a_text_cannot_command_the_terminal_or_pass_for_our_markup() -> None:
     [
         ([], [], "There are no samples yet"),
         ([sample(prompt=None, answer=None, privacy="features")], [], "none with text (privacy features)"),
-        ([sample()], ["legal"], "There are no samples of 'legal'. There are of medical."),
+        ([sample()], ["legal"], "No samples of 'legal' exist, only of medical."),
     ],
 )
 def test_without_anything_to_label_it_says_why_and_what_to_do(
@@ -220,14 +220,14 @@ def test_no_cell_begins_like_a_formula(start: str) -> None:
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ("99,5,,", "line 3: there is no sample '99'"),
-        ("one,5,,", "there is no sample 'one'"),
-        ("-1,5,,", "there is no sample '-1'"),
+        ("99,5,,", "line 3: sample '99' does not exist"),
+        ("one,5,,", "sample 'one' does not exist"),
+        ("-1,5,,", "sample '-1' does not exist"),
         ("2,6,,", "`label` must be 1 to 5, right or wrong; got '6'"),
         ("2,0.5,,", "got '0.5'"),
         ("2,good,,", "got 'good'"),
-        ("1,4,,", "'ada' has labelled sample 1 in an earlier line, too"),
-        ("2,4,legal,", "sample 2 has adapter 'medical' here, not 'legal'"),
+        ("1,4,,", "'ada' already labelled sample 1 in an earlier line"),
+        ("2,4,legal,", "sample 2 has adapter 'medical' in this store, but 'legal' in the file"),
         ("2,4,medical,7", "sample 2 has version '1' here, not '7'"),
     ],
 )

@@ -139,7 +139,7 @@ def test_a_judge_is_held_against_the_labels(quality: QualityStore, adapters: Ada
 def test_a_judge_without_labels_is_not_known_to_be_good(quality: QualityStore, adapters: AdapterStore) -> None:
     quality.add_grade(Grade(quality.add_sample(SAMPLE), "judge-70b", NOON_S, 0.5))
     (adapter,) = figures(quality, adapters).adapters
-    assert kappa(adapter.judges[0]) == "unknown: nothing that it graded has a label"
+    assert kappa(adapter.judges[0]) == "unknown: no graded sample has a label"
     assert "labels" in {missing.what for missing in adapter.missing}
 
 
@@ -181,7 +181,7 @@ def test_an_adapter_of_which_nothing_is_kept_says_what_is_missing(
     publish(adapters)
     (adapter,) = figures(quality, adapters).adapters
     missing = [one.what for one in adapter.missing]
-    assert missing == ["samples of traffic", "held-out questions", "measure of forgetting", "looks at drift"]
+    assert missing == ["samples of traffic", "held-out questions", "measurement of forgetting", "drift checks"]
 
 
 def test_where_no_text_is_kept_the_report_says_how_to_keep_some(quality: QualityStore, adapters: AdapterStore) -> None:
@@ -200,7 +200,7 @@ def test_an_unknown_adapter_is_an_error_that_names_the_known_ones(
     quality: QualityStore, adapters: AdapterStore
 ) -> None:
     fill(quality)
-    with pytest.raises(AdapterNotFoundError, match="Nothing is known of 'legal'; there is medical"):
+    with pytest.raises(AdapterNotFoundError, match="No data about 'legal'; known adapters: medical"):
         figures(quality, adapters, "legal")
 
 

@@ -210,7 +210,7 @@ async def test_a_canary_that_proves_nothing_in_its_time_is_reported_once_and_sta
     assert await court.judge() is None
     event = court.store.history("medical")[-1]
     assert (event.kind, event.action) == ("judged", "hold")
-    assert event.reason.startswith("nothing is proven after 2 h: canary score 1.000 may or may not be")
+    assert event.reason.startswith("no verdict after 2 h: canary score 1.000 may or may not be")
     assert court.store.aliases("medical") == {"stable": 1, "canary": 2}
     assert court.told("hold") == 1
     await court.see(ENOUGH)  # and it may still prove itself
