@@ -178,7 +178,7 @@ class NotFiniteError(AdapterRefusedError):
 
     def __init__(self, lora_name: str) -> None:
         super().__init__(
-            f"{lora_name!r} computed values that are not finite (NaN or infinity): its weights overflow. Use "
+            f"{lora_name!r} computes values that are not finite (NaN or infinity): its weights overflow. Use "
             "another version, and retrain or re-import this adapter."
         )
         self.lora_name = lora_name

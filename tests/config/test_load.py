@@ -71,7 +71,7 @@ def test_a_list_is_no_configuration(tmp_path: Path) -> None:
 
 def test_a_schema_as_format_needs_the_schema(tmp_path: Path) -> None:
     path = write(tmp_path, MINIMAL + "defaults: {response_format: json_schema}\n")
-    with pytest.raises(ConfigError, match=r"needs a schema in `answer.json_schema`"):
+    with pytest.raises(ConfigError, match=r"requires a schema in `answer.json_schema`"):
         load_domain(path)
 
 

@@ -212,7 +212,7 @@ def test_a_peft_folder_imported_while_serving_answers(live: LiveServer, sdk: Ope
 @pytest.mark.parametrize(
     ("name", "scale", "foreign_base", "reason"),
     [
-        ("no-op", 0.0, False, "no module of it was applied"),
+        ("no-op", 0.0, False, "no module was applied"),
         ("too-strong", 4.0, False, "weights or its scaling are applied wrongly"),
         ("foreign", 1.0, True, "retrain it, or serve that base"),
     ],

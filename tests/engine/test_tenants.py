@@ -129,7 +129,7 @@ def test_openais_client_is_told_what_is_not_kept(url: str, tokens: dict[str, str
         first = client.responses.create(model=BASE_NAME, input="Hello", store=True, max_output_tokens=2)
         with pytest.raises(BadRequestError, match="send the earlier turns"):
             client.responses.create(model=BASE_NAME, input="And?", previous_response_id=first.id)
-        with pytest.raises(NotFoundError, match="keeps no responses"):
+        with pytest.raises(NotFoundError, match="does not store responses"):
             client.responses.retrieve(first.id)
         cards = {model.id: model for model in client.models.list()}
     assert cards["colours"].created > 1_700_000_000

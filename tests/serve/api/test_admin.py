@@ -299,4 +299,4 @@ async def test_the_isolation_probe_sees_an_adapter_that_answers_as_another(
     for outcome in ("ok", "wrong"):
         labels = {"adapter": "medical", "version": "1", "outcome": outcome}
         assert registry.get_sample_value("lorikeet_isolation_probes_total", labels) == 1
-    assert "no longer answers as itself" in caplog.text
+    assert "no longer gives its own answers" in caplog.text

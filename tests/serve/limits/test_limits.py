@@ -89,9 +89,24 @@ def test_an_ordinary_request_passes(endpoint: Endpoint, body: dict[str, Any]) ->
         ("metadata", nested(65), "nests 65 levels deep", 64),
         ("metadata", {str(number): 1 for number in range(20_000)}, "holds 20000 values", 16_384),
         ("anything", [[1] * 9000, [1] * 9000], "holds 18002 values", 16_384),
-        ("messages", [{"role": "user", "content": [{}] * 2048}], "has 2049 entries, those of its messages", 2048),
-        ("messages", [{"role": "user", "content": [""] * 3000}], "has 3001 entries, those of its messages", 2048),
-        ("input", [{"role": "user", "content": [{}] * 9}] * 250, "has 2500 entries, those of its messages", 2048),
+        (
+            "messages",
+            [{"role": "user", "content": [{}] * 2048}],
+            "has 2049 entries, including those of its messages",
+            2048,
+        ),
+        (
+            "messages",
+            [{"role": "user", "content": [""] * 3000}],
+            "has 3001 entries, including those of its messages",
+            2048,
+        ),
+        (
+            "input",
+            [{"role": "user", "content": [{}] * 9}] * 250,
+            "has 2500 entries, including those of its messages",
+            2048,
+        ),
         ("documents", [""] * 70_000, "brings the prompt to 70022 characters", 65_536),
         ("response_format", schema_of({"enum": ["x" * 40_000]}), "has 40084 bytes", 32_768),
         ("response_format", schema_of(nested(40)), "nests 42 levels deep", 32),
@@ -100,8 +115,8 @@ def test_an_ordinary_request_passes(endpoint: Endpoint, body: dict[str, Any]) ->
         ("structured_outputs", {"regex": "a" * 3000}, "expression of 3000 characters", 2048),
         ("structured_outputs", {"choice": ["x" * 40_000]}, "has 40016 bytes", 32_768),
         ("guided_regex", "a" * 3000, "expression of 3000 characters", 2048),
-        ("response_format", schema_of({"pattern": "(a{100}){100}"}), "10002 characters, its repetitions", 2048),
-        ("response_format", schema_of({"patternProperties": {"b{9999}": {}}}), "9999 characters, its rep", 2048),
+        ("response_format", schema_of({"pattern": "(a{100}){100}"}), "10002 characters with its repetitions", 2048),
+        ("response_format", schema_of({"patternProperties": {"b{9999}": {}}}), "9999 characters with its rep", 2048),
         ("response_format", schema_of({"type": "array", "minItems": 10**9}), "a `minItems` of 1000000000", 4096),
         ("text", {"format": {"schema": {"maxLength": 5000}}}, "a `maxLength` of 5000", 4096),
     ],
@@ -189,12 +204,12 @@ def test_what_repeats_what_may_be_empty_is_refused(pattern: str) -> None:
 
 @pytest.mark.parametrize("pattern", ["(a+){0,100}b", "((a+)+)+b", "(a+a+a+){0,60}b", "(a{1,30}){1,30}"])
 def test_what_reads_a_text_in_many_ways_counts_more_than_its_length(pattern: str) -> None:
-    assert "its repetitions written out" in str(refusal({"response_format": schema_of({"pattern": pattern})}))
+    assert "its repetitions expanded" in str(refusal({"response_format": schema_of({"pattern": pattern})}))
 
 
 def test_a_bracket_in_a_class_of_characters_hides_no_repetition() -> None:
     error = refusal({"structured_outputs": {"regex": "(a{100}[)]b){100}"}})
-    assert "its repetitions written out" in str(error)
+    assert "its repetitions expanded" in str(error)
 
 
 def test_a_batch_of_prompts_is_bounded_by_itself_and_with_its_answers() -> None:
@@ -216,7 +231,7 @@ def test_what_is_read_together_is_counted_together() -> None:
 def test_an_answer_that_cannot_end_by_itself_needs_a_length(endpoint: Endpoint) -> None:
     error = refusal({"ignore_eos": True, "max_tokens": None}, endpoint)
     assert error.param == "ignore_eos"
-    assert "Give both" in str(error)
+    assert "Set both" in str(error)
 
 
 @pytest.mark.parametrize("field", sorted(REFUSED_FIELDS))

@@ -133,7 +133,7 @@ async def test_other_prompts_are_drift_and_one_line_says_when_it_begins(
     assert watched.gauge("answer length") == 0
     (line,) = [record for record in caplog.records if "drifts" in record.message]
     assert line.levelno == logging.WARNING
-    assert "medical@3 drifts, as of look 2: prompt length is 60 on average" in line.message
+    assert "medical@3 has drifted (drift check 2): prompt length is 60 on average" in line.message
 
 
 async def test_drift_that_goes_is_no_longer_exported(watch: Callable[..., Watched]) -> None:
@@ -203,7 +203,7 @@ async def test_a_version_without_a_baseline_says_so_once_and_gathers_nothing(
         await asyncio.sleep(0.05)
     running.cancel()
     assert [record.message for record in caplog.records if "baseline" in record.message] == [
-        "Drift of medical@3 is not measured: it was published without a baseline of answers"
+        "Drift of medical@3 is not measured: it was published without a baseline"
     ]
     assert watched.store.drift_looks("medical", 3) == ()
 
@@ -231,4 +231,4 @@ async def test_windows_that_nobody_looks_at_are_dropped_and_not_gathered_for_eve
 ) -> None:
     watched = watch()
     watched.answer(range(9 * WINDOW))
-    assert "medical@3: 20 exchanges are left out" in caplog.text
+    assert "medical@3: 20 exchanges are dropped" in caplog.text

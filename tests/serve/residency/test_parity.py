@@ -40,10 +40,10 @@ def test_a_rounded_base_may_be_further_away_than_its_adapters() -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"adapter": BASE_LOGPROBS}, "no module of it was applied"),
-        ({"adapter": (-3.05, -3.98)}, "no module of it was applied"),  # the base's, rounded in another batch
-        ({"adapter": (-1.5, -2.25)}, r"1\.500 nats per token away .* weights or its scaling"),
-        ({"base": (-5.0, -6.0)}, r"base model answers 2\.000 nats per token away"),
+        ({"adapter": BASE_LOGPROBS}, "no module was applied"),
+        ({"adapter": (-3.05, -3.98)}, "no module was applied"),  # the base's, rounded in another batch
+        ({"adapter": (-1.5, -2.25)}, r"differ by 1\.500 nats per token .* weights or its scaling"),
+        ({"base": (-5.0, -6.0)}, r"base model's log-probabilities differ by 2\.000 nats per token"),
         ({"rendered": (1, 2)}, "chat template or tokenizer"),
     ],
 )

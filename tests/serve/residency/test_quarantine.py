@@ -174,7 +174,7 @@ async def test_the_isolation_probe_sees_it(serving: Serving, caplog: pytest.LogC
     assert not await serving.probe().probe(MEDICAL)
     await serving.residency.quarantine.saved()
     assert value(serving, "lorikeet_isolation_probes_total", outcome="wrong") == 1
-    assert "no longer answers as itself" in caplog.text
+    assert "no longer gives its own answers" in caplog.text
     assert list(serving.store.quarantined("medical")) == [1]
 
 

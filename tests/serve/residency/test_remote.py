@@ -74,8 +74,8 @@ async def test_the_mirror_goes_on_when_the_remote_was_away(
     away = remote.with_name("away")
     shutil.move(remote, away)
     running = asyncio.create_task(RemoteMirror(RemoteStore(f"file://{remote}", serving.store), 0.02).run())
-    await eventually(lambda: "The remote store" in caplog.text)
+    await eventually(lambda: "Cannot mirror the remote store" in caplog.text)
     shutil.move(away, remote)
     await eventually(lambda: serving.store.history("medical"))
     running.cancel()
-    assert caplog.text.count("The remote store") == 1
+    assert caplog.text.count("Cannot mirror the remote store") == 1

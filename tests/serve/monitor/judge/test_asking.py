@@ -214,4 +214,4 @@ async def test_a_server_does_not_start_without_the_key_that_it_was_told_of(tmp_p
     file.write_text(json.dumps({"base": "tiny", "quality": {"privacy": "full", "judge": judge}}))
     result = CliRunner().invoke(app, ["serve", str(file), "--home", str(tmp_path)], env={"COLUMNS": "300"})
     assert result.exit_code == 1
-    assert "names 'LK_JUDGE_KEY_FOR_TESTS', but that variable is not set" in result.stderr
+    assert "names the environment variable 'LK_JUDGE_KEY_FOR_TESTS', which is not set" in result.stderr

@@ -79,7 +79,7 @@ async def test_the_days_tokens_end_the_work_also_after_a_restart(
         await judging.round()
     num_asked = len(endpoint.requests)
     assert 0 < num_asked < 10
-    assert [record.message for record in caplog.records if "goes on tomorrow" in record.message] != []
+    assert [record.message for record in caplog.records if "resumes tomorrow" in record.message] != []
     assert len(caplog.records) == 1  # once, not each round
     await bench.judging(endpoint, tokens_per_day=1200).round()
     assert len(endpoint.requests) == num_asked

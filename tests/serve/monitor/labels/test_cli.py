@@ -77,7 +77,7 @@ def test_undo_takes_the_last_label_back_and_shows_its_answer_again(quality: Run,
     assert scores(store) == {second: 1.0}
     store.remove_label(second, "ada")
     result = quality("label", typed="u\n1\nu\n4\nq\n")
-    assert "nothing to undo" in result.stdout
+    assert "Nothing to undo" in result.stdout
     assert result.stdout.count("Question 1?") == 2
     assert scores(store) == {second: 0.75}
     assert first not in scores(store)
@@ -148,7 +148,7 @@ def test_a_text_cannot_command_the_terminal_or_pass_for_our_markup() -> None:
 @pytest.mark.parametrize(
     ("samples", "arguments", "message"),
     [
-        ([], [], "There are no samples yet"),
+        ([], [], "No samples exist yet"),
         ([sample(prompt=None, answer=None, privacy="features")], [], "none with text (privacy features)"),
         ([sample()], ["legal"], "No samples of 'legal' exist, only of medical."),
     ],
@@ -228,7 +228,7 @@ def test_no_cell_begins_like_a_formula(start: str) -> None:
         ("2,good,,", "got 'good'"),
         ("1,4,,", "'ada' already labelled sample 1 in an earlier line"),
         ("2,4,legal,", "sample 2 has adapter 'medical' in this store, but 'legal' in the file"),
-        ("2,4,medical,7", "sample 2 has version '1' here, not '7'"),
+        ("2,4,medical,7", "sample 2 has version '1' in this store, but '7' in the file"),
     ],
 )
 def test_one_wrong_line_and_nothing_is_taken(
@@ -257,7 +257,7 @@ def test_a_file_with_many_wrong_lines_tells_of_ten(quality: Run, store: QualityS
     [
         (b"id;grade\n1;5\n", "must name the columns sample_id, label"),
         (b"", "must name the columns"),
-        (b"sample_id,label\n1,\xff\n", "is no UTF-8 text"),
+        (b"sample_id,label\n1,\xff\n", "is not UTF-8 text"),
         (b'sample_id,label\n1,"5\n', "no CSV"),
     ],
 )

@@ -272,7 +272,7 @@ def test_a_page_of_the_base_alone_is_a_page_too(quality: QualityStore, adapters:
 
 
 def test_a_page_of_nothing_says_so(quality: QualityStore, adapters: AdapterStore) -> None:
-    assert "There is nothing yet" in render_html(figures(quality, adapters))
+    assert "No data yet" in render_html(figures(quality, adapters))
 
 
 def test_the_same_figures_give_the_same_page(quality: QualityStore, adapters: AdapterStore) -> None:
@@ -315,7 +315,7 @@ def test_the_command_shows_and_writes_the_report(
 def test_a_report_without_anything_says_so(report: Report, quality: QualityStore) -> None:
     result = report()
     assert result.exit_code == 0
-    assert "There is nothing yet" in result.stdout
+    assert "No data yet" in result.stdout
 
 
 def test_a_report_without_a_store_says_who_makes_it(report: Report, home: Path) -> None:

@@ -394,7 +394,7 @@ async def test_a_quality_store_that_fails_does_not_keep_a_canary_from_being_judg
     kept._connection.execute("DROP TABLE trial_pairs")
     await court.see(ENOUGH)
     assert await court.judge() == "promote"
-    assert "are not written down" in caplog.text
+    assert "are not stored yet" in caplog.text
 
 
 def test_figures_have_a_name_for_each_comparison_and_field() -> None:

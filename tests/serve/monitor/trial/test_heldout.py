@@ -159,7 +159,7 @@ async def test_a_version_without_questions_is_left_out_and_that_is_said_once(
         await exam.turns(3)
     assert exam.asked() == []
     assert [record.message for record in caplog.records] == [
-        "medical@1 is not asked held-out questions: it was published without them."
+        "medical@1 has no held-out questions: it was published without them."
     ]
 
 
