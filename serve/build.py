@@ -1,4 +1,4 @@
-"""The server, put together from its configuration."""
+"""Build the server from its configuration."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -234,7 +234,7 @@ def monitored_server(
 
 
 def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = None) -> Parts:
-    """The real thing; vLLM is imported here.
+    """Build the server with the vLLM engine; vLLM is imported here.
 
     Args:
         judge_key: The API key of the judge's endpoint.

@@ -1,4 +1,4 @@
-"""`lorikeet serve`: one process that answers, measures and stops cleanly."""
+"""`lorikeet serve`: start the server."""
 
 import logging
 import os

@@ -39,7 +39,7 @@ from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReference
 
 
 class ServeError(Exception):
-    """Anything that the server answers with an error."""
+    """Base class of errors sent to a client."""
 
     status = 500
     type = "server_error"
@@ -54,7 +54,7 @@ class ServeError(Exception):
 
 
 class InvalidRequestError(ServeError, ValueError):
-    """A body that is no request."""
+    """An invalid request."""
 
     status = 400
     type = "invalid_request_error"
@@ -65,7 +65,7 @@ class InvalidRequestError(ServeError, ValueError):
 
 
 class BodyTooLargeError(InvalidRequestError):
-    """A body over the limit. It was not read to its end, so the connection ends with the answer."""
+    """A body over the limit. It was not read completely, so the connection is closed after the response."""
 
     status = 413
     code = "body_too_large"
@@ -75,7 +75,7 @@ class BodyTooLargeError(InvalidRequestError):
 
 
 class BodyTimeoutError(InvalidRequestError, TimeoutError):
-    """A body that was not there in time. The connection ends with the answer."""
+    """A body that was not received in time. The connection is closed after the response."""
 
     status = 408
     code = "body_timeout"
@@ -96,7 +96,7 @@ class UnauthorizedError(ServeError, PermissionError):
 
 
 class ForbiddenError(ServeError, PermissionError):
-    """A valid key, but not for this."""
+    """A valid key without the required permission."""
 
     status = 403
     type = "invalid_request_error"
@@ -133,7 +133,7 @@ class ModelNotFoundError(ServeError, LookupError):
 
 
 class NotKeptError(ServeError, LookupError):
-    """A response that was answered before: none is kept."""
+    """A stored response was requested; responses are not stored."""
 
     status = 404
     type = "invalid_request_error"
@@ -147,7 +147,7 @@ class NotKeptError(ServeError, LookupError):
 
 
 class ConflictError(ServeError, RuntimeError):
-    """An operator's wish that what is there now stands against."""
+    """An administration request that conflicts with the current state."""
 
     status = 409
     type = "invalid_request_error"
@@ -185,7 +185,7 @@ class NotFiniteError(AdapterRefusedError):
 
 
 class QuarantinedError(AdapterRefusedError):
-    """A version that has computed what is not finite, and that no operator has let out since."""
+    """A version that computed non-finite values and is still quarantined."""
 
 
 class BaseNotFiniteError(ServeError, ArithmeticError):
@@ -226,7 +226,7 @@ class RateLimitedError(ServeError, RuntimeError):
 
 
 class EngineRequestError(ServeError):
-    """What vLLM said of a request that it did not take."""
+    """vLLM's own refusal of a request."""
 
     def __init__(self, message: str, status: int, param: str | None = None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""What is known of a request while it runs, and one record per generation and per request once it has ended."""
+"""State of a running request, and records of finished generations and requests."""
 
 import time
 from collections.abc import Iterator
@@ -60,11 +60,11 @@ class RequestContext:
 
 current_request: ContextVar[RequestContext | None] = ContextVar("current_request", default=None)
 current_source: ContextVar[Source] = ContextVar("current_source", default="client")
-"""Who asks: a client, a canary's shadow or the quality monitor's own probe. Only clients are traffic."""
+"""Source of a request: a client, a shadow copy or the quality monitor. Only clients count as traffic."""
 
 
 def ask_as(source: Source) -> None:
-    """From here on, what this task asks of the engine is nobody's request: its tokens are no tenant's."""
+    """Mark this task's engine calls as internal: their tokens are not charged to a tenant."""
     current_request.set(None)
     current_source.set(source)
 
@@ -123,7 +123,7 @@ class AnsweredRequest:
 
 
 class GenerationObserver(Protocol):
-    """Who wants to know of generations; called on the event loop, so it must be quick."""
+    """Callbacks for generations; they run on the event loop, so they must be fast."""
 
     def generation_started(self, lora_name: str | None) -> None: ...
 

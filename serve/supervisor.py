@@ -1,4 +1,4 @@
-"""Starts the engine, and starts it again when it dies: with growing pauses, and with the adapters it held.
+"""Start the engine, and restart it when it dies, with exponential backoff and the same adapters.
 
 One that has never run is tried three times: what keeps it from starting is then likely to be there tomorrow, too.
 Adapters come back beside the running engine: it may die meanwhile, or hang, and is started again all the same.
@@ -106,7 +106,7 @@ class Supervisor:
             self._metrics.failures.note("supervisor", error, "Reloading the adapters failed")
 
     async def _end(self) -> None:
-        """What cannot be ended must not keep the next one from starting."""
+        """Stop the engine; an error here must not prevent the next start."""
         try:
             await self._engine.stop()
         except Exception as error:  # boundary

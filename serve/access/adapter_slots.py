@@ -1,4 +1,4 @@
-"""Which adapters the engine holds for the requests that wait and run."""
+"""Adapter slots: which adapters are loaded for waiting and running requests."""
 
 from collections import Counter
 from collections.abc import Collection
@@ -69,7 +69,7 @@ class AdapterSlots:
         del self._slots[adapter]
 
     def start(self, adapter: str, num_sequences: int) -> None:
-        """A request runs."""
+        """A request starts running."""
         self._slots[adapter].num_running += 1
         self._slots[adapter].num_admitted += num_sequences
 
@@ -78,7 +78,7 @@ class AdapterSlots:
         self._slots[adapter].num_running -= 1
 
     def free_if_idle(self, adapter: str) -> None:
-        """Give a slot back for which nobody runs, and nobody waits; a load goes on to its end."""
+        """Free an adapter's slot if no request runs; a load in progress keeps it."""
         if self.is_loaded(adapter) and not self._slots[adapter].num_running:
             del self._slots[adapter]
 
@@ -89,7 +89,7 @@ class AdapterSlots:
                 del self._slots[adapter]
 
     def closed(self, num_overdue: int, num_passed: int, now_s: float) -> Collection[str]:
-        """The adapters that take nobody new, so that slots become free.
+        """The adapters that admit no new requests until they have drained.
 
         Args:
             num_overdue: Adapters that have waited too long for one.

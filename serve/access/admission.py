@@ -17,24 +17,24 @@ from serve.access.capacity import Ask, Ticket
 from serve.errors import RateLimitedError
 
 _LONGEST_IDLE_S = 1.0
-"""How often slots are looked at while somebody waits for one: that a slot may be taken away comes with time alone."""
+"""Interval for rechecking slots while a request waits for one: eligibility changes with time alone."""
 
 
 class Loader(Protocol):
-    """Who loads adapters, by vLLM's `lora_name`."""
+    """Loads adapters by vLLM's `lora_name`."""
 
     def keep(self, adapter: str) -> AbstractContextManager[None]:
-        """Meanwhile nobody makes room by unloading it."""
+        """Protect the adapter from eviction for the length of the block."""
         ...
 
     async def load(self, adapter: str) -> None:
-        """Load it. Raises what whoever waits for it is told."""
+        """Load the adapter. The exception raised is passed to all requests that wait for it."""
         ...
 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """What a waiting request will be told, None to run or why it may not; and when it is refused."""
+    """Verdict for a waiting request (None: run it; else the refusal), and its timeout."""
 
     verdict: "asyncio.Future[Exception | None]"
     deadline: asyncio.TimerHandle
@@ -72,7 +72,7 @@ class Admission:
 
     @property
     def most_sequences(self) -> int:
-        """Those that one request may have, and one tenant at a time."""
+        """Maximum sequences of one request, and of one tenant at a time."""
         return self._queue.most_of_a_tenant
 
     @asynccontextmanager
@@ -224,7 +224,7 @@ class Admission:
         self._leave(ticket)
 
     def _tell(self, ticket: Ticket, refusal: Exception | None) -> None:
-        """Give a verdict to a request that still waits for one: a new one does not, a cancelled one no more."""
+        """Set the verdict of a request that still waits for one."""
         waiting = self._waiting.get(ticket)
         if waiting is not None and not waiting.verdict.done():
             waiting.verdict.set_result(refusal)

@@ -1,4 +1,4 @@
-"""Whose request runs next, and which adapter is loaded next: decisions only, nobody waits here."""
+"""Scheduling decisions: which request runs next, and which adapter is loaded next."""
 
 from collections import Counter, deque
 from collections.abc import Callable, Collection
@@ -98,11 +98,11 @@ class AdmissionQueue:
 
     @property
     def is_short_of_slots(self) -> bool:
-        """Whether somebody waits for a slot, and none is free."""
+        """Whether a request waits for a slot and none is free."""
         return self._slots.num_free <= 0 and any(self._needs_slot(head.ask.adapter) for head in self._heads())
 
     def arrive(self, ask: Ask, now_s: float) -> Ticket:
-        """Put a request at the end of its line."""
+        """Append a request to its queue."""
         assert 1 <= ask.num_sequences <= self.capacity.max_sequences
         self._num_arrived += 1
         ticket = Ticket(ask, now_s, self._num_arrived)
@@ -140,7 +140,7 @@ class AdmissionQueue:
         return self._waiting_for(adapter)
 
     def admit_next(self, now_s: float) -> Ticket | None:
-        """Start the request whose turn it is; None where nobody may run."""
+        """Start the next request; None if none may run."""
         if not self._lines or self.capacity.num_sequences >= self.capacity.max_sequences:
             return None
         overdue = self._overdue(now_s)
@@ -190,7 +190,7 @@ class AdmissionQueue:
         return counts
 
     def reason(self, ticket: Ticket, now_s: float) -> Reason:
-        """Why a request waits."""
+        """The reason why a request waits."""
         return self._reason(ticket, self._closed(self._overdue(now_s), now_s))
 
     def running_by_adapter(self) -> dict[str | None, int]:
@@ -225,7 +225,7 @@ class AdmissionQueue:
         return [head for head in heads if loading[head.ask.tenant_id] == fewest]
 
     def _overdue(self, now_s: float) -> list[Ticket]:
-        """The first of each line that has waited too long for a slot."""
+        """The first request of each queue that has waited too long for a slot."""
         if self._slots.num_free > 0:
             return []
         late_s = now_s - self._age_s

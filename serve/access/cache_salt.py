@@ -1,4 +1,4 @@
-"""What keeps tenants apart in the prefix cache: each has a salt that no request can name.
+"""Prefix cache isolation: each tenant has a secret cache salt.
 
 vLLM finds a cached block by its tokens, its adapter and its salt. Without a salt, `cached_tokens` and the time to the
 first token would tell a tenant that another one has sent this very prompt. What the server asks for itself (golden

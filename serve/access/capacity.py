@@ -1,4 +1,4 @@
-"""What requests take of the engine, and what is kept for tenants that hold nothing."""
+"""Engine capacity used by requests, and the reserve for tenants without running requests."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class Ask:
 
 @dataclass(eq=False)
 class Ticket:
-    """One request: it waits, it runs, it is gone."""
+    """One request in the queue: waiting, running or finished."""
 
     ask: Ask
     arrived_s: float

@@ -1,4 +1,4 @@
-"""`lorikeet keys`: make, list and revoke the API keys of a server, also while it runs."""
+"""`lorikeet keys`: create, list and revoke API keys, also while the server runs."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ def create(
     file: FileOption = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Make a key and print its token, once: only a hash of it is kept."""
+    """Create a key and print its token once; only its hash is stored."""
     values = {
         "tenant": tenant,
         "adapters": tuple(adapter or ["*"]),
@@ -59,7 +59,7 @@ def create(
 
 @app.command("list")
 def list_(file: FileOption = None, home: HomeOption = DEFAULT_HOME) -> None:
-    """List the keys and what they allow, revoked ones too."""
+    """List all keys with their limits, including revoked ones."""
     with _errors_in_one_line():
         records = list_keys(_key_file(file, home))
     if not records:
@@ -74,7 +74,7 @@ def revoke(
     file: FileOption = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Revoke a key for good; a running server follows within a second."""
+    """Revoke a key permanently; a running server applies this within a second."""
     with _errors_in_one_line():
         record = revoke_key(_key_file(file, home), key_id, now=datetime.now(UTC))
     make_console().print(f"Key {record.id} of {record.tenant!r} was revoked at {record.revoked_at}.", highlight=False)

@@ -1,4 +1,4 @@
-"""What the start of a server warns of: secrets and private files that others could read."""
+"""Warnings at startup about secrets and private files that others could read."""
 
 import logging
 from urllib.parse import urlsplit
@@ -28,6 +28,6 @@ def warn_of_exposure(config: ServeConfig, home: Home) -> None:
 
 
 def _is_readable(url: str) -> bool:
-    """Whether those between here and there can read what is sent."""
+    """Whether data sent to this URL can be read in transit."""
     parts = urlsplit(url)
     return parts.scheme == "http" and not is_loopback(parts.hostname or "")

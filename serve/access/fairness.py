@@ -1,4 +1,4 @@
-"""What each tenant has had of the engine, in tokens: whoever has had least is next.
+"""Token counters per tenant: the tenant with the fewest tokens goes next.
 
 This is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024), charged in
 advance with what a request may use at most, and corrected when it is known what it has used.

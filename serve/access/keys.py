@@ -27,7 +27,7 @@ _TOKEN = re.compile(rf"{_TOKEN_PREFIX}[A-Za-z0-9_-]{{43}}")
 
 
 class KeyGrant(Config):
-    """Who a key belongs to and what it allows. A limit that is None does not limit."""
+    """Owner and permissions of a key; None: no limit."""
 
     tenant: str = Field(
         pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$",
@@ -90,7 +90,7 @@ class CreatedKey:
 ANONYMOUS = KeyRecord(
     id="0" * 8, sha256="0" * 64, tenant="anonymous", is_admin=True, created_at="1970-01-01T00:00:00+00:00"
 )
-"""Who sends a request where no key file is configured: everything is allowed."""
+"""Key of all requests if no key file is configured; it allows everything."""
 
 
 class KeyRing:

@@ -1,4 +1,4 @@
-"""What a key may use: requests a minute, tokens a minute, requests at a time."""
+"""Rate limits per key: requests per minute, tokens per minute, concurrent requests."""
 
 import time
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The operator's routes: where versions are, what aliases mean, whether the quality monitor works, and to change it."""
+"""Administration routes: adapter versions, aliases, and the quality monitor."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
@@ -53,7 +53,7 @@ _Version = Annotated[int, Field(ge=1, le=999_999_999), BeforeValidator(_whole)]
 
 
 class AliasMove(BaseModel):
-    """Where an adapter's aliases point to, and how its traffic is split; what is left out stays."""
+    """Changes to an adapter's aliases and traffic split; omitted fields keep their value."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -69,7 +69,7 @@ class AliasMove(BaseModel):
 
 
 class AliasRollback(BaseModel):
-    """Which alias goes back to the version that it had before."""
+    """The alias to roll back to its previous version."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -95,11 +95,11 @@ class AdapterRow(BaseModel):
     load_s: float | None
     parity_error_nats: float | None
     quarantine: str | None
-    """Why it is out of service."""
+    """Reason for the quarantine."""
 
 
 class QualityState(BaseModel):
-    """Whether the quality monitor works, and how the canaries on trial stand, with the reason."""
+    """State of the quality monitor and of the canary trials."""
 
     monitor: _MonitorState
     trials: list[TrialState]
@@ -112,7 +112,7 @@ def admin_router(
     monitor: Monitor | None,
     require_admin: Callable[[Request], Awaitable[KeyRecord]],
 ) -> APIRouter:
-    """Routes under `/admin`; `require_admin` raises for everybody else."""
+    """Routes under `/admin`; `require_admin` raises for keys without admin rights."""
     router = APIRouter(
         prefix="/admin", dependencies=[Depends(require_admin)], responses=errors(UnauthorizedError, ForbiddenError)
     )
@@ -197,7 +197,7 @@ def _add_monitor_routes(router: APIRouter, monitor: Monitor | None) -> None:
 def adapter_rows(
     store: AdapterStore, residents: dict[Target, Resident], quarantine: Quarantine, held: EngineAdapters
 ) -> list[AdapterRow]:
-    """Every version of the store, with the tier that the engine says it is in."""
+    """Every version of the store, with the tier reported by the engine."""
     targets = [Target(name, version) for name in store.names() for version in store.versions(name)]
     return [_row(store, target, residents.get(target), held, quarantine.reason(target)) for target in targets]
 
@@ -236,7 +236,7 @@ def _aliases(store: AdapterStore, name: str) -> dict[str, Any]:
 
 @contextmanager
 def _as_http_errors() -> Iterator[None]:
-    """The store's errors, as answers."""
+    """Map errors of the store to HTTP errors."""
     try:
         yield
     except AdapterError as error:

@@ -1,4 +1,4 @@
-"""Bodies of requests: a bound on their size, on the time to read one, and on how many are read at once."""
+"""Request bodies: limits on their size, the time to read one, and the number read at once."""
 
 import asyncio
 from collections import Counter
@@ -35,7 +35,7 @@ Check = Callable[[dict[str, Any]], None]
 
 
 def unchecked(body: dict[str, Any]) -> None:
-    """For bodies whose reader checks them itself."""
+    """No check: the caller validates the body itself."""
 
 
 class BodyReader:
@@ -100,7 +100,7 @@ class BodyReader:
 
 
 class Places:
-    """So many holders at once, and so many of one tenant. The next one is of the tenant that holds fewest."""
+    """A semaphore with a limit per tenant; the tenant that holds fewest goes next."""
 
     def __init__(self, most: int, most_of_tenant: int) -> None:
         self._most = most
@@ -189,7 +189,7 @@ class CloseUnread:
 
 
 async def _throw_away(receive: Receive) -> None:
-    """The rest of a body, as long as it is short and comes soon."""
+    """Read and discard the rest of a body if it is short and arrives soon."""
     num_bytes, is_there = 0, True
     with suppress(TimeoutError):
         async with asyncio.timeout(_THROW_AWAY_S):
@@ -233,7 +233,7 @@ def _may_be_large(scope: Scope) -> bool:
 
 
 def _count_parts(raw: bytes) -> int:
-    """Exactly where there may be too many: what stands inside of texts is none."""
+    """Count exactly only if there may be too many; characters inside strings do not count."""
     if _count_marks(raw) > MAX_PARTS:
         raw = b"".join(raw.replace(rb"\\", b"").replace(rb"\"", b"").split(b'"')[::2])
     return _count_marks(raw)

@@ -1,4 +1,4 @@
-"""One request, from its body to its answer: who asks, what for, whether it may, when, and by which version."""
+"""Handle one completion request end to end."""
 
 import asyncio
 import logging
@@ -43,7 +43,7 @@ _BASE_HEADERS = {"x-lorikeet-digest": "base", "x-lorikeet-cold": "0"}
 
 @dataclass
 class Call:
-    """One request on its way. `held` gives back all that it holds: its turn, its version, its tenant's share."""
+    """State of one request. `held` releases its admission, its adapter lease and its tenant's quota."""
 
     endpoint: Endpoint
     tenant: KeyRecord
@@ -58,7 +58,7 @@ class Call:
 
 @dataclass(frozen=True)
 class Gate:
-    """What a request passes before the engine sees it."""
+    """The checks and queues in front of the engine."""
 
     limits: ServeLimits
     lengths: AnswerLengths
@@ -98,7 +98,7 @@ class Completions:
         return self._gate.bodies
 
     async def answer(self, endpoint: Endpoint, request: Request, tenant: KeyRecord) -> Response:
-        """The whole of a request; every error is an answer in OpenAI's shape."""
+        """Handle a request; every error becomes a response in OpenAI's format."""
         async with AsyncExitStack() as held:
             context = RequestContext(tenant.tenant, request_id(request), traceparent=request.headers.get("traceparent"))
             current_request.set(context)
@@ -129,12 +129,12 @@ class Completions:
             return HoldingStream(events, call.headers, held.pop_all(), call.deadline, self._backlog)
 
     def _take_share(self, call: Call) -> None:
-        """Charge the key for a request, whatever it will turn out to be: before anything of it is read."""
+        """Charge the key for a request before its body is read."""
         share = call.held.enter_context(self._gate.tenants.lease(call.tenant))
         call.held.callback(lambda: share.debit(call.context.num_tokens))
 
     async def _read(self, call: Call, request: Request) -> None:
-        """The body, within all limits. The clocks of the request start when it is there."""
+        """Read and validate the body. The request's timers start once it is complete."""
 
         def check(body: dict[str, Any]) -> None:
             body |= without_empty_stops(body)
@@ -146,7 +146,7 @@ class Completions:
         call.deadline = asyncio.get_running_loop().time() + self._gate.request_timeout_s
 
     async def _begin(self, call: Call) -> Answer:
-        """Until the answer has begun: resolve, wait for a turn, make resident, fill in, ask the engine."""
+        """Resolve the model, wait for admission, load the adapter, fill in defaults, and call the engine."""
         with call.context.phase("resolve"):
             resolution = self._resolve(call)
         await self._take_turn(call, resolution)
@@ -177,7 +177,7 @@ class Completions:
         return resolution
 
     async def _take_turn(self, call: Call, resolution: Resolution) -> None:
-        """Hold a place in the engine, and the version; sets the answer's headers."""
+        """Wait for admission and lease the version; sets the response headers."""
         turn = self._gate.admission.enter(self._wanted(call, resolution), lambda: call.context.num_tokens)
         with call.context.phase("admission"):
             ticket = await call.held.enter_async_context(turn)
@@ -197,7 +197,7 @@ class Completions:
             call.headers |= {"x-lorikeet-digest": lease.manifest.digest, "x-lorikeet-cold": str(int(is_cold))}
 
     def _wanted(self, call: Call, resolution: Resolution) -> Ask:
-        """What the request puts into the engine.
+        """The engine capacity that the request needs.
 
         Raises:
             InvalidRequestError: More sequences than one tenant may have there.
@@ -215,7 +215,7 @@ class Completions:
         )
 
     async def _stream(self, call: Call, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
-        """The engine's events, counted; an error after the first byte is an event too."""
+        """Relay the engine's events and count them; an error after the first byte becomes an event."""
         end: tuple[RequestOutcome, int, str | None] = ("cancelled", 499, None)
         try:
             async with asyncio.timeout_at(call.deadline), aclosing(call.context.generations), aclosing(events):
@@ -262,7 +262,7 @@ def _outcome(error: ServeError) -> RequestOutcome:
 
 
 def _sticky_key(call: Call) -> str:
-    """Whose requests stay on one side of a canary split: the `user`'s, else the API key's, else nobody's."""
+    """Key of the canary split: the request's `user`, else the API key, else none."""
     user = call.body.get("user")
     if isinstance(user, str) and user:
         return user

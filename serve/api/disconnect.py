@@ -1,4 +1,4 @@
-"""A client that leaves frees its work at once."""
+"""Cancel the work of a client that disconnects."""
 
 import asyncio
 from collections.abc import Coroutine

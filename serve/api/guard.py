@@ -31,7 +31,7 @@ _EXPOSED = "x-request-id, retry-after, x-lorikeet-adapter, x-lorikeet-digest, x-
 
 @dataclass(frozen=True)
 class WebRules:
-    """Which host names are this server's (None: all), and which origins' pages may use it."""
+    """Accepted host names (None: all) and allowed CORS origins."""
 
     hosts: frozenset[str] | None
     origins: frozenset[tuple[str, str, str]]
@@ -47,7 +47,7 @@ class WebRules:
         return cls(None if is_open else frozenset({*names, *(allowed or ())}), frozenset(origins))
 
     def check(self, method: str, path: str, headers: Headers) -> None:
-        """Do nothing where a request may go on.
+        """Check a request's host, origin and media type.
 
         Raises:
             ForeignHostError: It was sent to another host name, or to several.
@@ -115,7 +115,7 @@ class Guard:
         await answer(scope, receive, send)
 
     def _own_answer(self, method: str, path: str, headers: Headers) -> ASGIApp | None:
-        """To what the application must not see: a request that is refused, or a browser's question before one."""
+        """The response to a refused request or a CORS preflight; None if the application handles the request."""
         try:
             self._rules.check(method, path, headers)
         except ServeError as error:
@@ -132,7 +132,7 @@ def _host(headers: Headers) -> tuple[str, str] | None:
 
 
 def _check_media_type(headers: Headers) -> None:
-    """A request that has neither body nor type says nothing that could be misread."""
+    """A request with neither body nor content type is accepted."""
     types = headers.getlist("content-type")
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
     if not types and not has_body:

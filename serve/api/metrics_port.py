@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus scrapes, and a port of its own for it that asks for no key."""
+"""`/metrics` for Prometheus, and a separate port for it without authentication."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ def metrics_answer(metrics: ServeMetrics) -> Response:
 
 
 def metrics_app(metrics: ServeMetrics, rules: WebRules) -> Starlette:
-    """An application of one route, for whoever reaches its port."""
+    """An application with only `/metrics`, without authentication."""
 
     def answer(_: Request) -> Response:
         return metrics_answer(metrics)

@@ -1,4 +1,4 @@
-"""What `/v1/models` says of each reference: OpenAI's fields, vLLM's, and a version's request defaults."""
+"""Entries of `/v1/models`: OpenAI's fields, vLLM's, and a version's request defaults."""
 
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -28,7 +28,7 @@ class ModelCard(BaseModel):
 
 
 class ModelList(BaseModel):
-    """All that a client may use."""
+    """The models that a client may use."""
 
     object: Literal["list"] = "list"
     data: list[ModelCard]
@@ -48,11 +48,11 @@ class ModelCards:
         self._max_model_len = max_model_len
 
     def all(self, may_use: Permission) -> ModelList:
-        """Of every reference that a client may use."""
+        """Cards of all references that a client may use."""
         return ModelList(data=[self._card(model) for model in self._resolver.models(may_use)])
 
     def one(self, reference: str, may_use: Permission) -> ModelCard:
-        """Raises ModelNotFoundError where it names nothing, or nothing that this client may use."""
+        """Raises ModelNotFoundError if the reference is unknown or not allowed for this client."""
         return self._card(self._resolver.model(reference, may_use))
 
     def _card(self, model: ServedModel) -> ModelCard:
@@ -69,7 +69,7 @@ class ModelCards:
 
 
 def _unix_s(at: str | None) -> int:
-    """0 where nobody has written down when, or not as a time."""
+    """0 if the time is missing or malformed."""
     try:
         moment = datetime.fromisoformat(at or "")
     except ValueError:

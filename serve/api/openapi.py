@@ -1,4 +1,4 @@
-"""What `/openapi.json` says of bodies, errors and keys, made of what the server checks by, so that it cannot drift.
+"""Schemas of `/openapi.json` for bodies, errors and keys, derived from the server's own limits and errors.
 
 A completion's body is described by its main fields, with the bounds of this server, and by the fields that it refuses.
 Whatever else it holds goes to vLLM, which knows OpenAI's other fields and judges them.
@@ -94,7 +94,7 @@ class DescribedApp(FastAPI):
 
 
 def _refusal(kind: type[ServeError]) -> Schema:
-    """What `Guard` answers, whatever the route."""
+    """Response of `Guard`, on any route."""
     content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
     return {"description": kind.__doc__, "content": content}
 

@@ -1,4 +1,4 @@
-"""What goes over the wire: operators' bodies, errors in OpenAI's shape."""
+"""Bodies of administration requests, and errors in OpenAI's format."""
 
 import json
 import logging
@@ -24,7 +24,7 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _MAX_ID_CHARS = 80
 _ADMIN = "/admin"
-"""Whose bodies these are: no tenant has such a name, so none can hold an operator up alone."""
+"""Tenant name for administration bodies; no tenant can have it, so none can block an operator."""
 
 
 class ErrorDetail(TypedDict):
@@ -60,7 +60,7 @@ def body_reader(model: type[ModelT], max_bytes: int) -> Callable[[Request], Awai
 
 
 def request_id(request: Request) -> str:
-    """The client's, if it is short and plain enough for a log line; else a new one."""
+    """The client's request id if it is short, printable ASCII; else a new one."""
     given = request.headers.get("x-request-id", "")
     is_plain = 0 < len(given) <= _MAX_ID_CHARS and given.isascii() and given.isprintable()
     return given if is_plain else uuid4().hex
@@ -88,7 +88,7 @@ def error_event(error: ServeError) -> str:
 
 
 def add_error_handlers(app: FastAPI) -> None:
-    """One table from error to answer; no traceback and no path leaves the process."""
+    """Map errors to responses; tracebacks and paths never reach a client."""
     app.add_exception_handler(ServeError, _answer_serve_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
@@ -120,7 +120,7 @@ async def _answer_nobody(_: Request, error: Exception) -> Response:
 
 
 def unexpected_error() -> ServeError:
-    """What a client is told of a defect: nothing of it leaves the process."""
+    """The error sent to a client for a bug; it has no details."""
     return ServeError("Internal server error; see the server's log.")
 
 

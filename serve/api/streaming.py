@@ -1,4 +1,4 @@
-"""Streams whose engine does not wait for their reader: what is not read yet is kept, up to a limit."""
+"""Streaming responses that buffer unread events up to a limit, so a slow reader never blocks the engine."""
 
 import asyncio
 import logging
@@ -16,11 +16,11 @@ logger = logging.getLogger(__name__)
 
 _MAX_UNREAD_BYTES = 64 << 20
 _LAST_WORDS_S = 1.0
-"""After the request's deadline, for a reader that reads: to tell it so."""
+"""Time after the request's deadline to send the error event."""
 
 
 class Backlog:
-    """What the readers of all streams have not read yet; beyond `max_bytes`, the one furthest behind is cut off."""
+    """Unread bytes of all streams; above `max_bytes` the stream with most unread bytes is aborted."""
 
     def __init__(self, max_bytes: int = _MAX_UNREAD_BYTES) -> None:
         self._max_bytes = max_bytes
@@ -40,7 +40,7 @@ class Backlog:
 
 
 class HoldingStream(StreamingResponse):
-    """A stream that gives back what its request holds once the engine has ended, however slowly it is read.
+    """A stream that releases its request's resources when generation ends, even if the client reads slowly.
 
     Args:
         events: The engine's; read as fast as they come, and closed before anything is given back.
@@ -81,7 +81,7 @@ class HoldingStream(StreamingResponse):
             await self._held.aclose()
 
     def cut(self) -> None:
-        """End it: its reader is too far behind, and is told if it reads on."""
+        """Abort the stream because its reader is too slow; the reader gets an error event."""
         logger.warning("A stream was aborted: its reader is %d bytes behind", self.num_unread_bytes)
         self._forget_unread()
         if self._pump is not None:

@@ -53,7 +53,7 @@ class Ended:
         raise AssertionError("A grammar that has terminated fills no mask.")
 
     def rollback(self, num_tokens: int) -> None:
-        """Nothing to do."""
+        """No action is needed."""
 
 
 class Allowances:

@@ -18,7 +18,7 @@ class StepCounter(StatLoggerBase):
         self.num_steps += 1
 
     def log_engine_initialized(self) -> None:
-        """Nothing to do."""
+        """No action is needed."""
 
 
 class StallWatch:

@@ -1,1 +1,1 @@
-"""What one request may ask for, and what it gets by default: `check_limits`, `fill_defaults`."""
+"""Request limits and request defaults: `check_limits`, `fill_defaults`."""

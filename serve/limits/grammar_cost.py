@@ -1,4 +1,4 @@
-"""What a grammar costs, by a count that takes linear time: nothing is compiled, whatever stands in a request.
+"""Estimate the cost of a grammar in linear time, without compiling it.
 
 Measured with xgrammar 0.2.8: properties, alternatives and repeated items are cheap; patterns cost the square of their
 length, and those that can read one text in many ways cost ever more with each token of the answer.

@@ -71,7 +71,7 @@ _LENGTHS: dict[Endpoint, tuple[str, ...]] = {
     "completions": ("max_tokens",),
     "responses": ("max_output_tokens",),
 }
-"""What says how long an answer may be."""
+"""Fields that limit the length of an answer."""
 _ANSWERS = ("n", "best_of")
 _OPENAI_MAX_TOKENS = 16  # of an answer of /v1/completions that names no length
 _CHARS_PER_TOKEN = 4  # of English; numbers (token ids) count as a character

@@ -1,4 +1,4 @@
-"""What runs beside the server: samples of its traffic, held-out probes, drift, a judge, and the verdict on canaries.
+"""The quality monitor: samples of traffic, held-out questions, drift checks, a judge, and canary verdicts.
 
 `MonitoredServer` (protocol.py) is all that it needs of the server.
 """

@@ -1,4 +1,4 @@
-"""The quality monitor, put together: who watches the traffic, and the loops beside the server."""
+"""Build the quality monitor: its observers of traffic and its background loops."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from serve.monitor.trial.canaries import watch_canaries
 
 @dataclass(frozen=True)
 class MonitorStorage:
-    """Where the monitor keeps what it sees, and what it must not tell."""
+    """Storage of the monitor, and its secrets."""
 
     store: QualityStore
     tenant_key: bytes

@@ -1,4 +1,4 @@
-"""`lorikeet quality`: label sampled answers, move labels through a spreadsheet, and report what is known."""
+"""`lorikeet quality`: label sampled answers, export and import labels as CSV, and report quality."""
 
 import os
 import time
@@ -39,7 +39,7 @@ _HOW_TO_KEEP_TEXT = (
 
 
 class NothingToDoError(Exception):
-    """There is nothing that the command could work on; the message says why, and what to do."""
+    """The command has no data to work on; the message says why, and what to do."""
 
 
 @app.command()
@@ -49,7 +49,7 @@ def label(
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of samples in this session.")] = 100,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Show sampled answers one at a time and take a label for each; every label is kept at once."""
+    """Show sampled answers one at a time and ask for a label; each label is saved immediately."""
     from serve.monitor.labels.labelling import Labelling, to_label
 
     console = make_console()
@@ -77,7 +77,7 @@ def export_labels(
     ] = False,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Write the labels with their samples to a CSV file, which only its owner may read."""
+    """Export the labels with their samples to a CSV file that only its owner can read."""
     from serve.monitor.labels.csv import write_labels
     from serve.monitor.labels.labelling import to_label
 
@@ -98,7 +98,7 @@ def import_labels(
     who: WhoOption = "unknown",
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Read labels (columns sample_id and label: 1 to 5, right or wrong) from a CSV file: all of them, or none."""
+    """Import labels from a CSV file (columns sample_id and label: 1 to 5, right or wrong); all or none."""
     from serve.monitor.labels.csv import LabelsError, read_labels
 
     with _errors_in_one_line(), _store(home) as store:
@@ -122,7 +122,7 @@ def report(
     json: Annotated[Path | None, typer.Option("--json", help="Also write the figures as JSON.", dir_okay=False)] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Show what is known of each version: held-out questions, judge, labels, drift, decisions; and what is missing."""
+    """Report each version's held-out accuracy, judge scores, labels, drift and decisions, and list missing data."""
     from adapters.store.reader import StoreReader
     from serve.monitor.report.collect import collect  # the statistics alone take a second to import
     from serve.monitor.report.terminal import print_report

@@ -1,4 +1,4 @@
-"""Drift of live traffic: each version's answered requests, in windows, held against how they were at publish.
+"""Drift of live traffic: windows of each version's requests, compared with its baseline at publication.
 
 The event loop only appends to a window; a full one is looked at in a thread. Token ids stay in memory: what is stored
 of a look are its figures.
@@ -107,7 +107,7 @@ class DriftMonitor:
         self._full: asyncio.Queue[tuple[_Version, list[Seen]]] = asyncio.Queue(_MAX_WAITING)
 
     def generation_started(self, lora_name: str | None) -> None:
-        """There is nothing to see yet."""
+        """No action is needed."""
 
     def generation_finished(self, record: GenerationRecord) -> None:
         """Add a client's whole answer to its version's window."""

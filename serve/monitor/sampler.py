@@ -1,4 +1,4 @@
-"""Clients' answers, looked at: every one for the metrics, a few kept as samples.
+"""Measure every client answer for the metrics, and store a share of them as samples.
 
 The event loop only draws and puts into a bounded queue. A thread computes signals, redacts, and writes once a minute
 what the minute's reservoirs hold; it also deletes what retention no longer allows.
@@ -95,7 +95,7 @@ class Sampler:
         self._pruned_at_s = float("-inf")
 
     def generation_started(self, lora_name: str | None) -> None:
-        """There is nothing to see yet."""
+        """No action is needed."""
 
     def generation_finished(self, record: GenerationRecord) -> None:
         """Hand a client's whole answer to the thread; dropped and counted where the thread is behind."""

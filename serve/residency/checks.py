@@ -124,7 +124,7 @@ def _check_probes(folder: Path) -> None:
 
 
 class AnswerChecks:
-    """The proof that what the engine serves is what was trained."""
+    """Checks that a loaded version gives the answers measured in training."""
 
     def __init__(self, engine: Engine, *, tolerance: Tolerance) -> None:
         self._engine = engine

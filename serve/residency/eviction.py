@@ -1,4 +1,4 @@
-"""Which idle version makes room for another: the one that is asked for least, by requests that count less with age.
+"""Eviction policy: unload the least requested idle version, with ageing request counts.
 
 Least frequently used with ageing (as TinyLFU ages, Einziger et al. 2017): every `window` requests all counts are
 halved. An adapter is worth its count times what it costs to load again; of equals the least recently used goes. With

@@ -1,4 +1,4 @@
-"""The isolation canary: golden prompts of the resident versions, replayed for ever, each against its own answers."""
+"""Isolation check: replay the golden prompts of resident versions continuously, each against its own answers."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""Loads for those who wait in front of the engine: admission names adapters, residency loads versions."""
+"""Connects admission, which names adapters, to residency, which loads versions."""
 
 from contextlib import AbstractContextManager
 

@@ -1,4 +1,4 @@
-"""The proof that what is served is what was trained: a fingerprint held against the engine's own answers."""
+"""Parity check: compare a fingerprint from training with the engine's own answers."""
 
 import asyncio
 import math

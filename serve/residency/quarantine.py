@@ -1,4 +1,4 @@
-"""Versions that computed what is not finite: out of service, here and after a restart, until an operator lifts it."""
+"""Quarantine of versions that computed non-finite values, until an operator lifts it."""
 
 import asyncio
 import logging
@@ -17,7 +17,7 @@ NOT_FINITE = "it computed values that are not finite (NaN or infinity)"
 
 
 class Quarantine:
-    """Who may not be asked; an observer of generations.
+    """The quarantined versions; an observer of generations.
 
     The store remembers, for other servers and for the next start. What it cannot remember, this process does.
     """
@@ -30,7 +30,7 @@ class Quarantine:
         self._shown: set[Target] = set()
 
     def check(self, target: Target) -> None:
-        """Do nothing where a version may be asked.
+        """Check that a version is not quarantined.
 
         Raises:
             QuarantinedError: It may not.
@@ -88,7 +88,7 @@ class Quarantine:
         logger.warning("%s is no longer quarantined: an operator lifted it.", target)
 
     def generation_started(self, lora_name: str | None) -> None:
-        """Nothing to do."""
+        """No action is needed."""
 
     def generation_finished(self, record: GenerationRecord) -> None:
         if record.is_finite or record.lora_name is None:

@@ -63,7 +63,7 @@ class Refusals:
         self._refused: dict[Target, _Refusal] = {}
 
     def check(self, target: Target) -> None:
-        """Do nothing where a load may be tried.
+        """Check that a load may be tried.
 
         Raises:
             AdapterRefusedError: It failed a check.

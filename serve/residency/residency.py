@@ -31,7 +31,7 @@ _EXPECTED = (AdapterError, ServeError, OSError, MemoryError)
 
 
 class ResidencyObserver(Protocol):
-    """Who wants to know of loads."""
+    """Callbacks for loads."""
 
     def adapter_loaded(self, manifest: Manifest, load_s: float, parity_error_nats: float | None) -> None: ...
 
@@ -70,7 +70,7 @@ class ResidencyLease:
         resident.last_used_at = time.time()
 
     def release(self) -> None:
-        """Done with it; a second call does nothing."""
+        """Release the lease; a second call does nothing."""
         resident, self._resident = self._resident, None
         if resident is not None:
             resident.in_flight -= 1
@@ -157,7 +157,7 @@ class Residency:
                     await asyncio.shield(self._loading[target])
 
     async def load(self, target: Target) -> None:
-        """Make a version resident, for nobody yet. Raises as `lease` does."""
+        """Make a version resident, without a lease. Raises as `lease` does."""
         (await self.lease(target)).release()
 
     async def unload(self, target: Target) -> None:
@@ -228,7 +228,7 @@ class Residency:
 
     @contextmanager
     def wanting(self, target: Target) -> Iterator[None]:
-        """Nobody makes room with a version between its load and its first request."""
+        """Protect a version from eviction between its load and its first request."""
         self._wanted[target] += 1
         try:
             yield

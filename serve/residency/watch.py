@@ -1,4 +1,4 @@
-"""Follows the store: what another process publishes, promotes, pins or removes takes effect here within seconds."""
+"""Watch the store: publications, promotions, pins and removals of other processes take effect within seconds."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The ways to a judge: any OpenAI-compatible endpoint over HTTP, or this server's own base model in its engine.
+"""Clients of a judge: any OpenAI-compatible endpoint over HTTP, or this server's own base model.
 
 JudgeCallError (RuntimeError)    no answer; `outcome` is the metric's word for why, and most are worth another try
 """

@@ -1,4 +1,4 @@
-"""Calls to a judge: so many a minute, so many tokens a day, each with a time limit and a few more tries."""
+"""Calls to a judge, with a rate limit, a daily token budget, timeouts and retries."""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,4 @@
-"""Held-out probes and the controller, put together: who asks, who listens, who judges."""
+"""Build the held-out questions and the trial controller."""
 
 import logging
 

@@ -101,7 +101,7 @@ class Controller:
             case.evidence.request_finished(record, self._clock())
 
     def generation_started(self, lora_name: str | None) -> None:
-        """There is nothing to see yet."""
+        """No action is needed."""
 
     def generation_finished(self, record: GenerationRecord) -> None:
         """Count a copy that a canary in shadow mode was shown."""

@@ -1,4 +1,4 @@
-"""What held-out probes ask of whom: one set of questions for one version, or for the two of a trial."""
+"""A quiz: one set of held-out questions for one version, or for both versions of a trial."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -11,7 +11,7 @@ from quality.probes import ProbeSet
 
 
 class Urgency(IntEnum):
-    """Who is asked first."""
+    """Priority of a quiz."""
 
     TRIAL = 0
     STABLE = 1
@@ -19,7 +19,7 @@ class Urgency(IntEnum):
 
 
 class ProbeListener(Protocol):
-    """Who wants to know how a canary does beside stable; called on the event loop."""
+    """Callbacks for the scores of a canary and its stable version; called on the event loop."""
 
     def probes_counted(self, name: str, trial: Trial) -> Collection[int] | None:
         """What need not be asked any more; None: it is too early to ask."""

@@ -1,4 +1,4 @@
-"""How a canary's trial stands: what `/admin/quality` answers and the quality report shows."""
+"""State of a canary's trial, as in `/admin/quality` and the quality report."""
 
 from pydantic import BaseModel, ConfigDict
 
