@@ -1,4 +1,4 @@
-"""The HTTP application: an allow-list of routes, who may call them, and what runs beside them."""
+"""The HTTP application: an allow-list of routes, authentication, and background tasks."""
 
 import asyncio
 import contextlib
@@ -55,7 +55,7 @@ _COMPLETION_ERRORS = (
 
 @dataclass(frozen=True)
 class Parts:
-    """What the application is made of.
+    """The components of the application.
 
     `background` is kept running beside the engine's supervisor; `monitor` is None where there is none.
     """

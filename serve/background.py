@@ -1,4 +1,4 @@
-"""Loops beside the server: one that fails is logged, counted, and started again after growing pauses."""
+"""Background loops: a failure is logged and counted, and the loop restarts with exponential backoff."""
 
 import asyncio
 import logging
@@ -44,7 +44,7 @@ class _Minute:
 
 
 class Failures:
-    """What fails in the background: all of it is counted, and logged but for floods.
+    """Failures of background tasks: each is counted and logged, with a rate limit on log lines.
 
     Of one task, ten lines and one traceback are logged a minute.
 
@@ -116,7 +116,7 @@ async def keep_running(
 
 
 def is_told_to_end(error: BaseException) -> bool:
-    """Whether an error is the end that somebody asked for.
+    """Whether an error is a requested cancellation.
 
     Not one is a cancellation of something that this task has only waited for, or a panic in a library written in Rust.
     """

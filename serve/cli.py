@@ -109,7 +109,7 @@ def _serve_on(
 
 
 def _keys(config: ServeConfig, home: Home) -> KeyRing:
-    """Raises ConfigError for a broken file, and for a server that everybody could reach and use."""
+    """Raises ConfigError for a broken file, and for a server reachable from outside without keys."""
     default = home.keys if home.keys.exists() else None
     path = config.keys_file or default
     if path is None and not is_loopback(config.host):

@@ -3,28 +3,28 @@
 ServeError                                      500  server_error
 ├── InvalidRequestError    (ValueError)         400  invalid_request_error
 │   ├── BodyTooLargeError                       413  body_too_large
-│   ├── BodyTimeoutError   (TimeoutError)       408  body_timeout: it came too slowly
-│   └── GrammarError                            400  grammar_refused: what its answers must look like costs too much
+│   ├── BodyTimeoutError   (TimeoutError)       408  body_timeout: received too slowly
+│   └── GrammarError                            400  grammar_refused: the requested grammar costs too much
 ├── UnauthorizedError      (PermissionError)    401  invalid_api_key: missing, malformed, unknown or revoked
 ├── ForbiddenError         (PermissionError)    403  insufficient_permissions
 │   ├── ForeignHostError                        403  host_not_allowed: sent to a host name that is not this server's
 │   └── CrossSiteError                          403  cross_site: sent by another site's web page
-├── MediaTypeError         (ValueError)         415  unsupported_media_type: a body that is not JSON by its header
+├── MediaTypeError         (ValueError)         415  unsupported_media_type: the content type is not JSON
 ├── ModelNotFoundError     (LookupError)        404  model_not_found
-├── NotKeptError           (LookupError)        404  response_not_found: no response can be asked for again
-├── ConflictError          (RuntimeError)       409  what an operator asked for contradicts what is
-├── AdapterRefusedError    (RuntimeError)       422  adapter_refused: it does not do what it was trained to do
-│   ├── ParityError                             422  its answers are not those that training measured
+├── NotKeptError           (LookupError)        404  response_not_found: responses are not stored
+├── ConflictError          (RuntimeError)       409  an administration request conflicts with the current state
+├── AdapterRefusedError    (RuntimeError)       422  adapter_refused: the adapter failed a check
+│   ├── ParityError                             422  its answers differ from those measured in training
 │   ├── NotFiniteError                          422  its logits are NaN or infinite
-│   └── QuarantinedError                        422  they were, until an operator lifts it
+│   └── QuarantinedError                        422  quarantined until an operator lifts it
 ├── BaseNotFiniteError     (ArithmeticError)    500  the base model's logits are NaN or infinite
-├── RateLimitedError       (RuntimeError)       429  rate_limit_exceeded: over a key's limit, or no place in time
+├── RateLimitedError       (RuntimeError)       429  rate_limit_exceeded: over a key's limit, or queued for too long
 ├── EngineRequestError                          as vLLM says
-├── NotReadyError          (RuntimeError)       503  starting, draining, or the engine is gone
-│   └── AdapterUnavailableError                 503  a version that cannot be loaded now, which is no fault of its own
-└── DeadlineError          (TimeoutError)       504  the answer took longer than this server waits
+├── NotReadyError          (RuntimeError)       503  starting, draining, or the engine has stopped
+│   └── AdapterUnavailableError                 503  a version that cannot be loaded now, for a transient reason
+└── DeadlineError          (TimeoutError)       504  the answer exceeded the request timeout
 
-EngineStartError           (RuntimeError)       ends the server: its engine has never run
+EngineStartError           (RuntimeError)       ends the server: its engine never started
 AddressError               (OSError)            ends the server: another program listens on its port
 
 What the adapter store says to an operator (`answer_of_store`):
@@ -49,7 +49,7 @@ class ServeError(Exception):
 
     @property
     def reason(self) -> str:
-        """What metrics and logs call it: one of few."""
+        """Label for metrics and logs, from a small fixed set."""
         return self.code or self.type
 
 
@@ -116,7 +116,7 @@ class CrossSiteError(ForbiddenError):
 
 
 class MediaTypeError(ServeError, ValueError):
-    """A body that is not sent as JSON."""
+    """A body whose content type is not JSON."""
 
     status = 415
     type = "invalid_request_error"
@@ -124,7 +124,7 @@ class MediaTypeError(ServeError, ValueError):
 
 
 class ModelNotFoundError(ServeError, LookupError):
-    """No such base, adapter, version or alias."""
+    """Unknown base, adapter, version or alias."""
 
     status = 404
     type = "invalid_request_error"
@@ -161,7 +161,7 @@ def answer_of_store(error: AdapterError) -> ModelNotFoundError | ConflictError:
 
 
 class AdapterRefusedError(ServeError, RuntimeError):
-    """A published version that this server will not answer with, and why."""
+    """A published version that failed a check."""
 
     status = 422
     type = "invalid_request_error"
@@ -170,11 +170,11 @@ class AdapterRefusedError(ServeError, RuntimeError):
 
 
 class ParityError(AdapterRefusedError):
-    """A version whose answers are not those that training measured."""
+    """A version whose answers differ from those measured in training."""
 
 
 class NotFiniteError(AdapterRefusedError):
-    """A version that computed NaN or infinity where a log-probability belongs."""
+    """A version that computed NaN or infinity instead of log-probabilities."""
 
     def __init__(self, lora_name: str) -> None:
         super().__init__(
@@ -189,7 +189,7 @@ class QuarantinedError(AdapterRefusedError):
 
 
 class BaseNotFiniteError(ServeError, ArithmeticError):
-    """The base model itself computed NaN or infinity: no version is to blame."""
+    """The base model itself computed NaN or infinity."""
 
     code = "not_finite"
 
@@ -203,7 +203,7 @@ def not_finite_error(lora_name: str | None) -> NotFiniteError | BaseNotFiniteErr
 
 
 class RateLimitedError(ServeError, RuntimeError):
-    """Too much at once; the same request may succeed after `retry_after_s` seconds.
+    """A limit is exceeded; the same request may succeed after `retry_after_s` seconds.
 
     Args:
         reason: What there is too much of: a key's `requests`, `tokens` or `concurrency`, or the server's `queue_full`,
@@ -245,7 +245,7 @@ class NotReadyError(ServeError, RuntimeError):
 
 
 class AdapterUnavailableError(NotReadyError):
-    """A version that could not be loaded, for a reason that says nothing about it; it is tried again."""
+    """A version that could not be loaded for a transient reason; the load is retried."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -253,7 +253,7 @@ class AdapterUnavailableError(NotReadyError):
 
 
 class DeadlineError(ServeError, TimeoutError):
-    """An answer that did not end in time."""
+    """An answer that exceeded the request timeout."""
 
     status = 504
     type = "server_error"
@@ -261,7 +261,7 @@ class DeadlineError(ServeError, TimeoutError):
 
 
 class EngineStartError(RuntimeError):
-    """The engine has never run, and is not tried again."""
+    """The engine never started, and is not retried."""
 
 
 class AddressError(OSError):

@@ -1,4 +1,4 @@
-"""The generations of one request that the engine works on: its places are free when all of them have ended."""
+"""The running generations of one request; its sequences are free when all of them have ended."""
 
 import asyncio
 import logging

@@ -1,4 +1,4 @@
-"""The address that a server listens on, taken before anything that lasts: a port in use is found out at once."""
+"""Bind the server's address before any slow startup step, so a port in use is reported immediately."""
 
 import errno
 import os

@@ -12,7 +12,7 @@ from serve.errors import ServeError
 from serve.generations import OpenGenerations
 
 GenerationOutcome = Literal["ok", "cancelled", "error", "lost"]
-"""Lost: the engine died, which says nothing about the version."""
+"""Lost: the engine died, for which the version is not responsible."""
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
 Phase = Literal["body", "resolve", "admission", "residency"]
 Source = Literal["client", "shadow", "probe"]

@@ -22,11 +22,11 @@ logger = logging.getLogger(__name__)
 
 _MAX_FIRST_STARTS = 3
 _HEALTHY_AFTER_S = 60.0
-"""An engine that lived so long died of something new: the pauses start from one second again."""
+"""After running this long, the backoff starts again from one second."""
 
 
 class Supervisor:
-    """Keeps one engine running until it is cancelled."""
+    """Keep one engine running until cancelled."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class Supervisor:
         return True
 
     async def _live(self) -> None:
-        """Bring the adapters back, and wait until the engine dies; it may do so before they are all there."""
+        """Reload the adapters, and wait until the engine dies, which may happen before all are loaded."""
         restoring = asyncio.create_task(self._restore())
         try:
             await self._engine.wait_until_dead()

@@ -52,7 +52,7 @@ class WebRules:
         Raises:
             ForeignHostError: It was sent to another host name, or to several.
             CrossSiteError: Another site's page has sent it.
-            MediaTypeError: It has a body that is not JSON by its header.
+            MediaTypeError: It has the content type is not JSON.
         """
         if path not in OPEN_TO_EVERY_HOST:
             self._check_host(headers)

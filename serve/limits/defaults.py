@@ -1,4 +1,4 @@
-"""What a request leaves out, filled with the defaults of the version that answers it. Pure functions.
+"""Fill omitted request fields with the defaults of the version that answers. Pure functions.
 
 What the client sends always wins; null counts as left out, as for vLLM. Two kinds of request take fewer defaults:
 

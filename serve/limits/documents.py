@@ -1,4 +1,4 @@
-"""Looking at the parsed JSON of a request. Nothing here recurses, so no body can exhaust the stack."""
+"""Traverse the parsed JSON of a request. Nothing here recurses, so no body can exhaust the stack."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -78,7 +78,7 @@ def as_number(value: Any) -> float | None:
 
 
 def shown(value: float) -> str:
-    """A number, short: the digits of a huge one are of no use to anyone."""
+    """A number, shortened if it is huge."""
     if isinstance(value, float):
         return f"{value:g}"
     return str(value) if abs(value) < 10**18 else "over 10**18"

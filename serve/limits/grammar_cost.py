@@ -29,7 +29,7 @@ BOUNDS = frozenset({"minItems", "maxItems", "minLength", "maxLength", "minProper
 
 
 class GrammarBudget:
-    """What all grammars of one request may cost together."""
+    """Cost budget of all grammars of a request."""
 
     def __init__(self, most: int) -> None:
         self._most = most

@@ -1,4 +1,4 @@
-"""What one request may ask for, checked on the parsed body before vLLM sees it. Pure functions.
+"""Check a parsed request body against the limits before vLLM sees it. Pure functions.
 
 Wrong types are left to vLLM, which refuses them itself. What it would convert is judged as converted: to it, "99999"
 and 99999.0 are whole numbers. Nothing here recurses, so no body can exhaust the stack.
@@ -58,7 +58,7 @@ REFUSED_FIELDS: Mapping[str, str] = MappingProxyType(
         "background": "answers are not stored for later; wait for the response, or set `stream` to receive it in parts",
     }
 )
-"""Extensions that no client may use, and why. A value that is null, false, zero or empty uses nothing.
+"""Refused fields with the reason. A value that is null, false, zero or empty is accepted.
 
 Looked at and left alone: `cache_salt` (`CacheSalts` checks it and makes it a tenant's), `truncate_prompt_tokens`,
 `add_generation_prompt`, `continue_final_message`, `echo` (they change the client's own prompt), `documents` (counted
@@ -88,7 +88,7 @@ _PARTS_OF_A_MESSAGE = 8  # on average; vLLM holds each part against every kind o
 
 
 def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits) -> None:
-    """Refuse a request that asks for too much, or for what no client may have.
+    """Refuse a request that exceeds a limit or uses a refused field.
 
     Raises:
         InvalidRequestError: With its `param`; the message names the value got and the limit.
@@ -113,7 +113,7 @@ def check_limits(body: dict[str, Any], endpoint: Endpoint, limits: RequestLimits
 
 
 def check_sequences(body: dict[str, Any], endpoint: Endpoint, most: int) -> None:
-    """Refuse a request that puts more sequences into the engine.
+    """Refuse a request that needs more sequences than `most`.
 
     Raises:
         InvalidRequestError: With both numbers.
@@ -126,7 +126,7 @@ def check_sequences(body: dict[str, Any], endpoint: Endpoint, most: int) -> None
 
 
 def num_sequences(body: dict[str, Any], endpoint: Endpoint) -> int:
-    """What a request puts into the engine: an answer for each of `n` (or `best_of`), to each prompt."""
+    """Sequences of a request: prompts times `n` (or `best_of`)."""
     if endpoint == "responses":
         return 1
     num_answers = max(1, *(_whole(body.get(field)) or 1 for field in _ANSWERS))
@@ -134,7 +134,7 @@ def num_sequences(body: dict[str, Any], endpoint: Endpoint) -> int:
 
 
 def tokens_asked(body: dict[str, Any], endpoint: Endpoint, longest: int, most: int) -> int:
-    """What a request may use: its prompts, estimated by their characters, and each answer at its longest.
+    """Upper estimate of a request's tokens: prompts, estimated from characters, and answers of full length.
 
     Args:
         longest: Of an answer where the request does not say; `most` is the most of any.
@@ -169,7 +169,7 @@ def most_entries(limits: RequestLimits) -> dict[str, int]:
 
 
 def default_length(body: dict[str, Any], endpoint: Endpoint, default_max_tokens: int) -> dict[str, int]:
-    """The length that a request gets which names none: to vLLM that would be all that is left of the context."""
+    """The default length of an answer; vLLM alone would fill the context."""
     if endpoint == "completions" and "max_tokens" not in body:
         return {}  # OpenAI's own default of 16, which only a null undoes
     return answer_length(body, endpoint, default_max_tokens)
@@ -230,7 +230,7 @@ def _check_values(body: dict[str, Any], limits: RequestLimits) -> None:
 
 
 def _check_finite(body: dict[str, Any]) -> None:
-    """JSON can write more than a float can hold: 1e999 is read as infinite, which no JSON can say again."""
+    """Refuse numbers beyond the range of a float: 1e999 is read as infinity, which JSON cannot represent."""
     for field, value in body.items():
         if any(type(child) is float and isinf(child) for child in chain((value,), all_children(value))):
             message = f"`{field[:80]}` contains a number beyond the range of a float, as 1e999."
@@ -262,7 +262,7 @@ def _check_prompt_chars(body: dict[str, Any], limits: RequestLimits) -> None:
 
 
 def _check_is_text(body: dict[str, Any]) -> None:
-    """Nothing else: a model of several senses would let a client have any address fetched from here."""
+    """Refuse media: a multimodal model would fetch URLs that a client names."""
     for field in _MESSAGES:
         for part in objects(body.get(field)):
             media = _MEDIA.intersection((*part, *texts(part.get("type"))))

@@ -1,4 +1,4 @@
-"""What a request may ask of the form of its answers: schemas, patterns, grammars, each alone and all together."""
+"""Limits of structured outputs: schemas, patterns and grammars, one by one and in total."""
 
 import json
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ _SWITCHED = {
     "guided_grammar": "a client-defined grammar",
     "structural_tag": "a structural tag",
 }
-"""What no client may send unless `limits` switches it on: some texts of it take seconds a token."""
+"""Refused unless enabled in `limits`: some inputs take seconds per token."""
 
 
 def check_schemas(body: dict[str, Any], limits: RequestLimits) -> None:
@@ -36,7 +36,7 @@ def check_schemas(body: dict[str, Any], limits: RequestLimits) -> None:
 
 
 def _schemas(body: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Everything that becomes a grammar, by the name that a client knows it by."""
+    """Everything that becomes a grammar, with the field's name."""
     for field in SCHEMAS:
         yield field, body.get(field)
     if isinstance(text := body.get("text"), dict):

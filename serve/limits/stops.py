@@ -1,4 +1,4 @@
-"""Stop strings that name nothing: OpenAI's clients send them, vLLM refuses them."""
+"""Remove empty stop strings: OpenAI's clients send them, vLLM refuses them."""
 
 from typing import Any
 

@@ -49,12 +49,12 @@ class Seen(NamedTuple):
 
 
 PromptOf = Callable[[Sequence[int | str]], tuple[int | str, ...]]
-"""What of a prompt is compared."""
+"""Selects the prompt tokens to compare."""
 
 
 @dataclass(frozen=True)
 class DriftReference:
-    """What windows of a version are held against."""
+    """Baseline that windows of a version are compared with."""
 
     baseline: DriftBaseline
     stop_token_ids: frozenset[int]
@@ -73,7 +73,7 @@ class _Version:
 
 
 class DriftMonitor:
-    """An observer of generations, and the loop that looks at what it has seen.
+    """An observer of generations, and the loop that checks full windows.
 
     Args:
         folder_of: Where a version lies.
@@ -125,7 +125,7 @@ class DriftMonitor:
                 logger.warning("%s: %d exchanges are dropped; drift checks are late", version.target, self._window)
 
     async def run(self) -> None:
-        """Look at full windows until cancelled."""
+        """Check full windows until cancelled."""
         while True:
             version, window = await self._full.get()
             try:
@@ -251,8 +251,8 @@ def _cut(seen: Exchange, stop_token_ids: frozenset[int], prompt_of: PromptOf) ->
     )
 
 
-def _prompt_without(found: TimeInPrompt, tokens: Sequence[int | str]) -> tuple[int | str, ...]:
-    """As many tokens of each long prompt, however long its date is."""
+def _prompt_without(found: TimeTokens, tokens: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Remove the date's tokens and cut the prompt to a constant length."""
     return found.cut(tokens)[: MAX_TOKENS - found.longest]
 
 

@@ -1,4 +1,4 @@
-"""The quality monitor as one thing, which an operator may pause: who watches the traffic, and what runs beside it."""
+"""The quality monitor, which an operator can pause: observers of traffic and background loops."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ class Monitor:
         self.observers = Observers(failures)
         self.loops: list[Loop] = []
         self.trials: Callable[[], Sequence[TrialState]] = tuple
-        """The canaries on trial, where somebody judges them."""
+        """Returns the trials of canaries; empty without a controller."""
         self.is_paused = False
         self._engine = engine
         self._metrics = metrics
@@ -62,7 +62,7 @@ class Monitor:
             await self._stop_loops()
 
     async def pause(self) -> None:
-        """Nothing of it is under way any more when this returns; what it has seen is kept."""
+        """Stop all loops and observers; collected data is kept."""
         async with self._changing:
             if not self.is_paused:
                 logger.warning("The quality monitor is paused: answers are not measured, canaries are not judged")
@@ -70,7 +70,7 @@ class Monitor:
             await self._stop_loops()
 
     async def resume(self) -> None:
-        """Go on from what was seen before the pause."""
+        """Resume with the data collected before the pause."""
         async with self._changing:
             if self.is_paused:
                 logger.warning("The quality monitor is running again")

@@ -161,7 +161,7 @@ class Sampler:
                 reservoir.samples[place : place + 1] = [self._sample(answer, signals)]
 
     def _sample(self, answer: _Answer, signals: Signals) -> Sample:
-        """What the privacy mode lets through. A client may choose its request's id, so that counts as text."""
+        """The sample, as far as the privacy mode allows. Request ids count as text: clients choose them."""
         record, privacy = answer.record, self._config.privacy
         adapter, version = self._labels(record)
         return Sample(

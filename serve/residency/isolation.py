@@ -28,7 +28,7 @@ class IsolationProbe:
         self._last: Target | None = None
 
     async def run(self) -> None:
-        """Probe until cancelled."""
+        """Run until cancelled."""
         while True:
             await asyncio.sleep(self._interval_s)
             try:

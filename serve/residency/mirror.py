@@ -1,4 +1,4 @@
-"""Follows a remote store: its histories are mirrored here, and the store's watcher sees what changed."""
+"""Mirror a remote store's histories into the local store, which `StoreWatcher` watches."""
 
 import asyncio
 import logging
@@ -19,7 +19,7 @@ class RemoteMirror:
         self._failures = failures or Failures()
 
     async def run(self) -> None:
-        """Look, wait, look again. While the remote is away, what is here goes on being served."""
+        """Poll until cancelled. While the remote store is unreachable, local versions are still served."""
         was_away = False
         while True:
             try:

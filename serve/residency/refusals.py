@@ -1,4 +1,4 @@
-"""Why a version is not loaded: for as long as this process runs where the reason is its own, else for a while.
+"""Remember failed loads: permanently if the version itself is at fault, else for a while.
 
 Only what the version itself is never changes: its files, its base, its answers. A full disk, a lack of memory or of
 open files, a remote store that is away or a hiccup of the engine's worker says nothing about it.
@@ -80,7 +80,7 @@ class Refusals:
         raise refusal.error.with_traceback(None)  # or each request would make its traceback longer
 
     def add(self, target: Target, error: Exception) -> ServeError:
-        """Remember why a load failed; what its requests are answered."""
+        """Remember why a load failed; returns the error for its requests."""
         refusal = self._refused.setdefault(target, _Refusal())
         if is_lasting(error):
             text = str(error) if isinstance(error, NotFiniteError) else f"{str(target)!r} is refused: {error}"
@@ -126,7 +126,7 @@ def _is_passing_itself(error: BaseException) -> bool:
 
 
 def _told(error: Exception) -> str:
-    """Why, without a path of this machine, and without what nobody has thought of."""
+    """The reason, without paths of this machine and without unexpected errors."""
     if isinstance(error, (AdapterError, ServeError)):
         return str(error)
     if isinstance(error, OSError):

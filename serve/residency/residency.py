@@ -223,7 +223,7 @@ class Residency:
         return tuple(left)
 
     def wake(self) -> None:
-        """A lease was released or a version unloaded: who waits for that looks again."""
+        """Wake the loads that wait for room: a lease was released or a version unloaded."""
         self._changed.set()
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The tokens that a chat template writes for the time: found by rendering at two moments with nothing in common."""
+"""Find the tokens that a chat template writes for the time, by rendering at two very different times."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

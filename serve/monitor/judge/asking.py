@@ -42,7 +42,7 @@ class JudgeCallError(RuntimeError):
 
     @property
     def is_free(self) -> bool:
-        """Whether the judge surely did no work."""
+        """Whether the judge certainly did no work."""
         return self.outcome in ("throttled", "unreachable", "refused")
 
 
@@ -58,7 +58,7 @@ class Judge(Protocol):
 
     @property
     def name(self) -> str:
-        """What its grades are filed under."""
+        """The name stored with its grades."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""The controller: for each adapter with a canary it gathers evidence, asks for the verdict, and lets the alias follow.
+"""The trial controller: gathers evidence on each canary, asks for the verdict, and moves the alias.
 
 Evidence belongs to one trial: when stable or canary changes, it starts from nothing. It is written to the quality store
 with each verdict, so that a server that starts anew goes on where it was: else a canary would get a second chance of
@@ -137,7 +137,7 @@ class Controller:
                     self._metrics.failures.note("controller", error, f"Judging the canary of {name} failed")
 
     async def judge(self, name: str) -> Verdict | None:
-        """Look at one adapter's trial; the verdict, where there is something new to judge.
+        """Judge one adapter's trial; None if there is no new evidence.
 
         Raises:
             AdapterError: Its history or a manifest cannot be read, or the store cannot be written.
@@ -181,7 +181,7 @@ class Controller:
         return Case(name, trial, evidence, rules, set(reported))
 
     async def _write_down(self, case: Case) -> None:
-        """What was seen since the last time; what cannot be written now is tried again with the next verdict."""
+        """Store the new evidence; a failed write is retried with the next verdict."""
         pairs, trial, at_s = case.evidence.take_new(), case.trial, self._clock()
         if not pairs:
             return
@@ -197,7 +197,7 @@ class Controller:
         return self._store.manifest(stable).quality or QualityRules()
 
     def _is_late(self, case: Case) -> bool:
-        """Whether the time is up, and nobody was told yet."""
+        """Whether the trial exceeded its time and this was not reported yet."""
         hours = (self._clock() - case.trial.began_s) / 3600
         return hours > case.rules.max_hours and not case.reported
 

@@ -1,4 +1,4 @@
-"""What a server has seen of stable and canary since their trial began, as `quality.verdict` wants it. No clock, no I/O.
+"""Evidence of one trial of stable and canary, in the form that `quality.verdict` takes. No clock, no I/O.
 
 Clients' requests count by user, for a canary is drawn by user: `quality.users` has the rule, and `RequestContext` the
 key that the draw was made by. Requests that name a version themselves were not drawn, and count for nothing. A shadow's
@@ -166,7 +166,7 @@ class TrialEvidence:
 
     @property
     def num_seen(self) -> int:
-        """It grows with each new piece of evidence."""
+        """Number of observations; grows with each new one."""
         users = sum(stream.num_counted for stream in self._users.values())
         return len(self._scores.pairs) + len(self._copies.pairs) + users
 
@@ -176,7 +176,7 @@ class TrialEvidence:
         return new
 
     def give_back(self, pairs: list[ObservedPair]) -> None:
-        """Those that could not be; the next call has them again."""
+        """Return pairs that could not be stored; the next `take_new` has them again."""
         self._new = pairs + self._new
 
     def close_due(self, now_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Held-out probes: each resident version is asked the questions that it was evaluated on, a few at a time, in full.
+"""Held-out questions: replay each resident version's evaluation questions, a few at a time.
 
 Probes wait behind all clients, and for a pause of theirs, for even a row at the end of a batch makes its steps longer:
 only the questions of a canary's trial, for which somebody waits, are asked among clients' requests. A version is asked
@@ -62,7 +62,7 @@ class HeldOut:
         self._last_turn_s = clock()
 
     async def run(self) -> None:
-        """Probe until cancelled."""
+        """Run until cancelled."""
         while True:
             await asyncio.sleep(self._pace.interval_s)
             if self._server.engine.is_ready:
@@ -72,7 +72,7 @@ class HeldOut:
                     self._server.metrics.failures.note("held_out", error, "A round of held-out questions failed")
 
     async def take_turn(self) -> None:
-        """Ask as much as may be asked at once, and keep the scores; while clients run, in trials only."""
+        """Ask one round of questions and store the scores; while clients' requests run, for trials only."""
         is_for_all = self._is_for_all()
         quizzes = await self._quizzes.follow(tuple(self._server.versions.residents))
         chosen = self._quizzes.choose([quiz for quiz in quizzes if is_for_all or quiz.due.trial is not None])

@@ -22,7 +22,7 @@ class ProbeListener(Protocol):
     """Callbacks for the scores of a canary and its stable version; called on the event loop."""
 
     def probes_counted(self, name: str, trial: Trial) -> Collection[int] | None:
-        """What need not be asked any more; None: it is too early to ask."""
+        """Questions that need not be asked any more; None: too early to ask."""
 
     def probe_scored(self, name: str, trial: Trial, probe: int, scores: tuple[float, float]) -> None: ...
 
