@@ -26,7 +26,7 @@ def test_an_adapter_has_its_own_rate() -> None:
         ({"rates": {"medical": 1.5}}, "`quality.rates.medical`: got 1.5; input should be less than or equal to 1"),
         ({"privacy": "some"}, "`quality.privacy`: got 'some'"),
         ({"judge": {}}, "`judge` requires samples with text (`privacy: redacted` or `full`); got 'features'"),
-        ({"privacy": "full", "judge": {"url": "http://judge/v1"}}, "`model` goes with `url`"),
+        ({"privacy": "full", "judge": {"url": "http://judge/v1"}}, "`model` and `url` must be set together"),
         ({"privacy": "full", "judge": {"api_key_env": "KEY"}}, "`api_key_env` requires `url`; got 'KEY' and no url"),
         ({"privacy": "full", "judge": {"url": "judge", "model": "large"}}, "`quality.judge.url`: got 'judge'"),
     ],

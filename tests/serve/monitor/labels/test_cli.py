@@ -62,7 +62,7 @@ def test_each_answer_is_shown_and_takes_one_label(quality: Run, store: QualitySt
     assert store.labels(sample_id=first)[0].note == "the wrong chapter"
     assert {label.who for label in store.labels()} == {"ada"}
     assert all(text in result.stdout for text in ("Question 0?", "I20", "3 of 3, 2 labelled", "medical@1"))
-    assert "3 labelled by ada, 0 not looked at" in result.stdout
+    assert "3 labelled by ada, 0 left" in result.stdout
 
 
 def test_a_skipped_answer_comes_again_in_the_next_session(quality: Run, store: QualityStore) -> None:
@@ -94,7 +94,7 @@ def test_the_end_of_the_input_is_a_quit(quality: Run, store: QualityStore) -> No
     store.add_samples([sample(0), sample(1)])
     result = quality("label", typed="5\n")
     assert result.exit_code == 0
-    assert "1 labelled by ada, 1 not looked at" in result.stdout
+    assert "1 labelled by ada, 1 left" in result.stdout
 
 
 def test_an_interrupt_loses_no_label_that_was_given(store: QualityStore) -> None:
@@ -177,7 +177,7 @@ def test_when_all_are_labelled_it_says_so(quality: Run, store: QualityStore) -> 
 def test_without_a_store_it_says_who_makes_it_and_makes_none(quality: Run, home: Path, command: list[str]) -> None:
     result = quality(*command)
     assert result.exit_code == 1
-    assert "`lorikeet serve` makes it" in result.stderr
+    assert "`lorikeet serve` creates it" in result.stderr
     assert not home.exists()
 
 
@@ -258,7 +258,7 @@ def test_a_file_with_many_wrong_lines_tells_of_ten(quality: Run, store: QualityS
         (b"id;grade\n1;5\n", "must name the columns sample_id, label"),
         (b"", "must name the columns"),
         (b"sample_id,label\n1,\xff\n", "is not UTF-8 text"),
-        (b'sample_id,label\n1,"5\n', "no CSV"),
+        (b'sample_id,label\n1,"5\n', "invalid CSV"),
     ],
 )
 def test_a_file_that_is_no_table_of_labels_is_refused(

@@ -321,7 +321,7 @@ def test_a_report_without_anything_says_so(report: Report, quality: QualityStore
 def test_a_report_without_a_store_says_who_makes_it(report: Report, home: Path) -> None:
     result = report()
     assert result.exit_code == 1
-    assert "`lorikeet serve` makes it" in result.stderr
+    assert "`lorikeet serve` creates it" in result.stderr
     assert not home.exists()
 
 
@@ -359,7 +359,7 @@ def test_terminal_and_page_show_a_trials_users_and_reason(
     page = (tmp_path / "q.html").read_text()
     Page(page)
     for text in (result.output, page):
-        assert "medical@2 beside medical@1" in text
+        assert "medical@2 against medical@1" in text
         assert "3 and 3 of 242" in text
         assert "too few users" in text
 
