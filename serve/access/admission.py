@@ -16,7 +16,7 @@ from serve.access.admission_queue import AdmissionQueue, Reason
 from serve.access.capacity import Ask, Ticket
 from serve.errors import RateLimitedError
 
-_LONGEST_IDLE_S = 1.0
+_RECHECK_INTERVAL_S = 1.0
 """Interval for rechecking slots while a request waits for one: eligibility changes with time alone."""
 
 
@@ -89,7 +89,7 @@ class Admission:
         with self._changing:
             ticket = self._queue.arrive(ask, self._clock())
         try:
-            self._go_on()
+            self._start_ready()
             if ticket.state == "waiting":
                 await self._wait(ticket)
             yield ticket
@@ -136,7 +136,7 @@ class Admission:
         if refusal is not None:
             raise refusal
 
-    def _go_on(self) -> None:
+    def _start_ready(self) -> None:
         """Start all loads and all requests that may start now."""
         while (adapter := self._next_load()) is not None:
             task = asyncio.create_task(self._load(adapter))
@@ -144,13 +144,13 @@ class Admission:
             task.add_done_callback(self._loads.discard)
         self._keep_adapters()
         while (ticket := self._next()) is not None:
-            self._tell(ticket, None)
+            self._set_verdict(ticket, None)
         if self._timer is None and self._queue.is_short_of_slots:
-            self._timer = asyncio.get_running_loop().call_later(_LONGEST_IDLE_S, self._look_again)
+            self._timer = asyncio.get_running_loop().call_later(_RECHECK_INTERVAL_S, self._recheck)
 
-    def _look_again(self) -> None:
+    def _recheck(self) -> None:
         self._timer = None
-        self._go_on()
+        self._start_ready()
 
     def _next_load(self) -> str | None:
         with self._changing:
@@ -178,16 +178,16 @@ class Admission:
             with self._changing:
                 refused = self._queue.not_loaded(adapter)
             for ticket in refused:
-                self._tell(ticket, error)
+                self._set_verdict(ticket, error)
                 self._forget(ticket)
         else:
             with self._changing:
                 self._queue.loaded(adapter, self._clock())
-        self._go_on()
+        self._start_ready()
 
     def _leave(self, ticket: Ticket, num_tokens: int = 0) -> None:
         self._forget(ticket, num_tokens)
-        self._go_on()
+        self._start_ready()
 
     def _forget(self, ticket: Ticket, num_tokens: int = 0) -> None:
         with self._changing:
@@ -201,10 +201,10 @@ class Admission:
             deadline = asyncio.get_running_loop().call_later(self._max_wait_s, self._refuse_late, ticket)
             self._waiting[ticket] = _Waiting(self._waiting[ticket].verdict, deadline)
             return
-        why = self._why(ticket, self._queue.reason(ticket, self._clock()))
+        why = self._describe(ticket, self._queue.reason(ticket, self._clock()))
         self._refuse(ticket, "queue_timeout", f"the request waited {self._max_wait_s:g} s while {why}")
 
-    def _why(self, ticket: Ticket, reason: Reason) -> str:
+    def _describe(self, ticket: Ticket, reason: Reason) -> str:
         most = self._queue.capacity.max_sequences
         if reason == "tenant":
             num_running = self._queue.running_by_tenant().get(ticket.ask.tenant_id, 0)
@@ -220,10 +220,10 @@ class Admission:
         # Until then, everybody who waits now has run or been refused.
         retry_after_s = self._max_wait_s
         error = RateLimitedError(f"The server is busy: {why}. Retry in {retry_after_s:g} s.", retry_after_s, reason)
-        self._tell(ticket, error)
+        self._set_verdict(ticket, error)
         self._leave(ticket)
 
-    def _tell(self, ticket: Ticket, refusal: Exception | None) -> None:
+    def _set_verdict(self, ticket: Ticket, refusal: Exception | None) -> None:
         """Set the verdict of a request that still waits for one."""
         waiting = self._waiting.get(ticket)
         if waiting is not None and not waiting.verdict.done():

@@ -111,10 +111,10 @@ class Guard:
         headers = Headers(scope=scope)
         if self._rules.origins:
             send = _with_cors(send, self._rules.allowed_origin(headers))
-        answer = self._own_answer(scope["method"], scope["path"], headers) or self._app
+        answer = self._guard_response(scope["method"], scope["path"], headers) or self._app
         await answer(scope, receive, send)
 
-    def _own_answer(self, method: str, path: str, headers: Headers) -> ASGIApp | None:
+    def _guard_response(self, method: str, path: str, headers: Headers) -> ASGIApp | None:
         """The response to a refused request or a CORS preflight; None if the application handles the request."""
         try:
             self._rules.check(method, path, headers)

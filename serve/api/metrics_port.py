@@ -53,7 +53,7 @@ class MetricsPort:
         """Answer until cancelled."""
         if self._socket.fileno() < 0:  # closed with the server before, which ended unasked
             self._socket = _listen(*self._address)
-        server = _BesideAnother(
+        server = _EmbeddedServer(
             uvicorn.Config(self._app, log_config=None, access_log=False, timeout_graceful_shutdown=_DRAIN_S)
         )
         serving = asyncio.create_task(server.serve([self._socket]))
@@ -64,7 +64,7 @@ class MetricsPort:
             await serving
 
 
-class _BesideAnother(uvicorn.Server):
+class _EmbeddedServer(uvicorn.Server):
     """A server in the event loop of another one, to which signals belong."""
 
     @contextlib.contextmanager

@@ -92,7 +92,7 @@ def add_error_handlers(app: FastAPI) -> None:
     app.add_exception_handler(ServeError, _answer_serve_error)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(RequestValidationError, _answer_validation_error)
-    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_exception_handler(ClientDisconnect, _answer_disconnected)
     app.add_exception_handler(Exception, _answer_bug)
 
 
@@ -115,7 +115,7 @@ async def _answer_validation_error(_: Request, error: Exception) -> JSONResponse
     return error_response(InvalidRequestError(f"{place}: {first['msg']}"))
 
 
-async def _answer_nobody(_: Request, error: Exception) -> Response:
+async def _answer_disconnected(_: Request, error: Exception) -> Response:
     return Response(status_code=499)
 
 

@@ -15,7 +15,7 @@ from serve.errors import DeadlineError
 logger = logging.getLogger(__name__)
 
 _MAX_UNREAD_BYTES = 64 << 20
-_LAST_WORDS_S = 1.0
+_ERROR_EVENT_TIMEOUT_S = 1.0
 """Time after the request's deadline to send the error event."""
 
 
@@ -67,32 +67,32 @@ class HoldingStream(StreamingResponse):
         self._pump: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._pump = asyncio.create_task(self._take_events())
+        self._pump = asyncio.create_task(self._read_events())
         try:
-            async with asyncio.timeout_at(self._deadline + _LAST_WORDS_S):
+            async with asyncio.timeout_at(self._deadline + _ERROR_EVENT_TIMEOUT_S):
                 await super().__call__(scope, receive, send)
         except TimeoutError:
             logger.info("A client left %d bytes of a stream unread until its deadline", self.num_unread_bytes)
         finally:
             self._pump.cancel()
             await asyncio.wait([self._pump])  # a second cancellation does not stop it from giving back
-            self._forget_unread()
+            self._discard_unread()
             await self._events.aclose()  # where the first cancellation came before it began
             await self._held.aclose()
 
     def cut(self) -> None:
         """Abort the stream because its reader is too slow; the reader gets an error event."""
         logger.warning("A stream was aborted: its reader is %d bytes behind", self.num_unread_bytes)
-        self._forget_unread()
+        self._discard_unread()
         if self._pump is not None:
             self._pump.cancel()
-        self._keep(error_event(DeadlineError("The stream was not read in time and was aborted.")))
+        self._buffer(error_event(DeadlineError("The stream was not read in time and was aborted.")))
 
-    async def _take_events(self) -> None:
+    async def _read_events(self) -> None:
         try:
             async with self._held, aclosing(self._events):
                 async for event in self._events:
-                    self._keep(event)
+                    self._buffer(event)
         finally:
             self._changed.set()
 
@@ -110,7 +110,7 @@ class HoldingStream(StreamingResponse):
         if not pump.cancelled() and (error := pump.exception()) is not None:
             raise error
 
-    def _keep(self, event: str) -> None:
+    def _buffer(self, event: str) -> None:
         self._unread.append(event)
         self.num_unread_bytes += len(event)
         self._changed.set()
@@ -120,6 +120,6 @@ class HoldingStream(StreamingResponse):
         self.num_unread_bytes -= num_bytes
         self._backlog.remove(self, num_bytes)
 
-    def _forget_unread(self) -> None:
+    def _discard_unread(self) -> None:
         self._unread.clear()
         self._count_read(self.num_unread_bytes)

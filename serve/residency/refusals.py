@@ -94,7 +94,7 @@ class Refusals:
             # The first time another try may follow at once.
             pause_s = refusal.backoff.next_s() if refusal.error is not None else 0.0
             refusal.error = AdapterUnavailableError(
-                f"{str(target)!r} cannot be loaded now: {_told(error)}", max(1.0, pause_s)
+                f"{str(target)!r} cannot be loaded now: {_public_reason(error)}", max(1.0, pause_s)
             )
             refusal.until_s = self._clock() + pause_s
         return refusal.error
@@ -125,7 +125,7 @@ def _is_passing_itself(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
-def _told(error: Exception) -> str:
+def _public_reason(error: Exception) -> str:
     """The reason, without paths of this machine and without unexpected errors."""
     if isinstance(error, (AdapterError, ServeError)):
         return str(error)

@@ -18,7 +18,7 @@ COLUMNS = ("sample_id", "adapter", "version", "at", "prompt", "answer", "label",
 WORDS = {"right": 1.0, "wrong": 0.0}
 
 _REQUIRED = ("sample_id", "label")
-_MAX_TOLD = 10
+_MAX_SHOWN = 10
 _MAX_FIELD_CHARS = 1 << 30  # a prompt may be longer than the csv module's 128 KiB
 # A spreadsheet takes a text that begins so for a formula, and a model's answer may well begin so.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -82,7 +82,7 @@ def read_labels(text: str, sample_of: Callable[[int], Sample | None], *, who: st
     except csv.Error as error:
         problems.append(f"line {reader.line_num}: invalid CSV: {error}")
     if problems:
-        raise LabelsError("\n".join(_told(problems)))
+        raise LabelsError("\n".join(_first_problems(problems)))
     return tuple(labels.values())
 
 
@@ -109,10 +109,10 @@ def _label(
     return Label(sample.id, said_by, at_s, score, _as_written(row.get("note") or ""))
 
 
-def _told(problems: list[str]) -> Iterator[str]:
-    yield from problems[:_MAX_TOLD]
-    if len(problems) > _MAX_TOLD:
-        yield f"and {len(problems) - _MAX_TOLD} more lines"
+def _first_problems(problems: list[str]) -> Iterator[str]:
+    yield from problems[:_MAX_SHOWN]
+    if len(problems) > _MAX_SHOWN:
+        yield f"and {len(problems) - _MAX_SHOWN} more lines"
 
 
 def _harmless(text: str) -> str:
