@@ -87,8 +87,8 @@ def test_an_ordinary_request_passes(endpoint: Endpoint, body: dict[str, Any]) ->
         ("messages", [{"role": "user", "content": "x" * 70_000}], "brings the prompt to 70016 characters", 65_536),
         ("input", "x" * 70_000, "brings the prompt to 70022 characters", 65_536),
         ("metadata", nested(65), "nests 65 levels deep", 64),
-        ("metadata", {str(number): 1 for number in range(20_000)}, "holds 20000 values", 16_384),
-        ("anything", [[1] * 9000, [1] * 9000], "holds 18002 values", 16_384),
+        ("metadata", {str(number): 1 for number in range(20_000)}, "contains 20000 values", 16_384),
+        ("anything", [[1] * 9000, [1] * 9000], "contains 18002 values", 16_384),
         (
             "messages",
             [{"role": "user", "content": [{}] * 2048}],
@@ -213,8 +213,8 @@ def test_a_bracket_in_a_class_of_characters_hides_no_repetition() -> None:
 
 
 def test_a_batch_of_prompts_is_bounded_by_itself_and_with_its_answers() -> None:
-    assert "holds 17 prompts" in str(refusal({"prompt": ["a"] * 17}, "completions"))
-    assert "holds 17 prompts" in str(refusal({"prompt": [[1, 2]] * 17}, "completions"))
+    assert "contains 17 prompts" in str(refusal({"prompt": ["a"] * 17}, "completions"))
+    assert "contains 17 prompts" in str(refusal({"prompt": [[1, 2]] * 17}, "completions"))
     assert "makes 64 answers of 16 prompts" in str(refusal({"prompt": ["a"] * 16, "n": 4}, "completions"))
 
 

@@ -116,7 +116,7 @@ async def test_traffic_like_the_baseline_is_looked_at_and_is_no_drift(
     assert first.figures["prompt length: mean"] == pytest.approx(13, abs=0.5)
     assert watched.gauge("prompt length") == 0
     assert watched.metrics.registry.get_sample_value("lorikeet_drift_looks_total", LABELS) == 2
-    assert "drifts" not in caplog.text
+    assert "has drifted" not in caplog.text
 
 
 async def test_other_prompts_are_drift_and_one_line_says_when_it_begins(
@@ -131,7 +131,7 @@ async def test_other_prompts_are_drift_and_one_line_says_when_it_begins(
     ]  # fmt: skip
     assert watched.gauge("prompt length") == 1
     assert watched.gauge("answer length") == 0
-    (line,) = [record for record in caplog.records if "drifts" in record.message]
+    (line,) = [record for record in caplog.records if "has drifted" in record.message]
     assert line.levelno == logging.WARNING
     assert "medical@3 has drifted (drift check 2): prompt length is 60 on average" in line.message
 
@@ -157,7 +157,7 @@ async def test_a_restart_goes_on_counting_looks_and_does_not_tell_again(
     await after.settle(3)
     assert [look.look for look in after.store.drift_looks("medical", 3)] == [1, 2, 3]
     assert after.gauge("prompt length") == 1
-    assert "drifts" not in caplog.text
+    assert "has drifted" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -189,7 +189,7 @@ def test_labels_go_out_and_come_back_the_same(quality: Run, store: QualityStore,
     assert "Wrote 2 labels" in quality("export-labels", str(file)).stdout
     for label in labels:
         store.remove_label(label.sample_id, label.who)
-    assert "Took 2 labels" in quality("import-labels", str(file)).stdout
+    assert "Imported 2 labels" in quality("import-labels", str(file)).stdout
     assert {replace(label, at_s=1.0) for label in store.labels()} == set(labels)
 
 
