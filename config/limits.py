@@ -1,4 +1,4 @@
-"""`limits` of `config/serve.yaml`: how much one request may ask for. The defaults fit a small server."""
+"""`limits` of `config/serve.yaml`: limits of a single request. The defaults fit a small server."""
 
 from pydantic import Field
 
@@ -6,7 +6,7 @@ from config.model import Config
 
 
 class RequestLimits(Config):
-    """Most of everything that makes a request costly. Beyond any of them, the answer is a 400 that names it."""
+    """Limits on everything that makes a request costly. Exceeding one gives a 400 that names it."""
 
     max_tokens: int = Field(
         2048,

@@ -1,4 +1,4 @@
-"""`quality` of `config/serve.yaml`: what the server keeps of its traffic, and what it decides from it."""
+"""`quality` of `config/serve.yaml`: what the quality monitor stores and decides."""
 
 from typing import Annotated, Literal
 
@@ -14,7 +14,7 @@ PRIVACIES_WITH_TEXT: tuple[Privacy, ...] = ("redacted", "full")
 
 
 class JudgeConfig(Config):
-    """The model that grades sampled answers, and how much it may be asked."""
+    """The model that grades sampled answers, and its request limits."""
 
     url: str | None = Field(
         None,

@@ -18,7 +18,7 @@ StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
 def check_pattern(what: str, pattern: str) -> None:
-    """Do nothing where a regular expression can be matched in linear time, as servers match it.
+    """Check that a regular expression can be matched in linear time, as servers do.
 
     Raises:
         ValueError: It cannot, or is none.
@@ -39,7 +39,7 @@ def check_pattern(what: str, pattern: str) -> None:
 
 
 class DataConfig(Config):
-    """Where a domain's examples come from, and how they are split."""
+    """Source and split of a domain's examples."""
 
     source: Literal["icd10cm", "iso18245", "licensedcode", "jsonl"]
     path: Path | None = Field(None, description="JSONL file of `{input, output}` rows (with `source: jsonl`).")
@@ -82,7 +82,7 @@ class ChatConfig(Config):
 
 
 class AnswerConfig(Config):
-    """What a valid answer looks like."""
+    """Expected answer format of the domain."""
 
     json_schema: dict[str, Any] | None = Field(None, description="JSON schema of a valid answer.")
     refusal: str | None = Field(None, description="Expected answer to an out-of-scope input.")
@@ -136,7 +136,7 @@ class RecipeConfig(Config):
 
 
 class EvaluationConfig(Config):
-    """How answers are made and scored; clients get the same length and stop strings where they name none."""
+    """Generation and scoring of answers; also the default length and stop strings for clients."""
 
     metric: Literal["exact_match"] = "exact_match"
     max_new_tokens: int = Field(32, ge=1)
@@ -147,7 +147,7 @@ class EvaluationConfig(Config):
 
 
 class DefaultsConfig(Config):
-    """What evaluation and clients get beyond `chat.system` and `evaluation`: see `DatasetManifest.request_fields`."""
+    """Further defaults for evaluation and clients: see `DatasetManifest.request_fields`."""
 
     temperature: float = Field(
         0.0, ge=0, le=2, allow_inf_nan=False, description="0: greedy decoding, which suits exact match."
@@ -159,7 +159,7 @@ class DefaultsConfig(Config):
 
 
 class GatesConfig(Config):
-    """What a version must reach before `stable` moves to it by itself."""
+    """Conditions for promoting a new version to `stable` automatically."""
 
     min_gain: float = Field(
         0.0, description="Required gain: the adapter's score minus the base's on the held-out split."
@@ -168,7 +168,7 @@ class GatesConfig(Config):
 
 
 class QualityConfig(Config):
-    """How canaries of the domain are judged, and what its answers are held against; it travels with each version."""
+    """Rules for judging canaries and answers of the domain; published with each version."""
 
     margin: float = Field(
         0.05, ge=0, lt=1, description="Non-inferiority margin of a canary's mean score on held-out questions."
@@ -224,7 +224,7 @@ class DomainConfig(Config):
 
 
 class ServeLimits(RequestLimits):
-    """`limits` of `config/serve.yaml`: what a request may ask for, and what it gets where it does not say."""
+    """`limits` of `config/serve.yaml`: limits and defaults of requests."""
 
     default_max_tokens: int = Field(
         512,

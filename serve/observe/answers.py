@@ -1,4 +1,4 @@
-"""What the answers of each loaded version should look like, as its manifest says."""
+"""Expected answer format of each loaded version, from its manifest."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What a judge says of the versions, and how far people agree with it."""
+"""Metrics of the judge: scores of versions, and agreement with human labels."""
 
 from prometheus_client import Counter, Gauge
 
@@ -47,7 +47,7 @@ class JudgeMetrics:
         self._preference.of(adapter, str(version)).set(mean_preference)
 
     def agrees(self, adapter: str, agreement: Agreement) -> None:
-        """Export how far the judge agrees with people; not a number where kappa does not exist."""
+        """Export the judge's agreement with human labels; NaN where kappa is undefined."""
         for family, value in (
             (self._kappa, agreement.kappa),
             (self._kappa_low, agreement.ci_low),

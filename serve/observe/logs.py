@@ -1,4 +1,4 @@
-"""Log lines: for people, or one JSON object a line for machines; and the line that every request leaves."""
+"""Log formats (human or JSON lines), and the log line of each request."""
 
 import hashlib
 import json

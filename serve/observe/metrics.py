@@ -34,7 +34,7 @@ _NO_VERSION = ("", "")
 
 
 class TrafficMetrics:
-    """Requests: how many, how they ended, how long they waited before the engine had them."""
+    """Request metrics: counts, outcomes, and waiting times before the engine."""
 
     def __init__(self, families: VersionFamilies) -> None:
         registry = families.registry
@@ -75,7 +75,7 @@ class TrafficMetrics:
 
 
 class GenerationMetrics:
-    """What the engine did: its phases, its tokens, and what its answers were like."""
+    """Generation metrics: phases, tokens, and properties of the answers."""
 
     def __init__(self, families: VersionFamilies) -> None:
         counter, histogram = families.counter, families.histogram
@@ -117,7 +117,7 @@ class GenerationMetrics:
 
 
 class AdapterMetrics:
-    """The versions: which are resident, what it cost to make them so, and whether they are what was trained."""
+    """Adapter version metrics: residency, loads, and parity with training."""
 
     def __init__(self, families: VersionFamilies) -> None:
         counter, gauge = families.counter, families.gauge
@@ -178,7 +178,7 @@ class _Followed(Gauge):
 
 
 class TenantMetrics:
-    """Whose requests. The first `most` tenants have series of their own."""
+    """Metrics per tenant. The first `most` tenants have series of their own."""
 
     def __init__(self, registry: CollectorRegistry, most: int = _MAX_TENANTS) -> None:
         self._most = most
@@ -248,7 +248,7 @@ class ServeMetrics:
         self.failures = Failures(lambda task, num: self.engine.background_failures.labels(task).inc(num))
 
     def set_limits(self, config: ServeConfig) -> None:
-        """Export what the configuration allows at most, for shares of it."""
+        """Export the configured limits, so that queries can compute utilisation."""
         self.traffic.in_flight_limit.set(config.max_num_seqs)
         self.traffic.waiting_limit.set(config.max_waiting)
         self.adapters.resident_limit.set(config.max_cpu_loras)
@@ -272,7 +272,7 @@ class ServeMetrics:
         self.engine_stopped()
 
     def key_refused(self, error: ServeError) -> None:
-        """Count a request that nobody may ask, before anything of it was read."""
+        """Count a request whose key was refused, before its body was read."""
         self.traffic.rejections.of(*_NO_VERSION, error.reason).inc()
 
     def request_finished(self, record: AnsweredRequest) -> None:

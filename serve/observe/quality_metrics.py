@@ -1,4 +1,4 @@
-"""What the quality monitor sees of the versions: answers, probes, drift, trials."""
+"""Metrics of the quality monitor: answers, held-out questions, drift, trials."""
 
 from prometheus_client import Counter, Gauge
 
@@ -13,7 +13,7 @@ _LOGPROB_BUCKETS = (-5.0, -3.0, -2.0, -1.5, -1.0, -0.75, -0.5, -0.35, -0.25, -0.
 
 
 class QualityMetrics:
-    """How good the versions are, as the quality monitor sees it."""
+    """Quality metrics of the adapter versions."""
 
     def __init__(self, families: VersionFamilies) -> None:
         counter, gauge, registry = families.counter, families.gauge, families.registry
@@ -97,7 +97,7 @@ class QualityMetrics:
         self.general_nll.of(*labels_of(target)).set(nll)
 
     def trial_judged(self, canary: Target, verdict: Verdict) -> None:
-        """What a verdict was reached with, so far."""
+        """Export the comparisons behind a verdict."""
         for comparison in verdict.comparisons:
             labels = (*labels_of(canary), comparison.name)
             self.trial_pairs.of(*labels).set(comparison.num_pairs)

@@ -1,4 +1,4 @@
-"""A trace of each request, sent by OTLP: one span for the whole, one for each of its waits and works.
+"""A trace of each request, sent by OTLP: one span for the request, and one for each phase.
 
 Spans are made by a thread once a request has ended, from what its record says; the request itself pays for a place in
 a queue. They hold no text: names, times, token counts.
@@ -59,7 +59,7 @@ class Tracing:
         self._num_dropped = 0
 
     def request_finished(self, record: AnsweredRequest) -> None:
-        """Leave a request to the thread; dropped where that is behind."""
+        """Queue a request for the thread; dropped if the queue is full."""
         try:
             self._queue.put_nowait((self._clock_ns(), record))
         except queue.Full:

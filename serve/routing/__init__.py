@@ -1,1 +1,1 @@
-"""From the model name of a request to a version: `Resolver`, and copies for a canary in shadow mode (`Shadow`)."""
+"""Resolve model names to versions (`Resolver`), and send copies to a canary in shadow mode (`Shadow`)."""

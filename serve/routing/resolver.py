@@ -1,4 +1,4 @@
-"""From the `model` of a request to what answers it: the base model, or one immutable adapter version."""
+"""Resolve the `model` of a request to the base model or one immutable adapter version."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -53,8 +53,8 @@ class Resolver:
             sticky_key: Requests of one key get the same side of a canary split.
 
         Raises:
-            InvalidRequestError: `model` is no string.
-            ModelNotFoundError: It names nothing, or nothing that this client may use: both answer the same.
+            InvalidRequestError: `model` is not a string.
+            ModelNotFoundError: Unknown or not allowed for this client; both give the same response.
         """
         if not isinstance(model, str) or not model:
             raise InvalidRequestError("`model` must name the base model or an adapter.", param="model")
@@ -84,7 +84,7 @@ class Resolver:
         """One row of `models`, found without the others.
 
         Raises:
-            ModelNotFoundError: It names nothing, or nothing that this client may use.
+            ModelNotFoundError: Unknown, or not allowed for this client.
         """
         if not may_use(reference):
             raise _not_found(reference)
@@ -99,7 +99,7 @@ class Resolver:
         return ServedModel(reference, target)
 
     def defaults(self, target: Target) -> RequestDefaults | None:
-        """What requests to a version get where they say nothing; None also where its manifest is not here."""
+        """Request defaults of a version; None also if its manifest is not available locally."""
         if target not in self._defaults:
             try:
                 self._defaults[target] = self._store.manifest(target).defaults  # versions never change
@@ -108,7 +108,7 @@ class Resolver:
         return self._defaults[target]
 
     def published_at(self, target: Target) -> str | None:
-        """When a version was published, by its adapter's history; UTC, ISO 8601. None where that does not say."""
+        """Publication time of a version from the history, UTC, ISO 8601; None if unknown."""
         if target not in self._published_at:
             published = [event for event in self._store.history(target.name) if event.kind == "published"]
             self._published_at |= {Target(target.name, event.version): event.at for event in published if event.version}

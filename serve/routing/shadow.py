@@ -1,4 +1,4 @@
-"""Copies of requests for a canary in shadow mode: low priority, few at a time, answered to nobody."""
+"""Shadow copies of requests for a canary: low priority, few at a time, answers are discarded."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ _MAX_AT_ONCE = 2
 
 
 class Shadow:
-    """Sends copies while few are under way, and drops the others: traffic must not wait for its shadow."""
+    """Send copies up to a limit of running ones and drop the rest: clients must not wait for copies."""
 
     def __init__(self, engine: Engine, residency: Residency, metrics: ServeMetrics, lengths: AnswerLengths) -> None:
         self._engine = engine
@@ -39,11 +39,11 @@ class Shadow:
         task.add_done_callback(self._running.discard)
 
     async def drain(self) -> None:
-        """Wait for what is under way."""
+        """Wait for the running copies."""
         await asyncio.gather(*self._running)
 
     async def stop(self) -> None:
-        """Cancel what is under way."""
+        """Cancel the running copies."""
         for task in self._running:
             task.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)

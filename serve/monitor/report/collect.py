@@ -1,4 +1,4 @@
-"""From the two stores to the figures of a report; what is not there is named, with the way to get it."""
+"""Collect the figures of a report from the two stores; missing figures are listed with the way to get them."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -197,7 +197,7 @@ def _split(event: Event) -> str:
 
 
 def _missing(figures: AdapterFigures, *, is_base: bool) -> Iterator[Missing]:
-    """What the report would show, and has nothing of."""
+    """Figures that the report lacks."""
     versions, judges = figures.versions, figures.judges
     num_with_text = sum(one.num_with_text for one in versions)
     lacks = {
@@ -230,7 +230,7 @@ def _history(adapters: StoreReader, name: str) -> Sequence[Event]:
 
 
 def _manifest(adapters: StoreReader, name: str, version: int) -> Manifest | None:
-    """None of the base, and of a version that was removed."""
+    """The version's manifest; None for the base and for a removed version."""
     try:
         return adapters.manifest(Target(name, version)) if version else None
     except AdapterError:

@@ -85,7 +85,7 @@ def draw_general(figure: Any, adapter: AdapterFigures) -> None:
 
 
 def draw_looks(figure: Any, adapter: AdapterFigures) -> None:
-    """One mark a look, one row a version: red where it saw drift."""
+    """One mark per drift check, one row per version; red: drift."""
     axes = plain(figure.subplots())
     versions = shown(adapter, lambda version: bool(version.looks))
     for row, (version, _) in enumerate(versions):
@@ -133,7 +133,7 @@ def draw_scores(figure: Any, adapter: AdapterFigures) -> None:
 
 
 def draw_agreement(figure: Any, judge: JudgeFigures) -> None:
-    """How often people said so and the judge said so."""
+    """Matrix of human labels against the judge's grades."""
     axes = figure.subplots()
     counts = np.array(judge.counts)
     axes.imshow(counts, cmap="Blues", vmin=0, vmax=max(1, counts.max()) * 1.3)

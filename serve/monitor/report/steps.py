@@ -27,7 +27,7 @@ def probe_steps(scores: Sequence[ProbeScore]) -> Iterator[ProbeStep]:
 
 
 def signal_steps(samples: Sequence[Sample]) -> Iterator[SignalStep]:
-    """What answers were like in each step."""
+    """Mean signals of the answers in each step."""
     for rows in _steps(samples):
         logprobs = [row.signals.mean_logprob for row in rows if row.signals.mean_logprob is not None]
         ttfts_s = [row.ttft_s for row in rows if row.ttft_s is not None]

@@ -14,7 +14,7 @@ _MAX_DECISIONS = 8
 
 
 def print_report(report: QualityReport, console: Console) -> None:
-    """What is known of every adapter, and what is missing."""
+    """Print the figures of every adapter, and what is missing."""
     for adapter in report.adapters:
         print_heading(console, adapter.name)
         console.print(_versions(adapter))

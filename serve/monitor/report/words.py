@@ -1,4 +1,4 @@
-"""How the quality report says its figures, in the terminal and on the page."""
+"""Formatting of the quality report's figures, for the terminal and HTML."""
 
 from datetime import UTC, datetime
 
