@@ -75,6 +75,9 @@ class Supervisor:
         self._lost = tuple(dict.fromkeys((*self._residency.reset(), *self._lost)))
         try:
             await self._engine.start()
+        except EngineStartError:  # it says why, and that another start would end likewise
+            await self._end()
+            raise
         except Exception:  # whatever a model, a driver or a full memory raises: boundary
             logger.exception("The engine failed to start; /ready stays 503. The cause is logged above.")
             await self._end()

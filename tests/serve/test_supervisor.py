@@ -81,6 +81,14 @@ async def test_an_engine_that_has_never_run_is_tried_three_times(serving: Servin
     assert pauses.seconds == [1, 2]
 
 
+async def test_an_engine_that_says_it_cannot_start_is_tried_once(serving: Serving) -> None:
+    serving.engine.start_errors = [EngineStartError("this vLLM is another one")]
+    pauses = Pauses(9)
+    with pytest.raises(EngineStartError, match="this vLLM is another one"):
+        await supervisor(serving, pauses).run()
+    assert (serving.engine.starts, pauses.seconds) == (1, [])
+
+
 async def test_an_engine_that_started_at_the_third_time_is_kept(serving: Serving) -> None:
     serving.engine.is_ready = False
     serving.engine.start_errors = [RuntimeError("no memory") for _ in range(2)]
