@@ -6,7 +6,6 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from importlib.metadata import entry_points
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -35,7 +34,7 @@ _SETTINGS_OF_BOTH = {
 _KV_CACHE_BYTES = 1 << 30
 _FEW_CORES = 4
 _TOPOLOGY = Path("/sys/devices/system/cpu")
-_PLUGINS = "vllm.general_plugins"
+_ENGINE_VARIABLE = "LORIKEET_ENGINE"  # serve/engine/plugin.py
 # What `vllm serve` runs. The `vllm` command itself fails where the CPU build is installed: it asks for the version of a
 # distribution that has another name there.
 _VLLM_SERVER = "vllm.entrypoints.launchers.api_server.entry"
@@ -149,6 +148,8 @@ def vllm_command(
     if not is_stock:
         flags["--scheduling-policy"] = "priority"
         flags["--worker-extension-cls"] = "serve.engine.worker.AdapterInspection"
+        kind = "Async" if shutil.which("nvidia-smi") else ""
+        flags["--scheduler-cls"] = f"serve.engine.scheduler.Lorikeet{kind}Scheduler"
         flags["--structured-outputs-config"] = json.dumps({"backend": "xgrammar"})
         if not config.cpu_compile:
             switches.append("--enforce-eager")
@@ -184,11 +185,10 @@ def same_threads(options: BenchOptions) -> dict[str, str]:
 
 
 def vllm_environment(environment: Mapping[str, str], *, is_stock: bool) -> dict[str, str]:
-    """For vLLM's own server what ours sets for itself. Stock: every plugin of vLLM's but this project's."""
+    """For vLLM's own server what ours sets for itself. Stock: without the mark on which our plugin acts."""
     quiet = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
-    plugins = sorted({found.name for found in entry_points(group=_PLUGINS)} - {"lorikeet"})
-    stock = {"VLLM_PLUGINS": ",".join(plugins)} if is_stock else {}
-    return {**environment, **quiet, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0", **stock}
+    mark = {} if is_stock else {_ENGINE_VARIABLE: "1"}
+    return {**environment, **quiet, "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "0", **mark}
 
 
 @contextmanager

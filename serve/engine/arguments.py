@@ -48,6 +48,7 @@ def server_arguments(config: ServeConfig, base_folder: Path) -> Namespace:
         "--max-lora-rank": config.max_lora_rank,
         "--scheduling-policy": "priority",
         "--worker-extension-cls": "serve.engine.worker.AdapterInspection",
+        "--scheduler-cls": f"serve.engine.scheduler.Lorikeet{'' if current_platform.is_cpu() else 'Async'}Scheduler",
         # By default the first request that needs a grammar would choose for all others.
         "--structured-outputs-config": json.dumps({"backend": "xgrammar"}),
     }

@@ -40,14 +40,15 @@ from serve.engine.grammars import GrammarChecks
 from serve.engine.loading.staged_cache import StagedCache
 from serve.engine.loading.staging import LayerShape, Layout, Stager
 from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM, collecting_grammars
-from serve.engine.plugin import CPU_LORA_VARIABLE
+from serve.engine.plugin import CPU_LORA_VARIABLE, ENGINE_VARIABLE, install_all
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
+from serve.engine.replace import skipped
 from serve.engine.requests import parse_request
-from serve.engine.series import drop_lora_series
+from serve.engine.series import drop_lora_series, patches_skipped
 from serve.engine.slots import SLOT_TURN_VARIABLE
 from serve.engine.stall import StallWatch, StepCounter
 from serve.engine.streams import server_sent_events
-from serve.engine.structured import tokenizer_json, validate_without_compiling
+from serve.engine.structured import tokenizer_json
 from serve.errors import (
     AdapterRefusedError,
     NotReadyError,
@@ -121,7 +122,8 @@ class VllmEngine:
         if current_platform.is_cpu():
             set_cpu_environment()
             os.environ[CPU_LORA_VARIABLE] = self._config.cpu_lora
-        validate_without_compiling()
+        install_all()
+        patches_skipped.set(len(skipped()))
         arguments = server_arguments(self._config, self._base_folder)
         self._is_stalled = False
         self._llm = await asyncio.to_thread(_build, arguments, self._steps)
@@ -308,10 +310,14 @@ class VllmEngine:
 
 def _build(arguments: Namespace, steps: StepCounter) -> ObservedAsyncLLM:
     """Start the engine's processes and load the base; blocks for as long as that takes."""
-    engine_args = AsyncEngineArgs.from_cli_args(arguments)
-    llm = ObservedAsyncLLM.from_vllm_config(
-        engine_args.create_engine_config(), stat_loggers=[lambda config, index: steps]
-    )
+    os.environ[ENGINE_VARIABLE] = "1"  # they inherit it; what else runs vLLM beside them does not
+    try:
+        engine_args = AsyncEngineArgs.from_cli_args(arguments)
+        llm = ObservedAsyncLLM.from_vllm_config(
+            engine_args.create_engine_config(), stat_loggers=[lambda config, index: steps]
+        )
+    finally:
+        del os.environ[ENGINE_VARIABLE]
     assert isinstance(llm, ObservedAsyncLLM)
     return llm
 

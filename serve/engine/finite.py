@@ -17,39 +17,44 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 
 NOT_FINITE = "lorikeet: logits are not finite"
 """The `stop_reason` of an answer that was ended for that; its `finish_reason` is `error`."""
+
+_ALWAYS = property(lambda _: True)
 
 
 def contain_not_finite() -> None:
     """Replace vLLM's methods; done twice, it does no more."""
     from vllm.platforms import current_platform
-    from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.kv_cache_interface import KVCacheConfig
     from vllm.v1.worker import gpu_model_runner
 
-    config: Any = KVCacheConfig
-    config.needs_kv_cache_zeroing = property(lambda _: True)
-    replaced: Any = gpu_model_runner
-    replaced.count_nans_per_row = not_finite_rows
-    replace_method(Scheduler, "update_from_output", _update_from_output)
+    install(
+        Replacement(KVCacheConfig, "needs_kv_cache_zeroing", _ALWAYS, is_value=True),
+        Replacement(gpu_model_runner, "count_nans_per_row", not_finite_rows, is_value=True),
+    )
     if current_platform.is_cpu():
         _contain_on_cpu()
     else:
         from vllm.v1.worker.gpu.sample import sampler  # of vLLM's second model runner
 
-        second: Any = sampler
-        second.get_num_nans = not_finite_rows
+        install(Replacement(sampler, "get_num_nans", not_finite_rows, is_value=True))
 
 
 def _contain_on_cpu() -> None:
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-    replace_method(CPUModelRunner, "_get_nans_in_logits", _get_nans_in_logits)
-    replace_method(CPUModelRunner, "_zero_block_ids", _zero_block_ids)
-    replace_method(CPUModelRunner, "_init_kv_zero_meta", lambda stock, runner: None)  # for the kernel of GPUs
+    install(
+        Replacement(CPUModelRunner, "_get_nans_in_logits", _get_nans_in_logits),
+        Replacement(CPUModelRunner, "_zero_block_ids", _zero_block_ids),
+        Replacement(CPUModelRunner, "_init_kv_zero_meta", _prepare_no_kernel),
+    )
+
+
+def _prepare_no_kernel(stock: Any, runner: Any) -> None:
+    """vLLM's zeroes blocks on a GPU."""
 
 
 def not_finite_rows(logits: Tensor) -> Tensor:
@@ -110,17 +115,12 @@ def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
     return ((numbers[first], numbers[end - 1] + 1) for first, end in pairwise(breaks) if end > first)
 
 
-def _update_from_output(stock: Any, scheduler: Any, scheduler_output: Any, model_output: Any) -> Any:
-    broken = [each for each in _not_finite(model_output) if each in scheduler.requests]
+def withdraw_not_finite(scheduler: Any, model_output: Any) -> set[str]:
+    """The requests of a step that are not finite: vLLM's scheduler will end them with an error."""
+    broken = {each for each in _not_finite(model_output) if each in scheduler.requests}
     for request_id in broken:
         _withdraw(scheduler, model_output, request_id)
-    found = stock(scheduler, scheduler_output, model_output)
-    if broken:
-        for of_client in found.values():
-            for output in of_client.outputs:
-                if output.request_id in broken and output.finish_reason is not None:
-                    output.stop_reason = NOT_FINITE
-    return found
+    return broken
 
 
 def _not_finite(model_output: Any) -> set[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 
 _first_row: ContextVar[int | None] = ContextVar("first_row", default=None)
 """Of the rows that are multiplied by the head just now, in the batch's tokens; None where they are the sampled ones."""
@@ -25,13 +25,17 @@ def map_prompts_to_adapters() -> None:
     from vllm.platforms import current_platform
     from vllm.v1.worker.gpu_model_runner import GPUModelRunner
 
-    replace_method(LogitsProcessorWithLoRA, "_get_logits", _get_logits)
-    replace_method(GPUModelRunner, "_get_prompt_logprobs_dict", _get_prompt_logprobs_dict)  # the CPU's runner, too
+    install(
+        Replacement(LogitsProcessorWithLoRA, "_get_logits", _get_logits),
+        Replacement(GPUModelRunner, "_get_prompt_logprobs_dict", _get_prompt_logprobs_dict),  # the CPU's runner, too
+    )
     if not current_platform.is_cpu():
         from vllm.v1.worker.gpu.sample.prompt_logprob import PromptLogprobsWorker  # of vLLM's second model runner
 
-        replace_method(PromptLogprobsWorker, "compute_prompt_logprobs", _of_second_runner)
-        replace_method(PromptLogprobsWorker, "compute_prompt_token_id_logprobs", _of_second_runner_by_ids)
+        install(
+            Replacement(PromptLogprobsWorker, "compute_prompt_logprobs", _of_second_runner),
+            Replacement(PromptLogprobsWorker, "compute_prompt_token_id_logprobs", _of_second_runner_by_ids),
+        )
 
 
 def _get_prompt_logprobs_dict(stock: Any, runner: Any, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Container, Iterable
 from typing import Any
 
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 
 GRAMMAR_TOO_COSTLY = "lorikeet: the grammar costs too much"
 """The `stop_reason` of an answer that was ended for that; its `finish_reason` is `error`."""
@@ -27,14 +27,14 @@ _FEW = 64
 
 def end_costly_grammars() -> None:
     """Replace vLLM's methods; done twice, it does no more."""
-    from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.structured_output import StructuredOutputManager
 
-    replace_method(StructuredOutputManager, "grammar_bitmask", _grammar_bitmask)
-    replace_method(StructuredOutputManager, "_fill_bitmasks", _fill_bitmasks)
-    replace_method(StructuredOutputManager, "_async_submit_fill_bitmask", _submit_fill)
-    replace_method(StructuredOutputManager, "accept_tokens", _accept_tokens)
-    replace_method(Scheduler, "update_from_output", _update_from_output)
+    install(
+        Replacement(StructuredOutputManager, "grammar_bitmask", _grammar_bitmask),
+        Replacement(StructuredOutputManager, "_fill_bitmasks", _fill_bitmasks),
+        Replacement(StructuredOutputManager, "_async_submit_fill_bitmask", _submit_fill),
+        Replacement(StructuredOutputManager, "accept_tokens", _accept_tokens),
+    )
 
 
 class Ended:
@@ -198,20 +198,15 @@ def _accept_tokens(stock: Any, manager: Any, request: Any, new_token_ids: list[i
     return is_accepted
 
 
-def _update_from_output(stock: Any, scheduler: Any, scheduler_output: Any, model_output: Any) -> Any:
+def withdraw_costly(scheduler: Any, model_output: Any) -> set[str]:
+    """The requests whose grammars cost too much: vLLM's scheduler will end them with an error."""
     guard = _guard(scheduler.structured_output_manager)
     ended, guard.ended = {each for each in guard.ended if each in scheduler.requests}, set()
     for request_id in ended:
         _withdraw(model_output, request_id)
     # vLLM's own list of requests that cannot go on; it is worked off at the end of each step.
     scheduler.grammar_compile_error_reqs |= ended
-    found = stock(scheduler, scheduler_output, model_output)
-    if ended:
-        for of_client in found.values():
-            for output in of_client.outputs:
-                if output.request_id in ended and output.finish_reason is not None:
-                    output.stop_reason = GRAMMAR_TOO_COSTLY
-    return found
+    return ended
 
 
 def _withdraw(model_output: Any, request_id: str) -> None:

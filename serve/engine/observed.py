@@ -25,6 +25,7 @@ from serve.engine.finite import NOT_FINITE
 from serve.engine.grammars import Grammar, GrammarChecks
 from serve.engine.masks import GRAMMAR_TOO_COSTLY
 from serve.engine.structured import grammar_of
+from serve.engine.withheld import OBSERVER_MARK
 from serve.errors import GrammarError, ServeError, not_finite_error
 from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord, current_request, current_source
 
@@ -159,6 +160,7 @@ def with_logprobs(sampling_params: SamplingParams) -> SamplingParams:
     drawn.logprobs = 0  # of the sampled token, and of no other candidate
     if drawn.prompt_logprobs is None:  # those would come flat, too, and are shown
         drawn.flat_logprobs = True
+        drawn.extra_args = {**(drawn.extra_args or {}), OBSERVER_MARK: True}
     return drawn
 
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 
 SLOT_TURN_VARIABLE = "LORIKEET_SLOT_TURN_S"
 """Set for the engine's processes by `ServeConfig.slot_turn_s`; without it adapters keep their slots, as in vLLM."""
@@ -76,37 +76,25 @@ class Turns:
         return first if left_s(first) <= 0 else None
 
 
-def take_turns() -> None:
-    """Let adapters take turns in vLLM's scheduler, where the variable says so; done twice, it does no more.
+def turns_of(lora_config: Any) -> Turns | None:
+    """What an engine's scheduler asks; None where adapters take no turns.
 
     Raises:
         ValueError: The variable is no number.
     """
     turn_s = float(os.environ.get(SLOT_TURN_VARIABLE) or 0)
-    if not turn_s:
-        return
-    from vllm.v1.core.sched.scheduler import Scheduler
-
-    def schedule(stock: Any, scheduler: Any, *args: Any, **kwargs: Any) -> Any:
-        if scheduler.lora_config:
-            _rest(scheduler, turn_s)
-        return stock(scheduler, *args, **kwargs)
-
-    replace_method(Scheduler, "schedule", schedule)
+    return Turns(lora_config.max_loras, turn_s) if turn_s and lora_config else None
 
 
 def lend_pinned_slots() -> None:
     """Let pinned adapters lend their slots; done twice, it does no more."""
     from vllm.lora.worker_manager import LRUCacheWorkerLoRAManager
 
-    replace_method(LRUCacheWorkerLoRAManager, "_apply_adapters", _apply_adapters)
+    install(Replacement(LRUCacheWorkerLoRAManager, "_apply_adapters", _apply_adapters))
 
 
-def _rest(scheduler: Any, turn_s: float) -> None:
-    """Keep the requests of adapters that rest from the step that is scheduled next."""
-    turns = getattr(scheduler, "lorikeet_turns", None)
-    if turns is None:
-        turns = scheduler.lorikeet_turns = Turns(scheduler.lora_config.max_loras, turn_s)
+def rest(scheduler: Any, turns: Turns) -> None:
+    """Keep the requests of adapters that rest from the step that vLLM's scheduler schedules next."""
     has_room = len(scheduler.running) < scheduler.max_num_active_reqs
     running, waiting = _by_adapter(scheduler.running), _by_adapter(scheduler.waiting if has_room else ())
     resting = turns.resting(running, waiting, time.monotonic())

@@ -12,6 +12,7 @@ from vllm.v1.structured_output import backend_xgrammar
 from vllm.v1.structured_output.utils import choice_as_grammar, grammar_is_likely_lark
 
 from serve.engine.grammars import Grammar
+from serve.engine.replace import Replacement, install
 
 
 def validate_without_compiling() -> None:
@@ -19,8 +20,7 @@ def validate_without_compiling() -> None:
 
     All that reaches the engine was compiled by then: `ObservedAsyncLLM.generate` asks first.
     """
-    replaced: Any = backend_xgrammar
-    replaced.validate_xgrammar_grammar = validate
+    install(Replacement(backend_xgrammar, "validate_xgrammar_grammar", validate, is_value=True))
 
 
 def validate(sampling_params: SamplingParams) -> None:

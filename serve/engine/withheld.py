@@ -4,68 +4,54 @@ vLLM's scheduler (0.32) sends those of each token to the server's process as arr
 processes more than the token itself. What no client sees can wait until the answer ends.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from serve.engine.replace import replace_method
+OBSERVER_MARK = "lorikeet_observer"
+"""Of requests whose log-probabilities only our observer reads: a key of `SamplingParams.extra_args`.
 
+The server accepts no `vllm_xargs`, which are a client's way to write there.
+"""
 
-def withhold_logprobs() -> None:
-    """Replace the scheduler's methods; done twice, it does no more."""
-    from vllm.v1.core.sched.scheduler import Scheduler
-
-    replace_method(Scheduler, "add_request", _add_request)
-    replace_method(Scheduler, "update_from_output", _update_from_output)
-    replace_method(Scheduler, "finish_requests", _finish_requests)
-
-
-def _add_request(stock: Any, scheduler: Any, request: Any) -> None:
-    stock(scheduler, request)
-    if is_for_the_observer(request.sampling_params):
-        _withheld(scheduler)[request.request_id] = []
-
-
-def _update_from_output(stock: Any, scheduler: Any, scheduler_output: Any, model_output: Any) -> Any:
-    withheld = _withheld(scheduler)
-    if not withheld:
-        return stock(scheduler, scheduler_output, model_output)
-    if model_output.logprobs is not None:
-        model_output.logprobs = StepLogprobs(model_output.logprobs)
-    found = stock(scheduler, scheduler_output, model_output)
-    for of_client in found.values():
-        hold_back(of_client.outputs, withheld)
-    return found
-
-
-def _finish_requests(stock: Any, scheduler: Any, request_ids: Any, *args: Any, **kwargs: Any) -> Any:
-    """Args: request_ids: One, several, or None for all."""
-    ids = (request_ids,) if isinstance(request_ids, str) else request_ids
-    ids = None if ids is None else tuple(ids)
-    withheld = _withheld(scheduler)
-    for request_id in tuple(withheld) if ids is None else ids:
-        withheld.pop(request_id, None)
-    return stock(scheduler, ids, *args, **kwargs)
-
-
-def _withheld(scheduler: Any) -> dict[str, list[tuple[int, float]]]:
-    """By request, what has come so far: token id and log-probability."""
-    withheld: dict[str, list[tuple[int, float]]] = scheduler.__dict__.setdefault("lorikeet_withheld", {})
-    return withheld
+Row = tuple[int, float]
+"""Token id and log-probability of a sampled token."""
 
 
 def is_for_the_observer(sampling_params: Any) -> bool:
-    """Whether they are `with_logprobs`' (observed.py), of an answer that ends in the scheduler.
+    """Whether they have the mark (`with_logprobs`, observed.py), and the answer ends in the scheduler.
 
     One with stop strings ends in the server's process, which sees them only there.
     """
-    return bool(
-        sampling_params is not None
-        and sampling_params.flat_logprobs
-        and sampling_params.logprobs == 0
-        and not sampling_params.stop
-    )
+    extra = sampling_params.extra_args if sampling_params is not None else None
+    return bool(extra and extra.get(OBSERVER_MARK) and not sampling_params.stop)
+
+
+class Withheld:
+    """What has come so far of the requests with the mark, by request."""
+
+    def __init__(self) -> None:
+        self._rows: dict[str, list[Row]] = {}
+
+    def add(self, request: Any) -> None:
+        if is_for_the_observer(request.sampling_params):
+            self._rows[request.request_id] = []
+
+    def drop(self, request_ids: Iterable[str] | None) -> None:
+        """None: all."""
+        for request_id in tuple(self._rows if request_ids is None else request_ids):
+            self._rows.pop(request_id, None)
+
+    def wrap(self, model_output: Any) -> bool:
+        """Whether anything of this step may be withheld: then its log-probabilities are not cut yet."""
+        if self._rows and model_output.logprobs is not None:
+            model_output.logprobs = StepLogprobs(model_output.logprobs)
+        return bool(self._rows)
+
+    def hold_back(self, of_clients: Mapping[int, Any]) -> None:
+        for of_client in of_clients.values():
+            hold_back(of_client.outputs, self._rows)
 
 
 class StepLogprobs:
@@ -79,7 +65,7 @@ class StepLogprobs:
     def slice_request(self, request: int, num_tokens: int) -> "RequestSlice":
         return RequestSlice(self, request, num_tokens)
 
-    def rows(self, request: int, num_tokens: int) -> list[tuple[int, float]]:
+    def rows(self, request: int, num_tokens: int) -> list[Row]:
         """Token id and log-probability of each sampled token of a request."""
         starts = self._lists.cu_num_generated_tokens
         start = request if starts is None else starts[request]
@@ -98,7 +84,7 @@ class RequestSlice(NamedTuple):
     num_tokens: int
 
 
-def hold_back(outputs: Iterable[Any], withheld: dict[str, list[tuple[int, float]]]) -> None:
+def hold_back(outputs: Iterable[Any], withheld: dict[str, list[Row]]) -> None:
     """Take the log-probabilities of vLLM's `EngineCoreOutput`s that are withheld, and give them with the last one.
 
     Args:
@@ -118,7 +104,7 @@ def hold_back(outputs: Iterable[Any], withheld: dict[str, list[tuple[int, float]
             output.new_logprobs = _lists(rows) if rows else None
 
 
-def _lists(rows: list[tuple[int, float]]) -> Any:
+def _lists(rows: list[Row]) -> Any:
     """vLLM's `LogprobsLists` with a row a token, without ranks (0)."""
     from vllm.v1.outputs import LogprobsLists
 

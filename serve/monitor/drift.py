@@ -251,7 +251,7 @@ def _cut(seen: Exchange, stop_token_ids: frozenset[int], prompt_of: PromptOf) ->
     )
 
 
-def _prompt_without(found: TimeTokens, tokens: Sequence[int | str]) -> tuple[int | str, ...]:
+def _prompt_without(found: TimeInPrompt, tokens: Sequence[int | str]) -> tuple[int | str, ...]:
     """Remove the date's tokens and cut the prompt to a constant length."""
     return found.cut(tokens)[: MAX_TOKENS - found.longest]
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 
 _NOT_OURS = -1
 
@@ -29,9 +29,11 @@ def install_cpp_attention() -> None:
     from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
     _register_for_compilation()
-    replace_method(Attention, "__init__", _init)
-    replace_method(Attention, "forward", _forward)
-    replace_method(CPUModelRunner, "_model_forward", _model_forward)
+    install(
+        Replacement(Attention, "__init__", _init),
+        Replacement(Attention, "forward", _forward),
+        Replacement(CPUModelRunner, "_model_forward", _model_forward),
+    )
 
 
 @cache

@@ -12,61 +12,48 @@ from typing import Any
 import torch
 
 from serve.engine.cpu import attention, linear
-from serve.engine.replace import replace_method
-
-_MARK = "_lorikeet"
+from serve.engine.replace import Replacement, install
 
 
-def allow_compilation(platform: Any) -> None:
+def allow_compilation() -> None:
+    """Let vLLM compile models with LoRA, and find again what it has compiled; done twice, it does no more."""
+    from vllm.config.model import ModelConfig
+    from vllm.platforms.cpu import CpuPlatform
+
+    install(
+        Replacement(CpuPlatform, "check_and_update_config", _check_without_lora),
+        Replacement(torch.compiler, "load_compiled_function", _load_compiled_function),
+        Replacement(ModelConfig, "compute_hash", _compute_hash),
+    )
+
+
+def _check_without_lora(stock: Any, platform: Any, vllm_config: Any) -> None:
     """Keep from vLLM's platform that the model has LoRA: it would turn compilation off."""
-    check = platform.check_and_update_config
-    if hasattr(check, _MARK):
-        return
-
-    def check_without_lora(_: Any, vllm_config: Any) -> None:
-        lora_config, vllm_config.lora_config = vllm_config.lora_config, None
-        try:
-            check(vllm_config)
-        finally:
-            vllm_config.lora_config = lora_config
-
-    setattr(check_without_lora, _MARK, True)
-    platform.check_and_update_config = classmethod(check_without_lora)
+    lora_config, vllm_config.lora_config = vllm_config.lora_config, None
+    try:
+        stock(platform, vllm_config)
+    finally:
+        vllm_config.lora_config = lora_config
 
 
-def fix_compile_cache_reload() -> None:
+def _load_compiled_function(stock: Any, *args: Any, **kwargs: Any) -> Any:
     """Let vLLM read what it has saved: 0.32 finishes each function with a method that those for a CPU do not have.
 
     vllm/compilation/decorators.py, `_try_load_aot_compiled_fn`; without it, each start compiles again.
     """
-    load: Any = torch.compiler.load_compiled_function
-    if hasattr(load, _MARK):
-        return
-
-    def load_compiled_function(*args: Any, **kwargs: Any) -> Any:
-        loaded = load(*args, **kwargs)
-        compiled = loaded._artifacts.compiled_fn
-        if not hasattr(compiled, "finalize_loading"):
-            compiled.finalize_loading = _nothing_to_finish
-        return loaded
-
-    setattr(load_compiled_function, _MARK, True)
-    torch.compiler.load_compiled_function = load_compiled_function
+    loaded = stock(*args, **kwargs)
+    compiled = loaded._artifacts.compiled_fn
+    if not hasattr(compiled, "finalize_loading"):
+        compiled.finalize_loading = _nothing_to_finish
+    return loaded
 
 
-def share_compile_cache(model_config: Any) -> None:
+def _compute_hash(stock: Any, model_config: Any) -> str:
     """Let bases of one architecture share compiled code, wherever they lie: the weights are arguments of the code.
 
     vLLM counts the base's path as part of what was compiled (vllm/config/model.py, `compute_hash`). What we change in
     the code counts instead: vLLM does not see it.
-
-    Args:
-        model_config: vLLM's class `ModelConfig`.
     """
-    replace_method(model_config, "compute_hash", _compute_hash)
-
-
-def _compute_hash(stock: Any, model_config: Any) -> str:
     path, model_config.model = model_config.model, ""
     try:
         return f"{stock(model_config)}-{_ours()}-{linear.can_choose()}-{sorted(linear.PRODUCTS.left_to_vllm)}"

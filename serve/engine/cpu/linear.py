@@ -31,7 +31,7 @@ from serve.engine.cpu.linear_choice import (
     num_samples,
     sample_outputs,
 )
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 from serve.kernels.build import load_kernels
 from serve.kernels.packed import pack_b, padded_rank
 
@@ -57,7 +57,11 @@ def choose_products() -> None:
     from vllm.model_executor.layers import utils
 
     register_for_compilation()
-    replace_method(utils, "dispatch_cpu_unquantized_gemm", PRODUCTS.install)
+    install(Replacement(utils, "dispatch_cpu_unquantized_gemm", _dispatch))
+
+
+def _dispatch(stock: Stock, layer: Any, remove_weight: bool) -> None:
+    PRODUCTS.install(stock, layer, remove_weight)
 
 
 @cache
@@ -82,7 +86,9 @@ def keep_int8_weights() -> None:
     """Leave an empty weight where oneDNN has it; done twice, it does no more."""
     from vllm.model_executor.kernels.linear.scaled_mm.cpu import CPUInt8ScaledMMLinearKernel
 
-    replace_method(CPUInt8ScaledMMLinearKernel, "process_weights_for_onednn", _process_weights_for_onednn)
+    install(
+        Replacement(CPUInt8ScaledMMLinearKernel, "process_weights_for_onednn", _process_weights_for_onednn),
+    )
 
 
 def _process_weights_for_onednn(stock: Any, kernel: Any, layer: Any) -> None:

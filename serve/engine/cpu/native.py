@@ -18,24 +18,30 @@ from vllm.lora.model_manager import LoRAModelManager
 from serve.engine.loading import mapped
 from serve.engine.loading.mapped import MappedModule
 from serve.engine.loading.staging import Layout, read_staged
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 from serve.kernels.packed import LayerWeights, SlotTable, pack_layer
 
 
-def install() -> None:
-    """Put our methods in the place of vLLM's; done twice, it does no more."""
+def compute_natively() -> bool:
+    """Put our methods in the place of vLLM's; whether they are. Done twice, it does no more."""
+    replacements = [
+        Replacement(BaseLinearLayerWithLoRA, "reset_lora", _reset_lora),
+        Replacement(BaseLinearLayerWithLoRA, "_apply_lora_to_output", _apply_lora_to_output),
+        Replacement(VocabParallelEmbeddingWithLoRA, "forward", _embed),
+        Replacement(LoRAModelManager, "_create_merged_loras_inplace", _merge),
+        *mapped.REPLACEMENTS,
+    ]
     for layer_class in (BaseLinearLayerWithLoRA, MergedColumnParallelLinearWithLoRA):
-        replace_method(layer_class, "create_lora_weights", _create_lora_weights)
-        replace_method(layer_class, "set_lora", _set_lora)
-    replace_method(BaseLinearLayerWithLoRA, "reset_lora", _reset_lora)
-    replace_method(BaseLinearLayerWithLoRA, "_apply_lora_to_output", _apply_lora_to_output)
+        replacements.append(Replacement(layer_class, "create_lora_weights", _create_lora_weights))
+        replacements.append(Replacement(layer_class, "set_lora", _set_lora))
     for vocabulary_class in (VocabParallelEmbeddingWithLoRA, LogitsProcessorWithLoRA):
-        replace_method(vocabulary_class, "create_lora_weights", _create_vocabulary_weights)
-        replace_method(vocabulary_class, "set_lora", _set_vocabulary_lora)
-        replace_method(vocabulary_class, "reset_lora", _reset_vocabulary_lora)
-    replace_method(VocabParallelEmbeddingWithLoRA, "forward", _embed)
-    replace_method(LoRAModelManager, "_create_merged_loras_inplace", _merge)
-    mapped.install(mapped.Reader(lambda _: "panels", _widths_of, _read))
+        replacements.append(Replacement(vocabulary_class, "create_lora_weights", _create_vocabulary_weights))
+        replacements.append(Replacement(vocabulary_class, "set_lora", _set_vocabulary_lora))
+        replacements.append(Replacement(vocabulary_class, "reset_lora", _reset_vocabulary_lora))
+    if not install(*replacements):
+        return False
+    mapped.map_adapters(mapped.Reader(lambda _: "panels", _widths_of, _read))
+    return True
 
 
 def slot_table(layer: Any) -> SlotTable | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 from serve.kernels.build import load_kernels
 
 
@@ -21,9 +21,10 @@ def sample_faster() -> None:
     """Replace vLLM's arithmetic; done twice, it does no more."""
     from vllm.v1.sample import sampler
 
-    replaced: Any = sampler
-    replaced.batched_count_greater_than = count_at_least
-    replace_method(replaced.Sampler, "forward", _forward)
+    install(
+        Replacement(sampler, "batched_count_greater_than", count_at_least, is_value=True),
+        Replacement(sampler.Sampler, "forward", _forward),
+    )
 
 
 def _forward(stock: Any, self: Any, logits: torch.Tensor, sampling_metadata: Any, *args: Any, **kwargs: Any) -> Any:

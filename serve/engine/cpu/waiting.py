@@ -11,7 +11,7 @@ between. Here a step without a grammar is asked for once.
 import time
 from typing import Any
 
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 
 _AWAKE_S = 1.0
 _LONGEST_NAP_MS = 5
@@ -22,26 +22,22 @@ def sleep_instead_of_spinning() -> None:
     """Replace the queue's waiting; done twice, it does no more."""
     from vllm.distributed.device_communicators import shm_broadcast
 
-    queue_condition: Any = shm_broadcast.SpinCondition
-    stock = queue_condition.wait
-    if stock.__module__ == __name__:
-        return
+    install(Replacement(shm_broadcast.SpinCondition, "wait", _wait))
 
-    def wait(condition: Any, timeout_ms: int | None = None) -> None:
-        condition.busy_loop_s = 0
-        is_awake = time.monotonic() < condition.last_read + _AWAKE_S
-        if is_awake and (timeout_ms is None or timeout_ms > _LONGEST_NAP_MS):
-            timeout_ms = _LONGEST_NAP_MS
-        stock(condition, timeout_ms)
 
-    queue_condition.wait = wait
+def _wait(stock: Any, condition: Any, timeout_ms: int | None = None) -> None:
+    condition.busy_loop_s = 0
+    is_awake = time.monotonic() < condition.last_read + _AWAKE_S
+    if is_awake and (timeout_ms is None or timeout_ms > _LONGEST_NAP_MS):
+        timeout_ms = _LONGEST_NAP_MS
+    stock(condition, timeout_ms)
 
 
 def sample_at_once() -> None:
     """Let the worker answer a step with its tokens where nothing is to come in between; done twice, it does no more."""
     from vllm.v1.worker.cpu_worker import CPUWorker
 
-    replace_method(CPUWorker, "execute_model", _execute_model)
+    install(Replacement(CPUWorker, "execute_model", _execute_model))
 
 
 def _execute_model(stock: Any, worker: Any, scheduler_output: Any) -> Any:

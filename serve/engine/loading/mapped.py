@@ -20,7 +20,7 @@ from vllm.lora.worker_manager import WorkerLoRAManager
 from vllm.utils.torch_utils import PIN_MEMORY
 
 from serve.engine.loading.staging import Form, LayerShape, Layout, map_staged
-from serve.engine.replace import replace_method
+from serve.engine.replace import Replacement, install
 
 
 class MappedModule:
@@ -49,12 +49,11 @@ class Reader:
     read: Callable[[Path, Layout, Any], Mapping[str, MappedModule] | None]
 
 
-def install(reader: Reader) -> None:
+def map_adapters(reader: Reader) -> None:
     """Let the worker map staged adapters; done twice, it does no more."""
     worker_manager: Any = WorkerLoRAManager
-    worker_manager.lorikeet_reader = reader
-    replace_method(WorkerLoRAManager, "_load_adapter", _load_adapter)
-    replace_method(LoRAModelManager, "_add_adapter", _add_adapter)
+    if install(*REPLACEMENTS):
+        worker_manager.lorikeet_reader = reader
 
 
 def layout_of(worker_manager: Any) -> Layout | None:
@@ -102,6 +101,12 @@ def _add_adapter(stock: Any, manager: Any, adapter: LoRAModel) -> None:
         manager._registered_adapters[adapter.id] = adapter  # there is nothing for vLLM to merge
     else:
         stock(manager, adapter)
+
+
+REPLACEMENTS = (
+    Replacement(WorkerLoRAManager, "_load_adapter", _load_adapter),
+    Replacement(LoRAModelManager, "_add_adapter", _add_adapter),
+)
 
 
 def _widths_of(layer: Any) -> Sequence[int] | None:

@@ -17,6 +17,7 @@ from loadtest.bench.server import free_port, running_command
 from loadtest.bench.servers import kept_logs, serve_config, thread_settings, vllm_command, vllm_environment
 from loadtest.errors import TargetError
 from serve.engine.cpu.threads import set_cpu_environment
+from serve.engine.plugin import ENGINE_VARIABLE
 from tests.tracked_files import ROOT
 
 CONFIG = ServeConfig(
@@ -108,8 +109,8 @@ def test_without_a_parser_tools_are_off_in_both() -> None:
 def test_stock_vllm_has_nothing_of_ours() -> None:
     words, environment = command(is_stock=True), vllm_environment({}, is_stock=True)
     assert [word for word in words if "serve." in word] == []
-    assert "lorikeet" not in environment["VLLM_PLUGINS"].split(",")
-    assert "VLLM_PLUGINS" not in vllm_environment({}, is_stock=False)
+    assert ENGINE_VARIABLE not in environment
+    assert vllm_environment({}, is_stock=False)[ENGINE_VARIABLE] == "1"
 
 
 def test_without_adapters_lora_is_off() -> None:

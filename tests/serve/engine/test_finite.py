@@ -18,8 +18,7 @@ from vllm.v1.kv_cache_interface import KVCacheConfig
 from vllm.v1.outputs import LogprobsTensors, ModelRunnerOutput
 
 from serve.engine.finite import NOT_FINITE, contain_not_finite, not_finite_rows, zero_blocks
-from serve.engine.replace import replace_method
-from serve.engine.withheld import withhold_logprobs
+from serve.engine.scheduler import StepRules
 
 NAN, INFINITY = math.nan, math.inf
 
@@ -36,6 +35,8 @@ class Scheduler:
             get_block_ids={"a": ([1, 2], [3]), "b": ([4], [])}.__getitem__, evict_blocks=self.pool.evict_blocks
         )
         self.grammar_compile_error_reqs: set[str] = set()
+        self.lora_config = None
+        self.structured_output_manager = SimpleNamespace()
 
     def update_from_output(self, _: Any, model_output: ModelRunnerOutput) -> dict[int, EngineCoreOutputs]:
         outputs = [
@@ -51,10 +52,6 @@ class Scheduler:
         self.grammar_compile_error_reqs.clear()
         return ended
 
-    def add_request(self, request: Any) -> None: ...
-
-    def finish_requests(self, request_ids: Any, status: Any = None) -> None: ...
-
     def cached(self) -> list[int]:
         """The blocks that a new request could be given for its prefix."""
         found = (self.pool.get_cached_block(b"%d" % number, [0]) for number in range(8))  # type: ignore[arg-type] # BlockHash is bytes
@@ -65,17 +62,12 @@ def hash_of(number: int) -> Any:
     return make_block_hash_with_group_id(b"%d" % number, 0)  # type: ignore[arg-type] # BlockHash is bytes
 
 
-@pytest.fixture
-def scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
-    class Patched(Scheduler):
-        update_from_output = Scheduler.update_from_output
-        add_request, finish_requests = Scheduler.add_request, Scheduler.finish_requests
+class Ruled(StepRules, Scheduler): ...
 
-    monkeypatch.setattr("vllm.v1.core.sched.scheduler.Scheduler", Patched)
-    withhold_logprobs()
-    contain_not_finite()
-    contain_not_finite()  # vLLM loads a plugin more than once
-    return Patched()
+
+@pytest.fixture
+def scheduler() -> Any:
+    return Ruled()
 
 
 def step(**changes: Any) -> ModelRunnerOutput:
@@ -188,19 +180,3 @@ def test_blocks_are_zeroed_for_every_model() -> None:
     contain_not_finite()
     config: Any = KVCacheConfig(num_blocks=1, kv_cache_tensors=[], kv_cache_groups=[])
     assert config.needs_kv_cache_zeroing
-
-
-def test_two_replacements_of_one_method_both_act() -> None:
-    class Owner:
-        def say(self, word: str) -> str:
-            return word
-
-    def loudly(stock: Any, owner: Any, word: str) -> Any:
-        return stock(owner, word.upper())
-
-    def twice(stock: Any, owner: Any, word: str) -> Any:
-        return 2 * stock(owner, word)
-
-    for ours in (loudly, twice, loudly):
-        replace_method(Owner, "say", ours)
-    assert Owner().say("a") == "AA"

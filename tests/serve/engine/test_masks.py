@@ -122,33 +122,13 @@ def test_allowances_of_ended_requests_are_forgotten() -> None:
     assert len(allowances._left_s) < 100
 
 
-def test_the_engine_ends_the_request_and_says_why() -> None:
-    engine = manager()
-    masks._guard(engine).ended = {"b", "gone"}
-    scheduler = SimpleNamespace(
-        structured_output_manager=engine, requests=requests_of(a=None, b=None), grammar_compile_error_reqs=set()
-    )
-    output = SimpleNamespace(req_id_to_index={"a": 0, "b": 1}, sampled_token_ids=[[4], [5]])
-
-    def update(scheduler: Any, scheduler_output: Any, model_output: Any) -> Any:
-        names = sorted(scheduler.grammar_compile_error_reqs)
-        ended = [SimpleNamespace(request_id=name, finish_reason="error", stop_reason=None) for name in names]
-        return {0: SimpleNamespace(outputs=ended)}
-
-    found = masks._update_from_output(update, scheduler, None, output)
-    assert [(each.request_id, each.stop_reason) for each in found[0].outputs] == [("b", masks.GRAMMAR_TOO_COSTLY)]
-    assert output.sampled_token_ids == [[4], []]
-    assert masks._guard(engine).ended == set()
-
-
 def test_the_replacements_are_there_and_done_once() -> None:
-    from vllm.v1.core.sched.scheduler import Scheduler
     from vllm.v1.structured_output import StructuredOutputManager
 
     masks.end_costly_grammars()
-    first = StructuredOutputManager.grammar_bitmask, Scheduler.update_from_output
+    first = StructuredOutputManager.grammar_bitmask
     masks.end_costly_grammars()
-    assert (StructuredOutputManager.grammar_bitmask, Scheduler.update_from_output) == first
+    assert StructuredOutputManager.grammar_bitmask == first
 
 
 def test_vllms_own_manager_fills_masks_through_the_guard() -> None:

@@ -16,7 +16,8 @@ from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.outputs import LogprobsLists
 
 from serve.engine.observed import Collecting, Undelivered, with_logprobs
-from serve.engine.withheld import is_for_the_observer, withhold_logprobs
+from serve.engine.scheduler import StepRules
+from serve.engine.withheld import is_for_the_observer
 from tests.narrowing import not_none
 
 OBSERVED = with_logprobs(SamplingParams())
@@ -35,6 +36,10 @@ class Scheduler:
 
     def __init__(self) -> None:
         self.aborted: list[Any] = []
+        self.requests: dict[str, Any] = {}
+        self.lora_config = None
+        self.structured_output_manager = SimpleNamespace()
+        self.grammar_compile_error_reqs: set[str] = set()
 
     def add_request(self, request: Any) -> None:
         pass
@@ -56,16 +61,12 @@ class Scheduler:
         self.aborted.append(request_ids)
 
 
-@pytest.fixture
-def scheduler(monkeypatch: pytest.MonkeyPatch) -> Any:
-    class Patched(Scheduler):
-        add_request, update_from_output = Scheduler.add_request, Scheduler.update_from_output
-        finish_requests = Scheduler.finish_requests
+class Observed(StepRules, Scheduler): ...
 
-    monkeypatch.setattr("vllm.v1.core.sched.scheduler.Scheduler", Patched)
-    withhold_logprobs()
-    withhold_logprobs()  # vLLM loads a plugin more than once
-    return Patched()
+
+@pytest.fixture
+def scheduler() -> Any:
+    return Observed()
 
 
 def request(request_id: str, params: SamplingParams | None = OBSERVED) -> Any:
@@ -92,8 +93,12 @@ def delivered(scheduler: Any, *steps: Step) -> list[list[float] | None]:
     ]
 
 
+def step_output(lists: LogprobsLists | None) -> Any:
+    return SimpleNamespace(logprobs=lists, num_nans_in_logits=None, prompt_logprobs_dict={})
+
+
 def update(scheduler: Any, lists: LogprobsLists | None, *steps: Step) -> list[EngineCoreOutput]:
-    (of_client,) = scheduler.update_from_output(list(steps), SimpleNamespace(logprobs=lists)).values()
+    (of_client,) = scheduler.update_from_output(list(steps), step_output(lists)).values()
     outputs: list[EngineCoreOutput] = of_client.outputs
     return outputs
 
@@ -135,10 +140,17 @@ def test_a_client_beside_it_gets_its_own_whole_and_at_once(scheduler: Any) -> No
 
 @pytest.mark.parametrize(
     "params",
-    [None, SamplingParams(), SamplingParams(logprobs=0), SamplingParams(logprobs=2), SamplingParams(stop=["x"])],
+    [
+        None,
+        SamplingParams(),
+        SamplingParams(logprobs=0),
+        SamplingParams(logprobs=0, flat_logprobs=True),  # as ours, but for the mark
+        SamplingParams(logprobs=2),
+        SamplingParams(stop=["x"]),
+    ],
 )
 def test_what_a_client_asked_for_comes_as_ever(scheduler: Any, params: SamplingParams | None) -> None:
-    assert not is_for_the_observer(params and (params if params.logprobs is not None else None))
+    assert not is_for_the_observer(params)
     scheduler.add_request(request("a", params and (with_logprobs(params) if params.stop else params)))
     assert delivered(scheduler, step("a", 1), step("a", 2, is_last=True)) == [[-0.1], [-0.2]]
 
@@ -148,7 +160,7 @@ def test_what_was_withheld_of_an_aborted_answer_is_forgotten(scheduler: Any, ids
     scheduler.add_request(request("a"))
     delivered(scheduler, step("a", 1))
     scheduler.finish_requests(ids, None)
-    assert not scheduler.lorikeet_withheld
+    assert scheduler._withheld.wrap(SimpleNamespace(logprobs=None)) is False
     (passed_on,) = scheduler.aborted
     assert passed_on is None if ids is None else "a" in passed_on
 

@@ -11,6 +11,7 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
+from serve.engine.series import patches_skipped
 from serve.observe.metrics import ServeMetrics
 from tests.tracked_files import ROOT
 
@@ -27,7 +28,7 @@ def metrics() -> dict[str, tuple[str, tuple[str, ...]]]:
     registry = CollectorRegistry()
     ServeMetrics(registry, "base")
     found = {}
-    for metric in registry._collector_to_names:  # no public way to a metric's label names
+    for metric in (*registry._collector_to_names, patches_skipped):  # no public way to a metric's label names
         (family,) = metric.describe()  # type: ignore[attr-defined]  # all of them are prometheus_client's own
         name = f"{family.name}_total" if family.type == "counter" else family.name
         found[name] = family.type, tuple(metric._labelnames)  # type: ignore[attr-defined]  # as above

@@ -7,11 +7,11 @@ from transformers import AutoModelForCausalLM
 
 from adapters.bases import list_bases, read_base, verify_base
 from adapters.errors import BaseNotFoundError, InvalidBaseError
+from adapters.store.manifest import Quantization, Storage
 from config.home import Home
-from config.schema import Quantization
 from tests.tiny_llama import write_tiny_llama
 from train.base.prepare import default_name, find_source, prepare_base
-from train.base.quantize import Storage, choose_storage, load_causal_lm
+from train.base.quantize import choose_storage, load_causal_lm
 from train.errors import PrepareBaseError
 
 IDS = torch.arange(3, 35).unsqueeze(0)

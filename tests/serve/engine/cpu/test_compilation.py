@@ -1,80 +1,68 @@
-"""Models with LoRA are compiled on a CPU, and what was compiled is found again."""
+"""Models with LoRA are compiled on a CPU, and what was compiled is found again: with vLLM's own configuration."""
 
 from io import BytesIO
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
 
-from serve.engine.cpu.compilation import allow_compilation, fix_compile_cache_reload, share_compile_cache
+pytest.importorskip("vllm", reason="vllm is not installed")
 
+from vllm.config import CompilationMode, LoRAConfig, ModelConfig, VllmConfig
+from vllm.platforms import current_platform
 
-class Platform:
-    """As vLLM's: it turns compilation off where it sees LoRA."""
+from serve.engine.cpu import compilation
+from serve.engine.cpu.compilation import allow_compilation
+from tests.tiny_llama import write_tiny_llama
 
-    fails = False
-
-    @classmethod
-    def check_and_update_config(cls, config: Any) -> None:
-        if cls.fails:
-            raise ValueError("a bad configuration")
-        config.is_compiled = config.lora_config is None
+pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="vLLM itself compiles them on a GPU")
 
 
-@pytest.fixture
-def platform() -> type[Platform]:
-    class Own(Platform):
-        pass
-
-    allow_compilation(Own)
-    return Own
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    allow_compilation()
+    allow_compilation()  # vLLM loads a plugin more than once
 
 
-def test_a_model_with_lora_is_compiled_and_keeps_its_lora(platform: type[Platform]) -> None:
-    config = SimpleNamespace(lora_config="lora")
-    platform.check_and_update_config(config)
-    assert (config.is_compiled, config.lora_config) == (True, "lora")
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_llama(tmp_path_factory.mktemp("base"))
 
 
-def test_a_refused_configuration_keeps_its_lora(platform: type[Platform]) -> None:
-    platform.fails = True
+def model_config(base: Path, **changes: Any) -> ModelConfig:
+    return ModelConfig(model=str(base), dtype="bfloat16", max_model_len=64, **changes)
+
+
+def test_a_model_with_lora_is_compiled_and_keeps_its_lora(base: Path) -> None:
+    lora = LoRAConfig(max_lora_rank=8, max_loras=1)
+    config = VllmConfig(model_config=model_config(base), lora_config=lora)
+    assert config.compilation_config.mode == CompilationMode.DYNAMO_TRACE_ONCE
+    assert config.lora_config is lora
+
+
+def test_a_refused_configuration_keeps_its_lora() -> None:
+    def refuse(*_: Any) -> None:
+        raise ValueError("a bad configuration")
+
     config = SimpleNamespace(lora_config="lora")
     with pytest.raises(ValueError, match="a bad configuration"):
-        platform.check_and_update_config(config)
+        compilation._check_without_lora(refuse, None, config)
     assert config.lora_config == "lora"
 
 
-def test_allowing_it_twice_is_allowing_it_once(platform: type[Platform]) -> None:
-    before = platform.check_and_update_config
-    allow_compilation(platform)
-    assert platform.check_and_update_config == before
-
-
 @pytest.mark.parametrize("has_method", [False, True])
-def test_a_saved_function_can_be_finished_as_vllm_wants(monkeypatch: pytest.MonkeyPatch, has_method: bool) -> None:
+def test_a_saved_function_can_be_finished_as_vllm_wants(has_method: bool) -> None:
     finished: list[str] = []
     compiled = SimpleNamespace(**({"finalize_loading": finished.append} if has_method else {}))
     loaded = SimpleNamespace(_artifacts=SimpleNamespace(compiled_fn=compiled))
-    monkeypatch.setattr(torch.compiler, "load_compiled_function", lambda file, **kwargs: loaded)
-    fix_compile_cache_reload()
-    fix_compile_cache_reload()
-
-    result: Any = torch.compiler.load_compiled_function(BytesIO(), f_globals={})
+    result = compilation._load_compiled_function(lambda file, **kwargs: loaded, BytesIO(), f_globals={})
     result._artifacts.compiled_fn.finalize_loading("config")
     assert (result is loaded, finished) == (True, ["config"] if has_method else [])
 
 
-def test_the_same_base_elsewhere_is_not_compiled_again() -> None:
-    class ModelConfig:
-        def __init__(self, model: str, layers: int) -> None:
-            self.model, self.layers = model, layers
-
-        def compute_hash(self) -> str:
-            return f"{self.model} {self.layers}"
-
-    share_compile_cache(ModelConfig)
-    share_compile_cache(ModelConfig)
-    here, there, other = ModelConfig("/here", 2), ModelConfig("/there", 2), ModelConfig("/here", 3)
+def test_the_same_base_elsewhere_is_not_compiled_again(base: Path, tmp_path: Path) -> None:
+    here, there = model_config(base), model_config(write_tiny_llama(tmp_path / "there"))
+    other = model_config(base, hf_overrides={"num_hidden_layers": 1})
     assert here.compute_hash() == there.compute_hash() != other.compute_hash()
-    assert here.model == "/here"
+    assert here.model == str(base)

@@ -149,9 +149,8 @@ def test_any_other_layer_is_left_to_vllm(weight: torch.Tensor) -> None:
 def test_vllms_choice_is_replaced_unless_it_is_turned_off(monkeypatch: pytest.MonkeyPatch, setting: str | None) -> None:
     from vllm.model_executor.layers import utils
 
-    def stock(layer: Any, remove_weight: bool) -> None: ...
-
-    monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", stock)
+    stock = utils.dispatch_cpu_unquantized_gemm
+    monkeypatch.setattr(utils, "dispatch_cpu_unquantized_gemm", stock)  # put back afterwards
     if setting:
         monkeypatch.setenv(linear.CPU_LINEAR_VARIABLE, setting)
     else:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from serve.engine.plugin import register
+from serve.engine.plugin import install_all
 
 pytestmark = pytest.mark.engine  # imports vLLM, which takes as long as many tests together
 
@@ -81,7 +81,7 @@ def test_the_plugin_puts_the_wrapper_in_its_place(wrappers: Wrappers) -> None:
 
     if not current_platform.is_cpu():
         pytest.skip("the plugin leaves GPUs alone")
-    register()
+    install_all()
     place = wrappers.grouped
     assert current_platform.get_punica_wrapper() == f"{place.__module__}.{place.__name__}"
 
@@ -92,8 +92,8 @@ def test_the_model_is_compiled_though_small_functions_are_not(wrappers: Wrappers
 
     if not current_platform.is_cpu():
         pytest.skip("the plugin leaves GPUs alone")
-    register()
-    register()
+    install_all()
+    install_all()
     assert (current_platform.get_compile_backend(), current_platform.simple_compile_backend) == ("inductor", "eager")
 
 
