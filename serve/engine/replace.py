@@ -43,19 +43,20 @@ class Replacement:
         return place_of(self.owner, self.name)
 
     @property
-    def is_installed(self) -> bool:
+    def is_new(self) -> bool:
+        """Whether nothing of ours stands there yet."""
         current = vars(self.owner).get(self.name)
-        return current is self.ours if self.is_value else _mark(current) == qualified(self.ours)
+        return current is not self.ours and _mark(current) is None
 
 
 def install(*replacements: Replacement) -> bool:
     """Put all of them in place, or none; whether they are. Done twice, it does no more.
 
     Raises:
-        PatchError: vLLM's source has changed, and a patch among them is `required`.
+        PatchError: vLLM's source has changed where a change is required, or another replacement stands there.
     """
     # Tests bring classes of their own in the place of vLLM's.
-    checked = [one for one in replacements if one.place.startswith(("vllm.", "torch.")) and not one.is_installed]
+    checked = [one for one in replacements if one.place.startswith(("vllm.", "torch.")) and one.is_new]
     changed = [one.place for one in checked if not is_unchanged(one.owner, one.name)]
     if changed:
         _skip(changed)
@@ -88,14 +89,14 @@ def is_unchanged(owner: Any, name: str) -> bool:
 
 
 def source_sha256(owner: Any, name: str) -> str:
-    """Of what stands there, its first 16 digits, whatever its indentation; empty where there is nothing."""
+    """Of what stands there, its first 16 digits, whatever its indentation; empty where there is no source."""
     try:
         found = inspect.getattr_static(owner, name)
-    except AttributeError:
+        found = found.fget if isinstance(found, property) else found
+        found = found.__func__ if isinstance(found, classmethod | staticmethod) else found
+        source = inspect.getsource(found) if callable(found) else repr(found)
+    except (AttributeError, OSError, TypeError):  # nothing, or not written in Python
         return ""
-    found = found.fget if isinstance(found, property) else found
-    found = found.__func__ if isinstance(found, classmethod | staticmethod) else found
-    source = inspect.getsource(found) if callable(found) else repr(found)
     lines = [line.rstrip() for line in textwrap.dedent(source).splitlines()]
     return hashlib.sha256("\n".join(filter(None, lines)).encode()).hexdigest()[:16]
 

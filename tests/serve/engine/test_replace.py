@@ -101,6 +101,14 @@ def test_two_patches_of_one_method_are_an_error() -> None:
     assert Other().say() == "ours, not theirs"
 
 
+def test_a_second_patch_of_a_place_in_the_table_is_an_error_too() -> None:
+    owner = other_class(OPTIONAL)
+    replace_method(owner, "execute_model", ours)
+    assert install(Replacement(owner, "execute_model", ours))
+    with pytest.raises(PatchError, match="Two patches of CPUWorker"):
+        install(Replacement(owner, "execute_model", ours_too))
+
+
 def test_a_class_method_stays_one() -> None:
     class Other:
         @classmethod
