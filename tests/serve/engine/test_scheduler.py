@@ -74,5 +74,5 @@ def test_vllm_finds_the_scheduler_that_the_arguments_name(tmp_path: Any) -> None
         pytest.skip("a GPU has the other class")
     config = ServeConfig(base="tiny", kv_cache_bytes=1 << 24)
     name = server_arguments(config, tmp_path).scheduler_cls
-    config = SchedulerConfig(max_model_len=64, is_encoder_decoder=False, scheduler_cls=name)
-    assert config.get_scheduler_cls() is LorikeetScheduler
+    found = SchedulerConfig(max_model_len=64, is_encoder_decoder=False, scheduler_cls=name).get_scheduler_cls()
+    assert found is LorikeetScheduler
