@@ -13,7 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from openai import APIError, AsyncOpenAI
+from openai import APIConnectionError, APIError, AsyncOpenAI
 
 from adapters.scores import Score, score_of
 from config.dataset import DatasetManifest, DatasetRow, Message, few_shot_messages, read_dataset, read_split
@@ -94,6 +94,12 @@ async def evaluate_live(
     start = time.perf_counter()
     try:
         await asyncio.gather(*(ask_one_after_the_other() for _ in range(concurrency)))
+    except APIConnectionError as error:
+        is_over = True
+        where = f"{client.base_url.host}:{client.base_url.port}"
+        raise EvaluationError(
+            f"{model!r} on {manifest.domain!r}: {where} does not answer. Start the server, or give its `--url`."
+        ) from error
     except APIError as error:
         is_over = True
         raise EvaluationError(f"{model!r} on {manifest.domain!r}: {error.message}") from error
