@@ -206,7 +206,7 @@ async def ask_all(
 @pytest.mark.anyio
 async def test_a_slow_reader_does_not_hold_up_the_others(live: LiveServer) -> None:
     """It leaves more unread than the kernel holds: the server has to keep the rest, and the engine must not wait."""
-    many_bytes = {"logprobs": True, "top_logprobs": 20, "n": 8, "temperature": 1.0, "max_tokens": 400}
+    many_bytes = {"logprobs": True, "top_logprobs": 20, "n": 8, "temperature": 1.0, "max_tokens": 500}
     body = chat("colours", stream=True, stop=None, ignore_eos=True, **many_bytes)
     small = httpx.AsyncHTTPTransport(socket_options=[(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 16)])
     async with (
