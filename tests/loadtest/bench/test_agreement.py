@@ -68,7 +68,11 @@ def test_who_goes_first_changes_from_round_to_round(monkeypatch: pytest.MonkeyPa
     asked: list[str] = []
 
     def by(name: str, value: float) -> object:
-        return lambda *_: asked.append(name) or {"TTFT p50": value}
+        def measured(*_: object) -> Figures:
+            asked.append(name)
+            return {"TTFT p50": value}
+
+        return measured
 
     monkeypatch.setattr(agreement, "measured_by_us", by("ours", 1.0))
     monkeypatch.setattr(agreement, "measured_by_vllm", by("vllm", 2.0))

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,7 +32,7 @@ ON_TIME = Measured(
         ({"is_all_ok": False}, False),
     ],
 )
-def test_a_load_counts_where_all_of_it_is_on_time(change: dict[str, float], has_kept_up: bool) -> None:
+def test_a_load_counts_where_all_of_it_is_on_time(change: dict[str, Any], has_kept_up: bool) -> None:
     assert replace(ON_TIME, **change).has_kept_up is has_kept_up
 
 
