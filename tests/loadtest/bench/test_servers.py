@@ -78,6 +78,7 @@ def test_the_command_is_vllms_own_server_on_our_engine_settings(monkeypatch: pyt
         *("--max-loras", "2", "--max-cpu-loras", "16", "--max-lora-rank", "16"),
         *("--kv-cache-memory-bytes", str(1 << 28), "--scheduling-policy", "priority"),
         *("--worker-extension-cls", "serve.engine.worker.AdapterInspection"),
+        *("--scheduler-cls", "serve.engine.scheduler.LorikeetScheduler"),
         *("--structured-outputs-config", '{"backend": "xgrammar"}', "--tool-call-parser", "hermes"),
         *("--disable-uvicorn-access-log", "--enable-prompt-tokens-details", "--enable-lora"),
         *("--enable-auto-tool-choice", "--lora-modules", '{"name": "medical@1", "path": "/store/medical/1"}'),
