@@ -188,7 +188,7 @@ class Completions:
         }
         if resolution.target is not None:
             with call.context.phase("residency"):
-                lease = await self._residency.lease(resolution.target, is_asked=True)
+                lease = await self._residency.lease(resolution.target)
             call.held.callback(lease.release)
             if ticket.load_s is not None:
                 call.context.count_as_load(ticket.load_s)

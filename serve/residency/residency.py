@@ -19,6 +19,7 @@ from adapters.reference import Target
 from adapters.store.manifest import Manifest
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, BaseNotFiniteError, ConflictError, NotReadyError, ServeError
+from serve.records import current_request
 from serve.residency.checks import AnswerChecks, Checked, FileChecks
 from serve.residency.eviction import Popularity
 from serve.residency.parity import Parity
@@ -124,12 +125,11 @@ class Residency:
         """Whether a lease is to be had without waiting."""
         return target in self._residents and target not in self._unloading
 
-    async def lease(self, target: Target, *, is_asked: bool = False) -> ResidencyLease:
+    async def lease(self, target: Target, *, is_asked: bool = True) -> ResidencyLease:
         """Make a version resident and keep it so until the lease is released.
 
         Args:
-            is_asked: Whether a client's request asks for it: probes, copies and prefetches come whether or not anybody
-                wants the version, so they do not keep it resident.
+            is_asked: Whether a request that is under way asks for it, and not for its load only.
 
         Raises:
             AdapterRefusedError: It failed a check; versions are immutable, so this is remembered.
@@ -139,7 +139,8 @@ class Residency:
         """
         self.quarantine.check(target)
         is_cold = False
-        if is_asked:
+        # Probes, copies and prefetches come whether or not anybody wants it.
+        if is_asked and current_request.get() is not None:
             self._popularity.asked(target)
         with self.wanting(target):
             while True:
@@ -158,7 +159,7 @@ class Residency:
 
     async def load(self, target: Target) -> None:
         """Make a version resident, without a lease. Raises as `lease` does."""
-        (await self.lease(target)).release()
+        (await self.lease(target, is_asked=False)).release()
 
     async def unload(self, target: Target) -> None:
         """Free a version's slot and memory once its last request is done; new requests wait, then load it again.

@@ -13,6 +13,7 @@ from adapters.reference import Target
 from adapters.store.manifest import BaseRef
 from adapters.store.store import AdapterStore
 from serve.errors import AdapterRefusedError, ConflictError
+from serve.records import RequestContext, current_request
 from tests.fake_engine import BASE_LOGPROBS
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import Serving, make_serving
@@ -147,17 +148,17 @@ async def test_what_only_probes_ask_for_makes_room_first(
     serving = make_serving(store, base_folder, max_loras=1, max_cpu_loras=2)
     for name in ("a", "b", "c"):
         serving.publish(name)
-    await ask_as_client(serving, "a")
+    await lease_as_client(serving, "a")
     for _ in range(3):
-        await (ask_as_client(serving, "b") if is_client else serving.residency.load(Target("b", 1)))
-    await ask_as_client(serving, "c")
+        await (lease_as_client(serving, "b") if is_client else serving.residency.load(Target("b", 1)))
+    await lease_as_client(serving, "c")
     assert serving.engine.resident == ({"b@1", "c@1"} if is_client else {"a@1", "c@1"})
 
 
-async def ask_as_client(serving: Serving, name: str) -> None:
-    async with serving.client() as client:
-        body = {"model": name, "messages": [{"role": "user", "content": "Hi"}]}
-        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+async def lease_as_client(serving: Serving, name: str) -> None:
+    reset = current_request.set(RequestContext("acme", "r-1"))
+    (await serving.residency.lease(Target(name, 1))).release()
+    current_request.reset(reset)
 
 
 async def test_an_unload_waits_for_the_last_request_and_then_really_frees(serving: Serving) -> None:
