@@ -71,10 +71,10 @@ def test_grades_become_scores_and_back(grade, score):
 @pytest.mark.parametrize(
     ("reply", "message"),
     [
-        ("The answer is good.", "no JSON: 'The answer is good.'"),
+        ("The answer is good.", "not JSON: 'The answer is good.'"),
         ('```json\n{"reason": "", "grade": 4}\n```', "must honour `response_format"),
-        ("[" * 100_000, "no JSON"),
-        ('{"reason": "cut of', "no JSON"),
+        ("[" * 100_000, "not JSON"),
+        ('{"reason": "cut of', "not JSON"),
         ("4", "must be an object with `reason` and `grade`; got int"),
         ('{"grade": 4}', r"got \['grade'\]"),
         ('{"grade": 4, "reason": "", "note": ""}', "must be an object"),

@@ -79,7 +79,7 @@ def test_only_the_last_vllm_chooses_its_own_threads() -> None:
     assert all(stage.environment[name] == THREADS[name] for stage in (OFF, STOCK) for name in threads)
     assert [name for name in threads if name in AS_A_USER.environment] == []
     assert AS_A_USER.environment["PATH"] == "/bin"
-    assert [s for s in (OFF, STOCK, AS_A_USER) if "lorikeet" in s.environment["VLLM_PLUGINS"].split(",")] == []
+    assert [s for s in (OFF, STOCK, AS_A_USER) if "LORIKEET_ENGINE" in s.environment] == []
 
 
 def test_streams_are_fair_to_every_model() -> None:

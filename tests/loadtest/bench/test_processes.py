@@ -46,7 +46,7 @@ def test_what_is_no_process_and_what_ends_meanwhile_is_passed_over(tmp_path: Pat
 
 
 def test_a_process_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
-    with pytest.raises(TargetError, match="process 10 is gone"):
+    with pytest.raises(TargetError, match="process 10 has ended"):
         tree_usage(10, tmp_path)
 
 

@@ -85,7 +85,7 @@ def test_a_trainer_that_ends_is_an_error_that_names_it(tmp_path: Path, monkeypat
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with (
         WorkerSide("trl-float32", tmp_path, "own", 4, tmp_path / "w.log", {}) as side,
-        pytest.raises(TargetError, match=r"trl-float32, own\) has ended"),
+        pytest.raises(TargetError, match=r"trl-float32, own\) ended without an answer"),
     ):
         side.step()
 

@@ -88,7 +88,7 @@ def test_one_shot_with_a_base_share_still_asks_each_adapter_once() -> None:
         ({"base_share": 0.5}, "needs `base`"),
         ({"popularity": {"kind": "weights", "weights": (1, 2)}}, "2 weights for 8 models"),
         ({"popularity": {"kind": "weights", "weights": (0,) * 8}}, "nor all zero"),
-        ({"popularity": {"kind": "hot_set", "size": 9}}, "hot set of 9 needs as many models"),
+        ({"popularity": {"kind": "hot_set", "size": 9}}, "hot set of 9 needs at least that many models"),
     ],
 )
 def test_a_mix_that_cannot_be_drawn_is_refused(fields: dict[str, object], message: str) -> None:

@@ -63,7 +63,7 @@ def test_a_search_goes_on_with_the_probes_of_its_file(url: str, tmp_path: Path) 
 def test_probes_of_another_slo_are_refused(url: str, tmp_path: Path) -> None:
     probes_file = tmp_path / "probes.jsonl"
     search_capacity(load(url), SLO, (20, 40, 0.5, 1), probes_file, tmp_path, pause_s=0)
-    with pytest.raises(RunFileError, match="searched for ttft=5s,p=99,errors=1%, not for itl=1s"):
+    with pytest.raises(RunFileError, match="belongs to SLO ttft=5s,p=99,errors=1%, not itl=1s"):
         search_capacity(
             load(url), parse_slo("itl=1s"), (20, 40, 0.5, 1), probes_file, tmp_path, is_resumed=True, pause_s=0
         )
@@ -76,7 +76,7 @@ def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:
 
 def test_a_closed_loop_has_no_rate_to_search(tmp_path: Path) -> None:
     closed = load("http://test").model_copy(update={"arrival": ClosedArrival(kind="closed", concurrency=1)})
-    with pytest.raises(SweepError, match=r"kind 'closed' have no single one\. Use poisson"):
+    with pytest.raises(SweepError, match=r"kind 'closed' have no single rate\. Use poisson"):
         search_capacity(closed, SLO, (1, 2, 0.5, 1), tmp_path / "x", tmp_path)
 
 

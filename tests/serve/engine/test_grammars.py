@@ -158,4 +158,5 @@ async def test_the_compiler_ends_with_its_parent(real: GrammarChecks) -> None:
     assert process.stdin is not None
     process.stdin.close()
     async with asyncio.timeout(ASSERTED_S):
-        assert await process.wait() == 0
+        code = await process.wait()
+    assert code in (0, 255)  # 255 where another thread of asyncio's has asked for it first: Python 3.11

@@ -15,7 +15,7 @@ from train.methods.recipe import check_recipe, resolve_target_modules
         ({"use_dora": True}, "use_dora: false"),
         ({"bias": "all"}, "bias: none"),
         ({"modules_to_save": ("lm_head",)}, "modules_to_save"),
-        ({"lora_r": 1024}, "max_lora_rank 512"),
+        ({"lora_r": 1024}, "max_lora_rank is 512"),
         ({"init_lora_weights": "pissa"}, "pissa"),
         ({"init_lora_weights": "olora"}, "olora"),
         ({"init_lora_weights": "corda"}, "corda"),
