@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import assert_never
 
 from config.schema import AnswerConfig, DataConfig
 from train.data.general import GENERAL_REQUESTS
@@ -94,8 +95,10 @@ def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
         data = SourceData("ICD-10-CM (simple-icd-10-cm)", _version("simple-icd-10-cm"), "public domain", _icd10cm())
     elif config.source == "iso18245":
         data = SourceData("ISO 18245 (iso18245)", _version("iso18245"), "MIT", _iso18245())
-    else:
+    elif config.source == "licensedcode":
         data = SourceData("ScanCode (licensedcode-data)", _version("licensedcode-data"), "CC-BY-4.0", _licensedcode())
+    else:
+        assert_never(config.source)
     licence = config.licence or data.licence
     return SourceData(data.name, data.version, licence, data.examples + _out_of_scope(config, answer))
 
