@@ -89,7 +89,7 @@ def test_a_terminated_training_says_what_to_run(home: Home, domain_file: Path, t
     words = [sys.executable, "-m", "lorikeet", "train", str(domain_file), "--home", str(home.root)]
     with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        assert process.stdout.readline().startswith("colours: load the training stack: ")
+        assert process.stdout.readline().startswith("colours: load training libraries: ")
         process.terminate()
         rest = process.stdout.read()
     assert process.returncode == 143

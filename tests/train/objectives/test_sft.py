@@ -132,7 +132,7 @@ def test_what_a_run_computes_in_is_measured(bench: Bench) -> None:
 
 
 def test_resuming_without_a_checkpoint_says_what_to_do(bench: Bench) -> None:
-    with pytest.raises(ResumeError, match=r"no checkpoint of 'never'.*without `--resume`"):
+    with pytest.raises(ResumeError, match=r"No checkpoint found for 'never'.*without `--resume`"):
         bench.train("never", resume=True)
 
 
