@@ -51,6 +51,7 @@ def _publish(store: AdapterStore, source: Path, manifest: Manifest, names: Seque
         "name": names[0],
         "description": f"A copy of {manifest.lora_name} for a load test.",
         "lora": read_lora_spec(source),
+        "defaults": None,  # a system prompt of the version's own would be more work than the baseline has
     }
     first = store.publish(source, draft.model_copy(update=changes))
     store.promote(first.name, first.version, reason="copy for a load test")

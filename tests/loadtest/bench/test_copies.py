@@ -12,6 +12,7 @@ from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.lint.config import scaling_of
 from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config, read_lora_spec
 from adapters.reference import Target
+from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
 from config.home import Home
 from loadtest.bench.copies import copy_adapter
@@ -46,6 +47,15 @@ def test_copies_are_whole_versions_with_a_history_of_their_own(home: Home, tmp_p
     assert store.names() == list(names)
     assert [store.verify(store.resolve(name)).name for name in names] == list(names)
     assert [[event.kind for event in store.history(name)] for name in names] == [["published", "promoted"]] * 3
+
+
+def test_copies_fill_nothing_in(tmp_path: Path, peft_folder: Path) -> None:
+    home = Home(tmp_path / "home")
+    store = AdapterStore(home.adapters)
+    draft = draft_for(peft_folder, defaults=RequestDefaults(system="Name the chapter.", max_tokens=8))
+    store.promote("medical", store.publish(peft_folder, draft).version)
+    copies, names = copy_adapter(home, "medical", 1, tmp_path / "copies")
+    assert AdapterStore(copies.adapters).manifest(Target(names[0], 1)).defaults is None
 
 
 def test_a_copy_takes_no_room(home: Home, tmp_path: Path) -> None:
