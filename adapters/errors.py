@@ -12,7 +12,7 @@ AdapterError
 ├── BaseNotFoundError        (LookupError)       no such prepared base
 ├── InvalidBaseError         (ValueError)        a base folder that is unfinished or changed
 ├── AdapterInUseError        (RuntimeError)      a version to remove has an alias, or is loaded
-├── TrialOverError           (RuntimeError)      the canary or the stable version is no longer the one judged
+├── TrialOverError           (RuntimeError)      the canary or the stable version is not the one that was judged
 ├── StoreDiskError           (OSError)           the store's disk is full or read-only
 └── RemoteStoreError         (ConnectionError)   a remote store cannot be reached or used
     └── RemoteConflictError                      the remote's version or history differs

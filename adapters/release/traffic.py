@@ -97,6 +97,6 @@ def _check_split(split: Split, aliases: Mapping[str, int]) -> None:
         raise InvalidSplitError(f"canary_weight must be 0 to 1; got {split.canary_weight!r}.")
     if (split.canary_weight > 0 or split.is_shadow) and CANARY_ALIAS not in aliases:
         raise InvalidSplitError(
-            f"There is no canary to route traffic to; the aliases are {dict(aliases)!r}. "
+            f"Cannot split traffic without a canary; the aliases are {dict(aliases)!r}. "
             "Promote one first: `lorikeet adapters promote NAME@VERSION --alias canary`."
         )

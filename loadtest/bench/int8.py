@@ -1,6 +1,6 @@
 """`lorikeet bench int8`: the base rounded to int8 (`cpu_base: int8`) beside the base as trained on, with its adapters.
 
-Two servers of ours, by turns: how fast, and how many held-out questions each adapter answers rightly.
+Two servers of ours, alternately: how fast, and how many held-out questions each adapter answers rightly.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """`lorikeet bench linear`: the base's linear layers by what was measured at the start, beside vLLM's own products.
 
-Two servers of ours, by turns, without adapters. The first server logs what it measured and chose.
+Two servers of ours, alternately, without adapters. The first server logs what it measured and chose.
 """
 
 from loadtest.bench.cost import ComparedServer, measure_cost

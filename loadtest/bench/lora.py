@@ -1,7 +1,7 @@
 """`lorikeet bench lora`: what LoRA costs here, beside vLLM without LoRA and beside stock vLLM with it.
 
 Our server runs throughout, and beside it vLLM's own, in three stages: LoRA off, LoRA on the same threads, and LoRA
-on the threads that vLLM chooses itself. Tokens per second and CPU time per token are measured by turns.
+on the threads that vLLM chooses itself. Tokens per second and CPU time per token are measured alternately.
 """
 
 import time

@@ -79,7 +79,7 @@ def bench_manyadapters(options: BenchOptions) -> tuple[BenchResult, ...]:
 
     Raises:
         AdapterError: There is no such adapter.
-        TargetError: The server did not become ready, or a request by turns failed. Its log is kept; the message says
+        TargetError: The server did not become ready, or a request failed. Its log is kept; the message says
             where.
     """
     configured = serve_config(options)
@@ -102,7 +102,7 @@ def bench_manyadapters(options: BenchOptions) -> tuple[BenchResult, ...]:
 
 
 def compare(names: tuple[str, ...], slots: int, measure: Measure, options: BenchOptions) -> tuple[BenchResult, ...]:
-    """Zipf over all, beside one adapter alone, by turns.
+    """Zipf over all, beside one adapter alone, alternately.
 
     Raises:
         TargetError: A request failed.

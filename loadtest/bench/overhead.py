@@ -1,6 +1,6 @@
 """`lorikeet bench overhead`: what our server costs over vLLM's own, on the same engine settings.
 
-Both run at the same time, with the same base and adapter, and are measured by turns with the same prompts: throughput
+Both run at the same time, with the same base and adapter, measured alternately with the same prompts: throughput
 of 16 streams, and time to first token of one stream, for the base and for the adapter.
 """
 

@@ -1,6 +1,6 @@
 """`lorikeet bench quality`: what the quality monitor costs, with its default settings and no judge.
 
-One server, whose monitor is paused and resumed by turns (`/admin/quality`), is measured with it and without it. Two
+One server, whose monitor is paused and resumed alternately (`/admin/quality`), is measured with it and without it. Two
 servers would tell less: two processes of the very same code may differ by a tenth for as long as they run.
 """
 

@@ -1,4 +1,4 @@
-"""Two servers measured by turns with the same prompts: throughput of 16 streams, and TTFT of one stream."""
+"""Two servers measured alternately with the same prompts: throughput of 16 streams, and TTFT of one stream."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

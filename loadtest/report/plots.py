@@ -146,7 +146,7 @@ def draw_adapters(figure: Any, adapters: Sequence[TrafficSummary]) -> None:
 
 
 def _ttft(summary: TrafficSummary, kind: str) -> tuple[float, float]:
-    """p50 and p99 in seconds; zeros if there is no such request."""
+    """p50 and p99 in seconds; zeros if no request matches."""
     latencies = summary.latencies if kind == "all" else getattr(summary, kind)
     ttft = latencies.ttft if latencies else None
     return (ttft.p50_s, ttft.p99_s) if ttft else (0.0, 0.0)

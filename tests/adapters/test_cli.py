@@ -116,7 +116,7 @@ def test_gc_keeps_what_is_asked(lorikeet):
         (["show", "../x"], "is not a model reference"),
         (["rm", "medical@1"], "'medical@1' is stable"),
         (["rollback", "medical"], "no earlier one"),
-        (["split", "medical", "--canary-weight", "0.5"], "no canary to route traffic to"),
+        (["split", "medical", "--canary-weight", "0.5"], "Cannot split traffic without a canary"),
         (["lint", ".", "--base", "other"], "There is no base 'other'"),
     ],
 )

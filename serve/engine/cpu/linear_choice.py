@@ -1,7 +1,7 @@
 """Which product serves a layer's weights, by the number of rows: measured, as no list of CPUs says it.
 
 oneDNN multiplies bfloat16 by what the CPU has, and our operator beats it on some kinds, for some shapes and numbers of
-rows (docs/engine-cpu.md). Each multiplies a part of the weights by turns, and the shortest time counts.
+rows (docs/engine-cpu.md). Each multiplies a part of the weights alternately, and the shortest time counts.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -85,7 +85,7 @@ def num_samples(size_bytes: int, num_threads: int) -> int:
 def measure(
     products: Mapping[str, Product], inputs: int, num_samples: int, clock: Callable[[], float]
 ) -> list[dict[str, float]]:
-    """Seconds of each product for each of ROWS: the shortest of some, taken by turns.
+    """Seconds of each product for each of ROWS: the shortest of some, taken alternately.
 
     In passes, for other work may keep the machine busy for a moment: what hid a kernel's speed is measured again.
     """

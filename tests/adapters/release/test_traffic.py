@@ -187,7 +187,7 @@ def test_a_reader_never_sees_half_of_a_change(two_versions):
         ({"canary": 2}, 1.5, InvalidSplitError, "must be 0 to 1; got 1.5"),
         ({"canary": 2}, -0.1, InvalidSplitError, "got -0.1"),
         ({"canary": 2}, float("nan"), InvalidSplitError, "got nan"),
-        ({"stable": 2}, 0.5, InvalidSplitError, "no canary to route traffic to; the aliases are {'stable': 2}"),
+        ({"stable": 2}, 0.5, InvalidSplitError, "Cannot split traffic without a canary; the aliases are {'stable': 2}"),
         ({"stable": 2, "canary": 9}, 0.5, AdapterNotFoundError, "no 'medical@9'"),
         ({"stable": 2, "3": 1}, None, InvalidReferenceError, "'3' is not a valid alias"),
         ({"stable": 2, "Canary": 1}, None, InvalidReferenceError, "is not a model reference"),

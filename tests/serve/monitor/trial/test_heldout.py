@@ -1,36 +1,19 @@
 """Held-out probes: who is asked what, how often, how urgently, and what is made of the answers."""
 
 import asyncio
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from adapters.store.manifest import RequestDefaults
-from adapters.store.store import AdapterStore
 from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet
 from quality.samples.records import ProbeScore
 from quality.samples.store import QualityStore
 from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.records import current_source
 from tests.heldout_exam import DAY_S, FIRST, GENERAL, NOW_S, SECOND, Exam, make_exam, number_of, probe_set
-from tests.serving import make_serving
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def quality(tmp_path: Path) -> Iterator[QualityStore]:
-    with QualityStore(tmp_path / "quality.sqlite3") as store:
-        yield store
-
-
-@pytest.fixture
-def exam(store: AdapterStore, base_folder: Path, quality: QualityStore) -> Exam:
-    serving = make_serving(store, base_folder, quality={"enabled": False})
-    serving.engine.say = number_of
-    return make_exam(serving, quality)
 
 
 async def test_a_version_is_asked_each_question_once_in_random_order(exam: Exam) -> None:

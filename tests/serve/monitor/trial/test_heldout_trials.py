@@ -1,9 +1,7 @@
 """Held-out probes of a trial: canary and stable are asked the same questions, before all others."""
 
 from collections import Counter
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -11,22 +9,8 @@ from adapters.store.store import AdapterStore
 from quality.samples.store import QualityStore
 from serve.errors import EngineRequestError, NotReadyError
 from tests.heldout_exam import FIRST, SECOND, THIRD, Exam, failing, make_exam, number_of, on_trial, probe_set
-from tests.serving import make_serving
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def quality(tmp_path: Path) -> Iterator[QualityStore]:
-    with QualityStore(tmp_path / "quality.sqlite3") as store:
-        yield store
-
-
-@pytest.fixture
-def exam(store: AdapterStore, base_folder: Path, quality: QualityStore) -> Exam:
-    serving = make_serving(store, base_folder, quality={"enabled": False})
-    serving.engine.say = number_of
-    return make_exam(serving, quality)
 
 
 async def test_a_trial_that_goes_on_after_a_restart_is_asked_only_what_it_lacks(exam: Exam) -> None:
