@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from config.domain import AnswerConfig, ChatConfig, DefaultsConfig, EvaluationConfig
 from config.errors import DatasetError
 from config.model import Config
-from config.schema import AnswerConfig, ChatConfig, DefaultsConfig, EvaluationConfig
 
 DATASET_MANIFEST_FILE = "manifest.json"
 Split = Literal["train", "validation", "test"]

@@ -8,11 +8,12 @@ import yaml
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from config.domain import DomainConfig
 from config.errors import ConfigError
 from config.loadtest import LoadtestConfig, TraceArrival
 from config.model import Config
 from config.packaged import packaged_twin
-from config.schema import DomainConfig, ServeConfig
+from config.serve import ServeConfig
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

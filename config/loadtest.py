@@ -5,8 +5,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from config.domain import AdapterName
 from config.model import Config
-from config.schema import AdapterName
 
 
 class PoissonArrival(Config):

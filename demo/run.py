@@ -14,10 +14,10 @@ from rich.console import Console
 
 from adapters.store.store import AdapterStore
 from config.dataset import read_split
+from config.domain import DomainConfig
 from config.home import Home
 from config.load import load_serve
 from config.progress import LINE_EVERY_S, Progress, lines_every, print_line, shown, span
-from config.schema import DomainConfig
 from demo.asking import CONCURRENCY, DomainScores, Examiner
 from demo.commands import StepFailedError, run_lorikeet
 from demo.figures import (

@@ -12,8 +12,8 @@ from adapters.errors import AdapterError
 from adapters.store.manifest import Manifest, RequestDefaults
 from adapters.store.store import AdapterStore
 from config.dataset import read_dataset
+from config.domain import DomainConfig, RecipeConfig
 from config.home import Home
-from config.schema import DomainConfig, RecipeConfig
 from demo.commands import StepFailedError
 from train.runs import is_run_of, last_checkpoint, run_key
 

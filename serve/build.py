@@ -14,7 +14,7 @@ from adapters.remote.remote import RemoteStore
 from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
 from config.home import Home
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.access.admission import Admission
 from serve.access.admission_queue import AdmissionQueue
 from serve.access.cache_salt import CacheSalts

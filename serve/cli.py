@@ -16,7 +16,7 @@ from config.home import Home
 from config.hosts import is_loopback
 from config.load import load_serve
 from config.packaged import default_file
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from config.terminal import print_error
 from quality.errors import QualityStoreError
 from serve.access.exposure import warn_of_exposure

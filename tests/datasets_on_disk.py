@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from config.dataset import DATASET_MANIFEST_FILE, DatasetManifest, DatasetRow, FewShotExample, conversation
-from config.schema import AnswerConfig, ChatConfig, EvaluationConfig
+from config.domain import AnswerConfig, ChatConfig, EvaluationConfig
 
 ANSWER = '{"chapter": "skin"}'
 SCHEMA = {"type": "object", "required": ["chapter"], "properties": {"chapter": {"type": "string"}}}

@@ -12,7 +12,7 @@ from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.store.manifest import Manifest
 from adapters.store.store import AdapterStore
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
 from serve.build import Foundation, build_parts

@@ -37,7 +37,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from adapters.store.manifest import ComputeRecord, Precision
 from config.dataset import Message
-from config.schema import RecipeConfig
+from config.domain import RecipeConfig
 from config.signals import interrupted_by_sigterm
 from train.attention import grouped_attention_of
 from train.base.quantize import load_causal_lm

@@ -14,11 +14,11 @@ import typer
 from adapters.cli import DEFAULT_HOME, HomeOption
 from adapters.errors import AdapterError
 from adapters.store.manifest import Quantization
+from config.domain import DomainConfig
 from config.errors import ConfigError, DatasetError
 from config.home import Home
 from config.load import load_domain
 from config.progress import Progress, shown
-from config.schema import DomainConfig
 from config.signals import exit_code_of, interrupted_by_sigterm
 from config.terminal import labelled, log_handler, make_console, print_error
 from train.errors import TrainError

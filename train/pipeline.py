@@ -27,9 +27,9 @@ from adapters.store.manifest import (
 )
 from adapters.store.store import AdapterStore
 from config.dataset import SPLITS, DatasetManifest, DatasetRow, read_split
+from config.domain import DomainConfig, GatesConfig
 from config.home import Home
 from config.progress import Progress, shown
-from config.schema import DomainConfig, GatesConfig
 from quality.probes import write_probes
 from train.card import PLAIN_USER, write_model_card
 from train.compute import Shape, compute_in, measure_inference

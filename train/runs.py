@@ -8,8 +8,8 @@ from typing import Any
 
 from adapters.store.manifest import BaseManifest, ComputeRecord
 from config.dataset import DatasetManifest
+from config.domain import RecipeConfig
 from config.private import make_private_folder
-from config.schema import RecipeConfig
 
 RUN_FILE = "run.json"
 _STATE_FILE = "trainer_state.json"

@@ -18,7 +18,7 @@ import httpx
 
 from config.home import Home
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
 from loadtest.bench.copies import copy_adapter
 from loadtest.bench.cost import ComparedServer, successful_run

@@ -14,7 +14,7 @@ import yaml
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.load import load_serve
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.server import RunningServer, ServerError, free_port, last_lines, running_command, running_server
 from loadtest.errors import LoadtestError, TargetError

@@ -10,7 +10,7 @@ import yaml
 from config.home import Home
 from config.load import load_serve
 from config.loadtest import ClosedArrival, LoadtestConfig, MixConfig, OneShotPopularity, UniformPopularity
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from loadtest.bench.server import running_server
 from loadtest.errors import SweepError
 from loadtest.load.session import run_load

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 from config.home import Home
 from config.hosts import is_loopback
 from config.private import close_to_others, is_open_to_others, private_paths
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 
 logger = logging.getLogger(__name__)
 

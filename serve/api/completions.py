@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
 from adapters.store.manifest import RequestDefaults
-from config.schema import ServeLimits
+from config.serve import ServeLimits
 from serve.access.admission import Admission
 from serve.access.cache_salt import CacheSalts
 from serve.access.capacity import Ask

@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from config.hosts import ANY_HOST, is_loopback, is_same_host, normal_host, normal_origin, split_authority
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.api.responses import error_response
 from serve.errors import CrossSiteError, ForeignHostError, MediaTypeError, ServeError
 

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from config.errors import ConfigError
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.api.guard import Guard, WebRules
 from serve.observe.metrics import ServeMetrics
 

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.engine.memory import default_kv_cache_bytes
 
 _JSON_LOGGING = Path(__file__).with_name("json_logging.json")

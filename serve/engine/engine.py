@@ -30,7 +30,7 @@ from vllm.v1.engine.exceptions import EngineDeadError
 
 from adapters.reference import Target
 from adapters.template_time import strftime_at
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.cpu.int8 import int8_base
 from serve.engine.cpu.threads import set_cpu_environment

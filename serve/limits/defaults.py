@@ -13,7 +13,7 @@ from typing import Any
 from adapters.errors import InvalidAdapterError
 from adapters.store.manifest import RequestDefaults
 from config.limits import RequestLimits
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
 from serve.limits.limits import answer_length, check_limits, default_length

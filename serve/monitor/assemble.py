@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from config.home import Home
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from quality.samples.store import QualityStore
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import Embedder

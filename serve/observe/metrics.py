@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 
 from adapters.reference import Target
 from adapters.store.manifest import Evaluation, Manifest
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.background import Failures
 from serve.errors import NotFiniteError, ParityError, ServeError
 from serve.observe.answers import KnownAnswers

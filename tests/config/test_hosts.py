@@ -3,7 +3,7 @@
 import pytest
 
 from config.hosts import is_loopback, is_same_host, normal_host, normal_origin, split_authority
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,10 @@ import pytest
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, ValidationError
 
+from config.domain import DomainConfig
 from config.loadtest import LoadtestConfig
 from config.model import Config
-from config.schema import DomainConfig, ServeConfig
+from config.serve import ServeConfig
 
 SERVE = {"base": "tiny"}
 DOMAIN = {"name": "a", "description": "A.", "data": {"source": "icd10cm"}, "chat": {"system": "Be brief."}}

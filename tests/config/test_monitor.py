@@ -3,7 +3,7 @@ import pytest
 from config.errors import ConfigError
 from config.load import validate
 from config.monitor import MonitorConfig
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 
 
 def read(quality: object) -> MonitorConfig:

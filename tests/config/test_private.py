@@ -11,7 +11,7 @@ import pytest
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.private import close_to_others, make_private_folder, private_paths, write_private
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from quality.probes import ProbeSet, write_probes
 from quality.samples.store import QualityStore
 from serve.access.exposure import warn_of_exposure

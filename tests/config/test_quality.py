@@ -11,7 +11,7 @@ from adapters.reference import Target
 from adapters.store.integrity import parse_manifest
 from adapters.store.manifest import Manifest, QualityRules
 from adapters.store.version_files import MAX_BYTES
-from config.schema import AnswerConfig, QualityConfig
+from config.domain import AnswerConfig, QualityConfig
 from quality.probes import PROBES_FILE
 from tests.peft_folders import draft_for
 

@@ -6,7 +6,7 @@ import pytest
 
 import demo.meanwhile
 from config.dataset import DatasetRow, conversation
-from config.schema import ChatConfig
+from config.domain import ChatConfig
 from demo.figures import MeanwhileFigures
 from demo.meanwhile import asked_meanwhile
 from demo.questions import Question

@@ -8,10 +8,11 @@ import pytest
 from adapters.bases import read_base
 from adapters.store.manifest import DatasetRef, RequestDefaults, TrainingRecord
 from adapters.store.store import AdapterStore
+from config.data import DataConfig
 from config.dataset import DATASET_MANIFEST_FILE, read_dataset
+from config.domain import AnswerConfig, ChatConfig, DomainConfig, EvaluationConfig, RecipeConfig
 from config.home import Home
 from config.model import Config
-from config.schema import AnswerConfig, ChatConfig, DataConfig, DomainConfig, EvaluationConfig, RecipeConfig
 from demo.training import current_version, replaced_versions, start_over, train_words
 from tests.datasets_on_disk import write_dataset
 from tests.peft_folders import draft_for, write_base_folder, write_peft_folder

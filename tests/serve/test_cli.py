@@ -19,7 +19,7 @@ from typer.testing import CliRunner, Result
 
 from adapters.store.store import AdapterStore
 from config.home import Home
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from loadtest.bench.server import free_port
 from lorikeet import app
 from serve.access.keys import KeyGrant, KeyRing, create_key
@@ -115,7 +115,7 @@ from config.home import Home
 from serve.access.keys import KeyRing
 from serve.cli import run
 from serve.engine.protocol import Answer
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from tests.fake_engine import FakeEngine
 from tests.serving import make_serving
 

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from config.errors import ConfigError
 from config.home import Home
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from lorikeet import app
 from serve.access.keys import KeyRing
 from serve.cli import run

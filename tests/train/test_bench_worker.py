@@ -7,8 +7,8 @@ import pytest
 import torch
 from peft import get_peft_model
 
+from config.domain import RecipeConfig
 from config.home import Home
-from config.schema import RecipeConfig
 from tests.tiny_llama import prepare_tiny_base, tiny_tokenizer, write_tiny_llama
 from train.base.quantize import load_causal_lm
 from train.bench_worker import BatchShape, Product, examples, flops_of, products_of, shape_of

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from adapters.store.manifest import ComputeRecord, TrainingRecord
-from config.schema import RecipeConfig
+from config.domain import RecipeConfig
 from tests.tiny_llama import write_tiny_llama
 from train.base.quantize import load_causal_lm
 from train.compute import (

@@ -9,8 +9,8 @@ from adapters.scores import Score
 from adapters.store.manifest import Evaluation, QualityRules, RequestDefaults
 from adapters.store.store import AdapterStore
 from config.dataset import read_split
+from config.domain import AnswerConfig, DomainConfig, GatesConfig, QualityConfig
 from config.home import Home
-from config.schema import AnswerConfig, DomainConfig, GatesConfig, QualityConfig
 from quality.probes import read_probes
 from tests.tiny_llama import (
     RENDERED_AT,

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from config.data import DataConfig
 from config.dataset import (
     DATASET_MANIFEST_FILE,
     DatasetManifest,
@@ -21,10 +22,10 @@ from config.dataset import (
     read_dataset,
     rows_to_jsonl,
 )
+from config.domain import DomainConfig
 from config.errors import DatasetError
 from config.home import Home
 from config.private import close_to_others, make_private_folder, write_private
-from config.schema import DataConfig, DomainConfig
 from train.data.duplicates import NearDuplicates
 from train.data.sources import Example, SourceData, normalize, read_source, source_identity
 from train.errors import DataError

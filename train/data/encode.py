@@ -7,7 +7,7 @@ from datetime import datetime
 from transformers import PreTrainedTokenizerBase
 
 from config.dataset import DatasetRow, Message, conversation
-from config.schema import ChatConfig
+from config.domain import ChatConfig
 from train.data.template import render
 from train.errors import DataError
 

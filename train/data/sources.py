@@ -12,7 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import assert_never
 
-from config.schema import AnswerConfig, DataConfig
+from config.data import DataConfig
+from config.domain import AnswerConfig
 from train.data.general import GENERAL_REQUESTS
 from train.errors import DataError
 

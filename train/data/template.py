@@ -9,7 +9,7 @@ from transformers import PreTrainedTokenizerBase
 
 from adapters.template_time import APART, noon, strftime_at
 from config.dataset import Split
-from config.schema import RecipeConfig
+from config.domain import RecipeConfig
 from train.errors import PrepareBaseError
 
 VARIED_YEARS = 3

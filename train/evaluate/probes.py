@@ -7,7 +7,7 @@ from transformers import PreTrainedTokenizerBase
 
 from adapters.store.manifest import Forgetting, QualityRules
 from config.dataset import DatasetRow
-from config.schema import DomainConfig
+from config.domain import DomainConfig
 from quality.drift import Exchange
 from quality.probes import GeneralText, HeldOutQuestion, ProbeMessage, ProbeSet
 from train.data.general import FORGETTING_TEXT

@@ -6,7 +6,7 @@ import torch
 from peft import LoraConfig
 
 from adapters.lint.config import MAX_LORA_RANK, check_adapter_config
-from config.schema import RecipeConfig
+from config.domain import RecipeConfig
 from train.errors import RecipeError
 
 # TRL multiplies by `lm_head.weight` itself, and embeddings are not linear layers.

@@ -28,8 +28,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from adapters.store.manifest import BaseManifest, ComputeRecord, TrainingRecord
 from config.dataset import DatasetManifest, DatasetRow, Split
+from config.domain import DomainConfig, RecipeConfig
 from config.progress import Progress, shown
-from config.schema import DomainConfig, RecipeConfig
 from train.attention import grouped_attention_of
 from train.base.prepare import library_versions
 from train.base.quantize import load_causal_lm

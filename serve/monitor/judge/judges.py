@@ -6,7 +6,7 @@ from typing import Any
 import httpx
 
 from adapters.store.reader import StoreReader
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from quality.samples.store import QualityStore
 from serve.engine.protocol import Engine
 from serve.monitor.judge.asking import EngineJudge, HttpJudge, http_judge_client

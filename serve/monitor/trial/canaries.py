@@ -2,7 +2,7 @@
 
 import logging
 
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from quality.samples.store import QualityStore
 from serve.monitor.monitor import Monitor
 from serve.monitor.protocol import MonitoredServer

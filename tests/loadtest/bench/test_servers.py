@@ -11,7 +11,7 @@ import pytest
 from pydantic import ValidationError
 
 from config.home import Home
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.server import free_port, running_command
 from loadtest.bench.servers import kept_logs, serve_config, thread_settings, vllm_command, vllm_environment

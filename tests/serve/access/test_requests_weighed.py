@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from adapters.store.store import AdapterStore
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.access.keys import KeyGrant, KeyRing, create_key, revoke_key
 from serve.engine.protocol import Answer, Endpoint
 from serve.errors import UnauthorizedError

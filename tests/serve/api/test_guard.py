@@ -8,7 +8,7 @@ import pytest
 from starlette.datastructures import Headers
 
 from adapters.store.store import AdapterStore
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.api.guard import WebRules
 from serve.errors import CrossSiteError, ForeignHostError
 from tests.peft_folders import write_base_folder

@@ -10,7 +10,7 @@ import pytest
 
 from adapters.store.store import AdapterStore
 from config.errors import ConfigError
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from loadtest.bench.server import free_port
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.api.guard import WebRules

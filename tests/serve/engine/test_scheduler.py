@@ -67,7 +67,7 @@ def test_each_overridden_method_is_ours_before_vllms(ours: type, stock: type) ->
 
 
 def test_vllm_finds_the_scheduler_that_the_arguments_name(tmp_path: Any) -> None:
-    from config.schema import ServeConfig
+    from config.serve import ServeConfig
     from serve.engine.arguments import server_arguments
 
     if not current_platform.is_cpu():

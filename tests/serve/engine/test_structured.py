@@ -14,7 +14,7 @@ from vllm.sampling_params import SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.structured_output import backend_xgrammar
 
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.engine.engine import VllmEngine
 from serve.engine.masks import GRAMMAR_TOO_COSTLY
 from serve.engine.observed import ObservedAsyncLLM, collecting_grammars

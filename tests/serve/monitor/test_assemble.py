@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry
 
 from adapters.store.store import AdapterStore
 from config.home import Home
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from quality.samples.store import QualityStore
 from serve.access.keys import KeyRing
 from serve.app import Parts, create_app

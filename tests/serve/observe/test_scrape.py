@@ -20,7 +20,7 @@ from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
 from adapters.store.store import AdapterStore
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from serve.access.keys import KeyRing
 from serve.app import create_app
 from serve.build import Foundation, build_parts

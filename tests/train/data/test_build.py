@@ -3,10 +3,11 @@ from pathlib import Path
 
 import pytest
 
+from config.data import DataConfig
 from config.dataset import few_shot_messages, read_dataset, read_split, verify_dataset
+from config.domain import AnswerConfig, DomainConfig
 from config.errors import DatasetError
 from config.home import Home
-from config.schema import AnswerConfig, DataConfig, DomainConfig
 from tests.tiny_llama import tiny_domain, write_colour_data
 from train.data.build import build_dataset, cut_text, drop_duplicates, split_examples
 from train.data.duplicates import NearDuplicates

@@ -1,7 +1,7 @@
 import pytest
 
 from config.dataset import DatasetRow, conversation
-from config.schema import ChatConfig
+from config.domain import ChatConfig
 from tests.tiny_llama import RENDERED_AT, tiny_tokenizer
 from train.data.encode import IGNORED, encode, encode_prompt, encode_row
 from train.errors import DataError

@@ -9,8 +9,8 @@ import trl
 from typer.testing import CliRunner
 
 from config.dataset import Split, read_split
+from config.domain import RecipeConfig
 from config.home import Home
-from config.schema import RecipeConfig
 from lorikeet import app
 from tests.tiny_llama import (
     CHAT_TEMPLATE,

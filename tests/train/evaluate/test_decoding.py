@@ -8,8 +8,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from config.dataset import DatasetManifest, DatasetRow, read_split
+from config.domain import AnswerConfig, DefaultsConfig, EvaluationConfig
 from config.home import Home
-from config.schema import AnswerConfig, DefaultsConfig, EvaluationConfig
 from tests.tiny_llama import (
     RENDERED_AT,
     prepare_tiny_base,

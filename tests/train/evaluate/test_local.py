@@ -6,8 +6,8 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from adapters.store.manifest import BaseManifest
 from config.dataset import DatasetManifest, DatasetRow, read_split
+from config.domain import AnswerConfig, EvaluationConfig
 from config.home import Home
-from config.schema import AnswerConfig, EvaluationConfig
 from tests.tiny_llama import (
     RENDERED_AT,
     prepare_tiny_base,

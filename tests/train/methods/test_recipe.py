@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 import torch
 
-from config.schema import RecipeConfig
+from config.domain import RecipeConfig
 from tests.tiny_architectures import ARCHITECTURES, tiny_model
 from train.errors import RecipeError
 from train.methods.recipe import check_recipe, resolve_target_modules

@@ -9,8 +9,8 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from adapters.store.manifest import BaseManifest, ComputeRecord, Precision
 from config.dataset import DatasetManifest, DatasetRow, Split, read_split
+from config.domain import DomainConfig
 from config.home import Home
-from config.schema import DomainConfig
 from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
 from train.compute import unmeasured
 from train.data.build import build_dataset

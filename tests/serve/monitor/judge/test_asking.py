@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from config.monitor import JudgeConfig
-from config.schema import ServeConfig
+from config.serve import ServeConfig
 from lorikeet import app
 from quality.judge import grade_task
 from serve.engine.protocol import BACKGROUND_PRIORITY, Answer
