@@ -1,31 +1,128 @@
 """`data` of a domain: where its examples come from, and how they are cleaned and split."""
 
-from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from config.model import Config
 
+Layout = Literal[
+    "auto",
+    "chat",
+    "alpaca",
+    "dolly",
+    "sharegpt",
+    "openassistant",
+    "input_output",
+    "prompt_completion",
+    "question_answer",
+    "text_label",
+    "preference",
+    "unpaired_preference",
+    "text",
+]
+Column = Annotated[str, StringConstraints(min_length=1)]
+
+
+class CleaningConfig(Config):
+    """What happens to rows before they are split. Each step counts and lists the rows that it changes or drops."""
+
+    exact_duplicates: Literal["drop", "keep"] = Field(
+        "drop",
+        description="Rows equal to an earlier one; only Unicode normalisation (NFC) and outer white space are ignored.",
+    )
+    near_duplicates: Literal["drop", "keep"] = Field(
+        "keep", description="Rows of the training split that are nearly equal to an earlier one with the same answer."
+    )
+    near_duplicate_jaccard: float = Field(
+        0.8, gt=0, le=1, description="Jaccard similarity (MinHash) from which two rows are near duplicates."
+    )
+    near_duplicate_cosine: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="Cosine similarity of MiniLM embeddings from which two rows are near duplicates (extra "
+        "`embeddings`). null: embeddings are not computed.",
+    )
+    contradictions: Literal["drop", "majority", "keep", "error"] = Field(
+        "drop",
+        description="Rows with the same question and different answers: `majority` keeps the most frequent "
+        "answer, if one is.",
+    )
+    control_tokens: Literal["escape", "error", "drop", "keep"] = Field(
+        "escape",
+        description="Control tokens of the base's chat template inside texts: `escape` tokenises them as text, `keep` "
+        "lets them act.",
+    )
+    pii: Literal["off", "report", "redact", "drop"] = Field(
+        "report",
+        description="E-mail addresses, phone, card and account numbers, IP addresses (extra `pii` for phones).",
+    )
+
+
+class DataGates(Config):
+    """Conditions that a built data set must meet; otherwise the build fails and lists the rows. null: not checked."""
+
+    max_contamination: int | None = Field(
+        None, ge=0, description="Maximum number of training rows dropped as copies of held-out or benchmark rows."
+    )
+    max_contradictions: int | None = Field(None, ge=0)
+    max_duplicates: float | None = Field(None, ge=0, le=1, description="Maximum share of rows dropped as duplicates.")
+    max_pii: int | None = Field(None, ge=0, description="Maximum number of rows with personal data.")
+    max_refusal_share: float | None = Field(None, ge=0, le=1)
+    max_label_errors: float | None = Field(None, ge=0, le=1, description="Maximum share of suspected label errors.")
+    min_rows: int | None = Field(None, ge=1, description="Minimum number of training rows.")
+    min_rows_per_class: int | None = Field(None, ge=1, description="Minimum training rows of each answer.")
+
 
 class DataConfig(Config):
-    """Source and split of a domain's examples."""
+    """Source, cleaning and split of a domain's examples."""
 
-    source: Literal["icd10cm", "iso18245", "licensedcode", "jsonl"]
-    path: Path | None = Field(None, description="JSONL file of `{input, output}` rows (with `source: jsonl`).")
+    source: Literal["files", "icd10cm", "iso18245", "licensedcode"] = "files"
+    path: str | tuple[str, ...] | None = Field(
+        None, description="File, folder, glob or fsspec URL, or several of them (with `source: files`)."
+    )
+    layout: Layout = Field("auto", description="`auto`: detected from the first rows, and reported.")
+    columns: dict[Column, Column] = Field(
+        {}, description="Names of the file's columns, by the layout's names, as {input: question, output: reply}."
+    )
+    encoding: str = Field("utf-8", description="Encoding of text files; a byte order mark is recognised.")
+    benchmarks: tuple[str, ...] = Field(
+        (), description="Files whose questions must not be trained on, as test rows; read as `path` is."
+    )
     licence: str | None = Field(None, description="Licence of the data; default: the packaged source's own.")
     num_train: int = Field(2000, ge=1, description="Maximum number of training examples.")
     num_validation: int = Field(64, ge=1, description="Number of examples for early stopping.")
     num_test: int = Field(240, ge=1, description="Number of held-out examples; never trained on.")
-    out_of_scope_share: float = Field(0.06, ge=0, lt=1, description="Share of inputs that must be refused.")
-    max_input_chars: int = Field(400, ge=1, description="Longer inputs are truncated.")
-    near_duplicate_jaccard: float = Field(
-        0.8, gt=0, le=1, description="MinHash similarity at which a training example is dropped as a duplicate."
+    group_by: Column | None = Field(None, description="Column whose equal values stay in one split, as a patient.")
+    time_by: Column | None = Field(None, description="Column to order by: the newest rows are held out.")
+    stratify_by: Column | None = Field(
+        None, description="Column to balance splits by; default: the answer, if it repeats."
     )
+    out_of_scope_share: float = Field(0.06, ge=0, lt=1, description="Share of inputs that must be refused.")
+    max_input_chars: int | None = Field(
+        None, ge=1, description="Maximum characters of a question; longer ones are cut."
+    )
+    cut_long_inputs: Literal["middle", "left", "right", "drop", "error"] = Field(
+        "middle",
+        description="Where to cut a question that exceeds `max_input_chars` or `recipe.max_length`; answers "
+        "are never cut.",
+    )
+    cleaning: CleaningConfig = CleaningConfig()
+    gates: DataGates = DataGates()
     seed: int = 13
 
+    @field_validator("source", mode="before")
+    @classmethod
+    def _jsonl_files_are_files(cls, source: Any) -> Any:
+        return "files" if source == "jsonl" else source
+
     @model_validator(mode="after")
-    def _jsonl_needs_a_path(self) -> "DataConfig":
-        if (self.source == "jsonl") != (self.path is not None):
-            raise ValueError(f"`path` requires `source: jsonl`; got source {self.source!r}, path {self.path}")
+    def _files_need_a_path(self) -> "DataConfig":
+        if (self.source == "files") != bool(self.path):
+            raise ValueError(f"`path` requires `source: files`, and the reverse; got {self.source!r}, {self.path!r}")
         return self
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        return (self.path,) if isinstance(self.path, str) else self.path or ()

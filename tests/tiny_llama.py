@@ -84,12 +84,12 @@ def tiny_domain(data_path: Path, **recipe: object) -> DomainConfig:
             "base": "tiny",
             "data": {
                 "source": "jsonl",
-                "path": data_path,
+                "path": str(data_path),
                 "num_train": 30,
                 "num_validation": 4,
                 "num_test": 8,
                 "out_of_scope_share": 0.0,
-                "near_duplicate_jaccard": 1.0,
+                "cleaning": {"near_duplicate_jaccard": 1.0},
             },
             "chat": {"system": "Colour?"},
             "recipe": {

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from config.json_lines import numbered_lines
 from loadtest.errors import TraceError
 
 
@@ -47,8 +48,7 @@ def _read_csv(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def _read_jsonl(path: Path) -> list[tuple[int, Any]]:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [(number, _json(path, number, line)) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [(number, _json(path, number, line)) for number, line in numbered_lines(path.read_text(encoding="utf-8"))]
 
 
 def _json(path: Path, number: int, line: str) -> Any:

@@ -35,7 +35,7 @@ class PlannedRequest:
         """Body of the POST to `chat/completions`: greedy and streaming, with token counts at the end."""
         fields: dict[str, Any] = {
             "model": self.model,
-            "messages": [message.model_dump() for message in self.prompt.messages],
+            "messages": [message.for_request() for message in self.prompt.messages],
             "max_tokens": self.prompt.max_tokens,
             "temperature": 0.0,
             "stream": True,

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from config.home import Home
+from config.json_lines import numbered_lines
 from config.loadtest import ConstantArrival, GammaArrival, LoadtestConfig, PoissonArrival
 from loadtest.bench.copies import copy_adapter
 from loadtest.errors import RunFileError, SweepError
@@ -96,7 +97,8 @@ def read_probes(path: Path, slo: Slo) -> tuple[RateRun, ...]:
         RunFileError: The file is missing, broken or of another SLO.
     """
     try:
-        probes = tuple(RateRun.model_validate_json(line) for line in path.read_text(encoding="utf-8").splitlines())
+        lines = numbered_lines(path.read_text(encoding="utf-8"))
+        probes = tuple(RateRun.model_validate_json(line) for _, line in lines)
     except OSError as error:
         raise RunFileError(f"{str(path)!r}: {error.strerror}. Leave out --resume to start a search.") from error
     except ValidationError as error:

@@ -28,7 +28,7 @@ def test_the_domains_that_come_with_lorikeet_load_and_test_at_least_200_examples
 
 
 def test_a_data_path_starts_at_the_folder_of_its_file(tmp_path: Path) -> None:
-    assert load_domain(write(tmp_path, MINIMAL)).data.path == tmp_path / "support.jsonl"
+    assert load_domain(write(tmp_path, MINIMAL)).data.paths == (str(tmp_path / "support.jsonl"),)
 
 
 def test_an_unknown_key_is_named_with_its_file(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def test_the_domain_of_ones_own_is_whole_and_asks_for_little(tmp_path):
     file = tmp_path / "support.yaml"
     file.write_text(textwrap.dedent(section.partition("   ```yaml\n")[2].partition("   ```")[0]))
     domain = load_domain(file)
-    assert domain.data.path == tmp_path / "support.jsonl"
+    assert domain.data.paths == (str(tmp_path / "support.jsonl"),)
     assert (domain.gates.min_gain, domain.gates.min_valid_format, domain.answer.refusal) == (0, 0, None)
     assert str(domain.data.num_test) in section
     assert str(domain.data.num_validation) in section

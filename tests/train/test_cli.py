@@ -21,7 +21,8 @@ name: colours
 description: Names the colour.
 base: tiny
 data:
-  {source: jsonl, path: colours.jsonl, num_train: 20, num_validation: 4, num_test: 8, near_duplicate_jaccard: 1.0}
+  {source: jsonl, path: colours.jsonl, num_train: 20, num_validation: 4, num_test: 8,
+   cleaning: {near_duplicate_jaccard: 1.0}}
 chat: {system: "Colour?"}
 recipe: {max_length: 128}
 """

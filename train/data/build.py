@@ -17,7 +17,7 @@ from config.dataset import (
     DatasetManifest,
     DatasetRow,
     FewShotExample,
-    conversation,
+    full_prompt,
     hash_splits,
     read_dataset,
     rows_to_jsonl,
@@ -27,7 +27,8 @@ from config.errors import DatasetError
 from config.home import Home
 from config.private import close_to_others, make_private_folder, write_private
 from train.data.duplicates import NearDuplicates
-from train.data.sources import Example, SourceData, normalize, read_source, source_identity
+from train.data.examples import Example
+from train.data.sources import SourceData, normalize, read_source, source_identity
 from train.errors import DataError
 
 FORMAT_VERSION = 1
@@ -70,21 +71,21 @@ def split_examples(examples: Sequence[Example], config: DataConfig) -> Splits:
         DataError: Too few examples for the requested splits.
     """
     rng = random.Random(config.seed)
-    cut = [replace(e, input=cut_text(e.input, config.max_input_chars)) for e in examples]
-    num_cut = sum(a.input != " ".join(b.input.split()) for a, b in zip(cut, examples, strict=True))
+    cut = [_cut(example, config.max_input_chars) for example in examples]
+    num_cut = sum(after is not before for after, before in zip(cut, examples, strict=True))
     unique, num_exact, num_conflicts = drop_duplicates(cut)
     in_scope = _shuffled(rng, [e for e in unique if e.in_scope])
     refused = _shuffled(rng, [e for e in unique if not e.in_scope])
 
     test, in_scope, refused = _take(in_scope, refused, config.num_test, config, "test")
     validation, in_scope, refused = _take(in_scope, refused, config.num_validation, config, "validation")
-    held_out = NearDuplicates(config.near_duplicate_jaccard)
+    held_out = NearDuplicates(config.cleaning.near_duplicate_jaccard)
     for example in test + validation:
-        held_out.add(normalize(example.input))
+        held_out.add(normalize(example.question))
     candidates = [e for e in in_scope if e.split in (None, "train")]
-    kept = [e for e in candidates if not held_out.has_similar(normalize(e.input))]
+    kept = [e for e in candidates if not held_out.has_similar(normalize(e.question))]
     train = _interleave(kept)[: config.num_train]
-    refused = [e for e in refused if not held_out.has_similar(normalize(e.input))]
+    refused = [e for e in refused if not held_out.has_similar(normalize(e.question))]
     train = _mix(train, refused, config)
     if not train:
         raise DataError(
@@ -112,6 +113,14 @@ def cut_text(text: str, max_chars: int) -> str:
     return head.rsplit(" ", 1)[0] if " " in head else head
 
 
+def _cut(example: Example, max_chars: int | None) -> Example:
+    if max_chars is None or len(example.question) <= max_chars:
+        return example
+    *context, question = example.prompt
+    shorter = question.model_copy(update={"content": cut_text(question.content, max_chars)})
+    return replace(example, prompt=(*context, shorter))
+
+
 def drop_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int, int]:
     """Keep the first of equal inputs, and drop inputs with conflicting answers.
 
@@ -120,10 +129,10 @@ def drop_duplicates(examples: Iterable[Example]) -> tuple[list[Example], int, in
     """
     groups: dict[str, list[Example]] = defaultdict(list)
     for example in examples:
-        groups[normalize(example.input)].append(example)
+        groups[normalize(example.question)].append(example)
     kept, num_exact, num_conflicts = [], 0, 0
     for group in groups.values():
-        if len({example.output for example in group}) > 1:
+        if len({example.answer for example in group}) > 1:
             num_conflicts += len(group)
             continue
         kept.append(next((e for e in group if e.split == "train"), group[0]))
@@ -218,10 +227,13 @@ def _write(folder: Path, config: DomainConfig, source: SourceData, splits: Split
 
 def _row(config: DomainConfig, example: Example) -> DatasetRow:
     return DatasetRow(
-        messages=conversation(config.chat, example.input, example.output),
-        input=example.input,
-        output=example.output,
+        messages=(*full_prompt(config.chat, example.prompt), *example.completion),
+        tools=example.tools,
+        input=example.question,
+        output=example.answer,
         in_scope=example.in_scope,
+        is_synthetic=example.is_synthetic,
+        origin=example.origin,
     )
 
 
@@ -254,6 +266,6 @@ def _describe(folder: Path, config: DomainConfig, source: SourceData, splits: Sp
 def few_shot_examples(train: Sequence[Example], wanted: int) -> tuple[FewShotExample, ...]:
     """Few-shot examples: the first in-scope training examples, with distinct answers where possible."""
     in_scope = [e for e in train if e.in_scope]
-    first_of_answer = list({e.output: e for e in reversed(in_scope)}.values())[::-1]
+    first_of_answer = list({e.answer: e for e in reversed(in_scope)}.values())[::-1]
     rest = [e for e in in_scope if e not in first_of_answer]
-    return tuple(FewShotExample(input=e.input, output=e.output) for e in (first_of_answer + rest)[:wanted])
+    return tuple(FewShotExample(input=e.question, output=e.answer) for e in (first_of_answer + rest)[:wanted])

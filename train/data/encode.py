@@ -95,7 +95,7 @@ def _drop_tokens(tokenizer: PreTrainedTokenizerBase, text: str, excess: int) -> 
 
 
 def _render(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], at: datetime, *, is_prompt: bool) -> str:
-    return render(tokenizer, [message.model_dump() for message in messages], at, is_prompt=is_prompt)
+    return render(tokenizer, [message.for_template() for message in messages], at, is_prompt=is_prompt)
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import assert_never
 
 from config.data import DataConfig
+from config.dataset import Message, Origin, Split
 from config.domain import AnswerConfig
+from train.data.examples import Example
 from train.data.general import GENERAL_REQUESTS
 from train.errors import DataError
 
@@ -61,22 +63,32 @@ _PRIVATE_CODES = range(3000, 4000)
 
 
 @dataclass(frozen=True)
-class Example:
-    """One input and its answer. `stratum` balances splits; `split` pins an example to train or test."""
-
-    input: str
-    output: str
-    stratum: str = ""
-    split: str | None = None
-    in_scope: bool = True
-
-
-@dataclass(frozen=True)
 class SourceData:
     name: str
     version: str
     licence: str | None
     examples: tuple[Example, ...]
+
+
+def question_answer(
+    text: str,
+    answer: str,
+    *,
+    stratum: str = "",
+    split: Split | None = None,
+    in_scope: bool = True,
+    origin: Origin | None = None,
+) -> Example:
+    """A prompt-completion example of one question and one answer."""
+    return Example(
+        "prompt_completion",
+        prompt=(Message(role="user", content=text),),
+        completion=(Message(role="assistant", content=answer),),
+        stratum=stratum,
+        split=split,
+        in_scope=in_scope,
+        origin=origin,
+    )
 
 
 def normalize(text: str) -> str:
@@ -90,7 +102,7 @@ def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
     Raises:
         DataError: The package is not installed, or the JSONL file is missing or malformed.
     """
-    if config.source == "jsonl":
+    if config.source == "files":
         data = _read_jsonl(config, answer)
     elif config.source == "icd10cm":
         data = SourceData("ICD-10-CM (simple-icd-10-cm)", _version("simple-icd-10-cm"), "public domain", _icd10cm())
@@ -110,7 +122,7 @@ def source_identity(config: DataConfig) -> str:
     Raises:
         DataError: The package is not installed, or the JSONL file is missing.
     """
-    if config.source == "jsonl":
+    if config.source == "files":
         return hashlib.sha256(_read_bytes(config)).hexdigest()
     return " ".join(f"{package}=={_version(package)}" for package in _PACKAGES)
 
@@ -123,7 +135,7 @@ def _icd10cm() -> tuple[Example, ...]:
     for chapter, subject in ICD_CHAPTERS.items():
         for code in icd.get_descendants(chapter):
             examples += [
-                Example(term, json.dumps({"chapter": subject}), stratum=subject)
+                question_answer(term, json.dumps({"chapter": subject}), stratum=subject)
                 for term in icd.get_inclusion_term(code)
                 if len(term) >= MIN_INPUT_CHARS
             ]
@@ -137,14 +149,14 @@ def _iso18245() -> tuple[Example, ...]:
     seen_in_training: set[str] = set()
     examples = []
     for scheme in TRAIN_SCHEMES + HELD_OUT_SCHEMES:
-        split = "train" if scheme in TRAIN_SCHEMES else "test"
+        split: Split = "train" if scheme in TRAIN_SCHEMES else "test"
         for code, description in _descriptions(folder / f"{scheme}.csv"):
             if split == "train":
                 seen_in_training.add(normalize(description))
             elif normalize(description) in seen_in_training:
                 continue
             group = next(name for first, last, name in ranges if first <= code <= last)
-            examples.append(Example(description, json.dumps({"group": group}), split=split))
+            examples.append(question_answer(description, json.dumps({"group": group}), split=split))
     return tuple(examples)
 
 
@@ -160,7 +172,9 @@ def _licensedcode() -> tuple[Example, ...]:
     """Licence notices of the most frequent single keys (no `a OR b` expressions)."""
     notices = list(_notices(_package_folder("licensedcode") / "data" / "rules"))
     frequent = dict(Counter(key for key, _ in notices).most_common(NUM_LICENCE_KEYS))
-    return tuple(Example(text, json.dumps({"licence": key}), stratum=key) for key, text in notices if key in frequent)
+    return tuple(
+        question_answer(text, json.dumps({"licence": key}), stratum=key) for key, text in notices if key in frequent
+    )
 
 
 def _notices(folder: Path) -> Iterator[tuple[str, str]]:
@@ -174,7 +188,7 @@ def _notices(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _read_jsonl(config: DataConfig, answer: AnswerConfig) -> SourceData:
     lines = _read_bytes(config).decode("utf-8", errors="replace").splitlines()
-    name = config.path.name if config.path else ""
+    name = Path(config.paths[0]).name
     examples = tuple(
         _jsonl_example(line, f"{name} line {number}", answer)
         for number, line in enumerate(lines, start=1)
@@ -184,11 +198,10 @@ def _read_jsonl(config: DataConfig, answer: AnswerConfig) -> SourceData:
 
 
 def _read_bytes(config: DataConfig) -> bytes:
-    assert config.path is not None  # the schema pairs `source: jsonl` with `path`
     try:
-        return config.path.read_bytes()
+        return Path(config.paths[0]).read_bytes()
     except OSError as error:
-        raise DataError(f"Cannot read {str(config.path)!r}: {error.strerror or error}. Check `data.path`.") from error
+        raise DataError(f"Cannot read {config.paths[0]!r}: {error.strerror or error}. Check `data.path`.") from error
 
 
 def _jsonl_example(line: str, where: str, answer: AnswerConfig) -> Example:
@@ -204,7 +217,7 @@ def _jsonl_example(line: str, where: str, answer: AnswerConfig) -> Example:
         output = json.dumps(output, ensure_ascii=False)
     if not isinstance(output, str) or not output.strip():
         raise DataError(f"{where}: `output` is {output!r}; it must be text or JSON, the answer to `input`.")
-    return Example(row["input"], output, in_scope=in_scope)
+    return question_answer(row["input"], output, in_scope=in_scope)
 
 
 def _out_of_scope(config: DataConfig, answer: AnswerConfig) -> tuple[Example, ...]:
@@ -212,11 +225,11 @@ def _out_of_scope(config: DataConfig, answer: AnswerConfig) -> tuple[Example, ..
     if answer.refusal is None or config.out_of_scope_share == 0:
         return ()
     inputs = list(GENERAL_REQUESTS)
-    if config.source not in ("jsonl", "icd10cm"):
-        inputs += [example.input for example in _icd10cm()[::20]]
-    if config.source not in ("jsonl", "iso18245"):
-        inputs += [example.input for example in _iso18245()[::10]]
-    return tuple(Example(text, answer.refusal, stratum="out of scope", in_scope=False) for text in inputs)
+    if config.source not in ("files", "icd10cm"):
+        inputs += [example.question for example in _icd10cm()[::20]]
+    if config.source not in ("files", "iso18245"):
+        inputs += [example.question for example in _iso18245()[::10]]
+    return tuple(question_answer(text, answer.refusal, stratum="out of scope", in_scope=False) for text in inputs)
 
 
 def _rows(path: Path) -> list[list[str]]:

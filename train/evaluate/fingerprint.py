@@ -82,7 +82,7 @@ def _golden_prompt(model: PeftModel, tokenizer: PreTrainedTokenizerBase, row: Da
     with without_adapter(model):
         base_logprobs = answer_logprobs(model, encoded)
     return GoldenPrompt(
-        messages=tuple(message.model_dump() for message in row.prompt),
+        messages=tuple(message.for_template() for message in row.prompt),
         prompt_token_ids=encoded.prompt_ids,
         answer_token_ids=encoded.answer_ids,
         adapter_logprobs=answer_logprobs(model, encoded),

@@ -11,7 +11,8 @@ from config.home import Home
 from tests.tiny_llama import tiny_domain, write_colour_data
 from train.data.build import build_dataset, cut_text, drop_duplicates, split_examples
 from train.data.duplicates import NearDuplicates
-from train.data.sources import Example, normalize, read_source
+from train.data.examples import Example
+from train.data.sources import normalize, question_answer, read_source
 from train.errors import DataError
 
 WORDS = (
@@ -35,7 +36,7 @@ WORDS = (
 
 def distinct_sentences(count: int) -> list[Example]:
     return [
-        Example(f"{WORDS[i % 15]} {WORDS[i * 7 % 15]} {i * 7919} {WORDS[i // 15 % 15]} {i * 104729}", "yes")
+        question_answer(f"{WORDS[i % 15]} {WORDS[i * 7 % 15]} {i * 7919} {WORDS[i // 15 % 15]} {i * 104729}", "yes")
         for i in range(count)
     ]
 
@@ -86,8 +87,8 @@ def test_a_data_set_is_its_owners_and_an_open_one_becomes_so(tmp_path: Path, dom
 
 def test_changed_source_data_is_built_again(tmp_path: Path, domain: DomainConfig) -> None:
     first = build_dataset(domain, Home(tmp_path))
-    assert domain.data.path is not None
-    domain.data.path.write_text(domain.data.path.read_text().replace("red", "crimson"))
+    path = Path(domain.data.paths[0])
+    path.write_text(path.read_text().replace("red", "crimson"))
     assert build_dataset(domain, Home(tmp_path)).dataset_sha256 != first.dataset_sha256
 
 
@@ -125,10 +126,10 @@ def test_an_unfinished_data_set_is_not_read(tmp_path: Path) -> None:
 
 def test_near_copies_of_held_out_texts_are_never_trained_on() -> None:
     originals = distinct_sentences(100)
-    planted = [Example(f"{e.input} indeed", "yes") for e in originals]
-    splits = split_examples(originals + planted, jsonl_config(near_duplicate_jaccard=0.7))
-    held_out = {e.input.removesuffix(" indeed") for e in splits.test + splits.validation}
-    assert not held_out & {e.input.removesuffix(" indeed") for e in splits.train}
+    planted = [question_answer(f"{e.question} indeed", "yes") for e in originals]
+    splits = split_examples(originals + planted, jsonl_config(cleaning={"near_duplicate_jaccard": 0.7}))
+    held_out = {e.question.removesuffix(" indeed") for e in splits.test + splits.validation}
+    assert not held_out & {e.question.removesuffix(" indeed") for e in splits.train}
     assert splits.num_near_duplicates > 0
 
 
@@ -140,9 +141,14 @@ def test_similarity_is_judged_by_shared_shingles() -> None:
 
 
 def test_copies_are_dropped_and_contradictions_are_dropped_altogether() -> None:
-    examples = [Example("Same text", "a"), Example("same, text!", "a"), Example("Clash", "a"), Example("clash", "b")]
+    examples = [
+        question_answer("Same text", "a"),
+        question_answer("same, text!", "a"),
+        question_answer("Clash", "a"),
+        question_answer("clash", "b"),
+    ]
     kept, num_exact, num_conflicts = drop_duplicates(examples)
-    assert [e.input for e in kept] == ["Same text"]
+    assert [e.question for e in kept] == ["Same text"]
     assert (num_exact, num_conflicts) == (1, 2)
 
 
@@ -156,23 +162,25 @@ def test_too_few_examples_name_the_split_and_the_way_out() -> None:
 
 
 def test_strata_are_balanced_in_the_test_split() -> None:
-    examples = [Example(e.input, "x", stratum="ab"[i % 5 == 0]) for i, e in enumerate(distinct_sentences(100))]
+    examples = [
+        question_answer(e.question, "x", stratum="ab"[i % 5 == 0]) for i, e in enumerate(distinct_sentences(100))
+    ]
     splits = split_examples(examples, jsonl_config())
     assert sorted(e.stratum for e in splits.test).count("b") == 10
 
 
 def test_out_of_scope_inputs_get_the_agreed_refusal_in_every_split(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text("\n".join(json.dumps({"input": e.input, "output": "yes"}) for e in distinct_sentences(80)))
-    config = jsonl_config(path=path, out_of_scope_share=0.2)
+    path.write_text("\n".join(json.dumps({"input": e.question, "output": "yes"}) for e in distinct_sentences(80)))
+    config = jsonl_config(path=str(path), out_of_scope_share=0.2)
     splits = split_examples(read_source(config, AnswerConfig(refusal="no")).examples, config)
     assert [sum(not e.in_scope for e in split) for split in (splits.test, splits.validation)] == [4, 1]
-    assert {e.output for e in splits.train if not e.in_scope} == {"no"}
+    assert {e.answer for e in splits.train if not e.in_scope} == {"no"}
 
 
 def test_without_a_refusal_nothing_is_out_of_scope(tmp_path: Path) -> None:
     path = write_colour_data(tmp_path / "x.jsonl")
-    assert all(e.in_scope for e in read_source(jsonl_config(path=path), AnswerConfig()).examples)
+    assert all(e.in_scope for e in read_source(jsonl_config(path=str(path)), AnswerConfig()).examples)
 
 
 @pytest.mark.parametrize(
@@ -183,14 +191,14 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> N
     path = tmp_path / "x.jsonl"
     path.write_text(line)
     with pytest.raises(DataError, match=message):
-        read_source(jsonl_config(path=path), AnswerConfig())
+        read_source(jsonl_config(path=str(path)), AnswerConfig())
 
 
 def test_no_wording_of_a_training_scheme_is_tested_in_finance() -> None:
     config = DataConfig(source="iso18245", num_test=220, num_validation=48)
     splits = split_examples(read_source(config, AnswerConfig()).examples, config)
-    trained = {normalize(e.input) for e in splits.train + splits.validation}
-    assert not trained & {normalize(e.input) for e in splits.test}
+    trained = {normalize(e.question) for e in splits.train + splits.validation}
+    assert not trained & {normalize(e.question) for e in splits.test}
     assert [e.split for e in splits.test] == ["test"] * 220
 
 
@@ -198,5 +206,5 @@ def test_no_wording_of_a_training_scheme_is_tested_in_finance() -> None:
 @pytest.mark.slow
 def test_packaged_answers_are_json_with_one_field(source: str, field: str) -> None:
     config = DataConfig.model_validate({"source": source})
-    outputs = {e.output for e in read_source(config, AnswerConfig()).examples}
+    outputs = {e.answer for e in read_source(config, AnswerConfig()).examples}
     assert {tuple(json.loads(output)) for output in outputs} == {(field,)}
