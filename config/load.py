@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from config.domain import DomainConfig
+from config.domain import AdapterName, DomainConfig
 from config.errors import ConfigError
 from config.loadtest import LoadtestConfig, TraceArrival
 from config.model import Config
@@ -32,6 +32,20 @@ def load_domain(path: Path) -> DomainConfig:
         "benchmarks": tuple(_resolved(path.parent, name) for name in config.data.benchmarks),
     }
     return config.model_copy(update={"data": config.data.model_copy(update=resolved)})
+
+
+def check_name(name: str) -> str:
+    """A name that a domain, and its adapter, can have.
+
+    Raises:
+        ConfigError: It is not one.
+    """
+    try:
+        return str(TypeAdapter(AdapterName).validate_python(name))
+    except ValidationError:
+        raise ConfigError(
+            f"{name!r} cannot name a domain: use at most 63 lower-case letters, digits and hyphens, as `support-mail`."
+        ) from None
 
 
 def _resolved(folder: Path, name: str) -> str:

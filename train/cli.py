@@ -14,10 +14,11 @@ import typer
 from adapters.cli import DEFAULT_HOME, HomeOption
 from adapters.errors import AdapterError
 from adapters.store.manifest import Quantization
+from config.data import DataConfig
 from config.domain import DomainConfig
 from config.errors import ConfigError, DatasetError
 from config.home import Home
-from config.load import load_domain
+from config.load import check_name, load_domain, validate
 from config.progress import Progress, shown
 from config.signals import exit_code_of, interrupted_by_sigterm
 from config.terminal import labelled, log_handler, make_console, print_error
@@ -33,6 +34,7 @@ console = make_console()
 
 DomainFile = Annotated[Path, typer.Argument(help="Domain configuration (YAML), e.g. config/domains/medical.yaml.")]
 DomainFiles = Annotated[list[Path], typer.Argument(help="Domain configurations (YAML), e.g. config/domains/*.yaml.")]
+DEFAULT_BASE: str = DomainConfig.model_fields["base"].default
 ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild even if it exists.")]
 
 
@@ -123,7 +125,7 @@ def show_data(
 
         config = load_domain(file)
         manifest = build_dataset(config, Home(home))
-        tokenizer = _tokenizer(config, Home(home))
+        tokenizer = _tokenizer(config.base, Home(home))
         rows = read_split(Home(home).datasets / config.name, "train")
         times = row_times(config.recipe, run_time(config.recipe, date.today()), len(rows), "train")
         encoded = encode_rows(tokenizer, rows, manifest.chat, config.recipe.max_length, times)
@@ -131,6 +133,34 @@ def show_data(
         console.print(token_table(encoded, config.recipe.max_length))
         for example in encoded[:num_examples]:
             console.print(render_example(tokenizer, example))
+
+
+def init(
+    name: Annotated[str, typer.Argument(help="Name of the domain, and of its adapter.")],
+    files: Annotated[list[str], typer.Argument(help="Its data: files, folders, globs or URLs (docs/data.md).")],
+    base: Annotated[str, typer.Option(help="Prepared base model (see `lorikeet base list`).")] = DEFAULT_BASE,
+    layout: Annotated[str, typer.Option(help="Layout of the rows, if it is not detected (docs/data.md).")] = "auto",
+    folder: Annotated[Path, typer.Option(help="Folder of the YAML file.")] = Path("config/domains"),
+    force: Annotated[bool, typer.Option("--force", help="Replace the YAML file if it exists.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Look at a domain's data and write its YAML file, with comments; then `lorikeet train` needs no edit."""
+    with _shell():
+        from config.domain import AnswerConfig
+        from train.data.propose import data_settings, propose, write_domain
+        from train.data.sources import read_source
+        from train.tables import proposal_table
+
+        path = folder / f"{check_name(name)}.yaml"
+        if path.exists() and not force:
+            raise ConfigError(f"{path} exists. Choose another name, or replace the file with `--force`.")
+        config = validate({"path": files, "layout": layout}, DataConfig, "data")
+        tokenizer = _tokenizer(base, Home(home))
+        with shown(Progress(f"read {name}"), console):
+            source = read_source(config, AnswerConfig())
+            proposal = propose(source.examples, tokenizer)
+        write_domain(name, base, data_settings(config, folder), proposal, path)
+        console.print(proposal_table(source, proposal, path))
 
 
 def train(
@@ -192,12 +222,12 @@ def _shell() -> Iterator[None]:
         raise typer.Exit(1) from None
 
 
-def _tokenizer(config: DomainConfig, home: Home) -> "PreTrainedTokenizerBase":
+def _tokenizer(base: str, home: Home) -> "PreTrainedTokenizerBase":
     from transformers import AutoTokenizer
 
     from adapters.bases import read_base
 
-    folder = home.bases / config.base
+    folder = home.bases / base
     read_base(folder)
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     return tokenizer

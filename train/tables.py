@@ -1,6 +1,7 @@
 """Terminal tables: bases, data sets, the loss mask, and a trained version."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and only an example's
     from transformers import PreTrainedTokenizerBase
 
     from train.data.encode import Encoded
+    from train.data.propose import Proposal
+    from train.data.sources import SourceData
 
 _LEARNT = "bold green"
 
@@ -41,6 +44,20 @@ def dataset_table(manifest: DatasetManifest) -> Table:
     table.add_row("dropped: conflicting answers", str(manifest.num_conflicts))
     table.add_row("cut inputs", str(manifest.num_cut))
     table.add_row("dataset_sha256", manifest.dataset_sha256)
+    return table
+
+
+def proposal_table(source: "SourceData", proposal: "Proposal", path: Path) -> Table:
+    """What `lorikeet init` found and wrote, and what to run next."""
+    p = proposal
+    answers = f"{len(p.classes)} classes" if p.classes else "JSON of one schema" if p.json_schema else "free text"
+    table = Table(title=f"{path}: from {source.name}", show_header=False, caption=f"next: lorikeet train {path}")
+    table.add_row("rows", f"{len(source.examples)}, {p.num_rows} different questions")
+    table.add_row("answers", answers)
+    table.add_row("system prompt", Text(f"{p.system} ({p.system_reason})"))
+    table.add_row("tokens of a row", f"99% at most {p.total_tokens[0]}, longest {p.total_tokens[1]}")
+    table.add_row("train / validation / test", f"{p.num_train} / {p.num_validation} / {p.num_test}")
+    table.add_row("steps", f"{p.max_steps} of {p.batch_size} rows")
     return table
 
 
