@@ -84,9 +84,6 @@ class RecipeConfig(Config):
     lora_dropout: float = Field(0.0, ge=0, lt=1)
     target_modules: str | tuple[str, ...] = "all-linear"
     use_rslora: bool = False
-    use_dora: bool = False
-    bias: str = "none"
-    modules_to_save: tuple[str, ...] | None = None
     init_lora_weights: bool | str = True
     learning_rate: float = Field(1e-3, gt=0)
     lr_scheduler_type: str = "cosine"

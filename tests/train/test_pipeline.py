@@ -128,6 +128,6 @@ def test_a_missing_base_is_told_before_any_work(tmp_path: Path, domain: DomainCo
 
 
 def test_an_unservable_recipe_is_told_before_any_work(tmp_path: Path, domain: DomainConfig) -> None:
-    refused = domain.model_copy(update={"recipe": domain.recipe.model_copy(update={"bias": "all"})})
-    with pytest.raises(RecipeError, match="bias"):
+    refused = domain.model_copy(update={"recipe": domain.recipe.model_copy(update={"init_lora_weights": "pissa"})})
+    with pytest.raises(RecipeError, match="pissa"):
         train_and_publish(refused, Home(tmp_path / "var"))

@@ -13,7 +13,7 @@ from train.errors import RecipeError
 _UNTRAINED = ("lm_head", "embed_tokens", "embed_out", "wte")
 
 
-def check_recipe(recipe: RecipeConfig, *, max_lora_rank: int = MAX_LORA_RANK) -> None:
+def check_recipe(recipe: RecipeConfig) -> None:
     """Reject a recipe whose adapter could be trained but not served.
 
     Raises:
@@ -24,13 +24,10 @@ def check_recipe(recipe: RecipeConfig, *, max_lora_rank: int = MAX_LORA_RANK) ->
             "peft_type": "LORA",
             "r": recipe.lora_r,
             "lora_alpha": recipe.lora_alpha,
-            "use_dora": recipe.use_dora,
             "use_rslora": recipe.use_rslora,
-            "bias": recipe.bias,
-            "modules_to_save": recipe.modules_to_save,
             "init_lora_weights": recipe.init_lora_weights,
         },
-        max_lora_rank=max_lora_rank,
+        max_lora_rank=MAX_LORA_RANK,
     )
     problems = [str(finding) for finding in findings if finding.level == "error"]
     if untrained := sorted(set(_named(recipe.target_modules)) & set(_UNTRAINED)):

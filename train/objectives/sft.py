@@ -38,7 +38,7 @@ from train.data.encode import Encoded, encode_rows
 from train.data.template import names_time, row_times, run_time
 from train.errors import ResumeError
 from train.lora_linear import fuse_lora
-from train.methods.recipe import check_recipe, lora_config
+from train.methods.recipe import lora_config
 from train.objectives.answer_loss import AnswerLossTrainer
 from train.progress import TrainingProgress
 from train.runs import (
@@ -93,11 +93,10 @@ def train_adapter(
         today: Date of a new run.
 
     Raises:
-        RecipeError: vLLM cannot serve what the recipe trains.
+        RecipeError: The base lacks a target module.
         ResumeError: `resume` without a checkpoint of this base, data set and recipe.
         DataError: An example does not fit into `max_length`.
     """
-    check_recipe(config.recipe)
     checkpoint = _prepare_run(run_folder, run_key(config.recipe, base, dataset), resume=resume)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     at = read_template_time(run_folder) or run_time(config.recipe, today())

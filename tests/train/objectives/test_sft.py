@@ -14,7 +14,7 @@ from config.home import Home
 from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
 from train.compute import unmeasured
 from train.data.build import build_dataset
-from train.errors import RecipeError, ResumeError
+from train.errors import ResumeError
 from train.objectives.answer_loss import AnswerLossTrainer
 from train.objectives.sft import Trained, save_adapter, train_adapter
 
@@ -145,12 +145,6 @@ def test_a_checkpoint_of_another_recipe_is_not_resumed(bench: Bench) -> None:
 def test_training_stops_early_when_the_held_out_loss_stops_falling(bench: Bench) -> None:
     trained = bench.train("early", max_steps=12, learning_rate=1e-12, early_stopping_patience=1)
     assert trained.record.metrics["steps"] < 12
-
-
-def test_a_refused_recipe_leaves_no_run_folder(bench: Bench) -> None:
-    with pytest.raises(RecipeError, match="use_dora"):
-        bench.train("refused", use_dora=True)
-    assert not (bench.home.runs / "refused").exists()
 
 
 def test_the_answer_only_loss_equals_trls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
