@@ -2,13 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from random import Random
 
 import pytest
 
 from adapters.reference import Target
 from adapters.remote.remote import RemoteStore
-from adapters.remote.retry import Retry
 from adapters.store.store import AdapterStore
 from tests.peft_folders import draft_for
 
@@ -38,4 +36,4 @@ def waits() -> list[float]:
 
 @pytest.fixture
 def connect(waits: list[float]) -> Callable[[str, AdapterStore], RemoteStore]:
-    return lambda url, store: RemoteStore(url, store, retry=Retry(sleep=waits.append, random=Random(0)))
+    return lambda url, store: RemoteStore(url, store, sleep=waits.append)

@@ -1,16 +1,22 @@
 """File access of a remote store, the only user of fsspec: retries, and maps every failure to one error type."""
 
 import errno
+import logging
 import re
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import fsspec
+from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_attempt, wait_exponential, wait_random
 
 from adapters.errors import AdapterError, IntegrityError, RemoteStoreError
-from adapters.remote.retry import Result, Retry
 from adapters.store.durable import disk_errors
+
+logger = logging.getLogger(__name__)
+
+Result = TypeVar("Result")
 
 _PACKAGES = {
     "s3": "s3fs",
@@ -43,15 +49,18 @@ _STAMP_KEYS = (
     "md5Hash",
     "blob_id",
 )
+_NUM_ATTEMPTS = 4
 _WILL_COME_AGAIN = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 class RemoteFiles:
     """Files below a URL, by relative path. Thread-safe."""
 
-    def __init__(self, url: str, *, storage_options: Mapping[str, Any], retry: Retry) -> None:
+    def __init__(
+        self, url: str, *, storage_options: Mapping[str, Any], sleep: Callable[[float], None] = time.sleep
+    ) -> None:
         self.url = re.sub(r"//[^/@]*@", "//", url)  # as it may be shown: without credentials
-        self._retry = retry
+        self._sleep = sleep
         self._fs, root = _open(url, self.url, storage_options)
         self._root = root.rstrip("/")
 
@@ -170,8 +179,20 @@ class RemoteFiles:
             self._fs.invalidate_cache()  # s3fs remembers listings, and with them the sizes of yesterday
             return work()
 
+        def log(state: RetryCallState) -> None:
+            error = state.outcome.exception() if state.outcome else None
+            logger.info("%s: %s failed (%s); retrying in %.2f s", self.url, what, error, state.upcoming_sleep)
+
+        retrying = Retrying(
+            sleep=self._sleep,
+            stop=stop_after_attempt(_NUM_ATTEMPTS),
+            wait=wait_exponential(multiplier=0.25) + wait_random(0, 0.25),
+            retry=retry_if_exception(_is_worth_a_retry),
+            before_sleep=log,
+            reraise=True,
+        )
         try:
-            return self._retry.call(fresh, what=f"{self.url}: {what}", is_final=_is_final)
+            return retrying(fresh)
         except (AdapterError, FileNotFoundError):
             raise
         except PermissionError as error:
@@ -201,10 +222,10 @@ def _open(url: str, shown: str, storage_options: Mapping[str, Any]) -> tuple[Any
     return fs, str(root)
 
 
-def _is_final(error: Exception) -> bool:
-    """Whether a retry cannot help. Bytes that do not match their manifest may be a truncated transfer."""
+def _is_worth_a_retry(error: BaseException) -> bool:
+    """Whether a retry may help. Bytes that do not match their manifest may be a truncated transfer."""
     if isinstance(error, IntegrityError):
-        return False
-    if isinstance(error, AdapterError | FileNotFoundError | PermissionError):
         return True
-    return isinstance(error, OSError) and error.errno in _WILL_COME_AGAIN
+    if isinstance(error, AdapterError | FileNotFoundError | PermissionError) or not isinstance(error, Exception):
+        return False
+    return not (isinstance(error, OSError) and error.errno in _WILL_COME_AGAIN)

@@ -4,7 +4,8 @@ The remote has the store's own layout: `<url>/<name>/history.jsonl` and `<url>/<
 """
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
@@ -14,7 +15,6 @@ from adapters.errors import AdapterNotFoundError, IntegrityError, RemoteConflict
 from adapters.reference import Target, is_adapter_name
 from adapters.remote.files import RemoteFiles
 from adapters.remote.mirror import grown_apart, local_history, mirror_history
-from adapters.remote.retry import Retry
 from adapters.store.durable import seal_file, whole_lines, write_file
 from adapters.store.history import HISTORY_FILE, published_versions, removed_versions
 from adapters.store.integrity import check_manifest, parse_manifest, verify_file
@@ -34,7 +34,7 @@ class RemoteStore:
         store: AdapterStore,
         *,
         storage_options: Mapping[str, Any] = MappingProxyType({}),
-        retry: Retry | None = None,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """Args:
             url: Any URL that fsspec supports, e.g. `s3://bucket/adapters`.
@@ -45,7 +45,7 @@ class RemoteStore:
             RemoteStoreError: The URL is invalid, or its kind of storage needs a package that is not installed.
         """
         self._store = store
-        self._files = RemoteFiles(url, storage_options=storage_options, retry=retry or Retry())
+        self._files = RemoteFiles(url, storage_options=storage_options, sleep=sleep)
         self.url = self._files.url
         """The URL without credentials, for messages."""
         self._stamps: dict[str, str] = {}

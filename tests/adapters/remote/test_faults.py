@@ -109,8 +109,8 @@ def test_a_remote_that_is_back_after_two_failures_is_used(connect, flaky, origin
 
     flaky.before = staticmethod(fail_twice)
     assert connect(FLAKY_URL, mirror).sync() == ("medical",)
+    assert 0.25 <= waits[0] <= 0.5 <= waits[1] <= 0.75
     assert len(waits) == 2
-    assert waits[1] > waits[0]
 
 
 def be_away(*_):
@@ -126,6 +126,7 @@ def test_a_remote_that_is_away_is_named_and_what_is_cached_goes_on_being_used(co
     with pytest.raises(RemoteStoreError, match="list the adapters at 'flaky://remote': ConnectionError: no route"):
         remote.sync()
     assert len(waits) == 3
+    assert waits == sorted(waits)
     assert remote.locate("medical") == FIRST
     assert mirror.verify(FIRST).lora_name == "medical@1"
 

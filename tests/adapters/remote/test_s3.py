@@ -6,7 +6,6 @@ import pytest
 from adapters.errors import AdapterNotFoundError, IntegrityError, RemoteStoreError
 from adapters.reference import Target
 from adapters.remote.remote import RemoteStore
-from adapters.remote.retry import Retry
 from tests.peft_folders import draft_for
 from tests.remote_stores import FIRST, SECOND
 
@@ -51,7 +50,7 @@ def connect(endpoint):
     def connect(url, store):
         # Each with its own instance, as other machines have: what one writes the other must not remember otherwise.
         options = options_for(endpoint) | {"skip_instance_cache": True}
-        return RemoteStore(url, store, storage_options=options, retry=Retry(num_attempts=2, sleep=lambda s: None))
+        return RemoteStore(url, store, storage_options=options, sleep=lambda s: None)
 
     return connect
 
@@ -109,6 +108,6 @@ def test_an_adapter_that_the_bucket_lacks_is_not_found(connect, url, origin, mir
 def test_a_server_that_is_away_is_named(mirror):
     pytest.importorskip("s3fs")
     options = options_for("http://127.0.0.1:9")
-    remote = RemoteStore("s3://bucket/x", mirror, storage_options=options, retry=Retry(num_attempts=1))
+    remote = RemoteStore("s3://bucket/x", mirror, storage_options=options, sleep=lambda s: None)
     with pytest.raises(RemoteStoreError, match="Could not list the adapters at 's3://bucket/x'"):
         remote.sync()
