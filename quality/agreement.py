@@ -92,13 +92,18 @@ def cohens_kappa(
         raise ValueError(f"Every class must be 0 to {num_classes - 1}; got {sorted(set(pairs))}.")
     if not pairs:
         return Agreement(0, weights, 0.0, 0.0, None, None, None)
+    from sklearn.metrics import cohen_kappa_score  # takes a second to import; only a judge's calibration needs it
+
+    first, second = np.transpose(pairs)
     counts = np.zeros((num_classes, num_classes))
-    np.add.at(counts, tuple(np.transpose(pairs)), 1)
+    np.add.at(counts, (first, second), 1)
     agreement_weights = weights_of(num_classes, weights)
     observed, expected, _ = kappa_terms(counts / len(pairs), agreement_weights)
     if 1.0 - expected < _NOTHING:
         return Agreement(len(pairs), weights, observed, expected, None, None, None)
-    kappa = (observed - expected) / (1.0 - expected)
+    kappa = float(
+        cohen_kappa_score(first, second, labels=range(num_classes), weights=None if weights == "none" else weights)
+    )
     low, high = _interval(counts, agreement_weights, confidence)
     # The imagined pairs pull the interval towards them, and must not push it past kappa itself.
     return Agreement(len(pairs), weights, observed, expected, kappa, min(low, kappa), max(high, kappa))
