@@ -242,7 +242,7 @@ def _package_folder(name: str) -> Path:
     spec = find_spec(name)
     locations = list(spec.submodule_search_locations or ()) if spec else []
     if not locations:
-        raise DataError(f"The package with the {name} data is not installed. Run `make setup`.")
+        raise DataError(_not_installed(name))
     return Path(locations[0])
 
 
@@ -250,4 +250,11 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:
-        raise DataError(f"The package {package!r} with the data is not installed. Run `make setup`.") from None
+        raise DataError(_not_installed(package)) from None
+
+
+def _not_installed(package: str) -> str:
+    return (
+        f"The example domains' data package {package!r} is not installed. "
+        "Run `pip install 'lorikeet[demo]'`, or `make setup` in a checkout. Your own data needs no package."
+    )
