@@ -62,15 +62,6 @@ def load_serve(path: Path) -> ServeConfig:
     return load_config(path, ServeConfig)
 
 
-def load_loadtest(path: Path) -> LoadtestConfig:
-    """Read `config/loadtest.yaml`; a relative `arrival.path` of a trace is resolved against the file's folder.
-
-    Raises:
-        ConfigError: As `load_domain`.
-    """
-    return trace_from(path.parent, load_config(path, LoadtestConfig))
-
-
 def trace_from(folder: Path, config: LoadtestConfig) -> LoadtestConfig:
     """Resolve the relative path of a trace against a folder."""
     if not isinstance(config.arrival, TraceArrival):

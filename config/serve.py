@@ -125,7 +125,6 @@ class ServeConfig(Config):
     parity_tolerance_nats: float = Field(
         0.25, gt=0, description="Maximum mean |log-probability difference| to the training stack, per token."
     )
-    ready_timeout_s: float = Field(600.0, gt=0)
     drain_timeout_s: float = Field(
         30.0, ge=0, description="Time for in-flight requests to finish at shutdown, seconds."
     )

@@ -57,11 +57,12 @@ def run(
     ] = None,
     max_tokens: MaxTokens = None,
     slo: Annotated[str | None, typer.Option(help="e.g. ttft=500ms,itl=100ms; exit code 1 if it is missed.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Output folder; default: under the state folder.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Output folder, whose name is the run's; default: under the state folder.")
+    ] = None,
     seed: Annotated[
         int | None, typer.Option(help="Random seed: the same seed gives the same requests and times.")
     ] = None,
-    name: Annotated[str | None, typer.Option(help="Run name in reports.")] = None,
     api_key: ApiKey = None,
     home: HomeFolder = Path("var"),
 ) -> None:
@@ -85,10 +86,10 @@ def run(
         prompt_words=prompt_words,
         max_tokens=max_tokens,
     )
-    folder = output or Home(home).loadtests / (name or now_text())
+    folder = output or Home(home).loadtests / now_text()
     with errors_shown():
         config = read_config(config_file, options)
-        is_met = _run_and_report(config, Home(home), folder, name or folder.name, slo, api_key)
+        is_met = _run_and_report(config, Home(home), folder, slo, api_key)
     if not is_met:
         raise typer.Exit(1)
 
@@ -106,7 +107,7 @@ def read_config(config_file: Path | None, options: RunOptions) -> LoadtestConfig
 
 
 def _run_and_report(
-    config: LoadtestConfig, home: Home, folder: Path, name: str, slo_text: str | None, api_key: str | None
+    config: LoadtestConfig, home: Home, folder: Path, slo_text: str | None, api_key: str | None
 ) -> bool:
     """Send the load and save the measurements; returns whether the SLO, if any, was met."""
     from loadtest.load.files import write_run
@@ -118,7 +119,7 @@ def _run_and_report(
     result = run_load(
         config,
         home.datasets,
-        name=name,
+        name=folder.name,
         api_key=api_key,
         watch=lambda progress: live_view(config, progress, console),
     )

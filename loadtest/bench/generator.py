@@ -14,7 +14,7 @@ from config.loadtest import ConstantArrival, FixedLength, LoadtestConfig, MixCon
 from loadtest.bench.alternate import alternate
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
-from loadtest.bench.synthetic import Delays, SyntheticAnswer, synthetic_server
+from loadtest.bench.synthetic import Delays, synthetic_server
 from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
 from loadtest.load.runner import Runner, RunOutcome
@@ -85,12 +85,11 @@ def measure(num_streams: int, *, is_httpx: bool = False) -> Measured:
     with synthetic_server(Delays(ttft_s=_ITL_S, itl_s=_ITL_S)) as server:
         start_s = time.perf_counter()
         outcome = asyncio.run(_run(_config(server.url, num_streams), start_s, is_httpx))
-        log = server.log()
-    served = [log.get(f"load-{record.index}", SyntheticAnswer(0.0, [])) for record in outcome.records]
+        sent_s = server.sent_s()
     delays_s = [
         delay_s
-        for record, one in zip(outcome.records, served, strict=True)
-        for delay_s in _delays_s(record, one, start_s)
+        for record in outcome.records
+        for delay_s in _delays_s(record, sent_s.get(f"load-{record.index}", []), start_s)
     ]
     # Without the beginning and the end, when there are fewer streams.
     times_s = [time_s for record in outcome.records for time_s in record.chunk_times_s]
@@ -144,7 +143,7 @@ def _httpx_transport() -> httpx.AsyncHTTPTransport:
     return httpx.AsyncHTTPTransport(limits=httpx.Limits(max_connections=None, max_keepalive_connections=None))
 
 
-def _delays_s(record: RequestRecord, served: SyntheticAnswer, start_s: float) -> list[float]:
+def _delays_s(record: RequestRecord, sent_s: list[float], start_s: float) -> list[float]:
     """From sending to noting, chunk by chunk."""
-    pairs = zip(record.chunk_times_s, served.sent_s, strict=False)
-    return [noted_s - (sent_s - start_s) for noted_s, sent_s in pairs]
+    pairs = zip(record.chunk_times_s, sent_s, strict=False)
+    return [noted_s - (one_s - start_s) for noted_s, one_s in pairs]

@@ -34,22 +34,14 @@ class Delays:
     stall_s: float = 0.0
 
 
-@dataclass
-class SyntheticAnswer:
-    """What the server did with one request. Times of `time.perf_counter()`, in seconds."""
-
-    received_s: float
-    sent_s: list[float]
-
-
 @dataclass(frozen=True)
 class SyntheticServer:
     url: str
 
-    def log(self) -> dict[str, SyntheticAnswer]:
-        """By `x-request-id`."""
-        answer = httpx.get(f"{self.url}/log", timeout=30).raise_for_status().json()
-        return {request_id: SyntheticAnswer(**served) for request_id, served in answer.items()}
+    def sent_s(self) -> dict[str, list[float]]:
+        """When each chunk of an answer was sent, by `x-request-id`: `time.perf_counter()`, in seconds."""
+        times: dict[str, list[float]] = httpx.get(f"{self.url}/sent", timeout=30).raise_for_status().json()
+        return times
 
 
 @contextmanager
@@ -73,12 +65,13 @@ async def serve(delays: Delays) -> None:
 class _State:
     def __init__(self, delays: Delays) -> None:
         self.delays = delays
-        self.log: dict[str, SyntheticAnswer] = {}
+        self.sent_s: dict[str, list[float]] = {}
 
-    def note(self, request_id: str) -> SyntheticAnswer:
-        if not self.log and self.delays.stall_s:
+    def note(self, request_id: str) -> list[float]:
+        """The empty list of this answer's times."""
+        if not self.sent_s and self.delays.stall_s:
             asyncio.get_running_loop().call_later(self.delays.stall_after_s, time.sleep, self.delays.stall_s)
-        return self.log.setdefault(request_id, SyntheticAnswer(time.perf_counter(), []))
+        return self.sent_s.setdefault(request_id, [])
 
 
 class _ServerConnection(asyncio.Protocol):
@@ -105,8 +98,8 @@ class _ServerConnection(asyncio.Protocol):
             self._answer(request_line.split()[1], headers, body)
 
     def _answer(self, path: str, headers: dict[str, str], body: bytes) -> None:
-        if path == "/log":
-            self._write_json(200, {key: asdict(served) for key, served in self._state.log.items()})
+        if path == "/sent":
+            self._write_json(200, self._state.sent_s)
         elif path.endswith("/chat/completions"):
             self._stream(headers, json.loads(body))
         else:
@@ -120,20 +113,20 @@ class _ServerConnection(asyncio.Protocol):
         if fields["model"] == UNKNOWN_MODEL:
             self._write_json(404, {"error": {"message": f"The model {UNKNOWN_MODEL!r} does not exist."}})
             return
-        served = self._state.note(headers.get("x-request-id", ""))
+        sent_s = self._state.note(headers.get("x-request-id", ""))
         due_s = self._loop.time() + self._state.delays.ttft_s
         pieces = _pieces(fields["model"], fields.get("max_tokens") or fields["max_completion_tokens"])
         self._transport.write(_HEAD)
-        self._loop.call_at(due_s, self._send, served, pieces, 0, due_s)
+        self._loop.call_at(due_s, self._send, sent_s, pieces, 0, due_s)
 
-    def _send(self, served: SyntheticAnswer, pieces: list[bytes], number: int, due_s: float) -> None:
+    def _send(self, sent_s: list[float], pieces: list[bytes], number: int, due_s: float) -> None:
         if self._transport.is_closing():
             return
         if number < len(pieces) - 1:
-            served.sent_s.append(time.perf_counter())
+            sent_s.append(time.perf_counter())
             self._transport.write(pieces[number])
             due_s += self._state.delays.itl_s
-            self._loop.call_at(due_s, self._send, served, pieces, number + 1, due_s)
+            self._loop.call_at(due_s, self._send, sent_s, pieces, number + 1, due_s)
         else:
             self._transport.write(pieces[number])
 

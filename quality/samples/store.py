@@ -93,9 +93,6 @@ class QualityStore:
             row = connection.execute(sql, (judge, day)).fetchone()
         return int(row[0]) if row else 0
 
-    def add_probe_score(self, score: ProbeScore) -> None:
-        self._add(ProbeScore, (score,))
-
     def add_probe_scores(self, scores: Sequence[ProbeScore]) -> None:
         self._add(ProbeScore, scores)
 

@@ -32,10 +32,10 @@ def loadtest_run(server: SyntheticServer, folder: Path, *words: str) -> Result:
 
 
 def test_a_run_leaves_its_records_and_its_reports(server: SyntheticServer, tmp_path: Path) -> None:
-    result = loadtest_run(server, tmp_path, *LOAD, "--model", "a", "--model", "b", "--name", "first")
+    result = loadtest_run(server, tmp_path, *LOAD, "--model", "a", "--model", "b")
     assert result.exit_code == 0, result.output
     run = read_run(tmp_path)
-    assert (run.name, len(run.records), sum(record.is_ok for record in run.records)) == ("first", 10, 10)
+    assert (run.name, len(run.records), sum(record.is_ok for record in run.records)) == (tmp_path.name, 10, 10)
     assert {record.num_completion_tokens for record in run.records} == {4}
     assert run.workload["arrival"] == {"kind": "constant", "rate": 50.0}
     names = {path.name for path in tmp_path.iterdir()}

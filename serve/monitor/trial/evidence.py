@@ -147,7 +147,6 @@ class TrialEvidence:
         known: Sequence[ObservedPair] = (),
         user_key: bytes = b"",
     ) -> None:
-        self.stable_target, self.canary_target = stable, canary
         self._names = str(stable), str(canary)
         self._ttfts = list(ttfts_before)
         self._user_key = user_key

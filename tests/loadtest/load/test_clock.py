@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from config.loadtest import ClosedArrival, ConstantArrival, FixedLength, LoadtestConfig, MixConfig
-from loadtest.bench.synthetic import Delays, SyntheticAnswer, synthetic_server
+from loadtest.bench.synthetic import Delays, synthetic_server
 from loadtest.load.client import open_client
 from loadtest.load.records import RequestRecord
 from loadtest.load.runner import Runner, RunOutcome
@@ -60,9 +60,9 @@ def check(config: LoadtestConfig, delays: Delays) -> Checked:
     with synthetic_server(delays) as server:
         start_s = time.perf_counter()
         outcome = asyncio.run(_run(config.model_copy(update={"url": server.url}), start_s))
-        log = server.log()
-    served = [log[f"load-{record.index}"] for record in outcome.records]
-    return Checked(outcome.records, [_since(start_s, one) for one in served])
+        sent_s = server.sent_s()
+    served = [sent_s[f"load-{record.index}"] for record in outcome.records]
+    return Checked(outcome.records, [[one_s - start_s for one_s in answer] for answer in served])
 
 
 async def _run(config: LoadtestConfig, start_s: float) -> RunOutcome:
@@ -72,10 +72,6 @@ async def _run(config: LoadtestConfig, start_s: float) -> RunOutcome:
     async with open_client(clock=clock) as client:
         runner = Runner(config, client, clock)
         return await runner.run(plan(config, Path("nowhere")))
-
-
-def _since(start_s: float, served: SyntheticAnswer) -> list[float]:
-    return [sent_s - start_s for sent_s in served.sent_s]
 
 
 def error_s(reported: list[float], true: list[float], q: float) -> float:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from config.errors import DatasetError
-from config.load import load_loadtest
 from config.loadtest import LoadtestConfig, TraceArrival
 from loadtest.errors import TraceError
+from loadtest.load.options import RunOptions
 from loadtest.load.trace import read_trace
 from loadtest.load.workload import PlannedRequest, plan
+from loadtest.load_cli import read_config
 from tests.datasets_on_disk import write_dataset
 
 EXAMPLE = Path(__file__).parents[3] / "config" / "loadtest.yaml"
@@ -31,7 +32,7 @@ def bodies(requests: list[PlannedRequest]) -> list[dict[str, Any]]:
 
 
 def test_the_example_file_is_a_load_test() -> None:
-    config = load_loadtest(EXAMPLE)
+    config = read_config(EXAMPLE, RunOptions())
     assert len(list(plan(config, Path("nowhere")))) == pytest.approx(120, rel=0.3)
 
 
@@ -166,6 +167,6 @@ def test_a_trace_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_traces_path_starts_at_the_configurations_folder(tmp_path: Path) -> None:
     path = tmp_path / "load.yaml"
     path.write_text("mix: {models: [a]}\narrival: {kind: trace, path: t.csv}\n")
-    arrival = load_loadtest(path).arrival
+    arrival = read_config(path, RunOptions()).arrival
     assert isinstance(arrival, TraceArrival)
     assert arrival.path == tmp_path / "t.csv"

@@ -351,7 +351,7 @@ def test_a_judges_tokens_outlive_a_restart_but_not_retention(store: QualityStore
 
 def test_a_store_tells_of_which_versions_it_keeps_anything(store: QualityStore) -> None:
     store.add_samples([sample(), sample(version=4), sample(adapter="base", version=0)])
-    store.add_probe_score(ProbeScore(1.0, "legal", 1, 0, 1.0))
+    store.add_probe_scores([ProbeScore(1.0, "legal", 1, 0, 1.0)])
     assert store.versions() == (("base", 0), ("legal", 1), ("medical", 3), ("medical", 4))
 
 
