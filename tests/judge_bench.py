@@ -2,9 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -102,7 +100,6 @@ class Bench:
 
 
 @pytest.fixture
-def bench(tmp_path: Path, store: AdapterStore) -> Iterator[Bench]:
+def bench(quality: QualityStore, store: AdapterStore) -> Bench:
     """A judge's loop over an empty quality store."""
-    with QualityStore(tmp_path / "quality.sqlite3") as quality:
-        yield Bench(quality, ServeMetrics(CollectorRegistry(), "base"), Time(), store)
+    return Bench(quality, ServeMetrics(CollectorRegistry(), "base"), Time(), store)

@@ -7,14 +7,7 @@ import pytest
 from rich.console import Console
 
 from config.progress import Progress, lines_every, shown, span
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.clock import FakeClock
 
 
 class Lines(io.StringIO):
@@ -43,15 +36,15 @@ class Growing(str):
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock() -> FakeClock:
+    return FakeClock()
 
 
 def log_console(file: io.StringIO) -> Console:
     return Console(file=file, width=10_000)
 
 
-def test_counted_work_says_what_is_left(clock: Clock) -> None:
+def test_counted_work_says_what_is_left(clock: FakeClock) -> None:
     progress = Progress("train medical", unit="steps", clock=clock)
     progress.begin(60)
     clock.now_s += 40
@@ -60,7 +53,7 @@ def test_counted_work_says_what_is_left(clock: Clock) -> None:
     assert progress.line() == "train medical: 12 of 60 steps, loss 0.532, 40 s, 2 min 40 s left"
 
 
-def test_resumed_work_is_judged_by_its_own_speed(clock: Clock) -> None:
+def test_resumed_work_is_judged_by_its_own_speed(clock: FakeClock) -> None:
     progress = Progress("train medical", unit="steps", clock=clock)
     progress.begin(60, done=30)
     assert progress.left_s is None
@@ -69,20 +62,20 @@ def test_resumed_work_is_judged_by_its_own_speed(clock: Clock) -> None:
     assert progress.left_s == pytest.approx(40)
 
 
-def test_work_that_cannot_be_counted_says_what_it_usually_takes(clock: Clock) -> None:
+def test_work_that_cannot_be_counted_says_what_it_usually_takes(clock: FakeClock) -> None:
     progress = Progress("prepare the base", hint="usually a minute", clock=clock)
     clock.now_s += 20
     assert progress.line() == "prepare the base: 20 s, usually a minute"
 
 
-def test_finished_work_has_nothing_left(clock: Clock) -> None:
+def test_finished_work_has_nothing_left(clock: FakeClock) -> None:
     progress = Progress("medical", 4, "answers", clock=clock)
     clock.now_s += 8
     progress.advance(4)
     assert progress.line() == "medical: 4 of 4 answers, 8 s"
 
 
-def test_work_that_ended_early_has_nothing_left(clock: Clock) -> None:
+def test_work_that_ended_early_has_nothing_left(clock: FakeClock) -> None:
     progress = Progress("medical", 80, "answers at most", hint="an hour", clock=clock)
     clock.now_s += 8
     progress.advance(47)
@@ -138,7 +131,7 @@ def test_a_span_reads_as_people_say_it(seconds: float, text: str) -> None:
     assert span(seconds) == text
 
 
-def test_a_detail_may_come_while_the_line_is_written(clock: Clock) -> None:
+def test_a_detail_may_come_while_the_line_is_written(clock: FakeClock) -> None:
     progress = Progress("train medical", clock=clock)
     loss = progress.details["loss"] = Growing("0.5")
     loss.progress = progress

@@ -14,6 +14,7 @@ from serve.app import create_app
 from serve.background import Failures, keep_running, task_of, watch_thread
 from serve.monitor.monitor import Monitor
 from serve.observe.metrics import ServeMetrics
+from tests.pauses import Pauses
 from tests.serving import make_serving
 
 pytestmark = pytest.mark.anyio
@@ -43,19 +44,6 @@ async def awaits_what_is_cancelled() -> None:
     future = asyncio.get_running_loop().create_future()
     future.cancel()
     await future
-
-
-class Pauses:
-    def __init__(self, most: int) -> None:
-        self.seconds: list[float] = []
-        self.reached = asyncio.Event()
-        self._most = most
-
-    async def sleep(self, seconds: float) -> None:
-        self.seconds.append(seconds)
-        if len(self.seconds) == self._most:
-            self.reached.set()
-            await asyncio.Event().wait()
 
 
 class Panic(BaseException):

@@ -14,6 +14,7 @@ from serve.errors import EngineStartError
 from serve.residency.watch import StoreWatcher
 from serve.supervisor import Supervisor
 from tests.eventually import eventually
+from tests.pauses import Pauses
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -22,21 +23,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def serving(store: AdapterStore, base_folder: Path) -> Serving:
     return make_serving(store, base_folder)
-
-
-class Pauses:
-    """Sleeps that end at once, and are remembered; after the last one the supervisor is left to wait."""
-
-    def __init__(self, most: int) -> None:
-        self.seconds: list[float] = []
-        self.reached = asyncio.Event()
-        self._most = most
-
-    async def sleep(self, seconds: float) -> None:
-        self.seconds.append(seconds)
-        if len(self.seconds) >= self._most:
-            self.reached.set()
-            await asyncio.Event().wait()
 
 
 def supervisor(serving: Serving, pauses: Pauses) -> Supervisor:

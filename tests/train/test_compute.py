@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from adapters.store.manifest import ComputeRecord, TrainingRecord
 from config.domain import RecipeConfig
+from tests.clock import FakeClock
 from tests.tiny_llama import write_tiny_llama
 from train.base.quantize import load_causal_lm
 from train.compute import (
@@ -28,14 +29,8 @@ from train.methods.recipe import lora_config
 BF16, FLOAT32, FEWER = Candidate("bfloat16", 2), Candidate("float32", 2), Candidate("float32", 1)
 
 
-class FakeClock:
+class RunningClock(FakeClock):
     """Stands still but for what runs."""
-
-    def __init__(self) -> None:
-        self.now_s = 0.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
     def runs(self, *durations_s: float) -> Part:
         """Takes so long, one after the other, then always the last."""
@@ -77,26 +72,26 @@ def test_noise_does_not_change_the_choice() -> None:
 
 
 def test_the_fastest_run_after_a_warm_up_counts() -> None:
-    clock = FakeClock()
+    clock = RunningClock(0.0)
     work = {BF16: [clock.runs(0.25, 3.0, 2.0, 4.0)], FLOAT32: [clock.runs(0.25, 5.0)]}
     assert time_each(work, budget_s=10.0, clock=clock) == {BF16: 2.0, FLOAT32: 5.0}
 
 
 def test_a_hopeless_candidate_is_not_run_again() -> None:
-    clock = FakeClock()
+    clock = RunningClock(0.0)
     work = {BF16: [clock.runs(40.0, 50.0)], FLOAT32: [clock.runs(10.0, 9.0)], FEWER: [clock.runs(30.0, 8.0)]}
     assert time_each(work, budget_s=1.0, clock=clock) == {BF16: 40.0, FLOAT32: 9.0, FEWER: 8.0}
     assert clock.now_s == 40 + 10 + 30 + 9 + 8
 
 
 def test_a_slow_first_run_within_the_budget_is_not_hopeless() -> None:
-    clock = FakeClock()
+    clock = RunningClock(0.0)
     work = {BF16: [clock.runs(0.5, 0.01)], FLOAT32: [clock.runs(0.02, 0.02)]}
     assert time_each(work, budget_s=1.0, clock=clock) == pytest.approx({BF16: 0.01, FLOAT32: 0.02})
 
 
 def test_a_part_counts_as_often_as_the_work_holds_it() -> None:
-    clock = FakeClock()
+    clock = RunningClock(0.0)
     prefill, step = clock.runs(3.0), clock.runs(0.5)
     assert time_each({BF16: [Part(prefill.run, 2), Part(step.run, 20)]}, 0.0, clock) == {BF16: 16.0}
 

@@ -17,17 +17,10 @@ from serve.access.admission import Admission
 from serve.access.admission_queue import AdmissionQueue
 from serve.access.capacity import Ask
 from serve.errors import AdapterRefusedError, RateLimitedError
+from tests.clock import FakeClock
 from tests.examples import at_most
 
 pytestmark = pytest.mark.anyio
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

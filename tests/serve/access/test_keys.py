@@ -24,17 +24,10 @@ from serve.access.keys import (
     revoke_key,
 )
 from serve.errors import UnauthorizedError
+from tests.clock import FakeClock
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 LATER = datetime(2026, 11, 22, 12, tzinfo=UTC)
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

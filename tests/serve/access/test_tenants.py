@@ -9,14 +9,7 @@ from hypothesis import strategies as st
 from serve.access.keys import ANONYMOUS, KeyRecord
 from serve.access.tenants import TenantLimits
 from serve.errors import RateLimitedError
-
-
-class FakeClock:
-    def __init__(self) -> None:
-        self.now_s = 1_000_000.0
-
-    def __call__(self) -> float:
-        return self.now_s
+from tests.clock import FakeClock
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from quality.samples.privacy import tenant_hash
 from quality.samples.store import QualityStore, Sample
 from serve.monitor.sampler import Sampler, tenant_key
 from serve.observe.metrics import ServeMetrics
+from tests.clock import FakeClock
 from tests.generations import generation
 from tests.serve.observe.test_metrics import manifest
 
@@ -23,18 +24,11 @@ KEY = b"key"
 TEXT = "Ask bob@example.com, +44 20 7946 0958"
 
 
-class Clock:
-    now_s = 6000.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 class Watched:
     """A sampler whose thread is the test."""
 
     def __init__(self, store: QualityStore, *, most_queued: int = 1000, **config: Any) -> None:
-        self.store, self.clock = store, Clock()
+        self.store, self.clock = store, FakeClock(6000.0)
         self.metrics = ServeMetrics(CollectorRegistry(), "tiny")
         self.sampler = Sampler(
             MonitorConfig.model_validate({"sample_rate": 1.0} | config),

@@ -18,6 +18,7 @@ from serve.errors import (
     ParityError,
 )
 from serve.residency.refusals import Refusals
+from tests.clock import FakeClock
 from tests.serving import Serving, make_serving
 
 MEDICAL = Target("medical", 1)
@@ -54,16 +55,9 @@ LASTING = [
 ]
 
 
-class Clock:
-    now_s = 100.0
-
-    def __call__(self) -> float:
-        return self.now_s
-
-
 @pytest.mark.parametrize("error", PASSING, ids=repr)
 def test_what_passes_is_a_503_and_tried_again_ever_later(error: Exception) -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     refusals = Refusals(clock)
     pauses_s = []
     for _ in range(9):
@@ -96,7 +90,7 @@ def test_no_path_of_the_server_is_told(error: Exception) -> None:
 
 @pytest.mark.parametrize("error", LASTING, ids=repr)
 def test_what_the_version_is_refuses_it_for_good(error: Exception) -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     refusals = Refusals(clock)
     refusals.add(MEDICAL, error)
     clock.now_s += 1e9
@@ -105,7 +99,7 @@ def test_what_the_version_is_refuses_it_for_good(error: Exception) -> None:
 
 
 def test_what_the_engine_says_no_to_is_refused_for_a_while() -> None:
-    clock = Clock()
+    clock = FakeClock(100.0)
     refusals = Refusals(clock)
     refusals.add(MEDICAL, AdapterRefusedError("vLLM cannot load 'medical@1': something"))
     with pytest.raises(AdapterRefusedError, match="something"):

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
@@ -31,17 +31,6 @@ from tests.samples import NOON_S, SAMPLE
 NOON = datetime.fromtimestamp(NOON_S, UTC)
 
 Report = Callable[..., Result]
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Path:
-    return tmp_path / "home"
-
-
-@pytest.fixture
-def quality(home: Path) -> Iterator[QualityStore]:
-    with QualityStore(home / "quality.sqlite3") as store:
-        yield store
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """A server whose versions are asked held-out questions, for the tests of the loop and of its trials."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,6 @@ from adapters.store.store import AdapterStore
 from quality.samples.store import QualityStore
 from tests.heldout_exam import Exam, make_exam, number_of
 from tests.serving import make_serving
-
-
-@pytest.fixture
-def quality(tmp_path: Path) -> Iterator[QualityStore]:
-    with QualityStore(tmp_path / "quality.sqlite3") as store:
-        yield store
 
 
 @pytest.fixture
