@@ -25,7 +25,7 @@ from loadtest.load_cli import (
     read_config,
 )
 
-Seconds = Annotated[float | None, typer.Option(help="Sending time of one probe, seconds.")]
+Seconds = Annotated[float | None, typer.Option(help="Sending time of one run, seconds.")]
 
 
 def compare(
@@ -66,22 +66,22 @@ def capacity(
     tolerance: Annotated[
         float, typer.Option(help="Stop when the failing rate is at most this share above the passing one.")
     ] = 0.15,
-    max_probes: Annotated[int, typer.Option(help="Most runs.")] = 16,
-    resume: Annotated[bool, typer.Option(help="Resume from the probes in --output.")] = False,
+    max_runs: Annotated[int, typer.Option(help="Most runs.")] = 16,
+    resume: Annotated[bool, typer.Option(help="Resume from the runs in --output.")] = False,
     url: Url = None,
     model: Models = None,
     duration: Seconds = None,
     prompt_words: PromptWords = None,
     max_tokens: MaxTokens = None,
     output: Annotated[
-        Path | None, typer.Option(help="Output folder for capacity.json, .md, .svg and probes.jsonl.")
+        Path | None, typer.Option(help="Output folder for capacity.json, .md, .svg and runs.jsonl.")
     ] = None,
     api_key: ApiKey = None,
     home: HomeFolder = Path("var"),
 ) -> None:
-    """Find the highest rate that meets an SLO, by bisection; a rate fails if two probes fail."""
+    """Find the highest rate that meets an SLO, by bisection; a rate fails if two runs fail."""
     from loadtest.report.slo import parse_slo
-    from loadtest.search.probing import search_capacity
+    from loadtest.search.searches import search_capacity
     from loadtest.search.report import write_capacity
 
     options = RunOptions(
@@ -92,8 +92,8 @@ def capacity(
         report = search_capacity(
             read_config(config_file, options),
             parse_slo(slo),
-            (low, high, tolerance, max_probes),
-            folder / "probes.jsonl",
+            (low, high, tolerance, max_runs),
+            folder / "runs.jsonl",
             Home(home).datasets,
             is_resumed=resume,
             api_key=api_key,
@@ -138,7 +138,7 @@ def cliff(
     home: HomeFolder = Path("var"),
 ) -> None:
     """Find the number of adapters in use at which TTFT rises, and recommend max_loras and max_cpu_loras."""
-    from loadtest.search.probing import CliffPlan, search_cliff
+    from loadtest.search.searches import CliffPlan, search_cliff
     from loadtest.search.report import write_cliff
     from loadtest.search.sweep import pair_settings, working_sets_for
 

@@ -70,7 +70,7 @@ class RequestRecord(LoadtestRecord):
 class GeneratorFigures(LoadtestRecord):
     """Whether the generator itself was the bottleneck."""
 
-    lag_p50_s: float = Field(description="How late it was: in an open loop with sending, and with a probe every 50 ms.")
+    lag_p50_s: float = Field(description="How late it was: in an open loop with sending, and with a timer every 50 ms.")
     lag_p99_s: float
     cpu_share: float = Field(description="CPU use as a share of one core, over the run.")
     is_bottleneck: bool

@@ -20,7 +20,7 @@ from loadtest.report.stats import percentile
 
 # asyncio's timers wake up to a millisecond late; the last one is spent asking the clock.
 _TIMER_SLACK_S = 0.001
-_PROBE_EVERY_S = 0.05
+_LAG_INTERVAL_S = 0.05
 _MAX_LAG_S = 0.010
 _MAX_CPU_SHARE = 0.85
 
@@ -52,25 +52,25 @@ class Runner:
         self._clock = clock
         self._url = f"{config.url.rstrip('/')}/chat/completions"
         self._open: set[asyncio.Task[None]] = set()
-        self._probe_lags_s: list[float] = []
+        self._loop_lags_s: list[float] = []
         self.progress = RunProgress()
         self.stop = asyncio.Event()
 
     async def run(self, plan: Iterator[PlannedRequest]) -> RunOutcome:
         """Send the plan, then wait for open requests, `drain_timeout_s` at most."""
         cpu_start_s, start_s = time.thread_time(), self._clock()
-        probe = asyncio.create_task(self._probe_lag())
+        lag_timer = asyncio.create_task(self._measure_loop_lag())
         try:
             await self._unless_stopped(self._send(plan))
             await self._unless_stopped(self._drain())
         finally:
-            probe.cancel()
+            lag_timer.cancel()
             await self._abandon_open()
         duration_s = self._clock() - start_s
         records = tuple(sorted(self.progress.records, key=lambda record: record.index))
-        # In a closed loop nothing is due at a time of its own, so only the probe can be late.
+        # In a closed loop nothing is due at a time of its own, so only the timer can be late.
         is_open = not isinstance(self._config.arrival, ClosedArrival)
-        lags_s = [record.lag_s for record in records if is_open] + self._probe_lags_s
+        lags_s = [record.lag_s for record in records if is_open] + self._loop_lags_s
         cpu_share = (time.thread_time() - cpu_start_s) / duration_s
         return RunOutcome(records, duration_s, _figures(lags_s, cpu_share), self.stop.is_set())
 
@@ -131,13 +131,13 @@ class Runner:
             task.cancel()
         await asyncio.gather(*self._open)
 
-    async def _probe_lag(self) -> None:
+    async def _measure_loop_lag(self) -> None:
         """How late the event loop itself is: as late are the times of chunks."""
         due_s = self._clock()
         while True:
-            due_s += _PROBE_EVERY_S
+            due_s += _LAG_INTERVAL_S
             await asyncio.sleep(due_s - self._clock())
-            self._probe_lags_s.append(max(0.0, self._clock() - due_s - _TIMER_SLACK_S))
+            self._loop_lags_s.append(max(0.0, self._clock() - due_s - _TIMER_SLACK_S))
 
 
 def _figures(lags_s: list[float], cpu_share: float) -> GeneratorFigures:

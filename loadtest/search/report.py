@@ -61,13 +61,13 @@ def _write(report: BaseModel, name: str, markdown: str, plot: str, folder: Path)
 
 
 def capacity_markdown(report: CapacityReport) -> str:
-    names = [objective.name for objective in report.result.probes[0].verdict.objectives] if report.result.probes else []
+    names = [objective.name for objective in report.result.runs[0].verdict.objectives] if report.result.runs else []
     rows = [
-        f"| {probe.rate:.2f} | {'holds' if probe.verdict.is_met else 'fails'} | {probe.verdict.num_requests} "
-        f"| {probe.verdict.goodput_per_s:.2f} | "
-        + " | ".join(_value(objective.name, objective.value) for objective in probe.verdict.objectives)
+        f"| {run.rate:.2f} | {'holds' if run.verdict.is_met else 'fails'} | {run.verdict.num_requests} "
+        f"| {run.verdict.goodput_per_s:.2f} | "
+        + " | ".join(_value(objective.name, objective.value) for objective in run.verdict.objectives)
         + " |"
-        for probe in report.result.probes
+        for run in report.result.runs
     ]
     return "\n".join(
         [
@@ -109,12 +109,12 @@ def cliff_markdown(report: CliffReport) -> str:
 
 
 def draw_capacity(figure: Any, report: CapacityReport) -> None:
-    """Plot of each probe's largest ratio of measured value to limit; above 1 it fails."""
+    """Plot of each run's largest ratio of measured value to limit; above 1 it fails."""
     axes = plain(figure.subplots())
     for is_met, colour, label in ((True, GREEN, "holds"), (False, RED, "fails")):
-        probes = [probe for probe in report.result.probes if probe.verdict.is_met == is_met]
-        loads = [max(_load(o.value, o.limit) for o in probe.verdict.objectives) for probe in probes]
-        axes.plot([probe.rate for probe in probes], loads, "o", color=colour, label=label, markersize=7)
+        runs = [run for run in report.result.runs if run.verdict.is_met == is_met]
+        loads = [max(_load(o.value, o.limit) for o in run.verdict.objectives) for run in runs]
+        axes.plot([run.rate for run in runs], loads, "o", color=colour, label=label, markersize=7)
     axes.axhline(1, color=RED, linestyle="--", linewidth=1)
     if report.result.capacity is not None:
         axes.axvline(report.result.capacity, color=GREEN, linestyle=":", linewidth=1.4)

@@ -4,7 +4,7 @@ A server on loopback without keys trusts whoever reaches it, and any page in a b
 checks keep pages out, in this order; none of them concerns clients that are not browsers.
 
 1. `Host` must be a name of this server; else an attacker's name that now points here (DNS rebinding) would count as the
-   same origin. `/health` and `/ready` may be asked by any name: orchestrators probe by address.
+   same origin. `/health` and `/ready` may be asked by any name: orchestrators check by address.
 2. A request from another site's page, by `Origin` or `Sec-Fetch-Site`, is refused unless `cors_origins` lists the page.
 3. A body must be JSON by its `Content-Type`, which no HTML form can send.
 """
@@ -66,7 +66,7 @@ class WebRules:
         return origins[0] if len(origins) == 1 and normal_origin(origins[0]) in self.origins else None
 
     def _check_host(self, headers: Headers) -> None:
-        if not headers.getlist("host"):  # an old client, such as a probe in HTTP/1.0; a browser always sends one
+        if not headers.getlist("host"):  # an old client, such as a readiness check in HTTP/1.0; a browser always sends one
             return
         host = _host(headers)
         if host is None or not (self.hosts is None or is_loopback(host[0]) or host[0] in self.hosts):

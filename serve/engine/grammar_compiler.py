@@ -21,7 +21,7 @@ _MASK_LIMIT_S = 0.1
 _MEAN_MASK_LIMIT_S = 0.02
 """Processor time of a token's mask, seconds: ordinary ones take less than a millisecond."""
 
-_PROBE_TOKENS = 128
+_TRIED_TOKENS = 128
 _FEW_TOKENS = 16  # the first masks may cost more than all others
 _WHERE_IN_XGRAMMAR = re.compile(r"^\[[\d:]+\] \S+:\d+: ")
 _MORE_MEMORY_BYTES = 2 << 30
@@ -121,7 +121,7 @@ def _compile(kind: str, spec: str, info: Any) -> str | None:
         compiled = _compiled(compiler, kind, spec)
     except Exception as error:  # whatever xgrammar and its parsers raise: the client is told
         return _WHERE_IN_XGRAMMAR.sub("", str(error)).strip().rstrip(".")[:1000] or type(error).__name__
-    return _probe(compiled, info)
+    return _why_too_slow(compiled, info)
 
 
 def _compiled(compiler: Any, kind: str, spec: str) -> Any:
@@ -144,13 +144,15 @@ def _compiled(compiler: Any, kind: str, spec: str) -> Any:
     return compiler.compile_structural_tag(items, tag["triggers"])
 
 
-def _probe(compiled: Any, info: Any) -> str | None:
-    """Write some tokens, one again and again where it may be: where a text can be read in many ways, masks then cost
-    more and more."""
+def _why_too_slow(compiled: Any, info: Any) -> str | None:
+    """Fill the masks of some tokens; the reason if they cost too much time, else None.
+
+    The same token is repeated where allowed: where a text can be parsed in many ways, each mask then costs more.
+    """
     matcher, mask = xgrammar.GrammarMatcher(compiled), xgrammar.allocate_token_bitmask(1, info.vocab_size)
     stops = set(matcher.stop_token_ids)
     token, total_s = -1, 0.0
-    for number in range(1, _PROBE_TOKENS + 1):
+    for number in range(1, _TRIED_TOKENS + 1):
         start_s = time.process_time()
         matcher.fill_next_token_bitmask(mask, 0)
         allowed = np.unpackbits(mask[0].numpy().view(np.uint8), bitorder="little")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from loadtest.errors import SweepError
 from loadtest.report.slo import SloVerdict, judge, parse_slo
-from loadtest.search.capacity import CapacityResult, Measure, RateRun, find_capacity, most_probes
+from loadtest.search.capacity import CapacityResult, Measure, RateRun, find_capacity, most_runs
 from tests.runs import request, run_of
 
 SLO = parse_slo("ttft=500ms")
@@ -30,17 +30,17 @@ def flaky(limit: float, bad_runs: set[int]) -> Measure:
 
 
 def rates_of(result: CapacityResult) -> list[float]:
-    return [round(probe.rate, 3) for probe in result.probes]
+    return [round(run.rate, 3) for run in result.runs]
 
 
 @given(st.floats(1.0, 63.9))
 def test_the_capacity_is_found_to_within_the_tolerance(limit: float) -> None:
-    result = find_capacity(server(limit), 1, 64, tolerance=0.05, max_probes=99)
+    result = find_capacity(server(limit), 1, 64, tolerance=0.05, max_runs=99)
     assert result.outcome == "found"
     assert result.holds is not None
     assert result.fails is not None
     assert result.holds <= limit < result.fails <= 1.05 * result.holds
-    assert len(result.probes) <= most_probes(1, 64, 0.05)
+    assert len(result.runs) <= most_runs(1, 64, 0.05)
 
 
 def test_the_reason_names_both_rates_and_what_failed() -> None:
@@ -67,29 +67,29 @@ def test_a_highest_rate_that_holds_ends_the_search() -> None:
     assert "Raise `--high`" in result.reason
 
 
-def test_a_search_out_of_probes_says_what_it_knows() -> None:
-    result = find_capacity(server(10), 1, 16, tolerance=0.01, max_probes=4)
-    assert (result.outcome, result.holds, result.fails) == ("out_of_probes", 4, 16)
+def test_a_search_out_of_runs_says_what_it_knows() -> None:
+    result = find_capacity(server(10), 1, 16, tolerance=0.01, max_runs=4)
+    assert (result.outcome, result.holds, result.fails) == ("out_of_runs", 4, 16)
     assert "4 requests/s hold, 16 fail" in result.reason
 
 
 def test_one_failure_is_not_enough_to_say_that_a_rate_fails() -> None:
-    result = find_capacity(server(10), 1, 16, max_probes=2)
+    result = find_capacity(server(10), 1, 16, max_runs=2)
     assert (result.holds, result.fails) == (1, None)
     assert "no rate failed twice" in result.reason
 
 
 def test_a_search_is_taken_up_where_it_ended() -> None:
-    first = find_capacity(server(10), 1, 16, tolerance=0.05, max_probes=5)
+    first = find_capacity(server(10), 1, 16, tolerance=0.05, max_runs=5)
     new: list[RateRun] = []
-    second = find_capacity(server(10), 1, 16, tolerance=0.05, probes=first.probes, on_probe=new.append)
+    second = find_capacity(server(10), 1, 16, tolerance=0.05, runs=first.runs, on_run=new.append)
     assert second == find_capacity(server(10), 1, 16, tolerance=0.05)
-    assert tuple(new) == second.probes[5:]
+    assert tuple(new) == second.runs[5:]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [((5, 5), "got low 5 and high 5"), ((0, 5), "0 < low"), ((1, 2, 0), "tolerance"), ((1, 2, 0.1, 0), "one probe")],
+    [((5, 5), "got low 5 and high 5"), ((0, 5), "0 < low"), ((1, 2, 0), "tolerance"), ((1, 2, 0.1, 0), "one run")],
 )
 def test_impossible_bounds_are_refused(arguments: tuple[float, float], message: str) -> None:
     search: Callable[..., CapacityResult] = find_capacity

@@ -15,7 +15,7 @@ from loadtest.bench.synthetic import Delays, synthetic_server
 from loadtest.errors import RunFileError, SweepError
 from loadtest.report.slo import parse_slo
 from loadtest.search.cliff import find_cliff, recommend
-from loadtest.search.probing import CliffPlan, search_capacity, search_cliff
+from loadtest.search.searches import CliffPlan, search_capacity, search_cliff
 from loadtest.search.report import CapacityReport, CliffReport, write_capacity, write_cliff
 from loadtest.search.sweep import Setting, pair_settings, sweep, working_sets_for
 from tests.loadtest.search.test_cliff import point
@@ -40,32 +40,32 @@ def load(url: str, num_models: int = 3) -> LoadtestConfig:
     )
 
 
-def test_a_search_writes_every_probe_as_it_goes_and_its_reports_at_the_end(url: str, tmp_path: Path) -> None:
+def test_a_search_writes_every_run_as_it_goes_and_its_reports_at_the_end(url: str, tmp_path: Path) -> None:
     said: list[str] = []
-    probes_file = tmp_path / "probes.jsonl"
-    report = search_capacity(load(url), SLO, (20, 40, 0.5, 1), probes_file, tmp_path, pause_s=0, say=said.append)
-    assert (report.result.outcome, report.result.holds, report.result.fails) == ("out_of_probes", 20, None)
-    assert said[0].startswith("20 requests/s hold: every objective is met (at most 0 more probes")
-    assert len(probes_file.read_text().splitlines()) == 1
+    runs_file = tmp_path / "runs.jsonl"
+    report = search_capacity(load(url), SLO, (20, 40, 0.5, 1), runs_file, tmp_path, pause_s=0, say=said.append)
+    assert (report.result.outcome, report.result.holds, report.result.fails) == ("out_of_runs", 20, None)
+    assert said[0].startswith("20 requests/s hold: every objective is met (at most 0 more runs")
+    assert len(runs_file.read_text().splitlines()) == 1
     json_file = write_capacity(report, tmp_path / "out")
     assert CapacityReport.model_validate_json(json_file.read_bytes()) == report
     assert "| 20.00 | holds |" in (tmp_path / "out" / "capacity.md").read_text()
     assert "<svg" in (tmp_path / "out" / "capacity.svg").read_text()
 
 
-def test_a_search_goes_on_with_the_probes_of_its_file(url: str, tmp_path: Path) -> None:
-    probes_file = tmp_path / "probes.jsonl"
-    search_capacity(load(url), SLO, (20, 40, 0.5, 1), probes_file, tmp_path, pause_s=0)
-    report = search_capacity(load(url), SLO, (20, 40, 0.5, 2), probes_file, tmp_path, is_resumed=True, pause_s=0)
-    assert (report.result.outcome, [probe.rate for probe in report.result.probes]) == ("above_high", [20, 40])
+def test_a_search_goes_on_with_the_runs_of_its_file(url: str, tmp_path: Path) -> None:
+    runs_file = tmp_path / "runs.jsonl"
+    search_capacity(load(url), SLO, (20, 40, 0.5, 1), runs_file, tmp_path, pause_s=0)
+    report = search_capacity(load(url), SLO, (20, 40, 0.5, 2), runs_file, tmp_path, is_resumed=True, pause_s=0)
+    assert (report.result.outcome, [run.rate for run in report.result.runs]) == ("above_high", [20, 40])
 
 
-def test_probes_of_another_slo_are_refused(url: str, tmp_path: Path) -> None:
-    probes_file = tmp_path / "probes.jsonl"
-    search_capacity(load(url), SLO, (20, 40, 0.5, 1), probes_file, tmp_path, pause_s=0)
+def test_runs_of_another_slo_are_refused(url: str, tmp_path: Path) -> None:
+    runs_file = tmp_path / "runs.jsonl"
+    search_capacity(load(url), SLO, (20, 40, 0.5, 1), runs_file, tmp_path, pause_s=0)
     with pytest.raises(RunFileError, match="belongs to SLO ttft=5s,p=99,errors=1%, not itl=1s"):
         search_capacity(
-            load(url), parse_slo("itl=1s"), (20, 40, 0.5, 1), probes_file, tmp_path, is_resumed=True, pause_s=0
+            load(url), parse_slo("itl=1s"), (20, 40, 0.5, 1), runs_file, tmp_path, is_resumed=True, pause_s=0
         )
 
 

@@ -17,7 +17,7 @@ from loadtest.bench.copies import copy_adapter
 from loadtest.errors import RunFileError, SweepError
 from loadtest.load.session import machine, run_load
 from loadtest.report.slo import Slo, SloVerdict, judge
-from loadtest.search.capacity import Measure, RateRun, find_capacity, most_probes
+from loadtest.search.capacity import Measure, RateRun, find_capacity, most_runs
 from loadtest.search.cliff import CliffPoint, find_cliff, recommend
 from loadtest.search.report import CapacityReport, CliffReport
 from loadtest.search.sweep import Setting, StartServer, own_servers, sweep
@@ -29,7 +29,7 @@ def search_capacity(
     config: LoadtestConfig,
     slo: Slo,
     bounds: tuple[float, float, float, int],
-    probes_file: Path,
+    runs_file: Path,
     datasets: Path,
     *,
     is_resumed: bool = False,
@@ -37,35 +37,35 @@ def search_capacity(
     pause_s: float = 2.0,
     say: Say = lambda line: None,
 ) -> CapacityReport:
-    """Search the capacity of a running server. Every probe is appended to `probes_file`, so a search can be resumed.
+    """Search the capacity of a running server. Every run is appended to `runs_file`, so a search can be resumed.
 
     Args:
-        bounds: Low and high rate, tolerance, most probes; see `find_capacity`.
-        pause_s: Pause after each probe, so that an overloaded server's backlog does not affect the next one.
+        bounds: Low and high rate, tolerance, most runs; see `find_capacity`.
+        pause_s: Pause after each run, so that an overloaded server's backlog does not affect the next one.
 
     Raises:
         SweepError: The arrivals have no rate to search, the bounds are impossible, or a run was interrupted.
-        RunFileError: Resumed, but `probes_file` is missing, broken or of another SLO.
+        RunFileError: Resumed, but `runs_file` is missing, broken or of another SLO.
         TargetError: The server does not respond.
     """
     rate_of(config)
-    low, high, tolerance, max_probes = bounds
+    low, high, tolerance, max_runs = bounds
     started = datetime.now(UTC)
-    earlier = read_probes(probes_file, slo) if is_resumed else ()
+    earlier = read_runs(runs_file, slo) if is_resumed else ()
     if not is_resumed:
-        probes_file.unlink(missing_ok=True)
+        runs_file.unlink(missing_ok=True)
     seconds: list[float] = []
     measure = _timed(_measure_with(config, slo, datasets, api_key, pause_s), seconds)
 
-    def on_probe(probe: RateRun) -> None:
-        _append(probes_file, probe)
-        left = max(0, min(most_probes(low, high, tolerance), max_probes) - len(earlier) - len(seconds))
+    def on_run(run: RateRun) -> None:
+        _append(runs_file, run)
+        left = max(0, min(most_runs(low, high, tolerance), max_runs) - len(earlier) - len(seconds))
         say(
-            f"{probe.rate:.3g} requests/s {'hold' if probe.verdict.is_met else 'fail'}: {probe.verdict.reason} "
-            f"(at most {left} more probes, {_minutes(left * seconds[-1])})"
+            f"{run.rate:.3g} requests/s {'hold' if run.verdict.is_met else 'fail'}: {run.verdict.reason} "
+            f"(at most {left} more runs, {_minutes(left * seconds[-1])})"
         )
 
-    result = find_capacity(measure, low, high, tolerance, max_probes, probes=earlier, on_probe=on_probe)
+    result = find_capacity(measure, low, high, tolerance, max_runs, runs=earlier, on_run=on_run)
     return CapacityReport(
         url=config.url,
         started_at=started.isoformat(timespec="seconds"),
@@ -90,24 +90,24 @@ def rate_of(config: LoadtestConfig) -> PoissonArrival | GammaArrival | ConstantA
     )
 
 
-def read_probes(path: Path, slo: Slo) -> tuple[RateRun, ...]:
-    """Probes of an earlier search.
+def read_runs(path: Path, slo: Slo) -> tuple[RateRun, ...]:
+    """Runs of an earlier search.
 
     Raises:
         RunFileError: The file is missing, broken or of another SLO.
     """
     try:
         lines = numbered_lines(path.read_text(encoding="utf-8"))
-        probes = tuple(RateRun.model_validate_json(line) for _, line in lines)
+        runs = tuple(RateRun.model_validate_json(line) for _, line in lines)
     except OSError as error:
         raise RunFileError(f"{str(path)!r}: {error.strerror}. Leave out --resume to start a search.") from error
     except ValidationError as error:
-        raise RunFileError(f"{str(path)!r} holds no probes. Leave out --resume to start a search.") from error
-    if other := next((probe.verdict.slo for probe in probes if probe.verdict.slo != slo), None):
+        raise RunFileError(f"{str(path)!r} holds no runs. Leave out --resume to start a search.") from error
+    if other := next((run.verdict.slo for run in runs if run.verdict.slo != slo), None):
         raise RunFileError(
             f"{str(path)!r} belongs to SLO {other}, not {slo}. Give the same SLO, or leave out --resume."
         )
-    return probes
+    return runs
 
 
 @dataclass(frozen=True)
@@ -188,8 +188,8 @@ def _measure_with(config: LoadtestConfig, slo: Slo, datasets: Path, api_key: str
         arrival = rate_of(config).model_copy(update={"rate": rate})
         # An overloaded server must not make a search wait longer than it measures.
         drain_s = min(config.drain_timeout_s, config.duration_s)
-        probe = config.model_copy(update={"arrival": arrival, "drain_timeout_s": drain_s})
-        result = run_load(probe, datasets, name=f"{rate:.3g} requests/s", api_key=api_key)
+        one_rate = config.model_copy(update={"arrival": arrival, "drain_timeout_s": drain_s})
+        result = run_load(one_rate, datasets, name=f"{rate:.3g} requests/s", api_key=api_key)
         if result.was_stopped:
             raise SweepError("Interrupted. Resume with --resume and the same --output.")
         time.sleep(pause_s)
@@ -208,10 +208,10 @@ def _timed(measure: Measure, seconds: list[float]) -> Measure:
     return timed
 
 
-def _append(path: Path, probe: RateRun) -> None:
+def _append(path: Path, run: RateRun) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
-        file.write(probe.model_dump_json() + "\n")
+        file.write(run.model_dump_json() + "\n")
 
 
 def _minutes(seconds: float) -> str:
