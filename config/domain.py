@@ -161,7 +161,7 @@ class QualityConfig(Config):
         description="Regular expression of a valid answer (RE2 syntax: no lookaround, no backreference).",
     )
     refusal: str | None = Field(None, description="Default: derived from `answer`.")
-    publish_probes: bool = Field(
+    publish_held_out: bool = Field(
         True, description="Publish the held-out examples with the version, so that a server can replay them."
     )
 

@@ -49,7 +49,7 @@ class Home:
 
     @property
     def quality(self) -> Path:
-        """Answer samples, grades, labels, probe scores and drift checks."""
+        """Answer samples, grades, labels, held-out scores and drift checks."""
         return self.root / "quality.sqlite3"
 
     @property

@@ -19,6 +19,17 @@ ConfigT = TypeVar("ConfigT", bound=Config)
 
 _MAX_VALUE_CHARS = 80
 
+_NEW_NAMES = {
+    "canary_probes": "golden_replay",
+    "canary_probe_interval_s": "golden_replay_interval_s",
+    "probe_interval_s": "held_out_interval_s",
+    "probe_patience_s": "held_out_patience_s",
+    "probes_at_once": "held_out_at_once",
+    "probe_again_hours": "held_out_again_hours",
+    "publish_probes": "publish_held_out",
+}
+"""New names of renamed settings, by the old ones, which are refused."""
+
 
 def load_domain(path: Path) -> DomainConfig:
     """Read `config/domains/<domain>.yaml`; relative paths in `data` are resolved against the file's folder.
@@ -117,6 +128,8 @@ def _explain(problem: ErrorDetails) -> str:
     if problem["type"] == "missing":
         return f"`{key}` is missing"
     if problem["type"] == "extra_forbidden":
+        if (new_name := _NEW_NAMES.get(str(problem["loc"][-1]))) is not None:
+            return f"`{key}` is now `{'.'.join((*map(str, problem['loc'][:-1]), new_name))}`; rename it"
         return f"`{key}` is not a known key (value {_shown(problem['input'])}); remove it or correct its spelling"
     wanted = problem["msg"].removeprefix("Value error, ")
     return f"`{key}`: got {_shown(problem['input'])}; {wanted[:1].lower()}{wanted[1:]}"

@@ -47,7 +47,7 @@ class JudgeConfig(Config):
 
 
 class MonitorConfig(Config):
-    """The quality monitor: signals and samples of traffic, probes, drift, verdicts on canaries, a judge."""
+    """The quality monitor: signals and samples of traffic, held-out questions, drift, verdicts on canaries, a judge."""
 
     enabled: bool = Field(True, description="False: nothing is stored, asked or decided.")
     privacy: Privacy = Field(
@@ -68,15 +68,17 @@ class MonitorConfig(Config):
     logprob_rate: Share = Field(
         1.0, description="Share of the answers for which log-probabilities are requested from the engine."
     )
-    probe_interval_s: float = Field(10.0, gt=0, description="Interval between rounds of held-out questions, seconds.")
-    probe_patience_s: float = Field(
+    held_out_interval_s: float = Field(
+        10.0, gt=0, description="Interval between rounds of held-out questions, seconds."
+    )
+    held_out_patience_s: float = Field(
         60.0,
         ge=0,
         description="Maximum time that a round of held-out questions waits for idle clients, seconds; a canary's never "
         "wait.",
     )
-    probes_at_once: int = Field(2, ge=1, description="Maximum held-out questions in the engine at a time.")
-    probe_again_hours: float = Field(
+    held_out_at_once: int = Field(2, ge=1, description="Maximum held-out questions in the engine at a time.")
+    held_out_again_hours: float = Field(
         24.0, gt=0, description="Interval before a version is asked the same held-out question again, hours."
     )
     drift_window: int = Field(100, ge=10, description="Exchanges per drift check.")

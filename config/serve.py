@@ -156,8 +156,8 @@ class ServeConfig(Config):
     max_wait_s: float = Field(60.0, gt=0, description="Maximum time in the queue, seconds; then a 429.")
     remote_store: str | None = Field(None, description="Remote adapter store to mirror, as s3://bucket/adapters.")
     remote_sync_s: float = Field(5.0, gt=0, description="Interval between polls of the remote store, seconds.")
-    canary_probes: bool = Field(False, description="Replay golden prompts of resident versions continuously.")
-    canary_probe_interval_s: float = Field(30.0, gt=0)
+    golden_replay: bool = Field(False, description="Replay golden prompts of resident versions continuously.")
+    golden_replay_interval_s: float = Field(30.0, gt=0)
     tool_call_parser: str | None = Field(
         "hermes", description="vLLM's tool-call parser for the base's format; null: requests with `tools` are refused."
     )

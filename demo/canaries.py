@@ -13,7 +13,7 @@ from adapters.store.store import AdapterStore
 from adapters.store.version_files import MAX_BYTES
 from config.dataset import read_dataset, read_split
 from config.home import Home
-from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet, read_probes, write_probes
+from quality.held_out import HeldOutMessage, HeldOutQuestion, HeldOutSet, read_held_out, write_held_out
 
 BAD_NOISE, GOOD_NOISE = 4.0, 1e-3
 """Standard deviation of what is added to each tensor, in units of the tensor's own. LoRA forgives much: noise twice as
@@ -38,44 +38,44 @@ def make_canaries(home: Home, scratch: Home, name: str) -> Canaries:
 
     Raises:
         AdapterNotFoundError: The adapter has no stable version.
-        DatasetError: The version has no probes, and its domain's data set is missing.
+        DatasetError: The version has no held-out questions, and its domain's data set is missing.
     """
     source = AdapterStore(home.adapters)
     target = source.resolve(name)
     shutil.rmtree(scratch.root, ignore_errors=True)
     scratch.root.mkdir(parents=True)
     scratch.bases.symlink_to(home.bases.resolve(), target_is_directory=True)
-    probes = read_probes(source.folder(target)) or probes_of(home.datasets / name)
+    held_out = read_held_out(source.folder(target)) or held_out_of(home.datasets / name)
     fields = source.manifest(target).model_dump(include=set(ManifestDraft.model_fields))
     draft = ManifestDraft.model_validate(fields | {"quality": RULES})
     store = AdapterStore(scratch.adapters)
     versions = [
-        _publish_copy(store, source.folder(target), draft, probes, noise, is_known)
+        _publish_copy(store, source.folder(target), draft, held_out, noise, is_known)
         for noise, is_known in ((0.0, True), (BAD_NOISE, False), (GOOD_NOISE, True))
     ]
     store.promote(name, versions[0].version, reason=f"a copy of {target}")
     return Canaries(store, *versions)
 
 
-def probes_of(dataset_folder: Path) -> ProbeSet:
-    """The held-out split of a built data set as probes, for a version from before versions carried theirs.
+def held_out_of(dataset_folder: Path) -> HeldOutSet:
+    """The held-out split of a built data set as questions, for a version that was published without its own.
 
     Raises:
         DatasetError: No such data set.
     """
     evaluation = read_dataset(dataset_folder).evaluation
-    probes = tuple(
+    questions = tuple(
         HeldOutQuestion(
-            messages=tuple(ProbeMessage(role=turn.role, content=turn.content) for turn in row.prompt),
+            messages=tuple(HeldOutMessage(role=turn.role, content=turn.content) for turn in row.prompt),
             expected=row.output,
         )
         for row in read_split(dataset_folder, "test")
     )
-    return ProbeSet(max_tokens=evaluation.max_new_tokens, stop=evaluation.stop, probes=probes)
+    return HeldOutSet(max_tokens=evaluation.max_new_tokens, stop=evaluation.stop, questions=questions)
 
 
 def _publish_copy(
-    store: AdapterStore, source: Path, draft: ManifestDraft, probes: ProbeSet, noise: float, is_known: bool
+    store: AdapterStore, source: Path, draft: ManifestDraft, held_out: HeldOutSet, noise: float, is_known: bool
 ) -> Target:
     """Args:
     is_known: Whether it keeps its fingerprint. With one, the server would refuse a version that does not answer as
@@ -87,7 +87,7 @@ def _publish_copy(
         for file in MAX_BYTES:
             if (source / file).is_file():
                 shutil.copyfile(source / file, folder / file)
-        write_probes(probes, folder)
+        write_held_out(held_out, folder)
         if noise:
             add_noise(folder / WEIGHTS_FILE, noise)
         if not is_known:

@@ -102,7 +102,7 @@ class TrialFigures(Figures):
     reason: str
     num_requests: int = Field(description="Of clients, to both versions, until the decision was seen.")
     num_canary_requests: int
-    num_probes: int = Field(description="Held-out questions that each of both had answered.")
+    num_questions: int = Field(description="Held-out questions that each of both had answered.")
     seconds: float
     figures: dict[str, float] = Field(description="Of the decision's event.")
 

@@ -15,10 +15,10 @@ from demo.canaries import BAD_NOISE, GOOD_NOISE, Canaries, make_canaries
 from demo.figures import QualityDemoReport, TrialFigures, machine_name, utc_date
 from demo.trial import CONCURRENCY, WEIGHT, try_canary
 from loadtest.bench.server import running_server
-from quality.probes import ProbeSet, read_probes
+from quality.held_out import HeldOutSet, read_held_out
 
 ADAPTER = "medical"
-_QUALITY = {"verdict": "act", "verdict_interval_s": 1.0, "probe_interval_s": 1.0, "probes_at_once": 8}
+_QUALITY = {"verdict": "act", "verdict_interval_s": 1.0, "held_out_interval_s": 1.0, "held_out_at_once": 8}
 
 
 def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityDemoReport:
@@ -26,7 +26,7 @@ def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityD
 
     Raises:
         AdapterError: There is no stable version.
-        DatasetError: It has no probes, and its data set is missing.
+        DatasetError: It has no held-out questions, and its data set is missing.
         ServerError: The server did not become ready.
         NoVerdictError: The demo's traffic did not suffice for a verdict.
         httpx.HTTPError: A request failed.
@@ -34,15 +34,15 @@ def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityD
     scratch = Home(home.demo / "quality")
     print_heading(console, "two canaries of the stable version, in a store of their own")
     canaries = make_canaries(home, scratch, ADAPTER)
-    probes = read_probes(canaries.store.folder(canaries.stable))
-    assert probes is not None
+    held_out = read_held_out(canaries.store.folder(canaries.stable))
+    assert held_out is not None
     config_file = scratch.root / "serve.yaml"
     config_file.write_text(yaml.safe_dump(read_mapping(serve_file) | {"quality": _QUALITY}))
     console.print(
-        f"{canaries.stable} is stable; {len(probes.probes)} held-out questions; the server decides automatically."
+        f"{canaries.stable} is stable; {len(held_out.questions)} held-out questions; the server decides automatically."
     )
     with running_server(config_file, scratch.root, scratch.root / "serve.log") as server:
-        trials = asyncio.run(_try_both(server.url, canaries, probes, console))
+        trials = asyncio.run(_try_both(server.url, canaries, held_out, console))
         ready_s = server.ready_s
     report = QualityDemoReport(
         date=utc_date(),
@@ -57,7 +57,7 @@ def run_quality_demo(home: Home, serve_file: Path, console: Console) -> QualityD
 
 
 async def _try_both(
-    url: str, canaries: Canaries, probes: ProbeSet, console: Console
+    url: str, canaries: Canaries, held_out: HeldOutSet, console: Console
 ) -> tuple[TrialFigures, TrialFigures]:
     def say(line: str) -> None:
         console.print(f"  {line}", highlight=False, markup=False)
@@ -67,7 +67,7 @@ async def _try_both(
     figures = []
     for target, what in ((canaries.bad, bad), (canaries.good, good)):
         print_heading(console, f"{target}, {what}")
-        figures.append(await try_canary(url, AdapterStore(canaries.store.root), target, what, probes, say))
+        figures.append(await try_canary(url, AdapterStore(canaries.store.root), target, what, held_out, say))
         say(f"{figures[-1].decision}: {figures[-1].reason}")
     return figures[0], figures[1]
 
@@ -75,15 +75,15 @@ async def _try_both(
 def print_quality_report(report: QualityDemoReport, console: Console) -> None:
     """Decision, reason, and what it took."""
     table = Table(title=f"Canaries at {report.canary_weight:.0%} of the traffic, {report.concurrency} clients")
-    for column in ("canary", "decision", "requests", "to it", "probes", "seconds", "reason"):
-        table.add_column(column, justify="right" if column in ("requests", "to it", "probes", "seconds") else "left")
+    for column in ("canary", "decision", "requests", "to it", "questions", "seconds", "reason"):
+        table.add_column(column, justify="right" if column in ("requests", "to it", "questions", "seconds") else "left")
     for trial in report.trials:
         table.add_row(
             f"{trial.canary}\n{trial.what}",
             trial.decision.replace("_", " "),
             str(trial.num_requests),
             str(trial.num_canary_requests),
-            str(trial.num_probes),
+            str(trial.num_questions),
             f"{trial.seconds:.0f}",
             trial.reason,
         )

@@ -13,7 +13,7 @@ from adapters.reference import Target
 from adapters.store.history import Event
 from adapters.store.store import AdapterStore
 from demo.figures import TrialFigures
-from quality.probes import ProbeSet
+from quality.held_out import HeldOutSet
 
 CONCURRENCY = 8
 WEIGHT = 0.5
@@ -32,7 +32,7 @@ class Traffic:
 
     client: httpx.AsyncClient
     name: str
-    probes: ProbeSet
+    held_out: HeldOutSet
     is_over: asyncio.Event = field(default_factory=asyncio.Event)
     sent: int = 0
     answers: Counter[str] = field(default_factory=Counter)
@@ -41,13 +41,13 @@ class Traffic:
         """One client of several."""
         while not self.is_over.is_set() and self.sent < MOST_REQUESTS:
             number, self.sent = self.sent, self.sent + 1
-            probe = self.probes.probes[number % len(self.probes.probes)]
+            question = self.held_out.questions[number % len(self.held_out.questions)]
             body = {
                 "model": self.name,
-                "messages": [message.model_dump() for message in probe.messages],
+                "messages": [message.model_dump() for message in question.messages],
                 "temperature": 0.0,
-                "max_tokens": self.probes.max_tokens,
-                "stop": list(self.probes.stop),
+                "max_tokens": self.held_out.max_tokens,
+                "stop": list(self.held_out.stop),
                 "include_stop_str_in_output": True,
             }
             response = await self.client.post("/v1/chat/completions", json=body)
@@ -56,7 +56,7 @@ class Traffic:
 
 
 async def try_canary(
-    url: str, store: AdapterStore, canary: Target, what: str, probes: ProbeSet, say: Callable[[str], None]
+    url: str, store: AdapterStore, canary: Target, what: str, held_out: HeldOutSet, say: Callable[[str], None]
 ) -> TrialFigures:
     """Give the canary half of the traffic until the server's own verdict moves an alias.
 
@@ -68,7 +68,7 @@ async def try_canary(
     start = time.perf_counter()
     store.set_aliases(canary.name, {"canary": canary.version}, canary_weight=WEIGHT, reason=what)
     async with httpx.AsyncClient(base_url=url, timeout=120) as client:
-        traffic = Traffic(client, canary.name, probes)
+        traffic = Traffic(client, canary.name, held_out)
         clients = [asyncio.create_task(traffic.run()) for _ in range(CONCURRENCY)]
         try:
             event = await _watch(traffic, clients, lambda: store.history(canary.name)[num_before:], canary, say)
@@ -83,7 +83,7 @@ async def try_canary(
         reason=event.reason,
         num_requests=traffic.sent,
         num_canary_requests=traffic.answers[str(canary)],
-        num_probes=int(figures.get("score_pairs", 0)),
+        num_questions=int(figures.get("score_pairs", 0)),
         seconds=round(time.perf_counter() - start, 1),
         figures=figures,
     )

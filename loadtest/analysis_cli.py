@@ -81,8 +81,8 @@ def capacity(
 ) -> None:
     """Find the highest rate that meets an SLO, by bisection; a rate fails if two runs fail."""
     from loadtest.report.slo import parse_slo
-    from loadtest.search.searches import search_capacity
     from loadtest.search.report import write_capacity
+    from loadtest.search.searches import search_capacity
 
     options = RunOptions(
         url=url, duration_s=duration, models=tuple(model or ()), prompt_words=prompt_words, max_tokens=max_tokens
@@ -138,8 +138,8 @@ def cliff(
     home: HomeFolder = Path("var"),
 ) -> None:
     """Find the number of adapters in use at which TTFT rises, and recommend max_loras and max_cpu_loras."""
-    from loadtest.search.searches import CliffPlan, search_cliff
     from loadtest.search.report import write_cliff
+    from loadtest.search.searches import CliffPlan, search_cliff
     from loadtest.search.sweep import pair_settings, working_sets_for
 
     options = RunOptions(

@@ -1,6 +1,6 @@
 """Verdict on a canary (promote, roll back or hold): a pure function of observations of stable and canary.
 
-Three comparisons, each the mean difference between canary and stable against a limit: probe scores (may be lower by
+Three comparisons, each the mean difference between canary and stable against a limit: held-out scores (may be lower by
 the margin at most), error rate and share of slow requests (may be higher by so much at most). The canary goes as soon
 as one of them is proven beyond its limit, and is promoted once all three are proven within.
 
@@ -66,8 +66,8 @@ class Evidence:
     """
 
     scores: tuple[Observation, ...] = ()
-    """Probes: 1 right, 0 wrong or unscorable, or a judge's grade between. Each is drawn at random for both versions.
-    The same greedy answer to the same probe says nothing new: counting it again would invent evidence."""
+    """Held-out questions: 1 right, 0 wrong or unscorable, or a judge's grade between. Each is drawn at random for both
+    versions. The same greedy answer to the same question says nothing new: counting it again would invent evidence."""
     errors: tuple[Observation, ...] = ()
     """Users: share of their requests in which the version failed; none for what the client did (cancelled, refused)."""
     slow: tuple[Observation, ...] = ()
@@ -88,7 +88,7 @@ class Policy(Protocol):
 
     @property
     def margin(self) -> float:
-        """Non-inferiority margin: the mean probe score may be lower than stable's by less than this."""
+        """Non-inferiority margin: the mean score on held-out questions may be lower than stable's by less than this."""
         ...
 
     @property
@@ -192,7 +192,7 @@ def pair_in_time(stable: Iterable[Observation], canary: Iterable[Observation]) -
     """Values (stable, canary) of each observation and the latest unused one of the other version before it.
 
     What hits both alike, as load or a dying engine, then cancels out, and a pair once formed stays: later observations
-    only add pairs. Probes that run on both versions at once are compared answer by answer. Equal times: stable first.
+    only add pairs. Questions put to both versions at once are compared answer by answer. Equal times: stable first.
     """
     return [(one.value, other.value) for one, other in _matched(stable, canary)]
 

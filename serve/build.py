@@ -35,7 +35,7 @@ from serve.monitor.protocol import MonitoredServer
 from serve.observe.metrics import ServeMetrics
 from serve.records import Observers
 from serve.residency.checks import AnswerChecks, FileChecks
-from serve.residency.isolation import IsolationProbe
+from serve.residency.golden_replay import GoldenReplay
 from serve.residency.loader import ResidencyLoader
 from serve.residency.mirror import RemoteMirror
 from serve.residency.parity import Tolerance, finite_logprobs
@@ -184,9 +184,9 @@ def _loops(
         yield tracing.run
     if remote is not None:
         yield RemoteMirror(remote, config.remote_sync_s, metrics.failures).run
-    if config.canary_probes:
-        interval_s = config.canary_probe_interval_s
-        yield IsolationProbe(on.engine, residency, metrics, interval_s=interval_s, tolerance=_tolerance(on)).run
+    if config.golden_replay:
+        interval_s = config.golden_replay_interval_s
+        yield GoldenReplay(on.engine, residency, metrics, interval_s=interval_s, tolerance=_tolerance(on)).run
 
 
 def _connect(

@@ -15,7 +15,7 @@ GenerationOutcome = Literal["ok", "cancelled", "error", "lost"]
 """Lost: the engine died, for which the version is not responsible."""
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
 Phase = Literal["body", "resolve", "admission", "residency"]
-Source = Literal["client", "shadow", "probe"]
+Source = Literal["client", "shadow", "monitor"]
 
 
 @dataclass

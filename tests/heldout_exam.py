@@ -8,12 +8,12 @@ from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.reference import Target
 from adapters.release.trials import Trial
-from quality.probes import GeneralText, HeldOutQuestion, ProbeMessage, ProbeSet, write_probes
+from quality.held_out import GeneralText, HeldOutMessage, HeldOutQuestion, HeldOutSet, write_held_out
 from quality.samples.store import QualityStore
 from serve.build import monitored_server
 from serve.errors import ServeError
 from serve.limits.defaults import AnswerLengths
-from serve.monitor.trial.heldout import HeldOut, ProbePace, held_out
+from serve.monitor.trial.heldout import HeldOut, HeldOutPace, held_out
 from tests.fake_engine import fingerprint
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import Serving
@@ -24,13 +24,13 @@ DAY_S = 86_400.0
 GENERAL = GeneralText(token_ids=(1, 2, 3, 4, 5), base_nll=3.0, adapter_nll=3.5)
 
 
-def probe_set(num: int, *, topic: str = "Term", general: GeneralText | None = None) -> ProbeSet:
+def held_out_set(num: int, *, topic: str = "Term", general: GeneralText | None = None) -> HeldOutSet:
     """Questions 0, 1, 2...; the right answer to each is its number."""
-    return ProbeSet(
+    return HeldOutSet(
         max_tokens=8,
         stop=("}",),
-        probes=tuple(
-            HeldOutQuestion(messages=(ProbeMessage(role="user", content=f"{topic} {n}"),), expected=str(n))
+        questions=tuple(
+            HeldOutQuestion(messages=(HeldOutMessage(role="user", content=f"{topic} {n}"),), expected=str(n))
             for n in range(num)
         ),
         general=general,
@@ -48,10 +48,10 @@ class Scores:
     heard: list[tuple[Target, Target, tuple[float, float]]] = field(default_factory=list)
     counted: set[int] | None = field(default_factory=set)
 
-    def probes_counted(self, name: str, trial: Trial) -> set[int] | None:
+    def questions_counted(self, name: str, trial: Trial) -> set[int] | None:
         return self.counted
 
-    def probe_scored(self, name: str, trial: Trial, probe: int, scores: tuple[float, float]) -> None:
+    def question_scored(self, name: str, trial: Trial, question: int, scores: tuple[float, float]) -> None:
         self.heard.append((Target(name, trial.stable), Target(name, trial.canary), scores))
 
 
@@ -75,14 +75,14 @@ class Exam:
         for _ in range(num):
             await self.heldout.take_turn()
 
-    def publish(self, probes: ProbeSet | None, **changes: Any) -> None:
+    def publish(self, held_out: HeldOutSet | None, **changes: Any) -> None:
         folder = write_peft_folder(self.serving.store.root.parent / "made")
         base = read_base(self.serving.base_folder)
         golden = fingerprint(base.digest, base.chat_template_sha256)
         (folder / FINGERPRINT_FILE).write_text(golden.model_dump_json())
-        (folder / "probes.json").unlink(missing_ok=True)
-        if probes is not None:
-            write_probes(probes, folder)
+        (folder / "held_out.json").unlink(missing_ok=True)
+        if held_out is not None:
+            write_held_out(held_out, folder)
         self.serving.store.publish(folder, draft_for(folder, base=base.ref, **changes))
 
     def asked(self) -> list[tuple[str, str]]:
@@ -102,7 +102,7 @@ def make_exam(
     server = monitored_server(
         serving.engine, serving.residency, serving.store, serving.metrics, lengths, lambda: exam.is_busy
     )
-    pace = ProbePace(interval_s=0.01, again_s=DAY_S, patience_s=60.0, at_once=at_once)
+    pace = HeldOutPace(interval_s=0.01, again_s=DAY_S, patience_s=60.0, at_once=at_once)
     clock = lambda: now_s[0]  # noqa: E731 - as an argument
     heldout = held_out(
         server, store, scores if is_judged else None, pace, max_model_len, rng=random.Random(1), clock=clock
@@ -122,6 +122,6 @@ def failing(error: ServeError, model: str) -> Any:
 
 async def on_trial(exam: Exam, num: int = 2) -> None:
     for _ in range(2):
-        exam.publish(probe_set(num))
+        exam.publish(held_out_set(num))
     exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
     await exam.resident(FIRST, SECOND)

@@ -99,7 +99,7 @@ def write_serve_config(folder: Path, name: str = "serve", **changes: Any) -> Pat
                 "max_lora_rank": 16,
                 "max_model_len": 1024,
                 "kv_cache_bytes": 1 << 28,
-                "quality": {"drift_window": DRIFT_WINDOW, "probe_interval_s": 0.5, "verdict_interval_s": 1.0},
+                "quality": {"drift_window": DRIFT_WINDOW, "held_out_interval_s": 0.5, "verdict_interval_s": 1.0},
             }
             | changes
         )
@@ -124,7 +124,7 @@ def client(live: LiveServer) -> httpx.AsyncClient:
 
 
 async def once_idle(http: httpx.AsyncClient, timeout_s: float = 60.0) -> dict[str, int]:
-    """What is still in flight, by version, when nothing is or time is up: the server's own probes hold leases too."""
+    """Requests in flight by version, when none is left or time is up: the server's own questions hold leases too."""
     deadline = time.monotonic() + timeout_s
     while True:
         rows = (await http.get("/admin/adapters")).raise_for_status().json()["adapters"]

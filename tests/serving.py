@@ -18,7 +18,7 @@ from serve.app import Parts, create_app
 from serve.build import Foundation, build_parts
 from serve.observe.metrics import ServeMetrics
 from serve.records import Observers
-from serve.residency.isolation import IsolationProbe
+from serve.residency.golden_replay import GoldenReplay
 from serve.residency.parity import Tolerance
 from serve.residency.residency import Residency
 from tests.fake_engine import FakeEngine, fingerprint
@@ -58,10 +58,8 @@ class Serving:
             self.store.promote(name, manifest.version)
         return manifest
 
-    def probe(self) -> IsolationProbe:
-        return IsolationProbe(
-            self.engine, self.residency, self.metrics, interval_s=0.01, tolerance=Tolerance(0.25, 0.25)
-        )
+    def golden_replay(self) -> GoldenReplay:
+        return GoldenReplay(self.engine, self.residency, self.metrics, interval_s=0.01, tolerance=Tolerance(0.25, 0.25))
 
     def client(self, token: str | None = None) -> httpx.AsyncClient:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)

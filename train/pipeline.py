@@ -30,15 +30,15 @@ from config.dataset import SPLITS, DatasetManifest, DatasetRow, read_split
 from config.domain import DomainConfig, GatesConfig
 from config.home import Home
 from config.progress import Progress, shown
-from quality.probes import write_probes
+from quality.held_out import write_held_out
 from train.card import PLAIN_USER, write_model_card
 from train.compute import Shape, compute_in, measure_inference
 from train.data.build import build_dataset
 from train.data.encode import encode_prompt
 from train.evaluate.decoding import check_format
 from train.evaluate.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
+from train.evaluate.held_out import make_held_out, quality_rules
 from train.evaluate.local import evaluate, measure_forgetting, quality_baseline
-from train.evaluate.probes import make_probes, quality_rules
 from train.methods.recipe import check_recipe
 from train.objectives.sft import ADAPTER_NAME, Trained, save_adapter, train_adapter
 
@@ -90,14 +90,14 @@ def train_and_publish(
         evaluation, answers = evaluate(trained.model, trained.tokenizer, dataset, rows["test"], at, on_answers)
         forgetting = measure_forgetting(trained.model, trained.tokenizer)
     fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, rows["test"], at)
-    probes = make_probes(config, trained.tokenizer, rows["test"], answers, forgetting)
+    held_out = make_held_out(config, trained.tokenizer, rows["test"], answers, forgetting)
     draft = draft_manifest(config, base, dataset, trained, evaluation, forgetting, quality_baseline(answers))
     store = AdapterStore(home.adapters)
     with tempfile.TemporaryDirectory(dir=home.runs) as name:
         folder = Path(name)
         save_adapter(trained.model, folder, base.name)
         write_fingerprint(fingerprint, folder)
-        write_probes(probes, folder)
+        write_held_out(held_out, folder)
         write_model_card(draft, folder, user=config.chat.user)
         manifest = store.publish(folder, draft, base_folder=base_folder)
     passed, reason = judge_gates(evaluation, config.gates)

@@ -10,7 +10,7 @@ from adapters.lint.lint import lint_folder, raise_errors
 from adapters.lint.peft_folder import read_lora_spec
 from adapters.store.manifest import ManifestDraft
 from adapters.store.strict_json import load_json
-from adapters.store.version_files import PROBES_FILE
+from adapters.store.version_files import HELD_OUT_FILE
 
 
 def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | None) -> None:
@@ -27,7 +27,7 @@ def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | No
     raise_errors(findings, f"Adapter {draft.name!r}")
     _check_spec(source, draft)
     _check_fingerprint(source, draft)
-    _check_probes(source, draft)
+    _check_held_out(source, draft)
 
 
 def _check_spec(source: Path, draft: ManifestDraft) -> None:
@@ -48,19 +48,19 @@ def _check_fingerprint(source: Path, draft: ManifestDraft) -> None:
         _check_same_base(draft, fingerprint.base_digest, "its fingerprint")
 
 
-def _check_probes(source: Path, draft: ManifestDraft) -> None:
-    """Check that the probes are one strict JSON object; the server that reads them checks their content."""
-    path = source / PROBES_FILE
+def _check_held_out(source: Path, draft: ManifestDraft) -> None:
+    """Check that the held-out questions are one strict JSON object; the server that reads them checks their content."""
+    path = source / HELD_OUT_FILE
     if not path.exists():
         return
     try:
-        probes = load_json(path.read_bytes())
+        held_out = load_json(path.read_bytes())
     except (ValueError, RecursionError) as error:
         raise InvalidAdapterError(
-            f"The {PROBES_FILE} of {draft.name!r} is not valid JSON: {error}. Write it again."
+            f"The {HELD_OUT_FILE} of {draft.name!r} is not valid JSON: {error}. Write it again."
         ) from error
-    if not isinstance(probes, dict):
-        raise InvalidAdapterError(f"The {PROBES_FILE} of {draft.name!r} must hold a JSON object. Write it again.")
+    if not isinstance(held_out, dict):
+        raise InvalidAdapterError(f"The {HELD_OUT_FILE} of {draft.name!r} must hold a JSON object. Write it again.")
 
 
 def _check_same_base(draft: ManifestDraft, digest: str, subject: str) -> None:

@@ -140,7 +140,9 @@ class QualityBaseline(Record):
 class QualityRules(Record):
     """Rules for judging this version's canaries and answers; limits as in `quality.verdict`."""
 
-    margin: float = Field(0.05, ge=0, lt=1, description="The mean probe score may be lower by less than this.")
+    margin: float = Field(
+        0.05, ge=0, lt=1, description="The mean score on held-out questions may be lower by less than this."
+    )
     max_error_increase: float = Field(0.02, ge=0, lt=1)
     max_slow_increase: float = Field(0.05, ge=0, lt=1)
     alpha: float = Field(0.05, gt=0, lt=1)

@@ -6,18 +6,18 @@ from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 
 README_FILE = "README.md"
-PROBES_FILE = "probes.json"  # `quality.probes` reads it; here it is bytes with a bound
+HELD_OUT_FILE = "held_out.json"  # `quality.held_out` reads it; here it is bytes with a bound
 
 MAX_BYTES = {
     CONFIG_FILE: 1 << 20,
     WEIGHTS_FILE: 64 << 30,  # rank 512 on every layer of a 70B base is a quarter of this
     FINGERPRINT_FILE: 64 << 20,
     README_FILE: 4 << 20,
-    PROBES_FILE: 64 << 20,  # 10,000 probes of 500 tokens are about 40 MB
+    HELD_OUT_FILE: 64 << 20,  # 10,000 questions of 500 tokens are about 40 MB
 }
 """Size limit in bytes of each file that is copied into a version; no other file is copied."""
 
-PRIVATE_FILES = frozenset({FINGERPRINT_FILE, PROBES_FILE})
+PRIVATE_FILES = frozenset({FINGERPRINT_FILE, HELD_OUT_FILE})
 """Files with examples of the data: readable only by the owner."""
 
 MAX_MANIFEST_BYTES = 16 << 20

@@ -27,7 +27,7 @@ from loadtest.errors import TargetError
 LEAST_RATIO = 0.97
 NUM_WAVES = 12
 """Requests of one measurement in full batches: some 20 seconds on two cores."""
-PROBES_FILE = "probes.json"
+HELD_OUT_FILE = "held_out.json"
 _WARM_UP_SEED, _THROUGHPUT_SEED, _TTFT_SEED = 0, 1000, 2000
 _APART = 500
 """Between the seeds of a round's two measurements: asked the same, the second would be answered by the prefix cache."""
@@ -110,7 +110,7 @@ def _interleaved(
 
 
 def _measured(server: Monitored, state: State, measure: Measure, model: str, seed: int) -> _Measured:
-    """One measurement; the monitor works for no longer than that, so that its probes fall into it.
+    """One measurement; the monitor works for no longer than that, so that its questions fall into it.
 
     What it has to write down as it is paused counts as CPU time of the measurement.
     """
@@ -129,8 +129,8 @@ def _server(options: BenchOptions) -> Iterator[Monitored]:
         home, (name,) = copy_adapter(options.home, options.adapter, 1, folder / "home")
         store = AdapterStore(home.adapters)
         target = store.resolve(name)
-        if not (store.folder(target) / PROBES_FILE).exists():
-            options.say(f"{options.adapter} has no {PROBES_FILE}: probes and drift do nothing. Train it again.")
+        if not (store.folder(target) / HELD_OUT_FILE).exists():
+            options.say(f"{options.adapter} has no {HELD_OUT_FILE}: no held-out questions, no drift. Train it again.")
         with our_server(config, home, folder, environment) as running:
             models = {"base": config.served_model_name, "one adapter": str(target)}
             yield Monitored(f"{running.url}/v1", partial(_become, running), partial(_cpu_s, running), models)

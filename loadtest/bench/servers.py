@@ -27,7 +27,7 @@ _SETTINGS_OF_BOTH = {
     "keys_file": None,
     "metrics_port": None,
     "remote_store": None,
-    "canary_probes": False,
+    "golden_replay": False,
     "quality": {"enabled": False},
 }
 # Where the configuration leaves it to the server: vLLM's own must be told the same.

@@ -69,8 +69,8 @@ class Label:
 
 
 @dataclass(frozen=True)
-class ProbeScore:
-    """One held-out probe, asked once.
+class HeldOutScore:
+    """One held-out question, asked once.
 
     Raises:
         ValueError: The score is not 0 to 1.
@@ -79,8 +79,8 @@ class ProbeScore:
     at_s: float
     adapter: str
     version: int
-    probe: int
-    """Its index among the version's probes."""
+    question: int
+    """Its index among the version's questions."""
     score: float
 
     def __post_init__(self) -> None:
@@ -134,10 +134,10 @@ class TrialPair:
     kind: str
     stable_value: float
     canary_value: float
-    probe: int | None = None
-    """Which held-out probe of stable's both answered; None where clients asked."""
+    question: int | None = None
+    """Which held-out question of stable's both answered; None where clients asked."""
     stable_user: str | None = None
-    """Hash of the user whose requests the value is the mean of; None of probes and copies."""
+    """Hash of the user whose requests the value is the mean of; None of questions and copies."""
     canary_user: str | None = None
     num_requests: int = 1
     """How many requests the values are the means of, at least."""

@@ -65,7 +65,15 @@ ALTER TABLE trial_pairs ADD COLUMN num_requests INTEGER NOT NULL DEFAULT 1
 
 _RETENTION = "CREATE TABLE IF NOT EXISTS retention (one INTEGER PRIMARY KEY CHECK (one = 1), at_s REAL NOT NULL)"
 
-MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS, _RETENTION)
+_HELD_OUT_NAMES = """
+ALTER TABLE probe_scores RENAME TO held_out_scores;
+ALTER TABLE held_out_scores RENAME COLUMN probe TO question;
+ALTER TABLE trial_pairs RENAME COLUMN probe TO question;
+DROP INDEX probe_scores_by_version;
+CREATE INDEX held_out_scores_by_version ON held_out_scores (adapter, version, at_s)
+"""
+
+MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS, _RETENTION, _HELD_OUT_NAMES)
 """Number n turns a file of schema version n into one of version n + 1. Released ones never change: append."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -1,4 +1,4 @@
-"""The quality store: samples, grades, labels, probe scores, looks at drift and trials, in one SQLite file.
+"""The quality store: samples, grades, labels, held-out scores, looks at drift and trials, in one SQLite file.
 
 A server writes it, and commands read and write it beside the server. Every write is one transaction: after a crash it
 is there as a whole or not at all. Any method may wait for another process's write, so an event loop calls it in a
@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quality.errors import QualityStoreError
-from quality.samples.records import DriftLook, GeneralScore, Grade, Label, ProbeScore, Sample, TrialPair
+from quality.samples.records import DriftLook, GeneralScore, Grade, HeldOutScore, Label, Sample, TrialPair
 from quality.samples.schema import open_database
 from quality.signals import Signals
 
-__all__ = ["DriftLook", "GeneralScore", "Grade", "Label", "ProbeScore", "QualityStore", "Sample", "TrialPair"]
+__all__ = ["DriftLook", "GeneralScore", "Grade", "HeldOutScore", "Label", "QualityStore", "Sample", "TrialPair"]
 
 _BUSY_TIMEOUT_S = 10.0
 _GOLDEN = 2654435761
@@ -27,13 +27,13 @@ _TABLES: dict[type[Any], str] = {
     Sample: "samples",
     Grade: "grades",
     Label: "labels",
-    ProbeScore: "probe_scores",
+    HeldOutScore: "held_out_scores",
     GeneralScore: "general_scores",
     DriftLook: "drift_looks",
     TrialPair: "trial_pairs",
 }
 
-RecordT = TypeVar("RecordT", bound=Sample | Grade | Label | ProbeScore | GeneralScore | DriftLook | TrialPair)
+RecordT = TypeVar("RecordT", bound=Sample | Grade | Label | HeldOutScore | GeneralScore | DriftLook | TrialPair)
 
 
 class QualityStore:
@@ -93,8 +93,8 @@ class QualityStore:
             row = connection.execute(sql, (judge, day)).fetchone()
         return int(row[0]) if row else 0
 
-    def add_probe_scores(self, scores: Sequence[ProbeScore]) -> None:
-        self._add(ProbeScore, scores)
+    def add_held_out_scores(self, scores: Sequence[HeldOutScore]) -> None:
+        self._add(HeldOutScore, scores)
 
     def add_general_score(self, score: GeneralScore) -> None:
         self._add(GeneralScore, (score,))
@@ -146,14 +146,14 @@ class QualityStore:
         about = {"who = ?": who, "labels.sample_id = ?": sample_id} | _of_version(adapter, version, "samples.")
         return self._find(Label, about | _since("labels.at_s", since_s), limit)
 
-    def probe_scores(
+    def held_out_scores(
         self,
         adapter: str | None = None,
         version: int | None = None,
         since_s: float | None = None,
         limit: int | None = None,
-    ) -> tuple[ProbeScore, ...]:
-        return self._find(ProbeScore, _of_version(adapter, version) | _since("at_s", since_s), limit)
+    ) -> tuple[HeldOutScore, ...]:
+        return self._find(HeldOutScore, _of_version(adapter, version) | _since("at_s", since_s), limit)
 
     def general_scores(
         self,
@@ -175,7 +175,7 @@ class QualityStore:
 
     def versions(self) -> tuple[tuple[str, int], ...]:
         """Adapters and versions (0: the base) of which anything is kept, sorted."""
-        tables = ("samples", "probe_scores", "general_scores", "drift_looks")
+        tables = ("samples", "held_out_scores", "general_scores", "drift_looks")
         sql = " UNION ".join(f"SELECT adapter, version FROM {table}" for table in tables) + " ORDER BY 1, 2"
         with self._reading() as connection:
             return tuple((adapter, version) for adapter, version in connection.execute(sql).fetchall())
@@ -223,7 +223,7 @@ class QualityStore:
             gone = connection.execute("DELETE FROM samples WHERE at_s < ?", (before_s,)).rowcount
             oldest = "SELECT id FROM samples ORDER BY at_s DESC, id DESC LIMIT -1 OFFSET ?"
             gone += connection.execute(f"DELETE FROM samples WHERE id IN ({oldest})", (most_samples,)).rowcount
-            connection.execute("DELETE FROM probe_scores WHERE at_s < ?", (before_s,))
+            connection.execute("DELETE FROM held_out_scores WHERE at_s < ?", (before_s,))
             connection.execute("DELETE FROM general_scores WHERE at_s < ?", (before_s,))
             connection.execute("DELETE FROM trial_pairs WHERE at_s < ?", (before_s,))
             connection.execute("DELETE FROM judge_tokens WHERE day < date(?, 'unixepoch')", (before_s,))

@@ -66,7 +66,9 @@ class WebRules:
         return origins[0] if len(origins) == 1 and normal_origin(origins[0]) in self.origins else None
 
     def _check_host(self, headers: Headers) -> None:
-        if not headers.getlist("host"):  # an old client, such as a readiness check in HTTP/1.0; a browser always sends one
+        if not headers.getlist(
+            "host"
+        ):  # an old client, such as a readiness check in HTTP/1.0; a browser always sends one
             return
         host = _host(headers)
         if host is None or not (self.hosts is None or is_loopback(host[0]) or host[0] in self.hosts):

@@ -17,7 +17,7 @@ from typing import NamedTuple
 from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.reference import Target
 from quality.drift import MIN_BASELINE_EXCHANGES, DriftBaseline, DriftReport, Exchange
-from quality.probes import read_probes
+from quality.held_out import read_held_out
 from quality.samples.records import DriftLook
 from quality.samples.store import QualityStore
 from quality.signals import mean_logprob
@@ -159,14 +159,14 @@ class DriftMonitor:
 
     async def _read_yardstick(self, target: Target) -> DriftReference | None:
         folder = self._folder_of(target)
-        probes = await asyncio.to_thread(read_probes, folder)
+        held_out = await asyncio.to_thread(read_held_out, folder)
         fingerprint = await asyncio.to_thread(read_fingerprint, folder)
-        if probes is None or len(probes.baseline) < MIN_BASELINE_EXCHANGES:
+        if held_out is None or len(held_out.baseline) < MIN_BASELINE_EXCHANGES:
             logger.info("Drift of %s is not measured: it was published without a baseline", target)
             return None
         stop = frozenset(fingerprint.stop_token_ids if fingerprint else ())
         prompt_of = self._prompt_of(target, fingerprint)
-        return await asyncio.to_thread(self._yardstick, probes.baseline, stop, prompt_of)
+        return await asyncio.to_thread(self._yardstick, held_out.baseline, stop, prompt_of)
 
     def _yardstick(
         self, baseline: Sequence[Exchange], stop_token_ids: frozenset[int], prompt_of: PromptOf

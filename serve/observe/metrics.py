@@ -145,11 +145,11 @@ class AdapterMetrics:
         self.parity_error = gauge(
             "lorikeet_adapter_parity_error_nats", "Mean |served - trained| log-probability per token at load."
         )
-        self.probes = counter(
-            "lorikeet_isolation_probes", "Replays of a resident version's golden prompts: ok or wrong.", "outcome"
+        self.golden_replays = counter(
+            "lorikeet_golden_replays", "Replays of a resident version's golden prompts: ok or wrong.", "outcome"
         )
-        self.probe_error = gauge(
-            "lorikeet_isolation_probe_error_nats", "Parity error of the latest replay, nats per token."
+        self.golden_replay_error = gauge(
+            "lorikeet_golden_replay_error_nats", "Parity error of the latest replay, nats per token."
         )
         self.quarantined = gauge("lorikeet_adapter_quarantined", "1 while the version is quarantined, else 0.")
         self.heldout = gauge("lorikeet_adapter_heldout_accuracy", "Held-out accuracy at publication, 0 to 1.")
@@ -290,7 +290,7 @@ class ServeMetrics:
         self.tenants.request_finished(record)
 
     def generation_started(self, lora_name: str | None) -> None:
-        if current_source.get() == "probe":  # the monitor's own question is no traffic
+        if current_source.get() == "monitor":  # the monitor's own question is no traffic
             return
         self.traffic.in_flight.of(*self._labels(lora_name)).inc()
 
@@ -298,7 +298,7 @@ class ServeMetrics:
         labels, group = self._labels(record.lora_name), self.generations
         if not record.is_finite:
             group.not_finite.of(*labels).inc()
-        if record.source == "probe":
+        if record.source == "monitor":
             return
         self.traffic.in_flight.of(*labels).dec()
         group.prompt_tokens.of(*labels).inc(record.num_prompt_tokens)
@@ -318,7 +318,7 @@ class ServeMetrics:
         group.resident.of(*labels).set(1)
         group.loads.of(*labels).inc()
         group.load_seconds.of(*labels).observe(load_s)
-        group.probes.of(*labels, "wrong")  # it is there at 0, so that `increase` sees the first one
+        group.golden_replays.of(*labels, "wrong")  # it is there at 0, so that `increase` sees the first one
         if parity_error_nats is not None:
             group.parity_error.of(*labels).set(parity_error_nats)
         if manifest.evaluation is not None:
@@ -350,10 +350,10 @@ class ServeMetrics:
     def shadow_finished(self, target: Target, outcome: str) -> None:
         self.generations.shadow.of(*labels_of(target), outcome).inc()
 
-    def probe_finished(self, target: Target, error_nats: float, *, is_ok: bool) -> None:
+    def golden_replay_finished(self, target: Target, error_nats: float, *, is_ok: bool) -> None:
         """Args: error_nats: NaN where the version gave no finite log-probability."""
-        self.adapters.probes.of(*labels_of(target), "ok" if is_ok else "wrong").inc()
-        self.adapters.probe_error.of(*labels_of(target)).set(error_nats)
+        self.adapters.golden_replays.of(*labels_of(target), "ok" if is_ok else "wrong").inc()
+        self.adapters.golden_replay_error.of(*labels_of(target)).set(error_nats)
 
     def _observe_latencies(self, labels: tuple[str, str], record: GenerationRecord) -> None:
         group = self.generations

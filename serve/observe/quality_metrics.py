@@ -43,14 +43,14 @@ class QualityMetrics:
             "lorikeet_drift", "1 if the latest drift check found drift in the feature, else 0.", "feature"
         )
         self.drift_looks = counter("lorikeet_drift_looks", "Drift checks of windows of traffic.")
-        self.probe_accuracy = gauge(
-            "lorikeet_probe_accuracy", "Share of held-out questions answered correctly, 0 to 1."
+        self.held_out_accuracy = gauge(
+            "lorikeet_heldout_live_accuracy", "Share of held-out questions answered correctly, 0 to 1."
         )
-        self.probe_low = gauge("lorikeet_probe_accuracy_ci_low", "Lower bound of its 95% Wilson interval.")
-        self.probe_high = gauge("lorikeet_probe_accuracy_ci_high", "Upper bound of its 95% Wilson interval.")
-        self.probes = gauge("lorikeet_probes_scored", "Held-out questions behind the accuracy.")
+        self.held_out_low = gauge("lorikeet_heldout_live_accuracy_ci_low", "Lower bound of its 95% Wilson interval.")
+        self.held_out_high = gauge("lorikeet_heldout_live_accuracy_ci_high", "Upper bound of its 95% Wilson interval.")
+        self.held_out_questions = gauge("lorikeet_heldout_questions_scored", "Held-out questions behind the accuracy.")
         self.general_nll = gauge(
-            "lorikeet_probe_general_nll", "Mean negative log-likelihood of general text, nats per token."
+            "lorikeet_general_text_nll", "Mean negative log-likelihood of general text, nats per token."
         )
         self.trial_pairs = gauge("lorikeet_trial_pairs", "Pairs of canary and stable observations.", "comparison")
         self.trial_users = gauge(
@@ -81,12 +81,12 @@ class QualityMetrics:
         if signals.mean_logprob is not None:
             self.mean_logprob.of(adapter, version).observe(signals.mean_logprob)
 
-    def probes_scored(self, target: Target, share: Score) -> None:
+    def held_out_scored(self, target: Target, share: Score) -> None:
         labels = labels_of(target)
-        self.probe_accuracy.of(*labels).set(share.value)
-        self.probe_low.of(*labels).set(share.ci_low)
-        self.probe_high.of(*labels).set(share.ci_high)
-        self.probes.of(*labels).set(share.n)
+        self.held_out_accuracy.of(*labels).set(share.value)
+        self.held_out_low.of(*labels).set(share.ci_low)
+        self.held_out_high.of(*labels).set(share.ci_high)
+        self.held_out_questions.of(*labels).set(share.n)
 
     def drift_looked(self, target: Target, report: DriftReport) -> None:
         self.drift_looks.of(*labels_of(target)).inc()

@@ -15,7 +15,7 @@ from adapters.store.manifest import Manifest
 from adapters.store.store import AdapterStore
 from adapters.store.usage import in_use
 from config.limits import RequestLimits
-from quality.probes import InvalidProbesError, read_probes
+from quality.held_out import InvalidHeldOutError, read_held_out
 from serve.engine.protocol import Engine
 from serve.errors import ParityError
 from serve.limits.defaults import check_defaults
@@ -104,7 +104,7 @@ class FileChecks:
             raise BaseModelMismatchError(
                 "its fingerprint was taken with a chat template other than this base's; retrain it"
             )
-        _check_probes(folder)
+        _check_held_out(folder)
         return Checked(folder, manifest, fingerprint)
 
     def _check_base(self, manifest: Manifest) -> None:
@@ -116,10 +116,10 @@ class FileChecks:
             )
 
 
-def _check_probes(folder: Path) -> None:
+def _check_held_out(folder: Path) -> None:
     try:
-        read_probes(folder)
-    except InvalidProbesError as error:
+        read_held_out(folder)
+    except InvalidHeldOutError as error:
         raise InvalidAdapterError(str(error)) from error
 
 

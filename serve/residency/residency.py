@@ -139,7 +139,7 @@ class Residency:
         """
         self.quarantine.check(target)
         is_cold = False
-        # Probes, copies and prefetches come whether or not anybody wants it.
+        # Questions of the monitor, copies and prefetches come whether or not anybody wants it.
         if is_asked and current_request.get() is not None:
             self._popularity.asked(target)
         with self.wanting(target):

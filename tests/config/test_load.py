@@ -37,6 +37,19 @@ def test_an_unknown_key_is_named_with_its_file(tmp_path: Path) -> None:
         load_domain(path)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("canary_probes: true", "`canary_probes` is now `golden_replay`; rename it"),
+        ("quality: {probes_at_once: 4}", "`quality.probes_at_once` is now `quality.held_out_at_once`; rename it"),
+    ],
+)
+def test_an_old_name_is_refused_with_the_new_one(tmp_path: Path, text: str, message: str) -> None:
+    path = write(tmp_path, f"base: tiny\n{text}\n")
+    with pytest.raises(ConfigError, match=message):
+        load_serve(path)
+
+
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="`chat` is missing"):
         load_domain(write(tmp_path, MINIMAL.replace("chat: {system: Be brief.}", "")))

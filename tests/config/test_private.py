@@ -12,7 +12,7 @@ from adapters.store.store import AdapterStore
 from config.home import Home
 from config.private import close_to_others, make_private_folder, private_paths, write_private
 from config.serve import ServeConfig
-from quality.probes import ProbeSet, write_probes
+from quality.held_out import HeldOutSet, write_held_out
 from quality.samples.store import QualityStore
 from serve.access.exposure import warn_of_exposure
 from tests.serving import make_serving
@@ -49,9 +49,9 @@ def test_a_run_is_its_owners(tmp_path: Path) -> None:
     assert mode_of(tmp_path / "runs") == 0o700
 
 
-def test_probes_are_their_owners(tmp_path: Path) -> None:
-    write_probes(ProbeSet(max_tokens=8), tmp_path)
-    assert mode_of(tmp_path / "probes.json") == 0o600
+def test_held_out_questions_are_their_owners(tmp_path: Path) -> None:
+    write_held_out(HeldOutSet(max_tokens=8), tmp_path)
+    assert mode_of(tmp_path / "held_out.json") == 0o600
 
 
 def test_a_versions_examples_are_its_owners_and_its_weights_everybodys(store: AdapterStore, base_folder: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_quality_store_that_others_could_read_is_closed(tmp_path: Path) -> Non
 
 def open_home(root: Path) -> Home:
     home = Home(root)
-    version = (f"adapters/medical/1/{name}" for name in ("probes.json", "fingerprint.json", "README.md"))
+    version = (f"adapters/medical/1/{name}" for name in ("held_out.json", "fingerprint.json", "README.md"))
     for name in ("keys.json", "quality.key", "quality.sqlite3", "datasets/medical/train.jsonl", "runs/a", *version):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("{}")

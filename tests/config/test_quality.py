@@ -12,18 +12,18 @@ from adapters.store.integrity import parse_manifest
 from adapters.store.manifest import Manifest, QualityRules
 from adapters.store.version_files import MAX_BYTES
 from config.domain import AnswerConfig, QualityConfig
-from quality.probes import PROBES_FILE
+from quality.held_out import HELD_OUT_FILE
 from tests.peft_folders import draft_for
 
 
 def test_a_domain_and_its_versions_have_the_same_rules_and_defaults():
     domain = QualityConfig().model_dump()
-    assert domain.pop("publish_probes") is True
+    assert domain.pop("publish_held_out") is True
     assert domain == QualityRules().model_dump()
 
 
-def test_the_store_carries_the_file_that_probes_are_read_from():
-    assert PROBES_FILE in MAX_BYTES
+def test_the_store_carries_the_file_that_questions_are_read_from():
+    assert HELD_OUT_FILE in MAX_BYTES
 
 
 @pytest.mark.parametrize("model", [QualityConfig, QualityRules])

@@ -18,21 +18,21 @@ from demo.canaries import make_canaries
 from demo.figures import QualityDemoReport, TrialFigures
 from demo.quality import print_quality_report
 from demo.trial import seen_so_far
-from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet, read_probes, write_probes
+from quality.held_out import HeldOutMessage, HeldOutQuestion, HeldOutSet, read_held_out, write_held_out
 from tests.peft_folders import BASE, draft_for, write_peft_folder
 
-PROBES = ProbeSet(
-    max_tokens=8, probes=(HeldOutQuestion(messages=(ProbeMessage(role="user", content="?"),), expected="!"),)
+HELD_OUT = HeldOutSet(
+    max_tokens=8, questions=(HeldOutQuestion(messages=(HeldOutMessage(role="user", content="?"),), expected="!"),)
 )
 
 
 @pytest.fixture
 def home(tmp_path: Path) -> Home:
-    """A home with one stable version that carries its probes."""
+    """A home with one stable version that carries its held-out questions."""
     home = Home(tmp_path / "var")
     home.bases.mkdir(parents=True)
     folder = write_peft_folder(tmp_path / "made")
-    write_probes(PROBES, folder)
+    write_held_out(HELD_OUT, folder)
     (folder / FINGERPRINT_FILE).write_text(
         f'{{"base_digest": "{BASE.digest}", "chat_template_sha256": "", "stop_token_ids": [], "modules": [],'
         ' "prompts": []}'
@@ -55,8 +55,8 @@ def test_canaries_are_made_in_a_store_of_their_own(home: Home, tmp_path: Path) -
     assert AdapterStore(home.adapters).history("medical") == before
     assert AdapterStore(home.adapters).versions("medical") == [1]
     assert {
-        read_probes(canaries.store.folder(target)) for target in (canaries.stable, canaries.bad, canaries.good)
-    } == {PROBES}
+        read_held_out(canaries.store.folder(target)) for target in (canaries.stable, canaries.bad, canaries.good)
+    } == {HELD_OUT}
 
 
 def test_the_bad_one_is_far_from_stable_and_the_good_one_near(home: Home, tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_the_table_says_what_each_decision_took() -> None:
         reason="canary score is worse",
         num_requests=321,
         num_canary_requests=160,
-        num_probes=44,
+        num_questions=44,
         seconds=28.4,
         figures={},
     )

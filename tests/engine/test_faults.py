@@ -25,13 +25,13 @@ from adapters.reference import Target
 from adapters.store.manifest import ManifestDraft
 from adapters.store.version_files import MAX_BYTES
 from quality.drift import Exchange
-from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet, write_probes
+from quality.held_out import HeldOutMessage, HeldOutQuestion, HeldOutSet, write_held_out
 from tests.live_server import ANSWERS, DRIFT_WINDOW, LiveServer, chat, client
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
 NUM_HELD_OUT = 60
-NUM_PROBES = 24
+NUM_QUESTIONS = 24
 MOST_WINDOWS = 3
 WAIT_S = 90
 RIGHT = ANSWERS["colours"]
@@ -40,20 +40,20 @@ NOISE, WEAK_NOISE = 8.0, 4.0
 
 
 @pytest.fixture(scope="module")
-def probes(live: LiveServer) -> ProbeSet:
+def held_out(live: LiveServer) -> HeldOutSet:
     """Held-out questions on colours, and how the healthy version answers them."""
     numbers = random.Random(3).sample(range(100, 220), NUM_HELD_OUT)
     extra = {"model": "colours@1", "return_token_ids": True, "logprobs": True}
     with httpx.Client(base_url=live.url, timeout=300) as http:
         answers = [http.post("/v1/chat/completions", json=question(number) | extra).json() for number in numbers]
-    return ProbeSet(
+    return HeldOutSet(
         max_tokens=12,
         stop=("}",),
-        probes=tuple(
+        questions=tuple(
             HeldOutQuestion(
-                messages=tuple(map(ProbeMessage.model_validate, question(number)["messages"])), expected=RIGHT
+                messages=tuple(map(HeldOutMessage.model_validate, question(number)["messages"])), expected=RIGHT
             )
-            for number in numbers[:NUM_PROBES]
+            for number in numbers[:NUM_QUESTIONS]
         ),
         baseline=tuple(map(exchange, answers)),
     )
@@ -72,13 +72,13 @@ def exchange(answer: dict[str, Any]) -> Exchange:
 def publish(
     live: LiveServer,
     name: str,
-    probes: ProbeSet,
+    held_out: HeldOutSet,
     *,
     weights: str = "colours",
     noise: float = 0.0,
     golden: Callable[[Any], Any] | None = None,
 ) -> None:
-    """A version that says it is `colours`, with its probes and baseline; other weights if so told.
+    """A version that says it is `colours`, with its held-out questions and baseline; other weights if so told.
 
     Args:
         golden: What becomes of the fingerprint; None leaves it out, for it would have the version refused.
@@ -88,7 +88,7 @@ def publish(
     for file in MAX_BYTES:
         if (colours / file).exists():
             shutil.copyfile(colours / file, folder / file)
-    write_probes(probes, folder)
+    write_held_out(held_out, folder)
     generator = torch.Generator().manual_seed(1)
     tensors = {
         key: tensor + noise * tensor.std() * torch.randn(tensor.shape, generator=generator)
@@ -168,9 +168,9 @@ async def drifting(
 
 
 async def test_a_healthy_version_raises_no_alarm(
-    live: LiveServer, probes: ProbeSet, capsys: pytest.CaptureFixture[str]
+    live: LiveServer, held_out: HeldOutSet, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    publish(live, "faults-none", probes, golden=lambda golden: golden)
+    publish(live, "faults-none", held_out, golden=lambda golden: golden)
     asked, features = await drifting(live, "faults-none", question, 2 * MOST_WINDOWS, until_seen=False)
     with capsys.disabled():
         print(f"\nhealthy: {len(features)} alarms after {asked} requests")
@@ -190,13 +190,13 @@ async def test_a_healthy_version_raises_no_alarm(
 )
 async def test_drift_sees_a_fault_in_the_first_windows(
     live: LiveServer,
-    probes: ProbeSet,
+    held_out: HeldOutSet,
     name: str,
     fault: dict[str, Any],
     traffic: Callable[[int], dict[str, Any]],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    publish(live, f"faults-{name}", probes, **fault)
+    publish(live, f"faults-{name}", held_out, **fault)
     asked, features = await drifting(live, f"faults-{name}", traffic, MOST_WINDOWS, until_seen=True)
     with capsys.disabled():
         print(f"\n{name}: drift of {', '.join(features) or 'nothing'} after {asked} requests")
@@ -213,12 +213,12 @@ async def test_drift_sees_a_fault_in_the_first_windows(
     ids=["noise", "swapped", "template"],
 )
 async def test_parity_refuses_a_fault_before_its_first_answer(
-    live: LiveServer, probes: ProbeSet, name: str, fault: dict[str, Any], change: dict[str, Any], reason: str
+    live: LiveServer, held_out: HeldOutSet, name: str, fault: dict[str, Any], change: dict[str, Any], reason: str
 ) -> None:
     def changed(golden: Any) -> Any:
         return golden | {"prompts": [prompt | change for prompt in golden["prompts"]]}
 
-    publish(live, f"refused-{name}", probes, golden=changed, **fault)
+    publish(live, f"refused-{name}", held_out, golden=changed, **fault)
     async with client(live) as http:
         response = await http.post("/v1/chat/completions", json=question(100) | {"model": f"refused-{name}@1"})
     assert response.status_code == 422
@@ -234,20 +234,20 @@ async def test_parity_refuses_a_fault_before_its_first_answer(
     ],
     ids=["none", "noise", "swapped"],
 )
-async def test_held_out_probes_see_wrong_weights_without_any_traffic(
+async def test_held_out_questions_see_wrong_weights_without_any_traffic(
     live: LiveServer,
-    probes: ProbeSet,
+    held_out: HeldOutSet,
     name: str,
     fault: dict[str, Any],
     low: float,
     high: float,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    publish(live, f"probed-{name}", probes, **fault)
+    publish(live, f"asked-{name}", held_out, **fault)
     async with client(live) as http:
-        (await http.post(f"/admin/adapters/probed-{name}@1/load")).raise_for_status()
-        await wait_for(http, "lorikeet_probes_scored", f"probed-{name}", "1", NUM_PROBES)
-        found = await values(http, "lorikeet_probe_accuracy", f"probed-{name}")
+        (await http.post(f"/admin/adapters/asked-{name}@1/load")).raise_for_status()
+        await wait_for(http, "lorikeet_heldout_questions_scored", f"asked-{name}", "1", NUM_QUESTIONS)
+        found = await values(http, "lorikeet_heldout_live_accuracy", f"asked-{name}")
     with capsys.disabled():
-        print(f"\n{name}: {found['1']:.2f} of {NUM_PROBES} held-out probes are right")
+        print(f"\n{name}: {found['1']:.2f} of {NUM_QUESTIONS} held-out question are right")
     assert low <= found["1"] <= high

@@ -260,7 +260,7 @@ def test_metrics_know_each_adapter_and_version_beside_vllms_own(live: LiveServer
     assert grown("lorikeet_time_per_output_token_seconds_count") == 3
     assert grown("lorikeet_completion_tokens_total") >= 3 * 5
     assert grown("lorikeet_answers_valid_format_total") == grown("lorikeet_answers_checked_total") == 3
-    # The server's own probes are in flight, too, for a moment.
+    # The server's own questions are in flight, too, for a moment.
     assert any(samples(live)["lorikeet_requests_in_flight", labels] == 0 for _ in range(50))
     assert 0 < after["lorikeet_adapter_parity_error_nats", labels] < ADAPTER_TOLERANCE_NATS
     assert after["lorikeet_adapter_heldout_accuracy", labels] == 1

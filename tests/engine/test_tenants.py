@@ -1,5 +1,5 @@
 """Tenants, web pages and clients' odd fields against the real engine: one server with keys, and with a remote store,
-isolation probes and adapters that keep their slots, which are all off by default.
+golden replay and adapters that keep their slots, which are all off by default.
 """
 
 import asyncio
@@ -56,8 +56,8 @@ def url(live_home: Home, tokens: dict[str, str], remote: str) -> Iterator[str]:
     assert tokens
     keys_file = str(live_home.root / "tenants.json")
     beside_keys = {"metrics_port": METRICS_PORT, "remote_store": remote, "slot_turn_s": None}
-    probes = {"canary_probes": True, "canary_probe_interval_s": 0.2}
-    config = write_serve_config(live_home.root, "tenants", keys_file=keys_file, **beside_keys, **probes)
+    replay = {"golden_replay": True, "golden_replay_interval_s": 0.2}
+    config = write_serve_config(live_home.root, "tenants", keys_file=keys_file, **beside_keys, **replay)
     with running_server(config, live_home.root, live_home.root / "tenants.log") as server:
         yield server.url
 
@@ -213,8 +213,8 @@ async def test_without_turns_a_third_adapter_waits(url: str, tokens: dict[str, s
 
 
 @pytest.mark.anyio
-async def test_isolation_probes_find_each_adapter_itself(url: str, tokens: dict[str, str]) -> None:
-    name = "lorikeet_isolation_probes_total"
+async def test_golden_replay_finds_each_adapter_itself(url: str, tokens: dict[str, str]) -> None:
+    name = "lorikeet_golden_replays_total"
     async with operator(url, tokens) as http:
         for adapter in ("colours", "shapes"):
             (await http.post(f"/admin/adapters/{adapter}/load")).raise_for_status()

@@ -21,7 +21,7 @@ from adapters.store.manifest import ManifestDraft, QualityRules
 from adapters.store.version_files import MAX_BYTES
 from config.home import Home
 from loadtest.bench.server import running_server
-from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet, write_probes
+from quality.held_out import HeldOutMessage, HeldOutQuestion, HeldOutSet, write_held_out
 from quality.samples.records import Grade
 from quality.samples.store import QualityStore
 from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, write_serve_config
@@ -34,14 +34,14 @@ NUM_CLIENTS = 6
 LONGEST_S = 120.0
 RULES = QualityRules(margin=0.3, max_error_increase=0.3, max_slow_increase=0.4, min_pairs=10)
 """Wide limits, for a verdict within a minute on two cores."""
-PROBES = ProbeSet(
+HELD_OUT = HeldOutSet(
     max_tokens=12,
     stop=("}",),
-    probes=tuple(
+    questions=tuple(
         HeldOutQuestion(
             messages=(
-                ProbeMessage(role="system", content="Answer about colours in JSON."),
-                ProbeMessage(role="user", content=f"What is number {number} of the colours?"),
+                HeldOutMessage(role="system", content="Answer about colours in JSON."),
+                HeldOutMessage(role="user", content=f"What is number {number} of the colours?"),
             ),
             expected=ANSWERS["colours"],
         )
@@ -66,7 +66,7 @@ def acting(live_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A server of its own over the session's store: one that moves aliases by itself would disturb other tests."""
     folder = tmp_path_factory.mktemp("acting")
     config = yaml.safe_load(write_serve_config(folder).read_text())
-    quality = {"verdict": "act", "verdict_interval_s": 0.5, "probe_interval_s": 0.2, "probes_at_once": 8}
+    quality = {"verdict": "act", "verdict_interval_s": 0.5, "held_out_interval_s": 0.2, "held_out_at_once": 8}
     judged = {"privacy": "full", "sample_rate": 1.0, "judge": {"sample_rate": 1.0, "requests_per_minute": 12}}
     (folder / "serve.yaml").write_text(yaml.safe_dump(config | {"quality": quality | judged}))
     with running_server(folder / "serve.yaml", live_home.root, folder / "serve.log") as server:
@@ -75,7 +75,7 @@ def acting(live_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture(scope="module")
 def versions(acting: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> None:
-    """A trained version, the same with noise in its weights, and the same once more, with probes and wide limits."""
+    """A trained version, a copy with noise in its weights and an equal one, with held-out questions and wide limits."""
     live = acting
     source = live.store.folder(Target("colours", 1))
     fields = live.store.manifest(Target("colours", 1)).model_dump(include=set(ManifestDraft.model_fields))
@@ -84,7 +84,7 @@ def versions(acting: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> No
         folder = tmp_path_factory.mktemp("trial")
         for name in (name for name in MAX_BYTES if (source / name).is_file()):
             shutil.copyfile(source / name, folder / name)
-        write_probes(PROBES, folder)
+        write_held_out(HELD_OUT, folder)
         if version == BAD:
             add_noise(folder)
         assert live.store.publish(folder, draft).version == version
@@ -132,7 +132,7 @@ def say(capsys: pytest.CaptureFixture[str], what: str, event: Event, traffic: Tr
     with capsys.disabled():
         print(
             f"\n{what} after {traffic.total} requests ({traffic.num_answers}), {figures['score_pairs']:.0f} pairs of "
-            f"probes, {seconds:.1f} s: {event.reason}"
+            f"questions, {seconds:.1f} s: {event.reason}"
         )
 
 
@@ -160,7 +160,7 @@ async def test_a_canary_that_answers_as_well_is_promoted_by_itself(
         metrics = (await http.get("/metrics")).text
         answer = await http.post("/v1/chat/completions", json=chat(NAME))
     assert f'lorikeet_verdicts_total{{action="promote",adapter="{NAME}",version="{GOOD}"}} 1.0' in metrics
-    assert f'lorikeet_probe_accuracy{{adapter="{NAME}",version="{GOOD}"}}' in metrics
+    assert f'lorikeet_heldout_live_accuracy{{adapter="{NAME}",version="{GOOD}"}}' in metrics
     assert answer.headers["x-lorikeet-adapter"] == f"{NAME}@{GOOD}"
 
 

@@ -115,7 +115,7 @@ def test_a_drop_from_057_to_030_takes_about_a_hundred_pairs_to_roll_back():
     counts = harm_counts(coins(rng, 0.57, (500, 500)), coins(rng, 0.30, (500, 500)), -1)
     pairs = pairs_until_beyond(counts, POLICY.margin, POLICY.alpha)
     median, p90 = np.quantile(pairs, [0.5, 0.9])
-    print(f"\n0.57 -> 0.30, margin {POLICY.margin}: rolled back after {median:.0f} pairs of probes (p90 {p90:.0f})")
+    print(f"\n0.57 -> 0.30, margin {POLICY.margin}: rolled back after {median:.0f} pairs of questions (p90 {p90:.0f})")
     assert median <= 120
     assert np.isfinite(pairs).all()
 
@@ -124,7 +124,7 @@ def test_a_drop_from_057_to_030_takes_about_a_hundred_pairs_to_roll_back():
     ("margin", "share_alike", "most_pairs"), [(0.05, 0.0, 1500), (0.10, 0.0, 400), (0.05, 0.8, 400), (0.10, 0.8, 120)]
 )
 def test_an_equal_canary_is_promoted(margin, share_alike, most_pairs):
-    """`share_alike` of the answers agree because both versions got the same probe."""
+    """`share_alike` of the answers agree because both versions got the same question."""
     rng = np.random.default_rng(8)
     shape = (200, 5000)
     stable = coins(rng, 0.57, shape)
@@ -181,7 +181,7 @@ def test_evidence_of_one_version_alone_holds(stable, canary):
     assert decide(stable, canary, POLICY).action == "hold"
 
 
-def test_a_canary_without_probes_is_held_however_well_it_answers():
+def test_a_canary_without_questions_is_held_however_well_it_answers():
     canary = Evidence(errors=seen([0] * 1000), slow=seen([0] * 1000))
     verdict = decide(healthy(1000), canary, POLICY)
     assert (verdict.action, verdict.reason) == ("hold", "canary score has no pair of observations yet")

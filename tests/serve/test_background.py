@@ -124,7 +124,7 @@ def test_a_flood_of_failures_is_counted_and_mostly_not_logged(caplog: pytest.Log
     with caplog.at_level(logging.ERROR):
         for _ in range(1000):
             failures.note("judge", ValueError("no"))
-        failures.note("probe", ValueError("another task's"))
+        failures.note("monitor", ValueError("another task's"))
         now_s[0] = 61.0
         failures.note("judge", ValueError("no"))
     assert len(counted) == 1002

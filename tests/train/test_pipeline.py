@@ -11,7 +11,7 @@ from adapters.store.store import AdapterStore
 from config.dataset import read_split
 from config.domain import AnswerConfig, DomainConfig, GatesConfig, QualityConfig
 from config.home import Home
-from quality.probes import read_probes
+from quality.held_out import read_held_out
 from tests.tiny_llama import (
     RENDERED_AT,
     prepare_tiny_base,
@@ -80,26 +80,26 @@ def test_a_version_carries_its_held_out_examples_and_what_its_answers_looked_lik
     home: Home, domain: DomainConfig
 ) -> None:
     version = train_and_publish(domain, home).manifest.version
-    probes = read_probes(AdapterStore(home.adapters).folder(Target("colours", version)))
+    held_out = read_held_out(AdapterStore(home.adapters).folder(Target("colours", version)))
     rows = read_split(home.datasets / "colours", "test")
-    assert probes is not None
-    assert [probe.expected for probe in probes.probes] == [row.output for row in rows]
+    assert held_out is not None
+    assert [question.expected for question in held_out.questions] == [row.output for row in rows]
     tokenizer = tiny_tokenizer()
     rendered = {encode_prompt(tokenizer, row.prompt, RENDERED_AT) for row in rows}
-    assert {exchange.prompt_tokens for exchange in probes.baseline} == rendered
-    assert all(1 <= len(exchange.completion_tokens) <= 4 for exchange in probes.baseline)
-    assert probes.general is not None
-    assert probes.general.base_nll > 0
+    assert {exchange.prompt_tokens for exchange in held_out.baseline} == rendered
+    assert all(1 <= len(exchange.completion_tokens) <= 4 for exchange in held_out.baseline)
+    assert held_out.general is not None
+    assert held_out.general.base_nll > 0
 
 
 @pytest.mark.slow
 def test_a_domain_may_keep_its_held_out_examples_to_itself(home: Home, domain: DomainConfig) -> None:
-    private = domain.model_copy(update={"name": "private", "quality": QualityConfig(publish_probes=False)})
+    private = domain.model_copy(update={"name": "private", "quality": QualityConfig(publish_held_out=False)})
     version = train_and_publish(private, home).manifest.version
-    probes = read_probes(AdapterStore(home.adapters).folder(Target("private", version)))
-    assert probes is not None
-    assert (probes.probes, probes.baseline) == ((), ())
-    assert probes.general is not None
+    held_out = read_held_out(AdapterStore(home.adapters).folder(Target("private", version)))
+    assert held_out is not None
+    assert (held_out.questions, held_out.baseline) == ((), ())
+    assert held_out.general is not None
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ class EngineJudge:
         return self._engine.is_ready
 
     async def ask(self, task: JudgeTask, temperature: float = 0.0) -> JudgeReply:
-        ask_as("probe")
+        ask_as("monitor")
         held_to = {"structured_outputs": {"regex": task.reply_pattern}}  # vLLM's own field
         body = _body(task, self.name, temperature) | held_to | {"priority": BACKGROUND_PRIORITY}
         try:

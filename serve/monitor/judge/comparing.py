@@ -87,7 +87,7 @@ class Comparing:
 
     async def _answer(self, stable: Target, prompt: str) -> str | None:
         """None where stable cannot be asked now; the sample is then graded alone."""
-        ask_as("probe")
+        ask_as("monitor")
         body = {
             "model": str(stable),
             "prompt": prompt,

@@ -10,8 +10,8 @@ from adapters.store.history import Event
 from adapters.store.manifest import Manifest, QualityRules
 from adapters.store.reader import StoreReader
 from quality.agreement import NUM_GRADES, agreement_of_scores, labels_and_grades
+from quality.held_out import InvalidHeldOutError, read_held_out
 from quality.judge import LOWEST_GRADE, grade_of
-from quality.probes import InvalidProbesError, read_probes
 from quality.samples.records import Grade, Label, is_preference
 from quality.samples.store import QualityStore
 from quality.verdict import decide
@@ -26,7 +26,7 @@ from serve.monitor.report.figures import (
     QualityReport,
     VersionFigures,
 )
-from serve.monitor.report.steps import mean_score, probe_steps, signal_steps
+from serve.monitor.report.steps import held_out_steps, mean_score, signal_steps
 from serve.monitor.trial.evidence import TrialEvidence, known_pairs
 from serve.monitor.trial.state import TrialState, trial_state
 
@@ -54,7 +54,7 @@ _MISSING = {
         "labels of graded answers",
         "`lorikeet quality label {name}` shows samples graded by a judge first.",
     ),
-    "probes": (
+    "held_out": (
         "held-out questions",
         "Versions published by `lorikeet train` include them; a running server asks them.",
     ),
@@ -133,7 +133,7 @@ def _version(store: QualityStore, adapters: StoreReader, name: str, version: int
         num_labels=len(store.labels(name, version)),
         published=evaluation.adapter if evaluation else None,
         published_nll=_published_nll(adapters, name, version) if manifest else None,
-        probes=tuple(probe_steps(store.probe_scores(name, version))),
+        held_out=tuple(held_out_steps(store.held_out_scores(name, version))),
         signals=tuple(signal_steps(samples)),
         general=tuple(GeneralStep(at_s=one.at_s, nll=one.nll) for one in store.general_scores(name, version)),
         looks=tuple(
@@ -206,7 +206,7 @@ def _missing(figures: AdapterFigures, *, is_base: bool) -> Iterator[Missing]:
         "grades": num_with_text > 0 and not judges,
         "labels": num_with_text > 0 and not any(one.num_labels for one in versions),
         "pairs": any(one.num_labels for one in versions) and any(not judge.agreement.n for judge in judges),
-        "probes": not is_base and not any(one.probes for one in versions),
+        "held_out": not is_base and not any(one.held_out for one in versions),
         "general": not is_base and not any(one.general for one in versions),
         "looks": not is_base and not any(one.looks for one in versions),
         "decisions": not is_base and not figures.decisions,
@@ -240,7 +240,7 @@ def _manifest(adapters: StoreReader, name: str, version: int) -> Manifest | None
 def _published_nll(adapters: StoreReader, name: str, version: int) -> float | None:
     """Of the very text that the server asks for; the manifest's forgetting was measured on more."""
     try:
-        probes = read_probes(adapters.folder(Target(name, version)))
-    except (AdapterError, InvalidProbesError):
+        held_out = read_held_out(adapters.folder(Target(name, version)))
+    except (AdapterError, InvalidHeldOutError):
         return None
-    return probes.general.adapter_nll if probes and probes.general else None
+    return held_out.general.adapter_nll if held_out and held_out.general else None

@@ -14,7 +14,7 @@ class _ReportModel(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class ProbeStep(_ReportModel):
+class HeldOutStep(_ReportModel):
     """Held-out questions asked until then, each with its latest score."""
 
     at_s: float
@@ -63,7 +63,7 @@ class VersionFigures(_ReportModel):
     """Held-out accuracy at publish, from the manifest."""
     published_nll: float | None
     """Of the general text that the version brought, by the training stack."""
-    probes: tuple[ProbeStep, ...]
+    held_out: tuple[HeldOutStep, ...]
     signals: tuple[SignalStep, ...]
     general: tuple[GeneralStep, ...]
     looks: tuple[Look, ...]

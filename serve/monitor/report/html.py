@@ -12,8 +12,8 @@ from serve.monitor.report.figures import AdapterFigures, QualityReport
 from serve.monitor.report.plots import (
     draw_agreement,
     draw_general,
+    draw_held_out,
     draw_looks,
-    draw_probes,
     draw_scores,
     draw_signals,
     rows_height,
@@ -49,7 +49,7 @@ _PAGE = """<!doctype html>
 <th class="num">samples</th><th class="num">with text</th><th class="num">labels</th><th>judge's mean score</th>
 <th class="num">drift checks</th><th>last check</th></tr>
 {% for one in adapter.versions %}<tr><td>{{ one.version or "base" }}</td>
-<td class="num">{{ percent(one.probes[-1].accuracy if one.probes else none) }}</td>
+<td class="num">{{ percent(one.held_out[-1].accuracy if one.held_out else none) }}</td>
 <td class="num">{{ percent(one.published) }}</td><td class="num">{{ one.num_samples }}</td>
 <td class="num">{{ one.num_with_text }}</td><td class="num">{{ one.num_labels }}</td>
 <td class="nowrap">{% for s in one.scores %}{{ s.judge }}: {{ score(s.score) }}{% if not loop.last %}<br>{% endif %}
@@ -58,7 +58,7 @@ _PAGE = """<!doctype html>
 {% else %}–{% endif %}</td></tr>{% endfor %}</table></div>
 {% if adapter.missing %}<div class="missing">{% for one in adapter.missing %}
 <p><b>No {{ one.what }}.</b> {{ marked(one.how) }}</p>{% endfor %}</div>{% endif %}
-{% if plots.probes %}<h3>Held-out questions</h3>{{ plots.probes }}
+{% if plots.held_out %}<h3>Held-out questions</h3>{{ plots.held_out }}
 <p><small>Share of right answers over all questions asked so far, with 95% Wilson intervals. Dashed: held-out
 accuracy at publish. Dotted: promotions to stable (green), rollbacks (red), trials (grey).</small></p>{% endif %}
 {% if plots.scores %}<h3>The judge</h3>{{ plots.scores }}
@@ -147,7 +147,7 @@ def _plots(adapter: AdapterFigures) -> dict[str, object]:
         return rows_height(sum(bool(getattr(version, field)) for version in adapter.versions))
 
     return {
-        "probes": plot(draw_probes, "probes", 3.0),
+        "held_out": plot(draw_held_out, "held_out", 3.0),
         "signals": plot(draw_signals, "signals", 4.4),
         "general": plot(draw_general, "general", 2.4),
         "looks": plot(draw_looks, "looks", rows("looks")),

@@ -23,13 +23,13 @@ _SIGNALS: tuple[tuple[str, Value], ...] = (
 )
 
 
-def draw_probes(figure: Any, adapter: AdapterFigures) -> None:
+def draw_held_out(figure: Any, adapter: AdapterFigures) -> None:
     """Accuracy over all questions asked so far, with its interval; dashed: what it was at publish."""
     axes = plain(figure.subplots())
-    versions = shown(adapter, lambda version: bool(version.probes))
+    versions = shown(adapter, lambda version: bool(version.held_out))
     for version, colour in versions:
-        times = _times([step.at_s for step in version.probes])
-        shares = [step.accuracy for step in version.probes]
+        times = _times([step.at_s for step in version.held_out])
+        shares = [step.accuracy for step in version.held_out]
         low, high = [100 * share.ci_low for share in shares], [100 * share.ci_high for share in shares]
         label = f"{_name(adapter, version)} ({shares[-1].n} questions)"
         axes.plot(times, [100 * share.value for share in shares], ".-", color=colour, label=label, linewidth=1.6)
@@ -39,7 +39,7 @@ def draw_probes(figure: Any, adapter: AdapterFigures) -> None:
             axes.vlines(times, low, high, color=colour, alpha=0.4, linewidth=3)
         if version.published is not None:
             axes.axhline(100 * version.published.value, color=colour, linestyle="--", linewidth=1)
-    _mark_moves(axes, adapter, [step.at_s for version, _ in versions for step in version.probes])
+    _mark_moves(axes, adapter, [step.at_s for version, _ in versions for step in version.held_out])
     axes.set_ylabel("right, %")
     axes.set_ylim(-2, 102)
     _time_axis(axes)

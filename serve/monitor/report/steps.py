@@ -6,24 +6,24 @@ from statistics import fmean, median
 from typing import TypeVar
 
 from adapters.scores import Score, score_of
-from quality.samples.records import ProbeScore, Sample
-from serve.monitor.report.figures import ProbeStep, SignalStep
+from quality.samples.records import HeldOutScore, Sample
+from serve.monitor.report.figures import HeldOutStep, SignalStep
 
 _MAX_STEPS = 40
 _SHORTEST_STEP_S = 10.0
 
-RowT = TypeVar("RowT", Sample, ProbeScore)
+RowT = TypeVar("RowT", Sample, HeldOutScore)
 
 
-def probe_steps(scores: Sequence[ProbeScore]) -> Iterator[ProbeStep]:
+def held_out_steps(scores: Sequence[HeldOutScore]) -> Iterator[HeldOutStep]:
     """How the accuracy became what it is: after each step, over all questions asked so far.
 
     A version never changes, so a question that is asked again counts once, with its latest score.
     """
     latest: dict[int, float] = {}
     for rows in _steps(scores):
-        latest |= {row.probe: row.score for row in rows}
-        yield ProbeStep(at_s=rows[-1].at_s, accuracy=mean_score(list(latest.values())))
+        latest |= {row.question: row.score for row in rows}
+        yield HeldOutStep(at_s=rows[-1].at_s, accuracy=mean_score(list(latest.values())))
 
 
 def signal_steps(samples: Sequence[Sample]) -> Iterator[SignalStep]:

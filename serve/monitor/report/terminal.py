@@ -38,7 +38,7 @@ def _versions(adapter: AdapterFigures) -> Table:
     for version in adapter.versions:
         table.add_row(
             str(version.version or "base"),
-            percent(version.probes[-1].accuracy if version.probes else None),
+            percent(version.held_out[-1].accuracy if version.held_out else None),
             percent(version.published),
             "\n".join(f"{one.score.value:.2f} of {one.score.n}" for one in version.scores) or NONE,
             str(version.num_samples),

@@ -7,7 +7,7 @@ from typing import Any
 
 from adapters.reference import Target
 from adapters.store.manifest import RequestDefaults
-from quality.probes import HeldOutQuestion, ProbeSet
+from quality.held_out import HeldOutQuestion, HeldOutSet
 from quality.scorers import is_exact_match
 from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.errors import AdapterRefusedError, NotReadyError, ServeError
@@ -32,11 +32,11 @@ class QuestionAsker:
 
     async def put(self, quiz: Quiz, index: int) -> Scored:
         """One question to all of a quiz at the same time."""
-        probe = quiz.probes.probes[index]
+        question = quiz.held_out.questions[index]
         if len(quiz.targets) == 1:
             quiz.asked_s[index] = self._clock()
         try:
-            scores = await _all_of(self._score(target, probe, quiz.probes) for target in quiz.targets)
+            scores = await _all_of(self._score(target, question, quiz.held_out) for target in quiz.targets)
         except NotReadyError as error:
             logger.info("A held-out question of %s waits: %s", quiz.targets[-1], error)
             quiz.left.insert(0, index)
@@ -49,23 +49,23 @@ class QuestionAsker:
             raise
         return Scored(quiz, index, scores)
 
-    async def _score(self, target: Target, probe: HeldOutQuestion, probes: ProbeSet) -> float:
+    async def _score(self, target: Target, question: HeldOutQuestion, held_out: HeldOutSet) -> float:
         """1 where the version answers rightly, 0 where it does not, or is refused.
 
         Raises:
             ServeError: The question could not be asked, which says nothing of the version.
         """
-        ask_as("probe")
+        ask_as("monitor")
         try:
             async with self._places:
                 with await self._server.versions.lease(target) as lease:
-                    body = _body(target, probe, probes, lease.manifest.defaults, self._server.fill_defaults)
+                    body = _body(target, question, held_out, lease.manifest.defaults, self._server.fill_defaults)
                     answer = await self._server.engine.answer("chat/completions", body)
         except AdapterRefusedError as error:
             logger.info("Held-out question to %s failed: %s", target, error)
             return 0.0
         assert isinstance(answer.body, dict)  # no stream was asked for
-        return float(is_exact_match(answer.body["choices"][0]["message"]["content"] or "", probe.expected))
+        return float(is_exact_match(answer.body["choices"][0]["message"]["content"] or "", question.expected))
 
 
 async def _all_of(work: Iterable[Coroutine[Any, Any, float]]) -> tuple[float, ...]:
@@ -79,15 +79,15 @@ async def _all_of(work: Iterable[Coroutine[Any, Any, float]]) -> tuple[float, ..
 
 def _body(
     target: Target,
-    probe: HeldOutQuestion,
-    probes: ProbeSet,
+    question: HeldOutQuestion,
+    held_out: HeldOutSet,
     defaults: RequestDefaults | None,
     fill_defaults: FillDefaults,
 ) -> dict[str, Any]:
     """The question, with all else left to the version; what that has no default for, the set has."""
     own = defaults or RequestDefaults()
-    messages = [turn.model_dump() for turn in probe.messages if turn.role != "system" or own.system is None]
+    messages = [turn.model_dump() for turn in question.messages if turn.role != "system" or own.system is None]
     body = {"model": str(target), "messages": messages, "priority": BACKGROUND_PRIORITY}
-    asked = RequestDefaults(temperature=0.0, max_tokens=probes.max_tokens, stop=probes.stop)
+    asked = RequestDefaults(temperature=0.0, max_tokens=held_out.max_tokens, stop=held_out.stop)
     asked = RequestDefaults.model_validate(asked.given | own.given)
     return fill_defaults(body, asked)

@@ -7,7 +7,7 @@ from quality.samples.store import QualityStore
 from serve.monitor.monitor import Monitor
 from serve.monitor.protocol import MonitoredServer
 from serve.monitor.trial.controller import Controller
-from serve.monitor.trial.heldout import ProbePace, held_out
+from serve.monitor.trial.heldout import HeldOutPace, held_out
 
 logger = logging.getLogger(__name__)
 
@@ -37,11 +37,11 @@ def watch_canaries(
         has_history=has_history,
         user_key=user_key,
     )
-    pace = ProbePace(
-        interval_s=quality.probe_interval_s,
-        again_s=quality.probe_again_hours * 3600.0,
-        patience_s=quality.probe_patience_s,
-        at_once=quality.probes_at_once,
+    pace = HeldOutPace(
+        interval_s=quality.held_out_interval_s,
+        again_s=quality.held_out_again_hours * 3600.0,
+        patience_s=quality.held_out_patience_s,
+        at_once=quality.held_out_at_once,
     )
     heldout = held_out(server, store, None if quality.verdict == "off" else controller, pace, config.max_model_len)
     monitor.loops.append(heldout.run)

@@ -55,7 +55,7 @@ class Case:
 
 
 class Controller:
-    """An observer of requests, generations and probes, and the loop that judges what they show.
+    """An observer of requests, generations and held-out scores, and the loop that judges what they show.
 
     Args:
         kept: Where evidence is written down.
@@ -108,16 +108,16 @@ class Controller:
         if (case := self._cases.get((record.lora_name or "").partition("@")[0])) is not None:
             case.evidence.generation_finished(record)
 
-    def probes_counted(self, name: str, trial: Trial) -> Collection[int] | None:
+    def questions_counted(self, name: str, trial: Trial) -> Collection[int] | None:
         """The held-out questions that this trial needs no more; None while it is not followed yet."""
         case = self._cases.get(name)
-        return frozenset(case.evidence.probes) if case is not None and case.trial == trial else None
+        return frozenset(case.evidence.questions) if case is not None and case.trial == trial else None
 
-    def probe_scored(self, name: str, trial: Trial, probe: int, scores: tuple[float, float]) -> None:
+    def question_scored(self, name: str, trial: Trial, question: int, scores: tuple[float, float]) -> None:
         """Count a held-out question that both versions of a trial were asked."""
         case = self._cases.get(name)
         if case is not None and case.trial == trial:
-            case.evidence.probe_scored(probe, *scores)
+            case.evidence.question_scored(question, *scores)
 
     def trials(self) -> list[TrialState]:
         """The trials under way that have been judged, with the last verdict on each."""

@@ -39,7 +39,7 @@ SeenT = TypeVar("SeenT")
 
 
 class ObservedPair(NamedTuple):
-    """What both showed; of scores, which held-out probe they answered; of clients' requests, the hashes of both users.
+    """One observation of each version: for scores the held-out question, for requests the hashes of both users.
 
     "copy" is an error, or none, of a request and of a shadow's copy. "threshold": when a TTFT is slow, twice.
     """
@@ -47,7 +47,7 @@ class ObservedPair(NamedTuple):
     kind: Kind
     stable: float
     canary: float
-    probe: int | None = None
+    question: int | None = None
     stable_user: str | None = None
     canary_user: str | None = None
     num_requests: int = 1
@@ -130,7 +130,7 @@ class UserStream:
 
 
 class TrialEvidence:
-    """An observer of one trial's requests and probes.
+    """An observer of one trial's requests and held-out scores.
 
     Args:
         ttfts_before: TTFTs of stable, seconds, from before the canary. Where there are too few, stable's first ones
@@ -154,14 +154,14 @@ class TrialEvidence:
         self.slow_threshold_s = next((pair.stable for pair in known if pair.kind == "threshold"), None)
         if self.slow_threshold_s is None:
             self._fix_threshold()
-        once = {pair.probe: pair for pair in reversed(known) if pair.probe is not None}
+        once = {pair.question: pair for pair in reversed(known) if pair.question is not None}
         self._scores = PairedStream(
-            [(pair.stable, pair.canary) for pair in known if pair.probe is not None and once[pair.probe] is pair]
+            [(pair.stable, pair.canary) for pair in known if pair.question is not None and once[pair.question] is pair]
         )
         self._copies = PairedStream([(pair.stable, pair.canary) for pair in known if pair.kind == "copy"])
         self._users = {kind: UserStream(_known_users(known, kind)) for kind in _BY_USER}
-        self.probes = set(once)
-        """The held-out probes that both have answered."""
+        self.questions = set(once)
+        """Indices of the held-out questions that both have answered."""
 
     @property
     def num_seen(self) -> int:
@@ -222,12 +222,12 @@ class TrialEvidence:
         if is_copy and record.outcome in ("ok", "error"):
             self._pair_copies(True, float(record.outcome == "error"))
 
-    def probe_scored(self, probe: int, stable: float, canary: float) -> None:
-        """Count the two answers to one held-out probe, 0 to 1 each."""
-        self.probes.add(probe)
+    def question_scored(self, question: int, stable: float, canary: float) -> None:
+        """Count the two answers to one held-out question, 0 to 1 each."""
+        self.questions.add(question)
         self._scores.stable_seen(stable)
         if (pair := self._scores.canary_seen(canary)) is not None:
-            self._new.append(ObservedPair("score", *pair, probe))
+            self._new.append(ObservedPair("score", *pair, question))
 
     def _see_ttft(self, is_canary: bool, record: AnsweredRequest, at_s: float, ttft_s: float) -> None:
         if self.slow_threshold_s is not None:
@@ -269,7 +269,7 @@ def known_pairs(rows: Sequence[TrialPair]) -> list[ObservedPair]:
             _KINDS[row.kind],
             row.stable_value,
             row.canary_value,
-            row.probe,
+            row.question,
             row.stable_user,
             row.canary_user,
             row.num_requests,

@@ -48,9 +48,9 @@ class GeneralMeasure:
             if measured is resident and is_within(self._clock(), at_s, _EVERY_S):
                 continue
             self._measured[target] = resident, self._clock()
-            probes = await self._questions.of(target)
-            if probes is not None and probes.general is not None:
-                await self._measure(target, probes.general.token_ids)
+            held_out = await self._questions.of(target)
+            if held_out is not None and held_out.general is not None:
+                await self._measure(target, held_out.general.token_ids)
                 return
 
     async def _measure(self, target: Target, token_ids: Sequence[int]) -> None:

@@ -1,10 +1,9 @@
 """Held-out questions: replay each resident version's evaluation questions, a few at a time.
 
-Probes wait behind all clients, and for a pause of theirs, for even a row at the end of a batch makes its steps longer:
-only the questions of a canary's trial, for which somebody waits, are asked among clients' requests. A version is asked
-each question again after a day, for a greedy answer says nothing new the second time unless something else than the
-version has changed: the engine, the base, the machine. A canary is asked stable's questions once, each at the same time
-as stable, for the verdict on it compares pair by pair.
+Questions have the lowest priority and wait until clients are idle, because even one more row makes a batch's steps
+longer. Only a trial's questions, whose verdict is awaited, run among clients' requests. A version is asked the same
+question again after a day: a second greedy answer adds nothing unless the engine, the base or the machine has changed.
+A canary is asked stable's questions once, each at the same time as stable, because the verdict compares pair by pair.
 """
 
 import asyncio
@@ -17,13 +16,13 @@ from serve.clock import is_within, steady_time
 from serve.monitor.protocol import MonitoredServer
 from serve.monitor.trial.asker import QuestionAsker
 from serve.monitor.trial.general import GeneralMeasure
-from serve.monitor.trial.quiz import ProbeListener
+from serve.monitor.trial.quiz import HeldOutListener
 from serve.monitor.trial.quizzes import Questions, Quizzes
 from serve.monitor.trial.scores import QuizScores
 
 
 @dataclass(frozen=True)
-class ProbePace:
+class HeldOutPace:
     """How often versions are asked, seconds.
 
     Attributes:
@@ -49,7 +48,7 @@ class HeldOut:
         asker: QuestionAsker,
         scores: QuizScores,
         general: GeneralMeasure,
-        pace: ProbePace,
+        pace: HeldOutPace,
         clock: Callable[[], float],
     ) -> None:
         self._server = server
@@ -93,8 +92,8 @@ class HeldOut:
 def held_out(
     server: MonitoredServer,
     store: QualityStore,
-    listener: ProbeListener | None,
-    pace: ProbePace,
+    listener: HeldOutListener | None,
+    pace: HeldOutPace,
     max_model_len: int,
     *,
     rng: random.Random | None = None,

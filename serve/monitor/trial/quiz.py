@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from adapters.reference import Target
 from adapters.release.trials import Trial
-from quality.probes import ProbeSet
+from quality.held_out import HeldOutSet
 
 
 class Urgency(IntEnum):
@@ -18,13 +18,13 @@ class Urgency(IntEnum):
     OTHER = 2
 
 
-class ProbeListener(Protocol):
+class HeldOutListener(Protocol):
     """Callbacks for the scores of a canary and its stable version; called on the event loop."""
 
-    def probes_counted(self, name: str, trial: Trial) -> Collection[int] | None:
+    def questions_counted(self, name: str, trial: Trial) -> Collection[int] | None:
         """Questions that need not be asked any more; None: too early to ask."""
 
-    def probe_scored(self, name: str, trial: Trial, probe: int, scores: tuple[float, float]) -> None: ...
+    def question_scored(self, name: str, trial: Trial, question: int, scores: tuple[float, float]) -> None: ...
 
 
 class Due(NamedTuple):
@@ -39,7 +39,7 @@ class Quiz:
     """One set of questions for one version, or for stable and canary together."""
 
     targets: tuple[Target, ...]
-    probes: ProbeSet
+    held_out: HeldOutSet
     is_own: tuple[bool, ...]
     """By target: whether these are its own questions, so that its scores are worth keeping."""
     left: list[int]
@@ -57,5 +57,5 @@ class Scored:
     """One question, answered by all that were asked; `scores` is None where it could not be put to them."""
 
     quiz: Quiz
-    probe: int
+    question: int
     scores: tuple[float, ...] | None

@@ -9,7 +9,7 @@ from itertools import count
 from adapters.errors import AdapterError
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.store.reader import StoreReader
-from quality.probes import InvalidProbesError, ProbeSet, read_probes
+from quality.held_out import HeldOutSet, InvalidHeldOutError, read_held_out
 from serve.clock import is_within
 from serve.monitor.trial.quiz import Due, Quiz, Urgency
 from serve.monitor.trial.scores import QuizScores
@@ -22,26 +22,26 @@ class Questions:
 
     def __init__(self, adapters: StoreReader) -> None:
         self._adapters = adapters
-        self._probes: dict[Target, ProbeSet | None] = {}
+        self._sets: dict[Target, HeldOutSet | None] = {}
 
-    async def of(self, target: Target) -> ProbeSet | None:
+    async def of(self, target: Target) -> HeldOutSet | None:
         """A version's questions; says once where it has none. One that is still to be fetched has none for now."""
-        if target not in self._probes:
+        if target not in self._sets:
             try:
-                probes = await asyncio.to_thread(lambda: read_probes(self._adapters.folder(target)))
-            except (AdapterError, InvalidProbesError, OSError) as error:
+                held_out = await asyncio.to_thread(lambda: read_held_out(self._adapters.folder(target)))
+            except (AdapterError, InvalidHeldOutError, OSError) as error:
                 logger.debug("Cannot read the held-out questions of %s now: %s", target, error)
                 return None
-            if probes is None or not probes.probes:
+            if held_out is None or not held_out.questions:
                 logger.info("%s has no held-out questions: it was published without them.", target)
             # The drift baseline is the larger part, and nobody needs it here.
-            self._probes[target] = probes.model_copy(update={"baseline": ()}) if probes else None
-        return self._probes[target]
+            self._sets[target] = held_out.model_copy(update={"baseline": ()}) if held_out else None
+        return self._sets[target]
 
     def keep_only(self, targets: Iterable[Target]) -> None:
         """Forget those of all other versions."""
         wanted = set(targets)
-        self._probes = {target: probes for target, probes in self._probes.items() if target in wanted}
+        self._sets = {target: held_out for target, held_out in self._sets.items() if target in wanted}
 
 
 class Quizzes:
@@ -116,10 +116,10 @@ class Quizzes:
             if counted is None:
                 return None
             sets = [await self._questions.of(target) for target in targets]
-            if sets[0] is None or not sets[0].probes:
+            if sets[0] is None or not sets[0].questions:
                 return None
-            is_own = tuple(own is not None and own.probes == sets[0].probes for own in sets)
-            left = [index for index in range(len(sets[0].probes)) if index not in counted]
+            is_own = tuple(own is not None and own.questions == sets[0].questions for own in sets)
+            left = [index for index in range(len(sets[0].questions)) if index not in counted]
             quiz = Quiz(targets, sets[0], is_own, left, due)
             await self._scores.remember(quiz)
             self._rng.shuffle(quiz.left)

@@ -147,14 +147,20 @@ def golden_prompt(**changes):
         pytest.param(
             content("fingerprint.json", b"\xff\xfe"), "fingerprint.json of 'medical'", id="binary fingerprint"
         ),
-        pytest.param(sparse("probes.json", 1 << 30), r"'probes\.json' has 1073741824 bytes", id="huge probes"),
-        pytest.param(link("probes.json", "/etc/passwd"), "'probes.json' is a symbolic link", id="linked probes"),
-        pytest.param(content("probes.json", b"\xff"), "probes.json of 'medical' is not valid JSON", id="binary probes"),
+        pytest.param(sparse("held_out.json", 1 << 30), r"'held_out\.json' has 1073741824 bytes", id="huge questions"),
+        pytest.param(link("held_out.json", "/etc/passwd"), "'held_out.json' is a symbolic link", id="linked questions"),
         pytest.param(
-            content("probes.json", b"[" * 100_000), "probes.json of 'medical' is not valid JSON", id="deep probes"
+            content("held_out.json", b"\xff"), "held_out.json of 'medical' is not valid JSON", id="binary questions"
         ),
-        pytest.param(content("probes.json", b'{"general": NaN}'), "NaN is not a JSON number", id="NaN in the probes"),
-        pytest.param(content("probes.json", b"[]"), "must hold a JSON object", id="probes that are a list"),
+        pytest.param(
+            content("held_out.json", b"[" * 100_000),
+            "held_out.json of 'medical' is not valid JSON",
+            id="deep questions",
+        ),
+        pytest.param(
+            content("held_out.json", b'{"general": NaN}'), "NaN is not a JSON number", id="NaN in the questions"
+        ),
+        pytest.param(content("held_out.json", b"[]"), "must hold a JSON object", id="questions that are a list"),
         pytest.param(golden_prompt(base_logprobs=[]), r"has \(1, 1, 0\) token ids", id="uneven fingerprint"),
         pytest.param(golden_prompt(prompt_token_ids=[-1]), "prompt_token_ids.0", id="negative token"),
         pytest.param(golden_prompt(adapter_logprobs=[1e999]), "adapter_logprobs.0", id="infinite fingerprint"),

@@ -37,14 +37,14 @@ def test_what_one_store_pushes_another_one_locates(connect, url, origin, mirror)
     assert mirror.history("medical") == origin.history("medical")
 
 
-def test_held_out_probes_travel_with_their_version(connect, url, origin, mirror, peft_folder):
-    (peft_folder / "probes.json").write_text('{"max_tokens": 8}')
+def test_held_out_questions_travel_with_their_version(connect, url, origin, mirror, peft_folder):
+    (peft_folder / "held_out.json").write_text('{"max_tokens": 8}')
     third = Target("medical", origin.publish(peft_folder, draft_for(peft_folder)).version)
     connect(url, origin).push(third)
     remote = connect(url, mirror)
     remote.sync()
-    probes = remote.fetch(third) / "probes.json"
-    assert (probes.read_text(), probes.stat().st_mode & 0o777) == ('{"max_tokens": 8}', 0o400)
+    held_out = remote.fetch(third) / "held_out.json"
+    assert (held_out.read_text(), held_out.stat().st_mode & 0o777) == ('{"max_tokens": 8}', 0o400)
 
 
 def test_fetched_files_are_read_only_and_nothing_is_left_in_staging(connect, url, origin, mirror):

@@ -202,14 +202,14 @@ def test_a_bug_leaves_no_folder() -> None:
 @pytest.fixture
 def serve_file(tmp_path: Path) -> Path:
     path = tmp_path / "serve.yaml"
-    path.write_text("base: tiny\ncanary_probes: true\nmax_loras: 4\n")
+    path.write_text("base: tiny\ngolden_replay: true\nmax_loras: 4\n")
     return path
 
 
 def test_the_configuration_is_the_given_one_without_what_would_disturb(serve_file: Path) -> None:
     config = serve_config(BenchOptions(Home(serve_file.parent), serve_file), max_lora_rank=128)
     assert (config.base, config.max_loras, config.max_lora_rank) == ("tiny", 4, 128)
-    assert (config.canary_probes, config.quality.enabled) == (False, False)
+    assert (config.golden_replay, config.quality.enabled) == (False, False)
 
 
 def test_changes_of_the_configuration_are_validated(serve_file: Path) -> None:

@@ -15,8 +15,8 @@ from loadtest.bench.synthetic import Delays, synthetic_server
 from loadtest.errors import RunFileError, SweepError
 from loadtest.report.slo import parse_slo
 from loadtest.search.cliff import find_cliff, recommend
-from loadtest.search.searches import CliffPlan, search_capacity, search_cliff
 from loadtest.search.report import CapacityReport, CliffReport, write_capacity, write_cliff
+from loadtest.search.searches import CliffPlan, search_capacity, search_cliff
 from loadtest.search.sweep import Setting, pair_settings, sweep, working_sets_for
 from tests.loadtest.search.test_cliff import point
 from tests.peft_folders import draft_for

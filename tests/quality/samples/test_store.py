@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from quality.errors import QualityStoreError
-from quality.samples.schema import APPLICATION_ID, SCHEMA_VERSION, open_database
-from quality.samples.store import DriftLook, GeneralScore, Grade, Label, ProbeScore, QualityStore, Sample, TrialPair
+from quality.samples.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from quality.samples.store import DriftLook, GeneralScore, Grade, HeldOutScore, Label, QualityStore, Sample, TrialPair
 from quality.signals import Signals, signals_of
 from tests.tracked_files import ROOT
 
@@ -85,32 +85,42 @@ def test_samples_are_chosen_by_version_and_time_newest_last(store: QualityStore)
 
 
 def test_scores_and_looks_come_back_as_they_were_kept(store: QualityStore) -> None:
-    probes = (ProbeScore(1.0, "medical", 3, 0, 1.0), ProbeScore(2.0, "medical", 3, 7, 0.0))
-    store.add_probe_scores(probes)
+    questions = (HeldOutScore(1.0, "medical", 3, 0, 1.0), HeldOutScore(2.0, "medical", 3, 7, 0.0))
+    store.add_held_out_scores(questions)
     store.add_general_score(GeneralScore(1.0, "medical", 3, 2.5))
     store.add_drift_look(look(1, is_drift=True))
-    assert store.probe_scores("medical", 3) == probes
-    assert store.probe_scores("medical", 4) == ()
+    assert store.held_out_scores("medical", 3) == questions
+    assert store.held_out_scores("medical", 4) == ()
     assert store.general_scores() == (GeneralScore(1.0, "medical", 3, 2.5),)
     assert store.drift_looks("medical") == (look(1, is_drift=True),)
 
 
 def test_what_a_trial_showed_comes_back_in_order_and_for_that_trial_only(store: QualityStore) -> None:
-    def pair(at_s: float, began_at: str = "2026-11-22T09:00:00+00:00", probe: int | None = None) -> TrialPair:
-        return TrialPair(at_s, "medical", 1, 2, began_at, "score", 1.0, 0.0, probe, "ada", "bob", 20)
+    def pair(at_s: float, began_at: str = "2026-11-22T09:00:00+00:00", question: int | None = None) -> TrialPair:
+        return TrialPair(at_s, "medical", 1, 2, began_at, "score", 1.0, 0.0, question, "ada", "bob", 20)
 
-    shown = (pair(30.0, probe=4), pair(30.0), pair(31.0))
+    shown = (pair(30.0, question=4), pair(30.0), pair(31.0))
     store.add_trial_pairs([*shown, pair(30.0, "2026-11-21T09:00:00+00:00"), pair(1.0)])
     store.prune(before_s=10.0, most_samples=1)
     assert store.trial_pairs("medical", 1, 2, "2026-11-22T09:00:00+00:00") == shown
     assert store.trial_pairs("medical", 1, 3, "2026-11-22T09:00:00+00:00") == ()
 
 
+def file_of_schema(version: int, path: Path) -> sqlite3.Connection:
+    """A file as a program of this schema version left it."""
+    connection = sqlite3.connect(path, isolation_level=None)
+    for script in MIGRATIONS[:version]:
+        connection.executescript(script)
+    connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}")
+    return connection
+
+
 def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
-    older = open_database(tmp_path / "older.sqlite3", 1.0)
-    older.executescript("DROP TABLE trial_pairs; DROP TABLE judge_tokens; PRAGMA user_version = 1")
+    older = file_of_schema(1, tmp_path / "older.sqlite3")
+    older.execute("INSERT INTO probe_scores VALUES (1.0, 'medical', 3, 7, 0.5)")
     older.close()
     with QualityStore(tmp_path / "older.sqlite3") as store:
+        assert store.held_out_scores("medical", 3) == (HeldOutScore(1.0, "medical", 3, 7, 0.5),)
         store.add_trial_pairs([TrialPair(1.0, "medical", 1, 2, "then", "slow", 0.0, 1.0)])
         store.add_judge_tokens("large", "2026-11-22", 5)
         assert store.judge_tokens("large", "2026-11-22") == 5
@@ -118,11 +128,8 @@ def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> Non
 
 def test_pairs_of_a_server_that_did_not_know_users_stay_without_them(tmp_path: Path) -> None:
     path = tmp_path / "older.sqlite3"
-    older = open_database(path, 1.0)
-    for column in ("stable_user", "canary_user", "num_requests"):
-        older.execute(f"ALTER TABLE trial_pairs DROP COLUMN {column}")
+    older = file_of_schema(3, path)
     older.execute("INSERT INTO trial_pairs VALUES (1.0, 'medical', 1, 2, 'then', 'error', 0.0, 1.0, NULL)")
-    older.execute("PRAGMA user_version = 3")
     older.close()
     with QualityStore(path) as store:
         assert store.trial_pairs("medical", 1, 2, "then") == (
@@ -183,12 +190,12 @@ def test_retention_deletes_what_is_old_and_what_is_too_much(store: QualityStore)
     for number in (old, middle, new):
         store.add_grade(Grade(number, "large", 30.0, 1.0))
         store.add_label(Label(number, "ann", 30.0, 1.0))
-    store.add_probe_scores([ProbeScore(1.0, "medical", 3, 0, 1.0), ProbeScore(30.0, "medical", 3, 0, 1.0)])
+    store.add_held_out_scores([HeldOutScore(1.0, "medical", 3, 0, 1.0), HeldOutScore(30.0, "medical", 3, 0, 1.0)])
     assert store.prune(before_s=10.0, most_samples=1) == 2
     assert [kept.id for kept in store.samples()] == [new]
     remaining: list[Grade | Label] = [*store.grades(), *store.labels()]
     assert [kept.sample_id for kept in remaining] == [new, new]
-    assert [kept.at_s for kept in store.probe_scores()] == [30.0]
+    assert [kept.at_s for kept in store.held_out_scores()] == [30.0]
 
 
 def test_an_id_is_never_used_twice(store: QualityStore) -> None:
@@ -351,7 +358,7 @@ def test_a_judges_tokens_outlive_a_restart_but_not_retention(store: QualityStore
 
 def test_a_store_tells_of_which_versions_it_keeps_anything(store: QualityStore) -> None:
     store.add_samples([sample(), sample(version=4), sample(adapter="base", version=0)])
-    store.add_probe_scores([ProbeScore(1.0, "legal", 1, 0, 1.0)])
+    store.add_held_out_scores([HeldOutScore(1.0, "legal", 1, 0, 1.0)])
     assert store.versions() == (("base", 0), ("legal", 1), ("medical", 3), ("medical", 4))
 
 

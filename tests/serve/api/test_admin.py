@@ -285,18 +285,18 @@ async def test_hundreds_of_moves_under_load_lose_nothing_and_answer_with_a_versi
     assert all(r.in_flight == 0 for r in serving.residency.residents.values())
 
 
-async def test_the_isolation_probe_sees_an_adapter_that_answers_as_another(
+async def test_golden_replay_sees_an_adapter_that_answers_as_another(
     store: AdapterStore, base_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    serving = make_serving(store, base_folder, canary_probes=True)
+    serving = make_serving(store, base_folder, golden_replay=True)
     serving.publish("medical")
     await serving.residency.load(Target("medical", 1))
-    probe = serving.probe()
-    assert await probe.probe(Target("medical", 1))
+    replay = serving.golden_replay()
+    assert await replay.check(Target("medical", 1))
     serving.engine.adapter_logprobs = (-4.0, -6.0)
-    assert not await probe.probe(Target("medical", 1))
+    assert not await replay.check(Target("medical", 1))
     registry = serving.metrics.registry
     for outcome in ("ok", "wrong"):
         labels = {"adapter": "medical", "version": "1", "outcome": outcome}
-        assert registry.get_sample_value("lorikeet_isolation_probes_total", labels) == 1
+        assert registry.get_sample_value("lorikeet_golden_replays_total", labels) == 1
     assert "no longer gives its own answers" in caplog.text

@@ -116,7 +116,7 @@ def test_an_old_client_without_a_host_header_is_answered(serving: Serving) -> No
 
 
 @pytest.mark.parametrize("path", ["/health", "/ready"])
-async def test_an_orchestrator_probes_by_any_address(serving: Serving, path: str) -> None:
+async def test_an_orchestrator_checks_by_any_address(serving: Serving, path: str) -> None:
     assert (await status_of(serving, "GET", path, {"host": "10.1.2.3:8000"})).status_code == 200
 
 

@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from quality.drift import Exchange
-from quality.probes import ProbeSet, write_probes
+from quality.held_out import HeldOutSet, write_held_out
 from quality.samples.store import QualityStore
 from serve.monitor.drift import DriftMonitor
 from serve.observe.metrics import ServeMetrics
@@ -85,7 +85,7 @@ def watch(tmp_path: Path) -> Iterator[Callable[..., Watched]]:
         folder.mkdir(exist_ok=True)
         (folder / "fingerprint.json").write_text(fingerprint("b" * 64, "t" * 64).model_dump_json())
         if has_baseline:
-            write_probes(ProbeSet(max_tokens=8, baseline=tuple(exchange(11 * n) for n in range(60))), folder)
+            write_held_out(HeldOutSet(max_tokens=8, baseline=tuple(exchange(11 * n) for n in range(60))), folder)
         store, metrics = QualityStore(tmp_path / "quality.sqlite3"), ServeMetrics(CollectorRegistry(), "base")
         stores.append(store)
         monitor = DriftMonitor(
@@ -162,7 +162,7 @@ async def test_a_restart_goes_on_counting_looks_and_does_not_tell_again(
 
 @pytest.mark.parametrize(
     "changes",
-    [{"source": "shadow"}, {"source": "probe"}, {"outcome": "cancelled"}, {"outcome": "error"}, {"lora_name": None}],
+    [{"source": "shadow"}, {"source": "monitor"}, {"outcome": "cancelled"}, {"outcome": "error"}, {"lora_name": None}],
     ids=lambda changes: str(*changes.values()),
 )
 async def test_only_whole_answers_of_adapters_to_clients_count(
@@ -212,15 +212,15 @@ async def test_a_baseline_that_cannot_be_read_stops_no_other_look(
     watch: Callable[..., Watched], caplog: pytest.LogCaptureFixture
 ) -> None:
     watched = watch()
-    whole = (watched.folder / "probes.json").read_text()
-    (watched.folder / "probes.json").write_text("{")
+    whole = (watched.folder / "held_out.json").read_text()
+    (watched.folder / "held_out.json").write_text("{")
     running = asyncio.create_task(watched.monitor.run())
     watched.answer(range(WINDOW))
     async with asyncio.timeout(30):
         while "Checking medical@3 for drift failed" not in caplog.text:
             await asyncio.sleep(0.001)
     running.cancel()
-    (watched.folder / "probes.json").write_text(whole)
+    (watched.folder / "held_out.json").write_text(whole)
     watched.answer(range(WINDOW))
     await watched.settle(1)
     assert watched.gauge("prompt length") == 0

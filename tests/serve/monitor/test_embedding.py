@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry
 
 from config.errors import ConfigError
 from quality.drift import DriftBaseline, Exchange
-from quality.probes import ProbeSet, write_probes
+from quality.held_out import HeldOutSet, write_held_out
 from quality.samples.records import DriftLook
 from quality.samples.store import QualityStore
 from serve.monitor.drift import DriftMonitor
@@ -87,7 +87,7 @@ def test_another_subject_drifts_and_the_same_one_in_other_words_lies_nearer(embe
 async def first_look(model: str, folder: Path) -> tuple[DriftLook, ServeMetrics]:
     """At twenty exchanges about finance, of a version that was published for medicine."""
     tiny_tokenizer().save_pretrained(folder)
-    write_probes(ProbeSet(max_tokens=8, baseline=tuple(exchanges(MEDICAL, ASKED, 1))), folder)
+    write_held_out(HeldOutSet(max_tokens=8, baseline=tuple(exchanges(MEDICAL, ASKED, 1))), folder)
     with QualityStore(folder / "quality.sqlite3") as store:
         metrics, embedder = ServeMetrics(CollectorRegistry(), "base"), Embedder(model, folder)
         monitor = DriftMonitor(

@@ -109,7 +109,7 @@ def test_the_base_is_version_0(store: QualityStore) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"source": "probe"}, {"source": "shadow"}, {"outcome": "cancelled"}, {"outcome": "error"}]
+    "changes", [{"source": "monitor"}, {"source": "shadow"}, {"outcome": "cancelled"}, {"outcome": "error"}]
 )
 def test_only_clients_whole_answers_count(store: QualityStore, changes: dict[str, Any]) -> None:
     watched = Watched(store)

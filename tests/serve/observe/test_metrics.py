@@ -62,12 +62,12 @@ def test_a_generation_is_measured_under_its_adapter_and_version() -> None:
     assert registry.get_sample_value("lorikeet_requests_in_flight", LABELS) == 0
 
 
-def test_a_probe_is_no_traffic() -> None:
+def test_a_question_of_the_monitor_is_no_traffic() -> None:
     metrics = ServeMetrics(CollectorRegistry(), "base")
-    token = current_source.set("probe")
+    token = current_source.set("monitor")
     metrics.generation_started("medical@3")
     current_source.reset(token)
-    metrics.generation_finished(generation(source="probe", tenant=None))
+    metrics.generation_finished(generation(source="monitor", tenant=None))
     assert metrics.registry.get_sample_value("lorikeet_completion_tokens_total", LABELS) is None
     assert metrics.registry.get_sample_value("lorikeet_requests_in_flight", LABELS) is None
 
@@ -196,7 +196,7 @@ def retired() -> ServeMetrics:
     metrics.generation_started("medical@3")
     metrics.generation_finished(generation())
     metrics.shadow_finished(target, "ok")
-    metrics.probe_finished(target, 0.01, is_ok=True)
+    metrics.golden_replay_finished(target, 0.01, is_ok=True)
     metrics.adapter_unloaded(target)
     metrics.adapter_evicted(target)
     metrics.adapter_retired(target)

@@ -17,7 +17,7 @@ from adapters.store.store import AdapterStore
 from adapters.template_time import noon
 from config.home import Home
 from quality.drift import Exchange
-from quality.probes import ProbeSet, write_probes
+from quality.held_out import HeldOutSet, write_held_out
 from quality.samples.store import QualityStore
 from serve.errors import AdapterRefusedError
 from serve.monitor.drift import DriftMonitor
@@ -94,7 +94,7 @@ def test_a_version_keeps_the_date_of_its_golden_prompts(published: Published) ->
 async def test_a_version_is_loaded_on_any_later_day(published: Published, today: datetime) -> None:
     serving = published.served_on(today)
     await serving.residency.load(COLOURS)
-    assert await serving.probe().probe(COLOURS)
+    assert await serving.golden_replay().check(COLOURS)
 
 
 async def test_a_request_still_gets_the_date_of_today(published: Published) -> None:
@@ -184,7 +184,7 @@ class Traffic:
     async def drifted(self, *, is_new: bool = False) -> tuple[set[str], set[str]]:
         """The features that were looked at, and those that drifted, in forty answers of the days after training."""
         question = "a {} or a {}?" if not is_new else "Which of {} is not {}, and why is that so?"
-        write_probes(ProbeSet(max_tokens=8, baseline=tuple(map(self._asked, map(str, range(60))))), self.folder)
+        write_held_out(HeldOutSet(max_tokens=8, baseline=tuple(map(self._asked, map(str, range(60))))), self.folder)
         metrics = ServeMetrics(CollectorRegistry(), "base")
         with QualityStore(self.folder / f"quality-{is_new}.sqlite3") as store:
             monitor = DriftMonitor(

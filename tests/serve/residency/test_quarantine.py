@@ -161,35 +161,35 @@ async def test_an_answer_of_the_base_quarantines_nobody(serving: Serving) -> Non
     await serving.residency.load(MEDICAL)
 
 
-@pytest.mark.parametrize("source", ["client", "shadow", "probe"])
+@pytest.mark.parametrize("source", ["client", "shadow", "monitor"])
 async def test_every_such_generation_is_counted(serving: Serving, source: str) -> None:
     record = generation("medical@1", outcome="error", is_finite=False, source=source)
     serving.metrics.generation_finished(record)
     assert value(serving, "lorikeet_not_finite_generations_total") == 1
 
 
-async def test_the_isolation_probe_sees_it(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
+async def test_golden_replay_sees_it(serving: Serving, caplog: pytest.LogCaptureFixture) -> None:
     await serving.residency.load(MEDICAL)
     serving.engine.adapter_logprobs = (math.nan, -0.25)
-    assert not await serving.probe().probe(MEDICAL)
+    assert not await serving.golden_replay().check(MEDICAL)
     await serving.residency.quarantine.saved()
-    assert value(serving, "lorikeet_isolation_probes_total", outcome="wrong") == 1
+    assert value(serving, "lorikeet_golden_replays_total", outcome="wrong") == 1
     assert "no longer gives its own answers" in caplog.text
     assert list(serving.store.quarantined("medical")) == [1]
 
 
-async def test_the_probes_pass_over_what_is_quarantined(serving: Serving) -> None:
+async def test_golden_replay_passes_over_what_is_quarantined(serving: Serving) -> None:
     for target in (MEDICAL, Target("legal", 1)):
         await serving.residency.load(target)
     await quarantine(serving)
-    probe = serving.probe()
-    assert [probe._next() for _ in range(2)] == [Target("legal", 1)] * 2
+    replay = serving.golden_replay()
+    assert [replay._next() for _ in range(2)] == [Target("legal", 1)] * 2
 
 
-async def test_a_probe_that_finds_the_base_so_quarantines_nobody(serving: Serving) -> None:
+async def test_golden_replay_of_such_a_base_quarantines_nobody(serving: Serving) -> None:
     await serving.residency.load(MEDICAL)
     serving.engine.base_logprobs = (math.nan, -4.0)
-    assert not await serving.probe().probe(MEDICAL)
+    assert not await serving.golden_replay().check(MEDICAL)
     assert serving.store.quarantined("medical") == {}
 
 

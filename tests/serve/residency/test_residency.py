@@ -142,7 +142,7 @@ async def test_a_version_in_use_is_never_the_one_that_makes_room(store: AdapterS
 
 
 @pytest.mark.parametrize("is_client", [True, False])
-async def test_what_only_probes_ask_for_makes_room_first(
+async def test_what_only_the_monitor_asks_for_makes_room_first(
     store: AdapterStore, base_folder: Path, *, is_client: bool
 ) -> None:
     serving = make_serving(store, base_folder, max_loras=1, max_cpu_loras=2)
@@ -278,10 +278,12 @@ async def test_weights_that_passed_before_are_not_asked_again(serving: Serving) 
     assert [count > 0 for count in asked] == [True, False, True, True]
 
 
-async def test_a_version_whose_probes_are_none_is_refused_with_the_place_that_is_wrong(serving: Serving) -> None:
+async def test_a_version_whose_questions_are_none_is_refused_with_the_place_that_is_wrong(serving: Serving) -> None:
     folder = write_peft_folder(serving.store.root.parent / "odd")
-    (folder / "probes.json").write_text('{"max_tokens": "many"}')
+    (folder / "held_out.json").write_text('{"max_tokens": "many"}')
     base = read_base(serving.base_folder)
     serving.store.publish(folder, draft_for(folder, base=base.ref))
-    with pytest.raises(AdapterRefusedError, match=r"'medical@1' is refused: probes.json of '1' is broken at max_token"):
+    with pytest.raises(
+        AdapterRefusedError, match=r"'medical@1' is refused: held_out.json of '1' is broken at max_token"
+    ):
         await serving.residency.load(MEDICAL)

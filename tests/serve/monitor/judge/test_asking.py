@@ -128,7 +128,7 @@ async def test_this_servers_own_base_judges_behind_everybody_elses_requests(benc
     await bench.judging_by(EngineJudge(engine, "base"), JudgeConfig(sample_rate=1.0)).round()
     assert bench.scores() == [0.75]
     assert engine.bodies[0]["priority"] == BACKGROUND_PRIORITY
-    assert engine.sources == ["probe"]
+    assert engine.sources == ["monitor"]
     assert bench.quality.judge_tokens("base", "2026-11-22") == 80
 
 

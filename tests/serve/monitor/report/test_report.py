@@ -16,14 +16,14 @@ from adapters.scores import Score
 from adapters.store.manifest import Evaluation
 from adapters.store.store import AdapterStore
 from lorikeet import app
-from quality.probes import GeneralText, ProbeSet, write_probes
-from quality.samples.records import DriftLook, GeneralScore, Grade, Label, ProbeScore, TrialPair
+from quality.held_out import GeneralText, HeldOutSet, write_held_out
+from quality.samples.records import DriftLook, GeneralScore, Grade, HeldOutScore, Label, TrialPair
 from quality.samples.store import QualityStore
 from quality.signals import signals_of
 from serve.monitor.report.collect import collect
 from serve.monitor.report.figures import QualityReport
 from serve.monitor.report.html import render_html
-from serve.monitor.report.steps import mean_score, probe_steps, signal_steps
+from serve.monitor.report.steps import held_out_steps, mean_score, signal_steps
 from serve.monitor.report.words import kappa
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.samples import NOON_S, SAMPLE
@@ -50,8 +50,8 @@ def report(home: Path) -> Report:
 def publish(adapters: AdapterStore, name: str = "medical") -> None:
     """A version with its accuracy and general text, as stable."""
     folder = write_peft_folder(adapters.root.parent / f"made-{name}")
-    write_probes(
-        ProbeSet(max_tokens=8, general=GeneralText(token_ids=(1, 2, 3), base_nll=3.0, adapter_nll=3.1)), folder
+    write_held_out(
+        HeldOutSet(max_tokens=8, general=GeneralText(token_ids=(1, 2, 3), base_nll=3.0, adapter_nll=3.1)), folder
     )
     score = Score(value=0.57, ci_low=0.5, ci_high=0.64, n=200)
     evaluation = Evaluation(
@@ -68,7 +68,7 @@ def fill(quality: QualityStore) -> None:
         grade = (number % 5) / 4
         quality.add_grade(Grade(sample_id, "judge-70b", NOON_S, grade, "So."))
         quality.add_label(Label(sample_id, "ada", NOON_S, min(1.0, grade + 0.25 * (number == 0))))
-    quality.add_probe_scores([ProbeScore(NOON_S + 90 * n, "medical", 1, n, float(n % 3 > 0)) for n in range(30)])
+    quality.add_held_out_scores([HeldOutScore(NOON_S + 90 * n, "medical", 1, n, float(n % 3 > 0)) for n in range(30)])
     quality.add_general_score(GeneralScore(NOON_S, "medical", 1, 3.12))
     quality.add_drift_look(DriftLook(NOON_S, "medical", 1, 1, 100, False, "", {}))
     quality.add_drift_look(DriftLook(NOON_S + 900, "medical", 1, 2, 100, True, "answers <are> longer", {}))
@@ -107,8 +107,8 @@ def test_the_figures_of_a_version_are_all_there(quality: QualityStore, adapters:
     assert version.published is not None
     assert version.published.value == 0.57
     assert version.published_nll == 3.1
-    assert version.probes[-1].accuracy.n == 30
-    assert version.probes[-1].accuracy.value == pytest.approx(2 / 3)
+    assert version.held_out[-1].accuracy.n == 30
+    assert version.held_out[-1].accuracy.value == pytest.approx(2 / 3)
     assert [look.is_drift for look in version.looks] == [False, True]
     assert version.scores[0].score.value == pytest.approx(0.5)
     assert adapter.missing == ()
@@ -201,9 +201,9 @@ def test_one_adapter_can_be_asked_for(quality: QualityStore, adapters: AdapterSt
 
 
 def test_a_question_that_is_asked_again_counts_once_with_its_latest_score() -> None:
-    scores = [ProbeScore(NOON_S + at_s, "medical", 1, probe, value)
-              for at_s, probe, value in ((0, 0, 0.0), (1, 1, 1.0), (600, 0, 1.0))]  # fmt: skip
-    first, last = probe_steps(scores)
+    scores = [HeldOutScore(NOON_S + at_s, "medical", 1, question, value)
+              for at_s, question, value in ((0, 0, 0.0), (1, 1, 1.0), (600, 0, 1.0))]  # fmt: skip
+    first, last = held_out_steps(scores)
     assert (first.accuracy.value, first.accuracy.n) == (0.5, 2)
     assert (last.accuracy.value, last.accuracy.n) == (1.0, 2)
 

@@ -39,13 +39,13 @@ class Court:
     now: list[datetime]
 
     async def see(self, num: int, **canary: Any) -> None:
-        """Requests and probes by turns; `canary` changes what the canary does (`score`, `outcome`, `ttft_s`...)."""
+        """Requests and questions by turns; `canary` changes what the canary does (`score`, `outcome`, `ttft_s`...)."""
         await self.controller.judge("medical")
         score = canary.pop("score", 1.0)
-        for probe in range(num):
+        for question in range(num):
             self.controller.request_finished(request(FIRST))
             self.controller.request_finished(request(SECOND, **canary))
-            self.controller.probe_scored("medical", self.trial, probe, (1.0, score))
+            self.controller.question_scored("medical", self.trial, question, (1.0, score))
 
     @property
     def trial(self) -> Trial:
@@ -244,8 +244,8 @@ async def test_answers_of_versions_that_are_not_on_trial_are_no_evidence(court: 
     await court.controller.judge("medical")
     for target in (THIRD, Target("legal", 2)):
         court.controller.request_finished(request(target))
-    court.controller.probe_scored("legal", court.trial, 0, (1.0, 0.0))
-    court.controller.probe_scored("medical", replace(court.trial, canary=3), 0, (1.0, 0.0))
+    court.controller.question_scored("legal", court.trial, 0, (1.0, 0.0))
+    court.controller.question_scored("medical", replace(court.trial, canary=3), 0, (1.0, 0.0))
     court.controller.request_finished(
         AnsweredRequest(RequestContext("a", "r"), "x", None, "client_error", 404, None, 0)
     )
@@ -344,14 +344,14 @@ async def test_the_figures_of_a_trial_go_when_it_is_over(court: Court, end: str)
 async def test_a_server_that_starts_anew_goes_on_with_the_evidence(court: Court, now: list[datetime]) -> None:
     await court.see(4, score=0.0)
     assert await court.judge() == "hold"  # and so it is written down
-    court.controller.probe_scored("medical", court.trial, 4, (1.0, 1.0))  # after the last verdict before the crash
+    court.controller.question_scored("medical", court.trial, 4, (1.0, 1.0))  # after the last verdict before the crash
     anew = make_court(court.store, now)
-    assert anew.controller.probes_counted("medical", court.trial) is None
+    assert anew.controller.questions_counted("medical", court.trial) is None
     verdict = await anew.controller.judge("medical")
     assert verdict is not None
     assert [comparison.num_pairs for comparison in verdict.comparisons] == [4, 4, 0]
     assert verdict.comparisons[0].canary == 0.0
-    assert anew.controller.probes_counted("medical", court.trial) == {0, 1, 2, 3}
+    assert anew.controller.questions_counted("medical", court.trial) == {0, 1, 2, 3}
 
 
 @pytest.mark.anyio

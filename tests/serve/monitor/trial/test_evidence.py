@@ -165,17 +165,17 @@ def test_evidence_that_is_written_down_can_be_taken_up_again(
         before.request_finished(record, float(number))
         if number == cut:
             kept += before.take_new()
-    for probe, score in dict(scores).items():
-        before.probe_scored(probe, 1.0, score)
+    for question, score in dict(scores).items():
+        before.question_scored(question, 1.0, score)
     kept += before.take_new()
     again = TrialEvidence(FIRST, SECOND, known=kept)
     assert paired(again) == paired(before)
     assert again.slow_threshold_s == before.slow_threshold_s == 0.1
-    assert again.probes == before.probes == {probe for probe, _ in scores}
+    assert again.questions == before.questions == {question for question, _ in scores}
     assert again.take_new() == before.take_new() == []
 
 
-def test_a_probe_that_two_servers_asked_of_one_trial_counts_once() -> None:
+def test_a_question_that_two_servers_asked_of_one_trial_counts_once() -> None:
     known = [ObservedPair("score", 1.0, 0.0, 3), ObservedPair("score", 1.0, 1.0, 3), ObservedPair("score", 1.0, 1.0, 4)]
     stable, canary = TrialEvidence(FIRST, SECOND, known=known).evidence()
     assert [seen.value for seen in canary.scores] == [0.0, 1.0]
@@ -187,7 +187,7 @@ def test_a_shadows_copy_counts_for_errors_only() -> None:
     for outcome in ("ok", "error", "cancelled"):
         evidence.request_finished(request(FIRST, user="ada"), 0.0)
         evidence.generation_finished(generation("medical@2", source="shadow", tenant=None, outcome=outcome))
-    evidence.generation_finished(generation("medical@2", source="probe", tenant=None))
+    evidence.generation_finished(generation("medical@2", source="monitor", tenant=None))
     evidence.generation_finished(generation("medical@2", source="client"))  # `request_finished` has it
     canary = evidence.evidence()[1]
     assert [seen.value for seen in canary.errors] == [0.0, 1.0]

@@ -1,4 +1,4 @@
-"""Held-out probes: who is asked what, how often, how urgently, and what is made of the answers."""
+"""Held-out questions: who is asked what, how often, how urgently, and what is made of the answers."""
 
 import asyncio
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import pytest
 
 from adapters.store.manifest import RequestDefaults
-from quality.probes import HeldOutQuestion, ProbeMessage, ProbeSet
-from quality.samples.records import ProbeScore
+from quality.held_out import HeldOutMessage, HeldOutQuestion, HeldOutSet
+from quality.samples.records import HeldOutScore
 from quality.samples.store import QualityStore
 from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.records import current_source
-from tests.heldout_exam import DAY_S, FIRST, GENERAL, NOW_S, SECOND, Exam, make_exam, number_of, probe_set
+from tests.heldout_exam import DAY_S, FIRST, GENERAL, NOW_S, SECOND, Exam, held_out_set, make_exam, number_of
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_version_is_asked_each_question_once_in_random_order(exam: Exam) -> None:
-    exam.publish(probe_set(9))
+    exam.publish(held_out_set(9))
     exam.serving.store.promote("medical", 1)
     await exam.resident(FIRST)
     await exam.turns(9)
@@ -34,7 +34,7 @@ async def test_a_question_is_asked_as_the_evaluation_asked_it_behind_all_clients
         return number_of(body)
 
     exam.serving.engine.say = say
-    exam.publish(probe_set(1))
+    exam.publish(held_out_set(1))
     await exam.resident(FIRST)
     await exam.turns(1)
     (body,) = exam.serving.engine.bodies
@@ -48,14 +48,14 @@ async def test_a_question_is_asked_as_the_evaluation_asked_it_behind_all_clients
         "priority": BACKGROUND_PRIORITY,
     }
     assert exam.serving.engine.contexts[-1] is None
-    assert sources == ["probe"]
+    assert sources == ["monitor"]
     assert current_source.get() == "client"
 
 
 async def test_a_version_with_defaults_is_asked_as_a_bare_client_asks_it(exam: Exam) -> None:
-    turns = (ProbeMessage(role="system", content="Old."), ProbeMessage(role="user", content="Term 0"))
-    probes = ProbeSet(max_tokens=8, stop=("}",), probes=(HeldOutQuestion(messages=turns, expected="0"),))
-    exam.publish(probes, defaults=RequestDefaults(system="New.", temperature=0.5, max_tokens=5))
+    turns = (HeldOutMessage(role="system", content="Old."), HeldOutMessage(role="user", content="Term 0"))
+    held_out = HeldOutSet(max_tokens=8, stop=("}",), questions=(HeldOutQuestion(messages=turns, expected="0"),))
+    exam.publish(held_out, defaults=RequestDefaults(system="New.", temperature=0.5, max_tokens=5))
     await exam.resident(FIRST)
     await exam.turns(1)
     (body,) = exam.serving.engine.bodies
@@ -66,52 +66,52 @@ async def test_a_version_with_defaults_is_asked_as_a_bare_client_asks_it(exam: E
 
 async def test_right_and_wrong_answers_make_an_accuracy_with_its_interval(exam: Exam) -> None:
     exam.serving.engine.say = lambda body: number_of(body) if int(number_of(body)) < 3 else "wrong"
-    exam.publish(probe_set(4))
+    exam.publish(held_out_set(4))
     await exam.resident(FIRST)
     await exam.turns(2)
-    low, high = exam.gauge("probe_accuracy_ci_low", FIRST), exam.gauge("probe_accuracy_ci_high", FIRST)
-    assert exam.gauge("probe_accuracy", FIRST) == 0.75
+    low, high = exam.gauge("heldout_live_accuracy_ci_low", FIRST), exam.gauge("heldout_live_accuracy_ci_high", FIRST)
+    assert exam.gauge("heldout_live_accuracy", FIRST) == 0.75
     assert (low, high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
-    kept = exam.store.probe_scores("medical", 1)
-    assert {(score.probe, score.score) for score in kept} == {(0, 1.0), (1, 1.0), (2, 1.0), (3, 0.0)}
+    kept = exam.store.held_out_scores("medical", 1)
+    assert {(score.question, score.score) for score in kept} == {(0, 1.0), (1, 1.0), (2, 1.0), (3, 0.0)}
     assert {score.at_s for score in kept} == {NOW_S}
 
 
 async def test_no_more_than_so_many_questions_are_in_the_engine_at_once(exam: Exam) -> None:
-    exam.publish(probe_set(9))
+    exam.publish(held_out_set(9))
     await exam.resident(FIRST)
     await exam.turns(1)
     assert len(exam.serving.engine.bodies) == 2
 
 
 async def test_what_an_earlier_server_asked_is_counted_and_not_asked_again(exam: Exam) -> None:
-    exam.publish(probe_set(3))
-    exam.store.add_probe_scores([ProbeScore(NOW_S - 1, "medical", 1, probe, 0.0) for probe in (0, 2)])
+    exam.publish(held_out_set(3))
+    exam.store.add_held_out_scores([HeldOutScore(NOW_S - 1, "medical", 1, question, 0.0) for question in (0, 2)])
     await exam.resident(FIRST)
     await exam.turns(3)
     assert exam.asked() == [("medical@1", "1")]
-    assert exam.gauge("probe_accuracy", FIRST) == pytest.approx(1 / 3)
+    assert exam.gauge("heldout_live_accuracy", FIRST) == pytest.approx(1 / 3)
 
 
 async def test_a_version_is_asked_the_same_again_a_day_later_and_its_latest_answers_count(exam: Exam) -> None:
-    exam.publish(probe_set(3))
-    exam.store.add_probe_scores([ProbeScore(NOW_S - DAY_S, "medical", 1, probe, 1.0) for probe in range(3)])
+    exam.publish(held_out_set(3))
+    exam.store.add_held_out_scores([HeldOutScore(NOW_S - DAY_S, "medical", 1, question, 1.0) for question in range(3)])
     await exam.resident(FIRST)
     exam.serving.engine.say = lambda _: "wrong"
     await exam.turns(4)
     assert sorted(exam.asked()) == [("medical@1", str(n)) for n in range(3)]
-    assert exam.gauge("probe_accuracy", FIRST) == 0.0
+    assert exam.gauge("heldout_live_accuracy", FIRST) == 0.0
     exam.now_s[0] += DAY_S - 1
     await exam.turns(2)
     assert len(exam.asked()) == 3
     exam.now_s[0] += 1
     await exam.turns(4)
     assert len(exam.asked()) == 6
-    assert exam.gauge("probes_scored", FIRST) == 3
+    assert exam.gauge("heldout_questions_scored", FIRST) == 3
 
 
 async def test_while_clients_run_a_version_waits_for_a_pause_but_not_for_ever(exam: Exam) -> None:
-    exam.publish(probe_set(9, general=GENERAL))
+    exam.publish(held_out_set(9, general=GENERAL))
     await exam.resident(FIRST)
     exam.is_busy = True
     await exam.turns(3)
@@ -127,7 +127,7 @@ async def test_while_clients_run_a_version_waits_for_a_pause_but_not_for_ever(ex
 
 
 async def test_a_version_that_is_not_resident_is_not_loaded_to_be_asked(exam: Exam) -> None:
-    exam.publish(probe_set(3))
+    exam.publish(held_out_set(3))
     exam.serving.store.promote("medical", 1)
     await exam.turns(2)
     assert exam.serving.engine.loads == []
@@ -148,7 +148,7 @@ async def test_a_version_without_questions_is_left_out_and_that_is_said_once(
 
 async def test_an_adapter_whose_files_cannot_be_read_does_not_keep_the_others_from_being_asked(exam: Exam) -> None:
     for _ in range(2):
-        exam.publish(probe_set(1))
+        exam.publish(held_out_set(1))
     await exam.resident(FIRST, SECOND)
     folder = exam.serving.store.folder(FIRST)
     folder.rename(folder.parent / "away")
@@ -157,7 +157,7 @@ async def test_an_adapter_whose_files_cannot_be_read_does_not_keep_the_others_fr
 
 
 async def test_a_broken_history_leaves_its_versions_to_be_asked_without_their_aliases(exam: Exam) -> None:
-    exam.publish(probe_set(1))
+    exam.publish(held_out_set(1))
     await exam.resident(FIRST)
     history = exam.serving.store.root / "medical" / "history.jsonl"
     await exam.turns(1)  # its questions are read while it is whole
@@ -168,11 +168,11 @@ async def test_a_broken_history_leaves_its_versions_to_be_asked_without_their_al
 
 
 async def test_the_general_text_is_measured_once_a_load(exam: Exam) -> None:
-    exam.publish(probe_set(0, general=GENERAL))
+    exam.publish(held_out_set(0, general=GENERAL))
     await exam.resident(FIRST)
     await exam.turns(3)
     assert [score.nll for score in exam.store.general_scores("medical", 1)] == [pytest.approx(18.75 / 4)]
-    assert exam.gauge("probe_general_nll", FIRST) == pytest.approx(18.75 / 4)
+    assert exam.gauge("general_text_nll", FIRST) == pytest.approx(18.75 / 4)
     await exam.serving.residency.unload(FIRST)
     await exam.resident(FIRST)
     await exam.turns(1)
@@ -180,7 +180,7 @@ async def test_the_general_text_is_measured_once_a_load(exam: Exam) -> None:
 
 
 async def test_a_general_text_that_does_not_fit_the_server_is_left_out(exam: Exam, quality: QualityStore) -> None:
-    exam.publish(probe_set(0, general=GENERAL))
+    exam.publish(held_out_set(0, general=GENERAL))
     short = make_exam(exam.serving, quality, max_model_len=5)
     await short.resident(FIRST)
     await short.turns(2)
@@ -188,7 +188,7 @@ async def test_a_general_text_that_does_not_fit_the_server_is_left_out(exam: Exa
 
 
 async def test_a_question_that_a_pause_interrupts_is_asked_later(exam: Exam) -> None:
-    exam.publish(probe_set(1))
+    exam.publish(held_out_set(1))
     await exam.resident(FIRST)
     exam.serving.engine.never_answers = True
     turn = asyncio.create_task(exam.turns(1))
@@ -198,12 +198,12 @@ async def test_a_question_that_a_pause_interrupts_is_asked_later(exam: Exam) -> 
     exam.serving.engine.never_answers = False
     await exam.turns(2)
     assert exam.asked() == [("medical@1", "0"), ("medical@1", "0")]
-    assert exam.gauge("probes_scored", FIRST) == 1
+    assert exam.gauge("heldout_questions_scored", FIRST) == 1
 
 
 @pytest.mark.parametrize("jump_s", [-365 * DAY_S, 365 * DAY_S])
 async def test_a_clock_that_jumps_does_not_stop_the_questions(exam: Exam, jump_s: float) -> None:
-    exam.publish(probe_set(2))
+    exam.publish(held_out_set(2))
     await exam.resident(FIRST)
     await exam.turns(2)
     exam.now_s[0] += jump_s

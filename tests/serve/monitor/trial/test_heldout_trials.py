@@ -1,4 +1,4 @@
-"""Held-out probes of a trial: canary and stable are asked the same questions, before all others."""
+"""Held-out questions of a trial: canary and stable are asked the same questions, before all others."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -8,7 +8,7 @@ import pytest
 from adapters.store.store import AdapterStore
 from quality.samples.store import QualityStore
 from serve.errors import EngineRequestError, NotReadyError
-from tests.heldout_exam import FIRST, SECOND, THIRD, Exam, failing, make_exam, number_of, on_trial, probe_set
+from tests.heldout_exam import FIRST, SECOND, THIRD, Exam, failing, held_out_set, make_exam, number_of, on_trial
 
 pytestmark = pytest.mark.anyio
 
@@ -32,7 +32,7 @@ async def test_where_nobody_judges_a_canary_it_is_asked_all_the_same(exam: Exam,
 
 async def test_canary_and_stable_are_asked_the_same_question_in_the_same_turn(exam: Exam) -> None:
     for _ in range(2):
-        exam.publish(probe_set(5))
+        exam.publish(held_out_set(5))
     exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
     exam.serving.engine.say = lambda body: number_of(body) if body["model"] == "medical@1" else "wrong"
     await exam.resident(FIRST)
@@ -45,30 +45,30 @@ async def test_canary_and_stable_are_asked_the_same_question_in_the_same_turn(ex
 
 async def test_a_canary_is_asked_stables_questions_though_stable_was_asked_them_before(exam: Exam) -> None:
     for _ in range(2):
-        exam.publish(probe_set(2))
+        exam.publish(held_out_set(2))
     exam.serving.store.promote("medical", 1)
     await exam.resident(FIRST)
     await exam.turns(1)
     exam.serving.store.promote("medical", 2, alias="canary")
     await exam.turns(2)
     assert len(exam.scores.heard) == 2
-    assert exam.gauge("probes_scored", FIRST) == 2
+    assert exam.gauge("heldout_questions_scored", FIRST) == 2
 
 
 async def test_a_canary_does_not_bring_its_own_questions(exam: Exam) -> None:
-    exam.publish(probe_set(2))
-    exam.publish(probe_set(2, topic="Easy"))
+    exam.publish(held_out_set(2))
+    exam.publish(held_out_set(2, topic="Easy"))
     exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
     await exam.resident(FIRST, SECOND)
     await exam.turns(3)
     assert {body["messages"][0]["content"] for body in exam.serving.engine.bodies} == {"Term 0", "Term 1"}
-    assert exam.gauge("probes_scored", SECOND) == 2
-    assert exam.store.probe_scores("medical", 2) == ()  # their numbers would mean other questions
+    assert exam.gauge("heldout_questions_scored", SECOND) == 2
+    assert exam.store.held_out_scores("medical", 2) == ()  # their numbers would mean other questions
 
 
 async def test_a_new_canary_is_asked_everything_anew(exam: Exam) -> None:
     for _ in range(3):
-        exam.publish(probe_set(2))
+        exam.publish(held_out_set(2))
     exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
     await exam.resident(FIRST)
     await exam.turns(3)
@@ -89,14 +89,14 @@ async def test_another_trial_of_the_same_versions_is_asked_everything_anew(exam:
     await exam.turns(3)
     later = AdapterStore(exam.serving.store.root, clock=lambda: datetime(2026, 11, 22, tzinfo=UTC))
     later.set_aliases("medical", {"canary": 1})
-    later.set_aliases("medical", {"canary": 2})  # before the probes' next turn
+    later.set_aliases("medical", {"canary": 2})  # before the questions' next turn
     await exam.turns(3)
     assert len(exam.scores.heard) == 4
 
 
 async def test_canaries_come_first_then_all_others_in_turn(exam: Exam) -> None:
     for _ in range(3):
-        exam.publish(probe_set(3))
+        exam.publish(held_out_set(3))
     exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
     await exam.resident(FIRST, SECOND, THIRD)
     await exam.turns(3)
@@ -107,7 +107,7 @@ async def test_canaries_come_first_then_all_others_in_turn(exam: Exam) -> None:
 
 async def test_a_canarys_trial_gets_all_that_may_be_asked_at_once(exam: Exam, quality: QualityStore) -> None:
     for _ in range(3):
-        exam.publish(probe_set(6))
+        exam.publish(held_out_set(6))
     exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
     six_at_once = make_exam(exam.serving, quality, at_once=6)
     await six_at_once.resident(FIRST, SECOND, THIRD)
@@ -119,7 +119,7 @@ async def test_a_canarys_trial_gets_all_that_may_be_asked_at_once(exam: Exam, qu
 
 async def test_a_canary_beside_a_stable_version_without_questions_proves_nothing(exam: Exam) -> None:
     exam.publish(None)
-    exam.publish(probe_set(2))
+    exam.publish(held_out_set(2))
     exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
     await exam.resident(FIRST, SECOND)
     await exam.turns(3)
@@ -131,7 +131,7 @@ async def test_a_question_that_the_engine_was_not_ready_for_is_asked_later(exam:
     exam.serving.engine.say = failing(NotReadyError("gone"), "medical@2")
     await exam.turns(1)
     assert exam.scores.heard == []
-    assert exam.store.probe_scores() == ()
+    assert exam.store.held_out_scores() == ()
     exam.serving.engine.say = number_of
     await exam.turns(2)
     assert len(exam.scores.heard) == 2
@@ -147,7 +147,7 @@ async def test_a_question_that_the_engine_does_not_take_says_nothing_of_the_vers
 
 async def test_a_canary_that_is_refused_answers_every_question_wrongly(exam: Exam) -> None:
     for _ in range(2):
-        exam.publish(probe_set(1))
+        exam.publish(held_out_set(1))
     exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
     await exam.resident(FIRST)
     exam.serving.engine.load_error = "no such module"

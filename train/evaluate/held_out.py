@@ -1,4 +1,4 @@
-"""Monitoring data of a version: probes, general text and the drift baseline."""
+"""Monitoring data of a version: held-out questions, general text and the drift baseline."""
 
 import random
 from collections.abc import Sequence
@@ -9,40 +9,40 @@ from adapters.store.manifest import Forgetting, QualityRules
 from config.dataset import DatasetRow
 from config.domain import DomainConfig
 from quality.drift import Exchange
-from quality.probes import GeneralText, HeldOutQuestion, ProbeMessage, ProbeSet
+from quality.held_out import GeneralText, HeldOutMessage, HeldOutQuestion, HeldOutSet
 from train.data.general import FORGETTING_TEXT
 from train.evaluate.local import EvaluatedAnswer
 
 _BASELINE_SEED = 13
 
 
-def make_probes(
+def make_held_out(
     config: DomainConfig,
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[DatasetRow],
     answers: Sequence[EvaluatedAnswer],
     forgetting: Forgetting,
-) -> ProbeSet:
-    """Probes from the held-out rows, and the drift baseline from the version's own answers to them.
+) -> HeldOutSet:
+    """Questions from the held-out rows, and the drift baseline from the version's own answers to them.
 
-    Both are left out if the domain does not publish its probes, because token ids reveal the text.
+    Both are left out if the domain does not publish its held-out questions, because token ids reveal the text.
 
     Args:
         answers: The version's, in the order of `rows`.
     """
-    is_published = config.quality.publish_probes
-    return ProbeSet(
+    is_published = config.quality.publish_held_out
+    return HeldOutSet(
         metric=config.evaluation.metric,
         max_tokens=config.evaluation.max_new_tokens,
         stop=config.evaluation.stop,
-        probes=tuple(map(probe_of, rows)) if is_published else (),
+        questions=tuple(map(question_of, rows)) if is_published else (),
         general=_general_text(tokenizer, forgetting),
         baseline=_baseline(answers) if is_published else (),
     )
 
 
-def probe_of(row: DatasetRow) -> HeldOutQuestion:
-    messages = tuple(ProbeMessage(role=message.role, content=message.content) for message in row.prompt)
+def question_of(row: DatasetRow) -> HeldOutQuestion:
+    messages = tuple(HeldOutMessage(role=message.role, content=message.content) for message in row.prompt)
     return HeldOutQuestion(messages=messages, expected=row.output)
 
 

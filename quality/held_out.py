@@ -1,4 +1,4 @@
-"""`probes.json` of a version: held-out questions with answers, general text, and a drift baseline.
+"""`held_out.json` of a version: held-out questions with answers, general text, and a drift baseline.
 
 Contains everything that a server needs to monitor a version; the domain's own files are not needed.
 """
@@ -10,21 +10,22 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, 
 
 from quality.drift import Exchange
 
-PROBES_FILE = "probes.json"
+HELD_OUT_FILE = "held_out.json"
+_OLD_FILE = "probes.json"
 
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 TokenIds = Annotated[tuple[NonNegativeInt, ...], Field(min_length=2)]
 
 
-class InvalidProbesError(ValueError):
-    """An invalid `probes.json`."""
+class InvalidHeldOutError(ValueError):
+    """An invalid `held_out.json`."""
 
 
 class _Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ProbeMessage(_Record):
+class HeldOutMessage(_Record):
     """One turn of a conversation."""
 
     role: Literal["system", "user", "assistant"]
@@ -34,7 +35,7 @@ class ProbeMessage(_Record):
 class HeldOutQuestion(_Record):
     """A held-out question, as a client would ask it, and the right answer."""
 
-    messages: tuple[ProbeMessage, ...] = Field(min_length=1)
+    messages: tuple[HeldOutMessage, ...] = Field(min_length=1)
     expected: str
 
 
@@ -46,39 +47,45 @@ class GeneralText(_Record):
     adapter_nll: FiniteFloat
 
 
-class ProbeSet(_Record):
+class HeldOutSet(_Record):
     """Monitoring data of a version. Token ids are those of the base's tokenizer."""
 
     schema_version: Literal[1] = 1
     metric: Literal["exact_match"] = "exact_match"
     max_tokens: int = Field(ge=1, description="Longest answer; with `stop`, for versions without request defaults.")
     stop: tuple[StopString, ...] = Field((), max_length=4, description="Strings that end an answer; they stay in it.")
-    probes: tuple[HeldOutQuestion, ...] = ()
+    questions: tuple[HeldOutQuestion, ...] = ()
     general: GeneralText | None = None
-    baseline: tuple[Exchange, ...] = Field((), description="The version's own answers to the probes, in random order.")
+    baseline: tuple[Exchange, ...] = Field(
+        (), description="The version's own answers to the questions, in random order."
+    )
 
 
-def read_probes(folder: Path) -> ProbeSet | None:
-    """Read the probes of a version folder, or None if it has none.
+def read_held_out(folder: Path) -> HeldOutSet | None:
+    """Read the held-out questions of a version folder, or None if it has none.
 
     Raises:
-        InvalidProbesError: The file is not a valid probe set.
+        InvalidHeldOutError: The file is not a valid set of questions, or has its old name.
     """
-    path = folder / PROBES_FILE
+    if (folder / _OLD_FILE).exists():
+        raise InvalidHeldOutError(
+            f"{_OLD_FILE} of {folder.name!r} is now {HELD_OUT_FILE}, in another form. Train the adapter again."
+        )
+    path = folder / HELD_OUT_FILE
     if not path.exists():
         return None
     try:
-        return ProbeSet.model_validate_json(path.read_bytes())
+        return HeldOutSet.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problem = error.errors(include_url=False, include_input=False)[0]
-        raise InvalidProbesError(
-            f"{PROBES_FILE} of {folder.name!r} is broken at {'.'.join(map(str, problem['loc'])) or 'top'}: "
+        raise InvalidHeldOutError(
+            f"{HELD_OUT_FILE} of {folder.name!r} is broken at {'.'.join(map(str, problem['loc'])) or 'top'}: "
             f"{problem['msg']}. Write it again."
         ) from error
 
 
-def write_probes(probes: ProbeSet, folder: Path) -> None:
-    """Write `probes.json`; an equal set gives the same bytes."""
-    path = folder / PROBES_FILE
+def write_held_out(held_out: HeldOutSet, folder: Path) -> None:
+    """Write `held_out.json`; an equal set gives the same bytes."""
+    path = folder / HELD_OUT_FILE
     path.touch(mode=0o600)  # held-out questions with their answers
-    path.write_text(probes.model_dump_json() + "\n", encoding="utf-8")
+    path.write_text(held_out.model_dump_json() + "\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Isolation check: replay the golden prompts of resident versions continuously, each against its own answers."""
+"""Golden replay: ask resident versions their golden prompts continuously, and compare with their own answers."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from serve.residency.residency import Residency
 logger = logging.getLogger(__name__)
 
 
-class IsolationProbe:
+class GoldenReplay:
     """Replays one resident version's fingerprint at a time; a version that answers as another fails its own."""
 
     def __init__(
@@ -33,13 +33,13 @@ class IsolationProbe:
             await asyncio.sleep(self._interval_s)
             try:
                 if self._engine.is_ready and (target := self._next()) is not None:
-                    await self.probe(target)
+                    await self.check(target)
             except ServeError as error:
-                logger.info("Isolation check of %s failed: %s", self._last, error)
-            except Exception as error:  # boundary of a loop: the other versions must be probed all the same
-                self._metrics.failures.note("isolation_probe", error, f"Isolation check of {self._last} failed")
+                logger.info("Golden replay of %s failed: %s", self._last, error)
+            except Exception as error:  # boundary of a loop: the other versions must be checked all the same
+                self._metrics.failures.note("golden_replay", error, f"Golden replay of {self._last} failed")
 
-    async def probe(self, target: Target) -> bool:
+    async def check(self, target: Target) -> bool:
         """Replay one version's fingerprint; whether it answered as itself.
 
         Raises:
@@ -53,13 +53,13 @@ class IsolationProbe:
             except (NotFiniteError, BaseNotFiniteError) as error:
                 return self._not_finite(target, error)
         parity = judge_parity(resident.fingerprint, served, self._tolerance)
-        self._metrics.probe_finished(target, parity.adapter_error_nats, is_ok=parity.is_ok)
+        self._metrics.golden_replay_finished(target, parity.adapter_error_nats, is_ok=parity.is_ok)
         if not parity.is_ok:
             logger.error("%s no longer gives its own answers: %s", target, parity.reason)
         return parity.is_ok
 
     def _not_finite(self, target: Target, error: ServeError) -> bool:
-        self._metrics.probe_finished(target, math.nan, is_ok=False)
+        self._metrics.golden_replay_finished(target, math.nan, is_ok=False)
         logger.error("%s no longer gives its own answers: %s", target, error)
         if isinstance(error, NotFiniteError):
             self._residency.quarantine.add(target)
