@@ -9,6 +9,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from config.data import DataConfig
 from config.model import Config
+from quality.policy import CanaryPolicy
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -138,21 +139,9 @@ class GatesConfig(Config):
     min_valid_format: float = Field(0.0, ge=0, le=1)
 
 
-class QualityConfig(Config):
+class QualityConfig(CanaryPolicy, Config):
     """Rules for judging canaries and answers of the domain; published with each version."""
 
-    margin: float = Field(
-        0.05, ge=0, lt=1, description="Non-inferiority margin of a canary's mean score on held-out questions."
-    )
-    max_error_increase: float = Field(0.02, ge=0, lt=1, description="Non-inferiority margin of its error rate.")
-    max_slow_increase: float = Field(
-        0.05, ge=0, lt=1, description="Non-inferiority margin of its share of slow requests."
-    )
-    alpha: float = Field(
-        0.05, gt=0, lt=1, description="Maximum probability of a wrong promotion, and of a wrong rollback."
-    )
-    min_pairs: int = Field(20, ge=1, description="Minimum pairs of questions or requests per comparison.")
-    max_hours: float = Field(24.0, gt=0, description="A canary without a verdict after this time is reported.")
     rubric: str | None = Field(None, min_length=1, description="Grading instructions for the judge.")
     answer_pattern: str | None = Field(
         None,

@@ -18,11 +18,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from functools import lru_cache
 from math import isfinite, log
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple
 
 import numpy as np
 
 from quality.betting import log_wealth, mean_bounds
+from quality.policy import CanaryPolicy
 
 Action = Literal["promote", "hold", "rollback"]
 State = Literal["within", "beyond", "open"]
@@ -81,36 +82,6 @@ class Evidence:
                     raise ValueError(
                         f"{field.name} must hold finite times and values from 0 to 1; got {value!r} at {at_s!r} s."
                     )
-
-
-class Policy(Protocol):
-    """Limits that a canary must meet, and the confidence: stable's own, from its manifest's `QualityRules`."""
-
-    @property
-    def margin(self) -> float:
-        """Non-inferiority margin: the mean score on held-out questions may be lower than stable's by less than this."""
-        ...
-
-    @property
-    def max_error_increase(self) -> float:
-        """The error rate may be higher than stable's by less than this."""
-        ...
-
-    @property
-    def max_slow_increase(self) -> float:
-        """The share of slow requests may be higher than stable's by less than this: 0.05 beside stable's own 0.05 means
-        at most twice as often."""
-        ...
-
-    @property
-    def alpha(self) -> float:
-        """Most probability of ever promoting a canary beyond a limit, and most of ever rolling back one within all."""
-        ...
-
-    @property
-    def min_pairs(self) -> int:
-        """A comparison of fewer pairs of questions or requests stays open, so that a cold start decides nothing."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -173,7 +144,7 @@ class Verdict:
     """Score, error rate, slow share."""
 
 
-def decide(stable: Evidence, canary: Evidence, policy: Policy) -> Verdict:
+def decide(stable: Evidence, canary: Evidence, policy: CanaryPolicy) -> Verdict:
     """Decide to promote, roll back or hold; valid after every observation."""
     comparisons = (
         _compare("score", -1, policy.margin, stable.scores, canary.scores, policy),
@@ -230,7 +201,7 @@ def _one_per_user(observations: Iterable[Observation]) -> list[Observation]:
 
 
 def _compare_users(
-    name: str, most_worse: float, stable: Iterable[Observation], canary: Iterable[Observation], policy: Policy
+    name: str, most_worse: float, stable: Iterable[Observation], canary: Iterable[Observation], policy: CanaryPolicy
 ) -> Comparison:
     one, other = _one_per_user(stable), _one_per_user(canary)
     users = Users(len(one), len(other), least_pairs(most_worse, policy.alpha))
@@ -243,7 +214,7 @@ def _compare(
     most_worse: float,
     stable: Iterable[Observation],
     canary: Iterable[Observation],
-    policy: Policy,
+    policy: CanaryPolicy,
     users: Users | None = None,
 ) -> Comparison:
     """`worse` is the sign of a difference canary - stable that harms."""

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, NaiveDatetime, StringConstraints, field_validator
 
 from adapters.scores import Score
+from quality.policy import CanaryPolicy
 
 MANIFEST_FILE = "manifest.json"
 
@@ -137,17 +138,9 @@ class QualityBaseline(Record):
     mean_prompt_tokens: float
 
 
-class QualityRules(Record):
-    """Rules for judging this version's canaries and answers; limits as in `quality.verdict`."""
+class QualityRules(CanaryPolicy, Record):
+    """Rules for judging this version's canaries and answers."""
 
-    margin: float = Field(
-        0.05, ge=0, lt=1, description="The mean score on held-out questions may be lower by less than this."
-    )
-    max_error_increase: float = Field(0.02, ge=0, lt=1)
-    max_slow_increase: float = Field(0.05, ge=0, lt=1)
-    alpha: float = Field(0.05, gt=0, lt=1)
-    min_pairs: int = Field(20, ge=1)
-    max_hours: float = Field(24.0, gt=0, description="Time after which a canary without a verdict is reported.")
     rubric: str | None = Field(None, description="Grading rubric of the judge.")
     answer_pattern: str | None = Field(None, max_length=1000, description="Regular expression of a valid answer.")
     refusal: str | None = Field(None, description="Expected answer to an out-of-scope input.")

@@ -16,7 +16,7 @@ from quality.held_out import HELD_OUT_FILE
 from tests.peft_folders import draft_for
 
 
-def test_a_domain_and_its_versions_have_the_same_rules_and_defaults():
+def test_a_version_has_the_rules_and_defaults_of_its_domain():
     domain = QualityConfig().model_dump()
     assert domain.pop("publish_held_out") is True
     assert domain == QualityRules().model_dump()

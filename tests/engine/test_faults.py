@@ -249,5 +249,5 @@ async def test_held_out_questions_see_wrong_weights_without_any_traffic(
         await wait_for(http, "lorikeet_heldout_questions_scored", f"asked-{name}", "1", NUM_QUESTIONS)
         found = await values(http, "lorikeet_heldout_live_accuracy", f"asked-{name}")
     with capsys.disabled():
-        print(f"\n{name}: {found['1']:.2f} of {NUM_QUESTIONS} held-out question are right")
+        print(f"\n{name}: {found['1']:.2f} of {NUM_QUESTIONS} held-out questions are right")
     assert low <= found["1"] <= high
