@@ -10,7 +10,7 @@ import typer
 from adapters.bases import read_base
 from adapters.defaults import read_defaults
 from adapters.errors import AdapterError, AdapterNotFoundError
-from adapters.lint.config import MAX_LORA_RANK, Finding
+from adapters.lint.config import MAX_LORA_RANK, LintFinding
 from adapters.lint.importable import importable
 from adapters.lint.lint import lint_folder
 from adapters.lint.peft_folder import read_lora_spec
@@ -310,6 +310,6 @@ def _errors_in_one_line() -> Iterator[None]:
         raise typer.Exit(1) from error
 
 
-def _print_finding(finding: Finding) -> None:
+def _print_finding(finding: LintFinding) -> None:
     style = _STYLES[finding.level]
     console.print(labelled(finding.level, style, f"{finding.code}: {finding}"), soft_wrap=True)

@@ -36,7 +36,7 @@ _VARIANTS = {
 
 
 @dataclass(frozen=True)
-class Finding:
+class LintFinding:
     """One finding of lint; `code` is stable, `fix` is the next step ("" if none is needed)."""
 
     level: Literal["error", "warning", "info"]
@@ -50,7 +50,7 @@ class Finding:
         return f"{self.message} {self.fix}".strip()
 
 
-def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[Finding]:
+def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[LintFinding]:
     """Findings on a LoRA configuration, planned or saved; empty if vLLM can serve it.
 
     Args:
@@ -69,7 +69,7 @@ def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[
     return [*_check_features(config), *_check_ranks(config, max_lora_rank), *_check_alphas(config)]
 
 
-def _check_features(config: dict[str, Any]) -> Iterator[Finding]:
+def _check_features(config: dict[str, Any]) -> Iterator[LintFinding]:
     if config.get("use_dora"):
         yield _unsupported("use-dora", "use_dora is true; vLLM does not support DoRA.", "Set use_dora: false.")
     if (bias := config.get("bias") or "none") != "none":
@@ -116,10 +116,10 @@ def _of_pattern(module_name: str, patterns: dict[str, Any] | None, default: Any)
     return default
 
 
-def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding]:
+def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[LintFinding]:
     pattern = config.get("rank_pattern") or {}
     if not _is_map_of_plain_patterns(pattern):
-        yield Finding(
+        yield LintFinding(
             "error",
             "rank-pattern",
             f"rank_pattern must map plain patterns to ranks; got {str(pattern)[:200]}.",
@@ -129,7 +129,7 @@ def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding
     ranks = {"r": config.get("r", 8)} | {f"rank_pattern[{key!r}]": rank for key, rank in pattern.items()}
     for key, rank in ranks.items():
         if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            yield Finding("error", "rank", f"{key} is {rank!r}; it must be a positive integer.", "Set r: 16.")
+            yield LintFinding("error", "rank", f"{key} is {rank!r}; it must be a positive integer.", "Set r: 16.")
         elif rank > max_lora_rank:
             yield _unsupported(
                 "rank",
@@ -139,10 +139,10 @@ def _check_ranks(config: dict[str, Any], max_lora_rank: int) -> Iterator[Finding
             )
 
 
-def _check_alphas(config: dict[str, Any]) -> Iterator[Finding]:
+def _check_alphas(config: dict[str, Any]) -> Iterator[LintFinding]:
     pattern = config.get("alpha_pattern") or {}
     if not _is_map_of_plain_patterns(pattern):
-        yield Finding(
+        yield LintFinding(
             "error",
             "alpha-pattern",
             f"alpha_pattern must map plain patterns to numbers; got {str(pattern)[:200]}.",
@@ -154,9 +154,9 @@ def _check_alphas(config: dict[str, Any]) -> Iterator[Finding]:
     }
     for key, alpha in alphas.items():
         if not isinstance(alpha, int | float) or isinstance(alpha, bool) or not abs(alpha) <= _MAX_ALPHA:
-            yield Finding("error", "lora-alpha", f"{key} is {alpha!r}; it must be a number.", "Set lora_alpha: 32.")
+            yield LintFinding("error", "lora-alpha", f"{key} is {alpha!r}; it must be a number.", "Set lora_alpha: 32.")
     if alphas["lora_alpha"] == 0:
-        yield Finding("warning", "no-op", "lora_alpha is 0, so the adapter changes nothing.", "Set lora_alpha: 32.")
+        yield LintFinding("warning", "no-op", "lora_alpha is 0, so the adapter changes nothing.", "Set lora_alpha: 32.")
 
 
 def _is_map_of_plain_patterns(pattern: Any) -> bool:
@@ -184,5 +184,5 @@ def _ends_names(pattern: str) -> "re2._Regexp":
     return re2.compile(rf"(.*\.)?({pattern})$", options)
 
 
-def _unsupported(code: str, message: str, fix: str) -> Finding:
-    return Finding("error", code, message, fix, is_unsupported=True)
+def _unsupported(code: str, message: str, fix: str) -> LintFinding:
+    return LintFinding("error", code, message, fix, is_unsupported=True)

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from adapters.errors import InvalidAdapterError
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 from adapters.lint.foreign import PICKLE_SUFFIXES, natural
 from adapters.lint.peft_folder import WEIGHTS_FILE
 from adapters.store.version_files import MAX_BYTES, find_oversized
@@ -20,7 +20,7 @@ _TOKENIZERS_FILES = ("tokenizer.json", "tokenizer.model", "tokenizer_config.json
 _MAX_GROUPS = 12
 
 
-def check_files(folder: Path) -> Iterator[Finding]:
+def check_files(folder: Path) -> Iterator[LintFinding]:
     """Findings on links that leave the folder, files that are too large, and files that are not copied."""
     if folder.is_symlink():
         yield _linked(folder, "Give the folder that it points to.")
@@ -28,7 +28,7 @@ def check_files(folder: Path) -> Iterator[Finding]:
         if (folder / name).is_symlink() and not _leads_to_blob(folder / name):
             yield _linked(folder / name, "Replace it with a copy.")
     for name, size_bytes, largest in find_oversized(folder):
-        yield Finding(
+        yield LintFinding(
             "error", "too-large", f"{name!r} has {size_bytes} bytes; the limit is {largest}.", "Make it smaller."
         )
     yield from _not_copied(folder)
@@ -68,13 +68,13 @@ def _hub_repository(folder: Path) -> Path | None:
     return None
 
 
-def _linked(link: Path, fix: str) -> Finding:
+def _linked(link: Path, fix: str) -> LintFinding:
     target = str(link.readlink())[:300]
     where = "" if link.exists() else ", which does not exist"
-    return Finding("error", "symlink", f"{link.name!r} is a symbolic link to {target!r}{where}.", fix)
+    return LintFinding("error", "symlink", f"{link.name!r} is a symbolic link to {target!r}{where}.", fix)
 
 
-def _not_copied(folder: Path) -> Iterator[Finding]:
+def _not_copied(folder: Path) -> Iterator[LintFinding]:
     names = sorted((path.name for path in folder.iterdir()) if folder.is_dir() else [], key=natural)
     groups: dict[str, list[str]] = {}
     for name in names:
@@ -84,9 +84,9 @@ def _not_copied(folder: Path) -> Iterator[Finding]:
     if len(shown) > _MAX_GROUPS:
         shown[_MAX_GROUPS - 1 :] = [[name for group in shown[_MAX_GROUPS - 1 :] for name in group]]
     for group in shown:
-        yield Finding("warning", "trainer-file", _left(folder, group))
+        yield LintFinding("warning", "trainer-file", _left(folder, group))
     if any(name in _TOKENIZERS_FILES for name in names):
-        yield Finding(
+        yield LintFinding(
             "warning", "tokenizer", "The folder's own tokenizer and chat template are not used; the base's are."
         )
 

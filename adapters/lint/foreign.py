@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from adapters.errors import InvalidAdapterError
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE
 from adapters.lint.tensors import read_headers
 from adapters.lint.words import examples
@@ -29,8 +29,8 @@ _IMAGE_NAME = re.compile(r"(lora_(unet|te\d?|transformer)_|(unet|transformer|tex
 _MLX_NAME = re.compile(r"\.lora_[ab]$")
 
 
-def look_for_foreign(folder: Path) -> Finding | None:
-    """Finding that says what a folder is if it is not a readable PEFT folder; None if it may be one."""
+def look_for_foreign(folder: Path) -> LintFinding | None:
+    """LintFinding that says what a folder is if it is not a readable PEFT folder; None if it may be one."""
     if folder.is_file():
         return _of_file(folder)
     for path in (folder / CONFIG_FILE, folder / WEIGHTS_FILE):
@@ -46,10 +46,10 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def _of_file(path: Path) -> Finding:
+def _of_file(path: Path) -> LintFinding:
     what = {".gguf": "a GGUF file of llama.cpp", ".safetensors": "one file of an adapter"}
     kind = "a pickle" if path.suffix in PICKLE_SUFFIXES else what.get(path.suffix, "a file")
-    return Finding(
+    return LintFinding(
         "error",
         "unreadable",
         f"{path.name!r} is {kind}, not a PEFT folder.",
@@ -57,8 +57,8 @@ def _of_file(path: Path) -> Finding:
     )
 
 
-def _not_downloaded(path: Path) -> Finding | None:
-    """Finding on a file whose download or copy failed: a pointer, a web page, or an unreadable file."""
+def _not_downloaded(path: Path) -> LintFinding | None:
+    """LintFinding on a file whose download or copy failed: a pointer, a web page, or an unreadable file."""
     try:
         with path.open("rb") as file:
             first = file.read(_PEEKED_BYTES)
@@ -82,7 +82,7 @@ def _not_downloaded(path: Path) -> Finding | None:
     return None
 
 
-def _formats(folder: Path) -> Iterator[Finding]:
+def _formats(folder: Path) -> Iterator[LintFinding]:
     """Possible explanations of a folder without adapter weights, the likeliest first."""
     names = sorted((path.name for path in folder.iterdir()), key=natural)
     if adapters := _adapters_in(folder):
@@ -117,7 +117,7 @@ def _adapters_in(folder: Path) -> list[str]:
     return sorted((path.parent.relative_to(folder).as_posix() for path in found), key=natural)
 
 
-def _parent(folder: Path, names: Sequence[str]) -> Finding:
+def _parent(folder: Path, names: Sequence[str]) -> LintFinding:
     latest, best = _latest(folder, names), _best(folder, names)
     advice = [f"the latest, {str(folder / latest)!r}"] if latest else []
     if best == latest and best:
@@ -125,7 +125,7 @@ def _parent(folder: Path, names: Sequence[str]) -> Finding:
     elif best:
         advice.append(f"the best, {str(folder / best)!r}")
     shown = examples(tuple(map(repr, names)))
-    return Finding(
+    return LintFinding(
         "error",
         "parent-folder",
         f"{folder.name!r} is not an adapter, but contains {len(names)}: {shown}.",
@@ -159,7 +159,7 @@ def _best(folder: Path, names: Sequence[str]) -> str | None:
     return None
 
 
-def _mlx(name: str) -> Finding:
+def _mlx(name: str) -> LintFinding:
     return _unreadable(
         f"{name!r} is an adapter of MLX.",
         "Train with PEFT, or convert it: MLX's lora_a and lora_b, transposed, are PEFT's lora_A.weight and "
@@ -167,8 +167,8 @@ def _mlx(name: str) -> Finding:
     )
 
 
-def _pickled(names: Sequence[str]) -> Finding:
-    return Finding(
+def _pickled(names: Sequence[str]) -> LintFinding:
+    return LintFinding(
         "error",
         "pickle",
         f"The weights exist only as {examples(tuple(map(repr, names)))}: a pickle, which can run code when it is "
@@ -178,14 +178,14 @@ def _pickled(names: Sequence[str]) -> Finding:
     )
 
 
-def _whole_model(names: Sequence[str]) -> Finding:
+def _whole_model(names: Sequence[str]) -> LintFinding:
     return _unreadable(
         f"{names[0]!r} is a whole model, not an adapter.",
         "Serve it as a base of its own (`lorikeet base prepare FOLDER`), or give the LoRA before it was merged.",
     )
 
 
-def _other_safetensors(path: Path) -> Finding:
+def _other_safetensors(path: Path) -> LintFinding:
     """A file under another name than PEFT's, by the names of its tensors."""
     if problem := _not_downloaded(path):
         return problem
@@ -207,5 +207,5 @@ def _other_safetensors(path: Path) -> Finding:
     return _unreadable(f"{path.name!r} contains no LoRA weights, but {examples(names)}.", _FROM_PEFT)
 
 
-def _unreadable(message: str, fix: str = "") -> Finding:
-    return Finding("error", "unreadable", message, fix)
+def _unreadable(message: str, fix: str = "") -> LintFinding:
+    return LintFinding("error", "unreadable", message, fix)

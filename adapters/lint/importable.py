@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.lint.base_modules import read_base_modules
-from adapters.lint.config import MAX_LORA_RANK, Finding
+from adapters.lint.config import MAX_LORA_RANK, LintFinding
 from adapters.lint.files import real_file
 from adapters.lint.lint import lint_folder, raise_errors
 from adapters.lint.peft_folder import WEIGHTS_FILE, read_tensor_headers
@@ -27,7 +27,7 @@ class Importable:
     """
 
     folder: Path
-    findings: tuple[Finding, ...]
+    findings: tuple[LintFinding, ...]
     renamed: Mapping[str, str]
 
 
@@ -58,7 +58,7 @@ def importable(folder: Path, base_folder: Path, folders: StoreFolders, *, rename
         yield Importable(copy, findings, renamed)
 
 
-def _is_only_of_names(findings: list[Finding]) -> bool:
+def _is_only_of_names(findings: list[LintFinding]) -> bool:
     """Whether the weights are readable and only their tensor names are wrong."""
     return all(finding.code == CODE for finding in findings if finding.level == "error")
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
 from adapters.lint.base_modules import Shape, read_base_modules
-from adapters.lint.config import Finding, check_adapter_config, rank_of
+from adapters.lint.config import LintFinding, check_adapter_config, rank_of
 from adapters.lint.files import check_files
 from adapters.lint.foreign import look_for_foreign
 from adapters.lint.origin import check_origin
@@ -28,7 +28,7 @@ from adapters.lint.words import broken, examples
 _UNREAD = {"symlink", "too-large"}  # with these, no file is even opened
 
 
-def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -> list[Finding]:
+def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -> list[LintFinding]:
     """Findings on a PEFT folder; it can be served if none has the level "error".
 
     Args:
@@ -47,7 +47,7 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
     try:
         config, headers = read_adapter_config(folder), read_tensor_headers(folder)
     except InvalidAdapterError as error:
-        return [*findings, Finding("error", "unreadable", str(error))]
+        return [*findings, LintFinding("error", "unreadable", str(error))]
     renames = plan_renames(headers, base)
     findings += check_names(renames)
     headers = _renamed(headers, renames)
@@ -68,7 +68,7 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
     return findings
 
 
-def raise_errors(findings: Sequence[Finding], subject: str) -> None:
+def raise_errors(findings: Sequence[LintFinding], subject: str) -> None:
     """Raise if any finding has the level "error".
 
     Raises:
@@ -83,10 +83,12 @@ def raise_errors(findings: Sequence[Finding], subject: str) -> None:
     raise error_class(f"{subject} cannot be served: " + " ".join(map(str, errors)))
 
 
-def _check_required(config: dict[str, Any]) -> Iterator[Finding]:
+def _check_required(config: dict[str, Any]) -> Iterator[LintFinding]:
     missing = sorted({"r", "lora_alpha", "target_modules"} - config.keys())
     if missing and config.get("peft_type", "LORA") == "LORA":
-        yield Finding("error", "config-keys", f"{CONFIG_FILE} lacks {missing!r}.", "Save the adapter with PEFT again.")
+        yield LintFinding(
+            "error", "config-keys", f"{CONFIG_FILE} lacks {missing!r}.", "Save the adapter with PEFT again."
+        )
 
 
 def _renamed(headers: dict[str, TensorHeader], renames: Renames) -> dict[str, TensorHeader]:
@@ -98,11 +100,11 @@ def _renamed(headers: dict[str, TensorHeader], renames: Renames) -> dict[str, Te
 
 def _check_tensors(
     tensors: LoraTensors, headers: dict[str, TensorHeader], base: dict[str, Shape | None]
-) -> Iterator[Finding]:
+) -> Iterator[LintFinding]:
     whole_layers, foreign = check_whole_layers(tensors, headers, base)
     yield from whole_layers
     if foreign:
-        yield Finding(
+        yield LintFinding(
             "error",
             "not-lora",
             f"{len(foreign)} tensors are neither lora_A nor lora_B: {examples(foreign)}.",
@@ -112,10 +114,10 @@ def _check_tensors(
     if tensors.halves:
         yield broken("half-pair", f"{len(tensors.halves)} modules lack lora_A or lora_B", tensors.halves)
     if not tensors.modules and not tensors.foreign:
-        yield Finding("error", "empty", f"{WEIGHTS_FILE} contains no LoRA weights.", "Save the adapter again.")
+        yield LintFinding("error", "empty", f"{WEIGHTS_FILE} contains no LoRA weights.", "Save the adapter again.")
 
 
-def _check_shapes(modules: Sequence[LoraModule], config: dict[str, Any]) -> Iterator[Finding]:
+def _check_shapes(modules: Sequence[LoraModule], config: dict[str, Any]) -> Iterator[LintFinding]:
     wrong = []
     for module in modules:
         rank = rank_of(module.name, config)
@@ -126,7 +128,7 @@ def _check_shapes(modules: Sequence[LoraModule], config: dict[str, Any]) -> Iter
         yield broken("rank-shape", f"{len(wrong)} modules do not have the rank of {CONFIG_FILE}", wrong)
 
 
-def _check_values(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[Finding]:
+def _check_values(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[LintFinding]:
     """`config` is None if it gives no usable scaling."""
     headers = [header for module in modules for header in (module.lora_a, module.lora_b)]
     if other := [f"{header.name} ({header.dtype})" for header in headers if header.dtype not in FLOAT_DTYPES]:
@@ -134,7 +136,7 @@ def _check_values(path: Path, modules: Sequence[LoraModule], config: dict[str, A
         return
     yield from check_magnitudes(path, modules, config)
     if modules and all(is_zero(path, module.lora_b) for module in modules):
-        yield Finding(
+        yield LintFinding(
             "warning",
             "no-op",
             "Every lora_B is zero, so the adapter does not change the base's answers.",
@@ -144,10 +146,10 @@ def _check_values(path: Path, modules: Sequence[LoraModule], config: dict[str, A
 
 def _check_base(
     modules: Sequence[LoraModule], base: dict[str, Shape | None], name: str, config: dict[str, Any]
-) -> Iterator[Finding]:
+) -> Iterator[LintFinding]:
     missing = [module.name for module in modules if _layer(module) not in base]
     if modules and len(missing) == len(modules):
-        yield Finding(
+        yield LintFinding(
             "error",
             "no-module-applies",
             f"0/{len(modules)} modules apply to {name!r}, so it would answer as the base: "
@@ -164,7 +166,7 @@ def _check_base(
     if wrong := list(_wrong_shapes(others, base, transposed)):
         yield broken("base-shape", f"{len(wrong)} modules do not fit the layers of {name!r}", wrong)
     num_good = len(others) - len(missing) - len(wrong)
-    yield Finding("info", "modules-apply", f"{num_good}/{len(modules)} modules apply to {name!r}.")
+    yield LintFinding("info", "modules-apply", f"{num_good}/{len(modules)} modules apply to {name!r}.")
 
 
 def _wrong_shapes(modules: Sequence[LoraModule], base: dict[str, Shape | None], transposed: bool) -> Iterator[str]:

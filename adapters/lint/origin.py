@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.bases import read_base
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 from adapters.store.manifest import MANIFEST_FILE
 
 # How a name tells a model's number format, quantizer or file format; none of them makes it another model.
@@ -17,12 +17,12 @@ _FORMATS = re.compile(
 _MAX_NAME_CHARS = 300
 
 
-def check_origin(config: dict[str, Any], base_folder: Path | None) -> Iterator[Finding]:
+def check_origin(config: dict[str, Any], base_folder: Path | None) -> Iterator[LintFinding]:
     """Warn of a task other than text generation, and of a base model with another name."""
     task = config.get("task_type")
     task_name = str(task).rpartition(".")[2]  # TaskType.CAUSAL_LM, where it is an enum
     if task and task_name != "CAUSAL_LM":
-        yield Finding(
+        yield LintFinding(
             "warning",
             "task-type",
             f"task_type is {task_name[:80]!r}; Lorikeet serves only text generation ('CAUSAL_LM').",
@@ -34,7 +34,7 @@ def check_origin(config: dict[str, Any], base_folder: Path | None) -> Iterator[F
     name, source = _names_of_base(base_folder)
     if not names_same_model(said, name, source):
         of = f" ({source})" if source else ""
-        yield Finding(
+        yield LintFinding(
             "warning",
             "other-base",
             f"It was trained on {said[:200]!r} according to its configuration, but this base is {name!r}{of}.",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 from adapters.lint.peft_folder import PREFIX, parse_name
 from adapters.lint.words import examples
 from adapters.store.strict_json import load_json
@@ -73,10 +73,10 @@ def plan_renames(names: Collection[str], layers: Collection[str] | None) -> Rena
     return Renames(renamed, dict(odd))
 
 
-def check_names(renames: Renames) -> Iterator[Finding]:
+def check_names(renames: Renames) -> Iterator[LintFinding]:
     """Findings on names: an error if vLLM would not find the layers, a warning if only PEFT's prefix is missing."""
     if renames.collisions:
-        yield Finding(
+        yield LintFinding(
             "error",
             CODE,
             f"Several tensors would have the same name, as if one file held several adapters: "
@@ -90,9 +90,11 @@ def check_names(renames: Renames) -> Iterator[Finding]:
     if renames.odd:
         told = [f"{reason} ({count} of {len(renames.names)})" for reason, count in renames.odd.items()]
         reasons = " and ".join(told[:_MAX_REASONS])
-        yield Finding("error", CODE, f"Tensor names have {reasons}: {examples([old])} must be {examples([new])}.", _FIX)
+        yield LintFinding(
+            "error", CODE, f"Tensor names have {reasons}: {examples([old])} must be {examples([new])}.", _FIX
+        )
     else:
-        yield Finding(
+        yield LintFinding(
             "warning",
             CODE,
             f"{len(renames.changed)} tensor names lack {PREFIX!r}: vLLM reads them, PEFT does not. "

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from adapters.lint.config import Finding, scaling_of
+from adapters.lint.config import LintFinding, scaling_of
 from adapters.lint.peft_folder import LoraModule
 from adapters.lint.tensors import TensorHeader, find_larger
 from adapters.lint.words import broken, examples
@@ -16,7 +16,7 @@ _UNLIKELY = 100.0
 """Far above any value of A, or of B times the scaling, that training produces."""
 
 
-def check_magnitudes(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[Finding]:
+def check_magnitudes(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[LintFinding]:
     """Errors on NaN or infinity, as stored or as served, and warnings on implausibly large values.
 
     Args:
@@ -32,7 +32,7 @@ def check_magnitudes(path: Path, modules: Sequence[LoraModule], config: dict[str
         yield broken("not-finite", f"{len(bad)} tensors hold NaN or infinity", bad)
     if bad := [name for name in largest if math.isfinite(largest[name]) and served[name] >= _OVERFLOWS_AT]:
         shown = examples([f"{name} ({largest[name]:.3g} times {scaling_of_tensor[name]:g})" for name in bad])
-        yield Finding(
+        yield LintFinding(
             "error",
             "overflow",
             f"{len(bad)} tensors times their scaling overflow {_SERVED_TYPE}, the type they are served in: {shown}.",
@@ -40,7 +40,7 @@ def check_magnitudes(path: Path, modules: Sequence[LoraModule], config: dict[str
         )
     if far := [name for name in largest if served[name] < _OVERFLOWS_AT]:
         shown = examples([f"{name} ({largest[name] * scaling_of_tensor[name]:.3g})" for name in far])
-        yield Finding(
+        yield LintFinding(
             "warning",
             "large-weights",
             f"{len(far)} tensors hold values of {_UNLIKELY:g} or more after scaling, far above what training "

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from adapters.lint.base_modules import Shape
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 from adapters.lint.peft_folder import LoraModule, LoraTensors
 from adapters.lint.tensors import TensorHeader
 from adapters.lint.words import examples
@@ -28,7 +28,7 @@ def is_vocabulary(module: str) -> bool:
 
 def check_whole_layers(
     tensors: LoraTensors, headers: Mapping[str, TensorHeader], base: Mapping[str, Shape | None]
-) -> tuple[list[Finding], list[str]]:
+) -> tuple[list[LintFinding], list[str]]:
     """Findings on full or partial vocabulary layers; also returns the remaining tensors that are not LoRA.
 
     Args:
@@ -66,18 +66,18 @@ def resized(module: LoraModule, shape: Shape | None) -> str:
     return f"{module.name} is for {num_tokens} tokens, the base has {shape[0]}"
 
 
-def check_resized(problems: Sequence[str]) -> Iterator[Finding]:
+def check_resized(problems: Sequence[str]) -> Iterator[LintFinding]:
     if problems:
         yield _unsupported(f"It was trained with added tokens: {examples(problems)}.", _REMEDY)
 
 
-def check_tokenizer(folder: Path, base_folder: Path) -> Iterator[Finding]:
+def check_tokenizer(folder: Path, base_folder: Path) -> Iterator[LintFinding]:
     """Warn of tokens in the folder's tokenizer that the base's lacks."""
     own = _added_tokens(_read_tokenizer(folder))
     base = _read_tokenizer(base_folder) if own else {}
     known = {*_added_tokens(base), *_vocabulary_of(base)}
     if known and (added := [token for token in own if token not in known]):
-        yield Finding(
+        yield LintFinding(
             "warning",
             "added-tokens",
             f"Its tokenizer has {len(added)} tokens that the base's lacks: {examples(list(map(repr, added)))}. The "
@@ -128,5 +128,5 @@ def _vocabulary_of(tokenizer: dict[str, Any]) -> list[str]:
     return list(vocabulary) if isinstance(vocabulary, dict) else []
 
 
-def _unsupported(message: str, fix: str) -> Finding:
-    return Finding("error", "added-tokens", message, fix, is_unsupported=True)
+def _unsupported(message: str, fix: str) -> LintFinding:
+    return LintFinding("error", "added-tokens", message, fix, is_unsupported=True)

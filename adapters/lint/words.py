@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 
 _MAX_EXAMPLES = 3
 _MAX_NAME_CHARS = 300
 
 
-def broken(code: str, problem: str, names: Sequence[str]) -> Finding:
-    return Finding(
+def broken(code: str, problem: str, names: Sequence[str]) -> LintFinding:
+    return LintFinding(
         "error", code, f"{problem}: {examples(names)}.", "Save it again, or give the base that it was trained on."
     )
 

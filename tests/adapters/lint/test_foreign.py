@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 from adapters.lint.lint import lint_folder
 from tests.peft_folders import CONFIG, lora_tensors, write_peft_folder
 
@@ -18,7 +18,7 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 4\n"
 ONE = {"x.weight": torch.ones(2)}
 
 
-def refusal(folder: Path) -> Finding:
+def refusal(folder: Path) -> LintFinding:
     (finding,) = lint_folder(folder, base_folder=None, max_lora_rank=16)
     assert finding.level == "error"
     assert finding.fix

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 from adapters.lint.lint import lint_folder
 from adapters.lint.origin import names_same_model
 from tests.peft_folders import write_peft_folder
@@ -15,7 +15,7 @@ HUB = "llama-nf4", "meta-llama/Llama-3.2-1B-Instruct"
 FOLDER = "qwen", "Qwen2.5-0.5B-Instruct"
 
 
-def warnings(folder: Path, base_folder: Path | None) -> list[Finding]:
+def warnings(folder: Path, base_folder: Path | None) -> list[LintFinding]:
     findings = lint_folder(folder, base_folder=base_folder, max_lora_rank=16)
     return [finding for finding in findings if finding.level == "warning"]
 

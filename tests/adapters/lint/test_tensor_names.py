@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from adapters.lint.config import Finding
+from adapters.lint.config import LintFinding
 from adapters.lint.lint import lint_folder
 from adapters.lint.tensor_names import plan_renames, write_renamed
 from tests.peft_folders import MODULES, lora_tensors, write_base_folder, write_peft_folder
@@ -55,7 +55,7 @@ def renamed_folder(path: Path, rename: Callable[[str], str]) -> Path:
     return write_peft_folder(path, tensors={rename(name): tensor for name, tensor in lora_tensors().items()})
 
 
-def findings(folder: Path, base_folder: Path | None = None) -> list[Finding]:
+def findings(folder: Path, base_folder: Path | None = None) -> list[LintFinding]:
     return lint_folder(folder, base_folder=base_folder, max_lora_rank=16)
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from adapters.lint.config import Finding, check_adapter_config
+from adapters.lint.config import LintFinding, check_adapter_config
 from adapters.lint.lint import lint_folder
 from tests.peft_folders import CONFIG, HIDDEN, RANK, lora_tensors, write_peft_folder
 
@@ -37,7 +37,7 @@ def folder_with(tmp_path: Path, **tensors: torch.Tensor) -> Path:
     return write_peft_folder(tmp_path / "adapter", tensors=lora_tensors() | tensors)
 
 
-def error(folder: Path, base_folder: Path | None) -> Finding:
+def error(folder: Path, base_folder: Path | None) -> LintFinding:
     (finding,) = (f for f in lint_folder(folder, base_folder=base_folder, max_lora_rank=16) if f.level == "error")
     assert (finding.code, finding.is_unsupported) == ("added-tokens", True)
     assert "as a new base" in finding.fix
