@@ -14,6 +14,7 @@ from typing import Protocol
 
 from serve.access.admission_queue import AdmissionQueue, Reason
 from serve.access.capacity import Ask, Ticket
+from serve.background import is_told_to_end
 from serve.errors import RateLimitedError
 
 _RECHECK_INTERVAL_S = 1.0
@@ -36,7 +37,7 @@ class Loader(Protocol):
 class _Waiting:
     """Verdict for a waiting request (None: run it; else the refusal), and its timeout."""
 
-    verdict: "asyncio.Future[Exception | None]"
+    verdict: "asyncio.Future[BaseException | None]"
     deadline: asyncio.TimerHandle
 
 
@@ -174,7 +175,9 @@ class Admission:
     async def _load(self, adapter: str) -> None:
         try:
             await self._loader.load(adapter)
-        except Exception as error:  # boundary: whatever it is, each request that waits for it ends with it
+        except BaseException as error:  # boundary: each request that waits for the load ends with its error
+            if is_told_to_end(error):
+                raise
             with self._changing:
                 refused = self._queue.not_loaded(adapter)
             for ticket in refused:
@@ -223,7 +226,7 @@ class Admission:
         self._set_verdict(ticket, error)
         self._leave(ticket)
 
-    def _set_verdict(self, ticket: Ticket, refusal: Exception | None) -> None:
+    def _set_verdict(self, ticket: Ticket, refusal: BaseException | None) -> None:
         """Set the verdict of a request that still waits for one."""
         waiting = self._waiting.get(ticket)
         if waiting is not None and not waiting.verdict.done():

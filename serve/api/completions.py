@@ -188,7 +188,7 @@ class Completions:
         }
         if resolution.target is not None:
             with call.context.phase("residency"):
-                lease = await self._residency.lease(resolution.target)
+                lease = await self._residency.lease(resolution.target, is_for_client=True)
             call.held.callback(lease.release)
             if ticket.load_s is not None:
                 call.context.count_as_load(ticket.load_s)

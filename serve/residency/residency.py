@@ -19,7 +19,6 @@ from adapters.reference import Target
 from adapters.store.manifest import Manifest
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, BaseNotFiniteError, ConflictError, NotReadyError, ServeError
-from serve.records import current_request
 from serve.residency.checks import AnswerChecks, Checked, FileChecks
 from serve.residency.eviction import Popularity
 from serve.residency.parity import Parity
@@ -125,11 +124,12 @@ class Residency:
         """Whether a lease is to be had without waiting."""
         return target in self._residents and target not in self._unloading
 
-    async def lease(self, target: Target, *, is_asked: bool = True) -> ResidencyLease:
+    async def lease(self, target: Target, *, is_for_client: bool = False) -> ResidencyLease:
         """Make a version resident and keep it so until the lease is released.
 
         Args:
-            is_asked: Whether a request that is under way asks for it, and not for its load only.
+            is_for_client: Whether it serves a client's request, which counts against eviction. Questions of the
+                monitor, shadow copies, loads and prefetches do not count.
 
         Raises:
             AdapterRefusedError: It failed a check; versions are immutable, so this is remembered.
@@ -139,8 +139,7 @@ class Residency:
         """
         self.quarantine.check(target)
         is_cold = False
-        # Questions of the monitor, copies and prefetches come whether or not anybody wants it.
-        if is_asked and current_request.get() is not None:
+        if is_for_client:
             self._popularity.asked(target)
         with self.wanting(target):
             while True:
@@ -159,7 +158,7 @@ class Residency:
 
     async def load(self, target: Target) -> None:
         """Make a version resident, without a lease. Raises as `lease` does."""
-        (await self.lease(target, is_asked=False)).release()
+        (await self.lease(target)).release()
 
     async def unload(self, target: Target) -> None:
         """Free a version's slot and memory once its last request is done; new requests wait, then load it again.

@@ -137,13 +137,13 @@ async def test_requests_before_the_engine_is_ready_are_503(serving: Serving) -> 
     assert completion.json()["error"]["code"] == "not_ready"
 
 
-async def awaits_what_is_cancelled(*_: Any) -> Any:
+async def awaits_what_is_cancelled(*_: Any, **__: Any) -> Any:
     future = asyncio.get_running_loop().create_future()
     future.cancel()
     await future
 
 
-async def breaks(*_: Any) -> Any:
+async def breaks(*_: Any, **__: Any) -> Any:
     raise RuntimeError("secret /path/of/the/server")
 
 
@@ -151,7 +151,7 @@ class Panic(BaseException):
     """As libraries written in Rust raise it."""
 
 
-async def panics(*_: Any) -> Any:
+async def panics(*_: Any, **__: Any) -> Any:
     raise Panic
 
 

@@ -13,7 +13,6 @@ from adapters.reference import Target
 from adapters.store.manifest import BaseRef
 from adapters.store.store import AdapterStore
 from serve.errors import AdapterRefusedError, ConflictError
-from serve.records import RequestContext, current_request
 from tests.fake_engine import BASE_LOGPROBS
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import Serving, make_serving
@@ -156,9 +155,7 @@ async def test_what_only_the_monitor_asks_for_makes_room_first(
 
 
 async def lease_as_client(serving: Serving, name: str) -> None:
-    reset = current_request.set(RequestContext("acme", "r-1"))
-    (await serving.residency.lease(Target(name, 1))).release()
-    current_request.reset(reset)
+    (await serving.residency.lease(Target(name, 1), is_for_client=True)).release()
 
 
 async def test_an_unload_waits_for_the_last_request_and_then_really_frees(serving: Serving) -> None:
