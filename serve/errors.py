@@ -20,6 +20,7 @@ ServeError                                      500  server_error
 ├── BaseNotFiniteError     (ArithmeticError)    500  the base model's logits are NaN or infinite
 ├── RateLimitedError       (RuntimeError)       429  rate_limit_exceeded: over a key's limit, or queued for too long
 ├── EngineRequestError                          as vLLM says
+├── StoreFullError         (OSError)            507  insufficient_storage: the adapter store's disk takes no more
 ├── NotReadyError          (RuntimeError)       503  starting, draining, or the engine has stopped
 │   └── AdapterUnavailableError                 503  a version that cannot be loaded now, for a transient reason
 └── DeadlineError          (TimeoutError)       504  the answer exceeded the request timeout
@@ -30,12 +31,13 @@ AddressError               (OSError)            ends the server: another program
 What the adapter store says to an operator (`answer_of_store`):
 
 AdapterNotFoundError, InvalidReferenceError     404  ModelNotFoundError
+StoreDiskError                                  507  StoreFullError
 every other AdapterError                        409  ConflictError
 
 A version that fails the store's checks while it is loaded is an AdapterRefusedError, by residency/refusals.py.
 """
 
-from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReferenceError
+from adapters.errors import AdapterError, AdapterNotFoundError, InvalidReferenceError, StoreDiskError
 
 
 class ServeError(Exception):
@@ -154,10 +156,21 @@ class ConflictError(ServeError, RuntimeError):
     code = "conflict"
 
 
-def answer_of_store(error: AdapterError) -> ModelNotFoundError | ConflictError:
-    """The answer to an operator whose wish the adapter store refuses."""
-    is_unknown = isinstance(error, (AdapterNotFoundError, InvalidReferenceError))
-    return ModelNotFoundError(str(error)) if is_unknown else ConflictError(str(error))
+class StoreFullError(ServeError, OSError):
+    """The disk of the adapter store is full, over its quota or read-only; nothing was changed."""
+
+    status = 507
+    type = "server_error"
+    code = "insufficient_storage"
+
+
+def answer_of_store(error: AdapterError) -> ModelNotFoundError | StoreFullError | ConflictError:
+    """The answer to an operator whose request the adapter store refuses."""
+    if isinstance(error, (AdapterNotFoundError, InvalidReferenceError)):
+        return ModelNotFoundError(str(error))
+    if isinstance(error, StoreDiskError):
+        return StoreFullError(str(error))
+    return ConflictError(str(error))
 
 
 class AdapterRefusedError(ServeError, RuntimeError):

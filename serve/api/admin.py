@@ -27,6 +27,7 @@ from serve.errors import (
     ModelNotFoundError,
     NotReadyError,
     RateLimitedError,
+    StoreFullError,
     UnauthorizedError,
     answer_of_store,
 )
@@ -37,7 +38,7 @@ from serve.residency.residency import Residency, Resident
 
 _MAX_BODY_BYTES = 16_384
 _BODY_ERRORS = (InvalidRequestError, BodyTimeoutError, BodyTooLargeError, RateLimitedError)
-_MOVE_ERRORS = (*_BODY_ERRORS, ModelNotFoundError, ConflictError)
+_MOVE_ERRORS = (*_BODY_ERRORS, ModelNotFoundError, ConflictError, StoreFullError)
 _Name = Annotated[str, Path(json_schema_extra=NAME)]
 _Reference = Annotated[str, Path(json_schema_extra=REFERENCE)]
 _Action = Literal["load", "unload", "pin", "unpin", "unquarantine"]
@@ -131,7 +132,9 @@ def _add_adapter_routes(router: APIRouter, store: AdapterStore, residency: Resid
 
     @router.post(
         "/adapters/{reference}/{action}",
-        responses=errors(InvalidRequestError, ModelNotFoundError, ConflictError, AdapterRefusedError, NotReadyError),
+        responses=errors(
+            InvalidRequestError, ModelNotFoundError, ConflictError, AdapterRefusedError, NotReadyError, StoreFullError
+        ),
     )
     async def act(reference: _Reference, action: _Action) -> dict[str, str]:
         target = await asyncio.to_thread(_resolve, store, reference)

@@ -35,7 +35,7 @@ def test_an_error_answers_with_the_status_that_is_drawn(kind: type[ServeError]) 
         (InvalidReferenceError("x"), 404),
         (InvalidSplitError("x"), 409),
         (AdapterInUseError("x"), 409),
-        (StoreDiskError("x"), 409),
+        (StoreDiskError("x"), 507),
     ],
 )
 def test_the_stores_refusals_have_a_status(error: AdapterError, status: int) -> None:
