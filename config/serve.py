@@ -51,6 +51,12 @@ class ServeConfig(Config):
     cors_origins: tuple[AllowedOrigin, ...] = Field(
         (), description="Origins of web pages that may use this server from a browser (CORS), as https://app.example."
     )
+    max_connections: int = Field(
+        1000,
+        ge=1,
+        description="Maximum open connections of clients; each further one gets a 503. Each takes a file descriptor: "
+        "above some 900 raise `ulimit -n`, too, where it is 1024.",
+    )
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Listen address of `metrics_port`.")
     metrics_port: int | None = Field(
         None,

@@ -81,7 +81,7 @@ def _serve_on(
 
     set_environment(config.log_level, config.log_format)
 
-    from serve.api.connections import TimedConnection
+    from serve.api.connections import bounded_connections
     from serve.app import create_app
     from serve.build import build_server
 
@@ -98,7 +98,7 @@ def _serve_on(
             app,
             log_config=None,
             access_log=False,
-            http=TimedConnection,
+            http=bounded_connections(config.max_connections),
             timeout_graceful_shutdown=int(config.drain_timeout_s),
         )
     )

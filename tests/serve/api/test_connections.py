@@ -13,7 +13,7 @@ import uvicorn
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRing
-from serve.api.connections import TimedConnection
+from serve.api.connections import TimedConnection, bounded_connections
 from tests.serving import BASE_NAME, JSON, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -201,3 +201,29 @@ async def test_an_answer_that_takes_longer_than_headers_may_is_given(store: Adap
         await asyncio.sleep(2 * HastyConnection.headers_timeout_s)
         await client.send(CHAT)
         assert (await client.answer())[0] == 200
+
+
+async def test_a_connection_beyond_the_limit_is_a_503_until_one_ends(store: AdapterStore, base_folder: Path) -> None:
+    async with server(store, base_folder, http=bounded_connections(2)) as port, connection(port) as first:
+        async with connection(port) as second, connection(port) as third:
+            status, headers = await third.answer()
+            assert (status, headers["connection"], headers["retry-after"], await third.rest()) == (
+                503,
+                "close",
+                "5",
+                b"",
+            )
+            for served in (first, second):
+                await served.send(sized(len(CHAT)) + CHAT)
+                assert (await served.answer())[0] == 200
+        async with asyncio.timeout(WAIT_S):
+            while await is_refused(port):
+                await asyncio.sleep(0.01)
+
+
+async def is_refused(port: int) -> bool:
+    async with connection(port) as client:
+        await client.send(sized(len(CHAT)) + CHAT)
+        with suppress(ConnectionError):
+            return (await client.answer())[0] == 503
+        return True
