@@ -102,23 +102,32 @@ def shown(progress: Progress, console: Console, every_s: float = LINE_EVERY_S) -
         print_line(console, progress.line())
 
 
+def lines_every(every_s: float, line: Callable[[], str], console: Console) -> AbstractContextManager[None]:
+    """Print a status line periodically until the block ends; an empty line is not printed."""
+
+    def print_text() -> None:
+        if text := line():
+            print_line(console, text)
+
+    return called_every(every_s, print_text)
+
+
 @contextmanager
-def lines_every(every_s: float, line: Callable[[], str], console: Console) -> Iterator[None]:
-    """Print a status line periodically from a thread until the block ends; an empty line is not printed."""
+def called_every(every_s: float, work: Callable[[], None]) -> Iterator[None]:
+    """Call `work` periodically in a thread until the block ends."""
     ended = threading.Event()
 
-    def print_lines() -> None:
+    def run() -> None:
         while not ended.wait(every_s):
-            if text := line():
-                print_line(console, text)
+            work()
 
-    printer = threading.Thread(target=print_lines, daemon=True)
-    printer.start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     try:
         yield
     finally:
         ended.set()
-        printer.join()
+        thread.join()
 
 
 def print_line(console: Console, line: str) -> None:

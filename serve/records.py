@@ -1,11 +1,11 @@
 """State of a running request, and records of finished generations and requests."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from serve.background import Failures
 from serve.errors import ServeError
@@ -16,6 +16,8 @@ GenerationOutcome = Literal["ok", "cancelled", "error", "lost"]
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
 Phase = Literal["body", "resolve", "admission", "residency"]
 Source = Literal["client", "shadow", "monitor"]
+
+ObserverT = TypeVar("ObserverT")
 
 
 @dataclass
@@ -145,22 +147,19 @@ class Observers:
         self.of_requests: list[RequestObserver] = []
 
     def generation_started(self, lora_name: str | None) -> None:
-        for observer in self.of_generations:
-            try:
-                observer.generation_started(lora_name)
-            except Exception as error:  # boundary
-                self.failures.note("observers", error, f"{type(observer).__name__} failed at the start of a generation")
+        self._tell(
+            self.of_generations, "start of a generation", lambda observer: observer.generation_started(lora_name)
+        )
 
     def generation_finished(self, record: GenerationRecord) -> None:
-        for observer in self.of_generations:
-            try:
-                observer.generation_finished(record)
-            except Exception as error:  # boundary
-                self.failures.note("observers", error, f"{type(observer).__name__} failed at the end of a generation")
+        self._tell(self.of_generations, "end of a generation", lambda each: each.generation_finished(record))
 
     def request_finished(self, record: AnsweredRequest) -> None:
-        for observer in self.of_requests:
+        self._tell(self.of_requests, "end of a request", lambda each: each.request_finished(record))
+
+    def _tell(self, observers: Iterable[ObserverT], moment: str, tell: Callable[[ObserverT], None]) -> None:
+        for observer in observers:
             try:
-                observer.request_finished(record)
+                tell(observer)
             except Exception as error:  # boundary
-                self.failures.note("observers", error, f"{type(observer).__name__} failed at the end of a request")
+                self.failures.note("observers", error, f"{type(observer).__name__} failed at the {moment}")

@@ -1,6 +1,5 @@
 """A server's memory over a stretch of time."""
 
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from config.progress import called_every
 from loadtest.bench.processes import tree_usage
 
 _EVERY_S = 5.0
@@ -33,23 +33,14 @@ class Trend:
 @contextmanager
 def sampled_memory(pid: int, samples: list[MemorySample], every_s: float = _EVERY_S) -> Iterator[None]:
     """Take samples in a thread while the block runs, one at its start and one at its end among them."""
-    ended, start_s = threading.Event(), time.monotonic()
+    start_s = time.monotonic()
 
     def take() -> None:
         samples.append(MemorySample(time.monotonic() - start_s, tree_usage(pid).resident_bytes))
 
-    def run() -> None:
-        while not ended.wait(every_s):
-            take()
-
     take()
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
+    with called_every(every_s, take):
         yield
-    finally:
-        ended.set()
-        thread.join()
     take()
 
 

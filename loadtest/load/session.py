@@ -44,18 +44,10 @@ def run_load(
         TraceError: Its trace cannot be read.
         TargetError: Nobody answers at its URL.
     """
-    return asyncio.run(run_load_async(config, datasets, name=name, api_key=api_key, watch=watch))
+    return asyncio.run(_run(config, datasets, name, api_key, watch))
 
 
-async def run_load_async(
-    config: LoadtestConfig,
-    datasets: Path,
-    *,
-    name: str = "run",
-    api_key: str | None = None,
-    watch: Watch = lambda _: nullcontext(),
-) -> RunResult:
-    """`run_load`, inside a running event loop."""
+async def _run(config: LoadtestConfig, datasets: Path, name: str, api_key: str | None, watch: Watch) -> RunResult:
     requests = plan(config, datasets)
     async with open_client(api_key) as client:
         unknown = await _unlisted_models(client, config)
