@@ -209,7 +209,7 @@ async def test_a_client_that_leaves_cancels_its_work(serving: Serving) -> None:
 
 
 async def test_an_answer_that_takes_too_long_is_a_504_and_holds_nothing(store: AdapterStore, base_folder: Path) -> None:
-    serving = make_serving(store, base_folder, request_timeout_s=0.05)
+    serving = make_serving(store, base_folder, request_timeout_s=0.3)
     serving.publish("medical")
     serving.engine.never_answers = True
     async with serving.client() as client:

@@ -60,7 +60,8 @@ async def test_a_grammar_that_takes_too_long_is_ended_and_others_are_not(real: G
 
 
 async def test_a_grammar_whose_masks_cost_more_and_more_is_refused(real: GrammarChecks) -> None:
-    assert "ms a token" in await refusal(real, ("regex", "(a?a?a?a?a?a?a?a?){0,100}b"))
+    refused = await refusal(real, ("regex", "(a?a?a?a?a?a?a?a?){0,100}b"))
+    assert "ms a token" in refused or "to compile" in refused  # on a slow CPU the time to compile is over first
 
 
 async def test_what_is_no_grammar_is_refused_with_the_reason(real: GrammarChecks) -> None:
