@@ -5,12 +5,12 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 MAX_LOADS = 8
-"""Adapters that are loaded at a time: their files are read beside each other, the engine takes one after the other."""
+"""Maximum concurrent loads: files are read in parallel, the engine takes one adapter at a time."""
 
 
 @dataclass
 class _Slot:
-    """`loaded_s` is None while the adapter is being loaded; `num_admitted` counts sequences since it got its slot."""
+    """`loaded_s` is None during the load; `num_admitted` counts sequences since the adapter got its slot."""
 
     tenant_id: str
     taken_s: float
@@ -23,9 +23,9 @@ class AdapterSlots:
     """The adapters that hold a slot, and which of them must give it up. Time comes in as an argument.
 
     Args:
-        max_adapters: Slots.
-        max_sequences: Of a batch.
-        age_s: An adapter for which nobody runs keeps its slot at least so long.
+        max_adapters: Number of slots.
+        max_sequences: Sequences of a batch.
+        age_s: Minimum time that an adapter without running requests keeps its slot, seconds.
     """
 
     def __init__(self, max_adapters: int, max_sequences: int, age_s: float) -> None:
@@ -55,11 +55,11 @@ class AdapterSlots:
         return self._slots.keys()
 
     def take(self, adapter: str, tenant_id: str, now_s: float) -> None:
-        """Give an adapter a slot, which a tenant was the first to ask for; it is loaded next."""
+        """Give an adapter a slot, before its load; the tenant is the one that requested it first."""
         self._slots[adapter] = _Slot(tenant_id, now_s)
 
     def taken_s(self, adapter: str) -> float:
-        """Since when it has its slot."""
+        """When it got its slot."""
         return self._slots[adapter].taken_s
 
     def loaded(self, adapter: str, now_s: float) -> None:
@@ -83,7 +83,7 @@ class AdapterSlots:
             del self._slots[adapter]
 
     def make_room(self, closed: Collection[str]) -> None:
-        """Take a slot for which nobody runs, where none is free: of an adapter that has had a turn, or must drain."""
+        """If no slot is free, free one without running requests, of an adapter that was served or must drain."""
         for adapter, slot in tuple(self._slots.items()):
             if self.num_free <= 0 and not slot.num_running and (slot.num_admitted or adapter in closed):
                 del self._slots[adapter]
@@ -92,19 +92,21 @@ class AdapterSlots:
         """The adapters that admit no new requests until they have drained.
 
         Args:
-            num_overdue: Adapters that have waited too long for one.
-            num_passed: Sequences that were let in past the one of them that was passed most.
+            num_overdue: Adapters that have waited too long for a slot.
+            num_passed: Sequences admitted ahead of them, of the request that was passed most.
         """
         if not num_overdue:
             return ()
         served = [name for name, slot in self._slots.items() if self._is_served(slot, now_s)]
         if num_passed >= self._max_sequences:
             return served
-        served.sort(key=lambda name: self._slots[name].num_running > 0)  # else as before: who has held it longest
+        served.sort(
+            key=lambda name: self._slots[name].num_running > 0
+        )  # a stable sort: then by how long each has held its slot
         return served[:num_overdue]
 
     def _is_served(self, slot: _Slot, now_s: float) -> bool:
-        """Whether an adapter has had its share of a batch, or nobody runs and it has had its time."""
+        """Whether an adapter has had its share of a batch, or has been idle longer than `age_s`."""
         if slot.loaded_s is None:
             return False
         is_idle = slot.num_running == 0 and now_s - slot.loaded_s > self._age_s

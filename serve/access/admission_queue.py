@@ -15,9 +15,9 @@ REASONS: tuple[Reason, ...] = ("capacity", "adapter_slots", "adapter_load", "ten
 
 @dataclass
 class _Tenant:
-    """Sequences that wait and that run.
+    """Waiting and running sequences of a tenant.
 
-    `last_turn_s` is by priority, and by whether the turn was one for a slot: those are rarer, and others no help there.
+    `last_turn_s` is keyed by priority and by whether the turn was for an adapter slot: those age separately.
     """
 
     num_waiting: int = 0
@@ -26,28 +26,28 @@ class _Tenant:
 
 
 class AdmissionQueue:
-    """Decides who runs next. Time comes in as an argument, so the same calls give the same answers.
+    """Decides which request runs next. Time is an argument, so the same calls give the same decisions.
 
-    A request may run when its adapter is loaded, and when there is room for all its sequences (capacity.py). Of
-    those whose adapters are loaded, the next is the one with the lowest priority, then of the tenant that has had the
-    fewest tokens (fairness.py), then the oldest. Every `age_s` since a tenant's last turn at a priority makes up
-    for one level of it, so that nobody starves. Where the next one does not fit, others pass it, at most a batch of
-    sequences; then the room that becomes free is kept for it. Tenants that hold nothing pass it in the reserve. Where
-    it would be too much for its tenant, later ones of this tenant pass it, as many; then they wait until it runs.
+    A request may run when its adapter is loaded and all its sequences fit (capacity.py). The next one has the lowest
+    priority, then the tenant with the fewest tokens (fairness.py), then the earliest arrival. Each `age_s` since a
+    tenant's last turn at a priority counts as one level less, which prevents starvation. If the next one does not fit,
+    others may run before it, up to one batch of sequences; then free capacity is kept for it. Tenants without running
+    requests may always use the reserve. If it exceeds its tenant's share, later requests of that tenant may run before
+    it, again up to one batch; then they wait until it runs.
 
-    An adapter takes a slot as soon as somebody waits for it, is loaded, and keeps its slot while somebody waits or
-    runs. A request has waited too long for a slot after `age_s`. Then the adapters that hold slots longest take nobody
-    new, one for each adapter that waits so, until they have drained; first those for which nobody runs, which lose
-    theirs at once. Every adapter may first let in its share of a batch, or slots would change hands for one request
-    each. Where that is not enough, because a long answer holds a slot, all of them take nobody new once a batch has
-    passed the one that waits.
+    An adapter takes a slot when a request first waits for it, is loaded, and keeps the slot while requests wait or run.
+    A request that waits for a slot longer than `age_s` is overdue. Then one adapter for each overdue one is closed: it
+    admits no new requests until it has drained. Adapters without running requests come first and lose their slot at
+    once, then those that have held a slot longest. An adapter is closed only after it has had its share of a batch, or
+    slots would be swapped for every request. If a long answer still holds a slot, all served adapters are closed once a
+    whole batch has passed the overdue request.
 
     Args:
-        max_sequences: Sequences that run at a time.
-        max_adapters: Adapters that hold a slot at a time.
-        num_tenants: How many there may be, with those that have no request here.
-        is_resident: Whether an adapter is loaded already.
-        kv_tokens: Tokens that the KV cache holds; None where nobody knows.
+        max_sequences: Maximum running sequences.
+        max_adapters: Number of adapter slots.
+        num_tenants: Number of tenants, including those without a request.
+        is_resident: Whether an adapter is already loaded.
+        kv_tokens: Size of the KV cache in tokens; None if unknown.
     """
 
     def __init__(
@@ -76,24 +76,24 @@ class AdmissionQueue:
 
     @property
     def num_waiting_for_places(self) -> int:
-        """Without those that wait for a load, and for which there are places now."""
+        """Waiting requests, without those that wait only for a load and would fit now."""
         num_loading = sum(num for adapter, num in self._num_waiting_for.items() if self.is_loading(adapter))
         num_free = self.capacity.max_sequences - self.capacity.num_sequences
         return self.num_waiting - min(num_loading, num_free)
 
     @property
     def num_tenants(self) -> int:
-        """Tenants with a request that waits or runs."""
+        """Tenants with waiting or running requests."""
         return len(self._tenants)
 
     @property
     def most_of_a_tenant(self) -> int:
-        """Sequences that one tenant may have in the engine, and one request with it."""
+        """Maximum running sequences of one tenant, and so of one request."""
         return self.capacity.without_reserve(self.capacity.max_sequences)
 
     @property
     def adapters(self) -> Collection[str]:
-        """Those that hold a slot: they stay where they are, or are being loaded."""
+        """Adapters that hold a slot, loaded or being loaded."""
         return self._slots.names
 
     @property
@@ -113,7 +113,7 @@ class AdmissionQueue:
         return ticket
 
     def next_load(self, now_s: float) -> str | None:
-        """Give slots to adapters that somebody waits for. Returns the first that must be loaded; None where none is."""
+        """Give slots to adapters that requests wait for. Returns the first that must be loaded, if any."""
         while self._heads_for_a_slot():
             self._slots.make_room(self._closed(self._overdue(now_s), now_s))
             if self._slots.num_free <= 0:
@@ -135,7 +135,7 @@ class AdmissionQueue:
         self._free_if_idle(adapter)
 
     def not_loaded(self, adapter: str) -> list[Ticket]:
-        """A load has failed. Returns who waits for it; for those that stay it is loaded again."""
+        """A load has failed. Returns the requests that wait for it; if any stays, the load is repeated."""
         self._slots.remove(adapter)
         return self._waiting_for(adapter)
 
@@ -158,10 +158,10 @@ class AdmissionQueue:
         return ticket
 
     def leave(self, ticket: Ticket, num_tokens: int = 0) -> None:
-        """Forget a request, whether it waits or runs; a second call does nothing.
+        """Remove a waiting or running request; a second call does nothing.
 
         Args:
-            num_tokens: What it has used.
+            num_tokens: Tokens that it has used.
         """
         if ticket.state == "gone":
             return
@@ -176,13 +176,13 @@ class AdmissionQueue:
             del self._tenants[ticket.ask.tenant_id]
 
     def last_to_run(self) -> Ticket:
-        """The request to refuse where too many wait: of the tenant with most of them, the newest of least priority."""
+        """The request to refuse when too many wait: of the tenant with the most, the newest of the last priority."""
         waiting = [ticket for line in self._lines.values() for ticket in line]
         num_waiting = {tenant_id: tenant.num_waiting for tenant_id, tenant in self._tenants.items()}
         return max(waiting, key=lambda t: (num_waiting[t.ask.tenant_id], t.ask.priority, t.sequence))
 
     def waiting_by_reason(self, now_s: float) -> dict[str, int]:
-        """How many requests wait for a place, for a slot or a load, or for their tenant to hold less."""
+        """Number of waiting requests by reason (`REASONS`)."""
         closed = self._closed(self._overdue(now_s), now_s)
         counts: dict[str, int] = dict.fromkeys(REASONS, 0)
         for line in self._lines.values():
@@ -194,11 +194,11 @@ class AdmissionQueue:
         return self._reason(ticket, self._closed(self._overdue(now_s), now_s))
 
     def running_by_adapter(self) -> dict[str | None, int]:
-        """Requests that run, by adapter; None is the base model."""
+        """Running requests by adapter; None is the base model."""
         return dict(Counter(ticket.ask.adapter for ticket in self.capacity.running))
 
     def running_by_tenant(self) -> dict[str, int]:
-        """Sequences that run, by tenant."""
+        """Running sequences by tenant."""
         return {name: tenant.num_running for name, tenant in self._tenants.items() if tenant.num_running}
 
     def is_loading(self, adapter: str | None) -> bool:
@@ -211,7 +211,7 @@ class AdmissionQueue:
         return [line[0] for line in self._lines.values()]
 
     def _heads_for_a_slot(self) -> list[Ticket]:
-        """Who may take a slot now, as far as loads are limited: of the tenants that load least, the first ones."""
+        """First requests of their queues that may start a load now, of the tenants with the fewest loads."""
         loading = self._slots.loading_by_tenant()
         most_of_one = self.capacity.without_reserve(MAX_LOADS)
         heads = []
@@ -262,7 +262,7 @@ class AdmissionQueue:
         return ticket.num_passed >= self.capacity.max_sequences
 
     def _may_pass(self, ticket: Ticket, first: Ticket) -> bool:
-        """Not those whose tenant is ahead by more than a batch: passing is no way to a larger share."""
+        """Whether its tenant is ahead by at most a batch of tokens, so that passing gives no larger share."""
         ahead = self._counters.tokens(ticket.ask.tenant_id) - self._counters.tokens(first.ask.tenant_id)
         return ahead <= first.ask.num_tokens / first.ask.num_sequences * self.capacity.max_sequences
 
@@ -270,12 +270,12 @@ class AdmissionQueue:
         return not self._tenants[ticket.ask.tenant_id].num_running and self.capacity.fits_reserve(ticket.ask)
 
     def _is_within_share(self, ask: Ask) -> bool:
-        """Whether its tenant would leave the reserve to others; always, where it holds nothing."""
+        """Whether its tenant would leave the reserve free; always true if it has no running requests."""
         num_running = self._tenants[ask.tenant_id].num_running
         return num_running + ask.num_sequences <= self.most_of_a_tenant or not num_running
 
     def _best(self, heads: list[Ticket], now_s: float) -> Ticket:
-        """Of the most urgent priority, the one whose tenant has had least; or a less urgent one that has aged past."""
+        """The best request of the most urgent priority, unless a less urgent one has aged past it."""
         urgent = min(head.ask.priority for head in heads)
         best = min((head for head in heads if head.ask.priority == urgent), key=self._rank)
         others = [head for head in heads if head.ask.priority > urgent]
@@ -285,11 +285,11 @@ class AdmissionQueue:
         return best
 
     def _rank(self, ticket: Ticket) -> tuple[float, int]:
-        """Lower runs earlier."""
+        """Sort key within a priority; lower runs first."""
         return self._counters.tokens(ticket.ask.tenant_id), ticket.sequence
 
     def _level(self, ticket: Ticket, now_s: float) -> tuple[int, float]:
-        """The priority, less what the time since the tenant's last turn makes up for; and since when that counts."""
+        """The aged priority, and the time from which it has aged."""
         turn = ticket.ask.priority, self._needs_slot(ticket.ask.adapter)
         since_s = max(ticket.arrived_s, self._tenants[ticket.ask.tenant_id].last_turn_s.get(turn, 0.0))
         return ticket.ask.priority - int((now_s - since_s) / self._age_s), since_s
@@ -337,7 +337,7 @@ class AdmissionQueue:
         if not self._is_ready(adapter, closed):
             is_loading = adapter in self._slots and adapter not in closed
             return "adapter_load" if is_loading or self._slots.num_free > 0 else "adapter_slots"
-        # A tenant's share of the places, were they dealt out evenly to those who are here.
+        # An equal share of the places among the present tenants.
         num_running = self._tenants[ticket.ask.tenant_id].num_running
         has_its_share = num_running * self.num_tenants >= self.most_of_a_tenant
         has_its_share |= not self._is_within_share(ticket.ask)
@@ -346,5 +346,5 @@ class AdmissionQueue:
 
 
 def _is_passed_by(waiting: Ticket, ticket: Ticket) -> bool:
-    """Whether a request is one of the same tenant's that came later."""
+    """Whether `ticket` is a later request of the same tenant."""
     return waiting.ask.tenant_id == ticket.ask.tenant_id and waiting.sequence < ticket.sequence

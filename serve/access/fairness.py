@@ -1,7 +1,7 @@
 """Token counters per tenant: the tenant with the fewest tokens goes next.
 
-This is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024), charged in
-advance with what a request may use at most, and corrected when it is known what it has used.
+This is the virtual token counter of Sheng et al., "Fairness in Serving Large Language Models" (OSDI 2024). A request is
+charged in advance with the most tokens that it may use, and corrected to its actual use when it ends.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 @dataclass
 class _Count:
-    """`used` is known; `asked` is what the running requests may use at most; `num_here` waits or runs."""
+    """`used`: tokens of ended requests; `asked`: maximum of running ones; `num_here`: requests that wait or run."""
 
     used: float = 0.0
     asked: float = 0.0
@@ -17,10 +17,10 @@ class _Count:
 
 
 class TokenCounters:
-    """Tokens of each tenant that has a request here, and of those that were here and have had more than the others.
+    """Tokens of each tenant with a request, and of absent ones that have used more than the lowest of these.
 
-    Whoever was away starts no lower than the lowest tenant that is here: time spent away earns nothing. So a tenant
-    that is away and is no higher need not be remembered, and once nobody is here, all start anew.
+    A returning tenant starts at least at the lowest counter of the present ones, so absence earns no credit. An absent
+    tenant at or below that is therefore forgotten, and all are once no tenant has a request.
     """
 
     def __init__(self) -> None:
@@ -30,20 +30,20 @@ class TokenCounters:
         return len(self._counts)
 
     def tokens(self, tenant_id: str) -> float:
-        """What a tenant that is here has used, and what its running requests may use at most."""
+        """Tokens that a present tenant has used, and the most that its running requests may use."""
         count = self._counts[tenant_id]
         return count.used + count.asked
 
     def arrive(self, tenant_id: str) -> None:
-        """A request of the tenant is here from now on."""
+        """Count a new request of the tenant."""
         count = self._counts.setdefault(tenant_id, _Count())
         if count.num_here == 0:
-            # Not with what is asked: most of that is given back, and would put the newcomer behind.
+            # Without `asked`: most of that is given back, and would put the newcomer behind.
             count.used = max(count.used, self._lowest())
         count.num_here += 1
 
     def leave(self, tenant_id: str) -> None:
-        """It is gone."""
+        """Forget a request of the tenant."""
         count = self._counts[tenant_id]
         count.num_here -= 1
         if count.num_here == 0:
@@ -54,11 +54,11 @@ class TokenCounters:
                 del self._counts[name]
 
     def start(self, tenant_id: str, num_asked: int) -> None:
-        """A request runs, which may use so many tokens."""
+        """A request starts that may use this many tokens."""
         self._counts[tenant_id].asked += num_asked
 
     def stop(self, tenant_id: str, num_asked: int, num_used: int) -> None:
-        """It has ended, and has used so many."""
+        """It has ended and used this many."""
         count = self._counts[tenant_id]
         count.asked -= num_asked
         count.used += num_used

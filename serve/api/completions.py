@@ -23,7 +23,7 @@ from serve.access.tenants import TenantLimits
 from serve.api.bodies import BodyReader
 from serve.api.disconnect import run_until_disconnect
 from serve.api.responses import error_event, error_response, request_id, unexpected_error
-from serve.api.streaming import Backlog, HoldingStream
+from serve.api.streaming import Backlog, LeasedStream
 from serve.background import is_told_to_end
 from serve.engine.protocol import Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
@@ -126,7 +126,7 @@ class Completions:
                 self._finish(call, "ok", 200)
                 return JSONResponse(answer.body, headers=call.headers)
             events = self._stream(call, answer.body)
-            return HoldingStream(events, call.headers, held.pop_all(), call.deadline, self._backlog)
+            return LeasedStream(events, call.headers, held.pop_all(), call.deadline, self._backlog)
 
     def _take_share(self, call: Call) -> None:
         """Charge the key for a request before its body is read."""

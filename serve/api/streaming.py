@@ -25,21 +25,21 @@ class Backlog:
     def __init__(self, max_bytes: int = _MAX_UNREAD_BYTES) -> None:
         self._max_bytes = max_bytes
         self._num_bytes = 0
-        self._streams: set[HoldingStream] = set()
+        self._streams: set[LeasedStream] = set()
 
-    def add(self, stream: "HoldingStream", num_bytes: int) -> None:
+    def add(self, stream: "LeasedStream", num_bytes: int) -> None:
         self._streams.add(stream)
         self._num_bytes += num_bytes
         if self._num_bytes > self._max_bytes:
             max(self._streams, key=lambda each: each.num_unread_bytes).cut()
 
-    def remove(self, stream: "HoldingStream", num_bytes: int) -> None:
+    def remove(self, stream: "LeasedStream", num_bytes: int) -> None:
         self._num_bytes -= num_bytes
         if not stream.num_unread_bytes:
             self._streams.discard(stream)
 
 
-class HoldingStream(StreamingResponse):
+class LeasedStream(StreamingResponse):
     """A stream that releases its request's resources when generation ends, even if the client reads slowly.
 
     Args:

@@ -40,8 +40,8 @@ _MAX_EMBEDDED = 40
 _MAX_EMBEDDED_AT_PUBLISH = 120
 
 
-class Seen(NamedTuple):
-    """An exchange in 4 bytes a token, and 4 a log-probability."""
+class CompactExchange(NamedTuple):
+    """An exchange in compact arrays: 4 bytes per token, and 4 per log-probability."""
 
     prompt: "array[int]"
     answer: "array[int]"
@@ -66,7 +66,7 @@ class _Version:
     """`yardstick` is None where it was not read yet, or, once `is_read`, where the version has none."""
 
     target: Target
-    seen: list[Seen] = field(default_factory=list)
+    seen: list[CompactExchange] = field(default_factory=list)
     is_read: bool = False
     yardstick: DriftReference | None = None
     is_drift: bool = False
@@ -104,7 +104,7 @@ class DriftMonitor:
         self._embedder = embedder
         self._clock = clock
         self._versions: OrderedDict[str, _Version] = OrderedDict()
-        self._full: asyncio.Queue[tuple[_Version, list[Seen]]] = asyncio.Queue(_MAX_WAITING)
+        self._full: asyncio.Queue[tuple[_Version, list[CompactExchange]]] = asyncio.Queue(_MAX_WAITING)
 
     def generation_started(self, lora_name: str | None) -> None:
         """No action is needed."""
@@ -116,7 +116,7 @@ class DriftMonitor:
         version = self._version(record.lora_name)
         if version.is_read and version.yardstick is None:
             return
-        version.seen.append(_seen(record))
+        version.seen.append(_compact(record))
         if len(version.seen) == self._window:
             window, version.seen = version.seen, []
             try:
@@ -133,7 +133,7 @@ class DriftMonitor:
             except Exception as error:  # boundary of a loop: another version's window must not wait for this one
                 self._metrics.failures.note("drift_monitor", error, f"Checking {version.target} for drift failed")
 
-    async def _look(self, version: _Version, window: Sequence[Seen]) -> None:
+    async def _look(self, version: _Version, window: Sequence[CompactExchange]) -> None:
         if not version.is_read:
             version.yardstick = await self._read_yardstick(version.target)
             version.is_drift = await asyncio.to_thread(self._was_drift, version.target)
@@ -204,7 +204,7 @@ class DriftMonitor:
         """At the last look, which may be of a process before this one."""
         return any(look.is_drift for look in self._store.drift_looks(target.name, target.version, limit=1))
 
-    def _compare(self, target: Target, yardstick: DriftReference, window: Sequence[Seen]) -> DriftReport:
+    def _compare(self, target: Target, yardstick: DriftReference, window: Sequence[CompactExchange]) -> DriftReport:
         """Look at a window, and store the look: its number counts in all later ones, also of another process."""
         exchanges = [_exchange(seen, yardstick) for seen in window]
         number = self._store.last_look(target.name, target.version) + 1
@@ -224,15 +224,15 @@ class DriftMonitor:
         return report
 
 
-def _seen(record: GenerationRecord) -> Seen:
-    return Seen(
+def _compact(record: GenerationRecord) -> CompactExchange:
+    return CompactExchange(
         array("I", record.prompt_token_ids[:MAX_TOKENS]),
         array("I", record.token_ids[:MAX_TOKENS]),
         array("f", record.token_logprobs[:MAX_TOKENS]),
     )
 
 
-def _exchange(seen: Seen, yardstick: DriftReference) -> Exchange:
+def _exchange(seen: CompactExchange, yardstick: DriftReference) -> Exchange:
     length = _length(seen.answer, yardstick.stop_token_ids)
     return Exchange(
         prompt_tokens=yardstick.prompt_of(seen.prompt),

@@ -166,8 +166,8 @@ class AdapterMetrics:
         self.base_heldout.of(*labels).set(evaluation.base.value)
 
 
-class _Followed(Gauge):
-    """A gauge whose values are asked for at each scrape, by the value of its only label."""
+class _PolledGauge(Gauge):
+    """A gauge that reads its values at each scrape, keyed by its only label."""
 
     counts: Callable[[], Mapping[str, int]] = staticmethod(dict)
 
@@ -183,7 +183,7 @@ class TenantMetrics:
     def __init__(self, registry: CollectorRegistry, most: int = _MAX_TENANTS) -> None:
         self._most = most
         self._names: set[str] = set()
-        self.running = _Followed(
+        self.running = _PolledGauge(
             "lorikeet_tenant_sequences_running",
             "Sequences that run in the engine.",
             ("tenant",),

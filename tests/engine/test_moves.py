@@ -104,7 +104,7 @@ async def test_a_canary_gets_its_share_of_users_and_each_user_stays_on_one_side(
 async def test_hundreds_of_moves_under_load_lose_nothing_and_each_answer_is_by_a_version_current_when_it_was_asked(
     live: LiveServer, answers: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Promotions and rollbacks by turns. The next request after each has one right answer; others ask all the time."""
+    """Alternate promotions and rollbacks. The next request after each has one right answer; others ask all the time."""
     moves = [Move(FIRST, -math.inf, -math.inf)]
     async with client(live) as http:
         await set_aliases(http, stable=1, canary_weight=0.0)

@@ -35,7 +35,7 @@ _KINDS: dict[str, Kind] = {kind: kind for kind in get_args(Kind)}
 # A refused version is its own fault; a 503, a 429 or a wrong request is not.
 _REFUSED, _FAILED, _TOO_LATE = "adapter_refused", "server_error", "deadline_exceeded"
 
-SeenT = TypeVar("SeenT")
+ObservedT = TypeVar("ObservedT")
 
 
 class ObservedPair(NamedTuple):
@@ -53,30 +53,30 @@ class ObservedPair(NamedTuple):
     num_requests: int = 1
 
 
-class PairedStream(Generic[SeenT]):
+class PairedStream(Generic[ObservedT]):
     """Observations of one kind, in the order in which they were seen, paired as `quality.verdict.pair_in_time` does."""
 
     def __init__(
         self,
-        pairs: Sequence[tuple[SeenT, SeenT]] = (),
+        pairs: Sequence[tuple[ObservedT, ObservedT]] = (),
         *,
         most_unused: int = _MAX_UNUSED,
         most_pairs: int = _MAX_PAIRS,
     ) -> None:
-        self.unused: tuple[deque[SeenT], deque[SeenT]] = (deque(maxlen=most_unused), deque(maxlen=most_unused))
+        self.unused: tuple[deque[ObservedT], deque[ObservedT]] = (deque(maxlen=most_unused), deque(maxlen=most_unused))
         self._most_pairs = most_pairs
         self.pairs = list(pairs)
         """(stable, canary); no more once there are very many, which decide or never will."""
 
-    def stable_seen(self, value: SeenT) -> tuple[SeenT, SeenT] | None:
+    def stable_seen(self, value: ObservedT) -> tuple[ObservedT, ObservedT] | None:
         """The pair that it completes, if it does."""
         return self._seen(value, 0)
 
-    def canary_seen(self, value: SeenT) -> tuple[SeenT, SeenT] | None:
+    def canary_seen(self, value: ObservedT) -> tuple[ObservedT, ObservedT] | None:
         """The pair that it completes, if it does."""
         return self._seen(value, 1)
 
-    def _seen(self, value: SeenT, side: int) -> tuple[SeenT, SeenT] | None:
+    def _seen(self, value: ObservedT, side: int) -> tuple[ObservedT, ObservedT] | None:
         if len(self.pairs) >= self._most_pairs:
             return None
         if not self.unused[1 - side]:

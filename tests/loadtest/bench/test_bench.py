@@ -1,4 +1,4 @@
-"""Benchmarks: measured by turns, told beside a baseline."""
+"""Benchmarks: measured alternately, reported beside a baseline."""
 
 import io
 import json

@@ -13,7 +13,7 @@ from starlette.types import Message
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
-from serve.api.streaming import Backlog, HoldingStream
+from serve.api.streaming import Backlog, LeasedStream
 from serve.engine.protocol import Answer, Endpoint
 from serve.generations import OpenGenerations
 from serve.records import current_request
@@ -157,9 +157,9 @@ async def no_end(size: int) -> AsyncGenerator[str, None]:
         await asyncio.sleep(0)
 
 
-def holding(events: AsyncGenerator[str, None], backlog: Backlog, timeout_s: float = 5) -> HoldingStream:
+def holding(events: AsyncGenerator[str, None], backlog: Backlog, timeout_s: float = 5) -> LeasedStream:
     deadline = asyncio.get_running_loop().time() + timeout_s
-    return HoldingStream(events, {}, AsyncExitStack(), deadline, backlog)
+    return LeasedStream(events, {}, AsyncExitStack(), deadline, backlog)
 
 
 async def test_of_too_much_unread_the_reader_furthest_behind_is_cut_off() -> None:

@@ -39,7 +39,7 @@ class Court:
     now: list[datetime]
 
     async def see(self, num: int, **canary: Any) -> None:
-        """Requests and questions by turns; `canary` changes what the canary does (`score`, `outcome`, `ttft_s`...)."""
+        """Alternate requests and questions; `canary` changes what the canary does (`score`, `outcome`, `ttft_s`...)."""
         await self.controller.judge("medical")
         score = canary.pop("score", 1.0)
         for question in range(num):
