@@ -43,24 +43,24 @@ _IPV6 = re.compile(r"(?<![\w:.])(?=[0-9A-Fa-f.]{0,15}:)[0-9A-Fa-f:.]{2,45}(?:%\w
 
 
 def kept_text(text: str, privacy: Privacy) -> str | None:
-    """The text as a sample may keep it."""
+    """The text as this privacy mode may store it."""
     if privacy == "full":
         return text
     return redact(text) if privacy == "redacted" else None
 
 
 def tenant_hash(key: bytes, tenant: str) -> str:
-    """A name for a tenant that only who has the key can tell, the same each time."""
+    """A keyed hash of a tenant's name, always the same."""
     return hmac.new(key, tenant.encode(errors="surrogatepass"), hashlib.sha256).hexdigest()[:_HASH_CHARS]
 
 
 def user_hash(key: bytes, user: str) -> str:
-    """The same for a user of a canary's trial; it cannot be joined with the tenants' hashes."""
+    """A keyed hash of a user in a trial; it cannot be joined with tenants' hashes."""
     return tenant_hash(key, f"user\0{user}")
 
 
 def redact(text: str) -> str:
-    """The text with `[EMAIL]`, `[PHONE]`, `[IBAN]`, `[CARD]`, `[NUMBER]`, `[IP]`, `[KEY]` or `[SECRET]` in place."""
+    """The text with personal data replaced by `[EMAIL]`, `[PHONE]`, `[IBAN]`, `[CARD]`, `[NUMBER]`, `[IP]`, …"""
     text = _PRIVATE_KEY.sub("[KEY]", text)
     text = _NAMED_SECRET.sub(r"\g<name>[SECRET]", text)
     text = _EMAIL.sub(_email, text)

@@ -108,13 +108,13 @@ class GeneralScore:
 
 @dataclass(frozen=True)
 class DriftLook:
-    """One look at one window of exchanges."""
+    """One drift check of one window of exchanges."""
 
     at_s: float
     adapter: str
     version: int
     look: int
-    """1 for the first one of a version."""
+    """Number of the check: 1 for the first one of a version."""
     num_exchanges: int
     is_drift: bool
     reason: str
@@ -123,28 +123,28 @@ class DriftLook:
 
 @dataclass(frozen=True)
 class TrialPair:
-    """One observation of stable and one of the canary, made side by side during their trial."""
+    """One observation of stable and one of the canary, paired during their trial."""
 
     at_s: float
     adapter: str
     stable: int
     canary: int
     began_at: str
-    """UTC, ISO 8601: tells trials of the same two versions apart."""
+    """Start of the trial, UTC, ISO 8601: distinguishes trials of the same two versions."""
     kind: str
     stable_value: float
     canary_value: float
     question: int | None = None
-    """Which held-out question of stable's both answered; None where clients asked."""
+    """Index of stable's held-out question that both answered; None for client requests."""
     stable_user: str | None = None
-    """Hash of the user whose requests the value is the mean of; None of questions and copies."""
+    """Hash of the user whose requests the value averages; None for held-out questions and shadow copies."""
     canary_user: str | None = None
     num_requests: int = 1
-    """How many requests the values are the means of, at least."""
+    """Minimum number of requests that each value averages."""
 
 
 def preference_judge(judge: str, rival: str) -> str:
-    """The name under which a judge's preferences are filed: scores of a version against a rival, not of its own."""
+    """Name of a judge's preferences between two versions, as opposed to its grades of one."""
     return f"{judge}{_AGAINST}{rival}"
 
 

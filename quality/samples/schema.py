@@ -1,4 +1,4 @@
-"""The tables of the quality store, and how an older file becomes a current one."""
+"""Tables of the quality store, and migrations of older files."""
 
 import sqlite3
 from contextlib import suppress
@@ -74,16 +74,16 @@ CREATE INDEX held_out_scores_by_version ON held_out_scores (adapter, version, at
 """
 
 MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS, _RETENTION, _HELD_OUT_NAMES)
-"""Number n turns a file of schema version n into one of version n + 1. Released ones never change: append."""
+"""Migration n upgrades a file from schema version n to n + 1. Append only: released ones never change."""
 
 SCHEMA_VERSION = len(MIGRATIONS)
 
 
 def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
-    """A connection to a file of the current schema, which is made or brought up to date first.
+    """Connect to a file; creates it, or upgrades it to the current schema.
 
     Raises:
-        QualityStoreError: It is no such file, a newer program's, or cannot be opened.
+        QualityStoreError: It is not a quality store, a newer program wrote it, or it cannot be opened.
     """
     connection = None
     try:
@@ -104,14 +104,14 @@ def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
 
 
 def _close_to_others(path: Path) -> None:
-    """Of a file that was there before: as of a new one, unless it is another user's."""
+    """Remove access of others to an existing file, unless another user owns it."""
     if path.stat().st_mode & 0o077:
         with suppress(PermissionError):
             path.chmod(0o600)
 
 
 def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Before anything of the file is changed."""
+    """Check the file before changing it."""
     if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         return
     if _pragma(connection, "application_id") != APPLICATION_ID:

@@ -1,8 +1,7 @@
-"""The quality store: samples, grades, labels, held-out scores, looks at drift and trials, in one SQLite file.
+"""The quality store: samples, grades, labels, held-out scores, drift checks and trials, in one SQLite file.
 
-A server writes it, and commands read and write it beside the server. Every write is one transaction: after a crash it
-is there as a whole or not at all. Any method may wait for another process's write, so an event loop calls it in a
-thread.
+A server writes it while commands read and write it. Every write is one transaction: after a crash it is complete or
+absent. Any method may wait for another process's write, so an event loop must call it in a thread.
 """
 
 import json
@@ -37,11 +36,11 @@ RecordT = TypeVar("RecordT", bound=Sample | Grade | Label | HeldOutScore | Gener
 
 
 class QualityStore:
-    """One file; threads may share it. What returns several records gives the newest `limit`, oldest first.
+    """One SQLite file, safe to share between threads. Methods with `limit` return the newest records, oldest first.
 
     Raises:
-        QualityStoreError: Here, where the file is no quality store or a newer program's; in every method, where the
-            file cannot be read or written.
+        QualityStoreError: On opening, if the file is not a quality store or a newer program wrote it; in every method,
+            if the file cannot be read or written.
     """
 
     def __init__(self, path: Path, *, busy_timeout_s: float = _BUSY_TIMEOUT_S) -> None:
@@ -51,34 +50,34 @@ class QualityStore:
         self._connection.row_factory = sqlite3.Row
 
     def add_sample(self, sample: Sample) -> int:
-        """Its id."""
+        """Returns its id."""
         return self.add_samples((sample,))[0]
 
     def add_samples(self, samples: Sequence[Sample]) -> list[int]:
-        """All or none, in one transaction; their ids."""
+        """Add all or none, in one transaction. Returns their ids."""
         return self._add(Sample, samples)
 
     def add_grade(self, grade: Grade) -> None:
-        """Raises KeyError where there is no such sample (any more)."""
+        """Raises KeyError if the sample does not exist (any more)."""
         self._add_about_sample(grade)
 
     def add_label(self, label: Label) -> None:
-        """Raises KeyError where there is no such sample (any more)."""
+        """Raises KeyError if the sample does not exist (any more)."""
         self._add_about_sample(label)
 
     def add_labels(self, labels: Sequence[Label]) -> None:
-        """All or none. Raises KeyError where a sample is not there (any more)."""
+        """Add all or none. Raises KeyError if a sample does not exist (any more)."""
         with self._writing():
             for label in labels:
                 self._add_about_sample(label)
 
     def remove_label(self, sample_id: int, who: str) -> None:
-        """Does nothing where there is none."""
+        """Remove a label if it exists."""
         with self._writing() as connection:
             connection.execute("DELETE FROM labels WHERE sample_id = ? AND who = ?", (sample_id, who))
 
     def add_judge_tokens(self, judge: str, day: str, num_tokens: int) -> None:
-        """Count what a judge cost, on a day as 2026-11-22; a negative number takes back what was booked too much."""
+        """Add to a judge's tokens on a day (2026-11-22); a negative number corrects an earlier estimate."""
         sql = (
             "INSERT INTO judge_tokens VALUES (?, ?, max(0, ?)) "
             "ON CONFLICT DO UPDATE SET num_tokens = max(0, num_tokens + ?)"
@@ -87,7 +86,7 @@ class QualityStore:
             connection.execute(sql, (judge, day, num_tokens, num_tokens))
 
     def judge_tokens(self, judge: str, day: str) -> int:
-        """What a judge has cost on a day."""
+        """Tokens that a judge has used on a day."""
         with self._reading() as connection:
             sql = "SELECT num_tokens FROM judge_tokens WHERE judge = ? AND day = ?"
             row = connection.execute(sql, (judge, day)).fetchone()
@@ -174,50 +173,50 @@ class QualityStore:
         return self._find(DriftLook, _of_version(adapter, version) | _since("at_s", since_s), limit)
 
     def versions(self) -> tuple[tuple[str, int], ...]:
-        """Adapters and versions (0: the base) of which anything is kept, sorted."""
+        """Adapters and versions (0: the base) with any record, sorted."""
         tables = ("samples", "held_out_scores", "general_scores", "drift_looks")
         sql = " UNION ".join(f"SELECT adapter, version FROM {table}" for table in tables) + " ORDER BY 1, 2"
         with self._reading() as connection:
             return tuple((adapter, version) for adapter, version in connection.execute(sql).fetchall())
 
     def ungraded(self, judge: str, limit: int, share: float = 1.0) -> tuple[Sample, ...]:
-        """Samples with text that this judge has not graded; of all samples, always the same `share` is drawn."""
+        """Samples with text that this judge has not graded, from a fixed random `share` of all samples."""
         nobody = "answer IS NOT NULL AND id NOT IN (SELECT sample_id FROM grades WHERE judge = ?)"
         drawn = f"id * {_GOLDEN} % {1 << 32} < ?"  # Knuth's multiplicative hash: ids in a row spread evenly
         return self._find(Sample, {nobody: judge, drawn: share * (1 << 32)}, limit)
 
     def unlabelled(self, adapter: str | None, limit: int) -> tuple[Sample, ...]:
-        """Samples with text that nobody has labelled."""
+        """Samples with text and without a label."""
         nobody = "answer IS NOT NULL AND id NOT IN (SELECT sample_id FROM labels)"
         return self._find(Sample, {nobody: ()} | _of_version(adapter, None), limit)
 
     def trial_pairs(self, adapter: str, stable: int, canary: int, began_at: str) -> tuple[TrialPair, ...]:
-        """What a trial has shown, in the order in which it was seen."""
+        """Pairs of a trial, in the order of observation."""
         trial = {"adapter = ?": adapter, "stable = ?": stable, "canary = ?": canary, "began_at = ?": began_at}
         return self._find(TrialPair, trial, None)
 
     def last_look(self, adapter: str, version: int) -> int:
-        """The number of the last look at a version; 0 before the first."""
+        """Number of the last drift check of a version; 0 before the first."""
         with self._reading() as connection:
             sql = "SELECT max(look) FROM drift_looks WHERE adapter = ? AND version = ?"
             last: int | None = connection.execute(sql, (adapter, version)).fetchone()[0]
         return last or 0
 
     def retention_time_s(self) -> float | None:
-        """What `set_retention_time` was told last, also by a process before this one."""
+        """The last value of `set_retention_time`, also of an earlier process."""
         with self._reading() as connection:
             row = connection.execute("SELECT at_s FROM retention").fetchone()
         return float(row[0]) if row else None
 
     def set_retention_time(self, at_s: float) -> None:
-        """Remember the time that retention reckons from, seconds since the epoch."""
+        """Store the time that retention counts from, seconds since the epoch."""
         with self._writing() as connection:
             connection.execute("INSERT OR REPLACE INTO retention VALUES (1, ?)", (at_s,))
 
     def prune(self, before_s: float, most_samples: int) -> int:
-        """Delete what is older, and the oldest samples beyond the most; grades and labels go with their sample.
+        """Delete older records, and the oldest samples beyond `most_samples` with their grades and labels.
 
-        The last look at each version stays, so that looks are counted on. Returns how many samples went.
+        The last drift check of each version stays: numbers continue from it. Returns the number of deleted samples.
         """
         with self._writing() as connection:
             gone = connection.execute("DELETE FROM samples WHERE at_s < ?", (before_s,)).rowcount
@@ -232,7 +231,7 @@ class QualityStore:
                 "WHERE every.adapter = drift_looks.adapter AND every.version = drift_looks.version)",
                 (before_s,),
             )
-        with self._reading() as connection:  # gives the space back, and empties the log of what was deleted
+        with self._reading() as connection:  # returns the space, and truncates the log, which holds deleted rows
             connection.executescript("PRAGMA incremental_vacuum")  # `execute` would free one page only
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         return gone

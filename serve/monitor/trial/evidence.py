@@ -1,12 +1,11 @@
 """Evidence of one trial of stable and canary, in the form that `quality.verdict` takes. No clock, no I/O.
 
-Clients' requests count by user, for a canary is drawn by user: `quality.users` has the rule, and `RequestContext` the
-key that the draw was made by. Requests that name a version themselves were not drawn, and count for nothing. A shadow's
-copies see what stable sees, so they are paired request by request, and so are held-out questions.
+Clients' requests are aggregated by user, because the split assigns users: `quality.users` has the rule, and
+`RequestContext.sticky_key` the key. Requests that name a version were not assigned and do not count. Shadow copies and
+held-out questions are put to both versions, so they are paired one by one.
 
-Only pairs are kept for good. They can be written down and taken up again: a server that starts anew in the middle of a
-trial goes on with it, and counts no user twice. What waits for a partner is bounded, however much more traffic one
-version has.
+Only pairs are stored. A restarted server resumes the trial from them and counts no user twice. The number of unpaired
+observations is bounded, however uneven the traffic.
 """
 
 from collections import deque
@@ -21,7 +20,7 @@ from quality.verdict import Evidence, Observation
 from serve.records import AnsweredRequest, GenerationRecord
 
 MIN_TTFTS = 20
-"""Stable's TTFTs that the threshold of slowness is taken from, at least."""
+"""Minimum number of stable's TTFTs for the threshold of slowness."""
 
 _SLOW_QUANTILE = 0.95
 _MAX_UNUSED = 1000
@@ -54,7 +53,7 @@ class ObservedPair(NamedTuple):
 
 
 class PairedStream(Generic[ObservedT]):
-    """Observations of one kind, in the order in which they were seen, paired as `quality.verdict.pair_in_time` does."""
+    """Observations of one kind in order of arrival, paired as by `quality.verdict.pair_in_time`."""
 
     def __init__(
         self,
@@ -66,14 +65,14 @@ class PairedStream(Generic[ObservedT]):
         self.unused: tuple[deque[ObservedT], deque[ObservedT]] = (deque(maxlen=most_unused), deque(maxlen=most_unused))
         self._most_pairs = most_pairs
         self.pairs = list(pairs)
-        """(stable, canary); no more once there are very many, which decide or never will."""
+        """(stable, canary), at most `most_pairs`: more would not change the verdict."""
 
     def stable_seen(self, value: ObservedT) -> tuple[ObservedT, ObservedT] | None:
-        """The pair that it completes, if it does."""
+        """Add an observation. Returns the pair that it completes, if any."""
         return self._seen(value, 0)
 
     def canary_seen(self, value: ObservedT) -> tuple[ObservedT, ObservedT] | None:
-        """The pair that it completes, if it does."""
+        """Add an observation. Returns the pair that it completes, if any."""
         return self._seen(value, 1)
 
     def _seen(self, value: ObservedT, side: int) -> tuple[ObservedT, ObservedT] | None:
@@ -88,7 +87,7 @@ class PairedStream(Generic[ObservedT]):
 
 
 class UserStream:
-    """Requests of one kind: each user counts once, and is then paired with one of the other version."""
+    """Requests of one kind: each user counts once, paired with a user of the other version."""
 
     def __init__(self, known: Sequence[tuple[UserMean, UserMean]] = ()) -> None:
         self._stream = PairedStream(known)
@@ -96,26 +95,26 @@ class UserStream:
 
     @property
     def num_counted(self) -> int:
-        """Users that count; it grows with each new piece of evidence."""
+        """Number of counted users; grows with each new one."""
         return 2 * len(self._stream.pairs) + sum(map(len, self._stream.unused))
 
     def add(
         self, is_canary: bool, user: str, at_s: float, value: float, max_requests: int
     ) -> list[tuple[UserMean, UserMean]]:
-        """The pairs that a request completes."""
+        """Add a request. Returns the pairs that it completes."""
         pairs = self.close_due(at_s)
         if (mean := self._means.add(user, is_canary, at_s, value, max_requests)) is not None:
             pairs += self._paired([mean])
         return pairs
 
     def close_due(self, now_s: float) -> list[tuple[UserMean, UserMean]]:
-        """The pairs of those users whose time is up."""
+        """Count users whose collection time has ended. Returns the pairs that they complete."""
         return self._paired(self._means.close_due(now_s))
 
     def observations(self, side: int, first: int = 0) -> list[Observation]:
-        """Stable's (0) or the canary's (1), with those that have no partner yet, which only count as users.
+        """Observations of stable (0) or the canary (1), including unpaired ones, which count only as users.
 
-        Their times are their numbers, from `first` on: `decide` looks at the order alone.
+        Their times are consecutive numbers from `first`: `decide` uses only the order.
         """
         means = [pair[side] for pair in self._stream.pairs] + list(self._stream.unused[side])
         return [
@@ -133,10 +132,10 @@ class TrialEvidence:
     """An observer of one trial's requests and held-out scores.
 
     Args:
-        ttfts_before: TTFTs of stable, seconds, from before the canary. Where there are too few, stable's first ones
-            beside the canary fix the threshold and count for nothing else.
-        known: What the trial showed before this process.
-        user_key: What users' names are hashed with.
+        ttfts_before: TTFTs of stable before the canary, seconds. If there are too few, stable's first ones during the
+            trial set the threshold and do not count otherwise.
+        known: Pairs of the trial from earlier processes.
+        user_key: Key of the users' hashes.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class TrialEvidence:
         return len(self._scores.pairs) + len(self._copies.pairs) + users
 
     def take_new(self) -> list[ObservedPair]:
-        """The pairs since the last call, to be written down."""
+        """New pairs since the last call, to be stored."""
         new, self._new = self._new, []
         return new
 
@@ -179,12 +178,12 @@ class TrialEvidence:
         self._new = pairs + self._new
 
     def close_due(self, now_s: float) -> None:
-        """Count the users whose time is up."""
+        """Count the users whose collection time has ended."""
         for kind, stream in self._users.items():
             self._note(kind, stream.close_due(now_s))
 
     def evidence(self) -> tuple[Evidence, Evidence]:
-        """Of stable, and of the canary."""
+        """Evidence of stable, and of the canary."""
         stable, canary = (
             Evidence(
                 scores=tuple(_numbered(self._scores, side)),
@@ -199,7 +198,7 @@ class TrialEvidence:
         return stable, canary
 
     def request_finished(self, record: AnsweredRequest, at_s: float) -> None:
-        """Count a client's request that was drawn to one of the two versions.
+        """Count a client's request that the split assigned to one of the two versions.
 
         Args:
             at_s: Seconds, on the clock of `close_due`.
@@ -217,7 +216,7 @@ class TrialEvidence:
             self._see_ttft(is_canary, record, at_s, ttft_s)
 
     def generation_finished(self, record: GenerationRecord) -> None:
-        """Count a shadow's copy, for errors only: it waits behind all clients, so its TTFT says nothing."""
+        """Count a shadow copy's error or success; its TTFT means nothing, because it waits behind all clients."""
         is_copy = record.source == "shadow" and record.lora_name == self._names[1]
         if is_copy and record.outcome in ("ok", "error"):
             self._pair_copies(True, float(record.outcome == "error"))
@@ -237,13 +236,13 @@ class TrialEvidence:
             self._fix_threshold()
 
     def _fix_threshold(self) -> None:
-        """Once there are enough TTFTs of stable; it stays while the canary runs, also over a restart."""
+        """Set the threshold once there are enough TTFTs of stable; it stays fixed during the trial, across restarts."""
         self.slow_threshold_s = _threshold_s(self._ttfts)
         if self.slow_threshold_s is not None:
             self._new.append(ObservedPair("threshold", self.slow_threshold_s, self.slow_threshold_s))
 
     def _add(self, kind: ByUser, is_canary: bool, record: AnsweredRequest, at_s: float, value: float) -> None:
-        """An anonymous request is a user of its own, who never comes again: it counts at once."""
+        """Count a request; an anonymous one is a user of its own and counts at once."""
         key = record.context.sticky_key
         assert key is not None
         most = 1 if key == record.context.request_id else MAX_REQUESTS
@@ -263,7 +262,7 @@ class TrialEvidence:
 
 
 def known_pairs(rows: Sequence[TrialPair]) -> list[ObservedPair]:
-    """What was written down of a trial; what a newer program may keep says nothing here."""
+    """Stored pairs of a trial, without kinds that only a newer program knows."""
     return [
         ObservedPair(
             _KINDS[row.kind],
@@ -280,7 +279,7 @@ def known_pairs(rows: Sequence[TrialPair]) -> list[ObservedPair]:
 
 
 def _known_users(known: Sequence[ObservedPair], kind: Kind) -> list[tuple[UserMean, UserMean]]:
-    """Each user once: two servers may have counted the same one, and an older one did not know users."""
+    """Pairs of users, each user once: two servers may have counted the same one; old rows have no users."""
     pairs: list[tuple[UserMean, UserMean]] = []
     seen: set[str] = set()
     for pair in known:
@@ -292,12 +291,12 @@ def _known_users(known: Sequence[ObservedPair], kind: Kind) -> list[tuple[UserMe
 
 
 def _numbered(stream: PairedStream[float], side: int) -> list[Observation]:
-    """Those that have a partner. Each is a draw of its own, as it would be of a user of its own."""
+    """Paired observations, each as that of a separate user."""
     return [Observation(float(number), pair[side], f"pair {number}") for number, pair in enumerate(stream.pairs)]
 
 
 def failure_of(record: AnsweredRequest) -> float | None:
-    """1 where the version failed, 0 where it answered, None where it was not its doing or it never had the request."""
+    """1 if the version failed, 0 if it answered, None if something else failed or it never got the request."""
     generation = record.context.generation
     if record.outcome == "ok":
         return float(generation is not None and generation.outcome == "error")  # the stream ended in an error event
@@ -307,7 +306,7 @@ def failure_of(record: AnsweredRequest) -> float | None:
 
 
 def ttft_of(record: AnsweredRequest) -> float | None:
-    """TTFT of an answered request, seconds; None also where it waited for a load, which is not the version's speed."""
+    """TTFT of an answered request, seconds; None if it waited for a load, which says nothing about the version."""
     generation = record.context.generation
     if record.outcome != "ok" or record.context.is_cold or generation is None or generation.outcome != "ok":
         return None
@@ -315,7 +314,7 @@ def ttft_of(record: AnsweredRequest) -> float | None:
 
 
 def _threshold_s(ttfts_s: Sequence[float]) -> float | None:
-    """The 95th percentile; None of too few."""
+    """The 95th percentile; None if there are too few."""
     if len(ttfts_s) < MIN_TTFTS:
         return None
     return sorted(ttfts_s)[int(_SLOW_QUANTILE * (len(ttfts_s) - 1))]
