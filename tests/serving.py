@@ -35,6 +35,11 @@ COMPLETION_SCOPE: dict[str, Any] = {
 """An ASGI request, for tests that hand in their own `receive`."""
 
 
+def chat(model: str = BASE_NAME, **more: Any) -> dict[str, Any]:
+    """The body of a request to `/v1/chat/completions`."""
+    return {"model": model, "messages": [{"role": "user", "content": "Angina"}]} | more
+
+
 @dataclass
 class Serving:
     """The parts of a server, for tests to look into."""

@@ -7,18 +7,9 @@ from typing import Any
 import pytest
 
 from adapters.store.store import AdapterStore
-from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_serving
+from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, chat, make_serving
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def serving(store: AdapterStore, base_folder: Path) -> Serving:
-    return make_serving(store, base_folder)
-
-
-def chat(model: str, **more: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "Angina"}]} | more
 
 
 @pytest.mark.parametrize("path", ["/v1/load_lora_adapter", "/adapters", "/invocations", "/pause", "/tokenize"])

@@ -6,24 +6,17 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.types import Message
 
-from adapters.store.store import AdapterStore
-from tests.serving import COMPLETION_SCOPE, Serving, make_serving
+from tests.serving import COMPLETION_SCOPE, Serving
 from tests.tracked_files import ROOT
 
 pytestmark = pytest.mark.slow
 
 STRANGER = "stranger-"
-
-
-@pytest.fixture
-def serving(store: AdapterStore, base_folder: Path) -> Serving:
-    return make_serving(store, base_folder)
 
 
 async def ask(serving: Serving, model: str) -> int:

@@ -2,27 +2,20 @@
 
 import asyncio
 import dataclasses
-from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from adapters.reference import Target
-from adapters.store.store import AdapterStore
 from serve.app import create_app
 from serve.errors import EngineStartError
 from serve.residency.watch import StoreWatcher
 from serve.supervisor import Supervisor
 from tests.eventually import eventually
 from tests.pauses import Pauses
-from tests.serving import Serving, make_serving
+from tests.serving import Serving
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def serving(store: AdapterStore, base_folder: Path) -> Serving:
-    return make_serving(store, base_folder)
 
 
 def supervisor(serving: Serving, pauses: Pauses) -> Supervisor:

@@ -13,7 +13,7 @@ from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.engine.protocol import BACKGROUND_PRIORITY, Answer, Endpoint
 from tests.eventually import eventually
 from tests.fake_engine import FakeEngine
-from tests.serving import BASE_NAME, Serving, make_serving
+from tests.serving import BASE_NAME, Serving, chat, make_serving
 
 pytestmark = pytest.mark.anyio
 
@@ -21,10 +21,6 @@ pytestmark = pytest.mark.anyio
 @pytest.fixture
 def serving(store: AdapterStore, base_folder: Path) -> Serving:
     return make_serving(store, base_folder, max_loras=3)
-
-
-def chat(model: str, **more: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "Angina"}]} | more
 
 
 async def test_each_version_is_shown_in_its_tier(serving: Serving) -> None:

@@ -21,7 +21,7 @@ from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.api.bodies import MAX_PARTS, BodyReader, Places, parse_object
 from serve.errors import InvalidRequestError, RateLimitedError
-from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_serving
+from tests.serving import COMPLETION_SCOPE, JSON, Serving, chat, make_serving
 
 JSON_VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -112,10 +112,6 @@ async def test_a_check_that_refuses_is_the_answer(num_chars: int) -> None:
 
     with pytest.raises(InvalidRequestError, match="no such thing"):
         await read_body(BodyReader(1 << 20, 1.0), json.dumps({"prompt": "x" * num_chars}).encode(), refuse)
-
-
-def chat(model: str = BASE_NAME, **more: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "Angina"}]} | more
 
 
 def keys_of(folder: Path, *grants: KeyGrant) -> tuple[KeyRing, dict[str, str]]:

@@ -14,11 +14,11 @@ import uvicorn
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRing
 from serve.api.connections import TimedConnection, bounded_connections
-from tests.serving import BASE_NAME, JSON, make_serving
+from tests.serving import JSON, chat, make_serving
 
 pytestmark = pytest.mark.anyio
 
-CHAT = json.dumps({"model": BASE_NAME, "messages": [{"role": "user", "content": "Angina"}]}).encode()
+CHAT = json.dumps(chat()).encode()
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n"
 CHUNKED = POST + b"transfer-encoding: chunked\r\n\r\n"
 WAIT_S = 30.0

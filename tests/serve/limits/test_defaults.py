@@ -30,11 +30,6 @@ ALL = "system,temperature,top_p,max_tokens,stop,response_format"
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "responses")
 
 
-@pytest.fixture
-def serving(store: AdapterStore, base_folder: Path) -> Serving:
-    return make_serving(store, base_folder)
-
-
 def filled(body: dict[str, Any], endpoint: Endpoint = "chat/completions") -> dict[str, Any]:
     return fill_defaults(body, endpoint, DEFAULTS, LENGTHS).body
 

@@ -1,6 +1,5 @@
 """Stop strings that name nothing stop nothing, and responses that are not kept are not looked for."""
 
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -8,16 +7,10 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
 
 from adapters.store.manifest import RequestDefaults
-from adapters.store.store import AdapterStore
 from serve.limits.stops import without_empty_stops
-from tests.serving import BASE_NAME, Serving, make_serving
+from tests.serving import BASE_NAME, Serving
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def serving(store: AdapterStore, base_folder: Path) -> Serving:
-    return make_serving(store, base_folder)
 
 
 @pytest.mark.parametrize(

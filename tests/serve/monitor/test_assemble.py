@@ -20,7 +20,7 @@ from serve.observe.metrics import ServeMetrics
 from serve.records import AnsweredRequest, Observers
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
-from tests.serving import BASE_NAME, Serving
+from tests.serving import BASE_NAME, Serving, chat
 
 pytestmark = pytest.mark.anyio
 
@@ -52,7 +52,7 @@ async def ask_and_stop(serving: Serving, parts: Parts) -> None:
     running = [asyncio.create_task(work()) for work in parts.background]
     await asyncio.sleep(0)
     async with serving.client() as client:
-        body = {"model": "medical", "messages": [{"role": "user", "content": "Angina"}]}
+        body = chat("medical")
         assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
     for task in running:
         task.cancel()
@@ -98,7 +98,7 @@ async def test_observers_are_told_the_key_that_a_version_was_drawn_by(
     assert parts.monitor is not None
     parts.monitor.observers.of_requests.append(requests)
     serving.publish("medical")
-    body = {"model": "medical", "messages": [{"role": "user", "content": "Angina"}]}
+    body = chat("medical")
     async with serving.client() as client:
         for changes in ({"user": "ada"}, {}, {"model": "medical@1", "user": "ada"}, {"model": "medical@stable"}):
             await client.post("/v1/chat/completions", json=body | changes, headers={"x-request-id": "r-7"})

@@ -30,7 +30,7 @@ from serve.records import GenerationRecord, Observers
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.peft_folders import write_base_folder
-from tests.serving import BASE_NAME, Serving
+from tests.serving import BASE_NAME, Serving, chat
 from tests.tracked_files import ROOT
 
 pytestmark = [
@@ -213,7 +213,7 @@ def send(serving: Serving, client: httpx.Client, sent: dict[str, list[float]]) -
 
 
 def ask(client: httpx.Client, model: str, **more: Any) -> int:
-    body = {"model": model, "messages": [{"role": "user", "content": "Angina"}]} | more
+    body = chat(model, **more)
     return client.post("chat/completions", json=body).status_code
 
 

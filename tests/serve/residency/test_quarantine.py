@@ -3,7 +3,6 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -13,7 +12,7 @@ from serve.errors import AdapterRefusedError, BaseNotFiniteError, NotFiniteError
 from tests.fake_engine import BASE_LOGPROBS
 from tests.generations import generation
 from tests.peft_folders import draft_for, write_peft_folder
-from tests.serving import BASE_NAME, Serving, make_serving
+from tests.serving import BASE_NAME, Serving, chat, make_serving
 
 pytestmark = pytest.mark.anyio
 
@@ -34,10 +33,6 @@ def publish_imported(serving: Serving) -> Target:
     folder = write_peft_folder(serving.store.root.parent / "imported")
     base = serving.store.manifest(MEDICAL).base
     return Target("imported", serving.store.publish(folder, draft_for(folder, "imported", base=base)).version)
-
-
-def chat(model: str, **more: Any) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "Angina"}]} | more
 
 
 def value(serving: Serving, name: str, **labels: str) -> float | None:

@@ -19,7 +19,7 @@ from serve.errors import (
 )
 from serve.residency.refusals import Refusals
 from tests.clock import FakeClock
-from tests.serving import Serving, make_serving
+from tests.serving import Serving, chat, make_serving
 
 MEDICAL = Target("medical", 1)
 
@@ -144,7 +144,7 @@ async def test_a_load_that_failed_in_passing_is_tried_again_and_left_nothing(
     serving: Serving, method: str, error: Exception
 ) -> None:
     setattr(serving.engine, method, failing_once(getattr(serving.engine, method), error))
-    body = {"model": "medical", "messages": [{"role": "user", "content": "Angina"}]}
+    body = chat("medical")
     async with serving.client() as client:
         failed = await client.post("/v1/chat/completions", json=body)
         assert serving.engine.resident == set()

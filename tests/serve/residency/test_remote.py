@@ -3,7 +3,6 @@
 import asyncio
 import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,13 +10,9 @@ from adapters.remote.remote import RemoteStore
 from adapters.store.store import AdapterStore
 from serve.residency.mirror import RemoteMirror
 from tests.eventually import eventually
-from tests.serving import Serving, make_serving
+from tests.serving import Serving, chat, make_serving
 
 pytestmark = pytest.mark.anyio
-
-
-def chat(model: str) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": "Angina"}]}
 
 
 @pytest.fixture

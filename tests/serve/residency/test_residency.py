@@ -21,11 +21,6 @@ pytestmark = pytest.mark.anyio
 MEDICAL = Target("medical", 1)
 
 
-@pytest.fixture
-def serving(store: AdapterStore, base_folder: Path) -> Serving:
-    return make_serving(store, base_folder)
-
-
 async def test_many_requests_for_a_cold_adapter_load_it_once(serving: Serving) -> None:
     serving.publish("medical")
     await asyncio.gather(*(serving.residency.lease(MEDICAL) for _ in range(8)))
