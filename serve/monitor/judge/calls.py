@@ -8,12 +8,12 @@ from typing import TypeVar
 from config.monitor import JudgeConfig
 from quality.judge import JudgeReplyError, JudgeTask
 from quality.samples.store import QualityStore
+from serve.background import Backoff
 from serve.clock import steady_time
 from serve.monitor.judge.asking import Judge, JudgeCallError, JudgeReply, most_tokens
 from serve.monitor.protocol import MonitorMetrics
 
 _RETRY_TEMPERATURE = 0.7
-_FIRST_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 # A judge that wants us to wait longer gets no more tries of the same task.
 _LONGEST_RETRY_AFTER_S = 300.0
 
@@ -59,19 +59,18 @@ class JudgeCalls:
             OverBudgetError: Today's tokens do not suffice for another try.
             JudgeCallError: The last try failed, or none can succeed.
         """
-        attempt = 1
+        backoff = Backoff()
         while True:
             try:
                 # Greedily once; the same question would only give the same broken reply again.
-                reply = await self._ask(task, 0.0 if attempt == 1 else _RETRY_TEMPERATURE)
+                reply = await self._ask(task, _RETRY_TEMPERATURE if backoff.num_failures else 0.0)
                 answer = read(reply.text)
             except (JudgeReplyError, JudgeCallError) as error:
                 failure = error if isinstance(error, JudgeCallError) else JudgeCallError(str(error), "invalid")
                 self._metrics.judge.asked(failure.outcome)
-                wait_s = self._wait_s(attempt, failure)
-                if attempt == self._config.max_attempts or wait_s is None:
+                wait_s = self._wait_s(backoff.next_s(), failure)
+                if backoff.num_failures == self._config.max_attempts or wait_s is None:
                     raise failure from error
-                attempt += 1
                 await self._sleep(wait_s)
             else:
                 self._metrics.judge.asked("ok")
@@ -117,10 +116,9 @@ class JudgeCalls:
         if wait_s > 0:
             await self._sleep(wait_s)
 
-    def _wait_s(self, attempt: int, failure: JudgeCallError) -> float | None:
-        """Until the next try, longer each time; None where there is no point in one."""
+    def _wait_s(self, backoff_s: float, failure: JudgeCallError) -> float | None:
+        """Until the next try; None where there is no point in one."""
         asked_s = failure.retry_after_s or 0.0
         if not failure.is_worth_a_retry or asked_s > _LONGEST_RETRY_AFTER_S:
             return None
-        backoff_s = min(_LONGEST_BACKOFF_S, _FIRST_BACKOFF_S * 2.0 ** (attempt - 1))
         return max(asked_s, backoff_s) * (1.0 + self._jitter() / 2.0)

@@ -20,6 +20,7 @@ from quality.agreement import agreement_of_scores, labels_and_grades
 from quality.judge import grade_task, read_grade
 from quality.samples.records import Grade, Sample, preference_judge
 from quality.samples.store import QualityStore
+from serve.background import Backoff
 from serve.clock import is_within, steady_time
 from serve.monitor.judge.asking import Judge, JudgeCallError
 from serve.monitor.judge.calls import JudgeCalls, OverBudgetError
@@ -71,7 +72,7 @@ class Judging:
         self._sleep = sleep
         self._shown_s = float("-inf")
         self._left_out: set[int] = set()
-        self._num_failed = 0
+        self._backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         self._is_over_budget = False
 
     async def run(self) -> None:
@@ -102,7 +103,8 @@ class Judging:
                 logger.warning("Sample %d was not graded: the judge %r %s", sample.id, self._judge.name, error)
                 if error.outcome != "invalid":
                     return self._pause_s(error)
-            self._num_failed, self._is_over_budget = 0, False
+            self._backoff.reset()
+            self._is_over_budget = False
         return _IDLE_S if len(samples) < _MAX_PER_ROUND else 0.0
 
     async def show(self) -> None:
@@ -168,6 +170,4 @@ class Judging:
 
     def _pause_s(self, error: JudgeCallError) -> float:
         """A judge that fails is asked ever more seldom, an hour apart at most, or as it wishes."""
-        self._num_failed += 1
-        pause_s = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2.0 ** (self._num_failed - 1))
-        return max(pause_s, min(error.retry_after_s or 0.0, _LONGEST_PAUSE_S))
+        return max(self._backoff.next_s(), min(error.retry_after_s or 0.0, _LONGEST_PAUSE_S))
