@@ -56,9 +56,7 @@ def list_(home: HomeOption = DEFAULT_HOME) -> None:
 @app.command()
 def show(reference: ReferenceArgument, home: HomeOption = DEFAULT_HOME) -> None:
     """Show a version's manifest, and the adapter's history."""
-    with _errors_in_one_line():
-        store = _store(home)
-        target = store.resolve(reference)
+    with _version(home, reference) as (store, target):
         console.print(manifest_table(store, target))
         console.print(history_table(store, target.name))
 
@@ -85,9 +83,7 @@ def promote(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Point an alias (default `stable`) to a version."""
-    with _errors_in_one_line():
-        store = _store(home)
-        target = store.resolve(reference)
+    with _version(home, reference) as (store, target):
         store.promote(target.name, target.version, alias, reason)
         console.print(f"{target.name}@{alias} is now {target}")
 
@@ -127,9 +123,7 @@ def split(
 @app.command()
 def pin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption = DEFAULT_HOME) -> None:
     """Keep a version loaded in every server, and exclude it from `gc --keep-last`."""
-    with _errors_in_one_line():
-        store = _store(home)
-        target = store.resolve(reference)
+    with _version(home, reference) as (store, target):
         store.pin(target, reason)
         console.print(f"{target} is pinned")
 
@@ -137,9 +131,7 @@ def pin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOptio
 @app.command()
 def unpin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption = DEFAULT_HOME) -> None:
     """Remove a pin."""
-    with _errors_in_one_line():
-        store = _store(home)
-        target = store.resolve(reference)
+    with _version(home, reference) as (store, target):
         store.unpin(target, reason)
         console.print(f"{target} is not pinned")
 
@@ -147,9 +139,7 @@ def unpin(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOpt
 @app.command()
 def rm(reference: ReferenceArgument, reason: ReasonOption = "", home: HomeOption = DEFAULT_HOME) -> None:
     """Delete a version; no alias may point to it."""
-    with _errors_in_one_line():
-        store = _store(home)
-        target = store.resolve(reference)
+    with _version(home, reference) as (store, target):
         store.remove(target, reason)
         console.print(f"{target} is removed")
 
@@ -171,9 +161,7 @@ def gc(
 @app.command()
 def push(reference: ReferenceArgument, url: UrlArgument, home: HomeOption = DEFAULT_HOME) -> None:
     """Push a version, the versions its adapter's aliases point to, and the history to a remote store."""
-    with _errors_in_one_line():
-        store = _store(home)
-        target = store.resolve(reference)
+    with _version(home, reference) as (store, target):
         remote = _remote(store, url)
         pushed = remote.push(target)
         console.print(f"pushed {', '.join(map(str, pushed)) or 'the history'} to {remote.url}", soft_wrap=True)
@@ -262,6 +250,14 @@ def import_(
 
 def _store(home: Path) -> AdapterStore:
     return AdapterStore(Home(home).adapters)
+
+
+@contextmanager
+def _version(home: Path, reference: str) -> Iterator[tuple[AdapterStore, Target]]:
+    """The store and the version that a reference names."""
+    with _errors_in_one_line():
+        store = _store(home)
+        yield store, store.resolve(reference)
 
 
 def _remote(store: AdapterStore, url: str) -> "RemoteStore":

@@ -217,22 +217,6 @@ def read_split(folder: Path, split: Split) -> list[DatasetRow]:
     return rows
 
 
-def verify_dataset(folder: Path) -> DatasetManifest:
-    """`read_dataset`, then hash the split files.
-
-    Raises:
-        DatasetError: As `read_dataset`, or the rows differ from the manifest.
-    """
-    manifest = read_dataset(folder)
-    found = hash_splits(folder)
-    if found != manifest.dataset_sha256:
-        raise DatasetError(
-            f"Data set {folder.name!r} changed after it was built: SHA-256 {found[:12]}…, its manifest says "
-            f"{manifest.dataset_sha256[:12]}…. Build it again with `--force`."
-        )
-    return manifest
-
-
 def hash_splits(folder: Path) -> str:
     """SHA-256 over the names and bytes of the three split files."""
     digest = hashlib.sha256()

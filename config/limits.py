@@ -54,7 +54,7 @@ class RequestLimits(Config):
     max_schema_repeats: int = Field(
         4096,
         ge=1,
-        description="Maximum of Maximum of `minItems`, `maxLength` and the like: a grammar may grow with them.",
+        description="Maximum of `minItems`, `maxLength` and the like: a grammar may grow with them.",
     )
     max_pattern_chars: int = Field(
         2048,
