@@ -15,6 +15,7 @@ from serve.monitor.labels.csv import label_score
 
 HELP = "1 to 5, (r)ight, (w)rong, (s)kip, (u)ndo, (q)uit; text after a label is a note"
 
+_MAX_COLUMNS = 120  # without a terminal the console is a million columns wide
 _LOOKED_AT = 2000  # of the samples without a label, the newest, to find graded ones among them
 _WORDS = {"r": "right", "w": "wrong"}
 
@@ -106,7 +107,8 @@ class Labelling:
         place = f"{self._place + 1} of {len(self._samples)}, {len(self._labelled)} labelled"
         prompt = Panel(shown(sample.prompt or ""), title="prompt", title_align="left", border_style="dim")
         answer = Panel(shown(sample.answer or ""), title="answer", title_align="left", border_style="green")
-        self._console.print(Group(Rule(f"{place} · {name} · sample {sample.id}", align="left"), prompt, answer))
+        heading = Rule(f"{place} · {name} · sample {sample.id}", align="left")
+        self._console.print(Group(heading, prompt, answer), width=min(self._console.width, _MAX_COLUMNS))
 
 
 def shown(text: str) -> Text:

@@ -54,6 +54,11 @@ def test_each_answer_is_shown_and_takes_one_label(run: Run, quality: QualityStor
     assert "3 labelled by ada, 0 left" in result.stdout
 
 
+def test_without_a_terminal_lines_are_of_readable_width(run: Run, quality: QualityStore) -> None:
+    quality.add_samples([sample()])
+    assert max(len(line) for line in run("label", typed="q\n").stdout.splitlines()) <= 120
+
+
 def test_a_skipped_answer_comes_again_in_the_next_session(run: Run, quality: QualityStore) -> None:
     quality.add_samples([sample(0), sample(1)])
     assert "1 labelled by ada" in run("label", typed="s\nr\n").stdout
