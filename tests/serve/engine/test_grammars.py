@@ -24,8 +24,15 @@ def tokenizer() -> str:
     return str(xgrammar.TokenizerInfo(vocabulary, stop_token_ids=[0]).serialize_json())
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
+def anyio_backend() -> str:
+    """Of the module, as the compiler is."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="module")
 async def real():
+    """One for all tests: its start takes most of their time, and it starts again where a test has ended it."""
     checks = GrammarChecks(tokenizer, CPU_S)
     yield checks
     await checks.stop()

@@ -21,23 +21,31 @@ PAGE = ROOT / "docs" / "engine.md"
 BEGIN, END = "<!-- table of patches: python -m tests.serve.engine.test_patches -->\n\n", "\n<!-- end -->"
 PLACES = [place for change in CHANGES for place in change.sources]
 
-# In a process of its own, once vLLM has loaded its plugins: the source in each place, and whether it is ours.
-LOOK = """
-import inspect, json
+# In two processes, once vLLM has loaded its plugins, first without and then with our variable: the source in each place,
+# and whether it is ours. They are forked from one that has imported vLLM, which takes most of the time.
+LOOK = f"""
+import inspect, json, os
 from vllm.plugins import load_general_plugins
 from vllm.v1.engine.core import EngineCore
-load_general_plugins()
-from serve.engine.patches import CHANGES
-from serve.engine.replace import source_sha256
-from tests.serve.engine.test_patches import owner_of
-found = {}
-for place in (place for change in CHANGES for place in change.sources):
-    owner, name = owner_of(place)
-    value = inspect.getattr_static(owner, name)
-    value = getattr(value, "fget", None) or getattr(value, "__func__", value)
-    is_ours = value == "eager" or getattr(value, "__module__", "").startswith("serve.")
-    found[place] = source_sha256(owner, name), is_ours
-print(json.dumps(found))
+for marked in ("", "1"):
+    if os.fork():
+        assert os.wait()[1] == 0
+        continue
+    if marked:
+        os.environ[{ENGINE_VARIABLE!r}] = marked
+    load_general_plugins()
+    from serve.engine.patches import CHANGES
+    from serve.engine.replace import source_sha256
+    from tests.serve.engine.test_patches import owner_of
+    found = {{}}
+    for place in (place for change in CHANGES for place in change.sources):
+        owner, name = owner_of(place)
+        value = inspect.getattr_static(owner, name)
+        value = getattr(value, "fget", None) or getattr(value, "__func__", value)
+        is_ours = value == "eager" or getattr(value, "__module__", "").startswith("serve.")
+        found[place] = source_sha256(owner, name), is_ours
+    print("found", json.dumps(found), flush=True)
+    os._exit(0)
 """
 
 
@@ -48,21 +56,31 @@ def owner_of(place: str) -> tuple[Any, str]:
     return (getattr(owner, classes[0]) if classes else owner), name
 
 
-def looked_at(**environment: str) -> dict[str, tuple[str, bool]]:
-    pytest.importorskip("vllm", reason="vllm is not installed")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLLM_LOGGING_LEVEL": "ERROR", **environment}
-    finished = subprocess.run(
-        [sys.executable, "-c", LOOK], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert finished.returncode == 0, finished.stderr
-    found: dict[str, tuple[str, bool]] = json.loads(finished.stdout.splitlines()[-1])
-    return found
+Found = dict[str, tuple[str, bool]]
 
 
 @pytest.fixture(scope="module")
-def plain() -> dict[str, tuple[str, bool]]:
-    """A vLLM that somebody else runs in our environment."""
-    return looked_at()
+def looked_at() -> list[Found]:
+    """What is found in a vLLM that somebody else runs in our environment, and in an engine of ours."""
+    pytest.importorskip("vllm", reason="vllm is not installed")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment.pop(ENGINE_VARIABLE, None)
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOOK],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+    assert finished.returncode == 0, finished.stderr
+    lines = [line.removeprefix("found ") for line in finished.stdout.splitlines() if line.startswith("found ")]
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def plain(looked_at: list[Found]) -> Found:
+    return looked_at[0]
 
 
 def table() -> str:
@@ -95,18 +113,18 @@ def test_each_entry_names_a_test_that_exists(change: Change) -> None:
     assert (ROOT / change.test).is_file()
 
 
-def test_the_installed_vllm_is_what_the_table_was_written_for(plain: dict[str, tuple[str, bool]]) -> None:
+def test_the_installed_vllm_is_what_the_table_was_written_for(plain: Found) -> None:
     """Where it differs: read what has changed, mend ours, and write the new digits into serve/engine/patches.py."""
     recorded = {place: source for change in CHANGES for place, source in change.sources.items()}
     assert {place: source for place, (source, _) in plain.items()} == recorded
 
 
-def test_in_another_vllm_process_nothing_is_ours(plain: dict[str, tuple[str, bool]]) -> None:
+def test_in_another_vllm_process_nothing_is_ours(plain: Found) -> None:
     assert [place for place, (_, is_ours) in plain.items() if is_ours] == []
 
 
-def test_in_an_engine_of_ours_every_change_is_made() -> None:
-    marked = looked_at(**{ENGINE_VARIABLE: "1"})
+def test_in_an_engine_of_ours_every_change_is_made(looked_at: list[Found]) -> None:
+    marked = looked_at[1]
     elsewhere = {place for change in CHANGES if change.is_overridden for place in change.sources}
     elsewhere |= {place for place in PLACES if ".worker.gpu." in place}
     elsewhere |= set() if has_few_cores() else {place for place in PLACES if "SpinCondition" in place}

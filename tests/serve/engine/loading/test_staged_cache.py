@@ -125,11 +125,23 @@ def test_a_folder_that_is_no_version_is_staged_and_not_kept(cache: StagedCache, 
     assert kept(place) == []
 
 
-@pytest.fixture
-def stager(cache: StagedCache) -> Iterator[Stager]:
-    stager = Stager(LAYOUT, cache)
+@pytest.fixture(scope="module")
+def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> StagedCache:
+    return StagedCache(tmp_path_factory.mktemp("shared"), 1 << 20, LAYOUT.sha256)
+
+
+@pytest.fixture(scope="module")
+def stager(shared_cache: StagedCache) -> Iterator[Stager]:
+    """One for all tests, each of which has a version of its own: its process imports torch."""
+    stager = Stager(LAYOUT, shared_cache)
     yield stager
     stager.close()
+
+
+@pytest.fixture
+def own_version(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A version that no other test has."""
+    return write_version(tmp_path / "version", request.node.name)
 
 
 async def staged_by(stager: Stager, version: Path) -> Staged:
@@ -151,37 +163,39 @@ async def test_another_process_finds_what_one_has_kept(cache: StagedCache, versi
     assert len(kept(place)) == 1
 
 
-async def test_what_nobody_touched_is_not_hashed_again(stager: Stager, version: Path) -> None:
-    packed, taken, held = [await staged_by(stager, version) for _ in range(3)]
+async def test_what_nobody_touched_is_not_hashed_again(stager: Stager, own_version: Path) -> None:
+    packed, taken, held = [await staged_by(stager, own_version) for _ in range(3)]
     assert held is taken
     assert held.digest == packed.digest
     assert [staged.folder.exists() for staged in (packed, taken)] == [False, True]
 
 
-async def test_what_was_touched_is_hashed_again(stager: Stager, version: Path) -> None:
-    packed, taken = [await staged_by(stager, version) for _ in range(2)]
+async def test_what_was_touched_is_hashed_again(stager: Stager, own_version: Path) -> None:
+    packed, taken = [await staged_by(stager, own_version) for _ in range(2)]
     with (taken.folder / "weights.bin").open("r+b") as file:
         status, byte = os.fstat(file.fileno()), file.read(1)
         file.seek(0)
         file.write(bytes([byte[0] ^ 1]))
     os.utime(taken.folder / "weights.bin", ns=(status.st_atime_ns, status.st_mtime_ns))
-    again = await staged_by(stager, version)
+    again = await staged_by(stager, own_version)
     assert again.digest == packed.digest  # packed anew: what was kept is the same file
     assert not taken.folder.exists()
-    assert (await staged_by(stager, version)).digest == packed.digest
+    assert (await staged_by(stager, own_version)).digest == packed.digest
 
 
-async def test_what_is_kept_no_longer_is_not_held(stager: Stager, cache: StagedCache, version: Path) -> None:
-    _, taken = [await staged_by(stager, version) for _ in range(2)]
-    cache.drop(str(cache.key_of(version)))
-    assert (await staged_by(stager, version)).digest == taken.digest
+async def test_what_is_kept_no_longer_is_not_held(stager: Stager, shared_cache: StagedCache, own_version: Path) -> None:
+    _, taken = [await staged_by(stager, own_version) for _ in range(2)]
+    shared_cache.drop(str(shared_cache.key_of(own_version)))
+    assert (await staged_by(stager, own_version)).digest == taken.digest
     assert not taken.folder.exists()
 
 
-async def test_a_use_counts_as_one_of_what_is_kept(stager: Stager, version: Path, place: Path) -> None:
+async def test_a_use_counts_as_one_of_what_is_kept(
+    stager: Stager, shared_cache: StagedCache, own_version: Path
+) -> None:
     for _ in range(2):
-        await staged_by(stager, version)
-    (key,) = kept(place)
-    os.utime(place / key, (1e9, 1e9))
-    await staged_by(stager, version)
-    assert (place / key).stat().st_mtime > 1e9
+        await staged_by(stager, own_version)
+    kept_folder = shared_cache.root / str(shared_cache.key_of(own_version))
+    os.utime(kept_folder, (1e9, 1e9))
+    await staged_by(stager, own_version)
+    assert kept_folder.stat().st_mtime > 1e9

@@ -32,8 +32,9 @@ def adapter(tmp_path: Path) -> Path:
     return write_peft_folder(tmp_path / "adapter", tensors=lora_tensors(MODULES), lora_alpha=32)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def stager() -> Iterator[Stager]:
+    """One for all tests: its process imports torch."""
     stager = Stager(LAYOUT)
     yield stager
     stager.close()
