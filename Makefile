@@ -1,12 +1,16 @@
 # One target per task. ARGS goes to the program: make test ARGS="-k store", make demo ARGS=--fresh
 # COVERAGE=--cov prints what the fast tests cover: make test-fast COVERAGE=--cov
+# ALL=1 adds the tests that repeat others on more model architectures: make test ALL=1
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast check docs format lock clean
 BIN := .venv/bin
 ARGS ?=
 COVERAGE ?=
+ALL ?=
 FAST := not engine and not slow and not gpu
 PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+# Without byte code on disk, each process of the tests compiles the same thousand modules again.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -22,7 +26,7 @@ serve: setup ## Serve the base and every published adapter
 
 test: setup ## Run all tests; those that need a GPU are skipped without one
 	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
-	$(BIN)/pytest -m "not ($(FAST))" $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/pytest -m "not ($(FAST))$(if $(ALL),, and not exhaustive)" $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: setup ## Run the tests that start no engine and train only tiny models
 	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) $(COVERAGE) $(ARGS)

@@ -1,5 +1,6 @@
 """Fixtures that tests of several packages share."""
 
+import gc
 import os
 import shutil
 from datetime import UTC, datetime
@@ -26,6 +27,10 @@ torch.set_num_threads(1)
 
 # For a test that starts an engine or trains, with its fixtures; pyproject.toml has the limit of all others.
 LONG_TEST_TIMEOUT_S = 1200
+
+# The imported libraries are more than a million objects: looking for garbage among them as often as Python does by
+# default takes a fifth of the tests' time.
+gc.set_threshold(50_000, 20, 100)
 
 # Readline sets them for the processes of `pytest -n`, and a rich console keeps the width that it was made with.
 for _name in ("COLUMNS", "LINES"):
@@ -56,11 +61,12 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the engine's tests last, give long tests more time, and skip the tests marked `gpu` where there is no GPU."""
+    """Run the engine's tests last, and of these the one that ends the shared server; give long tests more time, and skip
+    the tests marked `gpu` where there is no GPU."""
     for item in items:
         if any(item.get_closest_marker(name) for name in ("engine", "slow", "gpu")):
             item.add_marker(pytest.mark.timeout(LONG_TEST_TIMEOUT_S))
-    items.sort(key=lambda item: item.get_closest_marker("engine") is not None)
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("engine", "ends_live_server")])
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if marked and shutil.which("nvidia-smi") is None:
         for item in marked:

@@ -1,4 +1,7 @@
-"""Ten architectures, each prepared, trained, imported and served by the real engine; two by another LoRA operator."""
+"""Ten architectures, each prepared, trained, imported and served by the real engine; two by another LoRA operator.
+
+`make test` takes one of each kind, `make test ALL=1` all.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +38,8 @@ OTHER_LORA: dict[str, dict[str, Any]] = {
     "qwen3": {"cpu_lora": "torch"},
     "mistral": {"cpu_lora": "stock", "max_loras": 3, "max_cpu_loras": 3},
 }
+# What sets each apart, another one has too; Llama's is the base of all other tests with an engine.
+ALIKE = {"llama": "the base", "qwen2": "qwen3", "gemma3": "gemma2", "granite": "cohere"}
 # Mean per answer token. Weights ten times as large as usual make large logits, whose bf16 steps are large too.
 TOLERANCE_NATS = 0.1
 
@@ -50,7 +55,10 @@ class Served:
     base_logprobs: tuple[float, ...]
 
 
-@pytest.fixture(scope="module", params=ARCHITECTURES)
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[pytest.mark.exhaustive] * (name in ALIKE)) for name in ARCHITECTURES],
+)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp(request.param)
     home = Home(folder / "var")

@@ -1,4 +1,4 @@
-"""What the running server survives, with nothing lost and nothing wrong served. The last test ends the server."""
+"""What the running server survives, with nothing lost and nothing wrong served."""
 
 import asyncio
 import json
@@ -345,6 +345,7 @@ async def test_a_killed_engine_is_started_again_and_its_adapters_come_back(live:
         assert "lorikeet_engine_restarts_total 1.0" in (await http.get("/metrics")).text
 
 
+@pytest.mark.ends_live_server
 @pytest.mark.anyio
 async def test_a_server_that_is_told_to_end_finishes_what_it_began(live: LiveServer) -> None:
     """SIGTERM: a running stream ends whole, a new request finds nobody, the process leaves no child behind."""
