@@ -61,8 +61,10 @@ def store(tmp_path: Path) -> AdapterStore:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run the engine's tests last, and of these the one that ends the shared server; give long tests more time, and skip
-    the tests marked `gpu` where there is no GPU."""
+    """Run the engine's tests last, and last of these the one that ends the shared server; give long tests more time.
+
+    Tests marked `gpu` are skipped where there is no GPU.
+    """
     for item in items:
         if any(item.get_closest_marker(name) for name in ("engine", "slow", "gpu")):
             item.add_marker(pytest.mark.timeout(LONG_TEST_TIMEOUT_S))

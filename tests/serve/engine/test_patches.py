@@ -21,8 +21,8 @@ PAGE = ROOT / "docs" / "engine.md"
 BEGIN, END = "<!-- table of patches: python -m tests.serve.engine.test_patches -->\n\n", "\n<!-- end -->"
 PLACES = [place for change in CHANGES for place in change.sources]
 
-# In two processes, once vLLM has loaded its plugins, first without and then with our variable: the source in each place,
-# and whether it is ours. They are forked from one that has imported vLLM, which takes most of the time.
+# In two processes, without our variable and with it, once vLLM has loaded its plugins: the source in each place, and
+# whether it is ours. They are forked from one that has imported vLLM, which takes most of the time.
 LOOK = f"""
 import inspect, json, os
 from vllm.plugins import load_general_plugins
