@@ -18,6 +18,7 @@ Layout = Literal[
     "question_answer",
     "text_label",
     "preference",
+    "openai_preference",
     "unpaired_preference",
     "text",
 ]

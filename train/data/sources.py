@@ -1,12 +1,12 @@
-"""Sources of examples: three packages with licensed domain data, or the user's JSONL file."""
+"""Sources of examples: three packages with licensed domain data, or the user's files."""
 
 import csv
 import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,9 @@ from config.data import DataConfig
 from config.dataset import Message, Origin, Split
 from config.domain import AnswerConfig
 from train.data.examples import Example
+from train.data.files.paths import digest_of, find_files
 from train.data.general import GENERAL_REQUESTS
+from train.data.reading import SkippedRow, SourceFile, read_files
 from train.errors import DataError
 
 # Number of the ICD-10-CM chapter -> its subject in words (short, so that an answer is few tokens).
@@ -64,10 +66,21 @@ _PRIVATE_CODES = range(3000, 4000)
 
 @dataclass(frozen=True)
 class SourceData:
+    """All examples of a source.
+
+    Attributes:
+        files: The files that were read; () for a package.
+        skipped: Rows that make no example, such as a conversation that ends before an answer.
+        notes: Lines for the terminal.
+    """
+
     name: str
     version: str
     licence: str | None
     examples: tuple[Example, ...]
+    files: tuple[SourceFile, ...] = ()
+    skipped: tuple[SkippedRow, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def question_answer(
@@ -100,10 +113,10 @@ def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
     """All examples of a source, plus out-of-scope ones if the domain defines a refusal.
 
     Raises:
-        DataError: The package is not installed, or the JSONL file is missing or malformed.
+        DataError: The package is not installed, or a file is missing or malformed.
     """
     if config.source == "files":
-        data = _read_jsonl(config, answer)
+        data = _read_files(config, answer)
     elif config.source == "icd10cm":
         data = SourceData("ICD-10-CM (simple-icd-10-cm)", _version("simple-icd-10-cm"), "public domain", _icd10cm())
     elif config.source == "iso18245":
@@ -113,18 +126,19 @@ def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
     else:
         assert_never(config.source)
     licence = config.licence or data.licence
-    return SourceData(data.name, data.version, licence, data.examples + _out_of_scope(config, answer))
+    return replace(data, licence=licence, examples=data.examples + _out_of_scope(config, answer))
 
 
 def source_identity(config: DataConfig) -> str:
-    """Version key of a source's examples, computed without reading the package's files.
+    """Version key of a source's examples and of the benchmarks, computed without reading the package's files.
 
     Raises:
-        DataError: The package is not installed, or the JSONL file is missing.
+        DataError: The package is not installed, or a file is missing.
     """
+    named = _files_identity(config.paths + config.benchmarks) if config.paths + config.benchmarks else ""
     if config.source == "files":
-        return hashlib.sha256(_read_bytes(config)).hexdigest()
-    return " ".join(f"{package}=={_version(package)}" for package in _PACKAGES)
+        return named
+    return " ".join([*(f"{package}=={_version(package)}" for package in _PACKAGES), *([named] if named else [])])
 
 
 def _icd10cm() -> tuple[Example, ...]:
@@ -186,38 +200,24 @@ def _notices(folder: Path) -> Iterator[tuple[str, str]]:
             yield key.group(1), " ".join(text.split())
 
 
-def _read_jsonl(config: DataConfig, answer: AnswerConfig) -> SourceData:
-    lines = _read_bytes(config).decode("utf-8", errors="replace").splitlines()
-    name = Path(config.paths[0]).name
-    examples = tuple(
-        _jsonl_example(line, f"{name} line {number}", answer)
-        for number, line in enumerate(lines, start=1)
-        if line.strip()
-    )
-    return SourceData(name, "1", config.licence, examples)
+def _read_files(config: DataConfig, answer: AnswerConfig) -> SourceData:
+    read = read_files(config.paths, config, answer.refusal)
+    names = [file.name for file in read.files]
+    name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    version = _identity((file.name, file.sha256) for file in read.files)[:12]
+    return SourceData(name, version, config.licence, read.examples, read.files, read.skipped, read.notes)
 
 
-def _read_bytes(config: DataConfig) -> bytes:
-    try:
-        return Path(config.paths[0]).read_bytes()
-    except OSError as error:
-        raise DataError(f"Cannot read {config.paths[0]!r}: {error.strerror or error}. Check `data.path`.") from error
+def _files_identity(paths: tuple[str, ...]) -> str:
+    files, _ = find_files(paths)
+    return _identity((file.name, digest_of(file).sha256) for file in files)
 
 
-def _jsonl_example(line: str, where: str, answer: AnswerConfig) -> Example:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON ({error.msg}). Write one object per line.") from error
-    if not isinstance(row, dict) or not isinstance(row.get("input"), str) or not row["input"].strip():
-        raise DataError(f'{where}: got {line[:80]!r}; wanted {{"input": "…", "output": "…"}}.')
-    in_scope = bool(row.get("in_scope", True))
-    output = row.get("output", None if in_scope else answer.refusal)
-    if isinstance(output, dict | list):
-        output = json.dumps(output, ensure_ascii=False)
-    if not isinstance(output, str) or not output.strip():
-        raise DataError(f"{where}: `output` is {output!r}; it must be text or JSON, the answer to `input`.")
-    return question_answer(row["input"], output, in_scope=in_scope)
+def _identity(digests: Iterable[tuple[str, str]]) -> str:
+    digest = hashlib.sha256()
+    for name, sha256 in digests:
+        digest.update(f"{name}\0{sha256}\n".encode())
+    return digest.hexdigest()
 
 
 def _out_of_scope(config: DataConfig, answer: AnswerConfig) -> tuple[Example, ...]:

@@ -184,17 +184,6 @@ def test_without_a_refusal_nothing_is_out_of_scope(tmp_path: Path) -> None:
     assert all(e.in_scope for e in read_source(jsonl_config(path=str(path)), AnswerConfig()).examples)
 
 
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [("{", "line 1: not JSON"), ('{"text": "a"}', "line 1: got"), ('{"input": "a"}', "`output` is None")],
-)
-def test_a_malformed_line_is_named(tmp_path: Path, line: str, message: str) -> None:
-    path = tmp_path / "x.jsonl"
-    path.write_text(line)
-    with pytest.raises(DataError, match=message):
-        read_source(jsonl_config(path=str(path)), AnswerConfig())
-
-
 def test_no_wording_of_a_training_scheme_is_tested_in_finance() -> None:
     config = DataConfig(source="iso18245", num_test=220, num_validation=48)
     splits = split_examples(read_source(config, AnswerConfig()).examples, config)

@@ -1,0 +1,105 @@
+"""Which layout a file has: named in `data.layout`, or detected from the columns of its first rows."""
+
+from collections.abc import Collection, Sequence
+
+from config.data import DataConfig
+from config.dataset import Origin
+from train.data.files.records import Record, shortened
+from train.data.formats import FORMATS
+from train.data.formats.format import Format, present
+from train.errors import DataError
+
+DETECTION_ROWS = 512
+_QUESTIONS = ("input", "question", "query", "prompt", "instruction", "user", "request", "text", "source", "title")
+_ANSWERS = ("output", "answer", "response", "reply", "completion", "assistant", "target", "label", "category")
+
+
+def layout_of(name: str, head: Sequence[Record], config: DataConfig) -> Format:
+    """The layout of a file, from its first rows.
+
+    Raises:
+        DataError: None or several fit, or `data.columns` names what is not there.
+    """
+    if not head:
+        return next(f for f in FORMATS if config.layout in ("auto", f.layout))
+    columns = [renamed(present(record.fields), config) for record in head]
+    _check_mapping(name, head, config)
+    if config.layout != "auto":
+        chosen = next(f for f in FORMATS if f.layout == config.layout)
+        if not any(chosen.matches(found) for found in columns):
+            raise DataError(
+                f"{name}: {chosen.title} wants the columns {chosen.wanted}; found {_listed(columns)}. "
+                f"Name the file's columns in `data.columns`, {_mapping_of(chosen, columns)}."
+            )
+        return chosen
+    first: dict[str, tuple[Format, Origin]] = {}
+    for record, found in zip(head, columns, strict=True):
+        fitting = fitting_layouts(found)
+        if len(fitting) > 1:
+            titles = " and ".join(f"{f.title} ({f.wanted})" for f in fitting)
+            names = " or ".join(f"`{f.layout}`" for f in fitting)
+            raise DataError(f"{record.origin}: the columns fit {titles}. Set `data.layout` to {names}.")
+        if fitting:
+            first.setdefault(fitting[0].layout, (fitting[0], record.origin))
+    if len(first) > 1:
+        places = "; ".join(f"{f.title} first in line {origin.line}" for f, origin in first.values())
+        raise DataError(f"{name}: rows of several layouts ({places}). Split them into one file per layout.")
+    if not first:
+        raise _unknown(name, columns)
+    return next(iter(first.values()))[0]
+
+
+def fitting_layouts(columns: Collection[str]) -> list[Format]:
+    """Layouts whose columns are there, without those that another one includes."""
+    matching = [f for f in FORMATS if f.matches(columns)]
+    if len(matching) > 1:  # many files carry the rendered text beside its parts
+        matching = [f for f in matching if f.layout != "text"]
+    beaten = {layout for f in matching for layout in f.beats}
+    return [f for f in matching if f.layout not in beaten]
+
+
+def renamed(columns: Collection[str], config: DataConfig) -> set[str]:
+    """A file's columns by the layout's names."""
+    mapped = {name for name, column in config.columns.items() if column in columns}
+    return (set(columns) - set(config.columns.values()) - set(config.columns)) | mapped
+
+
+def _check_mapping(name: str, head: Sequence[Record], config: DataConfig) -> None:
+    known = {column for f in FORMATS if config.layout in ("auto", f.layout) for column in f.columns}
+    for column in config.columns:
+        if column not in known:
+            raise DataError(
+                f"`data.columns`: {column!r} is not a column of a layout; wanted {', '.join(sorted(known))}."
+            )
+    found = {column for record in head for column in record.fields}
+    for column in config.columns.values():
+        if column not in found:
+            raise DataError(f"{name}: `data.columns` names {column!r}; found {_listed([found])}.")
+
+
+def _unknown(name: str, columns: Sequence[set[str]]) -> DataError:
+    known = "; ".join(f"{f.title} ({f.wanted})" for f in FORMATS)
+    suggested = next(f for f in FORMATS if f.layout == "input_output")
+    return DataError(
+        f"{name}: no known layout; found {_listed(columns)}. Known: {known}. Otherwise set `data.layout` and name the "
+        f"file's columns, {_mapping_of(suggested, columns)}."
+    )
+
+
+def _listed(columns: Sequence[Collection[str]]) -> str:
+    names = sorted({shortened(name) for found in columns for name in found})
+    if not names:
+        return "no columns"
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return f"the columns {', '.join(names[:10])}{more}"
+
+
+def _mapping_of(chosen: Format, columns: Sequence[Collection[str]]) -> str:
+    """An example of `data.columns`, with the likely columns where the file has such."""
+    found = {name for row in columns for name in row}
+    pairs = []
+    for group in chosen.required:
+        candidates = _ANSWERS if group[0] in _ANSWERS else _QUESTIONS
+        column = next((name for name in candidates if name in found), "…")
+        pairs.append(f"{group[0]}: {column}")
+    return f"e.g. `layout: {chosen.layout}` and `columns: {{{', '.join(pairs)}}}`"

@@ -1,0 +1,162 @@
+"""Bytes and text of a file: decompressed, and decoded without replacing a character."""
+
+import gzip
+import io
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import BinaryIO, cast
+
+import charset_normalizer
+import zstandard
+
+from train.data.files.paths import EXCEL_SUFFIXES, DataFile, suffix_of
+from train.errors import DataError
+
+_GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+_LFS = b"version https://git-lfs"
+_OLE = b"\xd0\xcf\x11\xe0"
+"""Start of Excel's binary workbooks."""
+_MARKS = (
+    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (b"\xff\xfe\x00\x00", "utf-32"),
+    (b"\x00\x00\xfe\xff", "utf-32"),
+    (b"\xff\xfe", "utf-16"),
+    (b"\xfe\xff", "utf-16"),
+)
+_UTF8 = ("utf-8", "utf8", "utf-8-sig", "utf_8", "utf_8_sig")
+_GUESSED = ["cp1252", "cp1251", "cp932", "gb18030", "cp949"]
+"""Encodings that a guess may name; others are rare, or cannot be told apart from these."""
+_PEEK_BYTES = 64
+_SAMPLE_BYTES = 4096
+
+
+class Content:
+    """An open file, decompressed. Close it when done.
+
+    Attributes:
+        suffix: Suffix of the file, or of the only member of a ZIP archive; "" if it has none.
+        head: The first bytes.
+        encoding: The encoding that the byte order mark names, otherwise the configured one.
+        is_seekable: The stream is the file itself, which may be read at any position.
+    """
+
+    def __init__(self, file: DataFile, encoding: str) -> None:
+        self.name = file.name
+        self.suffix = file.suffix
+        self.is_seekable = True
+        self._open = ExitStack()
+        self.stream = self._opened(file)
+        self.head = _peek(self.stream)
+        _refuse_known_strangers(self)
+        named = next((name for mark, name in _MARKS if self.head.startswith(mark)), encoding)
+        self.is_utf8 = named.lower() in _UTF8
+        self.encoding = named
+        if named == "utf-8-sig" and self.head.startswith(b"\xef\xbb\xbf"):
+            self.stream.read(3)
+
+    def __enter__(self) -> "Content":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def _opened(self, file: DataFile) -> BinaryIO:
+        raw = self._open.enter_context(file.open())
+        stream = _buffered(raw)
+        head = _peek(stream)
+        if head.startswith(_GZIP):
+            self.is_seekable = False
+            return _buffered(self._open.enter_context(gzip.GzipFile(fileobj=stream)))
+        if head.startswith(_ZSTD):
+            self.is_seekable = False
+            reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
+            return _buffered(self._open.enter_context(reader))
+        if head.startswith(_ZIP):
+            self.is_seekable = False
+            return _buffered(self._member(io.BytesIO(stream.read())))
+        return stream
+
+    def _member(self, archive: BinaryIO) -> BinaryIO:
+        """The only file in a ZIP archive."""
+        opened = self._open.enter_context(zipfile.ZipFile(archive))
+        inside = [item for item in opened.infolist() if not item.is_dir() and "__MACOSX/" not in item.filename]
+        names = [item.filename for item in inside]
+        if self.suffix in EXCEL_SUFFIXES or any(name.startswith("xl/") for name in names):
+            raise _excel(self.name)
+        if len(inside) != 1:
+            listed = ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
+            raise DataError(
+                f"{self.name}: the ZIP archive holds {len(inside)} files ({listed}); wanted one. "
+                "Unpack it, and give the folder in `data.path`."
+            )
+        if inside[0].flag_bits & 1:
+            raise DataError(f"{self.name}: the ZIP archive is encrypted. Unpack it, and give the file in `data.path`.")
+        self.suffix = suffix_of(names[0])
+        return cast(BinaryIO, self._open.enter_context(opened.open(inside[0])))
+
+    def lines(self) -> Iterator[bytes]:
+        """Its lines in UTF-8, with their line feeds; only a line feed ends a line.
+
+        In a UTF-8 file, lines are not checked yet.
+        """
+        if self.is_utf8:
+            yield from self.stream
+        else:
+            yield from io.BytesIO(self.text().encode())
+
+    def text(self) -> str:
+        """All of it.
+
+        Raises:
+            DataError: It is not in its encoding.
+        """
+        content = self.stream.read()
+        try:
+            text = content.decode("utf-8" if self.is_utf8 else self.encoding)
+            text.encode()  # some encodings allow half surrogate pairs
+        except UnicodeDecodeError as error:
+            before = content[: error.start].decode(self.encoding, errors="ignore")
+            raise self.wrong_encoding(before.count("\n") + 1, content, error.start) from None
+        except UnicodeEncodeError as error:
+            line = text.count("\n", 0, error.start) + 1
+            raise DataError(f"{self.name} line {line}: found half of a surrogate pair, wanted text.") from None
+        return text
+
+    def wrong_encoding(self, line: int, content: bytes, position: int) -> DataError:
+        """The error for a byte that is not in the file's encoding."""
+        encoding = "UTF-8" if self.is_utf8 else self.encoding
+        sample = content[max(0, position - _SAMPLE_BYTES) : position + _SAMPLE_BYTES]
+        return DataError(
+            f"{self.name} line {line}: found byte 0x{content[position]:02x}, wanted {encoding}. Set `data.encoding` to "
+            f"the file's encoding{_guess(sample)}, or save the file as UTF-8."
+        )
+
+
+def _guess(sample: bytes) -> str:
+    if b"\0" in sample:
+        return " (it is binary, or UTF-16: utf-16-le)"
+    likely = charset_normalizer.from_bytes(sample, cp_isolation=_GUESSED).best()
+    return f" (a guess: {likely.encoding})" if likely else " (cp1252 on Windows in Western Europe)"
+
+
+def _refuse_known_strangers(content: Content) -> None:
+    """Raise `DataError` for files that are often given by mistake."""
+    if not content.head:
+        raise DataError(f"{content.name} is empty.")
+    if content.head.startswith(_LFS):
+        raise DataError(f"{content.name} is a Git LFS pointer, not the data. Run `git lfs pull` where it was cloned.")
+    if content.head.startswith(_OLE) or content.suffix in EXCEL_SUFFIXES:
+        raise _excel(content.name)
+
+
+def _excel(name: str) -> DataError:
+    return DataError(f"{name} is a workbook. Save its sheet as CSV (in Excel: Save As, CSV UTF-8), and give that file.")
+
+
+def _buffered(stream: BinaryIO) -> BinaryIO:
+    return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 18)
+
+
+def _peek(stream: BinaryIO) -> bytes:
+    return cast(io.BufferedReader, stream).peek(_PEEK_BYTES)[:_PEEK_BYTES]

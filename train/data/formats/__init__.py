@@ -1,0 +1,34 @@
+"""Layouts of examples, one file each: a layout is added by writing its file and listing it here."""
+
+from train.data.formats import (
+    alpaca,
+    chat,
+    dolly,
+    input_output,
+    openai_preference,
+    openassistant,
+    preference,
+    prompt_completion,
+    question_answer,
+    sharegpt,
+    text,
+    text_label,
+    unpaired_preference,
+)
+from train.data.formats.format import Format
+
+FORMATS: tuple[Format, ...] = (
+    chat.FORMAT,
+    sharegpt.FORMAT,
+    alpaca.FORMAT,
+    dolly.FORMAT,
+    openassistant.FORMAT,
+    input_output.FORMAT,
+    prompt_completion.FORMAT,
+    question_answer.FORMAT,
+    text_label.FORMAT,
+    preference.FORMAT,
+    openai_preference.FORMAT,
+    unpaired_preference.FORMAT,
+    text.FORMAT,
+)
