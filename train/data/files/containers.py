@@ -2,7 +2,6 @@
 
 import zipfile
 import zlib
-from collections.abc import Iterable
 
 import pyarrow as pa
 import zstandard
@@ -42,7 +41,7 @@ def is_document(file: DataFile) -> bool:
     return file.suffix in TEXT_SUFFIXES
 
 
-def _records(content: Content) -> Iterable[Record]:
+def _records(content: Content) -> Records:
     if content.head.startswith(_PARQUET):
         return parquet_records(content)
     if content.head.startswith(_ARROW) or content.suffix in (".arrow", ".feather"):
@@ -58,10 +57,11 @@ def _records(content: Content) -> Iterable[Record]:
     raise DataError(f"{content.name}: unknown kind of file; wanted one that ends in {KNOWN}.")
 
 
-def _document(content: Content) -> Iterable[Record]:
+def _document(content: Content) -> Records:
     # As text editors show it: both kinds of line ends are one.
     text = content.text().replace("\r\n", "\n")
-    return [Record(Origin(file=content.name, line=1), {"text": text})] if text.strip() else []
+    if text.strip():
+        yield Record(Origin(file=content.name, line=1), {"text": text})
 
 
 def _first_line(error: Exception) -> str:

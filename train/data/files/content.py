@@ -154,7 +154,7 @@ def _excel(name: str) -> DataError:
     return DataError(f"{name} is a workbook. Save its sheet as CSV (in Excel: Save As, CSV UTF-8), and give that file.")
 
 
-def _buffered(stream: BinaryIO) -> BinaryIO:
+def _buffered(stream: object) -> BinaryIO:
     return io.BufferedReader(cast(io.RawIOBase, stream), 1 << 18)
 
 

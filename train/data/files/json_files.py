@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from itertools import chain
 from typing import Any
 
@@ -109,7 +109,7 @@ class _Scan:
                 return
             position, num_values = self._skip(end), num_values + 1
 
-    def _items(self, position: int) -> Iterator[Record | Fault]:
+    def _items(self, position: int) -> Generator[Record | Fault, None, int]:
         """Rows of the list that begins at a position; returns the position after it."""
         position = self._skip(position + 1)
         while self._at(position) != "]":
