@@ -27,7 +27,7 @@ class Example:
         prompt: Turns before the answer; ends with a user or tool turn. Earlier assistant turns stand here, too.
         completion: The answer: assistant turns, with tool results between them where the answer calls tools.
         tools: Tool definitions, as in `/v1/chat/completions`.
-        fields: All columns of the source's row: splits group, order and stratify by them.
+        fields: Columns of the source's row that are no lists or objects: splits group, order and stratify by them.
         stratum: Balances splits; "" is decided by the answer where answers repeat.
         split: Pins the example to a split; None: any.
     """

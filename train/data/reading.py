@@ -143,7 +143,8 @@ class _FileReader:
         if names := self.config.columns:
             others = {name: value for name, value in columns.items() if name not in names.values()}
             columns = {**others, **{name: record.fields.get(column) for name, column in names.items()}}
-        return Row(columns, record.fields, record.origin, self.used, self.seen, self.refusal, self.config.columns)
+        plain = {name: value for name, value in record.fields.items() if not isinstance(value, dict | list)}
+        return Row(columns, plain, record.origin, self.used, self.seen, self.refusal, self.config.columns)
 
     def _summary(self, layout: Format) -> str:
         how = "detected" if self.config.layout == "auto" else "as set"
@@ -151,8 +152,9 @@ class _FileReader:
         if not self.skipped:
             return f"{summary}."
         places = ", ".join(str(row.origin.line) for row in self.skipped[:_MAX_PLACES])
+        word = "line" if len(self.skipped) == 1 else "lines"
         more = ", …" if len(self.skipped) > _MAX_PLACES else ""
-        return f"{summary}, {len(self.skipped):,} of them skipped: without an answer (lines {places}{more})."
+        return f"{summary}, {len(self.skipped):,} of them skipped: without an answer ({word} {places}{more})."
 
     def _unused(self) -> list[str]:
         """A note on the columns that nothing used."""

@@ -32,7 +32,7 @@ class Row:
 
     Attributes:
         columns: Names and values, after `data.columns` was applied.
-        fields: The row as the file has it.
+        fields: The row as the file has it, without lists and objects: splits group and order by them.
         used: Names that were asked for; one set for all rows of a file. Keys of turns are in it, too.
         refusal: The domain's answer to rows that are out of scope.
         names: The file's name of a column, where `data.columns` maps it.
