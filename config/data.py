@@ -87,7 +87,7 @@ class DataConfig(Config):
     columns: dict[Column, Column] = Field(
         {}, description="Names of the file's columns, by the layout's names, as {input: question, output: reply}."
     )
-    encoding: str = Field("utf-8", description="Encoding of text files; a byte order mark is recognised.")
+    encoding: str = Field("utf-8", description="Encoding of text files, as cp1252; a byte order mark is recognised.")
     benchmarks: tuple[str, ...] = Field(
         (), description="Files whose questions must not be trained on, as test rows; read as `path` is."
     )
@@ -117,6 +117,15 @@ class DataConfig(Config):
     @classmethod
     def _jsonl_files_are_files(cls, source: Any) -> Any:
         return "files" if source == "jsonl" else source
+
+    @field_validator("encoding")
+    @classmethod
+    def _the_encoding_is_known(cls, encoding: str) -> str:
+        try:
+            "a".encode(encoding)
+        except (LookupError, ValueError):
+            raise ValueError("must be a text encoding that Python knows, as cp1252 or utf-16-le") from None
+        return encoding
 
     @model_validator(mode="after")
     def _files_need_a_path(self) -> "DataConfig":

@@ -17,14 +17,15 @@ _GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
 _LFS = b"version https://git-lfs"
 _OLE = b"\xd0\xcf\x11\xe0"
 """Start of Excel's binary workbooks."""
+_UTF8_MARK = b"\xef\xbb\xbf"
 _MARKS = (
-    (b"\xef\xbb\xbf", "utf-8-sig"),
+    (_UTF8_MARK, "utf-8"),
     (b"\xff\xfe\x00\x00", "utf-32"),
     (b"\x00\x00\xfe\xff", "utf-32"),
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
-_UTF8 = ("utf-8", "utf8", "utf-8-sig", "utf_8", "utf_8_sig")
+_UTF8 = ("utf-8", "utf8", "utf_8", "utf-8-sig", "utf_8_sig")
 _GUESSED = ["cp1252", "cp1251", "cp932", "gb18030", "cp949"]
 """Encodings that a guess may name; others are rare, or cannot be told apart from these."""
 _PEEK_BYTES = 64
@@ -46,14 +47,17 @@ class Content:
         self.suffix = file.suffix
         self.is_seekable = True
         self._open = ExitStack()
-        self.stream = self._opened(file)
-        self.head = _peek(self.stream)
-        _refuse_known_strangers(self)
-        named = next((name for mark, name in _MARKS if self.head.startswith(mark)), encoding)
-        self.is_utf8 = named.lower() in _UTF8
-        self.encoding = named
-        if named == "utf-8-sig" and self.head.startswith(b"\xef\xbb\xbf"):
-            self.stream.read(3)
+        try:
+            self.stream = self._opened(file)
+            self.head = _peek(self.stream)
+            _refuse_known_strangers(self)
+        except BaseException:
+            self._open.close()
+            raise
+        self.encoding = next((name for mark, name in _MARKS if self.head.startswith(mark)), encoding)
+        self.is_utf8 = self.encoding.lower() in _UTF8
+        if self.head.startswith(_UTF8_MARK):
+            self.stream.read(len(_UTF8_MARK))
 
     def __enter__(self) -> "Content":
         return self
@@ -63,7 +67,7 @@ class Content:
 
     def _opened(self, file: DataFile) -> BinaryIO:
         raw = self._open.enter_context(file.open())
-        stream = _buffered(raw)
+        stream = self._open.enter_context(_buffered(raw))
         head = _peek(stream)
         if head.startswith(_GZIP):
             self.is_seekable = False

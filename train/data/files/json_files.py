@@ -25,6 +25,11 @@ def json_records(content: Content) -> Records:
     first = next(((number, line) for number, line in lines if line.strip()), None)
     if first is None:
         return iter(())
+    if b"\0" in first[1]:
+        raise DataError(
+            f"{content.name} line {first[0]}: found NUL bytes, wanted JSON. If it is UTF-16 without a byte order mark, "
+            "set `data.encoding: utf-16-le`."
+        )
     start = first[1].lstrip()[:1]
     if start not in (b"{", b"["):
         raise DataError(

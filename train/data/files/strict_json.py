@@ -75,8 +75,6 @@ def _explained(content: bytes, message: str) -> JsonError:
     except UnicodeDecodeError:
         raise
     except json.JSONDecodeError as error:
-        if b"\0" in content:
-            return JsonError("NUL bytes", "JSON; for UTF-16 without a byte order mark set `data.encoding: utf-16-le`")
         return JsonError(f"text that is not JSON ({error.msg} at column {error.colno})", "one JSON value")
     except (ValueError, RecursionError):
         return JsonError(f"JSON that cannot be read ({message})", "values of usual size and nesting")
