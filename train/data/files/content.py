@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -78,12 +79,20 @@ class Content:
             return _buffered(self._open.enter_context(reader))
         if head.startswith(_ZIP):
             self.is_seekable = False
-            return _buffered(self._member(io.BytesIO(stream.read())))
+            return _buffered(io.BytesIO(self._member(stream.read())))
         return stream
 
-    def _member(self, archive: BinaryIO) -> BinaryIO:
+    def _member(self, archive: bytes) -> bytes:
         """The only file in a ZIP archive."""
-        opened = self._open.enter_context(zipfile.ZipFile(archive))
+        try:
+            with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+                return opened.read(self._only_member(opened))
+        except (ValueError, RuntimeError, struct.error) as error:  # zipfile's for damaged archives, beside its own
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{self.name}: the ZIP archive is damaged ({error}).") from error
+
+    def _only_member(self, opened: zipfile.ZipFile) -> zipfile.ZipInfo:
         inside = [item for item in opened.infolist() if not item.is_dir() and "__MACOSX/" not in item.filename]
         names = [item.filename for item in inside]
         if self.suffix in EXCEL_SUFFIXES or any(name.startswith("xl/") for name in names):
@@ -97,7 +106,7 @@ class Content:
         if inside[0].flag_bits & 1:
             raise DataError(f"{self.name}: the ZIP archive is encrypted. Unpack it, and give the file in `data.path`.")
         self.suffix = suffix_of(names[0])
-        return cast(BinaryIO, self._open.enter_context(opened.open(inside[0])))
+        return inside[0]
 
     def lines(self) -> Iterator[bytes]:
         """Its lines in UTF-8, with their line feeds; only a line feed ends a line.

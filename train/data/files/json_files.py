@@ -12,7 +12,10 @@ from train.data.files.records import Fault, Record, Records, shortened, shown
 from train.data.files.strict_json import JsonError, parse_json
 from train.errors import DataError
 
-ROW_KEYS = frozenset({"messages", "conversations", "conversation", "chosen", "rejected", "prompt", "completion"})
+ROW_KEYS = frozenset(
+    {"messages", "conversations", "conversation", "history", "tools", "functions", "prompt", "completion"}
+    | {"chosen", "rejected", "preferred_output", "non_preferred_output", "input", "output"}
+)
 """Keys whose lists are turns of one row; a list under another key of the only object is the rows."""
 
 _SPACE = re.compile(r"[ \t\n\r]*")

@@ -54,34 +54,34 @@ def gather(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     nodes: dict[str, dict[str, Any]] = {}
     flat = []
     for record in records:
-        if isinstance(record.fields.get("prompt"), dict):
+        if record.fields.get("prompt") is not None:
             trees.append(record)
         else:
             node = {**record.fields, "replies": []}
             nodes[str(record.fields.get("message_id"))] = node
             flat.append((record, node))
-    num_messages = len(flat) + sum(_num_messages(tree.fields["prompt"]) for tree in trees)
+    num_messages = len(flat) + sum(_num_messages(tree) for tree in trees)
     for record, node in flat:
         parent = nodes.get(str(record.fields.get("parent_id")))
         if record.fields.get("parent_id") in (None, ""):
             trees.append(Record(record.origin, {**record.fields, "prompt": node}))
         elif parent is not None:
             parent["replies"].append(node)
-    num_read = sum(_path_length(tree.fields["prompt"]) for tree in trees)
+    num_read = sum(_path_length(tree) for tree in trees)
     note = f"{len(trees):,} trees, of each the best-ranked replies; {num_messages - num_read:,} other messages not used"
     return trees, [note]
 
 
-def _num_messages(tree: dict[str, Any]) -> int:
-    count, stack = 0, [tree]
+def _num_messages(tree: Record) -> int:
+    count, stack = 0, [tree.fields["prompt"]]
     while stack:
         count += 1
         stack += _replies(stack.pop())
     return count
 
 
-def _path_length(tree: dict[str, Any]) -> int:
-    length, node = 0, tree
+def _path_length(tree: Record) -> int:
+    length, node = 0, tree.fields["prompt"]
     while True:
         length += 1
         kept = [reply for reply in _replies(node) if not reply.get("deleted")]
@@ -90,9 +90,9 @@ def _path_length(tree: dict[str, Any]) -> int:
         node = min(kept, key=_rank)
 
 
-def _replies(node: dict[str, Any]) -> list[dict[str, Any]]:
+def _replies(node: Any) -> list[dict[str, Any]]:
     """Replies to a message; what is malformed is left to the reader of the row."""
-    replies = node.get("replies")
+    replies = node.get("replies") if isinstance(node, dict) else None
     return [reply for reply in replies if isinstance(reply, dict)] if isinstance(replies, list) else []
 
 

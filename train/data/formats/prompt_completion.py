@@ -23,7 +23,7 @@ def prompt_in(row: Row, name: str = "prompt") -> list[Message]:
         return with_system(row, [Message(role="user", content=row.text(name))])
     turns = without_weight(with_system(row, turns_in(row, name)))
     if turns[-1].role not in ("user", "tool"):
-        raise row.fault(name, f"a last turn of role {turns[-1].role}", "a last turn of role user or tool")
+        raise row.wrong(name, f"a last turn of role {turns[-1].role}", "a last turn of role user or tool")
     return turns
 
 
@@ -34,7 +34,7 @@ def completion_in(row: Row, name: str = "completion") -> list[Message]:
     turns = turns_in(row, name)
     strangers = [turn.role for turn in turns if turn.role not in ("assistant", "tool")]
     if strangers:
-        raise row.fault(name, f"a turn of role {strangers[0]}", "turns of role assistant and tool")
+        raise row.wrong(name, f"a turn of role {strangers[0]}", "turns of role assistant and tool")
     if turns[-1].role != "assistant":
         raise NoAnswerError
     return turns

@@ -106,7 +106,11 @@ class Row:
             raise RowError(self._named(inner), fault.found, fault.wanted) from None
 
     def fault(self, name: str, value: Any, wanted: str) -> RowError:
-        return RowError(self._named(name), shown(value), wanted)
+        return self.wrong(name, shown(value), wanted)
+
+    def wrong(self, name: str, found: str, wanted: str) -> RowError:
+        """As `fault`, with what was found in words."""
+        return RowError(self._named(name), found, wanted)
 
     def _named(self, path: str) -> str:
         """A path as the file has it."""

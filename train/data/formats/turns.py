@@ -89,7 +89,7 @@ def conversation(row: Row, turns: Sequence[Message]) -> Example:
     if not completion or completion[-1].role != "assistant":
         raise NoAnswerError
     if all(turn.weight == 0 for turn in turns if turn.role == "assistant"):
-        raise row.fault("", "assistant turns of weight 0 only", "an assistant turn to learn")
+        raise row.wrong("", "assistant turns of weight 0 only", "an assistant turn to learn")
     return example(row, prompt, completion)
 
 
