@@ -15,6 +15,7 @@ Layout = Literal[
     "openassistant",
     "input_output",
     "prompt_completion",
+    "prompt_only",
     "question_answer",
     "text_label",
     "preference",
@@ -83,9 +84,12 @@ class DataConfig(Config):
     path: str | tuple[str, ...] | None = Field(
         None, description="File, folder, glob or fsspec URL, or several of them (with `source: files`)."
     )
-    layout: Layout = Field("auto", description="`auto`: detected from the first rows, and reported.")
+    layout: Layout = Field(
+        "auto",
+        description="`auto`: detected from the first rows of each file, and reported (docs/data.md).",
+    )
     columns: dict[Column, Column] = Field(
-        {}, description="Names of the file's columns, by the layout's names, as {input: question, output: reply}."
+        {}, description="The layout's columns by the file's names, as {input: query, output: reply}."
     )
     encoding: str = Field("utf-8", description="Encoding of text files, as cp1252; a byte order mark is recognised.")
     benchmarks: tuple[str, ...] = Field(

@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 from config.data import DataConfig
 from config.dataset import Origin
-from train.data.files.records import Record, shortened
+from train.data.files.records import SourceRecord, shortened
 from train.data.formats import FORMATS
 from train.data.formats.format import Format, present
 from train.errors import DataError
@@ -12,9 +12,12 @@ from train.errors import DataError
 DETECTION_ROWS = 512
 _QUESTIONS = ("input", "question", "query", "prompt", "instruction", "user", "request", "text", "source", "title")
 _ANSWERS = ("output", "answer", "response", "reply", "completion", "assistant", "target", "label", "category")
+_PARTS = frozenset({"instruction", "context", "history", "system_prompt", "passage", "document", "options", "choices"})
+"""Columns that hold a part of the question; not `text` and `prompt`, which often repeat what turns hold."""
+_ANSWER_PARTS = _PARTS | {*_ANSWERS, "labels", "class", "summary", "intent", "sentiment", "topic", "translation"}
 
 
-def layout_of(name: str, head: Sequence[Record], config: DataConfig) -> Format:
+def layout_of(name: str, head: Sequence[SourceRecord], config: DataConfig) -> Format:
     """The layout of a file, from its first rows.
 
     Raises:
@@ -46,12 +49,26 @@ def layout_of(name: str, head: Sequence[Record], config: DataConfig) -> Format:
         raise DataError(f"{name}: rows of several layouts ({places}). Split them into one file per layout.")
     if not first:
         raise _unknown(name, columns)
-    return next(iter(first.values()))[0]
+    chosen = next(iter(first.values()))[0]
+    _check_leftovers(name, chosen, head, config)
+    return chosen
+
+
+def _check_leftovers(name: str, chosen: Format, head: Sequence[SourceRecord], config: DataConfig) -> None:
+    """Refuse a detected layout that would leave out a part of the question or answer."""
+    filled = {column for record in head for column, value in record.fields.items() if value not in (None, "", [])}
+    parts = _ANSWER_PARTS if chosen.layout == "text" else _PARTS
+    leftover = sorted(renamed(filled, config) & parts - set(chosen.columns))
+    if leftover:
+        raise DataError(
+            f"{name}: {chosen.title} does not use {_listed([leftover])}, which may be parts of the question or answer. "
+            f"Name the file's columns in `data.columns`, or set `layout: {chosen.layout}` to leave these out."
+        )
 
 
 def fitting_layouts(columns: Collection[str]) -> list[Format]:
     """Layouts whose columns are there, without those that another one includes."""
-    matching = [f for f in FORMATS if f.matches(columns)]
+    matching = [f for f in FORMATS if f.is_detected and f.matches(columns)]
     if len(matching) > 1:  # many files carry the rendered text beside its parts
         matching = [f for f in matching if f.layout != "text"]
     beaten = {layout for f in matching for layout in f.beats}
@@ -64,7 +81,7 @@ def renamed(columns: Collection[str], config: DataConfig) -> set[str]:
     return (set(columns) - set(config.columns.values()) - set(config.columns)) | mapped
 
 
-def _check_mapping(name: str, head: Sequence[Record], config: DataConfig) -> None:
+def _check_mapping(name: str, head: Sequence[SourceRecord], config: DataConfig) -> None:
     known = {column for f in FORMATS if config.layout in ("auto", f.layout) for column in f.columns}
     for column in config.columns:
         if column not in known:
@@ -78,7 +95,7 @@ def _check_mapping(name: str, head: Sequence[Record], config: DataConfig) -> Non
 
 
 def _unknown(name: str, columns: Sequence[set[str]]) -> DataError:
-    known = "; ".join(f"{f.title} ({f.wanted})" for f in FORMATS)
+    known = "; ".join(f"{f.title} ({f.wanted})" for f in FORMATS if f.is_detected)
     suggested = next(f for f in FORMATS if f.layout == "input_output")
     return DataError(
         f"{name}: no known layout; found {_listed(columns)}. Known: {known}. Otherwise set `data.layout` and name the "

@@ -10,17 +10,17 @@ from train.data.detect import DETECTION_ROWS, layout_of
 from train.data.examples import Example
 from train.data.files.containers import is_document, read_records
 from train.data.files.paths import DataFile, digest_of, find_files
-from train.data.files.records import Fault, Faults, Record
+from train.data.files.records import Fault, Faults, SourceRecord
 from train.data.formats import FORMATS
 from train.data.formats.format import Format, present
-from train.data.formats.row import NoAnswerError, Row, RowError
+from train.data.formats.row import NoAnswerError, RowError, SourceRow
 from train.errors import DataError
 
 _MAX_PLACES = 3
 
 
 @dataclass(frozen=True)
-class SourceFile:
+class ReadFile:
     """One file that was read."""
 
     name: str
@@ -47,7 +47,7 @@ class FileExamples:
     """
 
     examples: tuple[Example, ...]
-    files: tuple[SourceFile, ...]
+    files: tuple[ReadFile, ...]
     skipped: tuple[SkippedRow, ...]
     notes: tuple[str, ...]
 
@@ -79,7 +79,7 @@ def read_files(paths: Sequence[str], config: DataConfig, refusal: str | None = N
 
 @dataclass(frozen=True)
 class _Read:
-    file: SourceFile
+    file: ReadFile
     notes: list[str]
 
 
@@ -104,22 +104,22 @@ class _FileReader:
         if not head and not self.num_rows:
             raise DataError(f"{self.file.name} has no rows.")
         layout = self._layout(head)
-        records: Iterable[Record] = chain(head, rows)
+        records: Iterable[SourceRecord] = chain(head, rows)
         notes = []
         if layout.gather is not None:
             records, gathered = layout.gather(records)
             notes += [f"{self.file.name}: {note}." for note in gathered]
         for record in records:
             self._read_row(layout, record)
-        source = SourceFile(digest.name, digest.size_bytes, digest.sha256, layout.layout, self.num_rows)
+        source = ReadFile(digest.name, digest.size_bytes, digest.sha256, layout.layout, self.num_rows)
         return _Read(source, [self._summary(layout), *notes, *self._unused()])
 
-    def _layout(self, head: list[Record]) -> Format:
+    def _layout(self, head: list[SourceRecord]) -> Format:
         if is_document(self.file) and self.config.layout == "auto" and not self.config.columns:
             return next(layout for layout in FORMATS if layout.layout == "text")
         return layout_of(self.file.name, head, self.config)
 
-    def _well_formed(self) -> Iterator[Record]:
+    def _well_formed(self) -> Iterator[SourceRecord]:
         """Rows that could be parsed; the others are faults."""
         for record in read_records(self.file, self.config.encoding):
             self.num_rows += 1
@@ -128,7 +128,7 @@ class _FileReader:
             else:
                 yield record
 
-    def _read_row(self, layout: Format, record: Record) -> None:
+    def _read_row(self, layout: Format, record: SourceRecord) -> None:
         self.seen.update(present(record.fields))
         row = self._row(record)
         try:
@@ -138,13 +138,13 @@ class _FileReader:
         except NoAnswerError:
             self.skipped.append(SkippedRow(record.origin, "no answer"))
 
-    def _row(self, record: Record) -> Row:
+    def _row(self, record: SourceRecord) -> SourceRow:
         columns = record.fields
         if names := self.config.columns:
             others = {name: value for name, value in columns.items() if name not in names.values()}
             columns = {**others, **{name: record.fields.get(column) for name, column in names.items()}}
         plain = {name: value for name, value in record.fields.items() if not isinstance(value, dict | list)}
-        return Row(columns, plain, record.origin, self.used, self.seen, self.refusal, self.config.columns)
+        return SourceRow(columns, plain, record.origin, self.used, self.seen, self.refusal, self.config.columns)
 
     def _summary(self, layout: Format) -> str:
         how = "detected" if self.config.layout == "auto" else "as set"

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import json
+import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,8 +19,10 @@ from config.domain import AnswerConfig
 from train.data.examples import Example
 from train.data.files.paths import digest_of, find_files
 from train.data.general import GENERAL_REQUESTS
-from train.data.reading import SkippedRow, SourceFile, read_files
+from train.data.reading import ReadFile, SkippedRow, read_files
 from train.errors import DataError
+
+logger = logging.getLogger(__name__)
 
 # Number of the ICD-10-CM chapter -> its subject in words (short, so that an answer is few tokens).
 ICD_CHAPTERS = {
@@ -71,14 +74,14 @@ class SourceData:
     Attributes:
         files: The files that were read; () for a package.
         skipped: Rows that make no example, such as a conversation that ends before an answer.
-        notes: Lines for the terminal.
+        notes: What was read and left out, a line each; they were logged.
     """
 
     name: str
     version: str
     licence: str | None
     examples: tuple[Example, ...]
-    files: tuple[SourceFile, ...] = ()
+    files: tuple[ReadFile, ...] = ()
     skipped: tuple[SkippedRow, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -130,15 +133,15 @@ def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
 
 
 def source_identity(config: DataConfig) -> str:
-    """Version key of a source's examples and of the benchmarks, computed without reading the package's files.
+    """Version key of a source's examples, computed without reading a package's files.
 
     Raises:
         DataError: The package is not installed, or a file is missing.
     """
-    named = _files_identity(config.paths + config.benchmarks) if config.paths + config.benchmarks else ""
     if config.source == "files":
-        return named
-    return " ".join([*(f"{package}=={_version(package)}" for package in _PACKAGES), *([named] if named else [])])
+        files, _ = find_files(config.paths)
+        return _identity((file.name, digest_of(file).sha256) for file in files)
+    return " ".join(f"{package}=={_version(package)}" for package in _PACKAGES)
 
 
 def _icd10cm() -> tuple[Example, ...]:
@@ -202,15 +205,12 @@ def _notices(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _read_files(config: DataConfig, answer: AnswerConfig) -> SourceData:
     read = read_files(config.paths, config, answer.refusal)
+    for note in read.notes:
+        logger.info("%s", note)
     names = [file.name for file in read.files]
     name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     version = _identity((file.name, file.sha256) for file in read.files)[:12]
     return SourceData(name, version, config.licence, read.examples, read.files, read.skipped, read.notes)
-
-
-def _files_identity(paths: tuple[str, ...]) -> str:
-    files, _ = find_files(paths)
-    return _identity((file.name, digest_of(file).sha256) for file in files)
 
 
 def _identity(digests: Iterable[tuple[str, str]]) -> str:

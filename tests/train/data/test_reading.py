@@ -204,6 +204,15 @@ def test_a_fault_names_the_files_own_column(tmp_path: Path) -> None:
             {"layout": "alpaca"},
             "Alpaca wants the columns instruction, output; found the columns input, output. Name the file's columns",
         ),
+        (
+            {"input": "a", "output": "b", "system_prompt": "c"},
+            {},
+            "input/output does not use the columns system_prompt, which may be parts of the question or answer. Name "
+            "the file's columns in `data.columns`, or set `layout: input_output` to leave these out.",
+        ),
+        ({"question": "a", "answer": "b", "choices": ["c"]}, {}, "question/answer does not use the columns choices"),
+        ({"text": "a", "summary": "b"}, {}, "text does not use the columns summary"),
+        ({"prompt": "a", "response": "b"}, {}, "no known layout; found the columns prompt, response."),
         ({"a": "x"}, {"columns": {"input": "query"}}, "`data.columns` names 'query'; found the columns a."),
         ({"a": "x"}, {"columns": {"inptu": "a"}}, "'inptu' is not a column of a layout; wanted answer, chosen,"),
     ],
@@ -240,3 +249,15 @@ def test_the_rendered_text_beside_turns_is_not_the_example(tmp_path: Path) -> No
 )
 def test_a_number_is_its_json(tmp_path: Path, row: Any) -> None:
     assert json.loads(pairs(read(write(tmp_path, "rows.jsonl", rows(row))))[0][1]) == 0
+
+
+def test_a_named_layout_may_leave_parts_out(tmp_path: Path) -> None:
+    row = {"input": "a", "output": "b", "history": []}, {"input": "c", "output": "d", "history": [["e", "f"]]}
+    found = read(write(tmp_path, "rows.jsonl", rows(*row)), layout="input_output")
+    assert pairs(found) == [("a", "b"), ("c", "d")]
+    assert found.notes[1:] == ("rows.jsonl: columns not used: history.",)
+
+
+def test_a_context_stands_before_the_question(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.jsonl", rows({"context": "Bay C.", "input": "Which bay?", "output": "C"}))
+    assert pairs(read(path)) == [("Bay C.\n\nWhich bay?", "C")]

@@ -10,7 +10,7 @@ from config.dataset import Origin
 from train.data.files.content import Content
 from train.data.files.json_files import json_records
 from train.data.files.paths import KNOWN, TEXT_SUFFIXES, DataFile, unreadable
-from train.data.files.records import Record, Records
+from train.data.files.records import Records, SourceRecord
 from train.data.files.tables import arrow_records, csv_records, parquet_records
 from train.errors import DataError
 
@@ -61,7 +61,7 @@ def _document(content: Content) -> Records:
     # As text editors show it: both kinds of line ends are one.
     text = content.text().replace("\r\n", "\n")
     if text.strip():
-        yield Record(Origin(file=content.name, line=1), {"text": text})
+        yield SourceRecord(Origin(file=content.name, line=1), {"text": text})
 
 
 def _first_line(error: Exception) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 from config.dataset import Origin
 from train.data.files.content import Content
-from train.data.files.records import Fault, Record, Records, shortened, shown
+from train.data.files.records import Fault, Records, SourceRecord, shortened, shown
 from train.data.files.strict_json import JsonError, parse_json
 from train.errors import DataError
 
@@ -66,7 +66,7 @@ def _line_records(content: Content, lines: Iterator[tuple[int, bytes]]) -> Recor
             yield _parsed(content, Origin(file=content.name, line=number), line)
 
 
-def _parsed(content: Content, origin: Origin, text: bytes) -> Record | Fault:
+def _parsed(content: Content, origin: Origin, text: bytes) -> SourceRecord | Fault:
     try:
         value = parse_json(text)
     except JsonError as fault:
@@ -75,7 +75,7 @@ def _parsed(content: Content, origin: Origin, text: bytes) -> Record | Fault:
         raise content.wrong_encoding(origin.line, text, error.start) from None
     if not isinstance(value, dict):
         return Fault(origin, "", shown(value), "an object `{…}` with a key per column")
-    return Record(origin, value)
+    return SourceRecord(origin, value)
 
 
 def _document_records(content: Content, first_line: int, document: bytes) -> Records:
@@ -117,7 +117,7 @@ class _Scan:
                 return
             position, num_values = self._skip(end), num_values + 1
 
-    def _items(self, position: int) -> Generator[Record | Fault, None, int]:
+    def _items(self, position: int) -> Generator[SourceRecord | Fault, None, int]:
         """Rows of the list that begins at a position; returns the position after it."""
         position = self._skip(position + 1)
         while self._at(position) != "]":
@@ -161,7 +161,7 @@ class _Scan:
             yield key, start, value
             position = self._skip(self._skip(end) + 1) if self._at(self._skip(end)) == "," else len(self._text)
 
-    def _row(self, position: int, end: int) -> Record | Fault:
+    def _row(self, position: int, end: int) -> SourceRecord | Fault:
         content = self._text[position:end].encode("utf-8", "surrogatepass")
         return _parsed(self._content, self._origin(position), content)
 

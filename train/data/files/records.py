@@ -15,7 +15,7 @@ _MAX_SHOWN_CHARS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class SourceRecord:
     """One row: its columns by name."""
 
     origin: Origin
@@ -36,7 +36,7 @@ class Fault:
         return f"{where}: found {self.found}, wanted {self.wanted}"
 
 
-Records = Iterator[Record | Fault]
+Records = Iterator[SourceRecord | Fault]
 
 
 @dataclass

@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from config.dataset import Origin
 from train.data.files.content import Content
-from train.data.files.records import Fault, Record, Records, shown
+from train.data.files.records import Fault, Records, SourceRecord, shown
 from train.data.files.strict_json import JsonError, refuse_infinite
 from train.errors import DataError
 
@@ -44,7 +44,7 @@ def csv_records(content: Content) -> Records:
             elif len(cells) != len(header):
                 yield Fault(origin, "", f"{len(cells)} cells", f"{len(header)}, as in the header")
             else:
-                yield Record(origin, dict(zip(header, cells, strict=True)))
+                yield SourceRecord(origin, dict(zip(header, cells, strict=True)))
     except csv.Error as error:
         raise DataError(f"{content.name} line {line}: found a row that is not valid CSV ({error}).") from None
 
@@ -102,7 +102,7 @@ def _rows(content: Content, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
             yield _converted(origin, fields, to_convert)
 
 
-def _converted(origin: Origin, fields: dict[str, Any], to_convert: list[str]) -> Record | Fault:
+def _converted(origin: Origin, fields: dict[str, Any], to_convert: list[str]) -> SourceRecord | Fault:
     for name in to_convert:
         value = fields[name]
         # pandas' missing number
@@ -111,7 +111,7 @@ def _converted(origin: Origin, fields: dict[str, Any], to_convert: list[str]) ->
             refuse_infinite(fields[name])
         except JsonError as fault:
             return Fault(origin, f"{name}{fault.field}", shown(value), fault.wanted)
-    return Record(origin, fields)
+    return SourceRecord(origin, fields)
 
 
 def _is_plain(kind: pa.DataType) -> bool:

@@ -3,21 +3,21 @@
 from config.dataset import Message
 from train.data.examples import Example
 from train.data.formats.format import Format
-from train.data.formats.row import Row
+from train.data.formats.row import SourceRow
 from train.data.formats.turns import question_and_answer
 
 
-def _read(row: Row) -> Example:
+def _read(row: SourceRow) -> Example:
     return question_and_answer(row, instructed(row, "input"), row.answer("output"), history(row))
 
 
-def instructed(row: Row, context: str) -> str:
+def instructed(row: SourceRow, context: str) -> str:
     """The question: an instruction and, after a blank line, what it is about."""
     instruction, about = row.text("instruction"), row.optional_text(context)
     return f"{instruction}\n\n{about}" if about else instruction
 
 
-def history(row: Row) -> list[Message]:
+def history(row: SourceRow) -> list[Message]:
     """Earlier turns: `history` is a list of pairs of a question and its answer."""
     if row.get("history") in (None, ""):
         return []

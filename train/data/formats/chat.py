@@ -2,11 +2,11 @@
 
 from train.data.examples import Example
 from train.data.formats.format import Format
-from train.data.formats.row import Row
+from train.data.formats.row import SourceRow
 from train.data.formats.turns import conversation, turns_in
 
 
-def _read(row: Row) -> Example:
+def _read(row: SourceRow) -> Example:
     return conversation(row, turns_in(row, "messages"))
 
 

@@ -3,11 +3,11 @@
 from train.data.examples import Example
 from train.data.formats.alpaca import instructed
 from train.data.formats.format import Format
-from train.data.formats.row import Row
+from train.data.formats.row import SourceRow
 from train.data.formats.turns import question_and_answer
 
 
-def _read(row: Row) -> Example:
+def _read(row: SourceRow) -> Example:
     return question_and_answer(row, instructed(row, "context"), row.answer("response"))
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from config.data import Layout
 from train.data.examples import Example
-from train.data.files.records import Record
-from train.data.formats.row import Row
+from train.data.files.records import SourceRecord
+from train.data.formats.row import SourceRow
 
 COMMON = ("system", "tools", "functions", "in_scope", "is_synthetic")
 """Columns that layouts of questions and answers use where they are."""
@@ -22,6 +22,7 @@ class Format:
         required: Columns of a row; one of each group must be there.
         optional: Columns that it uses as well.
         read: Makes an example. Raises `RowError` or `NoAnswerError`.
+        is_detected: Whether `layout: auto` finds it; otherwise it must be named.
         beats: Layouts whose columns this one may hold, too; () for none.
         gather: Joins the rows of a file that belong to one example, before `read`.
     """
@@ -29,10 +30,11 @@ class Format:
     layout: Layout
     title: str
     required: tuple[tuple[str, ...], ...]
-    read: Callable[[Row], Example]
+    read: Callable[[SourceRow], Example]
     optional: tuple[str, ...] = ()
+    is_detected: bool = True
     beats: tuple[Layout, ...] = ()
-    gather: Callable[[Iterable[Record]], tuple[list[Record], list[str]]] | None = None
+    gather: Callable[[Iterable[SourceRecord]], tuple[list[SourceRecord], list[str]]] | None = None
 
     def matches(self, columns: Collection[str]) -> bool:
         return all(any(name in columns for name in group) for group in self.required)

@@ -4,11 +4,11 @@ from train.data.examples import Example
 from train.data.formats.format import Format
 from train.data.formats.preference import preferred
 from train.data.formats.prompt_completion import completion_in
-from train.data.formats.row import Row
+from train.data.formats.row import SourceRow
 from train.data.formats.turns import parse_turn, with_system, without_weight
 
 
-def _read(row: Row) -> Example:
+def _read(row: SourceRow) -> Example:
     given = row.get("input")
     turns = given.get("messages") if isinstance(given, dict) else None
     if not isinstance(turns, list) or not turns:

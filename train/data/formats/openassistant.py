@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from train.data.examples import Example
-from train.data.files.records import Record
+from train.data.files.records import SourceRecord
 from train.data.formats.format import Format
-from train.data.formats.row import Row
+from train.data.formats.row import SourceRow
 from train.data.formats.turns import conversation, parse_turn
 
 
-def _read(row: Row) -> Example:
+def _read(row: SourceRow) -> Example:
     row.used.update(FORMAT.columns)
     node = row.get("prompt")
     if not isinstance(node, dict):
@@ -26,13 +26,13 @@ def _read(row: Row) -> Example:
     return conversation(row, turns)
 
 
-def _as_turn(row: Row, where: str, node: dict[str, Any]) -> dict[str, Any]:
+def _as_turn(row: SourceRow, where: str, node: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(node.get("text"), str):
         raise row.fault(f"{where}.text", node.get("text"), "text")
     return {"role": node.get("role"), "content": node["text"]}
 
 
-def _best_reply(row: Row, where: str, node: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
+def _best_reply(row: SourceRow, where: str, node: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     replies = node.get("replies") or []
     if not isinstance(replies, list) or not all(isinstance(reply, dict) for reply in replies):
         raise row.fault(f"{where}.replies", replies, "a list of messages")
@@ -48,9 +48,9 @@ def _rank(reply: dict[str, Any]) -> float:
     return rank if isinstance(rank, int | float) else float("inf")
 
 
-def gather(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
+def gather(records: Iterable[SourceRecord]) -> tuple[list[SourceRecord], list[str]]:
     """One record per tree, and a note on the messages that are not read."""
-    trees: list[Record] = []
+    trees: list[SourceRecord] = []
     nodes: dict[str, dict[str, Any]] = {}
     flat = []
     for record in records:
@@ -64,7 +64,7 @@ def gather(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     for record, node in flat:
         parent = nodes.get(str(record.fields.get("parent_id")))
         if record.fields.get("parent_id") in (None, ""):
-            trees.append(Record(record.origin, {**record.fields, "prompt": node}))
+            trees.append(SourceRecord(record.origin, {**record.fields, "prompt": node}))
         elif parent is not None:
             parent["replies"].append(node)
     num_read = sum(_path_length(tree) for tree in trees)
@@ -72,7 +72,7 @@ def gather(records: Iterable[Record]) -> tuple[list[Record], list[str]]:
     return trees, [note]
 
 
-def _num_messages(tree: Record) -> int:
+def _num_messages(tree: SourceRecord) -> int:
     count, stack = 0, [tree.fields["prompt"]]
     while stack:
         count += 1
@@ -80,7 +80,7 @@ def _num_messages(tree: Record) -> int:
     return count
 
 
-def _path_length(tree: Record) -> int:
+def _path_length(tree: SourceRecord) -> int:
     length, node = 0, tree.fields["prompt"]
     while True:
         length += 1

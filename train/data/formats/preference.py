@@ -8,14 +8,14 @@ from train.data.examples import Example
 from train.data.formats.alpaca import instructed
 from train.data.formats.format import Format
 from train.data.formats.prompt_completion import is_list, prompt_in
-from train.data.formats.row import Row
+from train.data.formats.row import SourceRow
 from train.data.formats.turns import common_fields, parse_turn, tools_in, turns_in, with_system, without_weight
 
 _PROMPTS = ("prompt", "conversations", "conversation", "messages", "question", "input")
 _SPEAKER = re.compile(r"\n\n(Human|Assistant): ?")
 
 
-def _read(row: Row) -> Example:
+def _read(row: SourceRow) -> Example:
     chosen, rejected = _answer(row, "chosen"), _answer(row, "rejected")
     prompt = _prompt(row)
     if _is_whole(chosen) or _is_whole(rejected):
@@ -26,7 +26,9 @@ def _read(row: Row) -> Example:
     return preferred(row, prompt, chosen, rejected)
 
 
-def preferred(row: Row, prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequence[Message]) -> Example:
+def preferred(
+    row: SourceRow, prompt: Sequence[Message], chosen: Sequence[Message], rejected: Sequence[Message]
+) -> Example:
     """A pair of answers to one prompt."""
     if not prompt:
         raise row.fault("prompt", None, "a prompt, or conversations that begin with one")
@@ -40,7 +42,7 @@ def preferred(row: Row, prompt: Sequence[Message], chosen: Sequence[Message], re
     )
 
 
-def _prompt(row: Row) -> list[Message]:
+def _prompt(row: SourceRow) -> list[Message]:
     """The prompt that stands in a column of its own; [] if none does."""
     if row.get("instruction") is not None:
         return with_system(row, [Message(role="user", content=instructed(row, "input"))])
@@ -48,7 +50,7 @@ def _prompt(row: Row) -> list[Message]:
     return [] if name is None else prompt_in(row, name)
 
 
-def _answer(row: Row, name: str) -> list[Message]:
+def _answer(row: SourceRow, name: str) -> list[Message]:
     """An answer: turns, one turn, a transcript, or its text."""
     value = row.get(name)
     if is_list(row, name):
@@ -75,7 +77,7 @@ def _is_whole(turns: Sequence[Message]) -> bool:
 
 
 def _split(
-    row: Row, chosen: list[Message], rejected: list[Message]
+    row: SourceRow, chosen: list[Message], rejected: list[Message]
 ) -> tuple[list[Message], list[Message], list[Message]]:
     """The turns that two conversations share at their beginning, up to a question, and how each goes on."""
     num_shared = 0

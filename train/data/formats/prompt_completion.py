@@ -3,21 +3,21 @@
 from config.dataset import Message
 from train.data.examples import Example
 from train.data.formats.format import Format
-from train.data.formats.row import NoAnswerError, Row
+from train.data.formats.row import NoAnswerError, SourceRow
 from train.data.formats.turns import example, turns_in, with_system, without_weight
 
 
-def _read(row: Row) -> Example:
+def _read(row: SourceRow) -> Example:
     return example(row, prompt_in(row), completion_in(row))
 
 
-def is_list(row: Row, name: str) -> bool:
+def is_list(row: SourceRow, name: str) -> bool:
     """Whether a column holds turns, also as the JSON text of them."""
     value = row.get(name)
     return isinstance(value, list) or (isinstance(value, str) and value.startswith('[{"'))
 
 
-def prompt_in(row: Row, name: str = "prompt") -> list[Message]:
+def prompt_in(row: SourceRow, name: str = "prompt") -> list[Message]:
     """The turns before the answer; a text is a user turn."""
     if not is_list(row, name):
         return with_system(row, [Message(role="user", content=row.text(name))])
@@ -27,7 +27,7 @@ def prompt_in(row: Row, name: str = "prompt") -> list[Message]:
     return turns
 
 
-def completion_in(row: Row, name: str = "completion") -> list[Message]:
+def completion_in(row: SourceRow, name: str = "completion") -> list[Message]:
     """The turns of an answer; a text is an assistant turn."""
     if not is_list(row, name):
         return [Message(role="assistant", content=row.answer(name))]

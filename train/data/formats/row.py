@@ -27,7 +27,7 @@ class NoAnswerError(Exception):
 
 
 @dataclass(slots=True)
-class Row:
+class SourceRow:
     """Columns of one row, by the layout's names. null is the same as no column: Parquet has each column in each row.
 
     Attributes:

@@ -2,10 +2,10 @@
 
 from train.data.examples import Example
 from train.data.formats.format import Format
-from train.data.formats.row import Row
+from train.data.formats.row import SourceRow
 
 
-def _read(row: Row) -> Example:
+def _read(row: SourceRow) -> Example:
     is_synthetic = row.flag("is_synthetic", default=False)
     return Example(
         "language_modeling",

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from config.dataset import FunctionCall, Message, ToolCall
 from train.data.examples import Example
-from train.data.formats.row import NoAnswerError, Row
+from train.data.formats.row import NoAnswerError, SourceRow
 
 Role = Literal["system", "developer", "user", "assistant", "tool"]
 
@@ -32,7 +32,7 @@ _CALLS = ("function_call", "tool_call")
 _TURNS_WANTED = 'a list of turns such as {"role": "user", "content": "…"}'
 
 
-def turns_in(row: Row, name: str) -> list[Message]:
+def turns_in(row: SourceRow, name: str) -> list[Message]:
     """The turns in a column."""
     turns = row.items(name, _TURNS_WANTED)
     if not turns:
@@ -40,7 +40,7 @@ def turns_in(row: Row, name: str) -> list[Message]:
     return [parse_turn(row, f"{name}[{index}]", name, turn) for index, turn in enumerate(turns)]
 
 
-def parse_turn(row: Row, where: str, column: str, turn: Any) -> Message:
+def parse_turn(row: SourceRow, where: str, column: str, turn: Any) -> Message:
     """One turn.
 
     Args:
@@ -74,7 +74,7 @@ def parse_turn(row: Row, where: str, column: str, turn: Any) -> Message:
     )
 
 
-def conversation(row: Row, turns: Sequence[Message]) -> Example:
+def conversation(row: SourceRow, turns: Sequence[Message]) -> Example:
     """An example of a whole conversation: what follows the last question is the answer.
 
     Raises:
@@ -93,7 +93,7 @@ def conversation(row: Row, turns: Sequence[Message]) -> Example:
     return example(row, prompt, completion)
 
 
-def example(row: Row, prompt: Sequence[Message], completion: Sequence[Message]) -> Example:
+def example(row: SourceRow, prompt: Sequence[Message], completion: Sequence[Message]) -> Example:
     """A prompt-completion example."""
     return Example(
         "prompt_completion",
@@ -104,13 +104,19 @@ def example(row: Row, prompt: Sequence[Message], completion: Sequence[Message]) 
     )
 
 
-def question_and_answer(row: Row, question: str, answer: str, earlier: Sequence[Message] = ()) -> Example:
+def question_and_answer(row: SourceRow, question: str, answer: str, earlier: Sequence[Message] = ()) -> Example:
     """An example of one question and its answer, with earlier turns before them."""
     prompt = with_system(row, [*earlier, Message(role="user", content=question)])
     return example(row, prompt, [Message(role="assistant", content=answer)])
 
 
-def common_fields(row: Row) -> dict[str, Any]:
+def with_context(row: SourceRow, question: str) -> str:
+    """A question after the row's `context`, if it has one."""
+    context = row.optional_text("context")
+    return f"{context}\n\n{question}" if context else question
+
+
+def common_fields(row: SourceRow) -> dict[str, Any]:
     """What each layout has: the origin, and the columns `in_scope` and `is_synthetic`."""
     return {
         "origin": row.origin,
@@ -120,7 +126,7 @@ def common_fields(row: Row) -> dict[str, Any]:
     }
 
 
-def with_system(row: Row, turns: Sequence[Message]) -> list[Message]:
+def with_system(row: SourceRow, turns: Sequence[Message]) -> list[Message]:
     """Turns with the system prompt of the row's column `system`, if it has one."""
     system = row.optional_text("system")
     turns = [turn for turn in turns if turn.content.strip() or turn.role not in ("system", "developer")]
@@ -137,7 +143,7 @@ def without_weight(turns: Sequence[Message]) -> list[Message]:
     return [turn.model_copy(update={"weight": 0}) if turn.role == "assistant" else turn for turn in turns]
 
 
-def tools_in(row: Row, name: str = "tools") -> tuple[dict[str, Any], ...]:
+def tools_in(row: SourceRow, name: str = "tools") -> tuple[dict[str, Any], ...]:
     """Tool definitions, each as `/v1/chat/completions` takes it; OpenAI's older `functions` are wrapped."""
     if name == "tools" and row.get("tools") in (None, "", []) and row.get("functions") is not None:
         name = "functions"
@@ -152,7 +158,7 @@ def tools_in(row: Row, name: str = "tools") -> tuple[dict[str, Any], ...]:
     return tuple(tool if "function" in tool else {"type": "function", "function": tool} for tool in tools)
 
 
-def _content(row: Row, where: str, value: Any) -> str:
+def _content(row: SourceRow, where: str, value: Any) -> str:
     """Text of a turn; a list of text parts is joined."""
     if value is None:
         return ""
@@ -163,20 +169,20 @@ def _content(row: Row, where: str, value: Any) -> str:
     raise row.fault(where, value, "text")
 
 
-def _part(row: Row, where: str, part: Any) -> str:
+def _part(row: SourceRow, where: str, part: Any) -> str:
     text = part.get("text") if isinstance(part, dict) and part.get("type", "text") == "text" else part
     if not isinstance(text, str):
         raise row.fault(where, part, "a part of type text")
     return text
 
 
-def _calls(row: Row, where: str, value: Any) -> tuple[ToolCall, ...]:
+def _calls(row: SourceRow, where: str, value: Any) -> tuple[ToolCall, ...]:
     """Calls of tools: a list, or one call; each with `function` or flat."""
     calls = value if isinstance(value, list) else [] if value is None else [value]
     return tuple(_call(row, f"{where}[{index}]", call) for index, call in enumerate(calls))
 
 
-def _call(row: Row, where: str, call: Any) -> ToolCall:
+def _call(row: SourceRow, where: str, call: Any) -> ToolCall:
     function = (call.get("function") or call) if isinstance(call, dict) else None
     name = function.get("name") if isinstance(function, dict) else None
     if not isinstance(function, dict) or not isinstance(name, str) or not name:
@@ -191,14 +197,14 @@ def _call(row: Row, where: str, call: Any) -> ToolCall:
     return ToolCall(id=identity if isinstance(identity, str) else None, function=called)
 
 
-def _optional(row: Row, where: str, turn: dict[str, Any], key: str) -> str | None:
+def _optional(row: SourceRow, where: str, turn: dict[str, Any], key: str) -> str | None:
     value = turn.get(key)
     if value is not None and not isinstance(value, str):
         raise row.fault(f"{where}.{key}", value, "text")
     return value or None
 
 
-def _weight(row: Row, where: str, turn: dict[str, Any]) -> Literal[0, 1]:
+def _weight(row: SourceRow, where: str, turn: dict[str, Any]) -> Literal[0, 1]:
     value = turn.get("weight")
     if value is None:
         return 1
@@ -210,7 +216,7 @@ def _weight(row: Row, where: str, turn: dict[str, Any]) -> Literal[0, 1]:
 _KEYS = frozenset({"name", "tool_calls", "function_call", "tool_call_id", "weight"})
 
 
-def _remember(row: Row, column: str, turn: dict[str, Any], role_key: str, text_key: str) -> None:
+def _remember(row: SourceRow, column: str, turn: dict[str, Any], role_key: str, text_key: str) -> None:
     unknown = turn.keys() - _KEYS - {role_key, text_key}
     if unknown:
         row.seen.update(f"{column}[].{key}" for key in unknown if turn[key] is not None)

@@ -51,7 +51,7 @@ values = st.recursive(
 )
 turns = st.fixed_dictionaries({"role": st.sampled_from(["user", "assistant", "tool"]) | values, "content": values})
 records = st.dictionaries(st.sampled_from(COLUMNS), values | st.lists(turns | values, max_size=3), max_size=6)
-quick = settings(max_examples=1500, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+quick = settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
 def check(name: str, content: bytes, **config: Any) -> None:

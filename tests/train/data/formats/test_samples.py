@@ -1,8 +1,10 @@
 """Each layout's sample of ten rows, and what they are read as."""
 
+from pathlib import Path
+
 import pytest
 
-from tests.train.data.files_on_disk import SAMPLES, read, told
+from tests.train.data.files_on_disk import SAMPLES, read, rows, told, write
 from train.data.formats import FORMATS
 
 EXPECTED = {
@@ -191,7 +193,7 @@ def test_each_row_of_a_sample_is_read(name: str) -> None:
 
 def test_each_layout_has_a_sample_of_ten_rows() -> None:
     files = [read(path, refusal="REFUSED").files[0] for path in sorted(SAMPLES.iterdir())]
-    assert {file.layout for file in files} == {layout.layout for layout in FORMATS}
+    assert {file.layout for file in files} == {layout.layout for layout in FORMATS if layout.is_detected}
     assert {file.num_rows for file in files} == {10}
 
 
@@ -218,3 +220,14 @@ def test_rows_keep_file_and_line() -> None:
 
 def test_labels_balance_the_splits() -> None:
     assert {example.stratum for example in read(SAMPLES / "text_label.csv").examples} == {"good", "bad", "mixed"}
+
+
+def test_prompts_alone_are_read_by_name(tmp_path: Path) -> None:
+    questions = [{"prompt": f"Question {number}?"} for number in range(9)]
+    path = write(tmp_path, "prompts.jsonl", rows(*questions, {"prompt": [{"role": "user", "content": "Turn?"}]}))
+    examples = read(path, layout="prompt_only").examples
+    assert [(example.type, example.question) for example in examples[-2:]] == [
+        ("prompt_only", "Question 8?"),
+        ("prompt_only", "Turn?"),
+    ]
+    assert len(examples) == 10
