@@ -1,9 +1,11 @@
 """Each layout's sample of ten rows, and what they are read as."""
 
+import re
 from pathlib import Path
 
 import pytest
 
+from tests.tracked_files import ROOT
 from tests.train.data.files_on_disk import SAMPLES, read, rows, told, write
 from train.data.formats import FORMATS
 
@@ -231,3 +233,22 @@ def test_prompts_alone_are_read_by_name(tmp_path: Path) -> None:
         ("prompt_only", "Turn?"),
     ]
     assert len(examples) == 10
+
+
+def test_the_page_has_a_row_for_each_layout() -> None:
+    section = (ROOT / "docs" / "data.md").read_text().partition("\n## Layouts\n")[2].partition("\n## ")[0]
+    found = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", section, re.MULTILINE)
+    assert {name for name, _ in found} == {layout.layout for layout in FORMATS}
+    wanted = {f.layout: ", ".join(" or ".join(f"`{n}`" for n in group) for group in f.required) for f in FORMATS}
+    assert [name for name, how in found if not how.startswith((wanted[name], "must be named"))] == []
+
+
+PAGE_EXAMPLES = re.findall(r"^\| `(\w+)` \| [^|]*\| `({.*})` \|", (ROOT / "docs" / "data.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("layout", "row"), PAGE_EXAMPLES)
+def test_an_example_of_the_page_is_detected(tmp_path: Path, layout: str, row: str) -> None:
+    settings = {"layout": layout} if layout == "prompt_only" else {}
+    message_of_a_tree = '{"message_id": "1", "parent_id": null, "text": "Hi", "role": "prompter"}\n'
+    content = (message_of_a_tree if layout == "openassistant" else "") + row
+    assert read(write(tmp_path, "rows.jsonl", content.encode()), **settings).files[0].layout == layout
