@@ -143,12 +143,13 @@ class _FileReader:
         if names := self.config.columns:
             others = {name: value for name, value in columns.items() if name not in names.values()}
             columns = {**others, **{name: record.fields.get(column) for name, column in names.items()}}
-        plain = {name: value for name, value in record.fields.items() if not isinstance(value, dict | list)}
+        plain = {name: value for name, value in record.fields.items() if not isinstance(value, dict | list | bytes)}
         return SourceRow(columns, plain, record.origin, self.used, self.seen, self.refusal, self.config.columns)
 
     def _summary(self, layout: Format) -> str:
         how = "detected" if self.config.layout == "auto" else "as set"
-        summary = f"{self.file.name}: {layout.title} ({how}), {self.num_rows:,} rows"
+        noun = "row" if self.num_rows == 1 else "rows"
+        summary = f"{self.file.name}: {layout.title} ({how}), {self.num_rows:,} {noun}"
         if not self.skipped:
             return f"{summary}."
         places = ", ".join(str(row.origin.line) for row in self.skipped[:_MAX_PLACES])

@@ -167,7 +167,7 @@ def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
     columns = {"input": "query", "output": "reply", "system": "prompt_for_model"}
     found = read(write(tmp_path, "rows.jsonl", rows(row)), columns=columns)
     assert [told(example) for example in found.examples] == ["s: Be brief. | u: a > a: b"]
-    assert found.notes == ("rows.jsonl: input/output (detected), 1 rows.",)
+    assert found.notes == ("rows.jsonl: input/output (detected), 1 row.",)
 
 
 def test_a_mapped_column_replaces_one_of_the_same_name(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_a_layout_can_be_named_where_several_fit(tmp_path: Path) -> None:
     found = read(write(tmp_path, "rows.jsonl", rows(row)), layout="alpaca")
     assert pairs(found) == [("a", "b")]
     assert found.notes == (
-        "rows.jsonl: Alpaca (as set), 1 rows.",
+        "rows.jsonl: Alpaca (as set), 1 row.",
         "rows.jsonl: columns not used: messages.",
     )
 

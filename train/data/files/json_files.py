@@ -39,9 +39,14 @@ def json_records(content: Content) -> Records:
             f"{content.name} line {first[0]}: found {_begin(first[1])!r}, wanted JSON: an object `{{…}}` per line, "
             "or a list of objects `[…]`."
         )
-    second = next(((number, line) for number, line in lines if line.strip()), None)
-    rest = chain([first], [second] if second else [], lines)
-    if start == b"{" and second is not None and _is_one_per_line(first[1], second[1], content.suffix):
+    following = []  # up to the second line that is not blank
+    for item in lines:
+        following.append(item)
+        if item[1].strip():
+            break
+    rest = chain([first], following, lines)
+    has_second = bool(following) and bool(following[-1][1].strip())
+    if start == b"{" and has_second and _is_one_per_line(first[1], following[-1][1], content.suffix):
         return _line_records(content, rest)
     return _document_records(content, first[0], b"".join(line for _, line in rest))
 

@@ -3,6 +3,7 @@
 import csv
 import io
 import math
+import re
 import sys
 from collections.abc import Iterator
 from datetime import date, datetime, time, timedelta
@@ -20,6 +21,8 @@ from train.data.files.strict_json import JsonError, refuse_infinite
 from train.errors import DataError
 
 _DELIMITERS = (",", ";", "\t", "|")
+_EXCEL_HINT = re.compile(r"sep=([^\r\n])\r?\n")
+"""A first line that names the delimiter."""
 _BATCH_ROWS = 1024
 _ARROW_FILE = b"ARROW1"
 
@@ -28,15 +31,18 @@ def csv_records(content: Content) -> Records:
     """Rows of a CSV or TSV file; all cells are text. The delimiter is the one that splits the header best."""
     text = content.text()
     csv.field_size_limit(sys.maxsize)  # its default, 128 KiB, is less than a long document
-    delimiter = "\t" if content.suffix == ".tsv" else _delimiter(text)
     # Ends lines at CR, LF and CRLF only, and keeps them inside quoted cells.
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    line = 1
+    lines = io.StringIO(text, newline="")
+    hint = _EXCEL_HINT.match(text)
+    num_hints = 1 if hint and lines.readline() else 0
+    delimiter = hint[1] if hint else "\t" if content.suffix == ".tsv" else _delimiter(text)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    line = 1 + num_hints
     try:
         header: list[str] = []
         for cells in reader:
             origin = Origin(file=content.name, line=line)
-            line = reader.line_num + 1
+            line = reader.line_num + 1 + num_hints
             if not any(cells):
                 continue
             if not header:

@@ -58,18 +58,15 @@ def _answer(row: SourceRow, name: str) -> list[Message]:
     if isinstance(value, dict):
         return [parse_turn(row, name, name, value)]
     if isinstance(value, str) and value.startswith("\n\nHuman:"):
-        return _transcript(value)
+        return _transcript(row, name, value)
     return [Message(role="assistant", content=row.answer(name))]
 
 
-def _transcript(text: str) -> list[Message]:
+def _transcript(row: SourceRow, name: str, text: str) -> list[Message]:
     """Turns of Anthropic's HH-RLHF, which writes a conversation as one text."""
     parts = _SPEAKER.split(text)[1:]
-    roles = {"Human": "user", "Assistant": "assistant"}
-    return [
-        Message.model_validate({"role": roles[who], "content": said})
-        for who, said in zip(parts[::2], parts[1::2], strict=True)
-    ]
+    turns = [{"from": who, "value": said} for who, said in zip(parts[::2], parts[1::2], strict=True)]
+    return [parse_turn(row, f"{name}[{index}]", name, turn) for index, turn in enumerate(turns)]
 
 
 def _is_whole(turns: Sequence[Message]) -> bool:

@@ -49,14 +49,15 @@ def parse_turn(row: SourceRow, where: str, column: str, turn: Any) -> Message:
     """
     if not isinstance(turn, dict):
         raise row.fault(where, turn, 'a turn such as {"role": "user", "content": "…"}')
-    role_key, text_key = ("from", "value") if "from" in turn else ("role", "content")
+    role_key = "from" if "from" in turn else "role"
+    text_key = "value" if "value" in turn and "content" not in turn else "content"
     spoken = turn.get(role_key)
     role = ROLES.get(spoken.strip().lower()) if isinstance(spoken, str) else None
     if role is None:
         raise row.fault(f"{where}.{role_key}", spoken, f"one of {', '.join(ROLES)}")
     content = _content(row, f"{where}.{text_key}", turn.get(text_key))
-    if role_key == "from" and str(spoken).strip().lower() in _CALLS:
-        calls, content = _calls(row, f"{where}.value", row.parsed(f"{where}.value", content)), ""
+    if str(spoken).strip().lower() in _CALLS:
+        calls, content = _calls(row, f"{where}.{text_key}", row.parsed(f"{where}.{text_key}", content)), ""
     else:
         calls = _calls(row, f"{where}.tool_calls", turn.get("tool_calls") or turn.get("function_call"))
     if calls and role != "assistant":
