@@ -1,10 +1,12 @@
 """`data.path` to files: a file, folder, glob or fsspec URL, or several of them."""
 
 import hashlib
+import os
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 from typing import Any, BinaryIO
 
 import fsspec
@@ -19,6 +21,9 @@ KNOWN = f"{', '.join(ROW_SUFFIXES + TEXT_SUFFIXES)}, each also with {', '.join(C
 # Written beside data by `datasets` and hubs.
 _DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"}
 _CHUNK_BYTES = 1 << 20
+_MAX_LISTED = 5
+_CREDENTIALS = re.compile(r"/[^/@\s]*:[^/@\s]*@")
+_HTTP = ("http://", "https://")
 
 
 @dataclass(frozen=True)
@@ -61,7 +66,7 @@ class FileDigest:
 
 
 def suffix_of(path: str) -> str:
-    suffixes = [suffix.lower() for suffix in PurePosixPath(path.partition("?")[0]).suffixes]
+    suffixes = [suffix.lower() for suffix in PurePosixPath(_without_query(path)).suffixes]
     while suffixes and suffixes[-1] in COMPRESSIONS:
         suffixes.pop()
     return suffixes[-1] if suffixes else ""
@@ -79,10 +84,17 @@ def find_files(paths: Sequence[str]) -> tuple[list[DataFile], list[str]]:
         found, skipped = _found(path)
         files += found
         if skipped:
-            notes.append(f"Not read in {_last_part(path)}: {', '.join(skipped)}.")
+            more = f" and {len(skipped) - _MAX_LISTED:,} more" if len(skipped) > _MAX_LISTED else ""
+            notes.append(f"Not read in {_last_part(path)}: {', '.join(skipped[:_MAX_LISTED])}{more}.")
     by_path = list({(id(file.fs), file.path): file for file in files}.values())
     counts = Counter(file.name for file in by_path)
-    return [file if counts[file.name] == 1 else replace(file, name=_printable(file.path)) for file in by_path], notes
+    return [file if counts[file.name] == 1 else replace(file, name=_longer_name(file)) for file in by_path], notes
+
+
+def _longer_name(file: DataFile) -> str:
+    """Its name with the folder before it, which tells files of one name apart."""
+    folder = _without_query(file.path).removesuffix(file.name).rstrip("/")
+    return f"{_last_part(folder)}/{file.name}"
 
 
 def digest_of(file: DataFile) -> FileDigest:
@@ -103,15 +115,24 @@ def digest_of(file: DataFile) -> FileDigest:
 
 
 def unreadable(path: str, error: Exception) -> DataError:
-    reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-    return DataError(f"Cannot read {path!r}: {reason}. Check `data.path`.")
+    reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+    if not reason or reason == path:
+        reason = f"not there, or not reachable ({type(error).__name__})"
+    reason = _CREDENTIALS.sub("/", reason.replace(path, _without_secrets(path))).rstrip(".")
+    return DataError(f"Cannot read {_without_secrets(path)!r}: {reason}. Check `data.path`.")
+
+
+def _without_secrets(url: str) -> str:
+    """A URL without its credentials and query."""
+    return _without_query(_CREDENTIALS.sub("/", url)) if "://" in url else url
 
 
 def _found(path: str) -> tuple[list[DataFile], list[str]]:
     """Files of one path; in a folder or glob, also the names of those that are not read."""
     try:
-        fs, root = fsspec.url_to_fs(path if "://" in path else str(Path(path).absolute()))
-        if path.startswith(("http://", "https://")):
+        # Not by `url_to_fs` for a local path, which may hold what URLs give a meaning (`::`).
+        fs, root = fsspec.url_to_fs(path) if "://" in path else (fsspec.filesystem("file"), os.path.abspath(path))
+        if path.startswith(_HTTP):  # it has no folders
             return [DataFile(_last_part(path), root, fs)], []
         if not fs.exists(root) and any(char in path for char in "*?["):
             matches = [name for name in sorted(fs.glob(root)) if not fs.isdir(name)]
@@ -122,8 +143,6 @@ def _found(path: str) -> tuple[list[DataFile], list[str]]:
         fs.info(root)  # raises if it does not exist
     except DataError:
         raise
-    except ValueError as error:  # an unknown protocol, a NUL byte
-        raise unreadable(path, error) from error
     except Exception as error:  # each of fsspec's backends has its own
         raise unreadable(path, error) from error
     return [DataFile(_last_part(path), root, fs)], []
@@ -139,9 +158,12 @@ def _known(path: str, fs: Any, found: list[str], root: str) -> tuple[list[DataFi
     read = rows or [file for file in found if suffix_of(file) in TEXT_SUFFIXES]
     if not read:
         books = " Excel workbooks must be saved as CSV (UTF-8)." if any(_is_excel(file) for file in found) else ""
-        holds = f"holds {', '.join(_printable(names[file]) for file in found[:5])}" if found else "has no files"
-        raise DataError(f"{path!r} {holds}; wanted files that end in {KNOWN}.{books}")
-    skipped = [_printable(names[file]) for file in found if file not in set(read)]
+        holds = (
+            f"holds {', '.join(_printable(names[file]) for file in found[:_MAX_LISTED])}" if found else "has no files"
+        )
+        raise DataError(f"{_without_secrets(path)!r} {holds}; wanted files that end in {KNOWN}.{books}")
+    is_read = set(read)
+    skipped = [_printable(names[file]) for file in found if file not in is_read]
     return [DataFile(_printable(names[file]), file, fs) for file in read], skipped
 
 
@@ -166,8 +188,12 @@ def _fixed_part(pattern: str) -> str:
 
 
 def _last_part(path: str) -> str:
-    plain = path.partition("?")[0] if "://" in path else path
+    plain = _without_query(path)
     return _printable(plain.rstrip("/").rpartition("/")[2] or plain)
+
+
+def _without_query(path: str) -> str:
+    return path.partition("?")[0] if path.startswith(_HTTP) else path
 
 
 def _printable(name: str) -> str:

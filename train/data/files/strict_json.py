@@ -12,8 +12,6 @@ from typing import Any
 
 import jiter
 
-_TOO_LARGE = re.compile(rb"\d[eE]\+?\d{3}|\d{309}")
-"""Candidates for numbers that overflow to infinity."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
@@ -38,9 +36,17 @@ def parse_json(content: bytes) -> Any:
         value = jiter.from_json(content, allow_inf_nan=False, catch_duplicate_keys=True, cache_mode="keys")
     except ValueError as error:
         raise _explained(content, str(error)) from None
-    if _TOO_LARGE.search(content):
+    if not _is_finite(value):  # jiter reads 1e999 as infinity
         refuse_infinite(value)
     return value
+
+
+def _is_finite(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(map(_is_finite, value.values()))
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def refuse_infinite(value: Any) -> None:

@@ -59,7 +59,8 @@ def parse_turn(row: SourceRow, where: str, column: str, turn: Any) -> Message:
     if str(spoken).strip().lower() in _CALLS:
         calls, content = _calls(row, f"{where}.{text_key}", row.parsed(f"{where}.{text_key}", content)), ""
     else:
-        calls = _calls(row, f"{where}.tool_calls", turn.get("tool_calls") or turn.get("function_call"))
+        written = turn.get("tool_calls") or turn.get("function_call")
+        calls = _calls(row, f"{where}.tool_calls", written) if written else ()
     if calls and role != "assistant":
         raise row.fault(f"{where}.tool_calls", turn.get("tool_calls"), "calls in assistant turns only")
     if not content.strip() and not calls and role in ("user", "assistant"):
@@ -179,7 +180,7 @@ def _part(row: SourceRow, where: str, part: Any) -> str:
 
 def _calls(row: SourceRow, where: str, value: Any) -> tuple[ToolCall, ...]:
     """Calls of tools: a list, or one call; each with `function` or flat."""
-    calls = value if isinstance(value, list) else [] if value is None else [value]
+    calls = value if isinstance(value, list) else [value]
     return tuple(_call(row, f"{where}[{index}]", call) for index, call in enumerate(calls))
 
 

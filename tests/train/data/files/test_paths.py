@@ -51,11 +51,11 @@ def test_several_paths_are_read_in_their_order(tmp_path: Path) -> None:
 
 def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     paths = [write(tmp_path, f"{folder}/train.jsonl", ROW) for folder in ("x", "y")]
-    assert len(set(names(*paths))) == 2
+    assert names(*paths) == ["x/train.jsonl", "y/train.jsonl"]
 
 
 @pytest.mark.parametrize(
-    "name", ["data[v2].jsonl", "[/final].jsonl", "50% off?.jsonl", "Ünïcode 数据.jsonl", "a*b.jsonl"]
+    "name", ["data[v2].jsonl", "[/final].jsonl", "50% off?.csv", "a::b.jsonl", "Ünïcode 数据.jsonl", "a*b.jsonl"]
 )
 def test_a_name_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
     path = write(tmp_path, name.replace("/", "_"), ROW)
@@ -81,6 +81,12 @@ def test_files_of_a_folder_may_have_different_layouts(tmp_path: Path) -> None:
     assert [file.layout for file in found.files] == ["input_output", "question_answer"]
 
 
+def test_an_error_shows_no_credentials() -> None:
+    with pytest.raises(DataError) as caught:
+        find_files(["memory://key:secret@nowhere/x.jsonl"])
+    assert "secret" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     ("path", "message"),
     [
@@ -97,3 +103,9 @@ def test_a_path_without_data_says_so(tmp_path: Path, path: str, message: str) ->
     write(tmp_path, "books/a.xlsx", b"x")
     with pytest.raises(DataError, match=message):
         find_files([path if "://" in path else str(tmp_path / path)])
+
+
+def test_a_path_may_go_up(tmp_path: Path) -> None:
+    write(tmp_path, "x/a.jsonl", ROW)
+    (tmp_path / "y").mkdir()
+    assert names(f"{tmp_path}/y/../x") == ["a.jsonl"]

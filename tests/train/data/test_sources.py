@@ -1,0 +1,54 @@
+"""What a source gives besides its examples."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from config.data import DataConfig
+from config.domain import AnswerConfig
+from tests.train.data.files_on_disk import rows, write
+from train.data.sources import read_source, source_identity
+from train.errors import DataError
+
+ROW = rows({"input": "a", "output": "b", "id": 1})
+
+
+def config(*paths: Path, **settings: object) -> DataConfig:
+    return DataConfig.model_validate({"path": tuple(map(str, paths)), **settings})
+
+
+def test_a_source_of_files_names_them_and_what_was_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        source = read_source(config(write(tmp_path, "[v2].jsonl", ROW), licence="MIT"), AnswerConfig())
+    assert (source.name, source.licence, len(source.examples)) == ("[v2].jsonl", "MIT", 1)
+    assert [(file.name, file.layout, file.num_rows) for file in source.files] == [("[v2].jsonl", "input_output", 1)]
+    assert list(source.notes) == ["[v2].jsonl: input/output (detected), 1 row.", "[v2].jsonl: columns not used: id."]
+    assert caplog.messages == list(source.notes)
+
+
+def test_equal_files_elsewhere_have_the_same_identity(tmp_path: Path) -> None:
+    one, other = (write(tmp_path / folder, "a.jsonl", ROW) for folder in ("x", "y"))
+    assert source_identity(config(one)) == source_identity(config(other))
+    assert read_source(config(one), AnswerConfig()).version == read_source(config(other), AnswerConfig()).version
+
+
+def test_a_changed_or_added_file_changes_the_identity(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", ROW)
+    before = source_identity(config(tmp_path))
+    write(tmp_path, "b.jsonl", ROW)
+    added = source_identity(config(tmp_path))
+    path.write_bytes(ROW + ROW)
+    assert len({before, added, source_identity(config(tmp_path))}) == 3
+
+
+def test_own_files_get_everyday_requests_out_of_scope(tmp_path: Path) -> None:
+    path = write(tmp_path, "a.jsonl", ROW)
+    examples = read_source(config(path), AnswerConfig(refusal="no")).examples
+    assert {example.answer for example in examples if not example.in_scope} == {"no"}
+    assert [example.question for example in examples if example.in_scope] == ["a"]
+
+
+def test_a_missing_file_has_no_identity(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Cannot read '.*a\.jsonl': .*Check `data\.path`"):
+        source_identity(config(tmp_path / "a.jsonl"))
