@@ -53,8 +53,8 @@ def refuse_infinite(value: Any) -> None:
     """Raise `JsonError` if a number inside is NaN or infinite."""
     for path, leaf in leaves(value):
         if isinstance(leaf, float) and not math.isfinite(leaf):
-            found = {math.inf: "Infinity", -math.inf: "-Infinity"}.get(leaf, "NaN")
-            raise JsonError(f"{found} or a number too large", "a finite number or null", _ascii(path))
+            found = "NaN" if math.isnan(leaf) else "Infinity, or a number too large for a float"
+            raise JsonError(found, "a finite number or null", _ascii(path))
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
