@@ -115,11 +115,37 @@ def read_mapping(path: Path) -> dict[str, Any]:
         twin = packaged_twin(path)
         hint = f"; the packaged one is {twin}" if twin else ""
         raise ConfigError(f"{path}: {error.strerror or error}. Give the path of a YAML file{hint}.") from error
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        found = f"byte 0x{error.object[error.start]:02x}"
+        raise ConfigError(f"{path} line {line}: found {found}, wanted UTF-8. Save the file as UTF-8.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: got {type(values).__name__}, wanted `key: value` lines.")
+    _refuse_half_characters(path, values)
     return values
+
+
+def _refuse_half_characters(path: Path, values: dict[str, Any]) -> None:
+    """Refuse `"\\ud83c"`: half of a surrogate pair, which no file or request can hold."""
+    nodes: list[tuple[str, Any]] = [("", values)]
+    seen: set[int] = set()  # an alias may make a value hold itself
+    while nodes:
+        where, node = nodes.pop()
+        if isinstance(node, dict | list) and id(node) in seen:
+            continue
+        seen.add(id(node))
+        if isinstance(node, dict):
+            nodes += [(where, key) for key in node]
+            nodes += [(f"{where}.{key}" if where else str(key), value) for key, value in node.items()]
+        elif isinstance(node, list):
+            nodes += [(where, value) for value in node]
+        elif isinstance(node, str) and any("\ud800" <= char <= "\udfff" for char in node):
+            raise ConfigError(
+                f"{path}: `{ascii(where)[1:-1]}`: got {_shown(node)}, which has half of a surrogate pair. "
+                "Write the character itself."
+            )
 
 
 def _explain(problem: ErrorDetails) -> str:

@@ -77,6 +77,26 @@ def test_broken_yaml_names_the_line(tmp_path: Path) -> None:
         load_domain(write(tmp_path, "name: [unclosed"))
 
 
+@pytest.mark.parametrize("key", ["description", "licence"])
+def test_half_a_character_is_refused_with_its_key(tmp_path: Path, key: str) -> None:
+    text = MINIMAL.replace("Answers support questions.", '"half \\ud83c"')
+    text = text if key == "description" else MINIMAL.replace("jsonl}", 'jsonl, licence: "half \\ud83c"}')
+    with pytest.raises(ConfigError, match=rf"{key}`: got 'half \\ud83c', which has half of a surrogate pair"):
+        load_domain(write(tmp_path, text))
+
+
+def test_a_file_in_another_encoding_names_the_line(tmp_path: Path) -> None:
+    path = tmp_path / "domain.yaml"
+    path.write_bytes(MINIMAL.replace("Answers", "Café").encode("cp1252"))
+    with pytest.raises(ConfigError, match=r"domain\.yaml line 3: found byte 0xe9, wanted UTF-8"):
+        load_domain(path)
+
+
+def test_a_value_that_holds_itself_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"`x` is not a known key"):
+        load_domain(write(tmp_path, MINIMAL + "x: &x [*x]\n"))
+
+
 def test_a_list_is_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="got list, wanted"):
         load_domain(write(tmp_path, "- name"))
