@@ -33,11 +33,27 @@ class CleaningConfig(Config):
         "drop",
         description="Rows equal to an earlier one; only Unicode normalisation (NFC) and outer white space are ignored.",
     )
+    contamination: Literal["drop", "keep"] = Field(
+        "drop",
+        description="Training rows that are equal to, nearly equal to, or contain a held-out or benchmark row; "
+        "`keep` only lists them.",
+    )
+    ngram_overlap: float | None = Field(
+        0.7,
+        gt=0,
+        le=1,
+        description="Share of a held-out question's 8-word sequences in a training row from which the row contains "
+        "the question. null: not compared.",
+    )
     near_duplicates: Literal["drop", "keep"] = Field(
         "keep", description="Rows of the training split that are nearly equal to an earlier one with the same answer."
     )
     near_duplicate_jaccard: float = Field(
-        0.8, gt=0, le=1, description="Jaccard similarity (MinHash) from which two rows are near duplicates."
+        0.8,
+        gt=0,
+        le=1,
+        description="Jaccard similarity of 5-character shingles (MinHash) from which two rows are near copies; "
+        "numbers, symbols and indentation must agree, too.",
     )
     near_duplicate_cosine: float | None = Field(
         None,
@@ -97,12 +113,18 @@ class DataConfig(Config):
     )
     licence: str | None = Field(None, description="Licence of the data; default: the packaged source's own.")
     num_train: int = Field(2000, ge=1, description="Maximum number of training examples.")
-    num_validation: int = Field(64, ge=1, description="Number of examples for early stopping.")
-    num_test: int = Field(240, ge=1, description="Number of held-out examples; never trained on.")
+    num_validation: int | None = Field(
+        None, ge=1, description="Number of examples for early stopping; default: 64, at most a tenth of the rows."
+    )
+    num_test: int | None = Field(
+        None, ge=1, description="Number of held-out examples; default: 240, at most a fifth of the rows."
+    )
     group_by: Column | None = Field(None, description="Column whose equal values stay in one split, as a patient.")
-    time_by: Column | None = Field(None, description="Column to order by: the newest rows are held out.")
+    time_by: Column | None = Field(
+        None, description="Column of numbers or ISO 8601 dates to order by: the newest rows are held out."
+    )
     stratify_by: Column | None = Field(
-        None, description="Column to balance splits by; default: the answer, if it repeats."
+        None, description="Column with the same shares in each split; default: the answer, if it repeats."
     )
     out_of_scope_share: float = Field(0.06, ge=0, lt=1, description="Share of inputs that must be refused.")
     max_input_chars: int | None = Field(
@@ -135,6 +157,12 @@ class DataConfig(Config):
     def _files_need_a_path(self) -> "DataConfig":
         if (self.source == "files") != bool(self.path):
             raise ValueError(f"`path` requires `source: files`, and the reverse; got {self.source!r}, {self.path!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _time_decides_alone(self) -> "DataConfig":
+        if self.time_by and self.stratify_by:
+            raise ValueError("`stratify_by` has no effect with `time_by`: the newest rows are held out. Remove one")
         return self
 
     @property

@@ -2,11 +2,12 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from config.domain import AnswerConfig, ChatConfig, DefaultsConfig, EvaluationConfig
 from config.errors import DatasetError
@@ -14,6 +15,11 @@ from config.json_lines import numbered_lines
 from config.model import Config
 
 DATASET_MANIFEST_FILE = "manifest.json"
+FINDINGS_FILE = "findings.jsonl"
+CURRENT_FILE = "current"
+"""In a domain's folder: the name of the version that is read, written by renaming."""
+
+DIGEST_CHARS = 12
 Split = Literal["train", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -76,6 +82,7 @@ class Origin(Config):
 class DatasetRow(Config):
     """One example of a prompt-completion data set: a conversation whose last turn is the answer that is scored."""
 
+    type: Literal["prompt_completion"] = "prompt_completion"
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = Field((), description="Tool definitions, as in `/v1/chat/completions`.")
     input: str = Field(description="Text of the question: the last user turn, before `chat.user` is applied.")
@@ -90,19 +97,97 @@ class DatasetRow(Config):
         return self.messages[:-1]
 
 
+class TextRow(Config):
+    """One example of a language-modelling data set."""
+
+    type: Literal["language_modeling"] = "language_modeling"
+    text: str
+    is_synthetic: bool = False
+    origin: Origin | None = None
+
+
+class PromptRow(Config):
+    """One example of a prompt-only data set: a conversation without an answer."""
+
+    type: Literal["prompt_only"] = "prompt_only"
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    input: str
+    is_synthetic: bool = False
+    origin: Origin | None = None
+
+
+class PreferenceRow(Config):
+    """One pair of answers to the same prompt."""
+
+    type: Literal["preference"] = "preference"
+    prompt: tuple[Message, ...]
+    chosen: tuple[Message, ...]
+    rejected: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    input: str
+    is_synthetic: bool = False
+    origin: Origin | None = None
+
+
+class UnpairedPreferenceRow(Config):
+    """One answer, and whether it is a good one."""
+
+    type: Literal["unpaired_preference"] = "unpaired_preference"
+    prompt: tuple[Message, ...]
+    completion: tuple[Message, ...]
+    label: bool
+    tools: tuple[dict[str, Any], ...] = ()
+    input: str
+    is_synthetic: bool = False
+    origin: Origin | None = None
+
+
+AnyRow = Annotated[
+    DatasetRow | TextRow | PromptRow | PreferenceRow | UnpairedPreferenceRow, Field(discriminator="type")
+]
+_ANY_ROW: TypeAdapter[AnyRow] = TypeAdapter(AnyRow)
+
+
 class FewShotExample(Config):
     input: str
     output: str
 
 
+class FileRecord(Config):
+    """A file by its content: one that was read, or one of the data set's own."""
+
+    name: str = Field(
+        description="A source: as the settings name it, without credentials. Own: its name in the folder."
+    )
+    size_bytes: int = Field(ge=0)
+    sha256: str
+
+
+class StepRecord(Config):
+    """Counts of one step of the build; its rows are in `findings.jsonl`."""
+
+    name: str
+    num_before: int
+    num_after: int
+    num_changed: int = 0
+    num_findings: int = 0
+
+    @property
+    def num_dropped(self) -> int:
+        return self.num_before - self.num_after
+
+
 class DatasetManifest(Config):
     """`manifest.json` of a data set folder; written last, so its presence marks the folder complete."""
 
-    schema_version: Literal[1] = 1
+    schema_version: Literal[2] = 2
+    type: DatasetType = "prompt_completion"
     domain: str
     description: str
     source: str
     source_version: str
+    sources: tuple[FileRecord, ...] = Field((), description="The files that were read; none for a packaged source.")
     licence: str | None
     chat: ChatConfig
     answer: AnswerConfig
@@ -115,15 +200,28 @@ class DatasetManifest(Config):
     num_validation: int
     num_test: int
     num_test_out_of_scope: int
-    num_exact_duplicates: int = Field(description="Rows dropped as exact duplicates.")
-    num_conflicts: int = Field(description="Rows dropped because their input had conflicting answers.")
-    num_near_duplicates: int = Field(description="Training rows dropped as near-duplicates of a held-out row.")
-    num_cut: int = Field(description="Inputs truncated to `max_input_chars`.")
+    steps: tuple[StepRecord, ...] = Field((), description="In order; what each dropped or changed.")
+    notes: tuple[str, ...] = Field((), description="What a person should know, a sentence each.")
+    seed: int = 13
+    format_version: int = Field(1, description="Version of the code that made the rows.")
     config_sha256: str = Field(
         description="Hash of everything that determines the rows; if equal, no rebuild is needed."
     )
     dataset_sha256: str = Field(description="SHA-256 over the three split files.")
+    files: tuple[FileRecord, ...] = Field((), description="The splits and `findings.jsonl`.")
+    digest: str = Field("", description="SHA-256 of this manifest without `digest` and `created_at`; names its folder.")
     created_at: str = Field(description="UTC, ISO 8601.")
+
+    @property
+    def version(self) -> str:
+        """Name of the data set's folder."""
+        return self.digest[:DIGEST_CHARS]
+
+    def content_digest(self) -> str:
+        """What `digest` must be."""
+        fields = self.model_dump(mode="json", exclude={"digest", "created_at"})
+        text = json.dumps(fields, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
 
     @property
     def request_fields(self) -> dict[str, Any]:
@@ -175,13 +273,34 @@ def few_shot_messages(manifest: DatasetManifest, text: str) -> tuple[Message, ..
     return (system, *shots, user)
 
 
+def version_folder(folder: Path) -> Path:
+    """The folder of rows that a domain's folder points to; a version's own folder, and one without versions, is itself.
+
+    Raises:
+        DatasetError: The pointer is damaged.
+    """
+    pointer = folder / CURRENT_FILE
+    if not pointer.is_file():
+        return folder
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(rf"[0-9a-f]{{{DIGEST_CHARS}}}", name):
+        raise DatasetError(
+            f"Data set {folder.name!r}: {CURRENT_FILE!r} must hold {DIGEST_CHARS} hex digits; got {name[:40]!r}. "
+            f"Build it again: `lorikeet data build config/domains/{folder.name}.yaml --force`."
+        )
+    return folder / name
+
+
 def read_dataset(folder: Path) -> DatasetManifest:
     """The manifest of a built data set.
+
+    Args:
+        folder: A domain's folder, for its current version, or the folder of a version.
 
     Raises:
         DatasetError: The data set is missing, unfinished or unreadable.
     """
-    path = folder / DATASET_MANIFEST_FILE
+    path = version_folder(folder) / DATASET_MANIFEST_FILE
     if not path.is_file():
         raise DatasetError(
             f"Data set {folder.name!r} is missing or unfinished. Build it: "
@@ -190,43 +309,91 @@ def read_dataset(folder: Path) -> DatasetManifest:
     try:
         return DatasetManifest.model_validate_json(path.read_bytes())
     except ValidationError as error:
+        where = ".".join(map(str, error.errors()[0]["loc"]))
         raise DatasetError(
-            f"Data set {folder.name!r}: {DATASET_MANIFEST_FILE} is not readable ({error.errors()[0]['msg']}). "
+            f"Data set {folder.name!r}: {DATASET_MANIFEST_FILE} is not readable ({where}: {error.errors()[0]['msg']}). "
             "Build it again with `--force`."
         ) from error
 
 
 def read_split(folder: Path, split: Split) -> list[DatasetRow]:
-    """The rows of one split, in file order.
+    """The rows of one split of a prompt-completion data set, in file order.
+
+    Raises:
+        DatasetError: The file is missing, a line is not a valid row, or the rows are of another type.
+    """
+    rows = []
+    for number, row in enumerate(read_rows(folder, split), start=1):
+        if not isinstance(row, DatasetRow):
+            raise DatasetError(
+                f"Data set {folder.name!r}: {split}.jsonl row {number} has type {row.type!r}; 'prompt_completion' is "
+                "wanted here. Give a data set of questions with answers."
+            )
+        rows.append(row)
+    return rows
+
+
+def read_rows(folder: Path, split: Split) -> Iterator[AnyRow]:
+    """The rows of one split, of any type, in file order.
 
     Raises:
         DatasetError: The file is missing, or a line is not a valid row.
     """
-    path = folder / f"{split}.jsonl"
+    path = version_folder(folder) / f"{split}.jsonl"
     if not path.is_file():
         raise DatasetError(f"Data set {folder.name!r} has no {path.name}. Build it again with `--force`.")
-    rows = []
     for number, line in numbered_lines(path.read_text(encoding="utf-8")):
         try:
-            rows.append(DatasetRow.model_validate_json(line))
+            yield _ANY_ROW.validate_json(line)
         except ValidationError as error:
             raise DatasetError(
                 f"Data set {folder.name!r}: {path.name} line {number}: {error.errors()[0]['msg']}. "
                 "Build it again with `--force`."
             ) from error
-    return rows
+
+
+def verify_dataset(folder: Path) -> DatasetManifest:
+    """`read_dataset`, then hash the files.
+
+    Raises:
+        DatasetError: As `read_dataset`, or files or manifest differ from what was built.
+    """
+    manifest, rows = read_dataset(folder), version_folder(folder)
+    for record in manifest.files:
+        path = rows / record.name
+        found = sha256_of(path) if path.is_file() else "no file"
+        if found != record.sha256:
+            raise DatasetError(
+                f"Data set {folder.name!r} changed after it was built: {record.name} has SHA-256 {found[:12]}…, its "
+                f"manifest says {record.sha256[:12]}…. Build it again with `--force`."
+            )
+    if manifest.digest != manifest.content_digest():
+        raise DatasetError(
+            f"Data set {folder.name!r} changed after it was built: {DATASET_MANIFEST_FILE} differs from its digest "
+            f"{manifest.version!r}. Build it again with `--force`."
+        )
+    return manifest
 
 
 def hash_splits(folder: Path) -> str:
     """SHA-256 over the names and bytes of the three split files."""
     digest = hashlib.sha256()
     for split in SPLITS:
-        content = (folder / f"{split}.jsonl").read_bytes()
-        digest.update(f"{split} {hashlib.sha256(content).hexdigest()}\n".encode())
+        digest.update(f"{split} {sha256_of(folder / f'{split}.jsonl')}\n".encode())
     return digest.hexdigest()
 
 
-def rows_to_jsonl(rows: Sequence[DatasetRow]) -> str:
-    """One JSON object per line with sorted keys, so that equal rows give equal bytes."""
-    objects = (row.model_dump(mode="json", exclude_defaults=True) for row in rows)
-    return "".join(json.dumps(fields, ensure_ascii=False, sort_keys=True) + "\n" for fields in objects)
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def row_to_json(row: AnyRow) -> str:
+    """A line with sorted keys, so that equal rows give equal bytes."""
+    fields = {"type": row.type} | row.model_dump(mode="json", exclude_defaults=True)
+    return json.dumps(fields, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+def rows_to_jsonl(rows: Iterable[AnyRow]) -> str:
+    """One JSON object per line."""
+    return "".join(map(row_to_json, rows))

@@ -5,12 +5,13 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
 from adapters.scores import Score
 from adapters.store.manifest import BaseManifest, Manifest
-from config.dataset import DatasetManifest
+from config.dataset import DatasetManifest, StepRecord
 
 if TYPE_CHECKING:  # transformers takes seconds to import, and only an example's rendering needs it
     from transformers import PreTrainedTokenizerBase
@@ -33,16 +34,17 @@ def base_table(manifests: Sequence[BaseManifest]) -> Table:
 
 
 def dataset_table(manifest: DatasetManifest) -> Table:
-    table = Table(title=f"{manifest.domain}: {manifest.source} {manifest.source_version}", show_header=False)
-    table.add_row("licence", manifest.licence or "unknown")
+    table = Table(title=escape(f"{manifest.domain}: {manifest.source} {manifest.source_version}"), show_header=False)
+    table.add_row("licence", escape(manifest.licence or "unknown"))
     table.add_row(
         "train / validation / test", f"{manifest.num_train} / {manifest.num_validation} / {manifest.num_test}"
     )
     table.add_row("out of scope in test", str(manifest.num_test_out_of_scope))
-    table.add_row("dropped: exact duplicates", str(manifest.num_exact_duplicates))
-    table.add_row("dropped: near-duplicates of held-out texts", str(manifest.num_near_duplicates))
-    table.add_row("dropped: conflicting answers", str(manifest.num_conflicts))
-    table.add_row("cut inputs", str(manifest.num_cut))
+    for step in manifest.steps:
+        table.add_row(escape(step.name), _counts(step))
+    for note in manifest.notes:
+        table.add_row("note", escape(note))
+    table.add_row("version", manifest.version)
     table.add_row("dataset_sha256", manifest.dataset_sha256)
     return table
 
@@ -59,6 +61,13 @@ def proposal_table(source: "SourceData", proposal: "Proposal", path: Path) -> Ta
     table.add_row("train / validation / test", f"{p.num_train} / {p.num_validation} / {p.num_test}")
     table.add_row("steps", f"{p.max_steps} of {p.batch_size} rows")
     return table
+
+
+def _counts(step: StepRecord) -> str:
+    """`3 dropped, 2 changed` or `2 found`."""
+    counts = {"dropped": step.num_dropped, "changed": step.num_changed}
+    shown = [f"{count} {what}" for what, count in counts.items() if count]
+    return ", ".join(shown) or (f"{step.num_findings} found" if step.num_findings else "0")
 
 
 def token_table(encoded: Sequence["Encoded"], max_length: int) -> Table:

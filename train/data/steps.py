@@ -11,7 +11,18 @@ from config.dataset import Origin
 from train.data.examples import Example
 
 MAX_TEXT_CHARS = 200
+MAX_LISTED = 10
 _ELLIPSIS = "…"
+
+# Names of the steps that gates read.
+CONTRADICTIONS = "contradictions"
+EXACT_DUPLICATES = "exact duplicates"
+CONTAMINATION = "contamination"
+NEAR_DUPLICATES = "near duplicates"
+PERSONAL_DATA = "personal data"
+REFUSALS = "refusals"
+LABEL_ERRORS = "label errors"
+LONG_INPUTS = "long inputs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +71,23 @@ class StepResult:
     step: Step
 
 
-def excerpt(text: str) -> str:
-    """The beginning of a text, at most `MAX_TEXT_CHARS` characters."""
-    return text if len(text) <= MAX_TEXT_CHARS else text[: MAX_TEXT_CHARS - 1] + _ELLIPSIS
+def excerpt(text: str, max_chars: int = MAX_TEXT_CHARS) -> str:
+    """The beginning of a text, at most `max_chars` characters."""
+    return text if len(text) <= max_chars else text[: max_chars - 1] + _ELLIPSIS
+
+
+def listed(findings: Sequence[Finding]) -> str:
+    """Up to `MAX_LISTED` findings, a line each: `  a.jsonl line 3: equal to another row (a.jsonl line 1): 'Hi'`."""
+    lines = [f"  {_line(each)}" for each in findings[:MAX_LISTED]]
+    if len(findings) > MAX_LISTED:
+        lines.append(f"  and {len(findings) - MAX_LISTED} more")
+    return "\n".join(lines)
+
+
+def _line(each: Finding) -> str:
+    where = str(each.origin or "a packaged row")
+    other = f" ({each.other})" if each.other else ""
+    return f"{where}: {each.reason}{other}: {excerpt(each.text, 80)!r}"
 
 
 def finding(example: Example, reason: str, other: Example | None = None, text: str | None = None) -> Finding:

@@ -1,0 +1,1 @@
+"""Cleaning steps: pure functions from examples to a `StepResult` (train/data/steps.py)."""
