@@ -9,7 +9,7 @@ from adapters.reference import Target
 from adapters.release.traffic import CANARY_ALIAS, Split
 from adapters.scores import Score
 from adapters.store.history import Event
-from adapters.store.manifest import Manifest, RequestDefaults
+from adapters.store.manifest import DatasetRef, Manifest, RequestDefaults
 from adapters.store.store import AdapterStore
 
 
@@ -71,7 +71,8 @@ def _manifest_rows(manifest: Manifest) -> dict[str, str]:
         "LoRA": f"r {lora.lora_r}, alpha {lora.lora_alpha:g}, {lora.num_modules} modules: "
         + ", ".join(lora.target_modules),
         "defaults": _defaults(manifest.defaults),
-        "data": f"{dataset.source}, {dataset.num_train} examples, {dataset.dataset_sha256[:12]}" if dataset else "-",
+        "data": _data(manifest.name, dataset),
+        "rows from": _files(dataset),
         "trained in": f"{manifest.training.duration_s:.0f} s on {manifest.training.device}"
         if manifest.training
         else "-",
@@ -79,6 +80,21 @@ def _manifest_rows(manifest: Manifest) -> dict[str, str]:
         "adapter score": _score(evaluation.adapter if evaluation else None),
         "valid format": _score(evaluation.valid_format if evaluation else None),
     }
+
+
+def _data(name: str, dataset: DatasetRef | None) -> str:
+    """`support.jsonl 1, 512 examples, datasets/support/0a1b2c3d4e5f`, the folder under the state folder."""
+    if dataset is None:
+        return "-"
+    where = f"datasets/{name}/{dataset.digest[:12]}" if dataset.digest else dataset.dataset_sha256[:12]
+    return f"{dataset.source}, {dataset.num_train} examples, {where}"
+
+
+def _files(dataset: DatasetRef | None) -> str:
+    """`support.jsonl (48,123 bytes, SHA-256 0a1b2c3d4e5f)`, a line each."""
+    files = dataset.files if dataset else ()
+    lines = [f"{file.name} ({file.size_bytes:,} bytes, SHA-256 {file.sha256[:12]})" for file in files]
+    return "\n".join(lines) or "-"
 
 
 def _defaults(defaults: RequestDefaults | None) -> str:

@@ -29,12 +29,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, list, show.")
-data_app = typer.Typer(no_args_is_help=True, help="Domain data sets: build, show.")
+data_app = typer.Typer(no_args_is_help=True, help="Domain data sets: build, list, show, push, pull.")
 console = make_console()
 
 DomainFile = Annotated[Path, typer.Argument(help="Domain configuration (YAML), e.g. config/domains/medical.yaml.")]
 DomainFiles = Annotated[list[Path], typer.Argument(help="Domain configurations (YAML), e.g. config/domains/*.yaml.")]
 DEFAULT_BASE: str = DomainConfig.model_fields["base"].default
+DomainName = Annotated[str, typer.Argument(help="Domain of a built data set (see `lorikeet data list`).")]
+UrlArgument = Annotated[str, typer.Argument(help="Remote folder: s3://, gs://, hf://, file:// or another fsspec URL.")]
+VersionOption = Annotated[
+    str | None, typer.Option(help="Version (see `lorikeet data list`); default: the current one.")
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild even if it exists.")]
 
 
@@ -104,9 +109,44 @@ def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEF
         from train.tables import dataset_table
 
         for config in [load_domain(file) for file in files]:
-            with shown(Progress(f"build {config.name}"), console):
-                manifest = build_dataset(config, Home(home), force=force)
+            with shown(Progress(f"build {config.name}", unit="rows"), console) as progress:
+                manifest = build_dataset(config, Home(home), force=force, progress=progress)
             console.print(dataset_table(manifest))
+
+
+@data_app.command("list")
+def list_data(home: HomeOption = DEFAULT_HOME) -> None:
+    """List the versions of all data sets."""
+    with _shell():
+        from train.data.versions import list_versions
+        from train.tables import versions_table
+
+        versions = list_versions(Home(home).datasets)
+        console.print(versions_table(versions) if versions else "No data set found. Run `lorikeet data build`.")
+
+
+@data_app.command("push")
+def push_data(
+    domain: DomainName, url: UrlArgument, version: VersionOption = None, home: HomeOption = DEFAULT_HOME
+) -> None:
+    """Push a version of a data set to a remote folder, and make it the current one there."""
+    with _shell():
+        from train.data.remote import push_dataset
+
+        manifest = push_dataset(Home(home).datasets / check_name(domain), url, version)
+        console.print(f"pushed {domain} {manifest.version}, {manifest.num_train} training rows", soft_wrap=True)
+
+
+@data_app.command("pull")
+def pull_data(
+    url: UrlArgument, domain: DomainName, version: VersionOption = None, home: HomeOption = DEFAULT_HOME
+) -> None:
+    """Pull a version of a data set, verify it by its digest, and make it the current one here."""
+    with _shell():
+        from train.data.remote import pull_dataset
+
+        manifest = pull_dataset(url, Home(home).datasets / check_name(domain), version)
+        console.print(f"{domain} {manifest.version} is here, {manifest.num_train} training rows", soft_wrap=True)
 
 
 @data_app.command("show")

@@ -24,6 +24,7 @@ from adapters.store.manifest import (
     ManifestDraft,
     QualityBaseline,
     RequestDefaults,
+    SourceFile,
 )
 from adapters.store.store import AdapterStore
 from config.dataset import SPLITS, DatasetManifest, DatasetRow, read_split
@@ -35,6 +36,7 @@ from train.card import PLAIN_USER, write_model_card
 from train.compute import Shape, compute_in, measure_inference
 from train.data.build import build_dataset
 from train.data.encode import encode_prompt
+from train.data.rows import check_type
 from train.evaluate.decoding import check_format
 from train.evaluate.fingerprint import adapted_modules, make_fingerprint, write_fingerprint
 from train.evaluate.held_out import make_held_out, quality_rules
@@ -79,6 +81,7 @@ def train_and_publish(
     base_folder = home.bases / config.base
     base = verify_base(base_folder)
     dataset = build_dataset(config, home)
+    check_type(dataset)
     check_format(dataset)
     rows = {split: read_split(home.datasets / config.name, split) for split in SPLITS}
     trained = train_adapter(
@@ -161,6 +164,8 @@ def draft_manifest(
             num_train=dataset.num_train,
             num_validation=dataset.num_validation,
             num_test=dataset.num_test,
+            digest=dataset.digest,
+            files=tuple(SourceFile(**file.model_dump()) for file in dataset.sources),
         ),
         training=trained.record,
         evaluation=evaluation,

@@ -5,7 +5,6 @@ from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -34,16 +33,16 @@ def base_table(manifests: Sequence[BaseManifest]) -> Table:
 
 
 def dataset_table(manifest: DatasetManifest) -> Table:
-    table = Table(title=escape(f"{manifest.domain}: {manifest.source} {manifest.source_version}"), show_header=False)
-    table.add_row("licence", escape(manifest.licence or "unknown"))
+    table = Table(title=f"{manifest.domain}: {manifest.source} {manifest.source_version}", show_header=False)
+    table.add_row("licence", manifest.licence or "unknown")
     table.add_row(
         "train / validation / test", f"{manifest.num_train} / {manifest.num_validation} / {manifest.num_test}"
     )
     table.add_row("out of scope in test", str(manifest.num_test_out_of_scope))
     for step in manifest.steps:
-        table.add_row(escape(step.name), _counts(step))
+        table.add_row(step.name, _counts(step))
     for note in manifest.notes:
-        table.add_row("note", escape(note))
+        table.add_row("note", note)
     table.add_row("version", manifest.version)
     table.add_row("dataset_sha256", manifest.dataset_sha256)
     return table
@@ -68,6 +67,23 @@ def _counts(step: StepRecord) -> str:
     counts = {"dropped": step.num_dropped, "changed": step.num_changed}
     shown = [f"{count} {what}" for what, count in counts.items() if count]
     return ", ".join(shown) or (f"{step.num_findings} found" if step.num_findings else "0")
+
+
+def versions_table(versions: Sequence[tuple[DatasetManifest, bool]]) -> Table:
+    """Versions of data sets; the flag marks a domain's current one."""
+    table = Table("domain", "version", "current", "type", "train / validation / test", "source", "built")
+    for m, is_current in versions:
+        rows = f"{m.num_train} / {m.num_validation} / {m.num_test}"
+        table.add_row(
+            m.domain,
+            m.version,
+            "yes" if is_current else "",
+            m.type,
+            rows,
+            f"{m.source} {m.source_version}",
+            m.created_at,
+        )
+    return table
 
 
 def token_table(encoded: Sequence["Encoded"], max_length: int) -> Table:

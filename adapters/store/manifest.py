@@ -73,6 +73,14 @@ class LoraSpec(Record):
     num_modules: int = Field(description="Layers of the base that the adapter changes.")
 
 
+class SourceFile(Record):
+    """A file that the rows of a data set came from."""
+
+    name: str
+    size_bytes: int = Field(ge=0)
+    sha256: str
+
+
 class DatasetRef(Record):
     dataset_sha256: str
     source: str
@@ -80,6 +88,8 @@ class DatasetRef(Record):
     num_train: int
     num_validation: int
     num_test: int
+    digest: str | None = Field(None, description="Names the data set's folder by its first 12 digits. None: older.")
+    files: tuple[SourceFile, ...] = Field((), description="None for a packaged source, and in older versions.")
 
 
 Precision = Literal["bfloat16", "float32", "mixed"]

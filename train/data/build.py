@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from config.data import DataConfig
-from config.dataset import DatasetManifest, DatasetType, Split, StepRecord, read_dataset, verify_dataset
+from config.dataset import DatasetManifest, DatasetType, FileRecord, Split, StepRecord, read_dataset, verify_dataset
 from config.domain import DomainConfig
 from config.errors import DatasetError
 from config.home import Home
@@ -17,6 +17,7 @@ from train.data.cleaning.contamination import drop_contaminated
 from train.data.cleaning.contradictions import resolve_contradictions
 from train.data.cleaning.duplicates import drop_exact_duplicates, drop_near_duplicates
 from train.data.cleaning.lengths import cut_long_inputs
+from train.data.cleaning.packaged import drop_packaged_copies
 from train.data.examples import Example
 from train.data.gates import check_gates
 from train.data.rows import few_shot_examples, to_row, type_of
@@ -38,7 +39,7 @@ _FEW_ROWS, _MANY_ROWS = 50, 50_000
 class StepLog:
     """Runs steps, shows them as they run, and keeps their counts and times."""
 
-    progress: Progress
+    progress: Progress = field(default_factory=lambda: Progress("build", unit="rows"))
     steps: list[Step] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -68,14 +69,14 @@ def build_dataset(
             set that was there before is left.
     """
     folder = home.datasets / config.name
-    close_to_others((home.datasets, folder, *folder.glob("*"), *folder.glob("*/*")))
+    close_to_others((home.datasets, folder, *folder.rglob("*")))
     key = config_sha256(config)
     try:
         if not force and read_dataset(folder).config_sha256 == key:
             return verify_dataset(folder)
     except DatasetError:
         pass  # none, or a damaged one: it is built again
-    log = StepLog(progress or Progress(f"build {config.name}"))
+    log = StepLog(progress) if progress else StepLog()
     log.begin("read")
     source = read_source(config.data, config.answer)
     benchmarks = read_benchmarks(config)
@@ -116,13 +117,15 @@ def make_splits(examples: Sequence[Example], benchmarks: Sequence[Example], conf
             "see docs/data.md, Cleaning."
         )
     check_gates(config.gates, log.steps, train, splits.held_out)
-    return Splits(train, splits.validation, splits.test, (*splits.notes, *_advice(len(train))))
+    return Splits(train, splits.validation, splits.test, (*splits.notes, *advice(len(train))))
 
 
 def clean(examples: Sequence[Example], config: DataConfig, log: StepLog) -> tuple[Example, ...]:
     """The steps before the split, in order."""
     log.begin("clean")
     rows = log.run(lambda: cut_long_inputs(examples, config))
+    if config.source != "files":
+        rows = log.run(lambda: drop_packaged_copies(rows))
     rows = log.run(lambda: resolve_contradictions(rows, config.cleaning))
     return log.run(lambda: drop_exact_duplicates(rows, config.cleaning))
 
@@ -169,7 +172,7 @@ def describe(
         description=config.description,
         source=source.name,
         source_version=source.version,
-        sources=source.files,
+        sources=tuple(FileRecord(name=f.name, size_bytes=f.size_bytes, sha256=f.sha256) for f in source.files),
         licence=source.licence,
         chat=config.chat,
         answer=config.answer,
@@ -204,7 +207,7 @@ def _record(step: Step) -> StepRecord:
     )
 
 
-def _advice(num_train: int) -> tuple[str, ...]:
+def advice(num_train: int) -> tuple[str, ...]:
     if num_train < _FEW_ROWS:
         return (
             f"{num_train} training rows are few: give at least {_FEW_ROWS} for a format, hundreds for a task, and "

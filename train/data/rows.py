@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from config.dataset import (
     AnyRow,
+    DatasetManifest,
     DatasetRow,
     DatasetType,
     FewShotExample,
@@ -81,3 +82,16 @@ def few_shot_examples(train: Sequence[Example], wanted: int) -> tuple[FewShotExa
     chosen = set(map(id, first_of_answer))
     rest = [e for e in usable[: 2 * wanted] if id(e) not in chosen]
     return tuple(FewShotExample(input=e.question, output=e.answer) for e in (first_of_answer + rest)[:wanted])
+
+
+def check_type(dataset: DatasetManifest) -> None:
+    """Check that a data set can be trained on.
+
+    Raises:
+        DataError: Its rows are of another type.
+    """
+    if dataset.type != "prompt_completion":
+        raise DataError(
+            f"Data set {dataset.domain!r} has rows of type {dataset.type!r}; `lorikeet train` trains "
+            "'prompt_completion' only. Give questions with answers (docs/data.md)."
+        )

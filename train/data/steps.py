@@ -23,6 +23,7 @@ PERSONAL_DATA = "personal data"
 REFUSALS = "refusals"
 LABEL_ERRORS = "label errors"
 LONG_INPUTS = "long inputs"
+PACKAGED_COPIES = "copies in the package"
 
 
 @dataclass(frozen=True, slots=True)

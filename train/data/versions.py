@@ -25,9 +25,11 @@ from config.dataset import (
     FileRecord,
     Split,
     hash_splits,
+    read_dataset,
     row_to_json,
     sha256_of,
     verify_dataset,
+    version_folder,
 )
 from config.errors import DatasetError
 from config.private import make_private_folder, write_private
@@ -59,6 +61,7 @@ def write_version(
 @contextmanager
 def new_version(folder: Path) -> Iterator[Path]:
     """An empty private folder beside the versions, held alone; removed unless it is adopted."""
+    make_private_folder(folder.parent)
     make_private_folder(folder)
     write_private(folder / _LOCK_FILE, "")
     with file_lock(folder / _LOCK_FILE):
@@ -101,6 +104,19 @@ def versions_of(folder: Path) -> list[Path]:
     """Folders of a domain's versions that are complete, the oldest first."""
     found = [path.parent for path in folder.glob(f"{'[0-9a-f]' * DIGEST_CHARS}/{DATASET_MANIFEST_FILE}")]
     return sorted(found, key=lambda path: (path / DATASET_MANIFEST_FILE).stat().st_mtime_ns)
+
+
+def list_versions(datasets: Path) -> list[tuple[DatasetManifest, bool]]:
+    """Every complete version, and whether it is its domain's current one.
+
+    Raises:
+        DatasetError: A manifest or a pointer is damaged.
+    """
+    return [
+        (read_dataset(version), version == version_folder(datasets / domain))
+        for domain in domains_of(datasets)
+        for version in versions_of(datasets / domain)
+    ]
 
 
 def domains_of(datasets: Path) -> list[str]:

@@ -4,41 +4,24 @@ from pathlib import Path
 import pytest
 
 from config.data import DataConfig
-from config.dataset import few_shot_messages, read_dataset, read_split
+from config.dataset import (
+    DATASET_MANIFEST_FILE,
+    few_shot_messages,
+    read_dataset,
+    read_split,
+    verify_dataset,
+    version_folder,
+)
 from config.domain import AnswerConfig, DomainConfig
 from config.errors import DatasetError
 from config.home import Home
 from tests.tiny_llama import tiny_domain, write_colour_data
-from train.data.build import build_dataset, cut_text, drop_duplicates, split_examples
-from train.data.duplicates import NearDuplicates
-from train.data.examples import Example
-from train.data.sources import normalize, question_answer, read_source
+from tests.train.data.examples_of import sentence
+from train.data.build import build_dataset
+from train.data.sources import normalize, read_source
+from train.data.splits import split_examples
+from train.data.versions import versions_of
 from train.errors import DataError
-
-WORDS = (
-    "amber",
-    "brook",
-    "cedar",
-    "delta",
-    "ember",
-    "frost",
-    "grove",
-    "harbour",
-    "island",
-    "jasmine",
-    "kernel",
-    "lagoon",
-    "meadow",
-    "nectar",
-    "orchid",
-)
-
-
-def distinct_sentences(count: int) -> list[Example]:
-    return [
-        question_answer(f"{WORDS[i % 15]} {WORDS[i * 7 % 15]} {i * 7919} {WORDS[i // 15 % 15]} {i * 104729}", "yes")
-        for i in range(count)
-    ]
 
 
 def jsonl_config(**values: object) -> DataConfig:
@@ -64,20 +47,35 @@ def test_another_seed_gives_another_dataset_sha256(tmp_path: Path, domain: Domai
     assert build_dataset(other, Home(tmp_path / "two")).dataset_sha256 != first.dataset_sha256
 
 
-def test_a_built_data_set_is_used_again_and_force_builds_it_again(tmp_path: Path, domain: DomainConfig) -> None:
-    home = Home(tmp_path)
-    build_dataset(domain, home)
-    before = (home.datasets / "colours" / "train.jsonl").stat().st_mtime_ns
-    build_dataset(domain, home)
-    assert (home.datasets / "colours" / "train.jsonl").stat().st_mtime_ns == before
-    build_dataset(domain, home, force=True)
-    assert (home.datasets / "colours" / "train.jsonl").stat().st_mtime_ns != before
+def current(home: Home) -> Path:
+    return version_folder(home.datasets / "colours")
 
 
-def test_a_data_set_is_its_owners_and_an_open_one_becomes_so(tmp_path: Path, domain: DomainConfig) -> None:
+def test_a_built_data_set_is_used_again(tmp_path: Path, domain: DomainConfig) -> None:
+    home = Home(tmp_path)
+    first = build_dataset(domain, home)
+    assert build_dataset(domain, home) == first
+
+
+def test_force_builds_the_same_version_again(tmp_path: Path, domain: DomainConfig) -> None:
+    home = Home(tmp_path)
+    first = build_dataset(domain, home)
+    assert build_dataset(domain, home, force=True).digest == first.digest
+    assert versions_of(home.datasets / "colours") == [current(home)]
+
+
+def test_a_damaged_version_is_built_again(tmp_path: Path, domain: DomainConfig) -> None:
+    home = Home(tmp_path)
+    first = build_dataset(domain, home)
+    (current(home) / "train.jsonl").write_text("")
+    build_dataset(domain, home)
+    assert verify_dataset(current(home)).digest == first.digest
+
+
+def test_a_version_is_its_owners_and_an_open_one_becomes_so(tmp_path: Path, domain: DomainConfig) -> None:
     home = Home(tmp_path)
     build_dataset(domain, home)
-    made = (home.datasets, home.datasets / "colours", *(home.datasets / "colours").iterdir())
+    made = (home.datasets, *home.datasets.rglob("*"))
     assert not any(path.stat().st_mode & 0o077 for path in made)
     for path in made:
         path.chmod(0o755)
@@ -109,14 +107,22 @@ def test_few_shot_prompts_share_their_beginning(tmp_path: Path, domain: DomainCo
     assert [m.role for m in one] == ["system", "user", "assistant", "user", "assistant", "user"]
 
 
-def test_a_data_set_with_a_changed_row_is_built_again(tmp_path: Path, domain: DomainConfig) -> None:
+def test_a_changed_row_is_found(tmp_path: Path, domain: DomainConfig) -> None:
     home = Home(tmp_path)
     build_dataset(domain, home)
-    path = home.datasets / "colours" / "test.jsonl"
-    before = path.read_text()
-    path.write_text(before.replace("red", "rad"))
+    path = current(home) / "test.jsonl"
+    path.write_text(path.read_text().replace("red", "rad"))
+    with pytest.raises(DatasetError, match=r"'colours' changed after it was built: test.jsonl"):
+        verify_dataset(home.datasets / "colours")
+
+
+def test_a_changed_manifest_is_found(tmp_path: Path, domain: DomainConfig) -> None:
+    home = Home(tmp_path)
     build_dataset(domain, home)
-    assert path.read_text() == before
+    path = current(home) / DATASET_MANIFEST_FILE
+    path.write_text(path.read_text().replace('"licence": null', '"licence": "MIT"'))
+    with pytest.raises(DatasetError, match=r"manifest.json differs from its digest"):
+        verify_dataset(home.datasets / "colours")
 
 
 def test_an_unfinished_data_set_is_not_read(tmp_path: Path) -> None:
@@ -125,54 +131,9 @@ def test_an_unfinished_data_set_is_not_read(tmp_path: Path) -> None:
         read_dataset(tmp_path / "legal")
 
 
-def test_near_copies_of_held_out_texts_are_never_trained_on() -> None:
-    originals = distinct_sentences(100)
-    planted = [question_answer(f"{e.question} indeed", "yes") for e in originals]
-    splits = split_examples(originals + planted, jsonl_config(cleaning={"near_duplicate_jaccard": 0.7}))
-    held_out = {e.question.removesuffix(" indeed") for e in splits.test + splits.validation}
-    assert not held_out & {e.question.removesuffix(" indeed") for e in splits.train}
-    assert splits.num_near_duplicates > 0
-
-
-def test_similarity_is_judged_by_shared_shingles() -> None:
-    held_out = NearDuplicates(0.8)
-    held_out.add("this program is free software under the gpl version 2")
-    assert held_out.has_similar("this program is free software under the gpl version 3")
-    assert not held_out.has_similar("permission is hereby granted free of charge")
-
-
-def test_copies_are_dropped_and_contradictions_are_dropped_altogether() -> None:
-    examples = [
-        question_answer("Same text", "a"),
-        question_answer("same, text!", "a"),
-        question_answer("Clash", "a"),
-        question_answer("clash", "b"),
-    ]
-    kept, num_exact, num_conflicts = drop_duplicates(examples)
-    assert [e.question for e in kept] == ["Same text"]
-    assert (num_exact, num_conflicts) == (1, 2)
-
-
-def test_long_inputs_are_cut_at_the_end_of_a_word() -> None:
-    assert cut_text("one  two\nthree", 9) == "one two"
-
-
-def test_too_few_examples_name_the_split_and_the_way_out() -> None:
-    with pytest.raises(DataError, match=r"test split wants 20 examples .* Lower `data.num_test`"):
-        split_examples(distinct_sentences(10), jsonl_config())
-
-
-def test_strata_are_balanced_in_the_test_split() -> None:
-    examples = [
-        question_answer(e.question, "x", stratum="ab"[i % 5 == 0]) for i, e in enumerate(distinct_sentences(100))
-    ]
-    splits = split_examples(examples, jsonl_config())
-    assert sorted(e.stratum for e in splits.test).count("b") == 10
-
-
 def test_out_of_scope_inputs_get_the_agreed_refusal_in_every_split(tmp_path: Path) -> None:
     path = tmp_path / "x.jsonl"
-    path.write_text("\n".join(json.dumps({"input": e.question, "output": "yes"}) for e in distinct_sentences(80)))
+    path.write_text("\n".join(json.dumps({"input": sentence(n), "output": "yes"}) for n in range(80)))
     config = jsonl_config(path=str(path), out_of_scope_share=0.2)
     splits = split_examples(read_source(config, AnswerConfig(refusal="no")).examples, config)
     assert [sum(not e.in_scope for e in split) for split in (splits.test, splits.validation)] == [4, 1]

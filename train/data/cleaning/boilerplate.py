@@ -8,7 +8,7 @@ MAX_ROWS = 10
 """A text in more rows than this is common, as n-grams in more documents are in Brown et al. (2020), appendix C."""
 
 _SAMPLE = 1000
-_MIN_SAMPLE = 20
+_MIN_SAMPLE = 10
 _MIN_SHARE = 0.5
 
 
