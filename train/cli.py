@@ -131,10 +131,12 @@ def push_data(
 ) -> None:
     """Push a version of a data set to a remote folder, and make it the current one there."""
     with _shell():
+        from adapters.remote.files import RemoteFiles
         from train.data.remote import push_dataset
 
-        manifest = push_dataset(Home(home).datasets / check_name(domain), url, version)
-        console.print(f"pushed {domain} {manifest.version}, {manifest.num_train} training rows", soft_wrap=True)
+        remote = RemoteFiles(url, storage_options={})
+        manifest = push_dataset(Home(home).datasets / check_name(domain), remote, version)
+        console.print(f"pushed {domain} {manifest.version} to {remote.url}", soft_wrap=True)
 
 
 @data_app.command("pull")
@@ -143,10 +145,12 @@ def pull_data(
 ) -> None:
     """Pull a version of a data set, verify it by its digest, and make it the current one here."""
     with _shell():
+        from adapters.remote.files import RemoteFiles
         from train.data.remote import pull_dataset
 
-        manifest = pull_dataset(url, Home(home).datasets / check_name(domain), version)
-        console.print(f"{domain} {manifest.version} is here, {manifest.num_train} training rows", soft_wrap=True)
+        remote = RemoteFiles(url, storage_options={})
+        manifest = pull_dataset(remote, Home(home).datasets / check_name(domain), version)
+        console.print(f"{domain} {manifest.version} is here", soft_wrap=True)
 
 
 @data_app.command("show")

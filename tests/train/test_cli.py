@@ -7,6 +7,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from config.dataset import version_folder
 from config.home import Home
 from tests.tiny_llama import prepare_tiny_base, write_colour_data, write_tiny_llama
 from tests.tracked_files import ROOT
@@ -60,6 +61,27 @@ def test_data_build_prints_the_counts_and_the_hash(home: Home, domain_file: Path
     assert result.exit_code == 0, result.output
     assert "20 / 4 / 8" in result.output
     assert "dataset_sha256" in result.output
+
+
+def test_a_data_set_is_listed_pushed_and_pulled(home: Home, domain_file: Path, tmp_path: Path) -> None:
+    options = ["--home", str(home.root)]
+    assert "No data set found" in runner.invoke(data_app, ["list", *options]).output
+    runner.invoke(data_app, ["build", str(domain_file), *options])
+    version = version_folder(home.datasets / "colours").name
+    assert version in runner.invoke(data_app, ["list", *options]).output
+    url, there = f"file://{tmp_path / 'remote'}", ["--home", str(tmp_path / "there")]
+    assert f"pushed colours {version}" in runner.invoke(data_app, ["push", "colours", url, *options]).output
+    assert f"colours {version} is here" in runner.invoke(data_app, ["pull", url, "colours", *there]).output
+    assert version in runner.invoke(data_app, ["list", *there]).output
+
+
+@pytest.mark.parametrize(
+    "words", [["push", "../x", "file:///tmp"], ["pull", "nope://x", "colours"], ["push", "x", "."]]
+)
+def test_a_mistake_with_a_data_set_is_one_line(words: list[str], home: Home) -> None:
+    result = runner.invoke(data_app, [*words, "--home", str(home.root)])
+    assert (result.exit_code, len(result.stderr.strip().splitlines())) == (1, 1), result.output
+    assert result.stderr.startswith("error: ")
 
 
 def test_data_show_renders_examples_in_the_chat_template(home: Home, domain_file: Path, tmp_path: Path) -> None:

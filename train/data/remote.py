@@ -4,16 +4,12 @@ A version's name is its digest, so the same name means the same bytes: nothing i
 """
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 from pydantic import ValidationError
 
 from adapters.errors import IntegrityError
 from adapters.remote.files import RemoteFiles
-from adapters.remote.retry import Retry
 from config.dataset import (
     CURRENT_FILE,
     DATASET_MANIFEST_FILE,
@@ -30,17 +26,9 @@ from train.data.versions import OWN_FILES, adopt_version, is_intact, new_version
 
 _MAX_MANIFEST_BYTES = 16 * 2**20
 _MAX_POINTER_BYTES = 1024
-_NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
 
-def push_dataset(
-    folder: Path,
-    url: str,
-    version: str | None = None,
-    *,
-    storage_options: Mapping[str, Any] = _NO_OPTIONS,
-    retry: Retry | None = None,
-) -> DatasetManifest:
+def push_dataset(folder: Path, remote: RemoteFiles, version: str | None = None) -> DatasetManifest:
     """Upload a version unless it is there, its manifest last, and point the remote to it.
 
     Args:
@@ -55,7 +43,6 @@ def push_dataset(
     manifest = verify_dataset(local)
     if not manifest.digest:
         raise DatasetError(f"Data set {folder.name!r} was built before versions. Build it again with `--force`.")
-    remote = RemoteFiles(url, storage_options=storage_options, retry=retry or Retry())
     place = f"{folder.name}/{manifest.version}"
     if _manifest_at(remote, place) != manifest:
         for name in (*OWN_FILES, DATASET_MANIFEST_FILE):
@@ -64,14 +51,7 @@ def push_dataset(
     return manifest
 
 
-def pull_dataset(
-    url: str,
-    folder: Path,
-    version: str | None = None,
-    *,
-    storage_options: Mapping[str, Any] = _NO_OPTIONS,
-    retry: Retry | None = None,
-) -> DatasetManifest:
+def pull_dataset(remote: RemoteFiles, folder: Path, version: str | None = None) -> DatasetManifest:
     """Download a version unless it is here, verify every byte by its digest, and make it the current one.
 
     Args:
@@ -83,7 +63,6 @@ def pull_dataset(
         IntegrityError: Its files differ from its digest; nothing is kept.
         RemoteStoreError: The remote is unreachable.
     """
-    remote = RemoteFiles(url, storage_options=storage_options, retry=retry or Retry())
     wanted = _checked(version, folder.name) if version else _current_at(remote, folder.name)
     if is_intact(folder / wanted):
         point_to(folder, wanted)

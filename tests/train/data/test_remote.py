@@ -2,10 +2,11 @@
 
 from pathlib import Path
 
+import fsspec
 import pytest
 
-from adapters.errors import AdapterError, IntegrityError
-from adapters.remote.retry import Retry
+from adapters.errors import IntegrityError
+from adapters.remote.files import RemoteFiles
 from config.dataset import CURRENT_FILE, DATASET_MANIFEST_FILE, read_split, verify_dataset, version_folder
 from config.domain import DomainConfig
 from config.errors import DatasetError
@@ -15,15 +16,13 @@ from train.data.build import build_dataset
 from train.data.remote import pull_dataset, push_dataset
 from train.data.versions import versions_of
 
-QUICK = Retry(num_attempts=1)
-
 
 class Both:
     """A machine that builds and pushes, and one that pulls."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.url = f"file://{root / 'remote'}"
+        self.remote_files = RemoteFiles(f"file://{root / 'remote'}", storage_options={}, sleep=lambda seconds: None)
         self.home = Home(root / "home")
         self.there = root / "there" / "colours"
 
@@ -34,10 +33,10 @@ class Both:
         return build_dataset(config, self.home).version
 
     def push(self, version: str | None = None) -> str:
-        return push_dataset(self.home.datasets / "colours", self.url, version, retry=QUICK).version
+        return push_dataset(self.home.datasets / "colours", self.remote_files, version).version
 
     def pull(self, version: str | None = None) -> str:
-        return pull_dataset(self.url, self.there, version, retry=QUICK).version
+        return pull_dataset(self.remote_files, self.there, version).version
 
     def remote(self, version: str, name: str) -> Path:
         return self.root / "remote" / "colours" / version / name
@@ -137,7 +136,16 @@ def test_a_version_must_be_a_digest(both: Both, version: str) -> None:
         both.pull(version)
 
 
-def test_an_unknown_scheme_is_told(both: Both) -> None:
-    both.build()
-    with pytest.raises(AdapterError, match=r"nope://.* cannot be used"):
-        push_dataset(both.home.datasets / "colours", "nope://x", retry=QUICK)
+@pytest.mark.slow
+def test_a_data_set_goes_through_a_bucket(both: Both) -> None:
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        options = {"key": "test", "secret": "test", "client_kwargs": {"endpoint_url": f"http://{host}:{port}"}}
+        fsspec.filesystem("s3", **options).mkdir("team")
+        both.remote_files = RemoteFiles("s3://team/data", storage_options=options)
+        version = both.build()
+        assert both.push() == both.pull() == version
+    finally:
+        server.stop()
