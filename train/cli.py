@@ -105,12 +105,12 @@ def show_base(
 def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEFAULT_HOME) -> None:
     """Build domain data sets: load, clean, split, hash."""
     with _shell():
-        from train.data.build import build_dataset
+        from train.data.build import StepLog, build_dataset
         from train.tables import dataset_table
 
         for config in [load_domain(file) for file in files]:
             with shown(Progress(f"build {config.name}", unit="rows"), console) as progress:
-                manifest = build_dataset(config, Home(home), force=force, progress=progress)
+                manifest = build_dataset(config, Home(home), force=force, log=StepLog(progress))
             console.print(dataset_table(manifest))
 
 

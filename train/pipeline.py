@@ -82,6 +82,8 @@ def train_and_publish(
     base = verify_base(base_folder)
     dataset = build_dataset(config, home)
     check_type(dataset)
+    for note in dataset.notes:
+        logger.info("%s", note)
     check_format(dataset)
     rows = {split: read_split(home.datasets / config.name, split) for split in SPLITS}
     trained = train_adapter(

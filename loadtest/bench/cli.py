@@ -24,6 +24,7 @@ BENCHES = {
     "adapters": "loadtest.bench.adapters:bench_adapters",
     "agreement": "loadtest.bench.agreement:bench_agreement",
     "coldload": "loadtest.bench.coldload:bench_coldload",
+    "data": "loadtest.bench.data:bench_data",
     "generator": "loadtest.bench.generator:bench_generator",
     "int8": "loadtest.bench.int8:bench_int8",
     "linear": "loadtest.bench.linear:bench_linear",

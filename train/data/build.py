@@ -1,9 +1,9 @@
 """Build a data set: clean, split, keep held-out rows out of training, check the gates, write a version."""
 
 import hashlib
-import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from config.data import DataConfig
@@ -23,11 +23,18 @@ from train.data.gates import check_gates
 from train.data.rows import few_shot_examples, to_row, type_of
 from train.data.sources import SourceData, read_source, source_identity
 from train.data.splits import Splits, limit_train, split_examples
-from train.data.steps import Step, StepResult
+from train.data.steps import (
+    CONTAMINATION,
+    CONTRADICTIONS,
+    EXACT_DUPLICATES,
+    LONG_INPUTS,
+    NEAR_DUPLICATES,
+    PACKAGED_COPIES,
+    Step,
+    StepResult,
+)
 from train.data.versions import write_version
 from train.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 2
 """Increase it with every code change that gives other rows or another manifest for the same settings and sources."""
@@ -43,22 +50,31 @@ class StepLog:
     steps: list[Step] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, step: Callable[[], StepResult]) -> tuple[Example, ...]:
-        start = time.perf_counter()
-        result = step()
+    def run(self, name: str, step: Callable[[], StepResult], num_rows: int | None = None) -> tuple[Example, ...]:
+        """Run a step.
+
+        Args:
+            num_rows: Rows that the step reports as it goes, for the time left; None: it is quick.
+        """
+        with self.phase(name, num_rows):
+            result = step()
         self.steps.append(result.step)
-        self.seconds[result.step.name] = time.perf_counter() - start
         return result.examples
 
-    def begin(self, name: str, num_rows: int | None = None) -> None:
+    @contextmanager
+    def phase(self, name: str, num_rows: int | None = None) -> Iterator[None]:
+        """Show work that is not a step of cleaning, and measure it."""
         self.progress.details["step"] = name
         self.progress.total = None
         if num_rows is not None:
             self.progress.begin(num_rows)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = time.perf_counter() - start
 
 
 def build_dataset(
-    config: DomainConfig, home: Home, *, force: bool = False, progress: Progress | None = None
+    config: DomainConfig, home: Home, *, force: bool = False, log: StepLog | None = None
 ) -> DatasetManifest:
     """Build a version of `home.datasets/<domain>` and make it the current one.
 
@@ -76,23 +92,20 @@ def build_dataset(
             return verify_dataset(folder)
     except DatasetError:
         pass  # none, or a damaged one: it is built again
-    log = StepLog(progress) if progress else StepLog()
-    log.begin("read")
-    source = read_source(config.data, config.answer)
-    benchmarks = read_benchmarks(config)
+    log = log or StepLog()
+    with log.phase("read"):
+        source = read_source(config.data, config.answer)
+        benchmarks = read_benchmarks(config)
     splits = make_splits(source.examples, benchmarks, config.data, log)
-    log.begin("write")
     manifest = describe(config, source, splits, log.steps, key)
     by_split: dict[Split, tuple[Example, ...]] = {
         "train": splits.train,
         "validation": splits.validation,
         "test": splits.test,
     }
-    rows = {split: [to_row(config.chat, e) for e in examples] for split, examples in by_split.items()}
-    manifest = write_version(folder, manifest, rows, log.steps)
-    for note in manifest.notes:
-        logger.info("%s: %s", config.name, note)
-    return manifest
+    with log.phase("write"):
+        rows = {split: (to_row(config.chat, e) for e in examples) for split, examples in by_split.items()}
+        return write_version(folder, manifest, rows, log.steps)
 
 
 def make_splits(examples: Sequence[Example], benchmarks: Sequence[Example], config: DataConfig, log: StepLog) -> Splits:
@@ -102,14 +115,16 @@ def make_splits(examples: Sequence[Example], benchmarks: Sequence[Example], conf
         DataError: There are too few examples, a step's setting is `error`, or a gate failed.
     """
     rows = clean(examples, config, log)
-    log.begin("split")
-    splits = split_examples(rows, config)
-    log.begin("compare with held-out rows", len(splits.train))
+    with log.phase("split"):
+        splits = split_examples(rows, config)
     train = log.run(
-        lambda: drop_contaminated(splits.train, splits.held_out, benchmarks, config.cleaning, log.progress.advance)
+        CONTAMINATION,
+        lambda: drop_contaminated(splits.train, splits.held_out, benchmarks, config.cleaning, log.progress.advance),
+        len(splits.train),
     )
-    log.begin("near duplicates", len(train))
-    train = log.run(lambda: drop_near_duplicates(train, config.cleaning, log.progress.advance))
+    train = log.run(
+        NEAR_DUPLICATES, lambda: drop_near_duplicates(train, config.cleaning, log.progress.advance), len(train)
+    )
     train = limit_train(train, config)
     if not train:
         raise DataError(
@@ -122,12 +137,11 @@ def make_splits(examples: Sequence[Example], benchmarks: Sequence[Example], conf
 
 def clean(examples: Sequence[Example], config: DataConfig, log: StepLog) -> tuple[Example, ...]:
     """The steps before the split, in order."""
-    log.begin("clean")
-    rows = log.run(lambda: cut_long_inputs(examples, config))
+    rows = log.run(LONG_INPUTS, lambda: cut_long_inputs(examples, config))
     if config.source != "files":
-        rows = log.run(lambda: drop_packaged_copies(rows))
-    rows = log.run(lambda: resolve_contradictions(rows, config.cleaning))
-    return log.run(lambda: drop_exact_duplicates(rows, config.cleaning))
+        rows = log.run(PACKAGED_COPIES, lambda: drop_packaged_copies(rows))
+    rows = log.run(CONTRADICTIONS, lambda: resolve_contradictions(rows, config.cleaning))
+    return log.run(EXACT_DUPLICATES, lambda: drop_exact_duplicates(rows, config.cleaning))
 
 
 def read_benchmarks(config: DomainConfig) -> tuple[Example, ...]:

@@ -7,7 +7,7 @@ place after that, so an interrupted build leaves the data set that was there bef
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,7 +41,7 @@ _STAGING = ".staging-"
 
 
 def write_version(
-    folder: Path, manifest: DatasetManifest, rows: Mapping[Split, Sequence[AnyRow]], steps: Sequence[Step]
+    folder: Path, manifest: DatasetManifest, rows: Mapping[Split, Iterable[AnyRow]], steps: Sequence[Step]
 ) -> DatasetManifest:
     """Write a version below a domain's folder and make it the current one; returns its complete manifest.
 
