@@ -5,6 +5,7 @@ import textwrap
 
 from config.load import load_domain
 from tests.tracked_files import ROOT, tracked_files
+from train.data.splits import DEFAULT_NUM_TEST, DEFAULT_NUM_VALIDATION
 
 
 def tree_lines():
@@ -30,5 +31,4 @@ def test_the_domain_of_ones_own_is_whole_and_asks_for_little(tmp_path):
     domain = load_domain(file)
     assert domain.data.paths == (str(tmp_path / "support.jsonl"),)
     assert (domain.gates.min_gain, domain.gates.min_valid_format, domain.answer.refusal) == (0, 0, None)
-    assert str(domain.data.num_test) in section
-    assert str(domain.data.num_validation) in section
+    assert f"By default {DEFAULT_NUM_TEST} examples are held out and {DEFAULT_NUM_VALIDATION} decide" in section

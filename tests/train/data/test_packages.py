@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from config.dataset import read_split
 from config.domain import DomainConfig
 from tests.tiny_llama import tiny_domain, write_colour_data
 
@@ -51,7 +52,7 @@ def test_own_data_with_refusals_needs_no_package(tmp_path: Path) -> None:
         "build_dataset(domain, Home(Path('var')))",
     )
     assert finished.returncode == 0, finished.stderr
-    assert "no colour" in (tmp_path / "var" / "datasets" / "colours" / "test.jsonl").read_text()
+    assert "no colour" in {row.output for row in read_split(tmp_path / "var" / "datasets" / "colours", "test")}
 
 
 def test_the_server_imports_no_package_of_the_demo(tmp_path: Path) -> None:

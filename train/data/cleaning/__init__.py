@@ -1,1 +1,1 @@
-"""Cleaning steps: pure functions from examples to a `StepResult` (train/data/steps.py)."""
+"""Cleaning steps, from examples to the result of a step; start at `drop_exact_duplicates` and `drop_contaminated`."""
