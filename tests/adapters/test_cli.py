@@ -7,6 +7,7 @@ from typer.testing import CliRunner
 
 from adapters.cli import app
 from adapters.reference import Target
+from adapters.store.manifest import DatasetRef, SourceFile
 from adapters.store.store import AdapterStore
 from tests.narrowing import not_none
 from tests.peft_folders import MODULES, draft_for, lora_tensors, write_base_folder, write_peft_folder
@@ -50,6 +51,23 @@ def test_show_has_the_manifest_and_the_history(lorikeet):
     assert "codes [of] diseases" in output
     assert "r 2, alpha 4, 4 modules: q_proj, v_proj" in output
     assert "promoted" in output
+
+
+def test_show_walks_back_to_the_files_of_the_rows(lorikeet, home, peft_folder):
+    dataset = DatasetRef(
+        dataset_sha256="d" * 64,
+        source="tickets [old].csv 1",
+        licence=None,
+        num_train=512,
+        num_validation=64,
+        num_test=240,
+        digest="0123456789ab" + "c" * 52,
+        files=(SourceFile(name="tickets [old].csv", size_bytes=48_123, sha256="e" * 64),),
+    )
+    AdapterStore(home / "adapters").publish(peft_folder, draft_for(peft_folder, name="support", dataset=dataset))
+    output = lorikeet("show", "support@1").stdout
+    assert "tickets [old].csv 1, 512 examples, datasets/support/0123456789ab" in output
+    assert f"tickets [old].csv (48,123 bytes, SHA-256 {'e' * 12})" in output
 
 
 def test_verify_goes_through_all_versions_and_names_the_broken_one(lorikeet, home):

@@ -8,7 +8,7 @@ from adapters.reference import Target
 from adapters.scores import Score
 from adapters.store.manifest import Evaluation, QualityRules, RequestDefaults
 from adapters.store.store import AdapterStore
-from config.dataset import read_split
+from config.dataset import read_dataset, read_split
 from config.domain import AnswerConfig, DomainConfig, GatesConfig, QualityConfig
 from config.home import Home
 from quality.held_out import read_held_out
@@ -62,6 +62,8 @@ def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(home: 
     manifest = store.verify(Target("colours", outcome.manifest.version))
     assert manifest.dataset is not None
     assert manifest.dataset.num_test == 8
+    assert manifest.dataset.digest == read_dataset(home.datasets / "colours").digest
+    assert [file.name for file in manifest.dataset.files] == ["colours.jsonl"]
     assert manifest.lora.num_modules == 14
     folder = store.folder(Target("colours", manifest.version))
     fingerprint = read_fingerprint(folder)

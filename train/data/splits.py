@@ -83,7 +83,7 @@ def limit_train(train: Sequence[Example], config: DataConfig) -> tuple[Example, 
 
 def held_out_sizes(examples: Sequence[Example], config: DataConfig) -> tuple[int, int, list[str]]:
     """Rows for testing and validation, and a note if the defaults were lowered for want of rows."""
-    written = [e for e in examples if not e.is_synthetic]
+    written = [e for e in examples if e.in_scope and not e.is_synthetic]
     pinned = Counter(e.split for e in written)
     notes = []
 

@@ -194,6 +194,12 @@ def test_few_rows_lower_the_default_sizes_and_say_so() -> None:
     )
 
 
+def test_packaged_requests_do_not_count_as_rows() -> None:
+    refused = [row(f"no {n}", in_scope=False, origin=None) for n in range(200)]
+    splits = split_examples([*distinct(50), *refused], config(num_test=None, num_validation=None))
+    assert (len(splits.test), len(splits.validation)) == (10, 5)
+
+
 def test_many_rows_have_the_default_sizes() -> None:
     splits = split_examples(distinct(1500), config(num_test=None, num_validation=None))
     assert (len(splits.validation), len(splits.test), splits.notes) == (64, 240, ())

@@ -68,8 +68,8 @@ def _by_ngrams(
     for owner, row in enumerate(protected):
         for ngram in ngrams(prompt_text(row)):
             owners[ngram].append(owner)
-    hits = dict(_hits(train, owners))
-    num_rows = Counter(ngram for ngrams_of_row in hits.values() for ngram in ngrams_of_row)
+    num_rows: Counter[str] = Counter()
+    hits = dict(_hits(train, owners, num_rows))
     common = {ngram for ngram, count in num_rows.items() if count > MAX_ROWS}
     totals = Counter(owner for ngram, rows in owners.items() if ngram not in common for owner in rows)
     for number, ngrams_of_row in hits.items():
@@ -83,13 +83,18 @@ def _by_ngrams(
             yield number, (f"has {share} of the {NGRAM_WORDS}-word sequences of", protected[owner])
 
 
-def _hits(train: Iterable[Example], owners: Mapping[str, Sequence[int]]) -> Iterator[tuple[int, set[str]]]:
+def _hits(
+    train: Iterable[Example], owners: Mapping[str, Sequence[int]], num_rows: Counter[str]
+) -> Iterator[tuple[int, set[str]]]:
+    """The held-out n-grams of each training row that has some, while they are not common; counts their rows."""
     for number, row in enumerate(train):
         turns = (*row.prompt, *row.completion, *row.chosen, *row.rejected)
         texts = [turn.content for turn in turns if turn.role not in ("system", "developer")] or [row.text]
         found = {ngram for text in texts for ngram in ngrams(text) if ngram in owners}
-        if found:
-            yield number, found
+        num_rows.update(found)
+        rare = {ngram for ngram in found if num_rows[ngram] <= MAX_ROWS}
+        if rare:
+            yield number, rare
 
 
 def ngrams(text: str) -> set[str]:

@@ -58,7 +58,7 @@ class NearCopies:
         iterator = iter(rows)
         while chunk := list(islice(iterator, _CHUNK)):
             texts = [_texts(row) for row in chunk]
-            flat = iter(self._sketches([text for each in texts for text in each]))
+            flat = iter(self._sketches([self._distinctive(text) for each in texts for text in each]))
             for each in texts:
                 yield Compared(each, tuple(islice(flat, len(each))))
             on_rows(len(chunk))
@@ -75,22 +75,27 @@ class NearCopies:
         for text, sketch in zip(compared.texts, compared.sketches, strict=True):
             for key in sorted(self._index.query(sketch)):
                 other: Example = self._rows[key]
-                if may_be(other) and self.is_near(text, prompt_text(other)) and _same_task(row, other):
+                if text and may_be(other) and self.is_near(text, prompt_text(other)) and _same_task(row, other):
                     return other
         return None
 
     def is_near(self, left: str, right: str) -> bool:
         """Whether two texts are near copies."""
-        if similarity(_shingles(left), _shingles(right)) < self._jaccard:
-            return False
-        own, others = self._common.strip(left), self._common.strip(right)
-        if own and others and own != left and similarity(shingles(own), shingles(others)) < self._jaccard:
+        if not self._have_near_words(left, right):
             return False
         return symbols_agree(left, right, self._jaccard) and not differ_in_indentation_only(left, right)
 
     def differ_in_marks(self, left: str, right: str) -> bool:
         """Whether the words are near copies, but numbers, symbols or indentation are not."""
-        return similarity(_shingles(left), _shingles(right)) >= self._jaccard and not self.is_near(left, right)
+        return self._have_near_words(left, right) and not self.is_near(left, right)
+
+    def _have_near_words(self, left: str, right: str) -> bool:
+        pairs = (self._distinctive(left), self._distinctive(right)), (left, right)
+        return all(similarity(_shingles(one), _shingles(two)) >= self._jaccard for one, two in pairs)
+
+    def _distinctive(self, text: str) -> str:
+        """What a text does not share with most rows; all of it if there is nothing else."""
+        return self._common.strip(text) or text
 
     def _sketches(self, texts: Sequence[str]) -> list[RMinHash]:
         made: list[RMinHash] = RMinHash.from_token_sets([list(shingles(t)) for t in texts], self._num_perm, _SEED)
@@ -98,9 +103,9 @@ class NearCopies:
 
 
 def prompt_text(row: Example) -> str:
-    """The question; of several turns all of them but the system prompt. Of a plain text, the text."""
+    """The question; of several turns all of them but the system prompt. Without one, the text or the answer."""
     turns = [turn.content for turn in row.prompt if turn.role not in ("system", "developer")]
-    return turns[0] if len(turns) == 1 else "\n".join(turns) or row.text
+    return turns[0] if len(turns) == 1 else "\n".join(turns) or row.text or row.answer
 
 
 def _texts(row: Example) -> tuple[str, ...]:

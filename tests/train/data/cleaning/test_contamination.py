@@ -114,6 +114,11 @@ def test_the_last_turn_alone_makes_no_copy() -> None:
     assert dropped([about("lighthouse keeper")], [about("parliament building")]) == []
 
 
+def test_rows_without_a_question_are_compared_by_their_answers() -> None:
+    train = [row("", answer, n, prompt=()) for n, answer in enumerate(("a lake at dawn", "a street at night"), 2)]
+    assert dropped(train, [row("", "a lake at dawn", prompt=())]) == ["equal or nearly equal to a held-out row"]
+
+
 def test_another_task_in_the_system_prompt_makes_no_copy() -> None:
     def in_language(language: str, answer: str) -> Example:
         system = Message(role="system", content=f"Translate to {language}.")
