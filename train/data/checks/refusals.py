@@ -63,38 +63,43 @@ _PHRASES = re2.compile(
 
 @dataclass(frozen=True)
 class RefusalShare:
-    """Answers that refuse, of `num_answers`: with the domain's own text, and with an assistant's phrase."""
+    """Answers that refuse, of `num_answers`.
+
+    Attributes:
+        num_own: Rows out of scope with the domain's own refusal, as they should be.
+        findings: All other answers that refuse.
+    """
 
     num_answers: int
     num_own: int
-    num_phrases: int
     findings: tuple[Finding, ...]
 
     @property
     def share(self) -> float:
-        return (self.num_own + self.num_phrases) / self.num_answers if self.num_answers else 0.0
+        """Of the answers that refuse and should not."""
+        return len(self.findings) / self.num_answers if self.num_answers else 0.0
 
 
 def check_refusals(examples: Sequence[Example], refusal: str | None) -> RefusalShare:
-    """Count answers that refuse; an out-of-scope row with the domain's own refusal is not a finding.
+    """Find answers that refuse.
 
     Args:
         refusal: The domain's own, `answer.refusal`.
     """
     own = (refusal or "").strip()
     found = {answer: refuses(answer) for answer in {example.answer for example in examples}}
-    num_answers = num_own = num_phrases = 0
+    num_answers = num_own = 0
     findings = []
     for example in examples:
         num_answers += bool(example.answer)
-        if own and example.answer.strip() == own:
+        is_own = bool(own) and example.answer.strip() == own
+        if is_own and not example.in_scope:
             num_own += 1
-            if example.in_scope:
-                findings.append(finding(example, "in scope, but has the domain's refusal as its answer"))
+        elif is_own:
+            findings.append(finding(example, "in scope, but answered with the domain's refusal"))
         elif found[example.answer]:
-            num_phrases += 1
             findings.append(finding(example, "the answer refuses", text=example.answer))
-    return RefusalShare(num_answers, num_own, num_phrases, tuple(findings))
+    return RefusalShare(num_answers, num_own, tuple(findings))
 
 
 def refuses(answer: str) -> bool:
