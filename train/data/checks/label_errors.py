@@ -56,7 +56,7 @@ def _probabilities(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=_SEED)
-    model = LogisticRegression(C=10.0, max_iter=300)
+    model = LogisticRegression(max_iter=200)
     found: np.ndarray = cross_val_predict(model, vectors, labels, cv=folds, method="predict_proba")
     return found
 
@@ -66,7 +66,9 @@ def _suspected(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
         warnings.simplefilter("ignore")
         from cleanlab.filter import find_label_issues
 
-        found = find_label_issues(labels, probabilities, return_indices_ranked_by="self_confidence", n_jobs=1)
+        found = find_label_issues(
+            labels, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
+        )
     return [int(index) for index in found]
 
 

@@ -8,7 +8,7 @@ from train.data.checks.embeddings import EmbeddedExamples
 from train.data.steps import Finding, finding
 
 _NUM_NEIGHBOURS = 5
-_MIN_ROWS = 50
+MIN_ROWS = 50
 _MAX_DEVIATIONS = 6.0
 """Distance from the median, in standard deviations by the median absolute deviation, from which a row is an outlier."""
 
@@ -26,7 +26,7 @@ class Outliers:
 
 def check_outliers(embedded: EmbeddedExamples) -> Outliers | None:
     """None: too few rows to know what is usual."""
-    if len(embedded.examples) < _MIN_ROWS:
+    if len(embedded.examples) < MIN_ROWS:
         return None
     distances = _neighbour_distances(embedded.vectors)
     median = float(np.median(distances))

@@ -1,0 +1,202 @@
+"""Make the report of a built data set: its own counts and findings, and the checks that a build leaves out."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from config.dataset import (
+    FINDINGS_FILE,
+    SPLITS,
+    AnyRow,
+    Origin,
+    Split,
+    read_dataset,
+    read_rows,
+    version_folder,
+)
+from config.json_lines import numbered_lines
+from train.data.checks.balance import ClassBalance, check_balance, class_of, has_classes
+from train.data.checks.embeddings import EmbeddedExamples, embed_questions, missing_packages
+from train.data.checks.label_errors import check_labels
+from train.data.checks.language import Languages, check_languages
+from train.data.checks.lengths import check_lengths
+from train.data.checks.outliers import MIN_ROWS, check_outliers
+from train.data.checks.pii import clean_pii
+from train.data.checks.refusals import RefusalShare, check_refusals
+from train.data.checks.rendered import check_rendered
+from train.data.examples import Example
+from train.data.report.examples import to_example
+from train.data.report.figures import (
+    BalanceFigures,
+    ClassFigures,
+    DataReport,
+    FindingGroup,
+    LanguageFigures,
+    LearntRow,
+    ListedFinding,
+    TokenFigures,
+)
+from train.data.report.learnt import length_figures
+from train.data.steps import MAX_LISTED, Finding
+
+_FEW_ROWS, _MANY_ROWS = 50, 50_000
+_PACKAGED = "packaged row"
+
+Examples = dict[Split, list[Example]]
+
+
+@dataclass(frozen=True)
+class _Checks:
+    languages: tuple[Languages, ...]
+    balance: ClassBalance | None
+    refusals: RefusalShare
+    embedded: EmbeddedExamples | None
+    findings: dict[str, tuple[Finding, ...]]
+
+
+def make_report(
+    folder: Path,
+    *,
+    tokens: TokenFigures | None = None,
+    learnt: Sequence[LearntRow] = (),
+    notes: Sequence[str] = (),
+) -> DataReport:
+    """The report of a data set's current version.
+
+    Args:
+        tokens: None if the base is not prepared.
+        notes: What the caller could not do, and why.
+
+    Raises:
+        DatasetError: The data set is missing or damaged.
+    """
+    manifest = read_dataset(folder)
+    rows: dict[Split, list[AnyRow]] = {split: list(read_rows(folder, split)) for split in SPLITS}
+    examples: Examples = {split: [to_example(row, manifest.chat) for row in rows[split]] for split in SPLITS}
+    every = [example for split in SPLITS for example in examples[split]]
+    checks = _run_checks(every, manifest.answer.refusal)
+    return DataReport(
+        domain=manifest.domain,
+        version=manifest.version,
+        type=manifest.type,
+        description=manifest.description,
+        source=f"{manifest.source} {manifest.source_version}",
+        licence=manifest.licence,
+        dataset_sha256=manifest.dataset_sha256,
+        created_at=manifest.created_at,
+        num_rows={split: len(rows[split]) for split in SPLITS},
+        num_out_of_scope=sum(not example.in_scope for example in every),
+        num_synthetic=sum(example.is_synthetic for example in every),
+        steps=manifest.steps,
+        notes=tuple(dict.fromkeys([*manifest.notes, *notes, *_advice(examples, checks)])),
+        lengths=(
+            length_figures("question", "characters", [len(e.question or e.text) for e in every]),
+            length_figures("answer", "characters", [len(e.answer) for e in every]),
+        ),
+        languages=tuple(
+            LanguageFigures(part=each.part, counts=each.counts, num_unknown=each.num_unknown)
+            for each in checks.languages
+        ),
+        balance=_balance_figures(checks.balance, examples),
+        num_refusals=len(checks.refusals.findings),
+        num_answers=checks.refusals.num_answers,
+        tokens=tokens,
+        learnt=tuple(learnt),
+        groups=tuple(
+            _group(name, found) for name, found in (_found_in_build(folder) | checks.findings).items() if found
+        ),
+    )
+
+
+def where_of(origin: Origin | None) -> str:
+    return str(origin) if origin else _PACKAGED
+
+
+def _run_checks(every: Sequence[Example], refusal: str | None) -> _Checks:
+    languages = tuple(check_languages(every, part) for part in ("question", "answer"))
+    balance = check_balance(every)
+    refusals = check_refusals(every, refusal)
+    embedded = _embedded(every)
+    labels = check_labels(embedded) if embedded else None
+    outliers = check_outliers(embedded) if embedded else None
+    findings = {
+        "personal data in the built rows": clean_pii(every, "report").step.findings,
+        "rendered templates": check_rendered(every).step.findings,
+        "refusals": refusals.findings,
+        **{f"language of the {each.part}": each.findings for each in languages},
+        "lengths": check_lengths(every).findings,
+        "small classes": balance.findings if balance else (),
+        "label errors": labels.findings if labels else (),
+        "outliers": outliers.findings if outliers else (),
+    }
+    return _Checks(languages, balance, refusals, embedded, findings)
+
+
+def _embedded(every: Sequence[Example]) -> EmbeddedExamples | None:
+    """None where no check would use embeddings, or where their packages are missing."""
+    is_wanted = len(every) >= MIN_ROWS or has_classes(every)
+    return embed_questions(every) if is_wanted and not missing_packages() else None
+
+
+def _found_in_build(folder: Path) -> dict[str, tuple[Finding, ...]]:
+    """The build's findings by step, in its order."""
+    path = version_folder(folder) / FINDINGS_FILE
+    if not path.is_file():
+        return {}
+    found: dict[str, list[Finding]] = {}
+    for _, line in numbered_lines(path.read_text(encoding="utf-8")):
+        fields = json.loads(line)
+        row, other = (Origin(**fields[name]) if fields.get(name) else None for name in ("row", "other"))
+        one = Finding(row, fields["reason"], fields.get("text", ""), other)
+        found.setdefault(fields["step"], []).append(one)
+    return {step: tuple(findings) for step, findings in found.items()}
+
+
+def _advice(examples: Examples, checks: _Checks) -> Iterator[str]:
+    num_train, every = len(examples["train"]), sum(map(len, examples.values()))
+    if num_train < _FEW_ROWS:
+        yield f"{num_train} rows to train on are few: adapters usually need {_FEW_ROWS} or more. Add rows."
+    if num_train > _MANY_ROWS:
+        yield f"{num_train:,} rows to train on are many: a run sees max_steps batches of them. Check recipe.max_steps."
+    if checks.balance is not None:
+        without = set(checks.balance.counts) - set(map(class_of, examples["test"]))
+        if without:
+            named = ", ".join(map(repr, sorted(without)[:MAX_LISTED]))
+            yield f"{len(without)} of {len(checks.balance.counts)} classes have no test row: {named}"
+    if missing_packages():
+        yield (
+            f"Label errors and outliers were not looked for: {' and '.join(missing_packages())} is not installed "
+            "(pip install 'lorikeet[embeddings]')."
+        )
+    elif checks.embedded is not None and len(checks.embedded.examples) < every:
+        yield f"Label errors and outliers were looked for in {len(checks.embedded.examples):,} of {every:,} rows."
+
+
+def _balance_figures(balance: ClassBalance | None, examples: Examples) -> BalanceFigures | None:
+    if balance is None:
+        return None
+    counts = {split: Counter(map(class_of, examples[split])) for split in SPLITS}
+    return BalanceFigures(
+        num_classes=len(balance.counts),
+        entropy_bits=balance.entropy_bits,
+        evenness=balance.evenness,
+        classes=tuple(
+            ClassFigures(answer=answer, counts={split: counts[split][answer] for split in SPLITS})
+            for answer in balance.counts
+        ),
+    )
+
+
+def _group(name: str, findings: Sequence[Finding]) -> FindingGroup:
+    listed = tuple(
+        ListedFinding(
+            where=where_of(each.origin),
+            reason=each.reason,
+            text=each.text,
+            other=str(each.other) if each.other else None,
+        )
+        for each in findings
+    )
+    return FindingGroup(name=name, findings=listed)
