@@ -58,5 +58,10 @@ class Home:
         return self.root / "quality.key"
 
     @property
+    def data_reports(self) -> Path:
+        """HTML pages of `lorikeet data report`, one per domain."""
+        return self.root / "reports" / "data"
+
+    @property
     def demo(self) -> Path:
         return self.root / "demo"

@@ -28,8 +28,10 @@ from train.runs import last_checkpoint
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from config.dataset import DatasetManifest
+
 base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, list, show.")
-data_app = typer.Typer(no_args_is_help=True, help="Domain data sets: build, list, show, push, pull.")
+data_app = typer.Typer(no_args_is_help=True, help="Domain data sets: build, list, show, report, diff, push, pull.")
 console = make_console()
 
 DomainFile = Annotated[Path, typer.Argument(help="Domain configuration (YAML), e.g. config/domains/medical.yaml.")]
@@ -40,6 +42,7 @@ UrlArgument = Annotated[str, typer.Argument(help="Remote folder: s3://, gs://, h
 VersionOption = Annotated[
     str | None, typer.Option(help="Version (see `lorikeet data list`); default: the current one.")
 ]
+DatasetArgument = Annotated[str, typer.Argument(help="Data set: `support`, `support@<version>`, or a domain's YAML.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild even if it exists.")]
 
 
@@ -157,26 +160,81 @@ def pull_data(
 def show_data(
     file: DomainFile,
     num_examples: Annotated[int, typer.Option("--num-examples", "-n", min=0, help="Number of examples to show.")] = 3,
+    row: Annotated[int | None, typer.Option("--row", min=1, help="Show one row: the number of a training row.")] = None,
+    line: Annotated[
+        str | None, typer.Option("--line", help="Show one row: its source, as support.jsonl:12; also a dropped one.")
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Show examples as the chat template renders them, with the trained tokens in colour."""
+    """Show examples as the trainer gets them, with the trained tokens in colour; of one row, also what was found."""
     with _shell():
         from config.dataset import read_split
         from train.data.build import build_dataset
-        from train.data.encode import encode_rows
-        from train.data.template import row_times, run_time
-        from train.tables import dataset_table, render_example, token_table
+        from train.data.report.encoding import base_tokenizer, encode_as_trained, learnt_of
+        from train.data.report.terminal import learnt_text
+        from train.tables import dataset_table, token_table
 
         config = load_domain(file)
         manifest = build_dataset(config, Home(home))
-        tokenizer = _tokenizer(config.base, Home(home))
+        if row is not None or line is not None:
+            _show_row(config, manifest, Home(home), row, line)
+            return
+        tokenizer = base_tokenizer(config, Home(home))
         rows = read_split(Home(home).datasets / config.name, "train")
-        times = row_times(config.recipe, run_time(config.recipe, date.today()), len(rows), "train")
-        encoded = encode_rows(tokenizer, rows, manifest.chat, config.recipe.max_length, times)
+        encoded = encode_as_trained(tokenizer, rows, config, manifest, date.today())
         console.print(dataset_table(manifest))
         console.print(token_table(encoded, config.recipe.max_length))
-        for example in encoded[:num_examples]:
-            console.print(render_example(tokenizer, example))
+        for learnt in learnt_of(tokenizer, rows[:num_examples], config, manifest, date.today()):
+            console.print(learnt_text(learnt))
+
+
+@data_app.command("report")
+def report_data(
+    file: DomainFile,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all figures and findings as JSON.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Check a data set and report it, here and as an HTML page: steps, lengths, classes, findings, what is learnt."""
+    with _shell():
+        from train.data.build import build_dataset
+        from train.data.report.encoding import report_tokens
+        from train.data.report.gather import make_report
+        from train.data.report.page import write_page
+        from train.data.report.terminal import report_tables
+
+        config = load_domain(file)
+        with shown(Progress(f"report {config.name}"), make_console(stderr=True)):
+            manifest = build_dataset(config, Home(home))
+            tokens = report_tokens(config, manifest, Home(home), date.today())
+            report = make_report(Home(home).datasets / config.name, tokens)
+        page = write_page(report, Home(home).data_reports)
+        if as_json:
+            typer.echo(report.model_dump_json(indent=2))
+            return
+        for table in report_tables(report):
+            console.print(table)
+        console.print(f"page: {page}", soft_wrap=True)
+
+
+@data_app.command("diff")
+def diff_data(
+    before: DatasetArgument,
+    after: DatasetArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print all differences as JSON.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Compare two built data sets: rows added, removed, changed or moved, and settings."""
+    with _shell():
+        from train.data.diff import dataset_folder, diff_datasets
+        from train.data.report.diff_tables import diff_tables
+
+        folders = [dataset_folder(Home(home).datasets, name) for name in (before, after)]
+        found = diff_datasets(*folders)
+        if as_json:
+            typer.echo(found.model_dump_json(indent=2))
+            return
+        for table in diff_tables(found):
+            console.print(table)
 
 
 def init(
@@ -224,6 +282,23 @@ def train(
         colour = "green" if outcome.is_promoted else "yellow"
         became = "is now stable" if outcome.is_promoted else "was published, but is NOT stable"
         console.print(labelled(f"{outcome.manifest.lora_name} {became}:", colour, outcome.reason))
+
+
+def _show_row(
+    config: DomainConfig, manifest: "DatasetManifest", home: Home, number: int | None, line: str | None
+) -> None:
+    """Print one row: where it is, what steps found, and what is learnt of it."""
+    from train.data.report.encoding import base_tokenizer, learnt_of
+    from train.data.report.one_row import account_of_line, account_of_row, parse_line
+    from train.data.report.terminal import learnt_text, row_table
+
+    folder = home.datasets / config.name
+    account = account_of_line(folder, parse_line(line)) if line is not None else account_of_row(folder, number or 1)
+    console.print(row_table(account))
+    if account.row is not None and account.row.type == "prompt_completion":
+        tokenizer = base_tokenizer(config, home)
+        for learnt in learnt_of(tokenizer, [account.row], config, manifest, date.today()):
+            console.print(learnt_text(learnt))
 
 
 @contextmanager

@@ -1,13 +1,16 @@
 """Differences of two built data sets: rows added, removed, answered differently or moved, and settings."""
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from adapters.reference import is_adapter_name
 from config.dataset import (
+    DIGEST_CHARS,
     SPLITS,
     AnyRow,
     DatasetManifest,
@@ -18,8 +21,11 @@ from config.dataset import (
     read_dataset,
     read_rows,
 )
+from config.errors import DatasetError
+from config.load import load_domain
 from config.model import Config
 from train.data.steps import excerpt
+from train.data.versions import versions_of
 
 _NOT_SETTINGS = frozenset(
     {"config_sha256", "dataset_sha256", "digest", "created_at", "files", "few_shot", "steps", "notes"}
@@ -77,6 +83,30 @@ class _Row:
     split: Split
     answer: str
     row: AnyRow
+
+
+def dataset_folder(datasets: Path, name: str) -> Path:
+    """The folder that a name means: `support` for its current version, `support@<version>`, or a domain's YAML.
+
+    Raises:
+        ConfigError: The YAML cannot be read.
+        DatasetError: There is no such data set or version.
+    """
+    if name.endswith((".yaml", ".yml")):
+        name = load_domain(Path(name)).name
+    domain, _, version = name.partition("@")
+    if not is_adapter_name(domain) or (version and not re.fullmatch(r"[0-9a-f]{4,64}", version)):
+        raise DatasetError(
+            f"{name!r} does not name a data set. Give a domain (support) or a version (support@1a2b3c4d5e6f)."
+        )
+    if not version:
+        return datasets / domain
+    versions = versions_of(datasets / domain)
+    found = [path for path in versions if path.name.startswith(version[:DIGEST_CHARS])]
+    if len(found) != 1:
+        there = ", ".join(path.name for path in versions) or "none"
+        raise DatasetError(f"Data set {domain!r} has {len(found)} versions {version!r}. Built are: {there}.")
+    return found[0]
 
 
 def diff_datasets(before: Path, after: Path) -> DatasetDiff:

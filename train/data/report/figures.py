@@ -66,6 +66,14 @@ class LearntRow(Config):
     num_learnt_tokens: int
 
 
+class TokenReport(Config):
+    """What a report says in tokens; `note` says why it says nothing."""
+
+    tokens: TokenFigures | None = None
+    learnt: tuple[LearntRow, ...] = ()
+    note: str = ""
+
+
 class LanguageFigures(Config):
     part: str
     counts: dict[str, int]

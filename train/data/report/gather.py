@@ -34,9 +34,8 @@ from train.data.report.figures import (
     DataReport,
     FindingGroup,
     LanguageFigures,
-    LearntRow,
     ListedFinding,
-    TokenFigures,
+    TokenReport,
 )
 from train.data.report.learnt import length_figures
 from train.data.steps import MAX_LISTED, Finding
@@ -56,18 +55,8 @@ class _Checks:
     findings: dict[str, tuple[Finding, ...]]
 
 
-def make_report(
-    folder: Path,
-    *,
-    tokens: TokenFigures | None = None,
-    learnt: Sequence[LearntRow] = (),
-    notes: Sequence[str] = (),
-) -> DataReport:
+def make_report(folder: Path, in_tokens: TokenReport) -> DataReport:
     """The report of a data set's current version.
-
-    Args:
-        tokens: None if the base is not prepared.
-        notes: What the caller could not do, and why.
 
     Raises:
         DatasetError: The data set is missing or damaged.
@@ -90,7 +79,9 @@ def make_report(
         num_out_of_scope=sum(not example.in_scope for example in every),
         num_synthetic=sum(example.is_synthetic for example in every),
         steps=manifest.steps,
-        notes=tuple(dict.fromkeys([*manifest.notes, *notes, *_advice(examples, checks)])),
+        notes=tuple(
+            note for note in dict.fromkeys([*manifest.notes, in_tokens.note, *_advice(examples, checks)]) if note
+        ),
         lengths=(
             length_figures("question", "characters", [len(e.question or e.text) for e in every]),
             length_figures("answer", "characters", [len(e.answer) for e in every]),
@@ -102,11 +93,9 @@ def make_report(
         balance=_balance_figures(checks.balance, examples),
         num_refusals=len(checks.refusals.findings),
         num_answers=checks.refusals.num_answers,
-        tokens=tokens,
-        learnt=tuple(learnt),
-        groups=tuple(
-            _group(name, found) for name, found in (_found_in_build(folder) | checks.findings).items() if found
-        ),
+        tokens=in_tokens.tokens,
+        learnt=in_tokens.learnt,
+        groups=tuple(_group(name, found) for name, found in (read_findings(folder) | checks.findings).items() if found),
     )
 
 
@@ -140,7 +129,7 @@ def _embedded(every: Sequence[Example]) -> EmbeddedExamples | None:
     return embed_questions(every) if is_wanted and not missing_packages() else None
 
 
-def _found_in_build(folder: Path) -> dict[str, tuple[Finding, ...]]:
+def read_findings(folder: Path) -> dict[str, tuple[Finding, ...]]:
     """The build's findings by step, in its order."""
     path = version_folder(folder) / FINDINGS_FILE
     if not path.is_file():

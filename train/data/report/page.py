@@ -1,9 +1,12 @@
 """The report as one HTML page without scripts and outside references, in light and dark."""
 
+from pathlib import Path
+
 from jinja2 import Environment
 from markupsafe import Markup
 
 from config.dataset import SPLITS
+from config.private import make_private_folder, write_private
 from train.data.report.bars import BarRow, bar_rows, histogram_bars, step_bars
 from train.data.report.figures import BalanceFigures, DataReport, LanguageFigures
 from train.data.report.shown import shown_text
@@ -15,13 +18,15 @@ _STYLE = """
 :root { color-scheme: light dark; --text: #1d2733; --soft: #5c6b7a; --line: #dde3ea; --page: #fff;
   --code: #f2f5f8; --kept: #5b8def; --changed: #e08e2b; --dropped: #d64545; --learnt: #137a49; --learnt-page: #ddf4e7 }
 @media (prefers-color-scheme: dark) { :root { --text: #e4e9ef; --soft: #9aa5b1; --line: #36414d;
-  --page: #14191f; --code: #1f262e; --kept: #6f9bf2; --changed: #eda651; --dropped: #ea6a6a; --learnt: #6fdca4; --learnt-page: #12382a } }
+  --page: #14191f; --code: #1f262e; --kept: #6f9bf2; --changed: #eda651; --dropped: #ea6a6a;
+  --learnt: #6fdca4; --learnt-page: #12382a } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem }
 body { color: var(--text); background: var(--page) }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
 th { border-bottom: 2px solid var(--text) } .num { text-align: right } .where { overflow-wrap: anywhere }
-.text { white-space: pre-wrap; overflow-wrap: anywhere } .scroll { overflow-x: auto } small, .soft { color: var(--soft) }
+.text { white-space: pre-wrap; overflow-wrap: anywhere } .scroll { overflow-x: auto }
+small, .soft { color: var(--soft) }
 code, pre { background: var(--code); border-radius: 3px } code { padding: .1rem .3rem; overflow-wrap: anywhere }
 pre { padding: .8rem; white-space: pre-wrap; overflow-wrap: anywhere } pre .context { color: var(--soft) }
 pre .learnt { color: var(--learnt); background: var(--learnt-page); font-weight: 600 }
@@ -114,6 +119,16 @@ def render_page(report: DataReport) -> str:
         max_listed=MAX_LISTED,
         languages=_language_bars,
     )
+
+
+def write_page(report: DataReport, folder: Path) -> Path:
+    """Write `<domain>.html`, which has rows in it and so is private; returns its path."""
+    make_private_folder(folder)
+    path = folder / f"{report.domain}.html"
+    staging = path.with_suffix(".tmp")
+    write_private(staging, render_page(report))
+    staging.replace(path)
+    return path
 
 
 def _class_bars(balance: BalanceFigures) -> Markup:

@@ -7,6 +7,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from train.data.report.figures import BalanceFigures, DataReport, FindingGroup, LearntRow
+from train.data.report.gather import where_of
+from train.data.report.one_row import RowAccount
 from train.data.report.shown import one_line, shown_text
 from train.data.steps import MAX_LISTED
 
@@ -32,6 +34,17 @@ def report_tables(report: DataReport) -> Iterator[RenderableType]:
         yield learnt_text(row)
     for note in report.notes:
         yield Text.assemble(("note: ", "yellow"), one_line(note))
+
+
+def row_table(account: RowAccount) -> Table:
+    """Where a row is, and what steps found about it."""
+    table = Table(show_header=False)
+    table.add_row("row", Text(one_line(where_of(account.origin))))
+    table.add_row("split", account.split or "dropped")
+    for step, found in account.findings:
+        other = f" ({found.other})" if found.other else ""
+        table.add_row(step, Text(one_line(found.reason + other)))
+    return table
 
 
 def learnt_text(row: LearntRow) -> Text:
