@@ -38,9 +38,8 @@ from train.data.report.figures import (
     TokenReport,
 )
 from train.data.report.learnt import length_figures
-from train.data.steps import MAX_LISTED, Finding
+from train.data.steps import Finding
 
-_FEW_ROWS, _MANY_ROWS = 50, 50_000
 _PACKAGED = "packaged row"
 
 Examples = dict[Split, list[Example]]
@@ -124,9 +123,10 @@ def _run_checks(every: Sequence[Example], refusal: str | None) -> _Checks:
 
 
 def _embedded(every: Sequence[Example]) -> EmbeddedExamples | None:
-    """None where no check would use embeddings, or where their packages are missing."""
-    is_wanted = len(every) >= MIN_ROWS or has_classes(every)
-    return embed_questions(every) if is_wanted and not missing_packages() else None
+    """Rows in scope; None where no check would use embeddings, or where their packages are missing."""
+    in_scope = [example for example in every if example.in_scope]
+    is_wanted = len(in_scope) >= MIN_ROWS or has_classes(in_scope)
+    return embed_questions(in_scope) if is_wanted and not missing_packages() else None
 
 
 def read_findings(folder: Path) -> dict[str, tuple[Finding, ...]]:
@@ -144,23 +144,15 @@ def read_findings(folder: Path) -> dict[str, tuple[Finding, ...]]:
 
 
 def _advice(examples: Examples, checks: _Checks) -> Iterator[str]:
-    num_train, every = len(examples["train"]), sum(map(len, examples.values()))
-    if num_train < _FEW_ROWS:
-        yield f"{num_train} rows to train on are few: adapters usually need {_FEW_ROWS} or more. Add rows."
-    if num_train > _MANY_ROWS:
-        yield f"{num_train:,} rows to train on are many: a run sees max_steps batches of them. Check recipe.max_steps."
-    if checks.balance is not None:
-        without = set(checks.balance.counts) - set(map(class_of, examples["test"]))
-        if without:
-            named = ", ".join(map(repr, sorted(without)[:MAX_LISTED]))
-            yield f"{len(without)} of {len(checks.balance.counts)} classes have no test row: {named}"
+    num_in_scope = sum(example.in_scope for each in examples.values() for example in each)
     if missing_packages():
         yield (
             f"Label errors and outliers were not looked for: {' and '.join(missing_packages())} is not installed "
             "(pip install 'lorikeet[embeddings]')."
         )
-    elif checks.embedded is not None and len(checks.embedded.examples) < every:
-        yield f"Label errors and outliers were looked for in {len(checks.embedded.examples):,} of {every:,} rows."
+    elif checks.embedded is not None and len(checks.embedded.examples) < num_in_scope:
+        num_checked = len(checks.embedded.examples)
+        yield f"Label errors and outliers were looked for in {num_checked:,} of {num_in_scope:,} rows."
 
 
 def _balance_figures(balance: ClassBalance | None, examples: Examples) -> BalanceFigures | None:
