@@ -13,6 +13,8 @@ from train.data.steps import Finding, finding
 
 _NUM_FOLDS = 5
 _SEED = 13
+_MIN_PREDICTED, _MAX_GIVEN = 0.6, 0.15
+"""Probabilities of the predicted and of the given class, so that only rows that are clear are listed."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def _probabilities(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
 
     folds = StratifiedKFold(_NUM_FOLDS, shuffle=True, random_state=_SEED)
-    model = LogisticRegression(max_iter=200)
+    model = LogisticRegression(C=10.0, max_iter=200)
     found: np.ndarray = cross_val_predict(model, vectors, labels, cv=folds, method="predict_proba")
     return found
 
@@ -67,9 +69,11 @@ def _suspected(labels: np.ndarray, probabilities: np.ndarray) -> list[int]:
         from cleanlab.filter import find_label_issues
 
         found = find_label_issues(
-            labels, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
+            labels, probabilities, filter_by="predicted_neq_given", return_indices_ranked_by="self_confidence", n_jobs=1
         )
-    return [int(index) for index in found]
+    own = probabilities[np.arange(len(labels)), labels]
+    is_sure = (probabilities.max(axis=1) >= _MIN_PREDICTED) & (own <= _MAX_GIVEN)
+    return [int(index) for index in found if is_sure[index]]
 
 
 def _finding(example: Example, likely: str, probability: float) -> Finding:
