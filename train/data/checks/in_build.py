@@ -9,7 +9,7 @@ from train.data.checks.label_errors import check_labels
 from train.data.checks.refusals import check_refusals
 from train.data.checks.rendered import check_rendered
 from train.data.examples import Example
-from train.data.steps import Step, reported
+from train.data.steps import LABEL_ERRORS, REFUSALS, Step, reported
 
 
 def check_in_build(examples: Sequence[Example], config: DataConfig, answer: AnswerConfig) -> tuple[Step, ...]:
@@ -18,11 +18,11 @@ def check_in_build(examples: Sequence[Example], config: DataConfig, answer: Answ
     Raises:
         DataError: A gate asks for label errors, and the extra `embeddings` is not installed.
     """
-    refusals = reported("refusals", examples, check_refusals(examples, answer.refusal).findings)
+    refusals = reported(REFUSALS, examples, check_refusals(examples, answer.refusal).findings)
     steps = [refusals.step, check_rendered(examples).step]
     if config.gates.max_label_errors is not None:
         labels = check_labels(embed_questions(examples))
         steps.append(
-            Step("label errors", *[labels.num_checked if labels else 0] * 2, 0, labels.findings if labels else ())
+            Step(LABEL_ERRORS, *[labels.num_checked if labels else 0] * 2, 0, labels.findings if labels else ())
         )
     return tuple(steps)

@@ -15,7 +15,7 @@ from train.data.checks.phones import find_phones, has_phonenumbers
 from train.data.checks.secrets import find_secrets
 from train.data.checks.texts import texts_of, with_texts
 from train.data.examples import Example
-from train.data.steps import Finding, Step, StepResult, finding
+from train.data.steps import PERSONAL_DATA, Finding, Step, StepResult, finding
 from train.errors import DataError
 
 PiiKind = Literal["EMAIL", "PHONE", "CARD", "IBAN", "IP_ADDRESS", "SECRET"]
@@ -81,7 +81,7 @@ def clean_pii(examples: Sequence[Example], action: Literal["report", "redact", "
         elif action == "report":
             kept.append(example)
     num_changed = len(findings) if action == "redact" else 0
-    return StepResult(tuple(kept), Step("personal data", len(examples), len(kept), num_changed, tuple(findings)))
+    return StepResult(tuple(kept), Step(PERSONAL_DATA, len(examples), len(kept), num_changed, tuple(findings)))
 
 
 def find_pii(text: str) -> list[PersonalData]:
