@@ -7,11 +7,14 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from config.dataset import version_folder
+from config.dataset import read_dataset, version_folder
 from config.home import Home
+from config.load import load_domain
 from tests.tiny_llama import prepare_tiny_base, write_colour_data, write_tiny_llama
 from tests.tracked_files import ROOT
+from tests.train.data.report.built import domain_of, write_rows
 from train.cli import base_app, data_app, train
+from train.data.report.figures import DataReport
 
 runner = CliRunner()
 train_app = typer.Typer()
@@ -90,6 +93,73 @@ def test_data_show_renders_examples_in_the_chat_template(home: Home, domain_file
     assert result.exit_code == 0, result.output
     assert "<|im_start|>user" in result.output
     assert "0 of 20 examples shortened" in " ".join(result.output.split())
+
+
+@pytest.fixture
+def support(home: Home, tmp_path: Path) -> list[str]:
+    """A domain's file and the home's option; its base is prepared."""
+    prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
+    config = domain_of(write_rows(tmp_path))
+    path = tmp_path / "support.yaml"
+    path.write_text(config.model_dump_json())
+    return [str(path), "--home", str(home.root)]
+
+
+def test_data_report_prints_findings_and_writes_a_page(home: Home, support: list[str]) -> None:
+    result = runner.invoke(data_app, ["report", *support])
+    assert result.exit_code == 0, result.output
+    assert "[bold] <b>rows.jsonl line 4" in result.stdout
+    assert "row, tokens" in result.stdout
+    page = home.data_reports / "support.html"
+    assert f"page: {page}" in result.stdout
+    assert '<span class="learnt">' in page.read_text()
+
+
+def test_data_report_prints_json_alone(support: list[str]) -> None:
+    result = runner.invoke(data_app, ["report", *support, "--json"])
+    report = DataReport.model_validate_json(result.stdout)
+    assert {group.name for group in report.groups} >= {"exact duplicates", "personal data"}
+    assert report.tokens is not None
+    assert len(report.learnt) == 3
+
+
+def test_data_report_needs_no_base(domain_file: Path, home: Home, tmp_path: Path) -> None:
+    config = domain_of(write_rows(tmp_path))
+    domain_file.write_text(config.model_dump_json())
+    result = runner.invoke(data_app, ["report", str(domain_file), "--home", str(home.root)])
+    assert result.exit_code == 0, result.output
+    assert "not shown: " in result.stdout
+    assert "lorikeet base prepare" in result.stdout
+
+
+def test_data_show_tells_of_one_line(support: list[str]) -> None:
+    kept = runner.invoke(data_app, ["show", *support, "--line", "[bold] <b>rows.jsonl:9"])
+    assert kept.exit_code == 0, kept.output
+    assert "In town 8.<|im_end|>" in kept.stdout
+    dropped = runner.invoke(data_app, ["show", *support, "--line", "[bold] <b>rows.jsonl:6"])
+    assert dropped.exit_code == 0, dropped.output
+    assert "dropped" in dropped.stdout
+    assert "[bold] <b>rows.jsonl line 5" in dropped.stdout
+
+
+def test_data_show_of_a_row_that_is_not_there_is_one_line(support: list[str]) -> None:
+    result = runner.invoke(data_app, ["show", *support, "--row", "99"])
+    assert result.exit_code == 1
+    assert result.stderr.endswith("error: --row is 99, but the training split has 24 rows.\n")
+
+
+def test_data_diff_compares_two_versions(support: list[str], home: Home) -> None:
+    path, before = Path(support[0]), []
+    for refusal in ("No.", "Not here [/b]."):
+        config = load_domain(path)
+        answer = config.answer.model_copy(update={"refusal": refusal})
+        path.write_text(config.model_copy(update={"answer": answer}).model_dump_json())
+        assert runner.invoke(data_app, ["build", *support]).exit_code == 0
+        before.append(f"support@{read_dataset(home.datasets / 'support').version}")
+    result = runner.invoke(data_app, ["diff", *before, *support[1:]])
+    assert result.exit_code == 0, result.output
+    assert "All rows are equal." in result.stdout
+    assert '"Not here [/b]."' in result.stdout
 
 
 @pytest.mark.parametrize("arguments", [["nowhere.yaml"], ["nowhere.yaml", "--resume"]])

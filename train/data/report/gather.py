@@ -38,7 +38,7 @@ from train.data.report.figures import (
     TokenReport,
 )
 from train.data.report.learnt import length_figures
-from train.data.steps import Finding
+from train.data.steps import LABEL_ERRORS, PERSONAL_DATA, REFUSALS, Finding
 
 _PACKAGED = "packaged row"
 
@@ -94,7 +94,7 @@ def make_report(folder: Path, in_tokens: TokenReport) -> DataReport:
         num_answers=checks.refusals.num_answers,
         tokens=in_tokens.tokens,
         learnt=in_tokens.learnt,
-        groups=tuple(_group(name, found) for name, found in (read_findings(folder) | checks.findings).items() if found),
+        groups=_groups(folder, [step.name for step in manifest.steps], checks),
     )
 
 
@@ -110,13 +110,13 @@ def _run_checks(every: Sequence[Example], refusal: str | None) -> _Checks:
     labels = check_labels(embedded) if embedded else None
     outliers = check_outliers(embedded) if embedded else None
     findings = {
-        "personal data in the built rows": clean_pii(every, "report").step.findings,
+        PERSONAL_DATA: clean_pii(every, "report").step.findings,
         "rendered templates": check_rendered(every).step.findings,
-        "refusals": refusals.findings,
+        REFUSALS: refusals.findings,
         **{f"language of the {each.part}": each.findings for each in languages},
         "lengths": check_lengths(every).findings,
         "small classes": balance.findings if balance else (),
-        "label errors": labels.findings if labels else (),
+        LABEL_ERRORS: labels.findings if labels else (),
         "outliers": outliers.findings if outliers else (),
     }
     return _Checks(languages, balance, refusals, embedded, findings)
@@ -168,6 +168,12 @@ def _balance_figures(balance: ClassBalance | None, examples: Examples) -> Balanc
             for answer in balance.counts
         ),
     )
+
+
+def _groups(folder: Path, steps: Sequence[str], checks: _Checks) -> tuple[FindingGroup, ...]:
+    """What the build found, then what the checks find that are not among its steps."""
+    found = read_findings(folder) | {name: each for name, each in checks.findings.items() if name not in steps}
+    return tuple(_group(name, findings) for name, findings in found.items() if findings)
 
 
 def _group(name: str, findings: Sequence[Finding]) -> FindingGroup:
