@@ -214,10 +214,15 @@ def _num_rows(manifest: DatasetManifest) -> dict[Split, int]:
 
 
 def _setting_differences(left: DatasetManifest, right: DatasetManifest) -> Iterator[SettingDifference]:
-    before, after = (dict(_flat(each.model_dump(mode="json", exclude=set(_NOT_SETTINGS)))) for each in (left, right))
+    before, after = (dict(_flat(_settings(each))) for each in (left, right))
     for name in sorted(before.keys() | after.keys()):
         if before.get(name) != after.get(name):
             yield SettingDifference(name=name, before=before.get(name), after=after.get(name))
+
+
+def _settings(manifest: DatasetManifest) -> dict[str, Any]:
+    fields = manifest.model_dump(mode="json", exclude=set(_NOT_SETTINGS))
+    return {name: value for name, value in fields.items() if not name.startswith("num_")}
 
 
 def _flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:

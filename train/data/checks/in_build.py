@@ -22,7 +22,6 @@ def check_in_build(examples: Sequence[Example], config: DataConfig, answer: Answ
     steps = [refusals.step, check_rendered(examples).step]
     if config.gates.max_label_errors is not None:
         labels = check_labels(embed_questions(examples))
-        steps.append(
-            Step(LABEL_ERRORS, *[labels.num_checked if labels else 0] * 2, 0, labels.findings if labels else ())
-        )
+        if labels is not None:
+            steps.append(Step(LABEL_ERRORS, labels.num_checked, labels.num_checked, findings=labels.findings))
     return tuple(steps)

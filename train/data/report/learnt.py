@@ -38,8 +38,8 @@ def learnt_rows(
     if not encoded:
         return []
     batch = trainer_batch(tokenizer, encoded)
-    columns = (batch[name].tolist() for name in ("input_ids", "labels", "attention_mask"))
-    return [_learnt_row(tokenizer, *row, where) for *row, where in zip(*columns, wheres, strict=True)]
+    ids, labels, masks = (batch[name].tolist() for name in ("input_ids", "labels", "attention_mask"))
+    return [_learnt_row(tokenizer, *row) for row in zip(ids, labels, masks, wheres, strict=True)]
 
 
 def _learnt_row(

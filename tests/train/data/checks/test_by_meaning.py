@@ -9,7 +9,7 @@ from config.dataset import Message
 from tests.train.data.checks.rows import example
 from train.data.checks.embeddings import EmbeddedExamples, embed_questions
 from train.data.checks.label_errors import check_labels
-from train.data.checks.outliers import check_outliers
+from train.data.checks.outliers import Outliers, check_outliers
 from train.data.examples import Example
 
 CLASSES = ("red", "green", "blue")
@@ -52,10 +52,11 @@ def test_free_texts_have_no_label_errors():
 
 def test_a_question_unlike_all_others_is_an_outlier():
     given = embedded(90)
-    assert check_outliers(given).findings == ()
+    assert check_outliers(given) == Outliers(90, 90, ())
     vectors = given.vectors.copy()
     vectors[12] = -vectors.mean(axis=0) / np.linalg.norm(vectors.mean(axis=0))
     found = check_outliers(replace(given, vectors=vectors))
+    assert found is not None
     assert [str(each.origin) for each in found.findings] == ["rows.jsonl line 13"]
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from config.dataset import Origin
+from config.dataset import DatasetRow, Origin
 from tests.train.data.report.built import FILE, build_support
 from train.data.report.one_row import account_of_line, account_of_row, parse_line
 from train.errors import DataError
@@ -22,7 +22,7 @@ def test_a_dropped_row_names_the_step_and_the_other_row(folder):
 
 def test_a_kept_row_has_its_split(folder):
     account = account_of_line(folder, Origin(file=FILE, line=9))
-    assert account.row is not None
+    assert isinstance(account.row, DatasetRow)
     assert account.row.input == "Where is the parcel with number 8 of mine?"
     assert account.split in ("train", "validation", "test")
 
