@@ -1,27 +1,30 @@
-"""The checks that run in every build, as its steps; the others run in `lorikeet data report`."""
+"""Checks as steps of a build, which keep all rows; the others run in `lorikeet data report` only."""
 
 from collections.abc import Sequence
 
-from config.data import DataConfig
-from config.domain import AnswerConfig
 from train.data.checks.embeddings import embed_questions
 from train.data.checks.label_errors import check_labels
 from train.data.checks.refusals import check_refusals
-from train.data.checks.rendered import check_rendered
 from train.data.examples import Example
-from train.data.steps import LABEL_ERRORS, REFUSALS, Step, reported
+from train.data.steps import LABEL_ERRORS, REFUSALS, Step, StepResult, reported
 
 
-def check_in_build(examples: Sequence[Example], config: DataConfig, answer: AnswerConfig) -> tuple[Step, ...]:
-    """Cheap checks, which keep all rows; label errors cost seconds to a minute, so only if a gate asks for them.
+def refusals_step(examples: Sequence[Example], refusal: str | None) -> StepResult:
+    """Report answers that refuse and should not.
+
+    Args:
+        refusal: The domain's own, `answer.refusal`.
+    """
+    return reported(REFUSALS, examples, check_refusals(examples, refusal).findings)
+
+
+def label_errors_step(examples: Sequence[Example]) -> StepResult:
+    """Report suspected label errors; takes up to a minute, so only where a gate asks. Counts the rows that it checked.
 
     Raises:
-        DataError: A gate asks for label errors, and the extra `embeddings` is not installed.
+        DataError: The extra `embeddings` is not installed.
     """
-    refusals = reported(REFUSALS, examples, check_refusals(examples, answer.refusal).findings)
-    steps = [refusals.step, check_rendered(examples).step]
-    if config.gates.max_label_errors is not None:
-        labels = check_labels(embed_questions(examples))
-        if labels is not None:
-            steps.append(Step(LABEL_ERRORS, labels.num_checked, labels.num_checked, findings=labels.findings))
-    return tuple(steps)
+    in_scope = [example for example in examples if example.in_scope]
+    labels = check_labels(embed_questions(in_scope))
+    checked, findings = (labels.num_checked, labels.findings) if labels else (0, ())
+    return StepResult(tuple(examples), Step(LABEL_ERRORS, checked, checked, findings=findings))

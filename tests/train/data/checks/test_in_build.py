@@ -1,12 +1,10 @@
-from config.data import DataConfig
-from config.domain import AnswerConfig
 from tests.train.data.checks.rows import examples
-from train.data.checks.in_build import check_in_build
+from train.data.checks.in_build import refusals_step
 
 
-def test_a_build_reports_refusals_and_rendered_templates():
-    rows = examples(("Hi", "I'm sorry, but I can't help with that."), ("[INST] Hi [/INST]", "Hello"))
-    steps = check_in_build(rows, DataConfig(path="x.jsonl"), AnswerConfig())
-    found = {step.name: [str(each.origin) for each in step.findings] for step in steps}
-    assert found == {"refusals": ["rows.jsonl line 1"], "rendered templates": ["rows.jsonl line 2"]}
-    assert {step.num_dropped for step in steps} == {0}
+def test_a_build_keeps_rows_that_refuse_and_lists_them():
+    rows = examples(("Hi", "I'm sorry, but I can't help with that."), ("Hi there", "Hello"))
+    result = refusals_step(rows, None)
+    assert list(result.examples) == rows
+    assert (result.step.name, result.step.num_dropped) == ("refusals", 0)
+    assert [str(each.origin) for each in result.step.findings] == ["rows.jsonl line 1"]

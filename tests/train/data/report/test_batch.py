@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from adapters.store.manifest import ComputeRecord
 from config.home import Home
