@@ -12,7 +12,7 @@ from train.data.steps import Finding, finding
 if TYPE_CHECKING:
     from py3langid.langid import LanguageIdentifier
 
-_MAX_CHARS = 160
+_MAX_CHARS = 120
 """A language is told from a text's beginning: reading all of it takes ten times as long."""
 
 _MIN_CONFIDENCE = 0.5

@@ -1,1 +1,1 @@
-"""What a person sees of a built data set: `DataReport` (figures.py), on the terminal and as one HTML page."""
+"""What a person sees of a built data set, on the terminal, as one HTML page and as JSON; start at `make_report`."""
