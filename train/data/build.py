@@ -13,6 +13,9 @@ from config.errors import DatasetError
 from config.home import Home
 from config.private import close_to_others
 from config.progress import Progress
+from train.data.checks.in_build import label_errors_step, refusals_step
+from train.data.checks.pii import clean_pii
+from train.data.checks.rendered import check_rendered
 from train.data.cleaning.contamination import drop_contaminated
 from train.data.cleaning.contradictions import resolve_contradictions
 from train.data.cleaning.duplicates import drop_exact_duplicates, drop_near_duplicates
@@ -27,9 +30,13 @@ from train.data.steps import (
     CONTAMINATION,
     CONTRADICTIONS,
     EXACT_DUPLICATES,
+    LABEL_ERRORS,
     LONG_INPUTS,
     NEAR_DUPLICATES,
     PACKAGED_COPIES,
+    PERSONAL_DATA,
+    REFUSALS,
+    RENDERED_TEMPLATES,
     Step,
     StepResult,
 )
@@ -96,7 +103,7 @@ def build_dataset(
     with log.phase("read"):
         source = read_source(config.data, config.answer)
         benchmarks = read_benchmarks(config)
-    splits = make_splits(source.examples, benchmarks, config.data, log)
+    splits = make_splits(source.examples, benchmarks, config.data, log, config.answer.refusal)
     manifest = describe(config, source, splits, log.steps, key)
     by_split: dict[Split, tuple[Example, ...]] = {
         "train": splits.train,
@@ -108,13 +115,22 @@ def build_dataset(
         return write_version(folder, manifest, rows, log.steps)
 
 
-def make_splits(examples: Sequence[Example], benchmarks: Sequence[Example], config: DataConfig, log: StepLog) -> Splits:
-    """Clean and split examples, and check the gates.
+def make_splits(
+    examples: Sequence[Example],
+    benchmarks: Sequence[Example],
+    config: DataConfig,
+    log: StepLog,
+    refusal: str | None = None,
+) -> Splits:
+    """Clean, check and split examples, and check the gates.
+
+    Args:
+        refusal: The domain's own, `answer.refusal`.
 
     Raises:
         DataError: There are too few examples, a step's setting is `error`, or a gate failed.
     """
-    rows = clean(examples, config, log)
+    rows = check(clean(examples, config, log), config, refusal, log)
     with log.phase("split"):
         splits = split_examples(rows, config)
     train = log.run(
@@ -142,6 +158,18 @@ def clean(examples: Sequence[Example], config: DataConfig, log: StepLog) -> tupl
         rows = log.run(PACKAGED_COPIES, lambda: drop_packaged_copies(rows))
     rows = log.run(CONTRADICTIONS, lambda: resolve_contradictions(rows, config.cleaning))
     return log.run(EXACT_DUPLICATES, lambda: drop_exact_duplicates(rows, config.cleaning))
+
+
+def check(examples: Sequence[Example], config: DataConfig, refusal: str | None, log: StepLog) -> tuple[Example, ...]:
+    """Personal data is reported, redacted or dropped, as set; the other checks keep all rows."""
+    rows, pii = tuple(examples), config.cleaning.pii
+    if pii != "off":
+        rows = log.run(PERSONAL_DATA, lambda: clean_pii(rows, pii))
+    rows = log.run(REFUSALS, lambda: refusals_step(rows, refusal))
+    rows = log.run(RENDERED_TEMPLATES, lambda: check_rendered(rows))
+    if config.gates.max_label_errors is not None:
+        rows = log.run(LABEL_ERRORS, lambda: label_errors_step(rows))
+    return rows
 
 
 def read_benchmarks(config: DomainConfig) -> tuple[Example, ...]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 
 from train.data.checks.texts import texts_of
 from train.data.examples import Example
-from train.data.steps import Finding, StepResult, finding, reported
+from train.data.steps import RENDERED_TEMPLATES, Finding, StepResult, finding, reported
 
 # The family's name, and what its template writes around a turn.
 _MARKS = {
@@ -28,7 +28,7 @@ _MAY_HAVE = ("<|", "<｜", "INST]", "SYS>>", "_of_turn>", "##", "SSISTANT:", "ss
 
 def check_rendered(examples: Sequence[Example]) -> StepResult:
     """Report rows with marks of a rendered chat template."""
-    return reported("rendered templates", examples, _findings(examples))
+    return reported(RENDERED_TEMPLATES, examples, _findings(examples))
 
 
 def template_families(text: str) -> list[str]:

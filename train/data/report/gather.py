@@ -38,7 +38,7 @@ from train.data.report.figures import (
     TokenReport,
 )
 from train.data.report.learnt import length_figures
-from train.data.steps import LABEL_ERRORS, PERSONAL_DATA, REFUSALS, Finding
+from train.data.steps import LABEL_ERRORS, PERSONAL_DATA, REFUSALS, RENDERED_TEMPLATES, Finding
 
 _PACKAGED = "packaged row"
 
@@ -111,7 +111,7 @@ def _run_checks(every: Sequence[Example], refusal: str | None) -> _Checks:
     outliers = check_outliers(embedded) if embedded else None
     findings = {
         PERSONAL_DATA: clean_pii(every, "report").step.findings,
-        "rendered templates": check_rendered(every).step.findings,
+        RENDERED_TEMPLATES: check_rendered(every).step.findings,
         REFUSALS: refusals.findings,
         **{f"language of the {each.part}": each.findings for each in languages},
         "lengths": check_lengths(every).findings,

@@ -45,8 +45,10 @@ def domain_of(path: Path, **changes: object) -> DomainConfig:
     )
 
 
-def build_support(root: Path) -> Path:
+def build_support(root: Path, pii: str = "report") -> Path:
     """The folder of the data set `support`."""
-    home = Home(root / "var")
-    build_dataset(domain_of(write_rows(root)), home)
+    home, config = Home(root / "var"), domain_of(write_rows(root))
+    cleaning = config.data.cleaning.model_copy(update={"pii": pii})
+    data = config.data.model_copy(update={"cleaning": cleaning})
+    build_dataset(config.model_copy(update={"data": data}), home)
     return home.datasets / "support"

@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from config.dataset import StepRecord, read_dataset, version_folder
 from tests.train.data.report.built import FILE, HOSTILE, build_support
 from train.data.report.figures import DataReport, TokenReport
 from train.data.report.gather import make_report
@@ -39,12 +38,8 @@ def test_why_nothing_is_said_in_tokens_is_a_note(report):
     assert "No base." in report.notes
 
 
-def test_a_step_of_the_build_is_not_checked_again(tmp_path: Path) -> None:
-    folder = build_support(tmp_path)
-    manifest = read_dataset(folder)
-    (row,) = [each for each in make_report(folder, TokenReport()).groups if each.name == "personal data"]
-    assert len(row.findings) == 1
-    redacted = StepRecord(name="personal data", num_before=30, num_after=30, num_changed=1)
-    path = version_folder(folder) / "manifest.json"
-    path.write_text(manifest.model_copy(update={"steps": (redacted,)}).model_dump_json())
-    assert "personal data" not in {each.name for each in make_report(folder, TokenReport()).groups}
+@pytest.mark.parametrize("pii", ["off", "report", "redact"])
+def test_personal_data_is_listed_once_whoever_found_it(tmp_path: Path, pii: str) -> None:
+    found = make_report(build_support(tmp_path, pii), TokenReport())
+    assert [len(group.findings) for group in found.groups if group.name == "personal data"] == [1]
+    assert ("personal data" in {step.name for step in found.steps}) == (pii != "off")
