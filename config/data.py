@@ -23,6 +23,7 @@ Layout = Literal[
     "unpaired_preference",
     "text",
 ]
+CutMode = Literal["middle", "left", "right", "drop", "error"]
 Column = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -67,10 +68,10 @@ class CleaningConfig(Config):
         description="Rows with the same question and different answers: `majority` keeps the most frequent "
         "answer, if one is.",
     )
-    control_tokens: Literal["escape", "error", "drop", "keep"] = Field(
-        "escape",
-        description="Control tokens of the base's chat template inside texts: `escape` tokenises them as text, `keep` "
-        "lets them act.",
+    control_tokens: Literal["error", "drop", "escape", "keep"] = Field(
+        "error",
+        description="Rows with control tokens of the base's chat template inside texts, as `<|im_end|>`: `escape` "
+        "trains them as text, `keep` lets them act.",
     )
     pii: Literal["off", "report", "redact", "drop"] = Field(
         "report",
@@ -130,10 +131,10 @@ class DataConfig(Config):
     max_input_chars: int | None = Field(
         None, ge=1, description="Maximum characters of a question; longer ones are cut."
     )
-    cut_long_inputs: Literal["middle", "left", "right", "drop", "error"] = Field(
+    cut_long_inputs: CutMode = Field(
         "middle",
-        description="Where to cut a question that exceeds `max_input_chars` or `recipe.max_length`; answers "
-        "are never cut.",
+        description="What happens to rows that exceed `recipe.max_length` tokens: where their questions are cut, or "
+        "`drop` or `error`; answers are never cut.",
     )
     cleaning: CleaningConfig = CleaningConfig()
     gates: DataGates = DataGates()

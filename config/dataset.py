@@ -58,13 +58,14 @@ class Message(Config):
     def for_template(self) -> dict[str, Any]:
         """The turn as chat templates take it: without unset fields and weight, arguments as objects."""
         fields = self.model_dump(mode="json", exclude_defaults=True, exclude={"weight"})
+        for call in fields.get("tool_calls", ()):
+            call["type"] = "function"
         return {"role": self.role, "content": self.content} | fields
 
     def for_request(self) -> dict[str, Any]:
         """The turn as `/v1/chat/completions` takes it: arguments as JSON text."""
         turn = self.for_template()
         for call in turn.get("tool_calls", ()):
-            call["type"] = "function"
             call["function"]["arguments"] = json.dumps(call["function"]["arguments"], ensure_ascii=False)
         return turn
 

@@ -94,7 +94,7 @@ class RecipeConfig(Config):
     max_steps: int = Field(80, ge=1)
     per_device_train_batch_size: int = Field(16, ge=1)
     gradient_accumulation_steps: int = Field(1, ge=1)
-    max_length: int = Field(256, ge=16, description="Maximum tokens per example; longer ones are truncated.")
+    max_length: int = Field(256, ge=16, description="Maximum tokens per example; see `data.cut_long_inputs`.")
     eval_steps: int = Field(20, ge=1)
     early_stopping_patience: int = Field(
         2, ge=1, description="Evaluations without a better held-out loss before training stops."

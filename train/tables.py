@@ -89,7 +89,7 @@ def versions_table(versions: Sequence[tuple[DatasetManifest, bool]]) -> Table:
 def token_table(encoded: Sequence["Encoded"], max_length: int) -> Table:
     """Token counts of the training split, and the number of shortened examples."""
     lengths = [len(example) for example in encoded]
-    answers = [len(example.answer_ids) for example in encoded]
+    answers = [example.num_learnt for example in encoded]
     num_cut = sum(example.is_cut for example in encoded)
     table = Table("tokens", "mean", "longest", "in all")
     table.add_row("example", f"{mean(lengths):.1f}", str(max(lengths)), f"{sum(lengths):,}")
@@ -100,10 +100,14 @@ def token_table(encoded: Sequence["Encoded"], max_length: int) -> Table:
 
 def render_example(tokenizer: "PreTrainedTokenizerBase", example: "Encoded") -> Text:
     """One conversation as the model sees it, with the tokens that the loss covers in green."""
-    text = Text()
-    text.append(str(tokenizer.decode(list(example.prompt_ids))), style="dim")
-    text.append(str(tokenizer.decode(list(example.answer_ids))), style=_LEARNT)
-    text.append(f"\n[{len(example.prompt_ids)} prompt tokens, {len(example.answer_ids)} trained]\n", style="italic dim")
+    text, end_before = Text(), 0
+    ids = example.input_ids
+    for start, end in example.learnt:
+        text.append(str(tokenizer.decode(ids[end_before:start])), style="dim")
+        text.append(str(tokenizer.decode(ids[start:end])), style=_LEARNT)
+        end_before = end
+    num_others = len(example) - example.num_learnt
+    text.append(f"\n[{num_others} prompt tokens, {example.num_learnt} trained]\n", style="italic dim")
     return text
 
 

@@ -22,7 +22,7 @@ _TOOL = {"type": "function", "function": {"name": "f", "description": "", "param
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, str]], at: datetime, *, is_prompt: bool, **extra: Any
+    tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], at: datetime, *, is_prompt: bool, **extra: Any
 ) -> str:
     """Render a conversation to text, with `at` as the current time.
 

@@ -34,7 +34,8 @@ from train.attention import grouped_attention_of
 from train.base.prepare import library_versions
 from train.base.quantize import load_causal_lm
 from train.compute import Shape, compute_in, measure_training, set_precision
-from train.data.encode import Encoded, encode_rows
+from train.data.encode import Encoded
+from train.data.sequences import encode_rows
 from train.data.template import names_time, row_times, run_time
 from train.errors import ResumeError
 from train.lora_linear import fuse_lora
@@ -102,7 +103,7 @@ def train_adapter(
     at = read_template_time(run_folder) or run_time(config.recipe, today())
     write_template_time(run_folder, at)
     encoded = {
-        split: encode_rows(tokenizer, rows[split], dataset.chat, config.recipe.max_length, times)
+        split: encode_rows(tokenizer, rows[split], config, times)
         for split in TRAINED_SPLITS
         for times in [row_times(config.recipe, at, len(rows[split]), split)]
     }

@@ -1,0 +1,68 @@
+"""Rows to the sequences that are trained on."""
+
+from typing import Any
+
+import pytest
+
+from config.dataset import DatasetRow, Message, conversation
+from config.domain import DomainConfig
+from tests.tiny_llama import CHAT_TEMPLATE, RENDERED_AT, tiny_tokenizer
+from train.data.encode import Encoded, encode
+from train.data.lengths import TooLongError
+from train.data.sequences import encode_row, encode_rows
+from train.errors import DataError
+
+TOKENIZER = tiny_tokenizer()
+
+
+def domain(max_length: int = 120, **data: Any) -> DomainConfig:
+    return DomainConfig.model_validate(
+        {
+            "name": "colours",
+            "description": "Names the colour.",
+            "base": "tiny",
+            "data": {"path": "colours.jsonl", **data},
+            "chat": {"system": "Colour?", "user": "Item: {input} Its colour?"},
+            "recipe": {"max_length": max_length},
+        }
+    )
+
+
+def row(text: str, answer: str) -> DatasetRow:
+    return DatasetRow(messages=conversation(domain().chat, text, answer), input=text, output=answer)
+
+
+def text_of(sequence: Encoded) -> str:
+    return str(TOKENIZER.decode(sequence.input_ids))
+
+
+def test_a_row_that_fits_is_encoded_as_it_is() -> None:
+    assert encode_row(TOKENIZER, row("rose", "red"), domain(), RENDERED_AT) == [
+        encode(TOKENIZER, row("rose", "red").messages, RENDERED_AT)
+    ]
+
+
+def test_a_long_row_loses_question_and_never_its_frame_or_answer() -> None:
+    (sequence,) = encode_row(TOKENIZER, row(("rose " * 60).strip(), "red"), domain(), RENDERED_AT)
+    assert (len(sequence) <= 120, sequence.is_cut) == (True, True)
+    assert "Item: rose" in text_of(sequence)
+    assert "rose Its colour?<|im_end|>" in text_of(sequence)
+    assert text_of(sequence).endswith("red<|im_end|>")
+
+
+def test_an_answer_that_cannot_fit_is_refused() -> None:
+    with pytest.raises(TooLongError, match=r"`recipe.max_length` is 60"):
+        encode_row(TOKENIZER, row("rose", "red " * 20), domain(60), RENDERED_AT)
+
+
+def test_all_faulty_rows_are_told_at_once() -> None:
+    rows = [row("rose", "red " * 40), row("grass", "green"), row("sky", "blue " * 40)]
+    with pytest.raises(DataError, match=r"\(2\): row 1 has 2\d+ tokens.*; row 3 has"):
+        encode_rows(TOKENIZER, rows, domain(), [RENDERED_AT] * 3)
+
+
+def test_a_row_can_become_several_sequences() -> None:
+    tokenizer = tiny_tokenizer(CHAT_TEMPLATE.replace("m.content", "(m.content if loop.last else m.content[:4])"))
+    turns = [Message(role=role, content=text) for role, text in [("user", "rose"), ("assistant", "scarlet")] * 2]
+    both = DatasetRow(messages=tuple(turns), input="rose", output="scarlet")
+    assert len(encode_rows(tokenizer, [both, both], domain(), [RENDERED_AT] * 2)) == 4
