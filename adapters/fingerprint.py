@@ -1,7 +1,7 @@
 """The fingerprint: reference log-probabilities of the training stack, which a server must reproduce."""
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, FiniteFloat, NaiveDatetime, NonNegativeInt, ValidationError, model_validator
 
@@ -14,7 +14,10 @@ FINGERPRINT_FILE = "fingerprint.json"
 class GoldenPrompt(Record):
     """One conversation with its teacher-forced log-probabilities."""
 
-    messages: tuple[dict[str, str], ...] = Field(description="System and user turns, without the answer.")
+    messages: tuple[dict[str, Any], ...] = Field(
+        description="The turns before the answer, as chat templates take them."
+    )
+    tools: tuple[dict[str, Any], ...] = Field((), description="Tool definitions.")
     prompt_token_ids: tuple[NonNegativeInt, ...] = Field(description="(P,) the messages in the chat template.")
     answer_token_ids: tuple[NonNegativeInt, ...] = Field(description="(A,) the reference answer, with its end token.")
     adapter_logprobs: tuple[FiniteFloat, ...] = Field(description="(A,) nats, by transformers + peft.")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Any
 
 from adapters.fingerprint import Fingerprint
 from adapters.reference import Target
@@ -19,7 +20,9 @@ class DatedEngine(FakeEngine):
         self.golden: Fingerprint | None = None
         self._tokenizer = tiny_tokenizer(chat_template)
 
-    def render(self, messages: Sequence[dict[str, str]], at: datetime | None = None) -> list[int]:
+    def render(
+        self, messages: Sequence[dict[str, Any]], at: datetime | None = None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         clock = strftime_at(at or self.today)
         return list(
             self._tokenizer.apply_chat_template(

@@ -98,7 +98,9 @@ class FakeEngine:
     async def adapters(self) -> EngineAdapters:
         return EngineAdapters(tuple(sorted(self.resident))[:2], frozenset(self.resident))
 
-    def render(self, messages: Sequence[dict[str, str]], at: datetime | None = None) -> list[int]:
+    def render(
+        self, messages: Sequence[dict[str, Any]], at: datetime | None = None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         return list(self.rendered)
 
     async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:

@@ -115,7 +115,9 @@ def train_and_publish(
 
 def _compute_fast(trained: Trained, dataset: DatasetManifest, rows: Sequence[DatasetRow]) -> None:
     """Use the fastest precision and threads for prompts of median length."""
-    lengths = sorted(len(encode_prompt(trained.tokenizer, row.prompt, trained.template_time)) for row in rows)
+    lengths = sorted(
+        len(encode_prompt(trained.tokenizer, row.prompt, trained.template_time, row.tools)) for row in rows
+    )
     prompts = Shape(len(rows), lengths[len(rows) // 2])
     compute_in(trained.model, measure_inference(trained.model, prompts, dataset.evaluation.max_new_tokens))
 

@@ -224,11 +224,15 @@ class VllmEngine:
             tuple(names.get(number) for number in slots), frozenset(names[number] for number in host if number in names)
         )
 
-    def render(self, messages: Sequence[dict[str, str]], at: datetime | None = None) -> list[int]:
+    def render(
+        self, messages: Sequence[dict[str, Any]], at: datetime | None = None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         tokenizer: Any = self._require_llm().get_tokenizer()
-        clock = {} if at is None else {"strftime_now": strftime_at(at)}
+        extra: dict[str, Any] = {} if at is None else {"strftime_now": strftime_at(at)}
+        if tools:
+            extra["tools"] = list(tools)
         token_ids: list[int] = tokenizer.apply_chat_template(
-            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **clock
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **extra
         )
         return token_ids
 

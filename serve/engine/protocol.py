@@ -83,7 +83,9 @@ class Engine(Protocol):
         """What is in the slots and in host memory, asked of the engine."""
         ...
 
-    def render(self, messages: Sequence[dict[str, str]], at: datetime | None = None) -> list[int]:
+    def render(
+        self, messages: Sequence[dict[str, Any]], at: datetime | None = None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
         """Token ids of a conversation in the base's chat template, with the assistant's opening.
 
         Args:

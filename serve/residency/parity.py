@@ -115,10 +115,10 @@ def _rendered(prompt: GoldenPrompt, fingerprint: Fingerprint, engine: Engine) ->
 
     A fingerprint that does not say at which time counts as rendered alike where all but the time is.
     """
-    rendered = tuple(engine.render(prompt.messages, fingerprint.template_time))
+    rendered = tuple(engine.render(prompt.messages, fingerprint.template_time, prompt.tools))
     if rendered == prompt.prompt_token_ids or fingerprint.template_time is not None:
         return rendered
-    is_same = Renderings.of(engine, prompt.messages).is_of_another_time(prompt.prompt_token_ids)
+    is_same = Renderings.of(engine, prompt.messages, prompt.tools).is_of_another_time(prompt.prompt_token_ids)
     return prompt.prompt_token_ids if is_same else rendered
 
 

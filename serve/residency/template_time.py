@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from adapters.template_time import APART
 from serve.engine.protocol import Engine
@@ -18,8 +19,10 @@ class Renderings:
     late: tuple[int, ...]
 
     @classmethod
-    def of(cls, engine: Engine, messages: Sequence[dict[str, str]]) -> "Renderings":
-        early, late = (tuple(engine.render(messages, moment)) for moment in APART)
+    def of(
+        cls, engine: Engine, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]] = ()
+    ) -> "Renderings":
+        early, late = (tuple(engine.render(messages, moment, tools)) for moment in APART)
         return cls(early, late)
 
     @property
@@ -72,7 +75,7 @@ class TimeTokens:
         return prompt
 
 
-def find_time(engine: Engine, conversations: Sequence[Sequence[dict[str, str]]]) -> TimeTokens | None:
+def find_time(engine: Engine, conversations: Sequence[Sequence[dict[str, Any]]]) -> TimeTokens | None:
     """Where the template writes the time into these conversations; None where it writes none.
 
     Raises:
@@ -91,7 +94,7 @@ def find_time(engine: Engine, conversations: Sequence[Sequence[dict[str, str]]])
     raise ValueError("the chat template writes the time in more than one place, or next to a client's text")
 
 
-def _with_more_text(messages: Sequence[dict[str, str]]) -> list[dict[str, str]]:
+def _with_more_text(messages: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """What is the template's own stays the same."""
     return [message | {"content": f"{message['content']} And then?"} for message in messages]
 

@@ -78,11 +78,12 @@ def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
 
 
 def _golden_prompt(model: PeftModel, tokenizer: PreTrainedTokenizerBase, row: DatasetRow, at: datetime) -> GoldenPrompt:
-    encoded = encode(tokenizer, row.messages, at)
+    encoded = encode(tokenizer, row.messages, at, row.tools)
     with without_adapter(model):
         base_logprobs = answer_logprobs(model, encoded)
     return GoldenPrompt(
         messages=tuple(message.for_template() for message in row.prompt),
+        tools=row.tools,
         prompt_token_ids=encoded.prompt_ids,
         answer_token_ids=encoded.answer_ids,
         adapter_logprobs=answer_logprobs(model, encoded),

@@ -1,5 +1,6 @@
 """Monitoring data of a version: held-out questions, general text and the drift baseline."""
 
+import logging
 import random
 from collections.abc import Sequence
 
@@ -14,6 +15,8 @@ from train.data.general import FORGETTING_TEXT
 from train.evaluate.local import EvaluatedAnswer
 
 _BASELINE_SEED = 13
+
+logger = logging.getLogger(__name__)
 
 
 def make_held_out(
@@ -35,10 +38,29 @@ def make_held_out(
         metric=config.evaluation.metric,
         max_tokens=config.evaluation.max_new_tokens,
         stop=config.evaluation.stop,
-        questions=tuple(map(question_of, rows)) if is_published else (),
+        questions=_questions(rows, config.chat.system) if is_published else (),
         general=_general_text(tokenizer, forgetting),
         baseline=_baseline(answers) if is_published else (),
     )
+
+
+def _questions(rows: Sequence[DatasetRow], system: str) -> tuple[HeldOutQuestion, ...]:
+    """The questions that a server can ask: it sends texts alone, with the version's own system prompt."""
+    asked = [row for row in rows if _can_be_asked(row, system)]
+    if len(asked) < len(rows):
+        logger.warning(
+            "%d of %d held-out questions have tools or a system prompt of their own: a server does not ask them",
+            len(rows) - len(asked),
+            len(rows),
+        )
+    return tuple(map(question_of, asked))
+
+
+def _can_be_asked(row: DatasetRow, system: str) -> bool:
+    is_text = all(
+        turn.role in ("user", "assistant") or (turn.role == "system" and turn.content == system) for turn in row.prompt
+    )
+    return is_text and not row.tools and not any(turn.tool_calls for turn in row.messages)
 
 
 def question_of(row: DatasetRow) -> HeldOutQuestion:

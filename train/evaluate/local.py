@@ -45,7 +45,7 @@ def evaluate(
         at: The time passed to the chat template.
         on_answers: Called after each batch with its number of answers; two per row in total.
     """
-    prompts = [encode_prompt(tokenizer, row.prompt, at) for row in rows]
+    prompts = [encode_prompt(tokenizer, row.prompt, at, row.tools) for row in rows]
     with without_adapter(model):
         base = generate(model, tokenizer, prompts, dataset, on_answers)
     adapter = generate(model, tokenizer, prompts, dataset, on_answers)
