@@ -12,6 +12,10 @@ MANIFEST_FILE = "manifest.json"
 
 Quantization = Literal["nf4", "int8", "none"]
 Storage = Literal["dequantized", "bitsandbytes", "plain"]
+TemplateChange = Literal[
+    "content_parts", "content_text", "system_in_user", "no_thinking", "answer_header", "end_of_turn"
+]
+"""What `base prepare` changes: see docs/data.md."""
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
 
 
@@ -31,6 +35,7 @@ class BaseRef(Record):
     name: str
     digest: str
     quantization: Quantization
+    template_changes: tuple[TemplateChange, ...] = ()
 
 
 class BaseManifest(Record):
@@ -54,6 +59,9 @@ class BaseManifest(Record):
     template_writes_time: bool | None = Field(
         None, description="Whether the chat template writes the date or time into prompts; None in older manifests."
     )
+    template_changes: tuple[TemplateChange, ...] = Field(
+        (), description="What `base prepare` rewrote in the model's own chat template, so that it can be trained."
+    )
     digest: str = Field(description="SHA-256 over weights, tokenizer, chat template and quantization.")
     files: tuple[FileEntry, ...]
     libraries: dict[str, str]
@@ -61,7 +69,12 @@ class BaseManifest(Record):
 
     @property
     def ref(self) -> BaseRef:
-        return BaseRef(name=self.name, digest=self.digest, quantization=self.quantization)
+        return BaseRef(
+            name=self.name,
+            digest=self.digest,
+            quantization=self.quantization,
+            template_changes=self.template_changes,
+        )
 
 
 class LoraSpec(Record):

@@ -4,7 +4,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -18,7 +18,6 @@ import yaml
 from transformers import AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters.bases import (
-    CHAT_TEMPLATE_FILE,
     base_digest,
     base_files,
     chat_template_sha256,
@@ -26,8 +25,9 @@ from adapters.bases import (
     tokenizer_sha256,
     weights_sha256,
 )
-from adapters.store.manifest import MANIFEST_FILE, BaseManifest, Quantization, Storage
+from adapters.store.manifest import MANIFEST_FILE, BaseManifest, Quantization, Storage, TemplateChange
 from config.home import Home
+from train.base.chat_template import fit_template
 from train.base.quantize import choose_storage, load_causal_lm, quantize_folder
 from train.data.template import writes_time
 from train.errors import PrepareBaseError
@@ -137,7 +137,11 @@ def _build(
     chat_template: Path | None,
 ) -> BaseManifest:
     plain = _load_plain(source)
-    does_write_time = writes_time(_save_tokenizer(staging, source, chat_template))
+    tokenizer = _load_tokenizer(source, chat_template)
+    does_write_time, own_end = writes_time(tokenizer), tokenizer.eos_token_id
+    fitted = fit_template(tokenizer)
+    tokenizer.save_pretrained(staging)
+    _stop_at(plain, {own_end, tokenizer.eos_token_id, *fitted.end_token_ids} - {None})
     num_parameters = plain.num_parameters()
     plain.save_pretrained(staging)
     if quantization != "none":
@@ -145,7 +149,9 @@ def _build(
         for stale in staging.glob("*.safetensors*"):
             stale.unlink()
         quantized.save_pretrained(staging)
-    manifest = _describe(staging, name, source, quantization, storage, plain, num_parameters, does_write_time)
+    manifest = _describe(
+        staging, name, source, quantization, storage, plain, num_parameters, does_write_time, fitted.changes
+    )
     # Written last: its presence marks the folder complete.
     (staging / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return manifest
@@ -160,6 +166,7 @@ def _describe(
     model: PreTrainedModel,
     num_parameters: int,
     template_writes_time: bool,
+    template_changes: tuple[TemplateChange, ...],
 ) -> BaseManifest:
     files = base_files(folder)
     weights, tokenizer, template = weights_sha256(files), tokenizer_sha256(files), chat_template_sha256(folder)
@@ -176,6 +183,7 @@ def _describe(
         tokenizer_sha256=tokenizer,
         chat_template_sha256=template,
         template_writes_time=template_writes_time,
+        template_changes=template_changes,
         digest=base_digest(weights, tokenizer, template, quantization),
         files=files,
         libraries=library_versions(*LIBRARIES),
@@ -197,17 +205,24 @@ def _load_plain(source: Source) -> PreTrainedModel:
         ) from error
 
 
-def _save_tokenizer(staging: Path, source: Source, chat_template: Path | None) -> PreTrainedTokenizerBase:
+def _load_tokenizer(source: Source, chat_template: Path | None) -> PreTrainedTokenizerBase:
     options = {} if source.gguf_file is None else {"gguf_file": source.gguf_file}
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source.location, **options)
     if chat_template is not None:
         tokenizer.chat_template = chat_template.read_text(encoding="utf-8")
-    tokenizer.save_pretrained(staging)
-    if not (staging / CHAT_TEMPLATE_FILE).is_file():
+    if not tokenizer.chat_template:
         raise PrepareBaseError(
             f"Base model {source.name!r} has no chat template. Give one with `--chat-template FILE.jinja`."
         )
     return tokenizer
+
+
+def _stop_at(model: PreTrainedModel, token_ids: Set[int]) -> None:
+    """Let a server stop at every token that ends a turn: it reads them beside the tokenizer's own one."""
+    if len(token_ids) > 1:
+        configured = model.generation_config.eos_token_id
+        known = configured if isinstance(configured, list) else [configured]
+        model.generation_config.eos_token_id = sorted({*known, *token_ids} - {None})
 
 
 @contextmanager

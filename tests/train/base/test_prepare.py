@@ -3,17 +3,18 @@ from typing import Literal
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from adapters.bases import list_bases, read_base, verify_base
 from adapters.errors import BaseNotFoundError, InvalidBaseError
 from adapters.store.manifest import Quantization, Storage
 from config.home import Home
-from tests.tiny_llama import write_tiny_llama
+from tests.tiny_llama import CHAT_TEMPLATE, write_tiny_llama
 from train.base.prepare import default_name, find_source, prepare_base
 from train.base.quantize import choose_storage, load_causal_lm
 from train.errors import PrepareBaseError
 
+OWN_TEMPLATE = "{% for m in messages %}[{{ m.role }}] {{ m.content }}<|im_end|>{% endfor %}"
 IDS = torch.arange(3, 35).unsqueeze(0)
 
 
@@ -105,9 +106,36 @@ def test_a_model_without_a_chat_template_is_refused_without_a_trace(home: Home, 
 def test_a_chat_template_can_be_given(home: Home, tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "bare", chat_template=None)
     template = tmp_path / "own.jinja"
-    template.write_text("{{ messages[0].content }}")
+    template.write_text(OWN_TEMPLATE)
     prepare_base(str(folder), quantization="none", home=home, chat_template=template)
-    assert (home.bases / "bare" / "chat_template.jinja").read_text() == "{{ messages[0].content }}"
+    assert (home.bases / "bare" / "chat_template.jinja").read_text() == OWN_TEMPLATE
+
+
+def test_a_template_without_a_system_role_is_changed_for_all(home: Home, tmp_path: Path) -> None:
+    refusing = "{{ raise_exception('no system') if messages[0].role == 'system' }}" + CHAT_TEMPLATE
+    folder = write_tiny_llama(tmp_path / "strict", refusing)
+    manifest = prepare_base(str(folder), quantization="none", home=home)
+    assert manifest.template_changes == manifest.ref.template_changes == ("system_in_user",)
+    turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
+    rendered = AutoTokenizer.from_pretrained(home.bases / "strict").apply_chat_template(turns, tokenize=False)
+    assert rendered == "<|im_start|>user\nBe brief.\n\nHello<|im_end|>\n"
+
+
+def test_a_server_stops_at_the_templates_end_of_turn(home: Home, tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "other", CHAT_TEMPLATE.replace("<|im_end|>", "<|endoftext|>"))
+    manifest = prepare_base(str(folder), quantization="none", home=home)
+    assert manifest.template_changes == ("end_of_turn",)
+    tokenizer = AutoTokenizer.from_pretrained(home.bases / "other")
+    assert tokenizer.eos_token == "<|endoftext|>"
+    stops = GenerationConfig.from_pretrained(home.bases / "other").eos_token_id
+    assert stops == sorted(tokenizer.get_vocab()[token] for token in ("<|endoftext|>", "<|im_end|>"))
+
+
+def test_a_base_whose_template_cannot_be_trained_is_not_prepared(home: Home, tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "odd", "{{ messages | length }}" + CHAT_TEMPLATE)
+    with pytest.raises(PrepareBaseError, match="renders the prompt differently when an answer follows"):
+        prepare_base(str(folder), quantization="none", home=home)
+    assert not (home.bases / "odd").exists()
 
 
 def test_a_changed_weight_is_found(home: Home, model_folder: Path) -> None:
