@@ -74,6 +74,8 @@ def prepare(
                 source, name, quantization, storage, home=Home(home), chat_template=chat_template, force=force
             )
         console.print(base_table([manifest]))
+        if manifest.template_changes:
+            console.print(f"Its chat template was changed ({', '.join(manifest.template_changes)}): see docs/data.md.")
         if manifest.template_writes_time:
             console.print(
                 "Its chat template writes the date into prompts: see `recipe.template_date` in docs/training.md.",

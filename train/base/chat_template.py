@@ -100,11 +100,14 @@ def fit_template(tokenizer: PreTrainedTokenizerBase) -> FittedTemplate:
     """
     changes = [change for change, is_needed in _CHECKS if is_needed(tokenizer) and _helps(tokenizer, change, is_needed)]
     _check(tokenizer)
-    ends = _end_tokens(tokenizer)
-    if ends and tokenizer.eos_token not in ends:
+    ends = _end_of_answer(tokenizer)
+    if ends and ends[0] != tokenizer.eos_token:
         tokenizer.eos_token = ends[0]
         changes.append("end_of_turn")
-    return FittedTemplate(tuple(changes), tuple(tokenizer.get_vocab()[token] for token in ends))
+    if tokenizer.eos_token is None:
+        raise PrepareBaseError(f"Neither the base's chat template nor its tokenizer ends a turn by a token. {_WAY_OUT}")
+    stops = dict.fromkeys((*ends, *_end_of_call(tokenizer)))
+    return FittedTemplate(tuple(changes), tuple(tokenizer.get_vocab()[token] for token in stops))
 
 
 def _helps(
@@ -201,12 +204,6 @@ def _rendered(
         return None
 
 
-def _end_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[str, ...]:
-    """The tokens that end an answer and, where the template writes tool calls, a call; none if it marks no end."""
-    answer = _end_of_answer(tokenizer)
-    return tuple(dict.fromkeys((*answer, *_end_of_call(tokenizer)))) if answer else ()
-
-
 def _end_of_answer(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """The last special token that follows an answer, whether it is the last turn or not; else the first one."""
     last, earlier = (
@@ -218,6 +215,7 @@ def _end_of_answer(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _end_of_call(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """The token that ends a tool call; none if the template writes no calls."""
     try:
         turn = encode(tokenizer, (_USER, _CALLING), APART[0], (TOOL,))
     except DataError:

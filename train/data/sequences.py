@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from config.dataset import DatasetRow, Message
 from config.domain import ChatConfig, DomainConfig
 from train.data.control_tokens import control_pattern, control_tokens_error, escaped, first_control_token
-from train.data.encode import Encoded, encode_turns
+from train.data.encode import Encoded, encode, encode_turns
 from train.data.lengths import CUT_ROLES, TooLongError, encoding_error, fit_texts, with_texts
 from train.errors import DataError
 
@@ -49,6 +49,25 @@ def encode_rows(
     if dropped:
         logger.warning("%d of %d rows dropped: too long, or with control tokens", len(dropped), len(rows))
     return sequences
+
+
+def check_held_out(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[DatasetRow], config: DomainConfig, at: datetime
+) -> None:
+    """Check before training that evaluation and golden prompts can be made of the held-out rows.
+
+    Raises:
+        DataError: Rows have control tokens, or the chat template rejects some.
+    """
+    _check_control_tokens(tokenizer, rows, config)
+    faults: list[tuple[str, DataError]] = []
+    for number, row in enumerate(rows, 1):
+        try:
+            encode(tokenizer, row.messages, at, row.tools)
+        except DataError as error:
+            faults.append((f"held-out {_name(row, number)}", error))
+    if faults:
+        raise encoding_error(faults)
 
 
 def encode_row(

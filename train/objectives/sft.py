@@ -35,7 +35,7 @@ from train.base.prepare import library_versions
 from train.base.quantize import load_causal_lm
 from train.compute import Shape, compute_in, measure_training, set_precision
 from train.data.encode import Encoded
-from train.data.sequences import encode_rows
+from train.data.sequences import check_held_out, encode_rows
 from train.data.template import names_time, row_times, run_time
 from train.errors import ResumeError
 from train.lora_linear import fuse_lora
@@ -96,7 +96,7 @@ def train_adapter(
     Raises:
         RecipeError: The base lacks a target module.
         ResumeError: `resume` without a checkpoint of this base, data set and recipe.
-        DataError: An example does not fit into `max_length`.
+        DataError: Rows cannot be encoded with the base's chat template, in `max_length` tokens.
     """
     checkpoint = _prepare_run(run_folder, run_key(config.recipe, base, dataset), resume=resume)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
@@ -107,6 +107,7 @@ def train_adapter(
         for split in TRAINED_SPLITS
         for times in [row_times(config.recipe, at, len(rows[split]), split)]
     }
+    check_held_out(tokenizer, rows.get("test", []), config, at)
     model = load_causal_lm(base_folder)
     compute = compute or read_compute(run_folder) or measure_compute(model, config.recipe, encoded["train"])
     write_compute(run_folder, compute)

@@ -233,6 +233,22 @@ def test_a_template_without_a_right_mask_is_refused(template: str) -> None:
         fit_template(tiny_tokenizer(template))
 
 
+def test_a_turn_needs_a_token_that_ends_it() -> None:
+    tokenizer = tiny_tokenizer(CHAT_TEMPLATE.replace("<|im_end|>", "").replace("<|im_start|>", "#"))
+    tokenizer.eos_token = None
+    with pytest.raises(PrepareBaseError, match="ends a turn by a token"):
+        fit_template(tokenizer)
+
+
+def test_another_end_of_a_call_leaves_that_of_an_answer() -> None:
+    calls = CHAT_TEMPLATE.replace(
+        "<|im_end|>", "{{ m.tool_calls[0].function.name if m.tool_calls else '<|endoftext|>' }}"
+    )
+    tokenizer = tiny_tokenizer(calls)
+    assert fit_template(tokenizer).changes == ("end_of_turn",)
+    assert tokenizer.eos_token == "<|endoftext|>"
+
+
 def test_the_page_shows_the_table() -> None:
     page = PAGE.read_text()
     assert with_table(page) == page, "run: python -m tests.train.base.test_chat_template"

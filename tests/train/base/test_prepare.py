@@ -4,11 +4,13 @@ from typing import Literal
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from typer.testing import CliRunner
 
 from adapters.bases import list_bases, read_base, verify_base
 from adapters.errors import BaseNotFoundError, InvalidBaseError
 from adapters.store.manifest import Quantization, Storage
 from config.home import Home
+from lorikeet import app
 from tests.tiny_llama import CHAT_TEMPLATE, write_tiny_llama
 from train.base.prepare import default_name, find_source, prepare_base
 from train.base.quantize import choose_storage, load_causal_lm
@@ -119,6 +121,13 @@ def test_a_template_without_a_system_role_is_changed_for_all(home: Home, tmp_pat
     turns = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}]
     rendered = AutoTokenizer.from_pretrained(home.bases / "strict").apply_chat_template(turns, tokenize=False)
     assert rendered == "<|im_start|>user\nBe brief.\n\nHello<|im_end|>\n"
+
+
+def test_base_prepare_says_what_it_changed(tmp_path: Path) -> None:
+    refusing = "{{ raise_exception('no system') if messages[0].role == 'system' }}" + CHAT_TEMPLATE
+    folder = write_tiny_llama(tmp_path / "strict", refusing)
+    words = ["base", "prepare", str(folder), "--quantization", "none", "--home", str(tmp_path / "var")]
+    assert "Its chat template was changed (system_in_user)" in CliRunner().invoke(app, words).output
 
 
 def test_a_server_stops_at_the_templates_end_of_turn(home: Home, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from config.domain import DomainConfig
 from tests.tiny_llama import CHAT_TEMPLATE, RENDERED_AT, tiny_tokenizer
 from train.data.encode import Encoded, encode
 from train.data.lengths import TooLongError
-from train.data.sequences import encode_row, encode_rows
+from train.data.sequences import check_held_out, encode_row, encode_rows
 from train.errors import DataError
 
 TOKENIZER = tiny_tokenizer()
@@ -59,6 +59,13 @@ def test_all_faulty_rows_are_told_at_once() -> None:
     rows = [row("rose", "red " * 40), row("grass", "green"), row("sky", "blue " * 40)]
     with pytest.raises(DataError, match=r"\(2\): row 1 has 2\d+ tokens.*; row 3 has"):
         encode_rows(TOKENIZER, rows, domain(), [RENDERED_AT] * 3)
+
+
+def test_held_out_rows_are_checked_before_training() -> None:
+    tokenizer = tiny_tokenizer("{{ raise_exception('no sky') if 'sky' in messages[1].content }}" + CHAT_TEMPLATE)
+    check_held_out(tokenizer, [row("rose", "red " * 60)], domain(), RENDERED_AT)
+    with pytest.raises(DataError, match=r"\(1\): held-out row 2 The base's chat template rejects.*no sky"):
+        check_held_out(tokenizer, [row("rose", "red"), row("sky", "blue")], domain(), RENDERED_AT)
 
 
 def test_a_row_can_become_several_sequences() -> None:
