@@ -4,7 +4,7 @@ Both run at the same time, with the same base and adapter, measured alternately 
 of 16 streams, and time to first token of one stream, for the base and for the adapter.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -22,7 +22,16 @@ from loadtest.bench.servers import (
     vllm_environment,
     vllm_server,
 )
-from loadtest.bench.two_servers import NUM_STREAMS, Measure, measure_servers, tokens_per_s, ttft_p50_ms
+from loadtest.bench.two_servers import (
+    NUM_STREAMS,
+    Measure,
+    Tokens,
+    measure_servers,
+    tokens_of_a_request,
+    tokens_per_s,
+    ttft_p50_ms,
+)
+from loadtest.errors import TargetError
 
 LEAST_RATIO = 0.98
 MOST_ADDED_TTFT_MS = 3.0
@@ -42,22 +51,31 @@ def bench_overhead(options: BenchOptions) -> tuple[BenchResult, ...]:
 
     Raises:
         AdapterError: There is no such adapter.
-        TargetError: A server did not become ready, or a request failed. The logs are kept; the message says where.
+        TargetError: A server did not become ready, a request failed, or both servers did not make the same of one. The
+            logs are kept; the message says where.
     """
     with _both_servers(options) as pair:
-        return compare(pair, options, tokens_per_s, ttft_p50_ms)
+        return compare(pair, options, tokens_per_s, ttft_p50_ms, tokens_of_a_request)
 
 
-def compare(pair: ServerPair, options: BenchOptions, throughput: Measure, ttft: Measure) -> tuple[BenchResult, ...]:
+def compare(
+    pair: ServerPair,
+    options: BenchOptions,
+    throughput: Measure,
+    ttft: Measure,
+    tokens: Callable[[str, str], Tokens],
+) -> tuple[BenchResult, ...]:
     """Throughput, TTFT and added TTFT for each model.
 
     Args:
         throughput: In tokens per second.
         ttft: In milliseconds.
+        tokens: What a server, by URL, makes of a request to a model.
 
     Raises:
-        TargetError: A request failed.
+        TargetError: A request failed, or both servers did not make the same of one.
     """
+    _require_equal_loads(pair, tokens)
     results: list[BenchResult] = []
     for name, model in pair.models.items():
         rounds = measure_servers(pair.vllm, pair.ours, model, throughput, ttft, options)
@@ -70,6 +88,21 @@ def compare(pair: ServerPair, options: BenchOptions, throughput: Measure, ttft: 
             added(f"{name}: TTFT p50 added", "ms", rounds.ttft_ms, below=MOST_ADDED_TTFT_MS),
         ]
     return tuple(results)
+
+
+def _require_equal_loads(pair: ServerPair, tokens: Callable[[str, str], Tokens]) -> None:
+    """Do nothing where both servers make as many tokens of a request: else a ratio would be of two different loads.
+
+    Raises:
+        TargetError: They do not, or a request failed.
+    """
+    for model in pair.models.values():
+        ours, theirs = tokens(pair.ours, model), tokens(pair.vllm, model)
+        if ours != theirs:
+            raise TargetError(
+                f"{model!r}: of the same request our server made {ours}, vLLM's own {theirs}. The two cannot be "
+                "compared: look for what changes requests in one of them, as request defaults do."
+            )
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from functools import partial
 from config.loadtest import ClosedArrival, FixedLength, LoadtestConfig, MixConfig, SyntheticPrompts
 from loadtest.bench.agreement import measured_by_us
 from loadtest.bench.alternate import measure_pairs, with_next_seed
+from loadtest.bench.cost import successful_run
 from loadtest.bench.options import BenchOptions
 
 NUM_STREAMS = 16
@@ -17,10 +18,21 @@ _WAVES = 4
 _NUM_ALONE = 40
 _NUM_ALONE_TOKENS = 4
 """Of one measurement of TTFT: requests one after the other, and tokens of each."""
-_WARM_UP_SEED, _THROUGHPUT_SEED, _TTFT_SEED = 0, 1000, 2000
+_WARM_UP_SEED, _THROUGHPUT_SEED, _TTFT_SEED, _TOKENS_SEED = 0, 1000, 2000, 3000
 
 Measure = Callable[[str, str, int], float]
 """URL, model and seed of the prompts, to a figure."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What a server made of a request."""
+
+    prompt: int | None
+    output: int
+
+    def __str__(self) -> str:
+        return f"{self.prompt} prompt tokens and {self.output} output tokens"
 
 
 @dataclass(frozen=True)
@@ -69,6 +81,16 @@ def ttft_p50_ms(url: str, model: str, seed: int) -> float:
         TargetError: A request failed.
     """
     return measured_by_us(_config(url, model, seed, 1, _NUM_ALONE, _NUM_ALONE_TOKENS))["TTFT p50"]
+
+
+def tokens_of_a_request(url: str, model: str) -> Tokens:
+    """Of one that is the same for every server.
+
+    Raises:
+        TargetError: It failed.
+    """
+    (record,) = successful_run(_config(url, model, _TOKENS_SEED, 1, 1, NUM_TOKENS)).records
+    return Tokens(record.num_prompt_tokens, record.num_completion_tokens)
 
 
 def _config(url: str, model: str, seed: int, concurrency: int, num_requests: int, num_tokens: int) -> LoadtestConfig:
