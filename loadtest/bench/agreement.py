@@ -150,7 +150,7 @@ def _prompts(config: LoadtestConfig) -> Iterator[dict[str, object]]:
 def _round(
     config: LoadtestConfig, tokenizer: Path, folder: Path, number: int, options: BenchOptions
 ) -> tuple[Figures, Figures]:
-    """Ours and vLLM's; who goes first changes from round to round."""
+    """Our figures and vLLM's; the first side alternates by round."""
     found: dict[str, Figures] = {}
     for name in ("ours", "vllm") if number % 2 else ("vllm", "ours"):
         time.sleep(options.pause_s)

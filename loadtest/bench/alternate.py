@@ -48,7 +48,7 @@ def measure_pairs(
     *,
     sleep: Callable[[float], None] = time.sleep,
 ) -> list[tuple[Measured, Measured]]:
-    """Baseline and candidate of each round; which one goes first changes from round to round.
+    """Baseline and candidate of each round; the first one alternates by round.
 
     Args:
         pause_s: Rest before each measurement: an idle engine spins for a second.

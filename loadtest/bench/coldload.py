@@ -66,7 +66,7 @@ class Subject:
 
 
 WatchStreams = Callable[[Subject, bool, int], Stretch]
-"""Subject, whether adapters are loaded meanwhile, and the seed of the prompts, to what the streams saw."""
+"""(subject, whether adapters are loaded during the run, seed of the prompts) -> observations of the streams."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class _Case:
 
 
 def bench_coldload(options: BenchOptions) -> tuple[BenchResult, ...]:
-    """With each rank our server, then stock vLLM: one at a time, each beside itself.
+    """Per rank our server, then stock vLLM, one at a time; each is compared with itself.
 
     Raises:
         AdapterError: There is no such adapter.
@@ -111,7 +111,7 @@ def bench_coldload(options: BenchOptions) -> tuple[BenchResult, ...]:
 def itl_results(
     subject: Subject, watch: WatchStreams, rounds: int, pause_s: float, most: float | None
 ) -> tuple[BenchResult, ...]:
-    """ITL p99 and CPU time per token, with loads beside without, and what a load takes.
+    """ITL p99 and CPU time per token, with and without loads, and the duration of a load.
 
     Args:
         most: Of the ratio of ITL p99; None where nothing is wanted.
@@ -183,7 +183,7 @@ async def load_on_stock(root: str, folders: Sequence[Path], numbers: Iterator[in
 
 
 def first_token_results(measure: Callable[[bool, int], FirstToken], rounds: int) -> tuple[BenchResult, ...]:
-    """Of a cold adapter beside a warm one.
+    """Time to first token of a cold and of a warm adapter.
 
     Args:
         measure: Whether the adapter is to be cold, and the seed of the prompt, to a request's figures.

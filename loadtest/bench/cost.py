@@ -23,7 +23,7 @@ class ComparedServer:
 
 @dataclass(frozen=True)
 class Load:
-    """A closed loop of users. `counted`: which tokens its cost is told by."""
+    """A closed loop of users. `counted`: the tokens that its cost refers to."""
 
     num_streams: int
     num_requests: int
@@ -32,7 +32,7 @@ class Load:
     counted: Literal["output", "prompt"] = "output"
 
     def config(self, url: str, models: tuple[str, ...], seed: int) -> LoadtestConfig:
-        """Models are asked one after the other, so that every batch holds as many of them as there are streams."""
+        """Requests rotate through the models, so every batch holds as many models as there are streams."""
         return LoadtestConfig(
             url=url,
             mix=MixConfig(

@@ -18,7 +18,7 @@ _BF16_BYTES = 2
 def floor_results(
     base_bytes: int, adapter_bytes: int, bytes_per_s: float, num_threads: int, num_streams: int
 ) -> tuple[BenchResult, ...]:
-    """What bytes allow at most: tokens per second of the base, and of so many adapters in a batch beside it.
+    """Upper bounds by memory bandwidth: tokens per second of the base alone and with adapters in the batch.
 
     The KV cache and activations, which both sides read alike, are left out, so the best ratios are slightly better.
 

@@ -49,7 +49,7 @@ class Measured:
 
 
 def bench_generator(options: BenchOptions) -> tuple[BenchResult, ...]:
-    """More and more streams until it is late; then the cost of a chunk beside that of httpx's own transport."""
+    """Add streams until the generator is late; then compare the cost of a chunk with that of httpx's own transport."""
     best = _most_streams(options)
     pair = alternate(
         lambda: measure(_COMPARED_STREAMS, is_httpx=True).chunks_per_cpu_s,

@@ -124,7 +124,7 @@ def stages_of(base: str, adapters: dict[str, Path], environment: dict[str, str])
 def compare(
     stage: Stage, ours: ComparedServer, theirs: ComparedServer, options: BenchOptions, measure: Measure, first_seed: int
 ) -> Iterator[BenchResult]:
-    """Tokens per second and CPU time per token of each row. In a round both servers are asked the same.
+    """Tokens per second and CPU time per token of each row. In a round both servers get the same requests.
 
     Args:
         first_seed: Of the prompts; no two rows that meet the same server may share one.

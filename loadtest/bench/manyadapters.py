@@ -71,7 +71,7 @@ class Churn:
 
 
 Measure = Callable[[tuple[str, ...], int], ManyAdaptersResult]
-"""Models by popularity, and the seed of the prompts and of who is asked."""
+"""Models by popularity, and the seed of prompts and of the choice of models."""
 
 
 def bench_manyadapters(options: BenchOptions) -> tuple[BenchResult, ...]:
@@ -202,7 +202,7 @@ def metric_total(text: str, name: str) -> float:
 
 
 def _decile_results(done: Sequence[RequestRecord], names: tuple[str, ...]) -> Iterator[BenchResult]:
-    """TTFT p50 of each tenth of the adapters, the most popular first; of a tenth that nobody asked for, nothing."""
+    """TTFT p50 of each tenth of the adapters, the most popular first; tenths without requests are left out."""
     place = {name: number for number, name in enumerate(names)}
     for decile in range(_NUM_DECILES):
         first, last = (len(names) * edge // _NUM_DECILES for edge in (decile, decile + 1))

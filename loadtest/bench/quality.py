@@ -30,7 +30,7 @@ NUM_WAVES = 12
 HELD_OUT_FILE = "held_out.json"
 _WARM_UP_SEED, _THROUGHPUT_SEED, _TTFT_SEED = 0, 1000, 2000
 _APART = 500
-"""Between the seeds of a round's two measurements: asked the same, the second would be answered by the prefix cache."""
+"""Offset between the seeds of a round's two measurements: the same prompts would hit the prefix cache."""
 _TIMEOUT_S = 60.0
 
 State = Literal["pause", "resume"]

@@ -177,7 +177,7 @@ def thread_settings(environment: Mapping[str, str], topology: Path = _TOPOLOGY) 
 
 
 def same_threads(options: BenchOptions) -> dict[str, str]:
-    """The environment of all servers, their threads set alike and told."""
+    """Environment of all servers, with the same number of threads; logs that number."""
     threads = thread_settings(options.environment)
     shown = " ".join(f"{name}={value}" for name, value in threads.items())
     options.say(f"threads: {shown or 'as vLLM sets them'}")

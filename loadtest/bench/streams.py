@@ -55,7 +55,7 @@ def streams_of(side: ComparedServer, model: str, num_streams: int, num_tokens: i
 async def watch_streams(
     config: LoadtestConfig, pid: int, meanwhile: Callable[[], Awaitable[None]], settle_s: float = _SETTLE_S
 ) -> Stretch:
-    """Start the streams, let them settle, and watch them for as long as `meanwhile` takes; then they are cut off.
+    """Start the streams, let them settle, observe them while `meanwhile` runs, then cancel them.
 
     Args:
         pid: The server's process.

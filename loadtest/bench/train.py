@@ -85,7 +85,7 @@ class TrainerProcess(Protocol):
 
 
 class WorkerSide:
-    """`train/bench_worker.py`, asked line by line; it ends with its standard input.
+    """`train/bench_worker.py`, driven line by line; it ends with its standard input.
 
     Raises:
         TargetError: It ended without an answer. Its log says why.
@@ -184,7 +184,7 @@ def measure_rounds(
     num_rounds: int,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[Round]:
-    """The first batches, which are the longest, warm up; whoever goes first changes from round to round."""
+    """Warm up with the first batches, which are the longest; the first side alternates by round."""
     rounds = []
     for number in range(_WARM_UPS + num_rounds):
         say(f"round {number + 1} of {_WARM_UPS + num_rounds}")

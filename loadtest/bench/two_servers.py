@@ -46,7 +46,7 @@ class Rounds:
 def measure_servers(
     baseline: str, candidate: str, model: str, throughput: Measure, ttft: Measure, options: BenchOptions
 ) -> Rounds:
-    """Both figures of two servers. In a round both are asked the same.
+    """Both figures of two servers. In a round both get the same requests.
 
     Args:
         baseline: Its URL, with /v1; the candidate's likewise.
