@@ -1,14 +1,17 @@
 """Models with LoRA are compiled on a CPU, and what was compiled is found again: with vLLM's own configuration."""
 
-from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
+from torch._dynamo import config as dynamo
+from torch._functorch import config as functorch
 
 pytest.importorskip("vllm", reason="vllm is not installed")
 
+from vllm.compilation.caching import VllmSerializableFunction
 from vllm.config import CompilationMode, LoRAConfig, ModelConfig, VllmConfig
 from vllm.platforms import current_platform
 
@@ -41,24 +44,38 @@ def test_a_model_with_lora_is_compiled_and_keeps_its_lora(base: Path) -> None:
     assert config.lora_config is lora
 
 
-def test_a_refused_configuration_keeps_its_lora() -> None:
+def test_a_refused_configuration_keeps_its_lora(base: Path) -> None:
     def refuse(*_: Any) -> None:
         raise ValueError("a bad configuration")
 
-    config = SimpleNamespace(lora_config="lora")
+    lora = LoRAConfig(max_lora_rank=8, max_loras=1)
+    config = VllmConfig(model_config=model_config(base), lora_config=lora)
     with pytest.raises(ValueError, match="a bad configuration"):
-        compilation._check_without_lora(refuse, None, config)
-    assert config.lora_config == "lora"
+        compilation._check_without_lora(refuse, current_platform, config)
+    assert config.lora_config is lora
 
 
-@pytest.mark.parametrize("has_method", [False, True])
-def test_a_saved_function_can_be_finished_as_vllm_wants(has_method: bool) -> None:
-    finished: list[str] = []
-    compiled = SimpleNamespace(**({"finalize_loading": finished.append} if has_method else {}))
+def add_one(x: torch.Tensor) -> torch.Tensor:
+    return x + 1
+
+
+@pytest.mark.slow  # generates and compiles C++
+def test_what_torch_has_saved_can_be_finished_as_vllm_wants(tmp_path: Path) -> None:
+    """As vLLM saves it on a CPU, and as it reads it (vllm/compilation/decorators.py)."""
+    file, x = tmp_path / "compiled", torch.ones(3)
+    with functorch.patch(bundled_autograd_cache=True), dynamo.patch(enable_aot_compile=True):
+        torch.compile(add_one, fullgraph=True).aot_compile(((x,), {})).save_compiled_function(str(file))
+        with file.open("rb") as opened:
+            loaded = torch.compiler.load_compiled_function(opened, f_globals=add_one.__globals__)
+    loaded._artifacts.compiled_fn.finalize_loading(VllmConfig())
+    assert torch.equal(loaded(x), x + 1)
+
+
+def test_what_vllm_can_finish_itself_is_left_to_it() -> None:
+    compiled = VllmSerializableFunction.__new__(VllmSerializableFunction)
     loaded = SimpleNamespace(_artifacts=SimpleNamespace(compiled_fn=compiled))
-    result = compilation._load_compiled_function(lambda file, **kwargs: loaded, BytesIO(), f_globals={})
-    result._artifacts.compiled_fn.finalize_loading("config")
-    assert (result is loaded, finished) == (True, ["config"] if has_method else [])
+    assert compilation._load_compiled_function(lambda: loaded) is loaded
+    assert "finalize_loading" not in vars(compiled)
 
 
 def test_the_same_base_elsewhere_is_not_compiled_again(base: Path, tmp_path: Path) -> None:
