@@ -2,7 +2,7 @@
 # COVERAGE=--cov prints what the fast tests cover: make test-fast COVERAGE=--cov
 # ALL=1 adds the tests that repeat others on more model architectures: make test ALL=1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast check docs format lock clean
+.PHONY: help setup demo serve test test-fast check docs format promtool lock clean
 BIN := .venv/bin
 ARGS ?=
 COVERAGE ?=
@@ -11,6 +11,7 @@ FAST := not engine and not slow and not gpu
 PARALLEL := -n logical --maxprocesses 4 --dist worksteal
 # Without byte code on disk, each process of the tests compiles the same thousand modules again.
 unexport PYTHONDONTWRITEBYTECODE
+export PATH := $(PATH):$(CURDIR)/.cache/prometheus
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -42,6 +43,9 @@ docs: setup ## Build the documentation site into build/docs; a broken link or an
 format: setup ## Format the code and sort its imports
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+promtool: ## Unpack Debian's promtool, without which the tests of the alert rules are skipped
+	@scripts/promtool.sh
 
 lock: setup ## Resolve pyproject.toml again into requirements/*.lock
 	$(BIN)/python requirements/lock.py cpu
