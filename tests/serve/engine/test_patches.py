@@ -56,6 +56,8 @@ def owner_of(place: str) -> tuple[Any, str]:
     return (getattr(owner, classes[0]) if classes else owner), name
 
 
+in_vllm = pytest.mark.slow  # a process that imports all of vLLM
+
 Found = dict[str, tuple[str, bool]]
 
 
@@ -113,16 +115,19 @@ def test_each_entry_names_a_test_that_exists(change: Change) -> None:
     assert (ROOT / change.test).is_file()
 
 
+@in_vllm
 def test_the_installed_vllm_is_what_the_table_was_written_for(plain: Found) -> None:
     """Where it differs: read what has changed, mend ours, and write the new digits into serve/engine/patches.py."""
     recorded = {place: source for change in CHANGES for place, source in change.sources.items()}
     assert {place: source for place, (source, _) in plain.items()} == recorded
 
 
+@in_vllm
 def test_in_another_vllm_process_nothing_is_ours(plain: Found) -> None:
     assert [place for place, (_, is_ours) in plain.items() if is_ours] == []
 
 
+@in_vllm
 def test_in_an_engine_of_ours_every_change_is_made(looked_at: list[Found]) -> None:
     marked = looked_at[1]
     elsewhere = {place for change in CHANGES if change.is_overridden for place in change.sources}

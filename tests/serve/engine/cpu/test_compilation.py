@@ -64,9 +64,10 @@ def test_what_torch_has_saved_can_be_finished_as_vllm_wants(tmp_path: Path) -> N
     """As vLLM saves it on a CPU, and as it reads it (vllm/compilation/decorators.py)."""
     file, x = tmp_path / "compiled", torch.ones(3)
     with functorch.patch(bundled_autograd_cache=True), dynamo.patch(enable_aot_compile=True):
-        torch.compile(add_one, fullgraph=True).aot_compile(((x,), {})).save_compiled_function(str(file))
+        compiled: Any = torch.compile(add_one, fullgraph=True)
+        compiled.aot_compile(((x,), {})).save_compiled_function(str(file))
         with file.open("rb") as opened:
-            loaded = torch.compiler.load_compiled_function(opened, f_globals=add_one.__globals__)
+            loaded: Any = torch.compiler.load_compiled_function(opened, f_globals=add_one.__globals__)
     loaded._artifacts.compiled_fn.finalize_loading(VllmConfig())
     assert torch.equal(loaded(x), x + 1)
 

@@ -1,7 +1,7 @@
 """vLLM's linear layers with LoRA, in vLLM's own classes, computed by our operator on packed weights."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -11,7 +11,8 @@ from tests.operators import require_operators
 
 pytestmark = pytest.mark.engine  # imports vLLM, which takes as long as many tests together
 
-INPUTS, SLOTS, MAX_RANK = 64, 2, 8
+INPUTS, SLOTS = 64, 2
+MAX_RANK: Literal[8] = 8
 HEAD, NUM_HEADS, NUM_KV_HEADS = 16, 4, 2
 WIDTHS = (NUM_HEADS * HEAD, NUM_KV_HEADS * HEAD, NUM_KV_HEADS * HEAD)
 # Rows of a batch: the base model, then the adapters in slot 0, in slot 1, and the base model again.
@@ -57,6 +58,7 @@ def layer(configured: Any) -> Any:
     from serve.engine.cpu.punica import GroupedPunicaWrapper
 
     base = QKVParallelLinear(INPUTS, HEAD, NUM_HEADS, NUM_KV_HEADS, bias=False, params_dtype=torch.bfloat16)
+    assert isinstance(base.weight, Tensor)
     torch.nn.init.normal_(base.weight, std=0.1)
     base.quant_method.process_weights_after_loading(base)
     made = MergedQKVParallelLinearWithLoRA(base)
@@ -93,7 +95,8 @@ def delta(adapter: Adapter, row: Tensor) -> Tensor:
 def added(layer: Any, rows: Tensor) -> Tensor:
     """By the layer, to what its base computes."""
     with torch.inference_mode():
-        return (layer.apply(rows) - layer.base_layer.quant_method.apply(layer.base_layer, rows)).double()
+        difference: Tensor = layer.apply(rows) - layer.base_layer.quant_method.apply(layer.base_layer, rows)
+    return difference.double()
 
 
 @pytest.fixture
