@@ -183,10 +183,10 @@ def show_data(
             return
         tokenizer = base_tokenizer(config, Home(home))
         rows = read_split(Home(home).datasets / config.name, "train")
-        encoded = encode_as_trained(tokenizer, rows, config, manifest, date.today())
+        encoded = encode_as_trained(tokenizer, rows, config, date.today())
         console.print(dataset_table(manifest))
         console.print(token_table(encoded, config.recipe.max_length))
-        for learnt in learnt_of(tokenizer, rows[:num_examples], config, manifest, date.today()):
+        for learnt in learnt_of(tokenizer, rows[:num_examples], config, date.today()):
             console.print(learnt_text(learnt))
 
 
@@ -299,7 +299,7 @@ def _show_row(
     console.print(row_table(account))
     if account.row is not None and account.row.type == "prompt_completion":
         tokenizer = base_tokenizer(config, home)
-        for learnt in learnt_of(tokenizer, [account.row], config, manifest, date.today()):
+        for learnt in learnt_of(tokenizer, [account.row], config, date.today()):
             console.print(learnt_text(learnt))
 
 

@@ -24,6 +24,7 @@ def write(folder: Path, text: str) -> Path:
 def test_the_domains_that_come_with_lorikeet_load_and_test_at_least_200_examples(domain: str) -> None:
     config = load_domain(DOMAINS / f"{domain}.yaml")
     assert config.name == domain
+    assert config.data.num_test is not None
     assert config.data.num_test >= 200
 
 

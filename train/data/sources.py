@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import assert_never
 
 from config.data import DataConfig
-from config.dataset import FileRecord, Message, Origin, Split
+from config.dataset import Message, Origin, Split
 from config.domain import AnswerConfig
 from train.data.examples import Example
 from train.data.files.paths import digest_of, find_files

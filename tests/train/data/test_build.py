@@ -21,7 +21,6 @@ from train.data.build import build_dataset
 from train.data.sources import normalize, read_source
 from train.data.splits import split_examples
 from train.data.versions import versions_of
-from train.errors import DataError
 
 
 def jsonl_config(**values: object) -> DataConfig:

@@ -10,6 +10,7 @@ from config.dataset import (
     DATASET_MANIFEST_FILE,
     FINDINGS_FILE,
     Message,
+    Split,
     read_dataset,
     read_rows,
     read_split,
@@ -154,7 +155,11 @@ def build_of_type(folder: Path, domain: DomainConfig, kind: str) -> list[Example
     examples = [row(e.question, "good", n, text=e.question, **values) for n, e in enumerate(distinct(60), start=1)]
     splits = make_splits(examples, (), domain.data, StepLog())
     manifest = describe(domain, SourceData("rows", "1", None, ()), splits, [], "key")
-    rows = {"train": splits.train, "validation": splits.validation, "test": splits.test}
+    rows: dict[Split, tuple[Example, ...]] = {
+        "train": splits.train,
+        "validation": splits.validation,
+        "test": splits.test,
+    }
     write_version(folder, manifest, {s: [to_row(domain.chat, e) for e in part] for s, part in rows.items()}, [])
     return list(splits.test)
 

@@ -10,10 +10,11 @@ from adapters.errors import AdapterError
 from config.dataset import DatasetManifest, DatasetRow, read_split
 from config.domain import DomainConfig
 from config.home import Home
-from train.data.encode import Encoded, encode_rows
+from train.data.encode import Encoded
 from train.data.report.figures import LearntRow, TokenReport
 from train.data.report.gather import where_of
 from train.data.report.learnt import learnt_rows, token_figures
+from train.data.sequences import encode_rows
 from train.data.template import row_times, run_time
 from train.errors import TrainError
 
@@ -30,8 +31,8 @@ def report_tokens(config: DomainConfig, manifest: DatasetManifest, home: Home, t
         tokenizer = base_tokenizer(config, home)
         rows = read_split(home.datasets / config.name, "train")
         step = -(-len(rows) // _MAX_ROWS)
-        encoded = encode_as_trained(tokenizer, rows[::step], config, manifest, today)
-        learnt = learnt_of(tokenizer, rows[:_NUM_LEARNT], config, manifest, today)
+        encoded = encode_as_trained(tokenizer, rows[::step], config, today)
+        learnt = learnt_of(tokenizer, rows[:_NUM_LEARNT], config, today)
     except (AdapterError, TrainError) as error:
         return TokenReport(note=f"Lengths in tokens, and what is learnt, are not shown: {error}")
     figures = token_figures(encoded, config.base, config.recipe.max_length)
@@ -42,11 +43,10 @@ def learnt_of(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[DatasetRow],
     config: DomainConfig,
-    manifest: DatasetManifest,
     today: date,
 ) -> list[LearntRow]:
     """What is learnt of each row, from one batch of the trainer; a row may be several sequences."""
-    encoded = [encode_as_trained(tokenizer, [row], config, manifest, today) for row in rows]
+    encoded = [encode_as_trained(tokenizer, [row], config, today) for row in rows]
     wheres = [where_of(row.origin) for row, sequences in zip(rows, encoded, strict=True) for _ in sequences]
     return learnt_rows(tokenizer, [one for sequences in encoded for one in sequences], wheres)
 
@@ -55,12 +55,11 @@ def encode_as_trained(
     tokenizer: PreTrainedTokenizerBase,
     rows: Sequence[DatasetRow],
     config: DomainConfig,
-    manifest: DatasetManifest,
     today: date,
 ) -> list[Encoded]:
     """By the trainer's own function, with the dates of a run that starts today."""
     times = row_times(config.recipe, run_time(config.recipe, today), len(rows), "train")
-    return encode_rows(tokenizer, rows, manifest.chat, config.recipe.max_length, times)
+    return encode_rows(tokenizer, rows, config, times)
 
 
 def base_tokenizer(config: DomainConfig, home: Home) -> PreTrainedTokenizerBase:

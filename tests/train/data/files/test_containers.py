@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import fsspec
@@ -29,21 +30,21 @@ def csv_of(delimiter: str) -> bytes:
     return text.getvalue().encode()
 
 
-def parquet_of(values: list[dict[str, object]]) -> bytes:
+def parquet_of(values: Sequence[Mapping[str, object]]) -> bytes:
     sink = io.BytesIO()
-    pyarrow.parquet.write_table(pa.Table.from_pylist(values), sink)
+    pyarrow.parquet.write_table(pa.Table.from_pylist(list(values)), sink)
     return sink.getvalue()
 
 
-def feather_of(values: list[dict[str, object]]) -> bytes:
+def feather_of(values: Sequence[Mapping[str, object]]) -> bytes:
     sink = io.BytesIO()
-    pyarrow.feather.write_feather(pa.Table.from_pylist(values), sink)
+    pyarrow.feather.write_feather(pa.Table.from_pylist(list(values)), sink)
     return sink.getvalue()
 
 
-def stream_of(values: list[dict[str, object]]) -> bytes:
+def stream_of(values: Sequence[Mapping[str, object]]) -> bytes:
     """Arrow's stream format, as `datasets` saves it."""
-    sink, table = io.BytesIO(), pa.Table.from_pylist(values)
+    sink, table = io.BytesIO(), pa.Table.from_pylist(list(values))
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table, max_chunksize=3)
     return sink.getvalue()
@@ -80,12 +81,12 @@ CONTAINERS = {
     "rows.feather": feather_of(ROWS),
     "rows.arrow": stream_of(ROWS),
     "mac.jsonl": JSONL.replace(b"\n", b"\r"),
-    "rows.jsonl.gz": gzip.compress(JSONL),
-    "two-parts.jsonl.gz": gzip.compress(JSONL[:100]) + gzip.compress(JSONL[100:]),
-    "not-named-so.jsonl": gzip.compress(JSONL),
+    "rows.jsonl.gz": gzip.compress(JSONL, mtime=0),
+    "two-parts.jsonl.gz": gzip.compress(JSONL[:100], mtime=0) + gzip.compress(JSONL[100:], mtime=0),
+    "not-named-so.jsonl": gzip.compress(JSONL, mtime=0),
     "rows.jsonl.zst": zstandard.compress(JSONL),
-    "rows.csv.gz": gzip.compress(csv_of(",")),
-    "rows.parquet.gz": gzip.compress(parquet_of(ROWS)),
+    "rows.csv.gz": gzip.compress(csv_of(","), mtime=0),
+    "rows.parquet.gz": gzip.compress(parquet_of(ROWS), mtime=0),
     "rows.arrow.zst": zstandard.compress(stream_of(ROWS)),
     "rows.zip": zip_of(inner__dot__csv=csv_of(",")),
     "rows.jsonl.zip": zip_of(rows__dot__jsonl=JSONL),
@@ -120,7 +121,7 @@ def test_a_row_knows_the_line_where_it_begins(tmp_path: Path, name: str, lines: 
 @pytest.mark.parametrize("name", ["notes.txt", "notes.md", "notes.md.gz"])
 def test_a_text_file_is_one_document(tmp_path: Path, name: str) -> None:
     content = b"# Title\r\n\r\n  indented\r\n"
-    path = write(tmp_path, name, gzip.compress(content) if name.endswith(".gz") else content)
+    path = write(tmp_path, name, gzip.compress(content, mtime=0) if name.endswith(".gz") else content)
     assert [example.text for example in read(path).examples] == ["# Title\n\n  indented\n"]
 
 
@@ -176,8 +177,8 @@ def test_a_bucket_is_read_like_a_folder() -> None:
         ("blank.jsonl", b"\n \n", r"blank\.jsonl has no rows"),
         ("list.json", b"[]", r"list\.json has no rows"),
         ("header.csv", b"input,output\n", r"header\.csv has no rows"),
-        ("empty.jsonl.gz", gzip.compress(b""), r"empty\.jsonl\.gz is empty"),
-        ("short.jsonl.gz", gzip.compress(JSONL)[:-20], r"Cannot read .*short\.jsonl\.gz"),
+        ("empty.jsonl.gz", gzip.compress(b"", mtime=0), r"empty\.jsonl\.gz is empty"),
+        ("short.jsonl.gz", gzip.compress(JSONL, mtime=0)[:-20], r"Cannot read .*short\.jsonl\.gz"),
         ("short.jsonl.zst", zstandard.compress(JSONL)[:-20], r"short\.jsonl\.zst"),
         ("short.parquet", parquet_of(ROWS)[:-20], r"short\.parquet is damaged"),
         ("short.arrow", stream_of(ROWS)[:200], r"short\.arrow"),
