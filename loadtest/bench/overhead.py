@@ -25,7 +25,7 @@ from loadtest.bench.servers import (
 from loadtest.bench.two_servers import (
     NUM_STREAMS,
     Measure,
-    Tokens,
+    TokenCounts,
     measure_servers,
     tokens_of_a_request,
     tokens_per_s,
@@ -63,7 +63,7 @@ def compare(
     options: BenchOptions,
     throughput: Measure,
     ttft: Measure,
-    tokens: Callable[[str, str], Tokens],
+    tokens: Callable[[str, str], TokenCounts],
 ) -> tuple[BenchResult, ...]:
     """Throughput, TTFT and added TTFT for each model.
 
@@ -90,7 +90,7 @@ def compare(
     return tuple(results)
 
 
-def _require_equal_loads(pair: ServerPair, tokens: Callable[[str, str], Tokens]) -> None:
+def _require_equal_loads(pair: ServerPair, tokens: Callable[[str, str], TokenCounts]) -> None:
     """Do nothing where both servers make as many tokens of a request: else a ratio would be of two different loads.
 
     Raises:

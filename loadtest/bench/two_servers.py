@@ -25,7 +25,7 @@ Measure = Callable[[str, str, int], float]
 
 
 @dataclass(frozen=True)
-class Tokens:
+class TokenCounts:
     """What a server made of a request."""
 
     prompt: int | None
@@ -83,14 +83,14 @@ def ttft_p50_ms(url: str, model: str, seed: int) -> float:
     return measured_by_us(_config(url, model, seed, 1, _NUM_ALONE, _NUM_ALONE_TOKENS))["TTFT p50"]
 
 
-def tokens_of_a_request(url: str, model: str) -> Tokens:
+def tokens_of_a_request(url: str, model: str) -> TokenCounts:
     """Of one that is the same for every server.
 
     Raises:
         TargetError: It failed.
     """
     (record,) = successful_run(_config(url, model, _TOKENS_SEED, 1, 1, NUM_TOKENS)).records
-    return Tokens(record.num_prompt_tokens, record.num_completion_tokens)
+    return TokenCounts(record.num_prompt_tokens, record.num_completion_tokens)
 
 
 def _config(url: str, model: str, seed: int, concurrency: int, num_requests: int, num_tokens: int) -> LoadtestConfig:

@@ -8,7 +8,7 @@ from config.home import Home
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.overhead import ServerPair, bench_overhead, compare
 from loadtest.bench.synthetic import Delays, synthetic_server
-from loadtest.bench.two_servers import NUM_TOKENS, Tokens, tokens_of_a_request, tokens_per_s, ttft_p50_ms
+from loadtest.bench.two_servers import NUM_TOKENS, TokenCounts, tokens_of_a_request, tokens_per_s, ttft_p50_ms
 from loadtest.errors import TargetError
 
 PAIR = ServerPair("ours", "vllm", {"base": "b"})
@@ -34,13 +34,13 @@ class Figures:
         return [seed for asked, seed in self.asked if asked == url]
 
 
-def equal(url: str, model: str) -> Tokens:
-    return Tokens(78, 32)
+def equal(url: str, model: str) -> TokenCounts:
+    return TokenCounts(78, 32)
 
 
 def test_the_tokens_of_a_request_are_as_the_server_counts_them() -> None:
     with synthetic_server(Delays()) as server:
-        assert tokens_of_a_request(f"{server.url}/v1", "b") == Tokens(9, NUM_TOKENS)
+        assert tokens_of_a_request(f"{server.url}/v1", "b") == TokenCounts(9, NUM_TOKENS)
 
 
 def test_a_server_that_costs_little_reaches_both_targets(options: BenchOptions) -> None:
@@ -89,9 +89,9 @@ def test_two_servers_are_measured_for_the_base_and_for_an_adapter(tmp_path: Path
     assert [line.partition(":")[0] for line in said] == ["base", "one adapter"]
 
 
-@pytest.mark.parametrize("ours", [Tokens(82, 32), Tokens(78, 9)], ids=["a longer prompt", "a shorter answer"])
-def test_servers_with_unequal_work_are_not_compared(options: BenchOptions, ours: Tokens) -> None:
-    made, nothing = {"ours": ours, "vllm": Tokens(78, 32)}, Figures([], [])
+@pytest.mark.parametrize("ours", [TokenCounts(82, 32), TokenCounts(78, 9)], ids=["a longer prompt", "a shorter answer"])
+def test_servers_with_unequal_work_are_not_compared(options: BenchOptions, ours: TokenCounts) -> None:
+    made, nothing = {"ours": ours, "vllm": TokenCounts(78, 32)}, Figures([], [])
     with pytest.raises(TargetError, match=f"'b': of the same request our server made {ours}, vLLM's own 78 prompt"):
         compare(PAIR, options, nothing, nothing, lambda url, _: made[url])
 
