@@ -101,7 +101,7 @@ def test_an_interrupted_run_resumes_where_it_stopped(bench: Bench) -> None:
 
 
 def test_the_weights_of_the_best_held_out_loss_are_kept(bench: Bench) -> None:
-    trained = bench.train("best", learning_rate=1.0)
+    trained = bench.train("best", learning_rate=10.0)
     run = bench.home.runs / "best"
     history = json.loads((run / "checkpoint-3" / "trainer_state.json").read_text())["log_history"]
     losses = {row["step"]: row["eval_loss"] for row in history if "eval_loss" in row}
