@@ -14,7 +14,13 @@ _QUESTIONS = ("input", "question", "query", "prompt", "instruction", "user", "re
 _ANSWERS = ("output", "answer", "response", "reply", "completion", "assistant", "target", "label", "category")
 _PARTS = frozenset({"instruction", "context", "history", "system_prompt", "passage", "document", "options", "choices"})
 """Columns that hold a part of the question; not `text` and `prompt`, which often repeat what turns hold."""
-_ANSWER_PARTS = _PARTS | {*_ANSWERS, "labels", "class", "summary", "intent", "sentiment", "topic", "translation"}
+_QUESTION_PARTS = _PARTS | {"prompt", "question", "query", "input"}
+_PARTS_OF_LAYOUT = {
+    "input_output": _QUESTION_PARTS,
+    "question_answer": _QUESTION_PARTS,
+    "text_label": _QUESTION_PARTS,
+    "text": _PARTS | {*_ANSWERS, "labels", "class", "summary", "intent", "sentiment", "topic", "translation"},
+}
 
 
 def layout_of(name: str, head: Sequence[SourceRecord], config: DataConfig) -> Format:
@@ -57,7 +63,7 @@ def layout_of(name: str, head: Sequence[SourceRecord], config: DataConfig) -> Fo
 def _check_leftovers(name: str, chosen: Format, head: Sequence[SourceRecord], config: DataConfig) -> None:
     """Refuse a detected layout that would leave out a part of the question or answer."""
     filled = {column for record in head for column, value in record.fields.items() if value not in (None, "", [])}
-    parts = _ANSWER_PARTS if chosen.layout == "text" else _PARTS
+    parts = _PARTS_OF_LAYOUT.get(chosen.layout, _PARTS)
     leftover = sorted(renamed(filled, config) & parts - set(chosen.columns))
     if leftover:
         raise DataError(

@@ -211,6 +211,7 @@ def test_a_fault_names_the_files_own_column(tmp_path: Path) -> None:
             "the file's columns in `data.columns`, or set `layout: input_output` to leave these out.",
         ),
         ({"question": "a", "answer": "b", "choices": ["c"]}, {}, "question/answer does not use the columns choices"),
+        ({"input": "a", "output": "b", "prompt": "c"}, {}, "input/output does not use the columns prompt"),
         ({"text": "a", "summary": "b"}, {}, "text does not use the columns summary"),
         ({"prompt": "a", "response": "b"}, {}, "no known layout; found the columns prompt, response."),
         ({"a": "x"}, {"columns": {"input": "query"}}, "`data.columns` names 'query'; found the columns a."),
