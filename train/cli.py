@@ -264,6 +264,8 @@ def init(
             source = read_source(config, AnswerConfig())
             proposal = propose(source.examples, tokenizer)
         write_domain(name, base, data_settings(config, folder), proposal, path)
+        for note in source.notes:
+            console.print(note, soft_wrap=True)
         console.print(proposal_table(source, proposal, path))
 
 

@@ -3,7 +3,6 @@
 import csv
 import hashlib
 import json
-import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -21,8 +20,6 @@ from train.data.files.paths import digest_of, find_files
 from train.data.general import GENERAL_REQUESTS
 from train.data.reading import ReadFile, SkippedRow, read_files
 from train.errors import DataError
-
-logger = logging.getLogger(__name__)
 
 # Number of the ICD-10-CM chapter -> its subject in words (short, so that an answer is few tokens).
 ICD_CHAPTERS = {
@@ -74,7 +71,7 @@ class SourceData:
     Attributes:
         files: The files that were read; () for a package.
         skipped: Rows that make no example, such as a conversation that ends before an answer.
-        notes: What was read and left out, a line each; they were logged.
+        notes: What was read and left out, a line each.
     """
 
     name: str
@@ -205,8 +202,6 @@ def _notices(folder: Path) -> Iterator[tuple[str, str]]:
 
 def _read_files(config: DataConfig, answer: AnswerConfig) -> SourceData:
     read = read_files(config.paths, config, answer.refusal)
-    for note in read.notes:
-        logger.info("%s", note)
     names = [file.name for file in read.files]
     name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     version = _identity((file.name, file.sha256) for file in read.files)[:12]
