@@ -3,13 +3,17 @@
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
 from train.errors import DataError
 
@@ -44,16 +48,24 @@ class DataFile:
         return suffix_of(self.path)
 
     def open(self) -> BinaryIO:
-        """Open to read bytes.
+        """Open to read bytes at any position; a remote file is copied to a temporary one first.
 
         Raises:
             DataError: It cannot be read.
         """
         try:
-            stream: BinaryIO = self.fs.open(self.path, "rb")
+            stream = self.fs.open(self.path, "rb") if isinstance(self.fs, LocalFileSystem) else self._copied()
         except Exception as error:  # each of fsspec's backends has its own
             raise unreadable(self.path, error) from error
-        return stream
+        return cast(BinaryIO, stream)
+
+    def _copied(self) -> object:
+        with ExitStack() as failed, self.fs.open(self.path, "rb") as stream:
+            copy = failed.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(stream, copy, _CHUNK_BYTES)
+            copy.seek(0)
+            failed.pop_all()
+        return copy
 
 
 @dataclass(frozen=True)

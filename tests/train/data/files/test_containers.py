@@ -163,6 +163,35 @@ def test_a_url_is_read_through_fsspec() -> None:
     assert (pairs(found), found.files[0].name) == (EXPECTED, "rows.jsonl")
 
 
+def test_a_table_is_read_through_fsspec() -> None:
+    fsspec.filesystem("memory").pipe_file("/tables/rows.parquet", CONTAINERS["rows.parquet"])
+    assert pairs(read("memory://tables/rows.parquet")) == EXPECTED
+
+
+class BrokenOffError(Exception):
+    """As HTTP clients raise it: no OSError."""
+
+
+class BrokenOff(fsspec.AbstractFileSystem):  # type: ignore[misc]  # fsspec has no types
+    """A file system whose connection ends while a file is read."""
+
+    protocol = "broken-off"
+
+    def info(self, path: str, **_: object) -> dict[str, object]:
+        return {"name": path, "size": 100, "type": "file"}
+
+    def _open(self, path: str, **_: object) -> io.BytesIO:
+        raise BrokenOffError("connection lost")
+
+
+fsspec.register_implementation("broken-off", BrokenOff, clobber=True)
+
+
+def test_a_lost_connection_is_one_error() -> None:
+    with pytest.raises(DataError, match=r"Cannot read .*rows\.jsonl': connection lost\. Check `data\.path`"):
+        read("broken-off://rows.jsonl")
+
+
 def test_a_bucket_is_read_like_a_folder() -> None:
     fsspec.filesystem("memory").pipe_file("/bucket/a/1.jsonl", JSONL)
     fsspec.filesystem("memory").pipe_file("/bucket/b/1.jsonl", JSONL)
