@@ -49,9 +49,9 @@ def _is_finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
-def refuse_infinite(value: Any) -> None:
+def refuse_infinite(value: Any, where: str = "") -> None:
     """Raise `JsonError` if a number inside is NaN or infinite."""
-    for path, leaf in leaves(value):
+    for path, leaf in leaves(value, where):
         if isinstance(leaf, float) and not math.isfinite(leaf):
             found = "NaN" if math.isnan(leaf) else "Infinity, or a number too large for a float"
             raise JsonError(found, "a finite number or null", _ascii(path))

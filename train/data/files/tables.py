@@ -16,7 +16,7 @@ import pyarrow.parquet
 
 from config.dataset import Origin
 from train.data.files.content import Content
-from train.data.files.records import Fault, Records, SourceRecord, shown
+from train.data.files.records import Fault, Records, SourceRecord
 from train.data.files.strict_json import JsonError, refuse_infinite
 from train.errors import DataError
 
@@ -114,9 +114,9 @@ def _converted(origin: Origin, fields: dict[str, Any], to_convert: list[str]) ->
         # pandas' missing number
         fields[name] = None if isinstance(value, float) and math.isnan(value) else _as_json(value)
         try:
-            refuse_infinite(fields[name])
+            refuse_infinite(fields[name], name)
         except JsonError as fault:
-            return Fault(origin, f"{name}{fault.field}", shown(value), fault.wanted)
+            return Fault(origin, fault.field, fault.found, fault.wanted)
     return SourceRecord(origin, fields)
 
 

@@ -140,6 +140,25 @@ def test_turns_in_parquet_lose_the_keys_of_other_turns(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("output", "good", "message"),
+    [
+        ({"x": float("nan")}, {"x": 1.5}, r"line 1: `output\.x`: found NaN, wanted a finite number"),
+        (float("inf"), 1.5, r"line 1: `output`: found Infinity, or a number too large"),
+        (float("nan"), 1.5, r"line 1: `output`: found nothing, wanted text or a JSON value"),
+    ],
+)
+def test_numbers_in_parquet_must_be_finite(tmp_path: Path, output: object, good: object, message: str) -> None:
+    values = [{"input": "a", "output": output}, {"input": "b", "output": good}]
+    with pytest.raises(DataError, match=message):
+        read(write(tmp_path, "rows.parquet", parquet_of(values)))
+
+
+def test_a_missing_number_that_nothing_uses_is_no_fault(tmp_path: Path) -> None:
+    values = [{"input": "a", "output": "b", "score": float("nan")}, {"input": "c", "output": "d", "score": 0.5}]
+    assert pairs(read(write(tmp_path, "rows.parquet", parquet_of(values)))) == [("a", "b"), ("c", "d")]
+
+
 def test_an_object_in_parquet_keeps_its_null(tmp_path: Path) -> None:
     values = [{"input": "a", "output": {"x": 1, "y": None}}, {"input": "b", "output": {"x": 2, "y": 3}}]
     path = write(tmp_path, "objects.parquet", parquet_of(values))

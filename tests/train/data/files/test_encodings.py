@@ -71,6 +71,12 @@ def test_bytes_outside_a_named_encoding_name_the_line(tmp_path: Path) -> None:
         read(path, encoding="cp1252")
 
 
+def test_half_a_pair_in_a_rare_encoding_names_the_line(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.csv", b"input,output\na,b\nc,+2Dw-\n")
+    with pytest.raises(DataError, match=r"rows\.csv line 3: found half of a surrogate pair, wanted text"):
+        read(path, encoding="utf-7")
+
+
 def test_utf16_without_a_mark_names_the_setting(tmp_path: Path) -> None:
     path = write(tmp_path, "rows.jsonl", GOOD.decode().encode("utf-16-le"))
     with pytest.raises(DataError, match=r"data\.encoding: utf-16-le"):
