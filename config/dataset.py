@@ -3,11 +3,11 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, ValidationError
 
 from config.domain import AnswerConfig, ChatConfig, DefaultsConfig, EvaluationConfig
 from config.errors import DatasetError
@@ -96,58 +96,6 @@ class DatasetRow(Config):
     def prompt(self) -> tuple[Message, ...]:
         """The conversation without its answer, as a client sends it."""
         return self.messages[:-1]
-
-
-class TextRow(Config):
-    """One example of a language-modelling data set."""
-
-    type: Literal["language_modeling"] = "language_modeling"
-    text: str
-    is_synthetic: bool = False
-    origin: Origin | None = None
-
-
-class PromptRow(Config):
-    """One example of a prompt-only data set: a conversation without an answer."""
-
-    type: Literal["prompt_only"] = "prompt_only"
-    messages: tuple[Message, ...]
-    tools: tuple[dict[str, Any], ...] = ()
-    input: str
-    is_synthetic: bool = False
-    origin: Origin | None = None
-
-
-class PreferenceRow(Config):
-    """One pair of answers to the same prompt."""
-
-    type: Literal["preference"] = "preference"
-    prompt: tuple[Message, ...]
-    chosen: tuple[Message, ...]
-    rejected: tuple[Message, ...]
-    tools: tuple[dict[str, Any], ...] = ()
-    input: str
-    is_synthetic: bool = False
-    origin: Origin | None = None
-
-
-class UnpairedPreferenceRow(Config):
-    """One answer, and whether it is a good one."""
-
-    type: Literal["unpaired_preference"] = "unpaired_preference"
-    prompt: tuple[Message, ...]
-    completion: tuple[Message, ...]
-    label: bool
-    tools: tuple[dict[str, Any], ...] = ()
-    input: str
-    is_synthetic: bool = False
-    origin: Origin | None = None
-
-
-AnyRow = Annotated[
-    DatasetRow | TextRow | PromptRow | PreferenceRow | UnpairedPreferenceRow, Field(discriminator="type")
-]
-_ANY_ROW: TypeAdapter[AnyRow] = TypeAdapter(AnyRow)
 
 
 class FewShotExample(Config):
@@ -318,39 +266,44 @@ def read_dataset(folder: Path) -> DatasetManifest:
 
 
 def read_split(folder: Path, split: Split) -> list[DatasetRow]:
-    """The rows of one split of a prompt-completion data set, in file order.
+    """The rows of a prompt-completion split, in file order; `read_rows` in config/rows.py reads any type.
 
     Raises:
         DatasetError: The file is missing, a line is not a valid row, or the rows are of another type.
     """
     rows = []
-    for number, row in enumerate(read_rows(folder, split), start=1):
-        if not isinstance(row, DatasetRow):
-            raise DatasetError(
-                f"Data set {folder.name!r}: {split}.jsonl row {number} has type {row.type!r}; 'prompt_completion' is "
-                "wanted here. Give a data set of questions with answers."
-            )
-        rows.append(row)
+    for number, line in split_lines(folder, split):
+        try:
+            rows.append(DatasetRow.model_validate_json(line))
+        except ValidationError as error:
+            wrong = next((fault["input"] for fault in error.errors() if fault["loc"] == ("type",)), None)
+            if wrong is not None:
+                raise DatasetError(
+                    f"Data set {folder.name!r}: {split}.jsonl row {number} has type {wrong!r}; 'prompt_completion' is "
+                    "wanted here. Give a data set of questions with answers."
+                ) from error
+            raise bad_row(folder, split, number, error) from error
     return rows
 
 
-def read_rows(folder: Path, split: Split) -> Iterator[AnyRow]:
-    """The rows of one split, of any type, in file order.
+def split_lines(folder: Path, split: Split) -> Iterator[tuple[int, str]]:
+    """The numbered lines of a split's file.
 
     Raises:
-        DatasetError: The file is missing, or a line is not a valid row.
+        DatasetError: The file is missing.
     """
     path = version_folder(folder) / f"{split}.jsonl"
     if not path.is_file():
         raise DatasetError(f"Data set {folder.name!r} has no {path.name}. Build it again with `--force`.")
-    for number, line in numbered_lines(path.read_text(encoding="utf-8")):
-        try:
-            yield _ANY_ROW.validate_json(line)
-        except ValidationError as error:
-            raise DatasetError(
-                f"Data set {folder.name!r}: {path.name} line {number}: {error.errors()[0]['msg']}. "
-                "Build it again with `--force`."
-            ) from error
+    return numbered_lines(path.read_text(encoding="utf-8"))
+
+
+def bad_row(folder: Path, split: Split, number: int, error: ValidationError) -> DatasetError:
+    """The error of a line that is not a valid row."""
+    return DatasetError(
+        f"Data set {folder.name!r}: {split}.jsonl line {number}: {error.errors()[0]['msg']}. "
+        "Build it again with `--force`."
+    )
 
 
 def verify_dataset(folder: Path) -> DatasetManifest:
@@ -387,14 +340,3 @@ def hash_splits(folder: Path) -> str:
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def row_to_json(row: AnyRow) -> str:
-    """A line with sorted keys, so that equal rows give equal bytes."""
-    fields = {"type": row.type} | row.model_dump(mode="json", exclude_defaults=True)
-    return json.dumps(fields, ensure_ascii=False, sort_keys=True) + "\n"
-
-
-def rows_to_jsonl(rows: Iterable[AnyRow]) -> str:
-    """One JSON object per line."""
-    return "".join(map(row_to_json, rows))

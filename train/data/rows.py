@@ -2,19 +2,9 @@
 
 from collections.abc import Sequence
 
-from config.dataset import (
-    AnyRow,
-    DatasetManifest,
-    DatasetRow,
-    DatasetType,
-    FewShotExample,
-    PreferenceRow,
-    PromptRow,
-    TextRow,
-    UnpairedPreferenceRow,
-    full_prompt,
-)
+from config.dataset import DatasetManifest, DatasetRow, DatasetType, FewShotExample, full_prompt
 from config.domain import ChatConfig
+from config.rows import AnyRow, PreferenceRow, PromptRow, TextRow, UnpairedPreferenceRow
 from train.data.examples import Example
 from train.data.steps import MAX_LISTED
 from train.errors import DataError

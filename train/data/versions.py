@@ -20,19 +20,18 @@ from config.dataset import (
     DIGEST_CHARS,
     FINDINGS_FILE,
     SPLITS,
-    AnyRow,
     DatasetManifest,
     FileRecord,
     Split,
     hash_splits,
     read_dataset,
-    row_to_json,
     sha256_of,
     verify_dataset,
     version_folder,
 )
 from config.errors import DatasetError
 from config.private import make_private_folder, write_private
+from config.rows import AnyRow, row_to_json
 from train.data.steps import Step
 
 OWN_FILES = (*(f"{split}.jsonl" for split in SPLITS), FINDINGS_FILE)

@@ -12,7 +12,6 @@ from config.dataset import (
     Message,
     Split,
     read_dataset,
-    read_rows,
     read_split,
     verify_dataset,
     version_folder,
@@ -20,6 +19,7 @@ from config.dataset import (
 from config.domain import DomainConfig
 from config.errors import DatasetError
 from config.home import Home
+from config.rows import read_rows
 from tests.datasets_on_disk import write_dataset
 from tests.tiny_llama import tiny_domain
 from tests.train.data.examples_of import distinct, row
