@@ -226,7 +226,7 @@ def describe(
         num_test=len(splits.test),
         num_test_out_of_scope=sum(not e.in_scope for e in splits.test),
         steps=tuple(_record(step) for step in steps),
-        notes=splits.notes,
+        notes=(*source.notes, *splits.notes),
         seed=config.data.seed,
         format_version=FORMAT_VERSION,
         config_sha256=key,
