@@ -17,6 +17,10 @@ SHINGLE_CHARS = 5
 
 _SENTENCE = ".,;:!?…\"'“”„‘’«»。、，！？：；¿¡®™©"
 _CONNECTORS = "-–—‐‑/&·•()"
+_DECORATION = "/*#>|%~\\"
+_MIN_DECORATED_WORDS = 10
+"""In a text of so many words, comment marks, bullets and quoting between words are decoration; in a shorter one,
+operators."""
 _JOINERS = "\u200c\u200d"  # inside words of Persian, Hindi and others
 _VARIATIONS = "\ufe0e\ufe0f"  # colour of an emoji
 _WITHOUT_SPACES = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
@@ -25,10 +29,19 @@ _LONG_RUN = re.compile(r"(\S)\1{3,}")
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """Words of a text, and its numbers and symbols, each with the word before it."""
+    """Number of words of a text, and its numbers and symbols, each with the word before it.
+
+    Attributes:
+        decoration: The symbols that stand alone between ordinary words and are usual in comments and lists.
+    """
 
     num_words: int
     marks: Counter[tuple[str, str]]
+    decoration: Counter[tuple[str, str]]
+
+    @property
+    def meant(self) -> Counter[tuple[str, str]]:
+        return self.marks if self.num_words >= _MIN_DECORATED_WORDS else self.marks + self.decoration
 
 
 def shingles(text: str) -> frozenset[str]:
@@ -60,6 +73,7 @@ def tokens(text: str) -> Tokens:
     folded = unicodedata.normalize("NFC", text).casefold()
     pieces = _separator(folded).split(folded)  # word, separator, word, …
     marks: Counter[tuple[str, str]] = Counter()
+    decoration: Counter[tuple[str, str]] = Counter()
     num_words, before = 0, ""
     for number, piece in enumerate(pieces):
         if number % 2 == 0:
@@ -69,17 +83,19 @@ def tokens(text: str) -> Tokens:
             before = piece
         elif not piece.isspace():
             after = pieces[number + 1]
-            for symbol in _meant(piece, before[-1:], after[:1], _is_plain(before), _is_plain(after)):
-                marks[before, symbol] += 1
-    return Tokens(num_words, marks)
+            is_plain = _is_plain(before) and _is_plain(after)
+            for symbol in _meant(piece, before[-1:], after[:1], is_plain):
+                counts = decoration if is_plain and _stands_alone(symbol, piece) else marks
+                counts[before, symbol] += 1
+    return Tokens(num_words, marks, decoration)
 
 
 def symbols_agree(left: str, right: str, least: float) -> bool:
     """Whether few enough numbers and symbols differ, in proportion to all words, numbers and symbols."""
     one, two = tokens(left), tokens(right)
     num_words = max(one.num_words, two.num_words)
-    shared = (one.marks & two.marks).total()
-    every = (one.marks | two.marks).total()
+    shared = (one.meant & two.meant).total()
+    every = (one.meant | two.meant).total()
     return num_words + shared >= least * (num_words + every)
 
 
@@ -92,13 +108,13 @@ def differ_in_indentation_only(left: str, right: str) -> bool:
 
 
 @lru_cache(maxsize=4096)
-def _meant(separator: str, before: str, after: str, is_before_plain: bool, is_after_plain: bool) -> tuple[str, ...]:
+def _meant(separator: str, before: str, after: str, is_plain: bool) -> tuple[str, ...]:
     """The symbols between two words that change the meaning.
 
     Args:
         before: Last character of the word before; "" at the beginning of the text.
         after: First character of the word after.
-        is_before_plain: Whether it is a word of at least two letters.
+        is_plain: Whether both are words of at least two letters.
     """
     found = []
     chunks = separator.split()
@@ -109,7 +125,7 @@ def _meant(separator: str, before: str, after: str, is_before_plain: bool, is_af
             joins_digits = touches_left and touches_right and before.isnumeric() and after.isnumeric()
             is_prefix = touches_right and not touches_left and chunk[-1] in ".!"
             found += [chunk] if joins_digits or is_prefix else []
-        elif not (_is_prose(chunk, touches_left and touches_right) and is_before_plain and is_after_plain):
+        elif not (is_plain and _is_prose(chunk, touches_left and touches_right)):
             found.append(_LONG_RUN.sub(r"\1\1\1", chunk.rstrip(_SENTENCE) or chunk))
     return tuple(found)
 
@@ -117,6 +133,12 @@ def _meant(separator: str, before: str, after: str, is_before_plain: bool, is_af
 def _is_prose(chunk: str, is_inside: bool) -> bool:
     """Whether it is punctuation between ordinary words, as `and/or` or ` (acute) `; `f(x)` is not."""
     return not chunk.strip(_SENTENCE + _CONNECTORS) and not (is_inside and "(" in chunk)
+
+
+def _stands_alone(symbol: str, separator: str) -> bool:
+    """Whether it is a comment mark or a bullet with white space around it."""
+    first, last = not separator[0].isspace(), None if separator[-1].isspace() else -1
+    return not symbol.strip(_DECORATION) and symbol in separator.split()[first:last]
 
 
 def _is_plain(word: str) -> bool:

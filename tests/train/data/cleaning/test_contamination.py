@@ -29,6 +29,7 @@ def dropped(train: list[Example], held_out: list[Example], **settings: object) -
         (LONG, LONG.replace("winter", "autumn")),
         (LONG, f"Hello!\n\n{LONG}\n\nThank you, and please answer in a few words, as I have to go."),
         ("if a:\n    b()", "if a:\n  b()"),
+        (LONG, f"// {LONG}".replace(" the ", " // * the ")),
         (LONG, LONG.replace(" ", "\n")),
     ],
 )
@@ -45,6 +46,8 @@ def test_near_copies_of_held_out_rows_are_dropped(held_out: str, copy: str) -> N
         ("-5 °C", "5 °C"),
         ("(3 + 4) * 2", "3 + (4 * 2)"),
         ("x - y", "x + y"),
+        ("alpha * beta", "alpha > beta"),
+        ("use C++ or Java", "use C# or Java"),
         ("a != b", "a == b"),
         ("3.5 mg", "35 mg"),
         ("कि", "की"),
