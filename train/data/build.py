@@ -37,6 +37,8 @@ from train.data.steps import (
     PERSONAL_DATA,
     REFUSALS,
     RENDERED_TEMPLATES,
+    SKIPPED_ROWS,
+    Finding,
     Step,
     StepResult,
 )
@@ -103,6 +105,7 @@ def build_dataset(
     with log.phase("read"):
         source = read_source(config.data, config.answer)
         benchmarks = read_benchmarks(config)
+    log.steps.append(_skipped_rows(source))
     splits = make_splits(source.examples, benchmarks, config.data, log, config.answer.refusal)
     manifest = describe(config, source, splits, log.steps, key)
     by_split: dict[Split, tuple[Example, ...]] = {
@@ -170,6 +173,12 @@ def check(examples: Sequence[Example], config: DataConfig, refusal: str | None, 
     if config.gates.max_label_errors is not None:
         rows = log.run(LABEL_ERRORS, lambda: label_errors_step(rows))
     return rows
+
+
+def _skipped_rows(source: SourceData) -> Step:
+    num_rows = len(source.examples)
+    findings = tuple(Finding(row.origin, row.reason) for row in source.skipped)
+    return Step(SKIPPED_ROWS, num_rows + len(findings), num_rows, findings=findings)
 
 
 def read_benchmarks(config: DomainConfig) -> tuple[Example, ...]:

@@ -9,21 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from adapters.reference import is_adapter_name
-from config.dataset import (
-    DIGEST_CHARS,
-    SPLITS,
-    AnyRow,
-    DatasetManifest,
-    DatasetRow,
-    PromptRow,
-    Split,
-    TextRow,
-    read_dataset,
-    read_rows,
-)
+from config.dataset import DIGEST_CHARS, SPLITS, DatasetManifest, DatasetRow, Split, read_dataset
 from config.errors import DatasetError
 from config.load import load_domain
 from config.model import Config
+from config.rows import AnyRow, PromptRow, TextRow, read_rows
 from train.data.steps import excerpt
 from train.data.versions import versions_of
 

@@ -15,6 +15,7 @@ MAX_LISTED = 10
 _ELLIPSIS = "…"
 
 # Names of the steps that gates read.
+SKIPPED_ROWS = "rows without an answer"
 CONTRADICTIONS = "contradictions"
 EXACT_DUPLICATES = "exact duplicates"
 CONTAMINATION = "contamination"

@@ -97,6 +97,20 @@ def test_findings_name_the_rows_of_each_step(tmp_path: Path, domain: DomainConfi
     assert next(step for step in manifest.steps if step.name == "exact duplicates").num_dropped == 1
 
 
+def test_rows_without_an_answer_are_found(tmp_path: Path, domain: DomainConfig) -> None:
+    turns = [{"role": "user", "content": "Anyone?"}]
+    talks = [[{"role": "user", "content": e.question}, {"role": "assistant", "content": "yes"}] for e in distinct(60)]
+    path = tmp_path / "talks.jsonl"
+    path.write_text("".join(json.dumps({"messages": each}) + "\n" for each in [*talks, turns]))
+    home = Home(tmp_path / "home")
+    manifest = build_dataset(
+        domain.model_copy(update={"data": domain.data.model_copy(update={"path": str(path)})}), home
+    )
+    assert (manifest.steps[0].name, manifest.steps[0].num_dropped) == ("rows without an answer", 1)
+    (found, *_) = (version_folder(home.datasets / "colours") / FINDINGS_FILE).read_text().splitlines()
+    assert json.loads(found)["row"]["line"] == 61
+
+
 def test_a_failed_gate_leaves_the_data_set_before(tmp_path: Path, domain: DomainConfig) -> None:
     home = Home(tmp_path / "home")
     first = build_dataset(domain, home)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from config.dataset import AnyRow, DatasetRow, Message, PreferenceRow, PromptRow, TextRow
+from config.dataset import DatasetRow, Message
 from config.domain import ChatConfig
+from config.rows import AnyRow, PreferenceRow, PromptRow, TextRow
 from train.data.examples import Example
 
 

@@ -6,17 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.dataset import (
-    FINDINGS_FILE,
-    SPLITS,
-    AnyRow,
-    Origin,
-    Split,
-    read_dataset,
-    read_rows,
-    version_folder,
-)
+from config.dataset import FINDINGS_FILE, SPLITS, Origin, Split, read_dataset, version_folder
 from config.json_lines import numbered_lines
+from config.rows import AnyRow, read_rows
 from train.data.checks.balance import ClassBalance, check_balance, class_of, has_classes
 from train.data.checks.embeddings import EmbeddedExamples, embed_questions, missing_packages
 from train.data.checks.label_errors import check_labels

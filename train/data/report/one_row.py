@@ -4,7 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.dataset import SPLITS, AnyRow, Origin, Split, read_rows
+from config.dataset import SPLITS, Origin, Split
+from config.rows import AnyRow, read_rows
 from train.data.report.gather import read_findings
 from train.data.steps import Finding
 from train.errors import DataError
