@@ -8,16 +8,17 @@ MAX_ROWS = 10
 """A text in more rows than this is common, as n-grams in more documents are in Brown et al. (2020), appendix C."""
 
 _SAMPLE = 1000
-_MIN_SAMPLE = 10
+_MIN_SAMPLE = 4
 _MIN_SHARE = 0.5
 
 
 class Boilerplate:
-    """Lines found in more than ten texts, and words with which more than half of the texts begin or end."""
+    """Lines found in more than ten texts, or in more than half; words with which more than half begin or end."""
 
     def __init__(self, texts: Sequence[str]) -> None:
         counts = Counter(line for text in texts if "\n" in text for line in set(text.split("\n")))
-        self._lines = {line for line, count in counts.items() if count > MAX_ROWS}
+        most = min(MAX_ROWS, max(len(texts) * _MIN_SHARE, _MIN_SAMPLE - 1))
+        self._lines = {line for line, count in counts.items() if count > most}
         step = max(len(texts) // _SAMPLE, 1)
         sample = [self._without_lines(text).split() for text in islice(texts, 0, None, step)]
         self._prefix = _common_prefix(sample)

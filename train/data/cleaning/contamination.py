@@ -36,7 +36,7 @@ def drop_contaminated(
     found: dict[int, tuple[str, Example]] = {}
     if config.near_duplicate_cosine is not None:
         found |= _by_meaning(train, protected, config.near_duplicate_cosine)
-    index = NearCopies(config.near_duplicate_jaccard, train)
+    index = NearCopies(config.near_duplicate_jaccard, [*train, *protected])
     if config.ngram_overlap is not None:
         found |= dict(_by_ngrams(train, protected, index, config.ngram_overlap))
     found |= dict(_by_minhash(train, protected, index, on_rows))
@@ -66,7 +66,7 @@ def _by_ngrams(
 ) -> Iterator[tuple[int, tuple[str, Example]]]:
     owners: dict[str, list[int]] = defaultdict(list)
     for owner, row in enumerate(protected):
-        for ngram in ngrams(prompt_text(row)):
+        for ngram in ngrams(index.distinctive(prompt_text(row))):
             owners[ngram].append(owner)
     num_rows: Counter[str] = Counter()
     hits = dict(_hits(train, owners, num_rows))

@@ -58,7 +58,7 @@ class NearCopies:
         iterator = iter(rows)
         while chunk := list(islice(iterator, _CHUNK)):
             texts = [_texts(row) for row in chunk]
-            flat = iter(self._sketches([self._distinctive(text) for each in texts for text in each]))
+            flat = iter(self._sketches([self.distinctive(text) for each in texts for text in each]))
             for each in texts:
                 yield Compared(each, tuple(islice(flat, len(each))))
             on_rows(len(chunk))
@@ -89,13 +89,13 @@ class NearCopies:
         """Whether the words are near copies, but numbers, symbols or indentation are not."""
         return self._have_near_words(left, right) and not self.is_near(left, right)
 
-    def _have_near_words(self, left: str, right: str) -> bool:
-        pairs = (self._distinctive(left), self._distinctive(right)), (left, right)
-        return all(similarity(_shingles(one), _shingles(two)) >= self._jaccard for one, two in pairs)
-
-    def _distinctive(self, text: str) -> str:
+    def distinctive(self, text: str) -> str:
         """What a text does not share with most rows; all of it if there is nothing else."""
         return self._common.strip(text) or text
+
+    def _have_near_words(self, left: str, right: str) -> bool:
+        pairs = (self.distinctive(left), self.distinctive(right)), (left, right)
+        return all(similarity(_shingles(one), _shingles(two)) >= self._jaccard for one, two in pairs)
 
     def _sketches(self, texts: Sequence[str]) -> list[RMinHash]:
         made: list[RMinHash] = RMinHash.from_token_sets([list(shingles(t)) for t in texts], self._num_perm, _SEED)

@@ -66,6 +66,12 @@ def test_a_shared_instruction_makes_no_copies() -> None:
     assert dropped(examples[5:], examples[:5]) == []
 
 
+def test_a_shared_instruction_makes_no_copies_of_few_rows() -> None:
+    instruction = "Name the department of the item, in capital letters, and write nothing else but that one name."
+    examples = rows([(f"{instruction}\n\nWhere does one keep a {word}?", "yes") for word in DISTINCT_WORDS[:6]])
+    assert dropped(examples[:2], examples[2:]) == []
+
+
 def test_a_shared_beginning_of_a_line_makes_no_copies() -> None:
     start = "Please translate the following word from English into the French language, and write nothing else:"
     examples = rows([(f"{start} {word}", "yes") for word in DISTINCT_WORDS])
