@@ -77,6 +77,13 @@ def test_examples_of_one_row_of_a_file_stay_together() -> None:
     assert not trained & held_out
 
 
+def test_a_conversation_ties_two_groups_together() -> None:
+    examples = with_fields(90, patient=[f"p{n}" for n in range(30)], conversation_id=[f"c{n}" for n in range(15)])
+    splits = split_examples(examples, config(group_by="patient"))
+    for column in ("patient", "conversation_id"):
+        assert not values_in(splits.train, column) & values_in(splits.held_out, column)
+
+
 def test_large_groups_leave_some_to_train_on() -> None:
     splits = split_examples(with_fields(90, patient=["a", "b", "c"]), config(group_by="patient"))
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [30, 30, 30]
