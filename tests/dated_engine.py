@@ -26,7 +26,12 @@ class DatedEngine(FakeEngine):
         clock = strftime_at(at or self.today)
         return list(
             self._tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, strftime_now=clock
+                list(messages),
+                tools=list(tools) or None,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                strftime_now=clock,
             )
         )
 

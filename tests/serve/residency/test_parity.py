@@ -1,11 +1,15 @@
 """The parity verdict: a fingerprint against what the engine says."""
 
 import re
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
 
 import pytest
 
-from serve.residency.parity import Parity, Replay, Tolerance, judge_parity
-from tests.fake_engine import ADAPTER_LOGPROBS, BASE_LOGPROBS, PROMPT_IDS, fingerprint
+from adapters.reference import Target
+from serve.residency.parity import Parity, Replay, Tolerance, judge_parity, replay
+from tests.fake_engine import ADAPTER_LOGPROBS, BASE_LOGPROBS, PROMPT_IDS, FakeEngine, fingerprint
 
 GOLDEN = fingerprint("d" * 64, "t" * 64)
 
@@ -17,6 +21,22 @@ def judged(
     base_nats: float = 0.15,
 ) -> Parity:
     return judge_parity(GOLDEN, Replay((adapter,), (base,), (rendered,)), Tolerance(0.15, base_nats))
+
+
+class ToolsEngine(FakeEngine):
+    """Renders a conversation as its tools' names."""
+
+    def render(
+        self, messages: Sequence[dict[str, Any]], at: datetime | None = None, tools: Sequence[dict[str, Any]] = ()
+    ) -> list[int]:
+        return [tool["id"] for tool in tools]
+
+
+@pytest.mark.anyio
+async def test_golden_prompts_are_rendered_with_their_tools() -> None:
+    prompt = GOLDEN.prompts[0].model_copy(update={"tools": tuple({"id": number} for number in PROMPT_IDS)})
+    replayed = await replay(GOLDEN.model_copy(update={"prompts": (prompt,)}), ToolsEngine(), Target("medical", 1))
+    assert replayed.rendered_token_ids == (PROMPT_IDS,)
 
 
 def test_equal_log_probabilities_pass() -> None:

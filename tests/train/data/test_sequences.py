@@ -42,11 +42,13 @@ def test_a_row_that_fits_is_encoded_as_it_is() -> None:
     ]
 
 
-def test_a_long_row_loses_question_and_never_its_frame_or_answer() -> None:
-    (sequence,) = encode_row(TOKENIZER, row(("rose " * 60).strip(), "red"), domain(), RENDERED_AT)
+@pytest.mark.parametrize("mode", ["left", "middle", "right"])
+def test_a_long_row_loses_question_and_never_its_frame_or_answer(mode: str) -> None:
+    long = row(("rose " * 60).strip(), "red")
+    (sequence,) = encode_row(TOKENIZER, long, domain(cut_long_inputs=mode), RENDERED_AT)
     assert (len(sequence) <= 120, sequence.is_cut) == (True, True)
-    assert "Item: rose" in text_of(sequence)
-    assert "rose Its colour?<|im_end|>" in text_of(sequence)
+    assert "<|im_start|>user\nItem: " in text_of(sequence)
+    assert " Its colour?<|im_end|>" in text_of(sequence)
     assert text_of(sequence).endswith("red<|im_end|>")
 
 

@@ -9,6 +9,7 @@ from config.dataset import DatasetManifest, DatasetRow, read_split
 from config.domain import AnswerConfig, EvaluationConfig
 from config.home import Home
 from tests.tiny_llama import (
+    CHAT_TEMPLATE,
     RENDERED_AT,
     prepare_tiny_base,
     tiny_domain,
@@ -139,6 +140,15 @@ def test_the_fingerprint_holds_what_the_training_stack_computes(trained: Trained
     assert fingerprint.adapter_effect_nats > 0.01
     assert fingerprint.base_digest == trained.base.digest
     assert fingerprint.stop_token_ids == (TOKENIZER.eos_token_id,)
+
+
+def test_golden_prompts_have_the_tools_of_their_rows(trained: Trained) -> None:
+    tokenizer = tiny_tokenizer("{{ tools | tojson if tools }}" + CHAT_TEMPLATE)
+    tools = ({"type": "function", "function": {"name": "look"}},)
+    row = trained.rows[0].model_copy(update={"tools": tools})
+    (golden,) = make_fingerprint(trained.model, tokenizer, trained.base, [row], RENDERED_AT).prompts
+    assert golden.tools == tools
+    assert '"name": "look"' in str(tokenizer.decode(list(golden.prompt_token_ids)))
 
 
 def test_the_fingerprint_names_every_adapted_layer_of_the_base(trained: Trained) -> None:
