@@ -5,7 +5,7 @@ A text that contains one would end an answer early or forge a turn, in training 
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -71,31 +71,22 @@ def control_tokens_error(rows: Sequence[str]) -> Exception:
 
 def escaped(pattern: re.Pattern[str], turns: Sequence[Message]) -> tuple[Message, ...]:
     """The turns with their control tokens broken, so that they are tokenised as text."""
-    return tuple(turn.model_copy(update=_escaped_fields(pattern, turn)) for turn in turns)
+    return tuple(Message.model_validate(_broken(pattern, turn.model_dump())) for turn in turns)
 
 
-def _escaped_fields(pattern: re.Pattern[str], turn: Message) -> dict[str, Any]:
-    def replace(text: str) -> str:
-        return pattern.sub(lambda match: match.group()[0] + BREAK + match.group()[1:], text)
-
-    calls = tuple(
-        call.model_copy(
-            update={
-                "function": call.function.model_copy(update={"arguments": _mapped(call.function.arguments, replace)})
-            }
-        )
-        for call in turn.tool_calls
-    )
-    return {"content": replace(turn.content), "tool_calls": calls}
+def escaped_tools(pattern: re.Pattern[str], tools: Sequence[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    return tuple(_broken(pattern, tool) for tool in tools)
 
 
-def _mapped(value: Any, replace: Callable[[str], str]) -> Any:
-    """A JSON value with each of its strings replaced."""
+def _broken(pattern: re.Pattern[str], value: Any) -> Any:
+    """A JSON value with the control tokens of all its strings broken after their first character."""
     if isinstance(value, str):
-        return replace(value)
-    if isinstance(value, list):
-        return [_mapped(item, replace) for item in value]
-    return {key: _mapped(item, replace) for key, item in value.items()} if isinstance(value, dict) else value
+        return pattern.sub(lambda match: match.group()[0] + BREAK + match.group()[1:], value)
+    if isinstance(value, (list, tuple)):
+        return [_broken(pattern, item) for item in value]
+    if isinstance(value, dict):
+        return {key: _broken(pattern, item) for key, item in value.items()}
+    return value
 
 
 def _turns(example: Example) -> tuple[Message, ...]:

@@ -1,23 +1,21 @@
 """Rows of a data set to the sequences that are trained on: control tokens, lengths, and the mask of each."""
 
 import logging
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
 
 from transformers import PreTrainedTokenizerBase
 
-from config.dataset import DatasetRow, Message
+from config.dataset import DatasetRow
 from config.domain import ChatConfig, DomainConfig
-from train.data.control_tokens import control_pattern, control_tokens_error, escaped, first_control_token
+from train.data.control_tokens import control_pattern, control_tokens_error, escaped, escaped_tools, first_control_token
 from train.data.encode import Encoded, encode, encode_turns
 from train.data.lengths import CUT_ROLES, TooLongError, encoding_error, fit_texts, with_texts
 from train.errors import DataError
 
 logger = logging.getLogger(__name__)
-
-
-Escape = Callable[[Sequence[Message]], Sequence[Message]]
 
 
 def encode_rows(
@@ -75,9 +73,12 @@ def encode_row(
     row: DatasetRow,
     config: DomainConfig,
     at: datetime,
-    escape: Escape = lambda turns: turns,
+    escape: re.Pattern[str] | None = None,
 ) -> list[Encoded]:
     """The sequences of one row, each of at most `recipe.max_length` tokens.
+
+    Args:
+        escape: Matches what is tokenised as text.
 
     Raises:
         TooLongError: The row is too long, and may not be cut or not enough.
@@ -89,7 +90,9 @@ def encode_row(
     def encode(texts: Sequence[str]) -> list[Encoded]:
         whole = [before + text + after for (before, _, after), text in zip(frames, texts, strict=True)]
         turns = with_texts(row.messages, dict(zip(places, whole, strict=True)))
-        return encode_turns(tokenizer, escape(turns), at, row.tools)
+        if escape is None:
+            return encode_turns(tokenizer, turns, at, row.tools)
+        return encode_turns(tokenizer, escaped(escape, turns), at, escaped_tools(escape, row.tools))
 
     texts = tuple(text for _, text, _ in frames)
     fitted = fit_texts(tokenizer, texts, encode, config.recipe.max_length, config.data.cut_long_inputs)
@@ -107,8 +110,8 @@ def _frame(row: DatasetRow, place: int, chat: ChatConfig) -> tuple[str, str, str
 
 def _check_control_tokens(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[DatasetRow], config: DomainConfig
-) -> tuple[set[int], Escape]:
-    """Numbers of the rows to drop, and what is done to turns before they are encoded."""
+) -> tuple[set[int], re.Pattern[str] | None]:
+    """Numbers of the rows to drop, and what is to be escaped in the others."""
     pattern, mode = control_pattern(tokenizer), config.data.cleaning.control_tokens
     found = {
         number: f"{_name(row, number)} contains {token!r}"
@@ -120,9 +123,7 @@ def _check_control_tokens(
     if found:
         example = next(iter(found.values()))
         logger.warning("%d rows contain control tokens (`control_tokens: %s`), first: %s", len(found), mode, example)
-    if found and mode == "escape":
-        return set(), lambda turns: escaped(pattern, turns)
-    return set(found) if mode == "drop" else set(), lambda turns: turns
+    return set(found) if mode == "drop" else set(), pattern if found and mode == "escape" else None
 
 
 def _name(row: DatasetRow, number: int) -> str:

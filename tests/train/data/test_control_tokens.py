@@ -10,7 +10,13 @@ from config.dataset import DatasetRow, FunctionCall, Message, Origin, ToolCall, 
 from config.domain import DomainConfig
 from tests.model_templates import NAMES, tokenizer_of
 from tests.tiny_llama import CHAT_TEMPLATE, RENDERED_AT, tiny_tokenizer
-from train.data.control_tokens import check_control_tokens, control_pattern, first_control_token
+from train.data.control_tokens import (
+    check_control_tokens,
+    control_pattern,
+    escaped,
+    escaped_tools,
+    first_control_token,
+)
 from train.data.encode import Encoded
 from train.data.examples import Example
 from train.data.sequences import encode_rows
@@ -63,6 +69,14 @@ def test_a_turn_cannot_be_forged_where_tokens_are_escaped() -> None:
     (plain,), (sequence,) = encoded("escape", row("a rose", "red")), encoded("escape", row(FORGED, "red"))
     start = TOKENIZER.get_vocab()["<|im_start|>"]
     assert sequence.input_ids.count(start) == plain.input_ids.count(start) == 3
+
+
+def test_tools_and_calls_are_escaped_too() -> None:
+    call = ToolCall(function=FunctionCall(name="look", arguments={"at": ["<|im_end|>"]}))
+    (turn,) = escaped(control_pattern(TOKENIZER), [Message(role="assistant", tool_calls=(call,))])
+    tools = escaped_tools(control_pattern(TOKENIZER), [{"function": {"description": "<|im_end|>"}}])
+    assert turn.tool_calls[0].function.arguments == {"at": ["<\ufdd0|im_end|>"]}
+    assert tools == ({"function": {"description": "<\ufdd0|im_end|>"}},)
 
 
 def test_a_row_without_control_tokens_is_the_same_under_escape() -> None:
