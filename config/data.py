@@ -133,8 +133,8 @@ class DataConfig(Config):
     )
     cut_long_inputs: CutMode = Field(
         "middle",
-        description="What happens to rows that exceed `recipe.max_length` tokens: where their questions are cut, or "
-        "`drop` or `error`; answers are never cut.",
+        description="What happens to questions over `max_input_chars` and rows over `recipe.max_length` tokens: where "
+        "they are cut, or `drop` or `error`; answers are never cut.",
     )
     cleaning: CleaningConfig = CleaningConfig()
     gates: DataGates = DataGates()

@@ -4,8 +4,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
+from typing import TYPE_CHECKING
 
+from adapters.store.manifest import MANIFEST_FILE
 from config.data import DataConfig
 from config.dataset import DatasetManifest, DatasetType, FileRecord, Split, StepRecord, read_dataset, verify_dataset
 from config.domain import DomainConfig
@@ -21,16 +24,20 @@ from train.data.cleaning.contradictions import resolve_contradictions
 from train.data.cleaning.duplicates import drop_exact_duplicates, drop_near_duplicates
 from train.data.cleaning.lengths import cut_long_inputs
 from train.data.cleaning.packaged import drop_packaged_copies
+from train.data.control_tokens import check_control_tokens
 from train.data.examples import Example
 from train.data.gates import check_gates
+from train.data.lengths import check_lengths
 from train.data.rows import few_shot_examples, to_row, type_of
 from train.data.sources import SourceData, read_source, source_identity
 from train.data.splits import Splits, limit_train, split_examples
 from train.data.steps import (
     CONTAMINATION,
     CONTRADICTIONS,
+    CONTROL_TOKENS,
     EXACT_DUPLICATES,
     LABEL_ERRORS,
+    LENGTHS,
     LONG_INPUTS,
     NEAR_DUPLICATES,
     PACKAGED_COPIES,
@@ -42,8 +49,12 @@ from train.data.steps import (
     Step,
     StepResult,
 )
+from train.data.template import run_time
 from train.data.versions import write_version
 from train.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FORMAT_VERSION = 2
 """Increase it with every code change that gives other rows or another manifest for the same settings and sources."""
@@ -106,7 +117,15 @@ def build_dataset(
         source = read_source(config.data, config.answer)
         benchmarks = read_benchmarks(config)
     log.steps.append(_skipped_rows(source))
-    splits = make_splits(source.examples, benchmarks, config.data, log, config.answer.refusal)
+    tokenizer = prepared_tokenizer(config, home)
+    examples: Sequence[Example] = source.examples
+    if tokenizer is not None:
+        examples = log.run(CONTROL_TOKENS, lambda: check_control_tokens(source.examples, config.data, tokenizer))
+    splits = make_splits(examples, benchmarks, config.data, log, config.answer.refusal)
+    if tokenizer is not None:
+        at = run_time(config.recipe, date.today())
+        train = log.run(LENGTHS, lambda: check_lengths(splits.train, config, tokenizer, at))
+        splits = replace(splits, train=train)
     manifest = describe(config, source, splits, log.steps, key)
     by_split: dict[Split, tuple[Example, ...]] = {
         "train": splits.train,
@@ -116,6 +135,16 @@ def build_dataset(
     with log.phase("write"):
         rows = {split: (to_row(config.chat, e) for e in examples) for split, examples in by_split.items()}
         return write_version(folder, manifest, rows, log.steps)
+
+
+def prepared_tokenizer(config: DomainConfig, home: Home) -> "PreTrainedTokenizerBase | None":
+    """The base's tokenizer; None if the base is not prepared yet, so that training checks the tokens."""
+    if not (home.bases / config.base / MANIFEST_FILE).is_file():
+        return None
+    from transformers import AutoTokenizer  # takes seconds, and only a prepared base needs it
+
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(home.bases / config.base)
+    return tokenizer
 
 
 def make_splits(

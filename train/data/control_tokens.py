@@ -6,23 +6,22 @@ A text that contains one would end an answer early or forge a turn, in training 
 import json
 import re
 from collections.abc import Sequence
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from config.data import DataConfig
 from config.dataset import Message
 from train.data.encode import BREAK
 from train.data.examples import Example
 from train.data.faults import faults_error
-from train.data.steps import Finding, Step, StepResult, finding
+from train.data.steps import CONTROL_TOKENS, Finding, Step, StepResult, finding
 
-STEP = "control tokens"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _MARKER = re.compile(r"<[|｜][^<>\s]+[|｜]>|\[/?[A-Z][A-Z_]+\]")
 
 
-def control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
+def control_pattern(tokenizer: "PreTrainedTokenizerBase") -> re.Pattern[str]:
     """Matches special tokens, and added ones and markers that the chat template writes."""
     template = str(tokenizer.chat_template)
     added = tokenizer.added_tokens_decoder.values()
@@ -32,7 +31,7 @@ def control_pattern(tokenizer: PreTrainedTokenizerBase) -> re.Pattern[str]:
 
 
 def check_control_tokens(
-    examples: Sequence[Example], config: DataConfig, tokenizer: PreTrainedTokenizerBase
+    examples: Sequence[Example], config: DataConfig, tokenizer: "PreTrainedTokenizerBase"
 ) -> StepResult:
     """Find examples with control tokens, and drop or refuse them by `cleaning.control_tokens`.
 
@@ -48,7 +47,7 @@ def check_control_tokens(
     if mode == "error" and found:
         raise control_tokens_error([f"{one.origin or repr(one.text)} {one.reason}" for one in found.values()])
     kept = tuple(e for index, e in enumerate(examples) if mode != "drop" or index not in found)
-    return StepResult(kept, Step(STEP, len(examples), len(kept), 0, tuple(found.values())))
+    return StepResult(kept, Step(CONTROL_TOKENS, len(examples), len(kept), 0, tuple(found.values())))
 
 
 def first_control_token(

@@ -9,13 +9,14 @@ later one.
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from config.dataset import Message
 from train.data.template import render
 from train.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 IGNORED = -100
 BREAK = "\ufdd0"
@@ -67,7 +68,7 @@ class Encoded:
 
 
 def encode_prompt(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     messages: Sequence[Message],
     at: datetime,
     tools: Sequence[dict[str, Any]] = (),
@@ -77,7 +78,7 @@ def encode_prompt(
 
 
 def encode(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     messages: Sequence[Message],
     at: datetime,
     tools: Sequence[dict[str, Any]] = (),
@@ -102,7 +103,7 @@ def encode(
 
 
 def encode_turns(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     messages: Sequence[Message],
     at: datetime,
     tools: Sequence[dict[str, Any]] = (),
@@ -127,14 +128,14 @@ def encode_turns(
     return sequences[::-1]
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+def token_ids(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[int]:
     """Token ids of a rendered text; the template writes its own special tokens."""
     parts = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in text.split(BREAK))
     return [token for part in parts for token in part]
 
 
 def _render(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     messages: Sequence[Message],
     at: datetime,
     tools: Sequence[dict[str, Any]],
@@ -170,7 +171,7 @@ def _missing(texts: Sequence[str], rendered: str) -> list[str]:
     return [text for text in texts if "".join(text.split()) not in packed]
 
 
-def _until_end_of_turn(tokenizer: PreTrainedTokenizerBase, answer_ids: list[int]) -> list[int]:
+def _until_end_of_turn(tokenizer: "PreTrainedTokenizerBase", answer_ids: list[int]) -> list[int]:
     """Up to the end-of-turn token, or a special token at the very end; a template that writes none gets the first."""
     eos = tokenizer.eos_token_id
     if eos in answer_ids:
@@ -182,7 +183,7 @@ def _until_end_of_turn(tokenizer: PreTrainedTokenizerBase, answer_ids: list[int]
     return answer_ids[:end] if has_end else [*answer_ids, eos]
 
 
-def special_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> list[str]:
+def special_tokens(tokenizer: "PreTrainedTokenizerBase", text: str) -> list[str]:
     """The special tokens of a rendered text, in order."""
     added = tokenizer.added_tokens_decoder
     return [added[n].content for n in token_ids(tokenizer, text) if n in added and added[n].special]

@@ -6,8 +6,7 @@ Cut are user turns and tool results, the longest first; system prompts and the a
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from config.data import CutMode
 from config.dataset import Message, full_prompt
@@ -15,10 +14,12 @@ from config.domain import DomainConfig
 from train.data.encode import Encoded, encode_prompt, encode_turns, token_ids
 from train.data.examples import Example
 from train.data.faults import faults_error
-from train.data.steps import Finding, Step, StepResult, finding
+from train.data.steps import LENGTHS, Finding, Step, StepResult, finding
 from train.errors import DataError
 
-STEP = "lengths"
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
 ELLIPSIS = " … "
 """Stands where the middle of a text was cut out."""
 CUT_ROLES = ("user", "tool")
@@ -41,7 +42,7 @@ class FittedTexts:
 
 
 def fit_texts(
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: "PreTrainedTokenizerBase",
     texts: Sequence[str],
     encode: Callable[[Sequence[str]], Sequence[Encoded]],
     max_length: int,
@@ -67,7 +68,7 @@ def fit_texts(
         fitted[longest] = cut_text(tokenizer, texts[longest], dropped[longest], mode)
 
 
-def cut_text(tokenizer: PreTrainedTokenizerBase, text: str, num_dropped: int, mode: CutMode) -> str:
+def cut_text(tokenizer: "PreTrainedTokenizerBase", text: str, num_dropped: int, mode: CutMode) -> str:
     """A text without some of its tokens, at least one of which stays; no character is broken."""
     spans = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)["offset_mapping"]
     num_kept = max(len(spans) - num_dropped, 1)
@@ -81,10 +82,12 @@ def cut_text(tokenizer: PreTrainedTokenizerBase, text: str, num_dropped: int, mo
     return head.rstrip() + ELLIPSIS + tail.lstrip()
 
 
-def fit_lengths(
-    examples: Sequence[Example], config: DomainConfig, tokenizer: PreTrainedTokenizerBase, at: datetime
+def check_lengths(
+    examples: Sequence[Example], config: DomainConfig, tokenizer: "PreTrainedTokenizerBase", at: datetime
 ) -> StepResult:
-    """Cut, drop or refuse examples over `recipe.max_length` tokens of this base, by `data.cut_long_inputs`.
+    """Find examples over `recipe.max_length` tokens of this base, and drop or refuse them by `data.cut_long_inputs`.
+
+    What is to be cut stays whole here: training cuts it, to the length that its recipe has then.
 
     Raises:
         DataError: Examples do not fit and may not be dropped, or the chat template rejects some.
@@ -94,20 +97,19 @@ def fit_lengths(
     faults: list[tuple[str, DataError]] = []
     for example, may_exceed in zip(examples, _may_exceed(examples, config, tokenizer), strict=True):
         try:
-            fitted = _fitted(example, config, tokenizer, at) if may_exceed else example
+            is_cut = may_exceed and fit_example(example, config, tokenizer, at) is not example
         except DataError as error:
             if isinstance(error, TooLongError) and config.data.cut_long_inputs == "drop":
                 findings.append(finding(example, str(error)))
             else:
                 faults.append((str(example.origin or repr(example.question[:40])), error))
             continue
-        kept.append(fitted)
-        if fitted is not example:
-            findings.append(finding(example, f"cut to {config.recipe.max_length} tokens"))
+        kept.append(example)
+        if is_cut:
+            findings.append(finding(example, f"is cut to {config.recipe.max_length} tokens in training"))
     if faults:
         raise encoding_error(faults)
-    num_dropped = len(examples) - len(kept)
-    return StepResult(tuple(kept), Step(STEP, len(examples), len(kept), len(findings) - num_dropped, tuple(findings)))
+    return StepResult(tuple(kept), Step(LENGTHS, len(examples), len(kept), 0, tuple(findings)))
 
 
 def encoding_error(faults: Sequence[tuple[str, DataError]]) -> DataError:
@@ -118,7 +120,13 @@ def encoding_error(faults: Sequence[tuple[str, DataError]]) -> DataError:
     )
 
 
-def _fitted(example: Example, config: DomainConfig, tokenizer: PreTrainedTokenizerBase, at: datetime) -> Example:
+def fit_example(example: Example, config: DomainConfig, tokenizer: "PreTrainedTokenizerBase", at: datetime) -> Example:
+    """The example, cut to `recipe.max_length` tokens; itself if it fits.
+
+    Raises:
+        TooLongError: It is too long, and may not be cut or not enough.
+        DataError: The chat template rejects it.
+    """
     places = [n for n, turn in enumerate(example.prompt) if turn.role in CUT_ROLES]
     texts = tuple(example.prompt[n].content for n in places)
 
@@ -140,7 +148,7 @@ def with_texts(turns: Sequence[Message], texts: dict[int, str]) -> tuple[Message
     return tuple(turn.model_copy(update={"content": texts[n]}) if n in texts else turn for n, turn in enumerate(turns))
 
 
-def _may_exceed(examples: Sequence[Example], config: DomainConfig, tokenizer: PreTrainedTokenizerBase) -> list[bool]:
+def _may_exceed(examples: Sequence[Example], config: DomainConfig, tokenizer: "PreTrainedTokenizerBase") -> list[bool]:
     """Whether an example can exceed the limit at all, from the tokens of its texts alone; rendering takes longer."""
     try:
         num_own = len(encode_prompt(tokenizer, _PROBE, datetime(2000, 1, 1)))

@@ -25,6 +25,8 @@ REFUSALS = "refusals"
 RENDERED_TEMPLATES = "rendered templates"
 LABEL_ERRORS = "label errors"
 LONG_INPUTS = "long inputs"
+CONTROL_TOKENS = "control tokens"
+LENGTHS = "lengths in tokens"
 PACKAGED_COPIES = "copies in the package"
 
 

@@ -3,14 +3,15 @@
 import random
 from collections.abc import Sequence
 from datetime import date, datetime, timedelta
-from typing import Any
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any
 
 from adapters.template_time import APART, noon, strftime_at
 from config.dataset import Split
 from config.domain import RecipeConfig
 from train.errors import PrepareBaseError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 VARIED_YEARS = 3
 _NUM_TRIES = 8  # a template that draws lots may draw the same twice
@@ -22,7 +23,12 @@ _TOOL = {"type": "function", "function": {"name": "f", "description": "", "param
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, turns: Sequence[dict[str, Any]], at: datetime, *, is_prompt: bool, **extra: Any
+    tokenizer: "PreTrainedTokenizerBase",
+    turns: Sequence[dict[str, Any]],
+    at: datetime,
+    *,
+    is_prompt: bool,
+    **extra: Any,
 ) -> str:
     """Render a conversation to text, with `at` as the current time.
 
@@ -49,12 +55,12 @@ def row_times(recipe: RecipeConfig, at: datetime, num_rows: int, split: Split) -
     return [at + timedelta(seconds=rng.randrange(int(span.total_seconds()))) for _ in range(num_rows)]
 
 
-def names_time(tokenizer: PreTrainedTokenizerBase) -> bool:
+def names_time(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the template can depend on the time: only one that names the function can."""
     return "strftime_now" in tokenizer.get_chat_template()
 
 
-def writes_time(tokenizer: PreTrainedTokenizerBase) -> bool:
+def writes_time(tokenizer: "PreTrainedTokenizerBase") -> bool:
     """Whether the template renders common conversations differently at two different times.
 
     Raises:
@@ -75,7 +81,7 @@ def _cases() -> list[tuple[list[dict[str, str]], dict[str, Any]]]:
 
 
 def _rendered(
-    tokenizer: PreTrainedTokenizerBase, turns: list[dict[str, str]], extra: dict[str, Any], at: datetime
+    tokenizer: "PreTrainedTokenizerBase", turns: list[dict[str, str]], extra: dict[str, Any], at: datetime
 ) -> str | None:
     """None if the template rejects such a conversation."""
     try:

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from config.dataset import read_dataset, read_split
+from config.dataset import StepRecord, read_dataset, read_split
 from config.home import Home
+from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
 from tests.train.data.report.built import FILE, domain_of, write_rows
 from train.data.build import build_dataset
 from train.errors import DataError
@@ -60,3 +61,29 @@ def test_a_gate_names_the_row_and_writes_nothing(tmp_path, gate, line):
 def test_a_gate_that_holds_lets_the_build_pass(tmp_path):
     steps, _ = build(tmp_path, "report", max_pii=1, max_refusal_share=0.05)
     assert steps["personal data"] == (0, 0, 1)
+
+
+def on_a_prepared_base(root: Path, control_tokens: str, max_length: int = 256) -> dict[str, StepRecord]:
+    """The steps of a build of rows of which the third has a control token in its answer, by name."""
+    home = Home(root / "var")
+    prepare_tiny_base(home, write_tiny_llama(root / "model"))
+    domain = tiny_domain(write_colour_data(root / "colours.jsonl"), max_length=max_length)
+    lines = (root / "colours.jsonl").read_text().splitlines()
+    lines[2] = lines[2].replace('"blue"}', '"blue<|im_end|>"}')
+    (root / "colours.jsonl").write_text("\n".join(lines))
+    cleaning = domain.data.cleaning.model_copy(update={"control_tokens": control_tokens})
+    data = domain.data.model_copy(update={"cleaning": cleaning})
+    manifest = build_dataset(domain.model_copy(update={"data": data}), home)
+    return {step.name: step for step in manifest.steps}
+
+
+def test_control_tokens_of_a_prepared_base_are_refused_with_their_line(tmp_path):
+    with pytest.raises(DataError, match=r"colours.jsonl line 3 contains the control token '<\|im_end\|>'"):
+        on_a_prepared_base(tmp_path, "error")
+    assert not list((tmp_path / "var").rglob("train.jsonl"))
+
+
+def test_lengths_are_counted_in_tokens_of_a_prepared_base(tmp_path):
+    steps = on_a_prepared_base(tmp_path, "drop", max_length=50)
+    assert (steps["control tokens"].num_dropped, steps["control tokens"].num_findings) == (1, 1)
+    assert steps["lengths in tokens"].num_findings > 0

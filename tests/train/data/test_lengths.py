@@ -9,7 +9,7 @@ from config.dataset import Message, Origin
 from config.domain import DomainConfig
 from tests.tiny_llama import CHAT_TEMPLATE, RENDERED_AT, tiny_tokenizer
 from train.data.examples import Example
-from train.data.lengths import TooLongError, cut_text, encoding_error, fit_lengths, fit_texts
+from train.data.lengths import TooLongError, check_lengths, cut_text, encoding_error, fit_example, fit_texts
 from train.errors import DataError
 
 TOKENIZER = tiny_tokenizer()
@@ -52,26 +52,28 @@ def test_no_character_is_broken(mode: CutMode, num_dropped: int) -> None:
 
 
 def test_the_beginning_and_the_end_of_a_question_survive() -> None:
-    (fitted,) = fit_lengths([example(LONG)], domain(), TOKENIZER, RENDERED_AT).examples
+    fitted = fit_example(example(LONG), domain(), TOKENIZER, RENDERED_AT)
     assert fitted.question.startswith("first mid")
     assert fitted.question.endswith("middle last")
     assert "…" in fitted.question
     assert fitted.answer == "red"
 
 
-def test_a_cut_is_counted_and_listed_with_its_row() -> None:
-    step = fit_lengths([example("rose"), example(LONG, line=2)], domain(), TOKENIZER, RENDERED_AT).step
-    assert (step.num_before, step.num_after, step.num_changed) == (2, 2, 1)
-    assert [(str(one.origin), one.reason) for one in step.findings] == [("colours.jsonl line 2", "cut to 120 tokens")]
+def test_a_row_that_training_cuts_is_listed_and_stays_whole() -> None:
+    rows = [example("rose"), example(LONG, line=2)]
+    result = check_lengths(rows, domain(), TOKENIZER, RENDERED_AT)
+    (found,) = result.step.findings
+    assert list(result.examples) == rows
+    assert (str(found.origin), found.reason) == ("colours.jsonl line 2", "is cut to 120 tokens in training")
 
 
 def test_what_fits_stays_as_it_is() -> None:
     rose = example("rose")
-    assert fit_lengths([rose], domain(), TOKENIZER, RENDERED_AT).examples == (rose,)
+    assert check_lengths([rose], domain(), TOKENIZER, RENDERED_AT).examples == (rose,)
 
 
 def test_long_rows_can_be_dropped() -> None:
-    result = fit_lengths([example(LONG), example("rose", line=2)], domain(cut="drop"), TOKENIZER, RENDERED_AT)
+    result = check_lengths([example(LONG), example("rose", line=2)], domain(cut="drop"), TOKENIZER, RENDERED_AT)
     assert [one.question for one in result.examples] == ["rose"]
     assert "tokens, but `recipe.max_length` is 120" in result.step.findings[0].reason
 
@@ -84,7 +86,7 @@ def test_rows_that_may_not_be_cut_are_refused_with_their_line(row: Example, cut:
     with pytest.raises(
         DataError, match=r"Rows that cannot be trained \(1\): colours.jsonl line 1 has \d+ tokens.*Raise it"
     ):
-        fit_lengths([row], domain(cut=cut), TOKENIZER, RENDERED_AT)
+        check_lengths([row], domain(cut=cut), TOKENIZER, RENDERED_AT)
 
 
 def test_the_longest_text_of_several_turns_is_cut() -> None:
@@ -94,7 +96,7 @@ def test_the_longest_text_of_several_turns_is_cut() -> None:
         Message(role="user", content="The first flower."),
     )
     row = Example("prompt_completion", prompt=turns, completion=(Message(role="assistant", content="red"),))
-    (fitted,) = fit_lengths([row], domain(200), TOKENIZER, RENDERED_AT).examples
+    fitted = fit_example(row, domain(200), TOKENIZER, RENDERED_AT)
     assert "…" in fitted.prompt[0].content
     assert fitted.prompt[1:] == turns[1:]
 
@@ -103,15 +105,15 @@ def test_both_answers_of_a_preference_must_fit() -> None:
     turn, answers = Message(role="user", content=LONG), ("red", "a very long answer that is worse")
     chosen, rejected = ((Message(role="assistant", content=text),) for text in answers)
     row = Example("preference", prompt=(turn,), chosen=chosen, rejected=rejected)
-    (fitted,) = fit_lengths([row], domain(), TOKENIZER, RENDERED_AT).examples
-    (shorter,) = fit_lengths([example(LONG)], domain(), TOKENIZER, RENDERED_AT).examples
+    fitted = fit_example(row, domain(), TOKENIZER, RENDERED_AT)
+    shorter = fit_example(example(LONG), domain(), TOKENIZER, RENDERED_AT)
     assert len(fitted.question) < len(shorter.question)
 
 
 def test_a_template_that_rejects_a_row_is_told_with_its_line() -> None:
     tokenizer = tiny_tokenizer("{{ raise_exception('no ' ~ messages[0].role) }}" + CHAT_TEMPLATE)
     with pytest.raises(DataError, match=r"colours.jsonl line 1 The base's chat template rejects.*no system"):
-        fit_lengths([example("rose")], domain(), tokenizer, RENDERED_AT)
+        check_lengths([example("rose")], domain(), tokenizer, RENDERED_AT)
 
 
 def test_ten_of_many_faults_are_listed() -> None:
