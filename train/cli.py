@@ -34,7 +34,17 @@ base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, list, s
 data_app = typer.Typer(no_args_is_help=True, help="Domain data sets: build, list, show, report, diff, push, pull.")
 console = make_console()
 
-DomainFile = Annotated[Path, typer.Argument(help="Domain configuration (YAML), e.g. config/domains/medical.yaml.")]
+
+def _named_domain(file: Path) -> Path:
+    """`medical` means config/domains/medical.yaml, unless a file has that name."""
+    named = Path("config", "domains", f"{file}.yaml")
+    return named if not file.exists() and named.is_file() else file
+
+
+DomainFile = Annotated[
+    Path,
+    typer.Argument(help="Domain configuration (YAML), or its name in config/domains.", callback=_named_domain),
+]
 DomainFiles = Annotated[list[Path], typer.Argument(help="Domain configurations (YAML), e.g. config/domains/*.yaml.")]
 DEFAULT_BASE: str = DomainConfig.model_fields["base"].default
 DomainName = Annotated[str, typer.Argument(help="Domain of a built data set (see `lorikeet data list`).")]

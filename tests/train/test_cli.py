@@ -115,6 +115,17 @@ def test_data_report_prints_findings_and_writes_a_page(home: Home, support: list
     assert '<span class="learnt">' in page.read_text()
 
 
+def test_a_domain_is_found_by_its_name(
+    home: Home, support: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config" / "domains").mkdir(parents=True)
+    Path(support[0]).rename(tmp_path / "config" / "domains" / "support.yaml")
+    monkeypatch.chdir(tmp_path)
+    result = runner.invoke(data_app, ["report", "support", *support[1:]])
+    assert result.exit_code == 0, result.output
+    assert (home.data_reports / "support.html").is_file()
+
+
 def test_data_report_prints_json_alone(support: list[str]) -> None:
     result = runner.invoke(data_app, ["report", *support, "--json"])
     report = DataReport.model_validate_json(result.stdout)

@@ -1,6 +1,6 @@
 """Lengths of questions and answers in characters, and rows that are far longer than the others."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,53 +22,46 @@ class LengthSummary:
     p95: int
     p99: int
     largest: int
-    mean: float
     total: int
 
 
 def summarize_lengths(lengths: Sequence[int]) -> LengthSummary:
-    """Quantiles are lengths that occur, so that each is that of a row."""
+    """Quantiles are lengths that occur, so that each is that of a row. `lengths` must not be empty."""
     values = np.asarray(lengths)
     median, p95, p99 = (int(each) for each in np.quantile(values, [0.5, 0.95, 0.99], method="inverted_cdf"))
     total = int(values.sum())
-    return LengthSummary(int(values.min()), median, p95, p99, int(values.max()), total / len(values), total)
+    return LengthSummary(int(values.min()), median, p95, p99, int(values.max()), total)
 
 
-@dataclass(frozen=True)
-class CharLengths:
-    questions: LengthSummary
-    answers: LengthSummary
-    findings: tuple[Finding, ...]
-
-
-def check_lengths(examples: Sequence[Example]) -> CharLengths:
-    """Characters of questions and answers; empty ones and outliers are findings. `examples` must not be empty."""
-    findings = [
+def check_lengths(examples: Sequence[Example]) -> tuple[Finding, ...]:
+    """Rows whose question or answer is empty, or far longer than those of others."""
+    empty = [
         finding(example, f"the {part} is empty")
         for example in examples
-        for part, text in (("question", _question(example)), ("answer", example.answer or example.text))
-        if not text.strip()
+        for part in ("question", "answer")
+        if _is_empty(example, part)
     ]
-    questions, long_questions = _measured(examples, "question", _question)
-    answers, long_answers = _measured(examples, "answer", lambda example: example.answer)
-    return CharLengths(questions, answers, (*findings, *long_questions, *long_answers))
+    return (
+        *empty,
+        *_long(examples, "question", lambda example: example.question or example.text),
+        *_long(examples, "answer", lambda example: example.answer),
+    )
 
 
-def _question(example: Example) -> str:
-    return example.question or example.text
+def _is_empty(example: Example, part: str) -> bool:
+    """An answer that calls tools needs no text; raw text has no answer, and a prompt alone none either."""
+    if part == "question":
+        return not (example.question or example.text).strip()
+    turns = example.completion or example.chosen
+    return bool(turns) and not example.answer.strip() and not turns[-1].tool_calls
 
 
-def _measured(
-    examples: Sequence[Example], part: str, text_of: Callable[[Example], str]
-) -> tuple[LengthSummary, list[Finding]]:
-    lengths = [len(text_of(example)) for example in examples]
-    summary = summarize_lengths(lengths)
-    most = _MAX_TIMES_P99 * max(summary.p99, 1)
-    findings = [
-        finding(
-            example, f"the {part} has {length:,} characters, 99% have at most {summary.p99:,}", text=text_of(example)
-        )
-        for example, length in zip(examples, lengths, strict=True)
-        if len(examples) >= _MIN_ROWS and length > most
-    ]
-    return summary, findings
+def _long(examples: Sequence[Example], part: str, text_of: Callable[[Example], str]) -> Iterator[Finding]:
+    if len(examples) < _MIN_ROWS:
+        return
+    p99 = summarize_lengths([len(text_of(example)) for example in examples]).p99
+    for example in examples:
+        text = text_of(example)
+        if len(text) > _MAX_TIMES_P99 * max(p99, 1):
+            reason = f"the {part} has {len(text):,} characters, 99% have at most {p99:,}"
+            yield finding(example, reason, text=text)

@@ -16,9 +16,11 @@ _NORTH_AMERICAN = re.compile(
     r"(?<![\w.+/-])(?:\+?1[-. ]?)?(?:\([2-9]\d\d\) ?|[2-9]\d\d[-.])\d{3}[-.]\d{4}(?![\w@]|[-.]\d)"
 )
 _WORD = re.compile(
-    r"(?:\b(?:tele)?phones?\b|\btel\b|\bcall (?:me|us|him|her|them|at|on)\b|\bmobile\b|\bcell\b|\bfax\b|whatsapp|"
-    r"\b(?:text|reach|ring) (?:me|us|him|her|them)\b|telefo\w*|\bhandy\w*|\bmobil\w*|\bruf\w*|erreichbar|"
-    r"t[ée]l[ée]phon\w*|\btél\b|\bportable\b|\bappele\w*|tel[ée]fon\w*|\bm[óo]vil\b|\bcelular\b|\bll[áa]m\w+|cellulare|"
+    r"(?:\b(?:tele)?phones?\b|\btel\b|\bcall (?:me|us|him|her|them)\b|\bmobile\b|\bcell\b|\bfax\b|whatsapp|"
+    r"\b(?:text|reach|ring) (?:me|us|him|her|them)\b|telefo\w*|"
+    r"\bhandy(?:nummer)?\b|\bmobil(?:nummer)?\b|\bruf(?:en|nummer)?\b|erreichbar|"
+    r"t[ée]l[ée]phon\w*|\btél\b|\bportable\b|\bappele[rz]\b|tel[ée]fon\w*|"
+    r"\bm[óo]vil\b|\bcelular\b|\bll[áa]m(?:a|e|ar|adme|ame|eme)\b|cellulare|"
     r"telem[óo]vel|телефон\w*|电话|手机|電話|फ़ोन)[^\d\n+]{0,16}$",
     re.IGNORECASE,
 )

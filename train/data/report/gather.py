@@ -106,7 +106,7 @@ def _run_checks(every: Sequence[Example], refusal: str | None) -> _Checks:
         RENDERED_TEMPLATES: check_rendered(every).step.findings,
         REFUSALS: refusals.findings,
         **{f"language of the {each.part}": each.findings for each in languages},
-        "lengths": check_lengths(every).findings,
+        "lengths": check_lengths(every),
         "small classes": balance.findings if balance else (),
         LABEL_ERRORS: labels.findings if labels else (),
         "outliers": outliers.findings if outliers else (),

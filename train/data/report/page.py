@@ -9,7 +9,7 @@ from config.dataset import SPLITS
 from config.private import make_private_folder, write_private
 from train.data.report.bars import BarRow, bar_rows, histogram_bars, step_bars
 from train.data.report.figures import BalanceFigures, DataReport, LanguageFigures
-from train.data.report.shown import shown_text
+from train.data.report.shown import num_rows, shown_text
 from train.data.steps import MAX_LISTED
 
 _MAX_CLASSES = 30
@@ -84,8 +84,7 @@ equally frequent. <span class="key train"></span> train <span class="key validat
 <h2>Languages</h2>
 {% for each in report.languages %}{{ languages(each) }}{% endfor %}
 <h2>Findings</h2>
-{% for group in report.groups %}<details open><summary>{{ group.name }}: {{ "{:,}".format(group.findings|length) }}
-rows</summary>
+{% for group in report.groups %}<details open><summary>{{ group.name }}: {{ group.findings|length|rows }}</summary>
 <div class="scroll"><table><tr><th>row</th><th>found</th><th>text</th></tr>
 {% for each in group.findings[:max_listed] %}<tr><td class="where"><bdi>{{ each.where|shown }}</bdi></td>
 <td class="where"><bdi>{{ each.reason|shown }}</bdi>
@@ -106,7 +105,7 @@ trained (in green)</small></p>{% else %}<p>Not shown; see the notes above.</p>{%
 def render_page(report: DataReport) -> str:
     """Everything that comes from rows or file names is escaped."""
     environment = Environment(autoescape=True)
-    environment.filters["shown"] = shown_text
+    environment.filters |= {"shown": shown_text, "rows": num_rows}
     tokens = report.tokens
     return environment.from_string(_PAGE).render(
         report=report,

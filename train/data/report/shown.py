@@ -1,4 +1,4 @@
-"""Texts of users as they can be shown: control characters, which could command a terminal, as escapes."""
+"""Texts of users as they can be shown (control characters, which could command a terminal, as escapes), and counts."""
 
 import re
 
@@ -12,3 +12,7 @@ def shown_text(text: str) -> str:
 
 def one_line(text: str) -> str:
     return shown_text(text).replace("\n", "⏎ ").replace("\t", " ")
+
+
+def num_rows(number: int) -> str:
+    return f"{number:,} row" if number == 1 else f"{number:,} rows"

@@ -9,7 +9,7 @@ from rich.text import Text
 from train.data.report.figures import BalanceFigures, DataReport, FindingGroup, LearntRow
 from train.data.report.gather import where_of
 from train.data.report.one_row import RowAccount
-from train.data.report.shown import one_line, shown_text
+from train.data.report.shown import num_rows, one_line, shown_text
 from train.data.steps import MAX_LISTED
 
 LEARNT = "bold green"
@@ -118,7 +118,7 @@ def _classes(balance: BalanceFigures) -> Table:
 def _findings(group: FindingGroup) -> Table:
     num_findings = len(group.findings)
     more = f", the first {MAX_LISTED}" if num_findings > MAX_LISTED else ""
-    title = Text(f"{group.name}: {num_findings:,} rows{more}", style="bold")
+    title = Text(f"{group.name}: {num_rows(num_findings)}{more}", style="bold")
     table = Table(Column("row", overflow="fold"), "found", Column("text", overflow="fold"), title=title)
     table.title_justify = "left"
     for each in group.findings[:MAX_LISTED]:

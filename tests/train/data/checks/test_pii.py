@@ -64,6 +64,8 @@ def test_personal_data_gets_a_typed_placeholder(text, redacted):
         "api_key: your_api_key_here_123",
         "password: required for login",
         "max_tokens: 128, token: abc",
+        "api_key: aaaaaaaaaaaaaaaaaa11",
+        "The mobility 12345678 of it, call on 20261128",
         "Call 12345678 units, +100 000 000 Euro",
         "lat 52.520008, lon 13.404954",
     ],
