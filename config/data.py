@@ -75,7 +75,8 @@ class CleaningConfig(Config):
     )
     pii: Literal["off", "report", "redact", "drop"] = Field(
         "report",
-        description="E-mail addresses, phone, card and account numbers, IP addresses (extra `pii` for phones).",
+        description="E-mail addresses, phone, card and account numbers, IP addresses, keys: `redact` writes "
+        "`[EMAIL]` and the like in their place, `drop` drops the row (extra `pii` for phones).",
     )
 
 
@@ -88,7 +89,12 @@ class DataGates(Config):
     max_contradictions: int | None = Field(None, ge=0)
     max_duplicates: float | None = Field(None, ge=0, le=1, description="Maximum share of rows dropped as duplicates.")
     max_pii: int | None = Field(None, ge=0, description="Maximum number of rows with personal data.")
-    max_refusal_share: float | None = Field(None, ge=0, le=1)
+    max_refusal_share: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Maximum share of answers that refuse, except out-of-scope rows with `answer.refusal`.",
+    )
     max_label_errors: float | None = Field(None, ge=0, le=1, description="Maximum share of suspected label errors.")
     min_rows: int | None = Field(None, ge=1, description="Minimum number of training rows.")
     min_rows_per_class: int | None = Field(None, ge=1, description="Minimum training rows of each answer.")
