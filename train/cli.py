@@ -182,8 +182,9 @@ def show_data(
     with _shell():
         from config.dataset import read_split
         from train.data.build import build_dataset
-        from train.data.report.encoding import base_tokenizer, encode_as_trained, learnt_of
+        from train.data.report.encoding import base_tokenizer, first_learnt, times_of
         from train.data.report.terminal import learnt_text
+        from train.data.sequences import encode_rows
         from train.tables import dataset_table, token_table
 
         config = load_domain(file)
@@ -193,10 +194,11 @@ def show_data(
             return
         tokenizer = base_tokenizer(config, Home(home))
         rows = read_split(Home(home).datasets / config.name, "train")
-        encoded = encode_as_trained(tokenizer, rows, config, date.today())
+        times = times_of(config, len(rows), "train", date.today())
+        encoded = encode_rows(tokenizer, rows, config, times)
         console.print(dataset_table(manifest))
         console.print(token_table(encoded, config.recipe.max_length))
-        for learnt in learnt_of(tokenizer, rows[:num_examples], config, date.today()):
+        for learnt in first_learnt(tokenizer, rows, config, times, num_examples):
             console.print(learnt_text(learnt))
 
 
@@ -302,7 +304,7 @@ def _show_row(
     config: DomainConfig, manifest: "DatasetManifest", home: Home, number: int | None, line: str | None
 ) -> None:
     """Print one row: where it is, what steps found, and what is learnt of it."""
-    from train.data.report.encoding import base_tokenizer, learnt_of
+    from train.data.report.encoding import base_tokenizer, learnt_of, times_of
     from train.data.report.one_row import account_of_line, account_of_row, parse_line
     from train.data.report.terminal import learnt_text, row_table
 
@@ -311,7 +313,9 @@ def _show_row(
     console.print(row_table(account))
     if account.row is not None and account.row.type == "prompt_completion":
         tokenizer = base_tokenizer(config, home)
-        for learnt in learnt_of(tokenizer, [account.row], config, date.today()):
+        assert account.split is not None
+        at = times_of(config, account.index + 1, account.split, date.today())[account.index]
+        for learnt in learnt_of(tokenizer, [account.row], config, [at]):
             console.print(learnt_text(learnt))
 
 

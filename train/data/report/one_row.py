@@ -13,11 +13,17 @@ from train.errors import DataError
 
 @dataclass(frozen=True)
 class RowAccount:
-    """`split` and `row` are None if a step dropped the row; `findings` are pairs of a step's name and a finding."""
+    """`split` and `row` are None if a step dropped the row.
+
+    Attributes:
+        index: Of the row in its split, from 0.
+        findings: Pairs of a step's name and a finding.
+    """
 
     origin: Origin | None
     split: Split | None
     row: AnyRow | None
+    index: int
     findings: tuple[tuple[str, Finding], ...]
 
 
@@ -43,12 +49,12 @@ def account_of_line(folder: Path, origin: Origin) -> RowAccount:
         (step, found) for step, each in read_findings(folder).items() for found in each if found.origin == origin
     )
     for split in SPLITS:
-        for row in read_rows(folder, split):
+        for index, row in enumerate(read_rows(folder, split)):
             if row.origin == origin:
-                return RowAccount(origin, split, row, findings)
+                return RowAccount(origin, split, row, index, findings)
     if not findings:
         raise DataError(f"No row comes from {origin}. Name the file as in `data report`, and a line that has a row.")
-    return RowAccount(origin, None, None, findings)
+    return RowAccount(origin, None, None, 0, findings)
 
 
 def account_of_row(folder: Path, number: int) -> RowAccount:
@@ -62,5 +68,5 @@ def account_of_row(folder: Path, number: int) -> RowAccount:
         raise DataError(f"--row is {number}, but the training split has {len(rows)} rows.")
     row = rows[number - 1]
     if row.origin is None:
-        return RowAccount(None, "train", row, ())
+        return RowAccount(None, "train", row, number - 1, ())
     return account_of_line(folder, row.origin)
