@@ -9,11 +9,11 @@ from markupsafe import Markup
 from config.dataset import StepRecord
 from train.data.report.figures import Histogram
 
-_ROW_HEIGHT, _LABEL_WIDTH, _BAR_WIDTH, _TEXT_WIDTH = 26, 190, 460, 230
+_ROW_HEIGHT, _LABEL_WIDTH, _BAR_WIDTH, _TEXT_WIDTH = 26, 220, 440, 230
 _WIDTH = _LABEL_WIDTH + _BAR_WIDTH + _TEXT_WIDTH
 
 _ROWS = """<svg viewBox="0 0 {{ width }} {{ height }}" role="img" aria-label="{{ title }}">
-{% for row in rows %}{% set y = loop.index0 * 26 %}
+{% for row in rows %}{% set y = loop.index0 * row_height %}
 <text x="{{ label_width - 10 }}" y="{{ y + 17 }}" class="label">{{ row.label }}</text>
 {% for part in row.parts %}<rect x="{{ part.x }}" y="{{ y + 4 }}" width="{{ part.width }}" height="18"
 class="{{ part.kind }}"/>{% endfor %}
@@ -61,6 +61,7 @@ def bar_rows(title: str, rows: Sequence[BarRow]) -> Markup:
             rows=drawn,
             width=_WIDTH,
             height=_ROW_HEIGHT * len(rows),
+            row_height=_ROW_HEIGHT,
             label_width=_LABEL_WIDTH,
             bar_width=_BAR_WIDTH,
         )

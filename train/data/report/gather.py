@@ -6,7 +6,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from config.dataset import FINDINGS_FILE, SPLITS, Origin, Split, read_dataset, version_folder
+from config.dataset import (
+    FINDINGS_FILE,
+    SPLITS,
+    DatasetManifest,
+    Origin,
+    Split,
+    StepRecord,
+    read_dataset,
+    version_folder,
+)
 from config.json_lines import numbered_lines
 from config.rows import AnyRow, read_rows
 from train.data.checks.balance import ClassBalance, check_balance, class_of, has_classes
@@ -33,6 +42,9 @@ from train.data.report.learnt import length_figures
 from train.data.steps import LABEL_ERRORS, PERSONAL_DATA, REFUSALS, RENDERED_TEMPLATES, Finding
 
 _PACKAGED = "packaged row"
+
+HELD_OUT = "held out"
+NOT_NEEDED = "num_train, out_of_scope_share"
 
 Examples = dict[Split, list[Example]]
 
@@ -69,7 +81,7 @@ def make_report(folder: Path, in_tokens: TokenReport) -> DataReport:
         num_rows={split: len(rows[split]) for split in SPLITS},
         num_out_of_scope=sum(not example.in_scope for example in every),
         num_synthetic=sum(example.is_synthetic for example in every),
-        steps=manifest.steps,
+        steps=_with_splits(manifest),
         notes=tuple(
             note for note in dict.fromkeys([*manifest.notes, in_tokens.note, *_advice(examples, checks)]) if note
         ),
@@ -88,6 +100,20 @@ def make_report(folder: Path, in_tokens: TokenReport) -> DataReport:
         learnt=in_tokens.learnt,
         groups=_groups(folder, [step.name for step in manifest.steps], checks),
     )
+
+
+def _with_splits(manifest: DatasetManifest) -> tuple[StepRecord, ...]:
+    """The build's steps, with those that are none: rows held out, and rows above the limits of the training split."""
+    steps: list[StepRecord] = []
+    for step in manifest.steps:
+        num_here = steps[-1].num_after if steps else step.num_before
+        if step.num_before < num_here:
+            steps.append(StepRecord(name=HELD_OUT, num_before=num_here, num_after=step.num_before))
+        steps.append(step)
+    num_left = steps[-1].num_after if steps else 0
+    if manifest.num_train < num_left:
+        steps.append(StepRecord(name=NOT_NEEDED, num_before=num_left, num_after=manifest.num_train))
+    return tuple(steps)
 
 
 def where_of(origin: Origin | None) -> str:

@@ -63,7 +63,7 @@ _PAGE = """<!doctype html>
 {% if report.steps %}<h2>Rows at each step</h2>
 {{ steps }}
 <p><small><span class="key kept"></span> kept <span class="key changed"></span> changed
-<span class="key dropped"></span> dropped</small></p>{% endif %}
+<span class="key dropped"></span> dropped or held out</small></p>{% endif %}
 <h2>Lengths</h2>
 {% if report.tokens %}{{ histogram }}
 <p><small>Tokens a training row with base <code>{{ report.tokens.base }}</code>;

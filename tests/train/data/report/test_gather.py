@@ -4,7 +4,7 @@ import pytest
 
 from tests.train.data.report.built import FILE, HOSTILE, build_support
 from train.data.report.figures import DataReport, TokenReport
-from train.data.report.gather import make_report
+from train.data.report.gather import HELD_OUT, make_report
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +26,13 @@ def test_the_counts_are_those_of_the_rows(report):
     assert (report.num_refusals, report.num_answers) == (1, 29)
     assert {step.name: step.num_dropped for step in report.steps}["exact duplicates"] == 1
     assert report.languages[0].counts["en"] >= 26
+
+
+def test_every_row_is_accounted_for_at_each_step(report):
+    steps = report.steps
+    assert [each.num_before for each in steps[1:]] == [each.num_after for each in steps[:-1]]
+    assert {each.name: each.num_dropped for each in steps}[HELD_OUT] == 5
+    assert steps[-1].num_after == report.num_rows["train"]
 
 
 def test_the_domains_system_prompt_is_not_a_question(report):
