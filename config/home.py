@@ -58,6 +58,11 @@ class Home:
         return self.root / "quality.key"
 
     @property
+    def synthetic(self) -> Path:
+        """Rows written by `lorikeet data expand`, one folder per domain."""
+        return self.root / "synthetic"
+
+    @property
     def data_reports(self) -> Path:
         """HTML pages of `lorikeet data report`, one per domain."""
         return self.root / "reports" / "data"

@@ -57,7 +57,14 @@ def is_open_to_others(path: Path) -> bool:
 def private_paths(home: Home) -> Iterator[Path]:
     """All private paths of a state folder, existing or not."""
     quality = (home.quality.with_name(home.quality.name + end) for end in ("", "-wal", "-shm"))
-    data = (home.datasets, *home.datasets.rglob("*"), home.runs, home.data_reports)
+    data = (
+        home.datasets,
+        *home.datasets.rglob("*"),
+        home.runs,
+        home.data_reports,
+        home.synthetic,
+        *home.synthetic.rglob("*"),
+    )
     versions = (home.adapters.glob(f"*/*/{name}") for name in ("held_out.json", "fingerprint.json"))
     return chain((home.keys, home.quality_key), quality, data, *versions)
 

@@ -168,6 +168,45 @@ def pull_data(
         console.print(f"{domain} {manifest.version} is here", soft_wrap=True)
 
 
+@data_app.command("expand")
+def expand_data(
+    file: DomainFile,
+    teacher: Annotated[
+        str, typer.Option(help="Base URL of an OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1.")
+    ],
+    model: Annotated[str, typer.Option(help="Model to ask.")],
+    num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="Synthetic rows wanted in all.")] = 200,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Budget: tokens of prompts and answers in all.")] = 1_000_000,
+    kinds: Annotated[str, typer.Option(help="Kinds of rows, separated by commas.")] = "paraphrase,new,edge,refusal",
+    judge: Annotated[
+        bool, typer.Option("--judge", help="Let the same model grade each row; below 4 of 5 it is dropped.")
+    ] = False,
+    api_key_env: Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")] = "OPENAI_API_KEY",
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Let a teacher model write more training rows from the training split; run again to continue."""
+    with _shell(), _continued_by("data expand"):
+        from train.data.expand import ROWS_FILE, Budget, expand_domain, kinds_of, make_teacher
+        from train.tables import expansion_table
+
+        config = load_domain(file)
+        wanted = kinds_of(kinds)
+        asked = make_teacher(teacher, model, os.environ.get(api_key_env))
+        console.print(f"sends training rows of {config.name} to {asked.client.base_url.host}", soft_wrap=True)
+        with shown(Progress(f"expand {config.name}", unit="rows"), console) as progress:
+            made = expand_domain(
+                config,
+                Home(home),
+                asked,
+                Budget(num_rows, max_tokens),
+                kinds=wanted,
+                is_judged=judge,
+                progress=progress,
+            )
+        console.print(expansion_table(made))
+        console.print(f"to train on them, add {made.folder / ROWS_FILE} to `data.path`", soft_wrap=True)
+
+
 @data_app.command("show")
 def show_data(
     file: DomainFile,
@@ -278,7 +317,8 @@ def init(
         write_domain(name, base, data_settings(config, folder), proposal, path)
         for note in source.notes:
             console.print(note, soft_wrap=True)
-        console.print(proposal_table(source, proposal, path))
+        console.print(proposal_table(source, proposal))
+        console.print(f"wrote {path}; next: lorikeet train {path}", soft_wrap=True)
 
 
 def train(
@@ -327,6 +367,17 @@ def _resumable(file: Path, home: Home) -> Iterator[None]:
             yield
     except KeyboardInterrupt as interrupt:
         console.print(f"\ninterrupted; {_next_step(file, home)}", soft_wrap=True)
+        raise typer.Exit(exit_code_of(interrupt)) from None
+
+
+@contextmanager
+def _continued_by(command: str) -> Iterator[None]:
+    """On Ctrl-C or SIGTERM, say that the same command continues, then exit."""
+    try:
+        with interrupted_by_sigterm():
+            yield
+    except KeyboardInterrupt as interrupt:
+        console.print(f"\ninterrupted; run the same `lorikeet {command}` again to continue", soft_wrap=True)
         raise typer.Exit(exit_code_of(interrupt)) from None
 
 

@@ -1,7 +1,7 @@
 """Terminal tables: bases, data sets, the loss mask, and a trained version."""
 
+from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # transformers takes seconds to import, and only an example's
     from transformers import PreTrainedTokenizerBase
 
     from train.data.encode import Encoded
+    from train.data.expand import Expansion
     from train.data.propose import Proposal
     from train.data.sources import SourceData
 
@@ -48,11 +49,11 @@ def dataset_table(manifest: DatasetManifest) -> Table:
     return table
 
 
-def proposal_table(source: "SourceData", proposal: "Proposal", path: Path) -> Table:
-    """What `lorikeet init` found and wrote, and what to run next."""
+def proposal_table(source: "SourceData", proposal: "Proposal") -> Table:
+    """What `lorikeet init` found and proposes."""
     p = proposal
     answers = f"{len(p.classes)} classes" if p.classes else "JSON of one schema" if p.json_schema else "free text"
-    table = Table(title=f"{path}: from {source.name}", show_header=False, caption=f"next: lorikeet train {path}")
+    table = Table(title=Text(source.name), show_header=False)
     table.add_row("rows", f"{len(source.examples)}, {p.num_rows} different questions")
     table.add_row("answers", answers)
     table.add_row("system prompt", Text(f"{p.system} ({p.system_reason})"))
@@ -83,6 +84,18 @@ def versions_table(versions: Sequence[tuple[DatasetManifest, bool]]) -> Table:
             f"{m.source} {m.source_version}",
             m.created_at,
         )
+    return table
+
+
+def expansion_table(made: "Expansion") -> Table:
+    """What a teacher wrote in all, and what was rejected."""
+    table = Table(title=f"{len(made.rows)} synthetic rows", show_header=False)
+    for kind, count in Counter(row["kind"] for row in made.rows).most_common():
+        table.add_row(kind, str(count))
+    for reason, count in made.rejected.most_common():
+        table.add_row(f"rejected: {reason}", str(count))
+    table.add_row("requests", str(len(made.requests)))
+    table.add_row("tokens", f"{made.num_tokens:,}")
     return table
 
 

@@ -1,5 +1,11 @@
+import itertools
+import json
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import NoReturn
 
@@ -7,18 +13,20 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from config.dataset import read_dataset, version_folder
+from config.dataset import SPLITS, read_dataset, read_split, version_folder
 from config.home import Home
 from config.load import load_domain
 from tests.tiny_llama import prepare_tiny_base, write_colour_data, write_tiny_llama
 from tests.tracked_files import ROOT
 from tests.train.data.report.built import domain_of, write_rows
-from train.cli import base_app, data_app, train
+from train.cli import base_app, data_app, init, train
 from train.data.report.figures import DataReport
 
 runner = CliRunner()
 train_app = typer.Typer()
 train_app.command()(train)
+init_app = typer.Typer()
+init_app.command()(init)
 
 DOMAIN = """
 name: colours
@@ -214,3 +222,84 @@ def test_an_interrupted_training_names_its_checkpoint_and_home(
     result = runner.invoke(train_app, [str(domain_file), "--home", str(home.root)])
     assert result.exit_code == 130
     assert f"resume with `lorikeet train {domain_file} --home {home.root} --resume`" in result.output
+
+
+@contextmanager
+def loopback_teacher() -> Iterator[str]:
+    """URL of an endpoint on this machine that answers each request with four new rows."""
+    numbers = itertools.count()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            rows = [{"input": f"what colour has thing number {next(numbers)}", "output": "red"} for _ in range(4)]
+            message = {"role": "assistant", "content": json.dumps({"examples": rows})}
+            choice = {"index": 0, "finish_reason": "stop", "message": message}
+            body = json.dumps({"id": "1", "object": "chat.completion", "created": 0, "model": "t", "choices": [choice]})
+            self.send_response(200)
+            self.send_header("content-type", "application/json")
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, *words: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_synthetic_rows_are_trained_on_and_never_held_out(home: Home, domain_file: Path, tmp_path: Path) -> None:
+    prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
+    with loopback_teacher() as url:
+        words = ["expand", str(domain_file), "--teacher", url, "--model", "t", "--num-rows", "8"]
+        result = runner.invoke(data_app, [*words, "--home", str(home.root)])
+    assert result.exit_code == 0, result.output
+    made = home.synthetic / "colours" / "synthetic.jsonl"
+    assert str(made) in result.stdout
+    text = domain_file.read_text().replace("path: colours.jsonl, num_train: 20", f"path: [colours.jsonl, {made}]")
+    domain_file.write_text(text)
+    assert runner.invoke(data_app, ["build", str(domain_file), "--home", str(home.root)]).exit_code == 0
+    rows = {split: read_split(home.datasets / "colours", split) for split in SPLITS}
+    assert sum(row.is_synthetic for row in rows["train"]) == 8
+    assert not any(row.is_synthetic for row in [*rows["validation"], *rows["test"]])
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--teacher", "localhost:8000"], "must be an http"),
+        (["--teacher", "http://127.0.0.1:9/v1", "--kinds", "poems"], "paraphrase, new, edge, refusal"),
+    ],
+)
+def test_a_mistake_with_the_teacher_is_one_line(options: list[str], reason: str, domain_file: Path, home: Home) -> None:
+    words = ["expand", str(domain_file), "--model", "t", *options, "--home", str(home.root)]
+    result = runner.invoke(data_app, words)
+    assert (result.exit_code, len(result.stderr.strip().splitlines())) == (1, 1), result.output
+    assert reason in result.stderr
+
+
+def test_init_writes_a_yaml_that_builds_without_an_edit(home: Home, tmp_path: Path) -> None:
+    prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
+    rows = [f"question {number},answer {number % 3}" for number in range(60)]
+    (tmp_path / "mail.csv").write_text("\n".join(["question,answer", *rows]))
+    options = ["--base", "tiny", "--folder", str(tmp_path / "domains"), "--home", str(home.root)]
+    result = runner.invoke(init_app, ["mail", str(tmp_path / "mail.csv"), *options])
+    assert result.exit_code == 0, result.output
+    path = tmp_path / "domains" / "mail.yaml"
+    assert f"lorikeet train {path}" in " ".join(result.stdout.split())
+    built = runner.invoke(data_app, ["build", str(path), "--home", str(home.root)])
+    assert built.exit_code == 0, built.output
+    again = runner.invoke(init_app, ["mail", str(tmp_path / "mail.csv"), *options])
+    assert (again.exit_code, "--force" in again.stderr) == (1, True)
+
+
+@pytest.mark.parametrize("name", ["../up", "Mail", "", "a b"])
+def test_init_refuses_names_that_no_adapter_can_have(name: str, home: Home, tmp_path: Path) -> None:
+    result = runner.invoke(init_app, [name, "x.csv", "--folder", str(tmp_path), "--home", str(home.root)])
+    assert (result.exit_code, "cannot name a domain" in result.stderr) == (1, True), result.output
+    assert list(tmp_path.iterdir()) == []

@@ -1,8 +1,8 @@
 """Synthetic rows from a few seeds, written by any OpenAI-compatible teacher: `lorikeet data expand`.
 
 Only rows of the training split are seeds, so nothing of a held-out row reaches the teacher. What it writes is filtered,
-marked synthetic, and added to a JSONL file. A second file remembers every request, so an interrupted run continues where
-it stopped, and a larger budget later adds to the same rows.
+marked synthetic, and added to a JSONL file. A second file remembers every request, so an interrupted run continues
+where it stopped, and a larger budget later adds to the same rows.
 """
 
 import json
@@ -12,20 +12,30 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import openai
 from pydantic import ValidationError
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from config.dataset import DatasetManifest, DatasetRow
+from adapters.bases import read_base
+from adapters.template_time import noon
+from config.dataset import SPLITS, DatasetManifest, DatasetRow, conversation, read_split
+from config.domain import DomainConfig
+from config.home import Home
 from config.json_lines import numbered_lines
 from config.model import Config
 from config.private import make_private_folder, write_private
 from config.progress import Progress
 from quality.judge import JudgeReplyError, grade_task, read_grade
 from quality.scorers import AnswerFormat
+from train.data.build import build_dataset
+from train.data.cleaning.near_copies import NearCopies
+from train.data.sources import question_answer
+from train.data.template import render
 from train.errors import DataError
 
 Kind = Literal["paraphrase", "new", "edge", "refusal"]
@@ -37,12 +47,12 @@ MIN_JUDGE_SCORE = 0.75
 """Grade 4 of 5."""
 
 _TASKS: dict[Kind, str] = {
-    "paraphrase": "Rewrite the inputs of these examples in other words, with other lengths and registers, so that the very "
-    "same output stays right. Copy the output of the example that you rewrite.",
+    "paraphrase": "Rewrite the inputs of these examples in other words, with other lengths and registers, so that "
+    "exactly the same output stays right. Copy the output of the example that you rewrite.",
     "new": "Write new examples of the same task: other subjects, other wordings, with the right output.",
     "edge": "Write unusual but valid inputs of the same task, with the right output: very short or very long ones, "
     "typing errors, mixed languages, irrelevant details, several things at once.",
-    "refusal": "Write inputs that users may send by mistake and that this task does not cover, some of them close to it. "
+    "refusal": "Write inputs that users may send by mistake and that this task does not cover, some close to it. "
     "The output of each is exactly: {refusal}",
 }
 _PROMPT = """You write training data for a small language model. Its task, as its system prompt says:
@@ -81,6 +91,7 @@ class Expansion:
 
     rows: list[dict[str, Any]] = field(default_factory=list)
     requests: list[RequestRecord] = field(default_factory=list)
+    folder: Path = Path()
 
     @property
     def num_tokens(self) -> int:
@@ -122,6 +133,64 @@ class Teacher:
 
 Filter = Callable[[str, str], str | None]
 """Question and answer to the reason why the row is rejected, or None."""
+
+
+def make_teacher(url: str, model: str, api_key: str | None) -> Teacher:
+    """A client of an endpoint; a local one needs no key."""
+    if not url.startswith(("http://", "https://")):
+        raise DataError(f"--teacher {url!r} must be an http(s) URL, as http://127.0.0.1:8000/v1.")
+    return Teacher(openai.OpenAI(base_url=url, api_key=api_key or "none", max_retries=5, timeout=300.0), model)
+
+
+def kinds_of(text: str) -> tuple[Kind, ...]:
+    """Kinds from a comma-separated list.
+
+    Raises:
+        DataError: One is unknown, or none is named.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = sorted(set(names) - set(KINDS))
+    if unknown or not names:
+        raise DataError(f"--kinds {text!r}: wanted some of {', '.join(KINDS)}.")
+    return tuple(kind for kind in KINDS if kind in names)
+
+
+def expand_domain(
+    config: DomainConfig,
+    home: Home,
+    teacher: Teacher,
+    budget: Budget,
+    *,
+    kinds: Sequence[Kind] = KINDS,
+    is_judged: bool = False,
+    progress: Progress | None = None,
+) -> Expansion:
+    """Build the domain's data set, then expand its training rows into `home.synthetic/<domain>`.
+
+    Raises:
+        DataError: The data set has no questions with answers, or the teacher gives no answer.
+        AdapterError: The base is not prepared; lengths are counted in its tokens.
+    """
+    folder = home.bases / config.base
+    read_base(folder)
+    manifest = build_dataset(config, home)
+    rows = {split: read_split(home.datasets / config.name, split) for split in SPLITS}
+    earlier = [row["input"] for row in read_expansion(home.synthetic / config.name).rows]
+    questions = [row.input for split in SPLITS for row in rows[split]]
+    seeds = [row for row in rows["train"] if row.in_scope and not row.is_synthetic and len(row.prompt) <= 2]
+    if not seeds:
+        raise DataError(f"{config.name} has no training row of one question and one answer to start from.")
+    filters = [
+        schema_filter(manifest),
+        class_filter(manifest, seeds),
+        length_filter(AutoTokenizer.from_pretrained(folder), config),
+        copies_filter([*questions, *earlier], config.data.cleaning.near_duplicate_jaccard),
+    ]
+    if is_judged:
+        filters.insert(-1, judge_filter(teacher, manifest, config.quality.rubric))
+    return expand(
+        manifest, seeds, teacher, filters, budget, home.synthetic / config.name, kinds=kinds, progress=progress
+    )
 
 
 def expand(
@@ -184,7 +253,7 @@ def read_expansion(folder: Path) -> Expansion:
     requests = [
         _request_record(folder / REQUESTS_FILE, number, line) for number, line in _lines(folder / REQUESTS_FILE)
     ]
-    return Expansion(rows, requests)
+    return Expansion(rows, requests, folder)
 
 
 def schema_filter(manifest: DatasetManifest) -> Filter:
@@ -203,6 +272,38 @@ def class_filter(manifest: DatasetManifest, seeds: Sequence[DatasetRow]) -> Filt
     answers = {row.output for row in seeds} | {manifest.answer.refusal}
     is_classes = len(answers) * 5 <= len(seeds)
     return lambda question, answer: "unknown class" if is_classes and answer not in answers else None
+
+
+def copies_filter(questions: Sequence[str], jaccard: float) -> Filter:
+    """Rejects near copies of the given questions and of those accepted since; it must be the last filter."""
+    known = [question_answer(question, "") for question in questions]
+    index = NearCopies(jaccard, known)
+    for row, compared in zip(known, index.compared(known), strict=True):
+        index.add(row, compared)
+
+    def reason(question: str, answer: str) -> str | None:
+        row = question_answer(question, "")
+        [compared] = index.compared([row])
+        if index.find(row, compared) is not None:
+            return "nearly equals a row"
+        index.add(row, compared)
+        return None
+
+    return reason
+
+
+def length_filter(tokenizer: PreTrainedTokenizerBase, config: DomainConfig) -> Filter:
+    """Rejects rows that would not fit `recipe.max_length`, and answers longer than `evaluation.max_new_tokens`."""
+    at = noon(date.today())
+
+    def reason(question: str, answer: str) -> str | None:
+        turns = [turn.for_template() for turn in conversation(config.chat, question, answer)]
+        if len(_ids(tokenizer, render(tokenizer, turns, at, is_prompt=False))) > config.recipe.max_length:
+            return "longer than recipe.max_length"
+        is_long = len(_ids(tokenizer, answer)) + 1 > config.evaluation.max_new_tokens
+        return "answer longer than evaluation.max_new_tokens" if is_long else None
+
+    return reason
 
 
 def judge_filter(judge: Teacher, manifest: DatasetManifest, rubric: str | None) -> Filter:
@@ -233,6 +334,10 @@ def repeats(questions: Iterable[str]) -> Filter:
     return reason
 
 
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
 def _windows(first: int) -> Iterator[list[int]]:
     while True:
         yield list(range(first, first + NUM_PARALLEL))
@@ -261,7 +366,8 @@ def _accept(
     text: str, kind: Kind, teacher: str, filters: Sequence[Filter], room: int
 ) -> tuple[list[dict[str, Any]], Counter[str]]:
     """The rows of one answer that pass every filter, and the number of the others by reason."""
-    accepted, rejected = [], Counter[str]()
+    accepted: list[dict[str, Any]] = []
+    rejected: Counter[str] = Counter()
     pairs = list(_pairs(text))
     if not pairs:
         return [], Counter({"no rows in the teacher's answer": 1})
@@ -276,7 +382,7 @@ def _accept(
                 "input": question,
                 "output": answer,
                 "in_scope": kind != "refusal",
-                "synthetic": True,
+                "is_synthetic": True,
                 "kind": kind,
                 "teacher": teacher,
             }

@@ -3,7 +3,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import openai
 import pytest
 
@@ -15,6 +15,7 @@ from train.data.expand import (
     Budget,
     Teacher,
     class_filter,
+    copies_filter,
     expand,
     judge_filter,
     read_expansion,
@@ -26,9 +27,7 @@ SCHEMA = {"type": "object", "properties": {"team": {"enum": ["a", "b"]}}, "requi
 
 
 def manifest(**answer: Any) -> DatasetManifest:
-    counts = dict.fromkeys(
-        ("num_train", "num_validation", "num_test", "num_test_out_of_scope", "num_exact_duplicates"), 1
-    ) | dict.fromkeys(("num_conflicts", "num_near_duplicates", "num_cut"), 0)
+    counts = dict.fromkeys(("num_train", "num_validation", "num_test", "num_test_out_of_scope"), 1)
     return DatasetManifest.model_validate(
         {
             "domain": "support",
@@ -55,14 +54,14 @@ def seeds(count: int = 12) -> list[DatasetRow]:
 def teacher(reply: Callable[[str], str]) -> Teacher:
     """A teacher that answers by a function of the prompt, over the real client."""
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         text = reply(json.loads(request.content)["messages"][0]["content"])
         choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
         usage = {"prompt_tokens": 60, "completion_tokens": 40, "total_tokens": 100}
         body = {"id": "x", "object": "chat.completion", "created": 0, "model": "t", "choices": [choice], "usage": usage}
-        return httpx.Response(200, json=body)
+        return httpx2.Response(200, json=body)
 
-    client = httpx.Client(transport=httpx.MockTransport(handle))
+    client = httpx2.Client(transport=httpx2.MockTransport(handle))
     return Teacher(openai.OpenAI(base_url="http://teacher/v1", api_key="none", http_client=client, max_retries=0), "t")
 
 
@@ -82,7 +81,7 @@ def test_rows_are_marked_synthetic_and_the_budget_holds(tmp_path: Path) -> None:
     expand(manifest(), seeds(), teacher(numbered()), [], Budget(7, 100_000), tmp_path)
     rows = rows_of(tmp_path)
     assert len(rows) == 7
-    assert all(row["synthetic"] and row["teacher"] == "t" for row in rows)
+    assert all(row["is_synthetic"] and row["teacher"] == "t" for row in rows)
     assert not any(path.stat().st_mode & 0o077 for path in tmp_path.iterdir())
 
 
@@ -110,10 +109,10 @@ def test_what_was_accepted_stays_when_the_teacher_fails(tmp_path: Path) -> None:
     expand(manifest(), seeds(), teacher(numbered()), [], Budget(4, 100_000), tmp_path)
     before = rows_of(tmp_path)
 
-    def refuse(request: httpx.Request) -> httpx.Response:
-        return httpx.Response(503, json={"error": {"message": "overloaded"}})
+    def refuse(request: httpx2.Request) -> httpx2.Response:
+        return httpx2.Response(503, json={"error": {"message": "overloaded"}})
 
-    client = httpx.Client(transport=httpx.MockTransport(refuse))
+    client = httpx2.Client(transport=httpx2.MockTransport(refuse))
     down = Teacher(openai.OpenAI(base_url="http://t/v1", api_key="x", http_client=client, max_retries=0), "gone")
     with pytest.raises(DataError, match=r"gone.*overloaded"):
         expand(manifest(), seeds(), down, [], Budget(40, 100_000), tmp_path)
@@ -161,6 +160,14 @@ def test_the_class_filter_knows_only_seen_classes() -> None:
     assert class_filter(manifest(), seeds(40))("q", "three") == "unknown class"
     assert class_filter(manifest(), seeds(40))("q", "two") is None
     assert class_filter(manifest(), seeds(4))("q", "three") is None
+
+
+def test_near_copies_of_known_and_of_new_rows_are_rejected() -> None:
+    known = "My parcel of last Monday has not arrived yet, where is it now?"
+    check = copies_filter([known, "How do I reset my password?"], 0.8)
+    assert check(known.replace("Monday", "Monday,").upper(), "a") == "nearly equals a row"
+    assert check("The invoice of March shows a wrong address.", "a") is None
+    assert check("The invoice of March shows a wrong address!", "a") == "nearly equals a row"
 
 
 def test_the_judge_decides_by_its_grade() -> None:
