@@ -156,7 +156,7 @@ class DatasetManifest(Config):
     config_sha256: str = Field(
         description="Hash of everything that determines the rows; if equal, no rebuild is needed."
     )
-    dataset_sha256: str = Field(description="SHA-256 over the three split files.")
+    dataset_sha256: str = Field(description="SHA-256 over the rows of the three splits, without their origins.")
     files: tuple[FileRecord, ...] = Field((), description="The splits and `findings.jsonl`.")
     digest: str = Field("", description="SHA-256 of this manifest without `digest` and `created_at`; names its folder.")
     created_at: str = Field(description="UTC, ISO 8601.")
@@ -330,10 +330,15 @@ def verify_dataset(folder: Path) -> DatasetManifest:
 
 
 def hash_splits(folder: Path) -> str:
-    """SHA-256 over the names and bytes of the three split files."""
+    """SHA-256 over the rows of the three splits without their origins: equal rows of another file give the same hash."""
     digest = hashlib.sha256()
     for split in SPLITS:
-        digest.update(f"{split} {sha256_of(folder / f'{split}.jsonl')}\n".encode())
+        digest.update(f"{split}\n".encode())
+        with (folder / f"{split}.jsonl").open(encoding="utf-8", newline="\n") as lines:
+            for line in lines:
+                fields = json.loads(line)
+                fields.pop("origin", None)
+                digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 
 

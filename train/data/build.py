@@ -56,7 +56,7 @@ from train.errors import DataError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Increase it with every code change that gives other rows or another manifest for the same settings and sources."""
 
 _FEW_ROWS, _MANY_ROWS = 50, 50_000

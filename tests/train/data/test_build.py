@@ -89,6 +89,16 @@ def test_changed_source_data_is_built_again(tmp_path: Path, domain: DomainConfig
     assert build_dataset(domain, Home(tmp_path)).dataset_sha256 != first.dataset_sha256
 
 
+def test_equal_rows_of_another_file_give_the_same_dataset_sha256(tmp_path: Path, domain: DomainConfig) -> None:
+    first = build_dataset(domain, Home(tmp_path / "one"))
+    other = tmp_path / "from-a-spreadsheet.jsonl"
+    other.write_bytes(b"\xef\xbb\xbf" + Path(domain.data.paths[0]).read_bytes().replace(b"\n", b"\r\n"))
+    data = domain.data.model_copy(update={"path": str(other)})
+    second = build_dataset(domain.model_copy(update={"data": data}), Home(tmp_path / "two"))
+    assert second.dataset_sha256 == first.dataset_sha256
+    assert second.digest != first.digest
+
+
 def test_rows_are_conversations_and_the_splits_do_not_overlap(tmp_path: Path, domain: DomainConfig) -> None:
     home = Home(tmp_path)
     manifest = build_dataset(domain, home)
