@@ -330,7 +330,7 @@ def verify_dataset(folder: Path) -> DatasetManifest:
 
 
 def hash_splits(folder: Path) -> str:
-    """SHA-256 over the rows of the three splits without their origins: equal rows of another file give the same hash."""
+    """SHA-256 over the rows of the three splits without their origins: equal for the same rows of another file."""
     digest = hashlib.sha256()
     for split in SPLITS:
         digest.update(f"{split}\n".encode())

@@ -3,7 +3,7 @@
 `make test` takes one of each kind, `make test ALL=1` all.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,8 @@ OTHER_LORA: dict[str, dict[str, Any]] = {
 }
 # What sets each apart, another one has too; Llama's is the base of all other tests with an engine.
 ALIKE = {"llama": "the base", "qwen2": "qwen3", "gemma3": "gemma2", "granite": "cohere"}
-# Mean per answer token. Weights ten times as large as usual make large logits, whose bf16 steps are large too.
+# Mean over the answer tokens of all held-out rows. Weights ten times as large as usual make large logits, whose bf16
+# steps are large too.
 TOLERANCE_NATS = 0.1
 
 
@@ -50,7 +51,7 @@ class Served:
 
     http: httpx.Client
     trained: Manifest
-    example: Encoded
+    examples: tuple[Encoded, ...]
     imported_logprobs: tuple[float, ...]
     base_logprobs: tuple[float, ...]
 
@@ -64,21 +65,22 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     home = Home(folder / "var")
     prepare_base(str(write_tiny_model(folder / "model", request.param)), "tiny", "nf4", home=home)
     trained = train_and_publish(tiny_domain(write_colour_data(folder / "colours.jsonl")), home).manifest
-    example = encode(tiny_tokenizer(), read_split(home.datasets / "colours", "test")[0].messages, RENDERED_AT)
+    rows = read_split(home.datasets / "colours", "test")
+    examples = tuple(encode(tiny_tokenizer(), row.messages, RENDERED_AT) for row in rows)
     model = random_adapter(home.bases / "tiny")
     save_adapter(model, folder / "peft", "tiny")
     imported = ["import", str(folder / "peft"), "foreign", "--base", "tiny", "--home", str(home.root)]
     assert CliRunner().invoke(adapters_app, imported).exit_code == 0
-    logprobs = answer_logprobs(model, example)
+    logprobs = all_logprobs(model, examples)
     with model.disable_adapter():
-        base_logprobs = answer_logprobs(model, example)
+        base_logprobs = all_logprobs(model, examples)
     with (
         running_server(
             write_config(folder, **OTHER_LORA.get(request.param, {})), home.root, folder / "serve.log"
         ) as server,
         httpx.Client(base_url=server.url, timeout=120) as http,
     ):
-        yield Served(http, trained, example, logprobs, base_logprobs)
+        yield Served(http, trained, examples, logprobs, base_logprobs)
 
 
 def random_adapter(base_folder: Path) -> PeftModel:
@@ -110,15 +112,22 @@ def write_config(folder: Path, **changes: Any) -> Path:
     return file
 
 
+def all_logprobs(model: PeftModel, examples: Sequence[Encoded]) -> tuple[float, ...]:
+    return tuple(logprob for example in examples for logprob in answer_logprobs(model, example))
+
+
 def forced_logprobs(served: Served, model: str) -> list[float]:
-    ids = [*served.example.prompt_ids, *served.example.answer_ids]
+    return [logprob for example in served.examples for logprob in forced(served.http, model, example)]
+
+
+def forced(http: httpx.Client, model: str, example: Encoded) -> Iterator[float]:
+    ids = [*example.prompt_ids, *example.answer_ids]
     body = {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-    response = served.http.post("/v1/completions", json=body)
+    response = http.post("/v1/completions", json=body)
     assert response.status_code == 200, response.text
-    positions = response.json()["choices"][0]["prompt_logprobs"][-len(served.example.answer_ids) :]
-    return [
-        position[str(token)]["logprob"] for token, position in zip(served.example.answer_ids, positions, strict=True)
-    ]
+    positions = response.json()["choices"][0]["prompt_logprobs"][-len(example.answer_ids) :]
+    for token, position in zip(example.answer_ids, positions, strict=True):
+        yield position[str(token)]["logprob"]
 
 
 def mean_gap(want: tuple[float, ...], got: list[float]) -> float:
