@@ -12,12 +12,14 @@ import serve.access.cli
 import serve.cli
 import serve.monitor.cli
 import train.cli
+import train.export.cli
 
 app = typer.Typer(no_args_is_help=True, help=__doc__, pretty_exceptions_enable=False)
 app.add_typer(train.cli.base_app, name="base")
 app.add_typer(train.cli.data_app, name="data")
 app.command("init")(train.cli.init)
 app.command("train")(train.cli.train)
+app.add_typer(train.export.cli.export_app, name="export")
 app.add_typer(adapters.cli.app, name="adapters")
 app.command("serve")(serve.cli.serve)
 app.add_typer(serve.access.cli.app, name="keys")

@@ -25,11 +25,12 @@ def model_card(draft: ManifestDraft, *, user: str = PLAIN_USER) -> str:
     """
     front = {"base_model": draft.base.name, "library_name": "peft", "tags": ["lora", "lorikeet"]}
     figures = [*_evaluation(draft), *_forgetting(draft), *_training(draft)]
-    sections = [f"# {draft.name}", draft.description, *_request(draft.defaults, user), *figures]
+    sections = [f"# {draft.name}", draft.description, *request_section(draft.defaults, user=user), *figures]
     return f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n\n" + "\n\n".join(sections) + "\n"
 
 
-def _request(defaults: RequestDefaults | None, user: str) -> list[str]:
+def request_section(defaults: RequestDefaults | None, *, user: str = PLAIN_USER) -> list[str]:
+    """Paragraphs on the version's request defaults; none if it has no defaults."""
     if defaults is None:
         return []
     lines = [f"- {name}: `{json.dumps(value, ensure_ascii=False)}`" for name, value in defaults.given.items()]

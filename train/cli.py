@@ -1,7 +1,5 @@
 """`lorikeet base`, `lorikeet data` and `lorikeet train`. Heavy libraries are imported only when a command runs."""
 
-import logging
-import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,18 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from adapters.cli import DEFAULT_HOME, HomeOption
-from adapters.errors import AdapterError
 from adapters.store.manifest import Quantization
 from config.data import DataConfig
 from config.domain import DomainConfig
-from config.errors import ConfigError, DatasetError
+from config.errors import ConfigError
 from config.home import Home
 from config.load import check_name, load_domain, validate
 from config.progress import Progress, shown
 from config.signals import exit_code_of, interrupted_by_sigterm
-from config.terminal import labelled, log_handler, make_console, print_error
-from train.errors import TrainError
+from config.terminal import labelled, make_console
 from train.runs import last_checkpoint
+from train.shell import console, shell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
 
 base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, list, show.")
 data_app = typer.Typer(no_args_is_help=True, help="Domain data sets: build, list, show, report, diff, push, pull.")
-console = make_console()
 
 
 def _named_domain(file: Path) -> Path:
@@ -74,7 +70,7 @@ def prepare(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Prepare a base model: quantize it once for both training and serving."""
-    with _shell():
+    with shell():
         from train.base.prepare import prepare_base
         from train.tables import base_table
 
@@ -96,7 +92,7 @@ def prepare(
 @base_app.command("list")
 def list_bases(home: HomeOption = DEFAULT_HOME) -> None:
     """List the prepared bases."""
-    with _shell():
+    with shell():
         from adapters.bases import list_bases
         from train.tables import base_table
 
@@ -110,7 +106,7 @@ def show_base(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Verify the files of a base, then show its manifest."""
-    with _shell():
+    with shell():
         from adapters.bases import verify_base
 
         console.print_json(verify_base(Home(home).bases / name).model_dump_json())
@@ -119,7 +115,7 @@ def show_base(
 @data_app.command()
 def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEFAULT_HOME) -> None:
     """Build domain data sets: load, clean, split, hash."""
-    with _shell():
+    with shell():
         from train.data.build import StepLog, build_dataset
         from train.tables import dataset_table
 
@@ -132,7 +128,7 @@ def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEF
 @data_app.command("list")
 def list_data(home: HomeOption = DEFAULT_HOME) -> None:
     """List the versions of all data sets."""
-    with _shell():
+    with shell():
         from train.data.versions import list_versions
         from train.tables import versions_table
 
@@ -145,7 +141,7 @@ def push_data(
     domain: DomainName, url: UrlArgument, version: VersionOption = None, home: HomeOption = DEFAULT_HOME
 ) -> None:
     """Push a version of a data set to a remote folder, and make it the current one there."""
-    with _shell():
+    with shell():
         from adapters.remote.files import RemoteFiles
         from train.data.remote import push_dataset
 
@@ -159,7 +155,7 @@ def pull_data(
     url: UrlArgument, domain: DomainName, version: VersionOption = None, home: HomeOption = DEFAULT_HOME
 ) -> None:
     """Pull a version of a data set, verify it by its digest, and make it the current one here."""
-    with _shell():
+    with shell():
         from adapters.remote.files import RemoteFiles
         from train.data.remote import pull_dataset
 
@@ -218,7 +214,7 @@ def show_data(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Show examples as the trainer gets them, with the trained tokens in colour; of one row, also what was found."""
-    with _shell():
+    with shell():
         from config.dataset import read_split
         from train.data.build import build_dataset
         from train.data.report.encoding import base_tokenizer, first_learnt, times_of
@@ -248,7 +244,7 @@ def report_data(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Check a data set and report it, here and as an HTML page: steps, lengths, classes, findings, what is learnt."""
-    with _shell():
+    with shell():
         from train.data.build import build_dataset
         from train.data.report.encoding import report_tokens
         from train.data.report.gather import make_report
@@ -277,7 +273,7 @@ def diff_data(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Compare two built data sets: rows added, removed, changed or moved, and settings."""
-    with _shell():
+    with shell():
         from train.data.diff import dataset_folder, diff_datasets
         from train.data.report.diff_tables import diff_tables
 
@@ -300,7 +296,7 @@ def init(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Look at a domain's data and write its YAML file, with comments; then `lorikeet train` needs no edit."""
-    with _shell():
+    with shell():
         from config.domain import AnswerConfig
         from train.data.propose import data_settings, propose, write_domain
         from train.data.sources import read_source
@@ -327,7 +323,7 @@ def train(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Train a domain's adapter, evaluate and publish it, and promote it if its gates pass."""
-    with _shell(), _resumable(file, Home(home)):
+    with shell(), _resumable(file, Home(home)):
         config = load_domain(file)
         with shown(Progress(f"{config.name}: load training libraries"), console):
             from train.pipeline import train_and_publish
@@ -387,27 +383,6 @@ def _next_step(file: Path, home: Home) -> str:
     if last_checkpoint(home.runs / load_domain(file).name) is None:
         return f"no checkpoint was written yet: run `{shlex.join(words)}` again"
     return f"resume with `{shlex.join([*words, '--resume'])}`"
-
-
-@contextmanager
-def _shell() -> Iterator[None]:
-    """Silence libraries, enable our log, and print errors as one line instead of a traceback."""
-    # Threads that wait for each other sleep: spinning, they wait a scheduler's turn for each one that another process
-    # has displaced, thousands of times a step. Beside a busy core that takes minutes a step instead of seconds.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-    # Their bars and advice would drown ours; they read these when they are imported.
-    os.environ.setdefault("TQDM_DISABLE", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[log_handler(console)])
-    for noisy in ("bitsandbytes", "httpx", "datasets", "accelerate", "sentence_transformers"):
-        logging.getLogger(noisy).setLevel(logging.ERROR)
-    try:
-        yield
-    except (TrainError, AdapterError, ConfigError, DatasetError) as error:
-        print_error(error)
-        raise typer.Exit(1) from None
 
 
 def _tokenizer(base: str, home: Home) -> "PreTrainedTokenizerBase":

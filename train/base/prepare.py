@@ -1,11 +1,7 @@
 """`lorikeet base prepare`: quantize a base model once into the folder that training and serving share."""
 
 import logging
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from collections.abc import Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -31,6 +27,7 @@ from train.base.chat_template import fit_template
 from train.base.quantize import choose_storage, load_causal_lm, quantize_folder
 from train.data.template import writes_time
 from train.errors import PrepareBaseError
+from train.folders import staged_folder
 
 DEFAULT_SOURCE = "smollm2-135m"
 LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors")
@@ -98,7 +95,7 @@ def prepare_base(
     chosen = choose_storage(quantization, storage, has_cuda=torch.cuda.is_available())
     if folder.exists() and not force:
         return _reuse(folder, found, quantization, chosen if storage != "auto" else None)
-    with _staged(folder) as staging:
+    with staged_folder(folder) as staging:
         manifest = _build(staging, folder.name, found, quantization, chosen, chat_template)
     logger.info("base %s prepared: %s, %s, digest %s", folder.name, quantization, chosen, manifest.digest[:12])
     return manifest
@@ -223,27 +220,6 @@ def _stop_at(model: PreTrainedModel, token_ids: Set[int]) -> None:
         configured = model.generation_config.eos_token_id
         known = configured if isinstance(configured, list) else [configured]
         model.generation_config.eos_token_id = sorted({*known, *token_ids} - {None})
-
-
-@contextmanager
-def _staged(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, renamed to it on success and removed on failure."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        staging.chmod(0o755)
-        yield staging
-        _replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _replace(staging: Path, folder: Path) -> None:
-    retired = staging.with_name(f"{staging.name}.old")
-    if folder.exists():
-        os.rename(folder, retired)
-    os.rename(staging, folder)
-    shutil.rmtree(retired, ignore_errors=True)
 
 
 def _packaged_source() -> Source:

@@ -1,0 +1,48 @@
+"""A home with a tiny base and LoRA versions with random weights of every kind that PEFT scales in its own way."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoModelForCausalLM
+
+from adapters.bases import read_base
+from adapters.lint.peft_folder import read_lora_spec
+from adapters.store.manifest import Manifest, ManifestDraft, RequestDefaults
+from adapters.store.store import AdapterStore
+from config.home import Home
+from train.base.quantize import load_causal_lm
+
+DEFAULTS = RequestDefaults(system="Colour?", temperature=0.0, max_tokens=8, stop=("\n",))
+
+
+def random_adapter(base_folder: Path, folder: Path, *, seed: int = 0, **options: Any) -> Path:
+    """A PEFT folder whose A and B are random, so that the adapter changes every answer."""
+    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]} | options)
+    torch.manual_seed(seed)
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32), config)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    weights = {name: tensor.bfloat16() for name, tensor in model.state_dict().items() if "lora_" in name}
+    model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
+    return folder
+
+
+def publish(home: Home, folder: Path, name: str, base: str = "tiny", **fields: Any) -> Manifest:
+    base_folder = home.bases / base
+    draft = ManifestDraft(
+        name=name,
+        base=read_base(base_folder).ref,
+        lora=read_lora_spec(folder),
+        defaults=fields.pop("defaults", DEFAULTS),
+        **fields,
+    )
+    return AdapterStore(home.adapters).publish(folder, draft, base_folder=base_folder)
+
+
+def adapted(base_folder: Path, folder: Path) -> PeftModel:
+    """PEFT's own model of base and adapter, in float32."""
+    base = load_causal_lm(base_folder, dtype=torch.float32)
+    return PeftModel.from_pretrained(base, str(folder)).eval()

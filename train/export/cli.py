@@ -1,0 +1,65 @@
+"""`lorikeet export`: one command per format."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from adapters.cli import DEFAULT_HOME, HomeOption, ReferenceArgument
+from config.home import Home
+from config.progress import Progress, shown
+from train.shell import console, shell
+
+if TYPE_CHECKING:
+    from train.export.version import Version
+
+export_app = typer.Typer(no_args_is_help=True, help="Versions in other programs' formats: merge, peft, gguf, ollama.")
+
+OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output folder if it exists.")]
+
+
+@export_app.command()
+def merge(
+    reference: ReferenceArgument, output: OutputOption, force: ForceOption = False, home: HomeOption = DEFAULT_HOME
+) -> None:
+    """Write a full model folder: the base with the adapter added to its weights."""
+    with _exported("merge", reference, output, home, force=force) as (version, folder):
+        from train.export.merge import merge_version
+
+        merge_version(version, folder)
+
+
+@export_app.command()
+def peft(
+    reference: ReferenceArgument,
+    output: OutputOption,
+    base_model: Annotated[
+        str | None, typer.Option(help="Hub id or path of the base for the other program; default: the base's source.")
+    ] = None,
+    force: ForceOption = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Write a PEFT folder without files of Lorikeet, as vLLM, SGLang, LoRAX and TensorRT-LLM take it."""
+    with _exported("peft", reference, output, home, force=force) as (version, folder):
+        from train.export.peft import export_peft
+
+        export_peft(version, folder, base_model=base_model)
+
+
+@contextmanager
+def _exported(name: str, reference: str, output: Path, home: Path, *, force: bool) -> Iterator[tuple["Version", Path]]:
+    """The verified version and the folder to fill; prints what was written."""
+    with shell():
+        with shown(Progress(f"export {reference} as {name}"), console):
+            from train.export.folder import check_output, output_folder
+            from train.export.version import open_version
+
+            check_output(output, force=force)
+            version = open_version(Home(home), reference)
+            with output_folder(output, force=force) as folder:
+                yield version, folder
+        size_mb = sum(path.stat().st_size for path in output.iterdir()) / 1e6
+        console.print(f"{version.target} written to {output} as {name}, {size_mb:.1f} MB", soft_wrap=True)
