@@ -1,5 +1,6 @@
 """A home with a tiny base and LoRA versions with random weights of every kind that PEFT scales in its own way."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,30 @@ from adapters.lint.peft_folder import read_lora_spec
 from adapters.store.manifest import Manifest, ManifestDraft, RequestDefaults
 from adapters.store.store import AdapterStore
 from config.home import Home
+from tests.tiny_architectures import write_tiny_model
 from train.base.quantize import load_causal_lm
 
+NUM_TOKENS = 272
+MERGES = [("t", "h"), ("th", "e"), ("Ġ", "the"), ("Ġ", "w"), ("o", "r"), ("1", "2"), ("i", "n")]
+PRE_TOKENIZER = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
 DEFAULTS = RequestDefaults(system="Colour?", temperature=0.0, max_tokens=8, stop=("\n",))
+
+
+def write_bpe_model(folder: Path, architecture: str = "llama") -> Path:
+    """A tiny model whose tokenizer has a few merges, and splits text as GPT-2's does."""
+    write_tiny_model(folder, architecture)
+    path = folder / "tokenizer.json"
+    content = json.loads(path.read_text())
+    for left, right in MERGES:
+        content["model"]["vocab"][left + right] = len(content["model"]["vocab"])
+    content["model"]["merges"] = MERGES
+    content["pre_tokenizer"] = PRE_TOKENIZER
+    path.write_text(json.dumps(content))
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    torch.manual_seed(0)
+    model.resize_token_embeddings(NUM_TOKENS, mean_resizing=False)
+    model.save_pretrained(folder)
+    return folder
 
 
 def random_adapter(base_folder: Path, folder: Path, *, seed: int = 0, **options: Any) -> Path:

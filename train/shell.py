@@ -27,7 +27,7 @@ def shell() -> Iterator[None]:
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[log_handler(console)])
-    for noisy in ("bitsandbytes", "httpx", "datasets", "accelerate", "sentence_transformers"):
+    for noisy in ("bitsandbytes", "httpx", "datasets", "accelerate", "gguf", "sentence_transformers"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     try:
         yield

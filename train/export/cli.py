@@ -49,6 +49,17 @@ def peft(
         export_peft(version, folder, base_model=base_model)
 
 
+@export_app.command()
+def gguf(
+    reference: ReferenceArgument, output: OutputOption, force: ForceOption = False, home: HomeOption = DEFAULT_HOME
+) -> None:
+    """Write base and adapter as GGUF files for llama.cpp."""
+    with _exported("gguf", reference, output, home, force=force) as (version, folder):
+        from train.export.gguf import export_gguf
+
+        export_gguf(version, folder)
+
+
 @contextmanager
 def _exported(name: str, reference: str, output: Path, home: Path, *, force: bool) -> Iterator[tuple["Version", Path]]:
     """The verified version and the folder to fill; prints what was written."""

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -74,9 +76,10 @@ def write_sharded(
         (folder / INDEX_FILE).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def to_bytes(tensor: Tensor) -> memoryview:
+def to_bytes(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The tensor's bytes in row order, without a copy if it is contiguous."""
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    array: np.ndarray[Any, Any] = tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
+    return array
 
 
 def _shards(plans: Sequence[TensorPlan], shard_bytes: int) -> list[list[TensorPlan]]:
@@ -101,7 +104,7 @@ def _write_file(path: Path, plans: Sequence[TensorPlan], source: Iterable[Tensor
         file.write(len(header).to_bytes(8, "little") + header)
         for plan, tensor in zip(plans, source, strict=False):  # the rest of `source` is for the next shards
             assert (tensor.dtype, tuple(tensor.shape)) == (plan.dtype, plan.shape), plan.name
-            file.write(to_bytes(tensor))
+            to_bytes(tensor).tofile(file)
 
 
 def _header(plans: Sequence[TensorPlan]) -> bytes:

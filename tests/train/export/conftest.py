@@ -1,5 +1,6 @@
 """A home with a tiny base, and a version of `colours` on it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,19 +9,25 @@ from typer.testing import CliRunner
 
 from config.home import Home
 from lorikeet import app
-from tests.exported import publish, random_adapter
-from tests.tiny_llama import prepare_tiny_base, write_tiny_llama
+from tests.exported import publish, random_adapter, write_bpe_model
+from tests.tiny_llama import prepare_tiny_base
 
 
 @pytest.fixture(scope="session")
-def model_folder(tmp_path_factory):
-    return write_tiny_llama(tmp_path_factory.mktemp("export-model"))
+def shared_model(tmp_path_factory):
+    return write_bpe_model(tmp_path_factory.mktemp("export-model"))
 
 
 @pytest.fixture
-def home(tmp_path, model_folder) -> Home:
+def model_folder(tmp_path, shared_model):
+    """A copy that may be changed."""
+    return shutil.copytree(shared_model, tmp_path / "model-folder")
+
+
+@pytest.fixture
+def home(tmp_path, shared_model) -> Home:
     home = Home(tmp_path / "home")
-    prepare_tiny_base(home, model_folder)
+    prepare_tiny_base(home, shared_model)
     publish(home, random_adapter(home.bases / "tiny", tmp_path / "colours"), "colours")
     return home
 
