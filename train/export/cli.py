@@ -10,6 +10,7 @@ import typer
 from adapters.cli import DEFAULT_HOME, HomeOption, ReferenceArgument
 from config.home import Home
 from config.progress import Progress, shown
+from config.terminal import labelled
 from train.shell import console, shell
 
 if TYPE_CHECKING:
@@ -58,6 +59,20 @@ def gguf(
         from train.export.gguf import export_gguf
 
         export_gguf(version, folder)
+
+
+@export_app.command()
+def ollama(
+    reference: ReferenceArgument, output: OutputOption, force: ForceOption = False, home: HomeOption = DEFAULT_HOME
+) -> None:
+    """Write GGUF files and a Modelfile for Ollama, with the version's request defaults."""
+    notes: tuple[str, ...] = ()
+    with _exported("ollama", reference, output, home, force=force) as (version, folder):
+        from train.export.ollama import export_ollama
+
+        notes = export_ollama(version, folder)
+    for note in notes:
+        console.print(labelled("note", "yellow", note), soft_wrap=True)
 
 
 @contextmanager
