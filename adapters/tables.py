@@ -9,7 +9,7 @@ from adapters.reference import Target
 from adapters.release.traffic import CANARY_ALIAS, Split
 from adapters.scores import Score
 from adapters.store.history import Event
-from adapters.store.manifest import DatasetRef, Manifest, RequestDefaults
+from adapters.store.manifest import Combination, DatasetRef, Manifest, RequestDefaults
 from adapters.store.store import AdapterStore
 
 
@@ -79,6 +79,20 @@ def _manifest_rows(manifest: Manifest) -> dict[str, str]:
         "base score": _score(evaluation.base if evaluation else None),
         "adapter score": _score(evaluation.adapter if evaluation else None),
         "valid format": _score(evaluation.valid_format if evaluation else None),
+    } | _combination_rows(manifest.combination)
+
+
+def _combination_rows(combination: Combination | None) -> dict[str, str]:
+    if combination is None:
+        return {}
+    density = "" if combination.density is None else f", density {combination.density:g}"
+    sources = [f"{source.weight:g} of {source.lora_name} ({source.digest[:12]})" for source in combination.sources]
+    return {
+        "combined from": ", ".join(sources),
+        "combined by": combination.method + density,
+    } | {
+        f"score on {domain}": f"{_score(scores.adapter)}, base {scores.base.value:.2f}"
+        for domain, scores in combination.evaluations.items()
     }
 
 

@@ -24,7 +24,7 @@ def model_card(draft: ManifestDraft, *, user: str = PLAIN_USER) -> str:
         user: Template of the user turn that it was trained on, with `{input}` for the input.
     """
     front = {"base_model": draft.base.name, "library_name": "peft", "tags": ["lora", "lorikeet"]}
-    figures = [*_evaluation(draft), *_forgetting(draft), *_training(draft)]
+    figures = [*_evaluation(draft), *_combination(draft), *_forgetting(draft), *_training(draft)]
     sections = [f"# {draft.name}", draft.description, *request_section(draft.defaults, user=user), *figures]
     return f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -51,6 +51,23 @@ def _evaluation(draft: ManifestDraft) -> list[str]:
     is_greedy = draft.defaults is None or not draft.defaults.temperature
     how = "greedy" if is_greedy else "sampled once each, as above"
     return ["## Evaluation", f"{evaluation.adapter.n} held-out examples, {how}.", "\n".join(table)]
+
+
+def _combination(draft: ManifestDraft) -> list[str]:
+    combination = draft.combination
+    if combination is None:
+        return []
+    lines = [f"- {source.weight:g} of `{source.lora_name}`, digest `{source.digest}`" for source in combination.sources]
+    density = "" if combination.density is None else f" with density {combination.density:g}"
+    sections = ["## Combination", f"By `{combination.method}`{density}, of:", "\n".join(lines)]
+    if combination.evaluations:
+        table = ["| domain | base | combination (95% interval) | n |", "|---|---|---|---|"]
+        table += [
+            f"| {domain} | {scores.base.value:.1%} | {_percent(scores.adapter)} | {scores.adapter.n} |"
+            for domain, scores in combination.evaluations.items()
+        ]
+        sections.append("\n".join(table))
+    return sections
 
 
 def _forgetting(draft: ManifestDraft) -> list[str]:

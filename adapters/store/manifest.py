@@ -207,17 +207,39 @@ class RequestDefaults(Record):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
+CombineMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "svd", "cat"]
+"""How PEFT combines adapters, by its names (`combination_type` of `add_weighted_adapter`)."""
+
+
+class CombinedSource(Record):
+    """A version that a combination was made from."""
+
+    lora_name: str
+    digest: str
+    weight: float
+
+
+class Combination(Record):
+    """Lineage and scores of a version that `adapters merge` made."""
+
+    method: CombineMethod
+    density: float | None = Field(None, description="Share of the numbers that `ties` and `dare` kept.")
+    sources: tuple[CombinedSource, ...]
+    evaluations: dict[str, Evaluation] = Field(description="On the held-out split of each source's domain, if known.")
+
+
 class ManifestDraft(Record):
     """A manifest without version, digest and files, which the store adds at publish."""
 
     name: str
     base: BaseRef
     lora: LoraSpec
-    origin: Literal["trained", "imported"] = "trained"
+    origin: Literal["trained", "imported", "combined"] = "trained"
     description: str = ""
     answer_schema: dict[str, Any] | None = Field(None, description="JSON schema of a valid answer.")
     dataset: DatasetRef | None = None
     training: TrainingRecord | None = None
+    combination: Combination | None = Field(None, description="None: trained or imported.")
     evaluation: Evaluation | None = None
     forgetting: Forgetting | None = None
     quality_baseline: QualityBaseline | None = None

@@ -1,5 +1,6 @@
-"""`lorikeet export`: one command per format."""
+"""`lorikeet export`, one command per format, and `lorikeet adapters merge`."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from adapters.cli import DEFAULT_HOME, HomeOption, ReferenceArgument
+from adapters.lint.config import MAX_LORA_RANK
 from config.home import Home
 from config.progress import Progress, shown
 from config.terminal import labelled
@@ -15,6 +17,8 @@ from train.shell import console, shell
 
 if TYPE_CHECKING:
     from train.export.version import Version
+
+logger = logging.getLogger(__name__)
 
 export_app = typer.Typer(no_args_is_help=True, help="Versions in other programs' formats: merge, peft, gguf, ollama.")
 
@@ -73,6 +77,39 @@ def ollama(
         notes = export_ollama(version, folder)
     for note in notes:
         console.print(labelled("note", "yellow", note), soft_wrap=True)
+
+
+def merge_adapters(
+    weighted: Annotated[list[str], typer.Argument(help="Versions with weights: `medical@3:0.7 legal@2:0.3`.")],
+    name: Annotated[str, typer.Option(help="Adapter name of the combination.")],
+    method: Annotated[
+        str, typer.Option(help="linear, ties, dare_linear, dare_ties, svd or cat (PEFT's names).")
+    ] = "svd",
+    density: Annotated[
+        float, typer.Option(min=0.01, max=0.99, help="Share of the numbers that ties and dare keep.")
+    ] = 0.5,
+    max_lora_rank: Annotated[int, typer.Option(min=1, max=MAX_LORA_RANK, help="`max_lora_rank` of serve.yaml.")] = 16,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Combine versions of one base into a new version, and evaluate it on the held-out sets of their domains."""
+    with shell():
+        from train.export.combine import Recipe, combine_versions, parse_method, parse_weighted
+
+        recipe = Recipe(parse_method(method), density, max_lora_rank)
+        parts = [parse_weighted(text) for text in weighted]
+        with shown(Progress(f"merge into {name}"), console):
+            manifest = combine_versions(Home(home), name, parts, recipe, lambda text: logger.info("%s", text))
+        for domain, scores in manifest.combination.evaluations.items() if manifest.combination else ():
+            console.print(
+                f"{domain}: {scores.metric} {scores.adapter.value:.3f}, base {scores.base.value:.3f}, "
+                f"{scores.adapter.n} held-out rows",
+                soft_wrap=True,
+            )
+        console.print(
+            f"published {manifest.lora_name}, rank {manifest.lora.lora_r}, {manifest.digest[:12]}; "
+            f"next: lorikeet adapters promote {manifest.lora_name}",
+            soft_wrap=True,
+        )
 
 
 @contextmanager

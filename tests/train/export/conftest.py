@@ -35,7 +35,7 @@ def home(tmp_path, shared_model) -> Home:
 @pytest.fixture
 def lorikeet(home):
     def run(*words: str | Path) -> Result:
-        arguments = [*map(str, words), "--home", str(home.root)]
+        arguments = [*map(str, words), *([] if "--home" in words else ["--home", str(home.root)])]
         return CliRunner().invoke(app, arguments, env={"COLUMNS": "200", "NO_COLOR": "1"})
 
     return run
