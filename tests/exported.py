@@ -41,7 +41,8 @@ def write_bpe_model(folder: Path, architecture: str = "llama") -> Path:
 
 def random_adapter(base_folder: Path, folder: Path, *, seed: int = 0, **options: Any) -> Path:
     """A PEFT folder whose A and B are random, so that the adapter changes every answer."""
-    config = LoraConfig(**{"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]} | options)
+    fields: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
+    config = LoraConfig(**fields | options)
     torch.manual_seed(seed)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32), config)
     for name, parameter in model.named_parameters():

@@ -20,8 +20,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-export_app = typer.Typer(no_args_is_help=True, help="Versions in other programs' formats: merge, peft, gguf, ollama.")
+export_app = typer.Typer(no_args_is_help=True, help="Versions for other programs: merge, peft, gguf, ollama, hub.")
 
+hub_app = typer.Typer(no_args_is_help=True, help="One version at a URL, with its model card: push and pull.")
+export_app.add_typer(hub_app, name="hub")
+
+UrlArgument = Annotated[str, typer.Argument(help="A folder or repository: file:///…, s3://bucket/name, hf://org/name.")]
 OutputOption = Annotated[Path, typer.Option("--output", "-o", help="Folder to write; it must not exist.")]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace the output folder if it exists.")]
 
@@ -79,6 +83,43 @@ def ollama(
         console.print(labelled("note", "yellow", note), soft_wrap=True)
 
 
+@hub_app.command()
+def push(
+    reference: ReferenceArgument,
+    url: UrlArgument,
+    include_private: Annotated[
+        bool, typer.Option("--include-private", help="Also push held-out questions and the fingerprint.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace another version at the URL.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Push one version with its model card: PEFT's files and the manifest."""
+    with shell():
+        from train.export.hub import push_version
+
+        with shown(Progress(f"push {reference}"), console):
+            manifest, shown_url = push_version(
+                Home(home), reference, url, is_private_included=include_private, force=force
+            )
+        names = ", ".join(file.path for file in manifest.files)
+        console.print(f"pushed {manifest.lora_name} to {shown_url}: {names}", soft_wrap=True)
+
+
+@hub_app.command()
+def pull(
+    url: UrlArgument,
+    name: Annotated[str | None, typer.Option(help="Another name for the adapter.")] = None,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Publish the version at a URL as the next version of its name."""
+    with shell():
+        from train.export.hub import pull_version
+
+        with shown(Progress(f"pull {url}"), console):
+            manifest = pull_version(Home(home), url, name)
+        console.print(f"{manifest.lora_name} is here, {manifest.digest[:12]}", soft_wrap=True)
+
+
 def merge_adapters(
     weighted: Annotated[list[str], typer.Argument(help="Versions with weights: `medical@3:0.7 legal@2:0.3`.")],
     name: Annotated[str, typer.Option(help="Adapter name of the combination.")],
@@ -93,9 +134,9 @@ def merge_adapters(
 ) -> None:
     """Combine versions of one base into a new version, and evaluate it on the held-out sets of their domains."""
     with shell():
-        from train.export.combine import Recipe, combine_versions, parse_method, parse_weighted
+        from train.export.combine import CombineRecipe, combine_versions, parse_method, parse_weighted
 
-        recipe = Recipe(parse_method(method), density, max_lora_rank)
+        recipe = CombineRecipe(parse_method(method), density, max_lora_rank)
         parts = [parse_weighted(text) for text in weighted]
         with shown(Progress(f"merge into {name}"), console):
             manifest = combine_versions(Home(home), name, parts, recipe, lambda text: logger.info("%s", text))

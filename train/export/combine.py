@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Source:
+class WeightedVersion:
     """A version to combine, its weight, and its held-out rows if its data set is here."""
 
     version: Version
@@ -59,7 +59,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class CombineRecipe:
     """How versions are combined.
 
     Attributes:
@@ -103,7 +103,7 @@ def combine_versions(
     home: Home,
     name: str,
     weighted: Sequence[tuple[str, float]],
-    recipe: Recipe,
+    recipe: CombineRecipe,
     on_stage: Callable[[str], None] = lambda text: None,
 ) -> Manifest:
     """Publish a combination of versions as the next version of `name`; a failure publishes nothing.
@@ -133,14 +133,14 @@ def combine_versions(
         return store.publish(folder, draft, base_folder=sources[0].version.base_folder)
 
 
-def _open_source(home: Home, reference: str, weight: float) -> Source:
+def _open_source(home: Home, reference: str, weight: float) -> WeightedVersion:
     version = open_version(home, reference)
     dataset = _read_own_dataset(home, version)
     if dataset is None:
         logger.warning("%s: its data set is not here, so the combination is not evaluated on it", version.target)
-        return Source(version, weight, None, ())
+        return WeightedVersion(version, weight, None, ())
     folder, manifest = dataset
-    return Source(version, weight, manifest, tuple(read_split(folder, "test")))
+    return WeightedVersion(version, weight, manifest, tuple(read_split(folder, "test")))
 
 
 def _read_own_dataset(home: Home, version: Version) -> tuple[Path, DatasetManifest] | None:
@@ -159,7 +159,7 @@ def _read_own_dataset(home: Home, version: Version) -> tuple[Path, DatasetManife
     return None
 
 
-def _check_sources(sources: Sequence[Source]) -> None:
+def _check_sources(sources: Sequence[WeightedVersion]) -> None:
     targets = [source.version.target for source in sources]
     if len(set(targets)) < 2 or len(set(targets)) < len(targets):
         raise ExportError(f"Give two or more different versions; got {', '.join(map(str, targets)) or 'none'}.")
@@ -172,7 +172,7 @@ def _check_sources(sources: Sequence[Source]) -> None:
         raise ExportError(f"fan_in_fan_out differs: {kinds}. Such versions cannot be combined.")
 
 
-def _check_rank(rank: int, recipe: Recipe) -> None:
+def _check_rank(rank: int, recipe: CombineRecipe) -> None:
     if rank > recipe.max_lora_rank:
         raise ExportError(
             f"{recipe.method} gives rank {rank}; the server's max_lora_rank is {recipe.max_lora_rank}. Use `--method "
@@ -216,7 +216,7 @@ def _tensors(pairs: Mapping[str, LoraPair], rank: int) -> list[tuple[str, Tensor
 
 
 def _evaluate_and_describe(
-    folder: Path, name: str, sources: Sequence[Source], recipe: Recipe, on_stage: Callable[[str], None]
+    folder: Path, name: str, sources: Sequence[WeightedVersion], recipe: CombineRecipe, on_stage: Callable[[str], None]
 ) -> ManifestDraft:
     """Load the combination, score it on each domain's held-out rows, and write its fingerprint."""
     base = sources[0].version.base
@@ -264,14 +264,14 @@ def _evaluate(
     return evaluate(model, tokenizer, dataset, rows, at)[0]
 
 
-def _template_time(sources: Sequence[Source]) -> datetime:
+def _template_time(sources: Sequence[WeightedVersion]) -> datetime:
     """That of the first version whose fingerprint has one."""
     found = [read_fingerprint(source.version.folder) for source in sources]
     times = [each.template_time for each in found if each is not None and each.template_time is not None]
     return times[0] if times else noon(date.today())
 
 
-def _golden_rows(sources: Sequence[Source], tokenizer: PreTrainedTokenizerBase) -> list[DatasetRow]:
+def _golden_rows(sources: Sequence[WeightedVersion], tokenizer: PreTrainedTokenizerBase) -> list[DatasetRow]:
     """Held-out rows of every source in turn; of a source whose data set is not here, its fingerprint's prompts."""
     wanted = NUM_GOLDEN_PROMPTS // len(sources) + 1
     per_source = [
@@ -288,7 +288,7 @@ def _rows_of_fingerprint(version: Version, tokenizer: PreTrainedTokenizerBase) -
 
 
 def _row_of(prompt: GoldenPrompt, tokenizer: PreTrainedTokenizerBase) -> DatasetRow:
-    answer = str(tokenizer.decode(prompt.answer_token_ids, skip_special_tokens=True))
+    answer = str(tokenizer.decode(list(prompt.answer_token_ids), skip_special_tokens=True))
     turns = (*map(Message.model_validate, prompt.messages), Message(role="assistant", content=answer))
     asked = next((turn.content for turn in reversed(turns[:-1]) if turn.role == "user"), "")
     return DatasetRow(messages=turns, tools=prompt.tools, input=asked, output=answer)
@@ -301,5 +301,5 @@ def _common_defaults(defaults: Sequence[RequestDefaults]) -> RequestDefaults | N
     return RequestDefaults.model_validate(common) if common else None
 
 
-def _config(source: Source) -> dict[str, Any]:
+def _config(source: WeightedVersion) -> dict[str, Any]:
     return read_adapter_config(source.version.folder)

@@ -26,7 +26,7 @@ def exported(lorikeet, tmp_path):
     return run
 
 
-def fields_of(reader: GGUFReader) -> dict:
+def fields_of(reader):
     return {name: field.contents() for name, field in reader.fields.items()}
 
 

@@ -54,7 +54,7 @@ def test_held_out_answers_agree(medical_home, tmp_path, llama_cpp):  # noqa: F81
     tokenizer = AutoTokenizer.from_pretrained(version.base_folder)
     rows = read_split(medical_home.datasets / "medical", "test")[:NUM_QUESTIONS]
     prompts = [encode_prompt(tokenizer, row.prompt, datetime(2026, 11, 29)) for row in rows]
-    texts = [tokenizer.decode(prompt) for prompt in prompts]
+    texts = [tokenizer.decode(list(prompt)) for prompt in prompts]
     end_id = tokenizer.eos_token_id
     got = llama_cpp.run(tmp_path / "base.gguf", tmp_path / "adapter.gguf", prompts, texts, end_tokens=[end_id])
     model = adapted(version.base_folder, version.folder)

@@ -1,14 +1,21 @@
+import dataclasses
 import json
+import shutil
+import weakref
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from adapters.reference import Target
+from adapters.store.store import AdapterStore
 from tests.exported import adapted, publish, random_adapter
 from train.base.prepare import prepare_base
+from train.errors import ExportError
 from train.export.merge import merge_version
-from train.export.version import open_version
+from train.export.tensor_files import TensorPlan, write_sharded
+from train.export.version import open_version, read_pairs
 
 pytestmark = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
 
@@ -24,7 +31,7 @@ ADAPTERS = {
 BF16_HALF_STEP = 2**-8
 
 
-def some_logits(model) -> torch.Tensor:
+def some_logits(model):
     ids = torch.arange(3, 63).reshape(2, 30)
     with torch.inference_mode():
         return model(input_ids=ids).logits.float()
@@ -100,3 +107,44 @@ def test_stored_bitsandbytes_tensors_are_dequantized(home, tmp_path, model_folde
     logits = some_logits(wanted)
     assert (some_logits(got) - logits).abs().max() < 0.02 * logits.abs().max()
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
+
+
+def test_one_tensor_is_in_memory_at_a_time(tmp_path):
+    plans = [TensorPlan(f"layer{number}", torch.float32, (10, 10)) for number in range(9)]
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    counts = []
+
+    def tensors():
+        for plan in plans:
+            counts.append(len(alive))
+            tensor = torch.ones(plan.shape)
+            alive.add(tensor)
+            yield tensor
+            del tensor
+
+    write_sharded(tmp_path, plans, tensors(), shard_bytes=1000)
+    assert max(counts) <= 1
+    assert len(list(tmp_path.glob("*.safetensors"))) == 5
+
+
+def test_an_adapter_that_is_more_than_lora_is_refused(home, tmp_path, lorikeet):
+    folder = AdapterStore(home.adapters).folder(Target("colours", 1))
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"use_dora": True}
+    source = shutil.copytree(folder, tmp_path / "dora", ignore=shutil.ignore_patterns("manifest.json"))
+    (source / "adapter_config.json").chmod(0o644)
+    (source / "adapter_config.json").write_text(json.dumps(config))
+    version = dataclasses.replace(open_version(home, "colours@1"), folder=source)
+    with pytest.raises(ExportError, match="'colours@1' is not a plain LoRA and cannot be exported: use_dora is true"):
+        read_pairs(version)
+
+
+def test_a_layer_that_the_base_lacks_is_named(home, tmp_path):
+    version = open_version(home, "colours@1")
+    tensors = load_file(version.folder / "adapter_model.safetensors")
+    renamed = {name.replace("layers.1.", "layers.9."): tensor for name, tensor in tensors.items()}
+    source = shutil.copytree(version.folder, tmp_path / "far")
+    (source / "adapter_model.safetensors").unlink()
+    save_file(renamed, source / "adapter_model.safetensors")
+    (tmp_path / "out").mkdir()
+    with pytest.raises(ExportError, match=r"'model.layers.9.mlp.down_proj' .* no such layer. It cannot be merged"):
+        merge_version(dataclasses.replace(version, folder=source), tmp_path / "out")
