@@ -1,5 +1,6 @@
 """`lorikeet base`, `lorikeet data` and `lorikeet train`. Heavy libraries are imported only when a command runs."""
 
+import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -181,7 +182,7 @@ def expand_data(
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Let a teacher model write more training rows from the training split; run again to continue."""
-    with _shell(), _continued_by("data expand"):
+    with shell(), _continued_by("data expand"):
         from train.data.expand import ROWS_FILE, Budget, expand_domain, kinds_of, make_teacher
         from train.tables import expansion_table
 
