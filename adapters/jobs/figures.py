@@ -1,0 +1,57 @@
+"""Figures of all jobs, for metrics."""
+
+import time
+from collections.abc import Callable
+from typing import Literal, get_args
+
+from pydantic import Field
+
+from adapters.jobs.database import JobsDatabase
+from adapters.jobs.records import JobStatus
+from adapters.store.manifest import Record
+
+JobPhase = Literal["queued", "running"]
+
+_FIGURES = """
+SELECT coalesce(sum(trained_tokens), 0) AS trained_tokens,
+       coalesce(sum(started_at - created_at), 0) AS queued_s,
+       coalesce(sum(finished_at - started_at), 0) AS running_s,
+       min(CASE WHEN status = 'queued' THEN created_at END) AS queued_since
+FROM jobs
+"""
+_SILENT_SINCE = """
+SELECT min(told_at) FROM (
+    SELECT max(events.created_at) AS told_at FROM jobs JOIN events ON events.job_id = jobs.id
+    WHERE jobs.status = 'running' GROUP BY jobs.id
+)
+"""
+
+
+class JobFigures(Record):
+    """Of all tenants together."""
+
+    by_status: dict[JobStatus, int]
+    oldest_queued_s: float = Field(description="Age of the oldest job that waits for a worker.")
+    silent_s: float = Field(description="Longest time since the last event of a running job.")
+    trained_tokens: int
+    phase_s: dict[JobPhase, float] = Field(description="Seconds of jobs that have left the phase.")
+
+
+def job_figures(database: JobsDatabase, *, clock: Callable[[], float] = time.time) -> JobFigures:
+    """Read the figures, as of one moment.
+
+    Raises:
+        JobsStoreError: The database cannot be read.
+    """
+    with database.reading() as connection:
+        found = dict(connection.execute("SELECT status, count(*) FROM jobs GROUP BY status").fetchall())
+        row = connection.execute(_FIGURES).fetchone()
+        silent_since = connection.execute(_SILENT_SINCE).fetchone()[0]
+    now = clock()
+    return JobFigures(
+        by_status={status: found.get(status, 0) for status in get_args(JobStatus)},
+        oldest_queued_s=0.0 if row["queued_since"] is None else max(0.0, now - row["queued_since"]),
+        silent_s=0.0 if silent_since is None else max(0.0, now - silent_since),
+        trained_tokens=row["trained_tokens"],
+        phase_s={"queued": row["queued_s"], "running": row["running_s"]},
+    )

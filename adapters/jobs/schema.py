@@ -1,0 +1,154 @@
+"""Tables of the jobs database, and migrations of older files."""
+
+import sqlite3
+from pathlib import Path
+
+from adapters.jobs.errors import JobsStoreError
+from adapters.store.durable import file_lock
+
+# "lrkj": tells our files from other programs' SQLite files.
+APPLICATION_ID = 0x6C726B6A
+
+_FIRST = """
+CREATE TABLE files (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, purpose TEXT NOT NULL, filename TEXT NOT NULL,
+    num_bytes INTEGER NOT NULL, sha256 TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER,
+    status TEXT NOT NULL, status_details TEXT, deleted_at INTEGER
+);
+CREATE INDEX files_by_owner ON files (owner, seq);
+CREATE INDEX files_by_content ON files (sha256);
+CREATE INDEX files_by_expiry ON files (expires_at) WHERE expires_at IS NOT NULL;
+CREATE TABLE holds (
+    holder TEXT NOT NULL, file_id TEXT NOT NULL, owner TEXT NOT NULL, sha256 TEXT NOT NULL, num_bytes INTEGER NOT NULL,
+    PRIMARY KEY (holder, file_id)
+);
+CREATE INDEX holds_by_content ON holds (sha256);
+CREATE INDEX holds_by_owner ON holds (owner);
+CREATE TABLE uploads (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, purpose TEXT NOT NULL, filename TEXT NOT NULL,
+    num_bytes INTEGER NOT NULL, mime_type TEXT NOT NULL, created_at INTEGER NOT NULL, expires_at INTEGER NOT NULL,
+    file_expires_after_s INTEGER, status TEXT NOT NULL, file_id TEXT
+);
+CREATE INDEX uploads_pending ON uploads (owner) WHERE status = 'pending';
+CREATE TABLE parts (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE, upload_id TEXT NOT NULL, num_bytes INTEGER NOT NULL, created_at INTEGER NOT NULL
+);
+CREATE INDEX parts_by_upload ON parts (upload_id);
+CREATE TABLE jobs (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, model TEXT NOT NULL, base TEXT NOT NULL, base_name TEXT,
+    adapter TEXT NOT NULL, from_version TEXT, training_file TEXT NOT NULL, validation_file TEXT, suffix TEXT,
+    seed INTEGER NOT NULL, metadata TEXT, method TEXT NOT NULL, lorikeet TEXT NOT NULL, status TEXT NOT NULL,
+    created_at INTEGER NOT NULL, started_at INTEGER, finished_at INTEGER, estimated_finish INTEGER,
+    trained_tokens INTEGER, fine_tuned_model TEXT, version TEXT, result_files TEXT NOT NULL,
+    error TEXT, worker TEXT, heartbeat_at REAL, requested TEXT, num_losses INTEGER NOT NULL
+);
+CREATE INDEX jobs_by_owner ON jobs (owner, seq);
+CREATE INDEX jobs_unfinished ON jobs (status, owner) WHERE status NOT IN ('succeeded', 'failed', 'cancelled');
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE, job_id TEXT NOT NULL, number INTEGER NOT NULL, key TEXT, created_at INTEGER NOT NULL,
+    level TEXT NOT NULL, type TEXT NOT NULL, message TEXT NOT NULL, data TEXT,
+    UNIQUE (job_id, number), UNIQUE (job_id, key)
+);
+CREATE TABLE checkpoints (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE, job_id TEXT NOT NULL, created_at INTEGER NOT NULL, step_number INTEGER NOT NULL,
+    metrics TEXT NOT NULL, fine_tuned_model_checkpoint TEXT NOT NULL, version TEXT,
+    UNIQUE (job_id, step_number)
+);
+CREATE TABLE batches (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, key_id TEXT NOT NULL, endpoint TEXT NOT NULL,
+    input_file_id TEXT NOT NULL,
+    completion_window TEXT NOT NULL, metadata TEXT, model TEXT, status TEXT NOT NULL, num_total INTEGER NOT NULL,
+    num_completed INTEGER NOT NULL, num_failed INTEGER NOT NULL, input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL, output_file_id TEXT, error_file_id TEXT, errors TEXT NOT NULL,
+    created_at INTEGER NOT NULL, in_progress_at INTEGER, expires_at INTEGER, finalizing_at INTEGER,
+    completed_at INTEGER, failed_at INTEGER, expired_at INTEGER, cancelling_at INTEGER, cancelled_at INTEGER,
+    expires_after_s INTEGER, worker TEXT, heartbeat_at REAL
+);
+CREATE INDEX batches_by_owner ON batches (owner, seq);
+CREATE INDEX batches_unfinished ON batches (status, owner)
+    WHERE status NOT IN ('completed', 'failed', 'expired', 'cancelled');
+CREATE TABLE models (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    name TEXT NOT NULL UNIQUE, owner TEXT NOT NULL, version TEXT NOT NULL, base TEXT NOT NULL, job_id TEXT NOT NULL,
+    created_at INTEGER NOT NULL
+);
+CREATE INDEX models_by_version ON models (version);
+CREATE INDEX models_by_owner ON models (owner, seq);
+CREATE TABLE adapter_owners (adapter TEXT PRIMARY KEY, owner TEXT NOT NULL);
+CREATE TABLE used_seconds (
+    owner TEXT NOT NULL, hour INTEGER NOT NULL, seconds REAL NOT NULL, PRIMARY KEY (owner, hour)
+);
+CREATE TABLE pressure (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL, p99_ratio REAL NOT NULL)
+"""
+
+MIGRATIONS = (_FIRST,)
+"""Migration n upgrades a file from schema version n to n + 1. Append only: released ones never change."""
+
+SCHEMA_VERSION = len(MIGRATIONS)
+
+
+def connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
+    """Connect to a file; creates it, or upgrades it to the current schema.
+
+    Raises:
+        JobsStoreError: It is another program's file, or a newer program wrote it.
+        sqlite3.Error, OSError: It cannot be opened.
+    """
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path.touch(mode=0o600)  # SQLite gives its other files the same mode
+    connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
+    try:
+        with file_lock(path.with_name(f"{path.name}.lock")):  # SQLite does not wait for others to change its mode
+            _check(connection, path)
+            connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
+            _migrate(connection, path)
+        connection.execute("PRAGMA synchronous = FULL")  # a power failure loses no event that was reported
+    except BaseException:
+        connection.close()
+        raise
+    connection.row_factory = sqlite3.Row
+    return connection
+
+
+def _check(connection: sqlite3.Connection, path: Path) -> None:
+    """Check the file before changing it."""
+    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        return
+    if _pragma(connection, "application_id") != APPLICATION_ID:
+        raise JobsStoreError(f"{str(path)!r} is another program's SQLite file. Move it away.")
+    version = _pragma(connection, "user_version")
+    if version > SCHEMA_VERSION:
+        raise JobsStoreError(
+            f"{str(path)!r} has schema version {version}, written by a newer Lorikeet; this one reads up to "
+            f"{SCHEMA_VERSION}. Update Lorikeet, or move the folder away to start with an empty one."
+        )
+
+
+def _migrate(connection: sqlite3.Connection, path: Path) -> None:
+    if _pragma(connection, "user_version") == SCHEMA_VERSION:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        _check(connection, path)  # another process may have been first
+        for version in range(_pragma(connection, "user_version"), SCHEMA_VERSION):
+            for statement in MIGRATIONS[version].split(";"):
+                connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value
