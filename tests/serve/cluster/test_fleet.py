@@ -1,0 +1,93 @@
+"""A whole fleet by Ray, with engines that only sleep: several bases, and replicas that come and go by load."""
+
+import asyncio
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from adapters.store.store import AdapterStore
+from config.home import Home
+from loadtest.bench.cluster_server import replicas_of
+from loadtest.bench.server import RunningServer, free_port, running_command
+from tests.peft_folders import write_base_folder
+from tests.serving import chat, make_serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.anyio]
+
+START_S = 240
+CHANGE_S = 120
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    """Two bases with an adapter each."""
+    home = Home(tmp_path)
+    for base, adapter in (("small-nf4", "medical"), ("large-nf4", "legal")):
+        folder = write_base_folder(home.bases / base)
+        make_serving(AdapterStore(home.adapters), folder).publish(adapter)
+    return home
+
+
+@contextmanager
+def fleet(home: Home, *configs: dict[str, Any], **numbers: int) -> Iterator[RunningServer]:
+    port = free_port()
+    asked = {"configs": [config | {"port": port} for config in configs], **numbers}
+    command = [sys.executable, "-P", "-m", "tests.serve.cluster.fake_fleet", str(home.root), json.dumps(asked)]
+    with running_command(command, f"http://127.0.0.1:{port}", "/ready", home.root / "fleet.log", START_S) as server:
+        yield server
+
+
+async def until(is_so: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + CHANGE_S
+    while not await asyncio.to_thread(is_so):
+        assert time.monotonic() < deadline_s
+        await asyncio.sleep(0.5)
+
+
+async def test_several_bases_answer_behind_one_endpoint(home: Home) -> None:
+    small = {"base": "small-nf4", "served_model_name": "small"}
+    large = {"base": "large-nf4", "served_model_name": "large"}
+    with fleet(home, small, large, replicas=1) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+            listed = [model["id"] for model in (await http.get("/v1/models")).json()["data"]]
+            assert listed == ["small", "medical", "medical@1", "large", "legal", "legal@1"]
+            parents = [(await http.get(f"/v1/models/{name}")).json()["parent"] for name in ("medical", "legal")]
+            assert parents == ["small", "large"]
+            for name in ("small", "large", "medical", "legal"):
+                answer = await http.post("/v1/chat/completions", json=chat(name))
+                assert answer.json()["model"].partition("@")[0] == name
+            assert (await http.post("/v1/chat/completions", json=chat("neither"))).status_code == 404
+            requests = [line for line in (await http.get("/metrics")).text.splitlines() if "requests_total{" in line]
+            assert any('adapter="legal",base="large"' in line and 'replica="0"' in line for line in requests)
+
+
+async def test_replicas_come_and_go_without_a_failed_request(home: Home) -> None:
+    autoscaling = {"target_load": 0.5, "scale_up_after_s": 2, "scale_down_after_s": 3, "scale_to_zero_after_s": 3}
+    config = {"base": "small-nf4", "served_model_name": "small", "max_num_seqs": 4, "autoscaling": autoscaling}
+    statuses: list[int] = []
+    with fleet(home, config, replicas=0, max_replicas=2) as server:
+        async with httpx.AsyncClient(base_url=server.url, timeout=CHANGE_S) as http:
+
+            async def ask_on() -> None:
+                while True:
+                    statuses.append((await http.post("/v1/chat/completions", json=chat("medical"))).status_code)
+
+            many = [asyncio.create_task(ask_on()) for _ in range(8)]
+            await until(lambda: len(replicas_of(server.url)) == 2)
+            for task in many[1:]:
+                task.cancel()
+            await until(lambda: len(replicas_of(server.url)) == 1)
+            many[0].cancel()
+            await asyncio.gather(*many, return_exceptions=True)
+            await until(lambda: not replicas_of(server.url))
+            assert (await http.get("/ready")).json() == {"status": "asleep"}
+            assert (await http.post("/v1/chat/completions", json=chat("medical"))).status_code == 200
+            assert (await http.get("/ready")).json() == {"status": "ready"}
+    assert set(statuses) == {200}
