@@ -1,5 +1,6 @@
 """`data` of a domain: where its examples come from, and how they are cleaned and split."""
 
+import codecs
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -20,9 +21,12 @@ Layout = Literal[
     "text_label",
     "preference",
     "openai_preference",
+    "openai_reinforcement",
     "unpaired_preference",
     "text",
 ]
+_NOT_OF_FILES = ("idna", "punycode", "unicode-escape", "raw-unicode-escape")
+"""Python's encodings of host names and of its own sources."""
 CutMode = Literal["middle", "left", "right", "drop", "error"]
 Column = Annotated[str, StringConstraints(min_length=1)]
 
@@ -115,8 +119,18 @@ class DataConfig(Config):
         {}, description="The layout's columns by the file's names, as {input: query, output: reply}."
     )
     encoding: str = Field("utf-8", description="Encoding of text files, as cp1252; a byte order mark is recognised.")
+    held_out: tuple[str, ...] = Field(
+        (),
+        description="Files whose rows are held out: some for early stopping, the others for testing. All rows of "
+        "`path` may then be trained on. Read as `path` is.",
+    )
     benchmarks: tuple[str, ...] = Field(
         (), description="Files whose questions must not be trained on, as test rows; read as `path` is."
+    )
+    replay: tuple[str, ...] = Field(
+        (),
+        description="Files of general questions with answers that `recipe.replay_share` mixes into training; read as "
+        "`path` is.",
     )
     licence: str | None = Field(None, description="Licence of the data; default: the packaged source's own.")
     num_train: int = Field(2000, ge=1, description="Maximum number of training examples.")
@@ -156,6 +170,8 @@ class DataConfig(Config):
     def _the_encoding_is_known(cls, encoding: str) -> str:
         try:
             "a".encode(encoding)
+            if codecs.lookup(encoding).name in _NOT_OF_FILES:
+                raise LookupError
         except (LookupError, ValueError):
             raise ValueError("must be a text encoding that Python knows, as cp1252 or utf-16-le") from None
         return encoding
@@ -164,6 +180,12 @@ class DataConfig(Config):
     def _files_need_a_path(self) -> "DataConfig":
         if (self.source == "files") != bool(self.path):
             raise ValueError(f"`path` requires `source: files`, and the reverse; got {self.source!r}, {self.path!r}")
+        return self
+
+    @model_validator(mode="after")
+    def _held_out_files_stand_beside_files(self) -> "DataConfig":
+        if self.held_out and self.source != "files":
+            raise ValueError(f"`held_out` requires `source: files`; got {self.source!r}")
         return self
 
     @model_validator(mode="after")

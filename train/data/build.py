@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
+from adapters.bases import read_base
 from adapters.store.manifest import MANIFEST_FILE
 from config.data import DataConfig
 from config.dataset import DatasetManifest, DatasetType, FileRecord, Split, StepRecord, read_dataset, verify_dataset
@@ -17,7 +18,7 @@ from config.home import Home
 from config.private import close_to_others
 from config.progress import Progress
 from train.data.checks.in_build import label_errors_step, refusals_step
-from train.data.checks.pii import clean_pii
+from train.data.checks.pii import clean_pii, redact, unchecked_phones
 from train.data.checks.rendered import check_rendered
 from train.data.cleaning.contamination import drop_contaminated
 from train.data.cleaning.contradictions import resolve_contradictions
@@ -29,8 +30,9 @@ from train.data.examples import Example
 from train.data.gates import check_gates
 from train.data.lengths import check_lengths
 from train.data.rows import few_shot_examples, to_row, type_of
+from train.data.slices import check_slices
 from train.data.sources import SourceData, read_source, source_identity
-from train.data.splits import Splits, limit_train, split_examples
+from train.data.splits import Splits, TooFewRowsError, limit_train, split_examples
 from train.data.steps import (
     CONTAMINATION,
     CONTRADICTIONS,
@@ -48,15 +50,16 @@ from train.data.steps import (
     Finding,
     Step,
     StepResult,
+    listed,
 )
 from train.data.template import run_time
 from train.data.versions import write_version
-from train.errors import DataError
+from train.errors import DataError, NothingLeftError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 6
 """Increase it with every code change that gives other rows or another manifest for the same settings and sources."""
 
 _FEW_ROWS, _MANY_ROWS = 50, 50_000
@@ -78,7 +81,7 @@ class StepLog:
         """
         with self.phase(name, num_rows):
             result = step()
-        self.steps.append(result.step)
+        self.steps.append(_without_personal_data(result.step))
         return result.examples
 
     @contextmanager
@@ -91,6 +94,12 @@ class StepLog:
         start = time.perf_counter()
         yield
         self.seconds[name] = time.perf_counter() - start
+
+
+def _without_personal_data(step: Step) -> Step:
+    """The step with findings that show none: they are kept, printed and pushed even if rows are redacted later."""
+    masked = (replace(each, reason=redact(each.reason), text=redact(each.text)) for each in step.findings)
+    return replace(step, findings=tuple(masked))
 
 
 def build_dataset(
@@ -106,7 +115,7 @@ def build_dataset(
     """
     folder = home.datasets / config.name
     close_to_others((home.datasets, folder, *folder.rglob("*")))
-    key = config_sha256(config)
+    key = config_sha256(config, home)
     try:
         if not force and read_dataset(folder).config_sha256 == key:
             return verify_dataset(folder)
@@ -114,18 +123,16 @@ def build_dataset(
         pass  # none, or a damaged one: it is built again
     log = log or StepLog()
     with log.phase("read"):
-        source = read_source(config.data, config.answer)
+        source = read_source(config.data, config.answer, config.evaluation.slice_by)
+        check_slices(source.examples, config.evaluation.slice_by)
         benchmarks = read_benchmarks(config)
     log.steps.append(_skipped_rows(source))
     tokenizer = prepared_tokenizer(config, home)
     examples: Sequence[Example] = source.examples
     if tokenizer is not None:
         examples = log.run(CONTROL_TOKENS, lambda: check_control_tokens(source.examples, config.data, tokenizer))
-    splits = make_splits(examples, benchmarks, config.data, log, config.answer.refusal)
-    if tokenizer is not None:
-        at = run_time(config.recipe, date.today())
-        train = log.run(LENGTHS, lambda: check_lengths(splits.train, config, tokenizer, at))
-        splits = replace(splits, train=train)
+    fit = None if tokenizer is None else _fitting(config, tokenizer, log)
+    splits = make_splits(examples, benchmarks, config.data, log, config.answer.refusal, fit)
     manifest = describe(config, source, splits, log.steps, key)
     by_split: dict[Split, tuple[Example, ...]] = {
         "train": splits.train,
@@ -133,7 +140,10 @@ def build_dataset(
         "test": splits.test,
     }
     with log.phase("write"):
-        rows = {split: (to_row(config.chat, e) for e in examples) for split, examples in by_split.items()}
+        rows = {
+            split: (to_row(config.chat, e, config.evaluation.slice_by) for e in examples)
+            for split, examples in by_split.items()
+        }
         return write_version(folder, manifest, rows, log.steps)
 
 
@@ -153,18 +163,20 @@ def make_splits(
     config: DataConfig,
     log: StepLog,
     refusal: str | None = None,
+    fit: Callable[[tuple[Example, ...]], tuple[Example, ...]] | None = None,
 ) -> Splits:
     """Clean, check and split examples, and check the gates.
 
     Args:
         refusal: The domain's own, `answer.refusal`.
+        fit: The last step, which drops rows that are too long for the base; None where there is none.
 
     Raises:
         DataError: There are too few examples, a step's setting is `error`, or a gate failed.
     """
     rows = check(clean(examples, config, log), config, refusal, log)
     with log.phase("split"):
-        splits = split_examples(rows, config)
+        splits = _split(rows, config, log.steps)
     train = log.run(
         CONTAMINATION,
         lambda: drop_contaminated(splits.train, splits.held_out, benchmarks, config.cleaning, log.progress.advance),
@@ -173,14 +185,49 @@ def make_splits(
     train = log.run(
         NEAR_DUPLICATES, lambda: drop_near_duplicates(train, config.cleaning, log.progress.advance), len(train)
     )
-    train = limit_train(train, config)
     if not train:
-        raise DataError(
+        raise NothingLeftError(
             f"All {len(splits.train)} rows left for training are near copies of held-out rows. Give more data, or "
             "see docs/data.md, Cleaning."
         )
+    if fit is not None:
+        num_before, train = len(train), fit(train)
+        if not train:
+            raise DataError(
+                f"All {num_before} rows left for training exceed `recipe.max_length` tokens, and "
+                "`data.cut_long_inputs` is 'drop'. Raise the one, or set the other to 'middle', 'left' or 'right'."
+            )
+    available, train = train, limit_train(train, config)
     check_gates(config.gates, log.steps, train, splits.held_out)
-    return Splits(train, splits.validation, splits.test, (*splits.notes, *advice(len(train))))
+    notes = () if config.cleaning.pii == "off" else unchecked_phones()
+    notes = (*splits.notes, *notes, *_left_over(available, train), *advice(len(train)))
+    return Splits(train, splits.validation, splits.test, notes)
+
+
+def _split(rows: Sequence[Example], config: DataConfig, steps: Sequence[Step]) -> Splits:
+    """`split_examples`; an error for want of rows tells where the others went."""
+    try:
+        return split_examples(rows, config)
+    except TooFewRowsError as error:
+        dropped = "".join(
+            f"\n{step.num_dropped:,} rows were dropped as {step.name}:\n{listed(step.findings)}"
+            for step in steps
+            if step.num_dropped
+        )
+        raise DataError(f"{error}{dropped}") from None
+
+
+def _fitting(
+    config: DomainConfig, tokenizer: "PreTrainedTokenizerBase", log: StepLog
+) -> Callable[[tuple[Example, ...]], tuple[Example, ...]]:
+    """The step that checks lengths in tokens of the base."""
+    at = run_time(config.recipe, date.today())
+
+    def fit(train: tuple[Example, ...]) -> tuple[Example, ...]:
+        advance = log.progress.advance
+        return log.run(LENGTHS, lambda: check_lengths(train, config, tokenizer, at, advance), len(train))
+
+    return fit
 
 
 def clean(examples: Sequence[Example], config: DataConfig, log: StepLog) -> tuple[Example, ...]:
@@ -196,7 +243,7 @@ def check(examples: Sequence[Example], config: DataConfig, refusal: str | None, 
     """Personal data is reported, redacted or dropped, as set; the other checks keep all rows."""
     rows, pii = tuple(examples), config.cleaning.pii
     if pii != "off":
-        rows = log.run(PERSONAL_DATA, lambda: clean_pii(rows, pii))
+        rows = log.run(PERSONAL_DATA, lambda: clean_pii(rows, pii, log.progress.advance), len(rows))
     rows = log.run(REFUSALS, lambda: refusals_step(rows, refusal))
     rows = log.run(RENDERED_TEMPLATES, lambda: check_rendered(rows))
     if config.gates.max_label_errors is not None:
@@ -219,17 +266,19 @@ def read_benchmarks(config: DomainConfig) -> tuple[Example, ...]:
     return tuple(e for e in source.examples if e.origin is not None)
 
 
-def config_sha256(config: DomainConfig) -> str:
-    """Hash of everything that decides a data set's rows and manifest: configuration, source, and `FORMAT_VERSION`."""
+def config_sha256(config: DomainConfig, home: Home) -> str:
+    """Hash of what decides a data set's rows and manifest: configuration, sources, base, and `FORMAT_VERSION`."""
     parts = [
-        config.data.model_dump_json(exclude={"path", "benchmarks"}),
+        config.data.model_dump_json(exclude={"path", "held_out", "benchmarks", "replay"}),
         config.chat.model_dump_json(),
         config.answer.model_dump_json(),
         config.evaluation.model_dump_json(),
         config.defaults.model_dump_json(),
         config.description,
+        config.quality.rubric or "",
         source_identity(config.data),
         *_benchmark_identity(config.data),
+        *_base_identity(config, home),
         f"format {FORMAT_VERSION}",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
@@ -240,6 +289,14 @@ def _benchmark_identity(config: DataConfig) -> list[str]:
         return []
     files = config.model_copy(update={"source": "files", "path": config.benchmarks, "benchmarks": ()})
     return [f"benchmarks {source_identity(files)}"]
+
+
+def _base_identity(config: DomainConfig, home: Home) -> list[str]:
+    """What the steps that look at tokens depend on; they run only where the base is prepared."""
+    folder = home.bases / config.base
+    if not (folder / MANIFEST_FILE).is_file():
+        return []
+    return [f"base {read_base(folder).digest}", f"max_length {config.recipe.max_length}"]
 
 
 def describe(
@@ -258,12 +315,13 @@ def describe(
         answer=config.answer,
         evaluation=config.evaluation,
         defaults=config.defaults,
+        rubric=config.quality.rubric,
         few_shot=few_shot_examples(splits.train, config.evaluation.num_few_shot),
         num_train=len(splits.train),
         num_validation=len(splits.validation),
         num_test=len(splits.test),
         num_test_out_of_scope=sum(not e.in_scope for e in splits.test),
-        steps=tuple(_record(step) for step in steps),
+        steps=tuple(map(step_record, steps)),
         notes=(*source.notes, *splits.notes),
         seed=config.data.seed,
         format_version=FORMAT_VERSION,
@@ -277,13 +335,25 @@ def _type_of(splits: Splits) -> DatasetType:
     return type_of([*splits.train, *splits.held_out])
 
 
-def _record(step: Step) -> StepRecord:
+def step_record(step: Step) -> StepRecord:
+    """The counts of a step, for the manifest."""
     return StepRecord(
         name=step.name,
         num_before=step.num_before,
         num_after=step.num_after,
         num_changed=step.num_changed,
         num_findings=len(step.findings),
+    )
+
+
+def _left_over(available: Sequence[Example], train: Sequence[Example]) -> tuple[str, ...]:
+    """A note on rows that are not trained on; the packaged requests that a refusal adds are not the user's rows."""
+    num_before, num_used = (sum(e.in_scope or e.origin is not None for e in rows) for rows in (available, train))
+    if num_used == num_before:
+        return ()
+    return (
+        f"{num_used:,} of {num_before:,} rows left for training are used (`data.num_train`, "
+        "`data.out_of_scope_share`).",
     )
 
 

@@ -1,5 +1,6 @@
 """Which layout a file has: named in `data.layout`, or detected from the columns of its first rows."""
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 
 from config.data import DataConfig
@@ -55,21 +56,41 @@ def layout_of(name: str, head: Sequence[SourceRecord], config: DataConfig) -> Fo
         raise DataError(f"{name}: rows of several layouts ({places}). Split them into one file per layout.")
     if not first:
         raise _unknown(name, columns)
-    chosen = next(iter(first.values()))[0]
-    _check_leftovers(name, chosen, head, config)
-    return chosen
+    return next(iter(first.values()))[0]
 
 
-def _check_leftovers(name: str, chosen: Format, head: Sequence[SourceRecord], config: DataConfig) -> None:
-    """Refuse a detected layout that would leave out a part of the question or answer."""
-    filled = {column for record in head for column, value in record.fields.items() if value not in (None, "", [])}
+def check_leftovers(name: str, chosen: Format, filled: Collection[str], config: DataConfig) -> None:
+    """Refuse a detected layout that leaves out a part of the question or answer.
+
+    Args:
+        filled: Columns that are not empty in some row.
+
+    Raises:
+        DataError: There is such a column.
+    """
+    if config.layout != "auto":
+        return
     parts = _PARTS_OF_LAYOUT.get(chosen.layout, _PARTS)
-    leftover = sorted(renamed(filled, config) & parts - set(chosen.columns))
+    unused = renamed(filled, config) - set(chosen.columns)
+    leftover = sorted(column for column in unused if column.lower() in parts)
     if leftover:
         raise DataError(
             f"{name}: {chosen.title} does not use {_listed([leftover])}, which may be parts of the question or answer. "
             f"Name the file's columns in `data.columns`, or set `layout: {chosen.layout}` to leave these out."
         )
+
+
+def spreadsheet_columns(head: Sequence[SourceRecord], config: DataConfig) -> dict[str, str]:
+    """`data.columns` where only the case of the names differs from a layout's, as `Question` and `Answer`; else {}."""
+    columns = [renamed(present(record.fields), config) for record in head]
+    wanted = [f for f in FORMATS if f.layout == config.layout or (config.layout == "auto" and f.is_detected)]
+    if any(f.matches(found) for f in wanted for found in columns):
+        return {}
+    names = {name for found in columns for name in found}
+    counts = Counter(map(str.lower, names))
+    required = {name for f in wanted for group in f.required for name in group}
+    lower = {name.lower(): name for name in sorted(names) if name.lower() in required and counts[name.lower()] == 1}
+    return lower if any(f.matches(lower) for f in wanted) else {}
 
 
 def fitting_layouts(columns: Collection[str]) -> list[Format]:
@@ -119,10 +140,10 @@ def _listed(columns: Sequence[Collection[str]]) -> str:
 
 def _mapping_of(chosen: Format, columns: Sequence[Collection[str]]) -> str:
     """An example of `data.columns`, with the likely columns where the file has such."""
-    found = {name for row in columns for name in row}
+    found = {name.lower(): name for row in columns for name in row}
     pairs = []
     for group in chosen.required:
-        candidates = _ANSWERS if group[0] in _ANSWERS else _QUESTIONS
-        column = next((name for name in candidates if name in found), "…")
+        candidates = (*group, *(_ANSWERS if group[0] in _ANSWERS else _QUESTIONS))
+        column = next((found[name] for name in candidates if name in found), "…")
         pairs.append(f"{group[0]}: {column}")
     return f"e.g. `layout: {chosen.layout}` and `columns: {{{', '.join(pairs)}}}`"

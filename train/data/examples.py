@@ -18,7 +18,7 @@ class Example:
     | type | fields |
     |---|---|
     | `language_modeling` | `text` |
-    | `prompt_only` | `prompt` |
+    | `prompt_only` | `prompt`, `item` |
     | `prompt_completion` | `prompt`, `completion` |
     | `preference` | `prompt`, `chosen`, `rejected` |
     | `unpaired_preference` | `prompt`, `completion`, `label` |
@@ -28,6 +28,7 @@ class Example:
         completion: The answer: assistant turns, with tool results between them where the answer calls tools.
         tools: Tool definitions, as in `/v1/chat/completions`.
         fields: Columns of the source's row that are no lists or objects: splits group, order and stratify by them.
+        item: What graders of an answer are given of the row, beside its prompt.
         stratum: Balances splits; "" is decided by the answer where answers repeat.
         split: Pins the example to a split; None: any.
     """
@@ -42,6 +43,7 @@ class Example:
     tools: tuple[dict[str, Any], ...] = ()
     origin: Origin | None = None
     fields: Mapping[str, Any] = field(default_factory=dict)
+    item: Mapping[str, Any] = field(default_factory=dict)
     stratum: str = ""
     split: Split | None = None
     in_scope: bool = True

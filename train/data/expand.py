@@ -9,33 +9,37 @@ import json
 import os
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import date
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
-import openai
 from pydantic import ValidationError
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from adapters.bases import read_base
-from adapters.template_time import noon
-from config.dataset import SPLITS, DatasetManifest, DatasetRow, conversation, read_split
+from config.dataset import SPLITS, DatasetManifest, DatasetRow, read_split
 from config.domain import DomainConfig
 from config.home import Home
 from config.json_lines import numbered_lines
 from config.model import Config
 from config.private import make_private_folder, write_private
 from config.progress import Progress
-from quality.judge import JudgeReplyError, grade_task, read_grade
-from quality.scorers import AnswerFormat
 from train.data.build import build_dataset
-from train.data.cleaning.near_copies import NearCopies
-from train.data.sources import question_answer
-from train.data.template import render
+from train.data.expand_filters import (
+    Filter,
+    JudgeTokens,
+    class_filter,
+    control_token_filter,
+    copies_filter,
+    judge_filter,
+    length_filter,
+    repeats,
+    schema_filter,
+)
+from train.data.teacher import Teacher
 from train.errors import DataError
 
 Kind = Literal["paraphrase", "new", "edge", "refusal"]
@@ -43,8 +47,6 @@ KINDS: tuple[Kind, ...] = ("paraphrase", "new", "edge", "refusal")
 ROWS_PER_REQUEST = 4
 SEEDS_PER_REQUEST = 4
 NUM_PARALLEL = 4
-MIN_JUDGE_SCORE = 0.75
-"""Grade 4 of 5."""
 
 _TASKS: dict[Kind, str] = {
     "paraphrase": "Rewrite the inputs of these examples in other words, with other lengths and registers, so that "
@@ -103,45 +105,6 @@ class Expansion:
         return sum((Counter(request.rejected) for request in self.requests), Counter())
 
 
-@dataclass(frozen=True)
-class Teacher:
-    """An OpenAI-compatible endpoint; the client waits and tries again where that helps."""
-
-    client: openai.OpenAI
-    model: str
-
-    def ask(self, prompt: str, max_tokens: int) -> tuple[str, int]:
-        """Answer and number of tokens of prompt and answer.
-
-        Raises:
-            DataError: The teacher gives no answer.
-        """
-        try:
-            answer = self.client.chat.completions.create(
-                model=self.model,
-                messages=[{"role": "user", "content": prompt}],
-                max_tokens=max_tokens,
-                temperature=1.0,
-                response_format={"type": "json_object"},
-            )
-        except openai.OpenAIError as error:
-            raise DataError(f"The teacher {self.model!r} at {self.client.base_url} gave no answer: {error}") from error
-        text = (answer.choices[0].message.content or "") if answer.choices else ""
-        estimated = (len(prompt) + len(text)) // 4
-        return text, answer.usage.total_tokens if answer.usage else estimated
-
-
-Filter = Callable[[str, str], str | None]
-"""Question and answer to the reason why the row is rejected, or None."""
-
-
-def make_teacher(url: str, model: str, api_key: str | None) -> Teacher:
-    """A client of an endpoint; a local one needs no key."""
-    if not url.startswith(("http://", "https://")):
-        raise DataError(f"--teacher {url!r} must be an http(s) URL, as http://127.0.0.1:8000/v1.")
-    return Teacher(openai.OpenAI(base_url=url, api_key=api_key or "none", max_retries=5, timeout=300.0), model)
-
-
 def kinds_of(text: str) -> tuple[Kind, ...]:
     """Kinds from a comma-separated list.
 
@@ -171,26 +134,27 @@ def expand_domain(
         DataError: The data set has no questions with answers, or the teacher gives no answer.
         AdapterError: The base is not prepared; lengths are counted in its tokens.
     """
-    folder = home.bases / config.base
+    folder, synthetic = home.bases / config.base, home.synthetic / config.name
     read_base(folder)
     manifest = build_dataset(config, home)
     rows = {split: read_split(home.datasets / config.name, split) for split in SPLITS}
-    earlier = [row["input"] for row in read_expansion(home.synthetic / config.name).rows]
+    earlier = [row["input"] for row in read_expansion(synthetic).rows]
     questions = [row.input for split in SPLITS for row in rows[split]]
     seeds = [row for row in rows["train"] if row.in_scope and not row.is_synthetic and len(row.prompt) <= 2]
     if not seeds:
         raise DataError(f"{config.name} has no training row of one question and one answer to start from.")
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
     filters = [
         schema_filter(manifest),
         class_filter(manifest, seeds),
-        length_filter(AutoTokenizer.from_pretrained(folder), config),
+        control_token_filter(tokenizer),
+        length_filter(tokenizer, config),
         copies_filter([*questions, *earlier], config.data.cleaning.near_duplicate_jaccard),
     ]
+    judged = JudgeTokens()
     if is_judged:
-        filters.insert(-1, judge_filter(teacher, manifest, config.quality.rubric))
-    return expand(
-        manifest, seeds, teacher, filters, budget, home.synthetic / config.name, kinds=kinds, progress=progress
-    )
+        filters.insert(-1, judge_filter(teacher, manifest, config.quality.rubric, judged))
+    return expand(manifest, seeds, teacher, filters, budget, synthetic, kinds=kinds, judged=judged, progress=progress)
 
 
 def expand(
@@ -202,6 +166,7 @@ def expand(
     folder: Path,
     *,
     kinds: Sequence[Kind] = KINDS,
+    judged: JudgeTokens | None = None,
     progress: Progress | None = None,
 ) -> Expansion:
     """Ask the teacher until the budget is spent; continues what the folder holds.
@@ -215,10 +180,11 @@ def expand(
     if not kinds:
         raise DataError("Rows of kind `refusal` need `answer.refusal` in the domain's YAML.")
     known = [*filters, repeats([row["input"] for row in so_far.rows])]
+    num_before = len(so_far.requests)
     if progress is not None:
         progress.begin(budget.num_rows, len(so_far.rows))
     with ThreadPoolExecutor(NUM_PARALLEL) as pool:
-        for indices in _windows(len(so_far.requests)):
+        for indices in _windows(num_before):
             if len(so_far.rows) >= budget.num_rows or so_far.num_tokens >= budget.max_tokens:
                 break
             prompts = [_request(manifest, seeds, kinds, index) for index in indices]
@@ -227,6 +193,7 @@ def expand(
                 kind = kinds[index % len(kinds)]
                 room = budget.num_rows - len(so_far.rows)
                 rows, rejected = _accept(text, kind, teacher.model, known, room)
+                num_tokens += judged.taken() if judged else 0
                 request = TeacherRequest(
                     index=index, kind=kind, num_tokens=num_tokens, num_accepted=len(rows), rejected=dict(rejected)
                 )
@@ -235,7 +202,7 @@ def expand(
                 if progress is not None:
                     progress.advance(len(rows))
             _write(folder, so_far)
-            _check_yield(so_far)
+            _check_yield(so_far, num_before)
     return so_far
 
 
@@ -254,88 +221,6 @@ def read_expansion(folder: Path) -> Expansion:
         _request_record(folder / REQUESTS_FILE, number, line) for number, line in _lines(folder / REQUESTS_FILE)
     ]
     return Expansion(rows, requests, folder)
-
-
-def schema_filter(manifest: DatasetManifest) -> Filter:
-    """Rejects answers that do not meet the domain's JSON schema; the refusal passes."""
-    form = AnswerFormat(manifest.answer.json_schema)
-
-    def reason(question: str, answer: str) -> str | None:
-        is_valid = answer == manifest.answer.refusal or form.accepts(answer)
-        return None if is_valid else "answer does not meet the schema"
-
-    return reason
-
-
-def class_filter(manifest: DatasetManifest, seeds: Sequence[DatasetRow]) -> Filter:
-    """Rejects answers that no seed has, where the seeds' answers are classes (each stands in five rows on average)."""
-    answers = {row.output for row in seeds} | {manifest.answer.refusal}
-    is_classes = len(answers) * 5 <= len(seeds)
-    return lambda question, answer: "unknown class" if is_classes and answer not in answers else None
-
-
-def copies_filter(questions: Sequence[str], jaccard: float) -> Filter:
-    """Rejects near copies of the given questions and of those accepted since; it must be the last filter."""
-    known = [question_answer(question, "") for question in questions]
-    index = NearCopies(jaccard, known)
-    for row, compared in zip(known, index.compared(known), strict=True):
-        index.add(row, compared)
-
-    def reason(question: str, answer: str) -> str | None:
-        row = question_answer(question, "")
-        [compared] = index.compared([row])
-        if index.find(row, compared) is not None:
-            return "nearly equals a row"
-        index.add(row, compared)
-        return None
-
-    return reason
-
-
-def length_filter(tokenizer: PreTrainedTokenizerBase, config: DomainConfig) -> Filter:
-    """Rejects rows that would not fit `recipe.max_length`, and answers longer than `evaluation.max_new_tokens`."""
-    at = noon(date.today())
-
-    def reason(question: str, answer: str) -> str | None:
-        turns = [turn.for_template() for turn in conversation(config.chat, question, answer)]
-        if len(_ids(tokenizer, render(tokenizer, turns, at, is_prompt=False))) > config.recipe.max_length:
-            return "longer than recipe.max_length"
-        is_long = len(_ids(tokenizer, answer)) + 1 > config.evaluation.max_new_tokens
-        return "answer longer than evaluation.max_new_tokens" if is_long else None
-
-    return reason
-
-
-def judge_filter(judge: Teacher, manifest: DatasetManifest, rubric: str | None) -> Filter:
-    """Rejects answers that the judge grades below 4 of 5. A judge that does not answer in form rejects, too."""
-
-    def reason(question: str, answer: str) -> str | None:
-        task = grade_task(f"{manifest.chat.system}\n\n{question}", answer, rubric)
-        try:
-            reply, _ = judge.ask("\n\n".join(message["content"] for message in task.messages), 300)
-            return None if read_grade(reply).score >= MIN_JUDGE_SCORE else "judge's grade below 4"
-        except JudgeReplyError:
-            return "judge's reply unusable"
-
-    return reason
-
-
-def repeats(questions: Iterable[str]) -> Filter:
-    """Rejects questions that equal an earlier one, those of accepted rows included."""
-    seen = {" ".join(question.casefold().split()) for question in questions}
-
-    def reason(question: str, answer: str) -> str | None:
-        key = " ".join(question.casefold().split())
-        if key in seen:
-            return "repeats a row"
-        seen.add(key)
-        return None
-
-    return reason
-
-
-def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
 def _windows(first: int) -> Iterator[list[int]]:
@@ -394,20 +279,19 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
     """Questions and answers of a teacher's reply; of JSON values other than strings, their JSON."""
     start, end = text.find("{"), text.rfind("}")
     try:
-        rows = json.loads(text[start : end + 1], parse_constant=_refuse_constant)["examples"]
+        rows = json.loads(text[start : end + 1])["examples"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return
     for row in rows if isinstance(rows, list) else ():
         if not isinstance(row, dict) or not isinstance(row.get("input"), str) or row.get("output") is None:
             continue
-        answer = row["output"]
-        answer = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
+        try:
+            answer = row["output"]
+            answer = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False, allow_nan=False)
+        except ValueError:  # NaN, or 1e999
+            continue
         if row["input"].strip() and answer.strip() and _is_text(row["input"] + answer):
             yield row["input"].strip(), answer.strip()
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _is_text(text: str) -> bool:
@@ -415,18 +299,24 @@ def _is_text(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= char <= "\udfff" for char in text)
 
 
-def _check_yield(so_far: Expansion) -> None:
-    """Stop a run whose teacher gives nothing usable.
+def _check_yield(so_far: Expansion, num_before: int) -> None:
+    """Stop a run whose teacher gives nothing usable any more.
+
+    Args:
+        num_before: Requests of earlier runs.
 
     Raises:
-        DataError: None of the first requests gave a row.
+        DataError: None of this run's last requests gave a row.
     """
-    if len(so_far.requests) >= _MIN_REQUESTS_TO_JUDGE and not so_far.rows:
-        reasons = ", ".join(f"{count} {reason}" for reason, count in so_far.rejected.most_common())
-        raise DataError(
-            f"None of the rows of {len(so_far.requests)} requests could be used ({reasons}). Use a larger "
-            "teacher, or look at its answers to one such prompt."
-        )
+    last = so_far.requests[num_before:][-_MIN_REQUESTS_TO_JUDGE:]
+    if len(last) < _MIN_REQUESTS_TO_JUDGE or any(request.num_accepted for request in last):
+        return
+    rejected = sum((Counter(request.rejected) for request in last), Counter())
+    reasons = ", ".join(f"{count} {reason}" for reason, count in rejected.most_common())
+    raise DataError(
+        f"None of the rows of the last {len(last)} requests could be used ({reasons}); {len(so_far.rows)} rows were "
+        "accepted. Use a larger teacher, or look at its answers to one such prompt."
+    )
 
 
 def _write(folder: Path, expansion: Expansion) -> None:

@@ -3,7 +3,7 @@
 Cut are user turns and tool results, the longest first; system prompts and the assistant's turns stay whole.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -83,11 +83,18 @@ def cut_text(tokenizer: "PreTrainedTokenizerBase", text: str, num_dropped: int, 
 
 
 def check_lengths(
-    examples: Sequence[Example], config: DomainConfig, tokenizer: "PreTrainedTokenizerBase", at: datetime
+    examples: Sequence[Example],
+    config: DomainConfig,
+    tokenizer: "PreTrainedTokenizerBase",
+    at: datetime,
+    advance: Callable[[], None] = lambda: None,
 ) -> StepResult:
     """Find examples over `recipe.max_length` tokens of this base, and drop or refuse them by `data.cut_long_inputs`.
 
     What is to be cut stays whole here: training cuts it, to the length that its recipe has then.
+
+    Args:
+        advance: Called for each example that was checked.
 
     Raises:
         DataError: Examples do not fit and may not be dropped, or the chat template rejects some.
@@ -96,6 +103,7 @@ def check_lengths(
     findings: list[Finding] = []
     faults: list[tuple[str, DataError]] = []
     for example, may_exceed in zip(examples, _may_exceed(examples, config, tokenizer), strict=True):
+        advance()
         try:
             is_cut = may_exceed and fit_example(example, config, tokenizer, at) is not example
         except DataError as error:
@@ -148,21 +156,29 @@ def with_texts(turns: Sequence[Message], texts: dict[int, str]) -> tuple[Message
     return tuple(turn.model_copy(update={"content": texts[n]}) if n in texts else turn for n, turn in enumerate(turns))
 
 
-def _may_exceed(examples: Sequence[Example], config: DomainConfig, tokenizer: "PreTrainedTokenizerBase") -> list[bool]:
+def _may_exceed(
+    examples: Sequence[Example], config: DomainConfig, tokenizer: "PreTrainedTokenizerBase"
+) -> Iterator[bool]:
     """Whether an example can exceed the limit at all, from the tokens of its texts alone; rendering takes longer."""
     try:
         num_own = len(encode_prompt(tokenizer, _PROBE, datetime(2000, 1, 1)))
     except DataError:
-        return [True] * len(examples)
-    found: list[bool] = []
+        yield from [True] * len(examples)
+        return
     for start in range(0, len(examples), _BATCH_SIZE):
         batch = examples[start : start + _BATCH_SIZE]
         texts = ["\n".join(_all_texts(example, config)) for example in batch]
-        ids = tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        for example, one in zip(batch, ids, strict=True):
+        for example, num_tokens in zip(batch, _token_counts(tokenizer, texts), strict=True):
             num_turns = 1 + len(example.prompt) + len(example.completion) + len(example.chosen)
-            found.append(bool(example.prompt) and len(one) + num_own * num_turns > config.recipe.max_length)
-    return found
+            yield bool(example.prompt) and num_tokens + num_own * num_turns > config.recipe.max_length
+
+
+def _token_counts(tokenizer: "PreTrainedTokenizerBase", texts: list[str]) -> list[int]:
+    """Tokens of each text; by the tokenizer in Rust where there is one, for lists of their ids take as long again."""
+    rust = getattr(tokenizer, "backend_tokenizer", None)
+    if rust is not None:
+        return [len(encoding) for encoding in rust.encode_batch_fast(texts, add_special_tokens=False)]
+    return [len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]]
 
 
 def _all_texts(example: Example, config: DomainConfig) -> list[str]:

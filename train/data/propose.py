@@ -1,6 +1,5 @@
 """A domain's YAML proposed from its data: `lorikeet init`. Every value has a comment that says where it comes from."""
 
-import json
 import math
 import os
 import random
@@ -18,11 +17,14 @@ from transformers import PreTrainedTokenizerBase
 
 from adapters.template_time import noon
 from config.data import DataConfig
-from config.dataset import full_prompt
+from config.dataset import Message, full_prompt
 from config.domain import ChatConfig
 from config.load import load_domain
+from train.data.encode import encode_prompt, encode_turns
 from train.data.examples import Example
-from train.data.template import render
+from train.data.files.strict_json import JsonError, parse_json
+from train.data.lengths import encoding_error
+from train.data.rows import type_of
 from train.errors import DataError
 
 MAX_CLASSES = 50
@@ -33,6 +35,15 @@ NUM_MEASURED = 2000
 NUM_EPOCHS, MIN_STEPS, MAX_STEPS = 3, 20, 200
 TEST_SHARE, MAX_TEST = 0.15, 240
 VALIDATION_SHARE, MAX_VALIDATION = 0.05, 64
+
+
+OBJECTIVES = {
+    "prompt_completion": "sft",
+    "preference": "dpo",
+    "unpaired_preference": "kto",
+    "language_modeling": "text",
+}
+"""What is proposed for each type of data set; reinforcement is for a person to decide."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +67,7 @@ class Proposal:
     num_validation: int
     batch_size: int
     max_steps: int
+    objective: str = "sft"
 
     @property
     def num_train(self) -> int:
@@ -70,30 +82,37 @@ class Proposal:
         return _rounded_up(math.ceil(self.answer_tokens[0] * 1.25), 8)
 
 
-def propose(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> Proposal:
+def propose(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase, objective: str | None = None) -> Proposal:
     """Measure the examples of a source.
 
+    Args:
+        objective: What trains on them; None: the usual one of their type.
+
     Raises:
-        DataError: They are not prompt-completion examples, or too few to hold any out.
+        DataError: Nothing trains on their type by itself, they are too few to hold any out, or the base's chat template
+            rejects them.
     """
-    other = next((example.type for example in examples if example.type != "prompt_completion"), None)
-    if other is not None:
+    data_type = type_of(examples)
+    if objective is None and data_type not in OBJECTIVES:
         raise DataError(
-            f"These are {other} examples; `lorikeet init` needs prompts with answers (prompt_completion). "
-            "Write the YAML by hand for other types: docs/data.md."
+            f"These are {data_type} examples; `lorikeet init` needs prompts with answers, preferences or texts. "
+            "Write the YAML by hand, with `objective: grpo`: docs/training.md."
         )
-    num_rows = len({example.prompt for example in examples})
+    num_rows = len({example.text or example.prompt for example in examples})
     if num_rows < 10:
         raise DataError(f"{num_rows} different questions are too few to train and to hold some out; give at least 10.")
-    answers = [example.answer for example in examples]
-    json_schema = schema_of(answers)
+    has_answers = data_type != "prompt_only"
+    labelled = [_answer_of(example) for example in examples if has_answers and example.label is not False]
+    answers = [text for text in labelled if text.strip()]
+    json_schema = schema_of(answers) if answers else None
     classes = () if json_schema else classes_of(answers)
     system, reason = _system_prompt(examples, json_schema, classes)
     totals, of_answers = _token_counts(tokenizer, examples, ChatConfig(system=system))
     num_test = max(min(round(num_rows * TEST_SHARE), MAX_TEST), 2)
     num_validation = max(min(round(num_rows * VALIDATION_SHARE), MAX_VALIDATION), 1)
     num_train = num_rows - num_test - num_validation
-    batch_size = min(16, max(num_train // 8, 1))
+    smallest = 2 if data_type == "unpaired_preference" else 1  # KTO estimates a mean over the other rows of a batch
+    batch_size = min(16, max(num_train // 8, smallest))
     max_steps = min(max(math.ceil(num_train * NUM_EPOCHS / batch_size), MIN_STEPS), MAX_STEPS)
     return Proposal(
         num_rows=num_rows,
@@ -107,23 +126,31 @@ def propose(examples: Sequence[Example], tokenizer: PreTrainedTokenizerBase) -> 
         num_validation=num_validation,
         batch_size=batch_size,
         max_steps=max_steps,
+        objective=objective or OBJECTIVES[data_type],
     )
 
 
+def _answer_of(example: Example) -> str:
+    """The answer that is asked for: of a preference the chosen one."""
+    return example.chosen[-1].content if example.chosen else example.answer
+
+
 def schema_of(answers: Iterable[str]) -> dict[str, Any] | None:
-    """JSON schema that every answer meets; None unless all are JSON objects or lists.
+    """JSON schema that every answer meets; None unless there are some, and all are JSON objects or lists.
 
     Strings with few distinct values become an `enum`.
     """
     values = []
     for answer in answers:
         try:
-            value = json.loads(answer)
-        except ValueError:
+            value = parse_json(answer.encode())
+        except JsonError:
             return None
         if not isinstance(value, dict | list):
             return None
         values.append(value)
+    if not values:
+        return None
     builder = SchemaBuilder(schema_uri=None)
     for value in values:
         builder.add_object(value)
@@ -168,7 +195,7 @@ def domain_yaml(name: str, base: str, data: dict[str, Any], proposal: Proposal) 
     source = "".join(f"  {key}: {_inline(value)}\n" for key, value in data.items())
     return (
         f"# Proposed by `lorikeet init` from {p.num_rows} rows. Edit it freely; every key: config/domain.py.\n"
-        f"name: {name}\n"
+        f"name: {_inline(name)}\n"
         f"description: {_inline(f'Adapter for {name}.')}\n"
         f"base: {_inline(base)}\n\n"
         f"data:\n{source}"
@@ -177,6 +204,7 @@ def domain_yaml(name: str, base: str, data: dict[str, Any], proposal: Proposal) 
         f"  num_train: {p.num_train}  # the rest; fewer if copies are found\n\n"
         f"chat:\n  system: {_inline(p.system)}  # {p.system_reason}\n\n"
         f"{_answer_yaml(p)}"
+        f"{_objective_yaml(p)}"
         "recipe:\n"
         f"  max_length: {p.max_length}  # tokens: 99% of the rows have at most {p.total_tokens[0]}, the longest "
         f"{p.total_tokens[1]}\n"
@@ -188,6 +216,13 @@ def domain_yaml(name: str, base: str, data: dict[str, Any], proposal: Proposal) 
         f"  max_new_tokens: {p.max_new_tokens}  # 99% of the answers have at most {p.answer_tokens[0]} tokens, the "
         f"longest {p.answer_tokens[1]}\n"
     )
+
+
+def _objective_yaml(proposal: Proposal) -> str:
+    """Only where it is not the default."""
+    if proposal.objective == "sft":
+        return ""
+    return f"objective: {proposal.objective}  # by the type of the data: docs/training.md\n\n"
 
 
 def _answer_yaml(proposal: Proposal) -> str:
@@ -243,18 +278,38 @@ def _narrow(schema: dict[str, Any], values: Sequence[Any]) -> None:
 def _token_counts(
     tokenizer: PreTrainedTokenizerBase, examples: Sequence[Example], chat: ChatConfig
 ) -> tuple[list[int], list[int]]:
-    """Tokens of whole conversations and of their answers, for a sample of the rows."""
+    """Tokens of whole conversations and of their answers, for a sample of the rows.
+
+    Raises:
+        DataError: The base's chat template rejects rows, or leaves out texts of theirs.
+    """
     at = noon(date.today())
     sample = random.Random(0).sample(list(examples), min(len(examples), NUM_MEASURED))
     totals, answers = [], []
+    faults: list[tuple[str, DataError]] = []
     for example in sample:
-        turns = [*full_prompt(chat, example.prompt), *example.completion]
-        rendered = render(
-            tokenizer, [turn.for_template() for turn in turns], at, is_prompt=False, tools=list(example.tools) or None
-        )
-        totals.append(len(tokenizer(rendered, add_special_tokens=False)["input_ids"]))
-        answers.append(len(tokenizer(example.answer, add_special_tokens=False)["input_ids"]) + 1)
+        if example.text:
+            totals.append(len(tokenizer(example.text, add_special_tokens=False)["input_ids"]) + 1)
+            answers.append(1)
+            continue
+        longest = max((example.completion, example.chosen, example.rejected), key=_num_chars)
+        prompt = full_prompt(chat, example.prompt)
+        try:
+            if longest:
+                totals.append(max(map(len, encode_turns(tokenizer, [*prompt, *longest], at, example.tools))))
+            else:
+                totals.append(len(encode_prompt(tokenizer, prompt, at, example.tools)))
+        except DataError as error:
+            faults.append((str(example.origin or repr(example.question[:40])), error))
+            continue
+        answers.append(len(tokenizer(_answer_of(example), add_special_tokens=False)["input_ids"]) + 1)
+    if faults:
+        raise encoding_error(faults)
     return totals, answers
+
+
+def _num_chars(turns: Sequence[Message]) -> int:
+    return sum(len(turn.content) for turn in turns)
 
 
 def _p99_and_max(counts: Sequence[int]) -> tuple[int, int]:

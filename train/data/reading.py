@@ -6,7 +6,7 @@ from itertools import chain, islice
 
 from config.data import DataConfig
 from config.dataset import Origin
-from train.data.detect import DETECTION_ROWS, layout_of
+from train.data.detect import DETECTION_ROWS, check_leftovers, layout_of, spreadsheet_columns
 from train.data.examples import Example
 from train.data.files.containers import is_document, read_records
 from train.data.files.paths import DataFile, digest_of, find_files
@@ -52,18 +52,21 @@ class FileExamples:
     notes: tuple[str, ...]
 
 
-def read_files(paths: Sequence[str], config: DataConfig, refusal: str | None = None) -> FileExamples:
+def read_files(
+    paths: Sequence[str], config: DataConfig, refusal: str | None = None, slice_by: Sequence[str] = ()
+) -> FileExamples:
     """All examples of files.
 
     Args:
         refusal: Answer of out-of-scope rows that have none.
+        slice_by: Columns that are used beside those of the layout.
 
     Raises:
         DataError: A file is missing or unreadable, its layout is unknown, or rows are malformed; up to ten are listed.
     """
     files, notes = find_files(paths)
     faults = Faults()
-    readers = [_FileReader(file, config, refusal, faults) for file in files]
+    readers = [_FileReader(file, config, refusal, faults, slice_by) for file in files]
     read = [reader.read() for reader in readers]
     faults.raise_any()
     examples = tuple(example for reader in readers for example in reader.examples)
@@ -91,6 +94,7 @@ class _FileReader:
     config: DataConfig
     refusal: str | None
     faults: Faults
+    slice_by: Sequence[str] = ()
     examples: list[Example] = field(default_factory=list)
     skipped: list[SkippedRow] = field(default_factory=list)
     seen: set[str] = field(default_factory=set)
@@ -104,19 +108,24 @@ class _FileReader:
         if not head and not self.num_rows:
             raise DataError(f"{self.file.name} has no rows.")
         layout = self._layout(head)
+        filled: set[str] = set()
         records: Iterable[SourceRecord] = chain(head, rows)
         notes = []
         if layout.gather is not None:
             records, gathered = layout.gather(records)
             notes += [f"{self.file.name}: {note}." for note in gathered]
         for record in records:
+            filled.update(name for name, value in record.fields.items() if value not in (None, "", []))
             self._read_row(layout, record)
+        check_leftovers(self.file.name, layout, filled, self.config)
         source = ReadFile(digest.name, digest.size_bytes, digest.sha256, layout.layout, self.num_rows)
         return _Read(source, [self._summary(layout), *notes, *self._unused()])
 
     def _layout(self, head: list[SourceRecord]) -> Format:
         if is_document(self.file) and self.config.layout == "auto" and not self.config.columns:
             return next(layout for layout in FORMATS if layout.layout == "text")
+        if spreadsheet := spreadsheet_columns(head, self.config):
+            self.config = self.config.model_copy(update={"columns": {**spreadsheet, **self.config.columns}})
         return layout_of(self.file.name, head, self.config)
 
     def _well_formed(self) -> Iterator[SourceRecord]:
@@ -161,6 +170,6 @@ class _FileReader:
         """A note on the columns that nothing used."""
         names = self.config.columns
         used = {names.get(name, name) for name in self.used}
-        used |= {self.config.group_by or "", self.config.time_by or "", self.config.stratify_by or ""}
+        used |= {self.config.group_by or "", self.config.time_by or "", self.config.stratify_by or "", *self.slice_by}
         unused = sorted(self.seen - used)
         return [f"{self.file.name}: columns not used: {', '.join(unused)}."] if unused else []

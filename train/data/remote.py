@@ -36,7 +36,7 @@ def push_dataset(folder: Path, remote: RemoteFiles, version: str | None = None) 
         version: None: the current one.
 
     Raises:
-        DatasetError: There is no such version, or its files changed.
+        DatasetError: The version does not exist, or its files changed.
         RemoteStoreError: The remote is unreachable.
     """
     local = version_folder(folder) if version is None else folder / _checked(version, folder.name)

@@ -4,21 +4,32 @@ from collections.abc import Sequence
 
 from config.dataset import DatasetManifest, DatasetRow, DatasetType, FewShotExample, full_prompt
 from config.domain import ChatConfig
+from config.objective import ObjectiveConfig, objectives_for
 from config.rows import AnyRow, PreferenceRow, PromptRow, TextRow, UnpairedPreferenceRow
 from train.data.examples import Example
+from train.data.slices import slice_values
 from train.data.steps import MAX_LISTED
 from train.errors import DataError
 
 
-def to_row(chat: ChatConfig, example: Example) -> AnyRow:
-    """The row of an example, with the domain's system prompt and `chat.user` applied."""
+def to_row(chat: ChatConfig, example: Example, slice_by: Sequence[str] = ()) -> AnyRow:
+    """The row of an example, with the domain's system prompt and `chat.user` applied.
+
+    Args:
+        slice_by: Columns of the source whose values a row with an answer keeps.
+    """
     origin, is_synthetic = example.origin, example.is_synthetic
     if example.type == "language_modeling":
         return TextRow(text=example.text, is_synthetic=is_synthetic, origin=origin)
     prompt = full_prompt(chat, example.prompt)
     if example.type == "prompt_only":
         return PromptRow(
-            messages=prompt, tools=example.tools, input=example.question, is_synthetic=is_synthetic, origin=origin
+            messages=prompt,
+            tools=example.tools,
+            input=example.question,
+            item=dict(example.item),
+            is_synthetic=is_synthetic,
+            origin=origin,
         )
     if example.type == "preference":
         return PreferenceRow(
@@ -48,6 +59,7 @@ def to_row(chat: ChatConfig, example: Example) -> AnyRow:
         output=example.answer,
         in_scope=example.in_scope,
         is_synthetic=is_synthetic,
+        fields=slice_values(example.fields, slice_by),
         origin=origin,
     )
 
@@ -74,14 +86,16 @@ def few_shot_examples(train: Sequence[Example], wanted: int) -> tuple[FewShotExa
     return tuple(FewShotExample(input=e.question, output=e.answer) for e in (first_of_answer + rest)[:wanted])
 
 
-def check_type(dataset: DatasetManifest) -> None:
-    """Check that a data set can be trained on.
+def check_type(dataset: DatasetManifest, objective: ObjectiveConfig) -> None:
+    """Check that an objective can train on a data set.
 
     Raises:
         DataError: Its rows are of another type.
     """
-    if dataset.type != "prompt_completion":
+    if dataset.type not in objective.data_types:
+        wanted = " or ".join(map(repr, objective.data_types))
+        fitting = ", ".join(f"`{name}`" for name in objectives_for(dataset.type))
         raise DataError(
-            f"Data set {dataset.domain!r} has rows of type {dataset.type!r}; `lorikeet train` trains "
-            "'prompt_completion' only. Give questions with answers (docs/data.md)."
+            f"Data set {dataset.domain!r} has rows of type {dataset.type!r}, but `objective: {objective.name}` trains "
+            f"on {wanted}. Set `objective` to {fitting}, or give other data (docs/data.md)."
         )

@@ -3,9 +3,10 @@
 import csv
 import hashlib
 import json
+import random
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -18,7 +19,8 @@ from config.domain import AnswerConfig
 from train.data.examples import Example
 from train.data.files.paths import digest_of, find_files
 from train.data.general import GENERAL_REQUESTS
-from train.data.reading import ReadFile, SkippedRow, read_files
+from train.data.reading import FileExamples, ReadFile, SkippedRow, read_files
+from train.data.splits import DEFAULT_NUM_TEST, DEFAULT_NUM_VALIDATION
 from train.errors import DataError
 
 # Number of the ICD-10-CM chapter -> its subject in words (short, so that an answer is few tokens).
@@ -109,14 +111,17 @@ def normalize(text: str) -> str:
     return _NOT_ALPHANUMERIC.sub(" ", text.lower()).strip()
 
 
-def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
-    """All examples of a source, plus out-of-scope ones if the domain defines a refusal.
+def read_source(config: DataConfig, answer: AnswerConfig, slice_by: Sequence[str] = ()) -> SourceData:
+    """All examples of a source, plus out-of-scope ones if they are questions with answers and the domain has a refusal.
+
+    Args:
+        slice_by: Columns that are used beside those of the layout.
 
     Raises:
         DataError: The package is not installed, or a file is missing or malformed.
     """
     if config.source == "files":
-        data = _read_files(config, answer)
+        data = _read_files(config, answer, slice_by)
     elif config.source == "icd10cm":
         data = SourceData("ICD-10-CM (simple-icd-10-cm)", _version("simple-icd-10-cm"), "public domain", _icd10cm())
     elif config.source == "iso18245":
@@ -126,7 +131,9 @@ def read_source(config: DataConfig, answer: AnswerConfig) -> SourceData:
     else:
         assert_never(config.source)
     licence = config.licence or data.licence
-    return replace(data, licence=licence, examples=data.examples + _out_of_scope(config, answer))
+    are_answered = all(example.type == "prompt_completion" for example in data.examples)
+    others = _out_of_scope(config, answer) if are_answered else ()
+    return replace(data, licence=licence, examples=data.examples + others)
 
 
 def source_identity(config: DataConfig) -> str:
@@ -137,7 +144,8 @@ def source_identity(config: DataConfig) -> str:
     """
     if config.source == "files":
         files, _ = find_files(config.paths)
-        return _identity((file.name, digest_of(file).sha256) for file in files)
+        identity = _identity((file.name, digest_of(file).sha256) for file in files)
+        return f"{identity} held out {source_identity(_held_out(config))}" if config.held_out else identity
     return " ".join(f"{package}=={_version(package)}" for package in _PACKAGES)
 
 
@@ -200,12 +208,46 @@ def _notices(folder: Path) -> Iterator[tuple[str, str]]:
             yield key.group(1), " ".join(text.split())
 
 
-def _read_files(config: DataConfig, answer: AnswerConfig) -> SourceData:
-    read = read_files(config.paths, config, answer.refusal)
+def _read_files(config: DataConfig, answer: AnswerConfig, slice_by: Sequence[str]) -> SourceData:
+    read = read_files(config.paths, config, answer.refusal, slice_by)
+    if config.held_out:
+        read = _with_held_out(read, read_files(config.held_out, config, answer.refusal, slice_by), config)
     names = [file.name for file in read.files]
     name = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
     version = _identity((file.name, file.sha256) for file in read.files)[:12]
     return SourceData(name, version, config.licence, read.examples, read.files, read.skipped, read.notes)
+
+
+def _held_out(config: DataConfig) -> DataConfig:
+    return config.model_copy(update={"path": config.held_out, "held_out": ()})
+
+
+def _with_held_out(train: FileExamples, held_out: FileExamples, config: DataConfig) -> FileExamples:
+    """Rows of both, pinned to their splits; held-out ones come first, so that copies of them are dropped.
+
+    Raises:
+        DataError: One row alone cannot decide when training stops, and test it.
+    """
+    rows = list(held_out.examples)
+    names = ", ".join(file.name for file in held_out.files)
+    if len(rows) < 2:
+        raise DataError(f"{names} has 1 row to hold out; give at least 2: one for early stopping, one for testing.")
+    random.Random(config.seed).shuffle(rows)
+    num_validation = config.num_validation or min(DEFAULT_NUM_VALIDATION, max(len(rows) // 4, 1))
+    num_test = config.num_test or DEFAULT_NUM_TEST
+    validation, test = rows[:num_validation], rows[num_validation : num_validation + num_test]
+    num_left = len(rows) - len(validation) - len(test)
+    note = f"{names}: {num_left} of {len(rows)} rows are not used: set `data.num_test` to test on more."
+    return FileExamples(
+        (
+            *(replace(example, split="validation") for example in validation),
+            *(replace(example, split="test") for example in test),
+            *(replace(example, split="train") for example in train.examples),
+        ),
+        train.files + held_out.files,
+        train.skipped + held_out.skipped,
+        (*train.notes, *held_out.notes, *([note] if num_left else [])),
+    )
 
 
 def _identity(digests: Iterable[tuple[str, str]]) -> str:

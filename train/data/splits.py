@@ -1,6 +1,7 @@
 """Training, validation and test: by seed, by time, or with groups of rows kept together."""
 
 import random
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ _MAX_EXCESS = 1.25
 
 _TREE_COLUMNS = ("message_tree_id", "conversation_id")
 """Columns of well-known layouts that tie paths of one conversation together."""
+
+
+class TooFewRowsError(DataError):
+    """Too few rows for the sizes of the splits."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +65,7 @@ def split_examples(examples: Sequence[Example], config: DataConfig) -> Splits:
     validation = rows.take("validation", num_validation)
     train = rows.rest()
     if not train:
-        raise DataError(
+        raise TooFewRowsError(
             f"{len(examples)} distinct rows leave none to train on after {len(test)} for testing and "
             f"{len(validation)} for validation. Give more data, or lower `data.num_test` and `data.num_validation`."
         )
@@ -124,9 +129,11 @@ class _Rows:
         num_refused = min(round(wanted * self._config.out_of_scope_share), (_count(self._refused) + 1) // 2)
         allowed = _allowed(self._in_scope, split)
         if _count(allowed) < wanted - num_refused:
-            raise DataError(
-                f"The {split} split needs {wanted - num_refused} rows, but {_count(allowed)} distinct ones are left. "
-                f"Lower `data.num_{split}`, or give more data."
+            num_synthetic = sum(e.is_synthetic for g in self._in_scope for e in g)
+            unusable = f" Synthetic rows ({num_synthetic}) are never held out." if num_synthetic else ""
+            raise TooFewRowsError(
+                f"The {split} split needs {wanted - num_refused} rows, but {_count(allowed)} distinct ones in "
+                f"{len(allowed)} groups are left. Lower `data.num_{split}`, or give more data.{unusable}"
             )
         picked = _fill(allowed, wanted - num_refused, is_ordered=self._config.time_by is not None)
         refused = _fill(_allowed(self._refused, split), num_refused)
@@ -210,7 +217,7 @@ def _count(groups: Sequence[Sequence[Example]]) -> int:
 def _groups(examples: Sequence[Example], config: DataConfig) -> list[list[Example]]:
     """Rows that must stay together, in order: equal values of `group_by`, one conversation, or one row of the file."""
     if config.group_by:
-        _require_column(examples, config.group_by, "group_by")
+        require_column(examples, config.group_by, "data.group_by")
     parents: dict[Hashable, Hashable] = {}
 
     def root(key: Hashable) -> Hashable:
@@ -231,19 +238,27 @@ def _groups(examples: Sequence[Example], config: DataConfig) -> list[list[Exampl
 def _group_keys(example: Example, config: DataConfig) -> list[Hashable]:
     columns = [*([config.group_by] if config.group_by else []), *_TREE_COLUMNS]
     keys: list[Hashable] = [
-        (column, str(example.fields[column])) for column in columns if not _is_missing(example.fields.get(column))
+        (column, _group(example.fields[column])) for column in columns if not is_missing(example.fields.get(column))
     ]
     return keys + ([(example.origin.file, example.origin.line)] if example.origin else [])
 
 
-def _is_missing(value: Any) -> bool:
+def _group(value: Any) -> str:
+    """A group's name without what spreadsheets and exports add: `P7 ` is `p7`, and 7.0 is 7."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return " ".join(unicodedata.normalize("NFKC", str(value)).casefold().split())
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a column of a row holds nothing."""
     return value is None or value == "" or value != value  # NaN of a spreadsheet's empty cell
 
 
 def _strata(examples: Sequence[Example], config: DataConfig) -> dict[int, str]:
     """The stratum of each example, by its identity."""
     if config.stratify_by:
-        _require_column(examples, config.stratify_by, "stratify_by")
+        require_column(examples, config.stratify_by, "data.stratify_by")
         return {id(e): str(e.fields.get(config.stratify_by, "")) for e in examples}
     counts = Counter(e.answer for e in examples if e.in_scope)
     # Where most answers are unique, they are no classes.
@@ -251,12 +266,17 @@ def _strata(examples: Sequence[Example], config: DataConfig) -> dict[int, str]:
     return {id(e): e.stratum or (e.answer if repeats else "") for e in examples}
 
 
-def _require_column(examples: Sequence[Example], column: str, setting: str) -> None:
+def require_column(examples: Sequence[Example], column: str, setting: str) -> None:
+    """Check that a column of the source exists.
+
+    Raises:
+        DataError: No row has it.
+    """
     if any(column in e.fields for e in examples):
         return
     found = sorted({name for e in examples[:100] for name in e.fields})
     raise DataError(
-        f"`data.{setting}` is {column!r}, but no row has that column; found: {', '.join(map(repr, found)) or 'none'}."
+        f"`{setting}` is {column!r}, but no row has that column; found: {', '.join(map(repr, found)) or 'none'}."
     )
 
 
@@ -264,7 +284,7 @@ def _newest_first(groups: Sequence[list[Example]], config: DataConfig) -> list[l
     """Groups by the time of their newest row."""
     column = str(config.time_by)
     rows = [e for group in groups for e in group]
-    _require_column(rows, column, "time_by")
+    require_column(rows, column, "data.time_by")
     times = {id(e): parse_time(e.fields.get(column)) for e in rows}
     faults = [e for e in rows if times[id(e)] is None]
     if faults:
@@ -292,19 +312,19 @@ def _bad_times(faults: Sequence[Example], column: str) -> DataError:
 
 def parse_time(value: Any) -> float | None:
     """Seconds or the number itself; None: neither a number nor an ISO 8601 date. Times without a zone are UTC."""
-    if isinstance(value, bool) or _is_missing(value):
+    if isinstance(value, bool) or is_missing(value):
         return None
     if isinstance(value, date):
         return _seconds(value)
     try:
         number = float(value) if isinstance(value, str | Real) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         number = None
     if number is not None:
         return number if isfinite(number) else None
     try:
         return _seconds(datetime.fromisoformat(str(value).strip()))
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 

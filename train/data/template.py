@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from adapters.template_time import APART, noon, strftime_at
 from config.dataset import Split
-from config.domain import RecipeConfig
+from config.training import RecipeConfig
 from train.errors import PrepareBaseError
 
 if TYPE_CHECKING:

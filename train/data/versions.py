@@ -35,7 +35,7 @@ from config.rows import AnyRow, row_to_json
 from train.data.steps import Step
 
 OWN_FILES = (*(f"{split}.jsonl" for split in SPLITS), FINDINGS_FILE)
-_LOCK_FILE = ".lock"
+LOCK_FILE = ".lock"
 _STAGING = ".staging-"
 
 
@@ -62,8 +62,8 @@ def new_version(folder: Path) -> Iterator[Path]:
     """An empty private folder beside the versions, held alone; removed unless it is adopted."""
     make_private_folder(folder.parent)
     make_private_folder(folder)
-    write_private(folder / _LOCK_FILE, "")
-    with file_lock(folder / _LOCK_FILE):
+    write_private(folder / LOCK_FILE, "")
+    with file_lock(folder / LOCK_FILE):
         for left in folder.glob(f"{_STAGING}*"):  # of a build that was killed
             shutil.rmtree(left)
         staging = Path(tempfile.mkdtemp(prefix=_STAGING, dir=folder))

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from train.data.build import build_dataset
 from train.data.sources import normalize, read_source
 from train.data.splits import split_examples
 from train.data.versions import versions_of
+from train.errors import DataError
 
 
 def jsonl_config(**values: object) -> DataConfig:
@@ -147,6 +149,33 @@ def test_out_of_scope_inputs_get_the_agreed_refusal_in_every_split(tmp_path: Pat
     splits = split_examples(read_source(config, AnswerConfig(refusal="no")).examples, config)
     assert [sum(not e.in_scope for e in split) for split in (splits.test, splits.validation)] == [4, 1]
     assert {e.answer for e in splits.train if not e.in_scope} == {"no"}
+
+
+def test_rows_that_are_left_over_are_counted(tmp_path: Path, domain: DomainConfig) -> None:
+    def notes(num_train: int) -> tuple[str, ...]:
+        data = domain.data.model_copy(update={"num_train": num_train})
+        return build_dataset(domain.model_copy(update={"data": data}), Home(tmp_path / str(num_train))).notes
+
+    domain = domain.model_copy(update={"answer": AnswerConfig(refusal="no")})  # adds packaged requests
+    few, all_used = notes(9), notes(1000)
+    assert re.search(r"\n9 of \d\d rows left for training are used \(`data\.num_train`", "\n".join(few))
+    assert "left for training" not in " ".join(all_used)
+
+
+def test_an_error_for_want_of_rows_tells_what_dropped_them(tmp_path: Path, domain: DomainConfig) -> None:
+    lines = [json.dumps({"input": "What colour?", "output": f"colour {n}"}) for n in range(40)]
+    Path(domain.data.paths[0]).write_text("\n".join(lines))
+    with pytest.raises(
+        DataError, match=r"0 distinct .*\n40 rows were dropped as contradictions:\n  colours.jsonl line 1"
+    ):
+        build_dataset(domain, Home(tmp_path))
+
+
+def test_a_refusal_adds_no_answers_to_preferences(tmp_path: Path) -> None:
+    path = tmp_path / "x.jsonl"
+    path.write_text(json.dumps({"prompt": "Colour?", "chosen": "red", "rejected": "no"}))
+    examples = read_source(jsonl_config(path=str(path), out_of_scope_share=0.2), AnswerConfig(refusal="no")).examples
+    assert [e.type for e in examples] == ["preference"]
 
 
 def test_without_a_refusal_nothing_is_out_of_scope(tmp_path: Path) -> None:

@@ -7,7 +7,6 @@ from config.domain import ChatConfig
 from tests.tiny_llama import CHAT_TEMPLATE, RENDERED_AT, tiny_tokenizer
 from train.data.encode import IGNORED, Encoded, encode, encode_prompt, encode_turns
 from train.errors import DataError
-from train.tables import render_example
 
 CHAT = ChatConfig(system="Colour?", user="Item: {input}")
 TOKENIZER = tiny_tokenizer()
@@ -125,10 +124,3 @@ def test_a_template_without_an_end_token_gets_one() -> None:
 def test_a_template_that_makes_the_mask_wrong_is_refused(template: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         encode(tiny_tokenizer(template), row("a rose", "red").messages, RENDERED_AT)
-
-
-def test_data_show_colours_every_learnt_turn() -> None:
-    (sequence,) = encode_turns(TOKENIZER, turns("a rose", "red", "grass", "green"), RENDERED_AT)
-    text = render_example(TOKENIZER, sequence)
-    coloured = [text.plain[span.start : span.end] for span in text.spans if span.style == "bold green"]
-    assert coloured == ["red<|im_end|>", "green<|im_end|>"]

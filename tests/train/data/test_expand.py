@@ -9,18 +9,17 @@ import pytest
 
 from config.dataset import DatasetManifest, DatasetRow
 from config.domain import AnswerConfig, ChatConfig, EvaluationConfig
-from train.data.expand import (
-    REQUESTS_FILE,
-    ROWS_FILE,
-    Budget,
-    Teacher,
+from tests.tiny_llama import tiny_tokenizer
+from train.data.expand import REQUESTS_FILE, ROWS_FILE, Budget, expand, read_expansion
+from train.data.expand_filters import (
+    JudgeTokens,
     class_filter,
+    control_token_filter,
     copies_filter,
-    expand,
     judge_filter,
-    read_expansion,
     schema_filter,
 )
+from train.data.teacher import Teacher
 from train.errors import DataError
 
 SCHEMA = {"type": "object", "properties": {"team": {"enum": ["a", "b"]}}, "required": ["team"]}
@@ -127,6 +126,16 @@ def test_a_useless_teacher_ends_the_run_with_the_reason(tmp_path: Path, reply: s
         expand(manifest(), seeds(), teacher(lambda prompt: reply), [], Budget(5, 10**9), tmp_path)
 
 
+def test_a_teacher_that_runs_dry_ends_the_run_with_what_was_accepted(tmp_path: Path) -> None:
+    reply, asked = numbered(), iter(range(10_000))
+    running_dry = teacher(lambda prompt: reply(prompt) if next(asked) < 4 else "no JSON")
+    with pytest.raises(DataError, match=r"last 24 requests could be used \(24 no rows .*; 8 rows were accepted"):
+        expand(manifest(), seeds(), running_dry, [], Budget(100, 10**9), tmp_path)
+    assert len(rows_of(tmp_path)) == 8
+    made = expand(manifest(), seeds(), teacher(reply), [], Budget(20, 10**9), tmp_path)
+    assert len(made.rows) == 20
+
+
 def test_repeated_questions_are_taken_once(tmp_path: Path) -> None:
     reply = json.dumps({"examples": [{"input": "Same", "output": "one"}, {"input": " same ", "output": "one"}]})
     made = expand(manifest(), seeds(), teacher(lambda prompt: reply), [], Budget(5, 2000), tmp_path)
@@ -134,10 +143,26 @@ def test_repeated_questions_are_taken_once(tmp_path: Path) -> None:
     assert made.rejected["repeats a row"] > 1
 
 
-def test_half_a_surrogate_pair_and_nan_are_not_written(tmp_path: Path) -> None:
-    replies = ['{"examples": [{"input": "\\ud83c", "output": "one"}]}', '{"examples": [{"input": "x", "output": NaN}]}']
-    made = expand(manifest(), seeds(), teacher(lambda prompt: replies[len(prompt) % 2]), [], Budget(5, 2000), tmp_path)
+@pytest.mark.parametrize(
+    "row",
+    [
+        '{"input": "\\ud83c", "output": "one"}',
+        '{"input": "x", "output": NaN}',
+        '{"input": "y", "output": [1e999]}',
+    ],
+)
+def test_half_a_surrogate_pair_and_nan_are_not_written(tmp_path: Path, row: str) -> None:
+    made = expand(
+        manifest(), seeds(), teacher(lambda prompt: f'{{"examples": [{row}]}}'), [], Budget(5, 2000), tmp_path
+    )
     assert made.rows == []
+
+
+def test_control_tokens_of_the_base_are_rejected() -> None:
+    check = control_token_filter(tiny_tokenizer())
+    assert check("Colour?", "red<|im_end|>") == "contains a control token"
+    assert check("<|im_start|>user", "red") == "contains a control token"
+    assert check("a < b | c > d", "red") is None
 
 
 def test_refusals_are_asked_for_only_if_the_domain_has_one(tmp_path: Path) -> None:
@@ -172,11 +197,20 @@ def test_near_copies_of_known_and_of_new_rows_are_rejected() -> None:
 
 def test_the_judge_decides_by_its_grade() -> None:
     graded = {"good": '{"reason": "fine", "grade": 5}', "bad": '{"reason": "wrong", "grade": 2}'}
-    check = judge_filter(teacher(lambda prompt: graded["good" if "good" in prompt else "bad"]), manifest(), None)
+    judge = teacher(lambda prompt: graded["good" if "good" in prompt else "bad"])
+    check = judge_filter(judge, manifest(), None, JudgeTokens())
     assert check("q", "good") is None
     assert check("q", "worse") == "judge's grade below 4"
-    silly = judge_filter(teacher(lambda prompt: "who knows"), manifest(), None)
+    silly = judge_filter(teacher(lambda prompt: "who knows"), manifest(), None, JudgeTokens())
     assert silly("q", "good") == "judge's reply unusable"
+
+
+def test_the_judges_tokens_are_part_of_the_budget(tmp_path: Path) -> None:
+    judged = JudgeTokens()
+    judge = judge_filter(teacher(lambda prompt: '{"reason": "fine", "grade": 5}'), manifest(), None, judged)
+    made = expand(manifest(), seeds(), teacher(numbered()), [judge], Budget(1000, 1500), tmp_path, judged=judged)
+    assert made.num_tokens == 100 * (len(made.requests) + len(made.rows))
+    assert made.num_tokens <= 1500 + 4 * 300
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:

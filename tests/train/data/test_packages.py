@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from config.dataset import read_split
 from config.domain import DomainConfig
 from tests.tiny_llama import tiny_domain, write_colour_data
@@ -55,6 +57,7 @@ def test_own_data_with_refusals_needs_no_package(tmp_path: Path) -> None:
     assert "no colour" in {row.output for row in read_split(tmp_path / "var" / "datasets" / "colours", "test")}
 
 
+@pytest.mark.slow
 def test_the_server_imports_no_package_of_the_demo(tmp_path: Path) -> None:
     finished = without_packages(tmp_path, "import demo.cli, loadtest.load_cli, serve.app, serve.build, serve.cli")
     assert finished.returncode == 0, finished.stderr

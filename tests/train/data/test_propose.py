@@ -1,4 +1,6 @@
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +10,7 @@ import yaml
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from config.data import DataConfig
-from config.dataset import Message
+from config.dataset import FunctionCall, Message, ToolCall
 from config.load import load_domain
 from tests.tiny_llama import write_tiny_llama
 from train.data.examples import Example
@@ -72,7 +74,9 @@ def test_json_answers_get_a_schema_that_all_of_them_meet() -> None:
     assert not jsonschema.Draft202012Validator(schema).is_valid({"team": "c", "hours": 1, "note": ""})
 
 
-@pytest.mark.parametrize("answers", [["1", "2"], ["[1]", "no JSON"], ["true"]])
+@pytest.mark.parametrize(
+    "answers", [["1", "2"], ["[1]", "no JSON"], ["true"], ['{"a": NaN}'], ['{"a": 1, "a": 2}'], []]
+)
 def test_answers_that_are_not_all_objects_get_no_schema(answers: list[str]) -> None:
     assert schema_of(answers) is None
 
@@ -104,11 +108,55 @@ def test_any_system_prompt_survives_the_yaml(tmp_path: Path, tokenizer: PreTrain
     assert yaml.safe_load(path.read_text(encoding="utf-8"))["chat"]["system"] == text
 
 
+@pytest.mark.parametrize("name", ["support", "2026", "1e5", "null", "true", "on"])
+def test_any_name_survives_the_yaml(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    path = tmp_path / f"{name}.yaml"
+    write_domain(name, "tiny", {"path": "rows.jsonl"}, propose(questions(20), tokenizer), path)
+    assert load_domain(path).name == name
+
+
 def test_too_few_rows_and_other_types_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
     with pytest.raises(DataError, match="9 different questions"):
         propose(questions(9), tokenizer)
-    with pytest.raises(DataError, match="language_modeling"):
-        propose([Example("language_modeling", text="x")] * 20, tokenizer)
+    with pytest.raises(DataError, match=r"prompt_only examples.*`objective: grpo`"):
+        propose([Example("prompt_only", prompt=(Message(role="user", content="x"),))] * 20, tokenizer)
+
+
+def pair(number: int) -> Example:
+    prompt = (Message(role="user", content=f"question {number}"),)
+    chosen, rejected = (Message(role="assistant", content=text) for text in ("yes", "certainly not"))
+    return Example("preference", prompt=prompt, chosen=(chosen,), rejected=(rejected,))
+
+
+def judged(number: int) -> Example:
+    return replace(pair(number), type="unpaired_preference", chosen=(), rejected=(), completion=pair(number).chosen,
+                   label=number % 2 == 0)  # fmt: skip
+
+
+def document(number: int) -> Example:
+    return Example("language_modeling", text=f"Document {number} about roses.")
+
+
+@pytest.mark.parametrize(("make", "objective"), [(pair, "dpo"), (judged, "kto"), (document, "text")])
+def test_the_objective_follows_the_type_of_the_data(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, make: Callable[[int], Example], objective: str
+) -> None:
+    for num_rows in (10, 40):
+        config = load_domain(written(tmp_path, tokenizer, [make(number) for number in range(num_rows)]))
+        assert config.objective.name == objective
+
+
+def test_texts_have_no_answers_to_choose_from(tokenizer: PreTrainedTokenizerBase) -> None:
+    proposal = propose([document(number) for number in range(40)], tokenizer)
+    assert (proposal.classes, proposal.json_schema, proposal.system) == ((), None, "Answer the question.")
+
+
+def test_rows_that_the_base_cannot_be_trained_on_are_refused(tokenizer: PreTrainedTokenizerBase) -> None:
+    call = ToolCall(function=FunctionCall(name="look_up", arguments={}))
+    answer = (Message(role="assistant", tool_calls=(call,)),)
+    calling = [replace(example, completion=answer) for example in questions(20)]
+    with pytest.raises(DataError, match=r"cannot be trained \(20\): .*chat template leaves out or changes 'look_up'"):
+        propose(calling, tokenizer)
 
 
 def test_paths_are_relative_to_the_yaml_and_urls_stay(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from tests.train.data.files_on_disk import pairs, read, rows, told, write
+from train.data.detect import DETECTION_ROWS
 from train.errors import DataError
 
 USER = {"role": "user", "content": "Hi"}
@@ -57,6 +58,8 @@ def fault_of(folder: Path, row: Any, **settings: Any) -> str:
         ),
         ({"messages": [ANSWER]}, 'found ["assistant"], wanted a user turn'),
         ({"messages": [USER, {**ANSWER, "weight": 0.5}]}, "`messages[1].weight`: found 0.5, wanted 0 or 1"),
+        ({"messages": [USER, {**ANSWER, "train": "no"}]}, '`messages[1].train`: found "no", wanted true or false'),
+        ({"messages": [USER, {**ANSWER, "training": False}]}, "found assistant turns of weight 0 only"),
         ({"messages": [USER, {**ANSWER, "weight": 0}]}, "found assistant turns of weight 0 only"),
         (
             {"messages": [{"role": "system", "content": "A"}, USER, ANSWER], "system": "B"},
@@ -79,6 +82,7 @@ def fault_of(folder: Path, row: Any, **settings: Any) -> str:
             '`history[0]`: found ["q"], wanted [question, answer]',
         ),
         ({"prompt": "a", "completion": [USER]}, "`completion`: found a turn of role user"),
+        ({"prompt": "a", "completion": [{**ANSWER, "weight": 0}]}, "found assistant turns of weight 0 only"),
         ({"prompt": [USER, ANSWER], "completion": "b"}, "`prompt`: found a last turn of role assistant"),
         ({"prompt": "a", "completion": "b", "label": "spam"}, '`label`: found "spam", wanted true or false'),
         ({"chosen": "a", "rejected": "b"}, "`prompt`: found nothing, wanted a prompt"),
@@ -156,6 +160,14 @@ def test_columns_and_keys_that_are_not_used_are_told(tmp_path: Path) -> None:
     assert found.notes[1:] == ("rows.jsonl: columns not used: id, messages[].reasoning_content, source.",)
 
 
+@pytest.mark.parametrize("mask", [{"weight": 0}, {"train": False}, {"training": 0}])
+def test_a_masked_answer_is_context(tmp_path: Path, mask: dict[str, object]) -> None:
+    turns = [USER, ANSWER | mask, USER, ANSWER | {"train": True}]
+    found = read(write(tmp_path, "rows.jsonl", rows({"messages": turns})))
+    assert told(found.examples[0]) == "u: Hi | a*: Hello | u: Hi > a: Hello"
+    assert len(found.notes) == 1
+
+
 def test_columns_stay_with_the_example_for_the_splits(tmp_path: Path) -> None:
     row = {"input": "a", "output": "b", "patient": 7, "tags": ["x"]}
     example = read(write(tmp_path, "rows.jsonl", rows(row))).examples[0]
@@ -168,6 +180,15 @@ def test_columns_are_mapped_by_name(tmp_path: Path) -> None:
     found = read(write(tmp_path, "rows.jsonl", rows(row)), columns=columns)
     assert [told(example) for example in found.examples] == ["s: Be brief. | u: a > a: b"]
     assert found.notes == ("rows.jsonl: input/output (detected), 1 row.",)
+
+
+@pytest.mark.parametrize("layout", ["auto", "question_answer"])
+def test_names_of_a_spreadsheet_may_have_capitals(tmp_path: Path, layout: str) -> None:
+    found = read(write(tmp_path, "rows.csv", b"Question,ANSWER,Team\na,b,c\n"), layout=layout)
+    assert pairs(found) == [("a", "b")]
+    assert found.notes[1:] == ("rows.csv: columns not used: Team.",)
+    with pytest.raises(DataError, match=r"rows\.csv line 2: `Question`: found empty text"):
+        read(write(tmp_path, "rows.csv", b"Question,ANSWER\n,b\n"), layout=layout)
 
 
 def test_a_mapped_column_replaces_one_of_the_same_name(tmp_path: Path) -> None:
@@ -214,6 +235,13 @@ def test_a_fault_names_the_files_own_column(tmp_path: Path) -> None:
         ({"input": "a", "output": "b", "prompt": "c"}, {}, "input/output does not use the columns prompt"),
         ({"text": "a", "summary": "b"}, {}, "text does not use the columns summary"),
         ({"prompt": "a", "response": "b"}, {}, "no known layout; found the columns prompt, response."),
+        (
+            {"Question": "a", "Reply": "b"},
+            {},
+            "e.g. `layout: input_output` and `columns: {input: Question, output: Reply}`",
+        ),
+        ({"Input": "a", "INPUT": "b", "Output": "c"}, {}, "no known layout; found the columns INPUT, Input, Output."),
+        ({"text": "a", "Label": "b"}, {}, "text does not use the columns Label, which may be parts"),
         ({"a": "x"}, {"columns": {"input": "query"}}, "`data.columns` names 'query'; found the columns a."),
         ({"a": "x"}, {"columns": {"inptu": "a"}}, "'inptu' is not a column of a layout; wanted answer, chosen,"),
     ],
@@ -238,6 +266,19 @@ def test_rows_of_two_layouts_in_one_file_are_refused(tmp_path: Path) -> None:
         DataError, match=r"several layouts \(input/output first in line 1; question/answer first in line 2"
     ):
         read(write(tmp_path, "rows.jsonl", content))
+
+
+def test_a_part_that_only_late_rows_have_is_not_left_out(tmp_path: Path) -> None:
+    late = {"input": "a", "output": "b", "instruction": "Translate."}
+    content = rows(*[{"input": "a", "output": "b"}] * DETECTION_ROWS, late)
+    with pytest.raises(DataError, match=r"input/output does not use the columns instruction, which may be parts"):
+        read(write(tmp_path, "rows.jsonl", content))
+
+
+def test_a_fault_in_a_cell_of_turns_has_its_place(tmp_path: Path) -> None:
+    content = b'messages\n"[{""role"": ""user"", ""content"": NaN}]"\n'
+    with pytest.raises(DataError, match=r"rows\.csv line 2: `messages\[0\]\.content`: found NaN"):
+        read(write(tmp_path, "rows.csv", content))
 
 
 def test_the_rendered_text_beside_turns_is_not_the_example(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from typing import Any
 
 import pytest
 
-from config.dataset import DatasetRow, Message, conversation
+from config.dataset import DatasetRow, Message, conversation, full_prompt
 from config.domain import DomainConfig
+from config.objective import SftObjective
+from config.rows import PreferenceRow
 from tests.tiny_llama import CHAT_TEMPLATE, RENDERED_AT, tiny_tokenizer
 from train.data.encode import Encoded, encode
 from train.data.lengths import TooLongError
-from train.data.sequences import check_held_out, encode_row, encode_rows
+from train.data.sequences import check_held_out, encode_answers, encode_row, encode_rows
 from train.errors import DataError
 
 TOKENIZER = tiny_tokenizer()
@@ -75,3 +77,24 @@ def test_a_row_can_become_several_sequences() -> None:
     turns = [Message(role=role, content=text) for role, text in [("user", "rose"), ("assistant", "scarlet")] * 2]
     both = DatasetRow(messages=tuple(turns), input="rose", output="scarlet")
     assert len(encode_rows(tokenizer, [both, both], domain(), [RENDERED_AT] * 2)) == 4
+
+
+def test_the_loss_can_be_on_the_last_turn_alone() -> None:
+    turns = [("system", "Colour?"), ("user", "rose"), ("assistant", "red"), ("user", "sky"), ("assistant", "blue")]
+    messages = tuple(Message(role=role, content=text) for role, text in turns)
+    chat = DatasetRow(messages=messages, input="sky", output="blue")
+    last = domain().model_copy(update={"objective": SftObjective(loss_on="last")})
+    (both,), (one,) = (encode_row(TOKENIZER, chat, config, RENDERED_AT) for config in (domain(), last))
+    assert (len(both.learnt), len(one.learnt)) == (2, 1)
+    assert one.input_ids == both.input_ids
+
+
+def test_chosen_and_rejected_share_their_prompt_when_it_is_cut() -> None:
+    asked = full_prompt(domain().chat, (Message(role="user", content="rose " * 60),))
+    answers = {
+        side: (Message(role="assistant", content=text),) for side, text in (("chosen", "red"), ("rejected", "a" * 9))
+    }
+    pair = PreferenceRow(prompt=asked, input="rose " * 60, **answers)
+    chosen, rejected = encode_answers(TOKENIZER, pair, domain(), RENDERED_AT)
+    assert chosen.prompt_ids == rejected.prompt_ids
+    assert len(chosen) < len(rejected) <= 120

@@ -49,3 +49,19 @@ def test_own_files_get_everyday_requests_out_of_scope(tmp_path: Path) -> None:
 def test_a_missing_file_has_no_identity(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"Cannot read '.*a\.jsonl': .*Check `data\.path`"):
         source_identity(config(tmp_path / "a.jsonl"))
+
+
+def test_held_out_files_are_pinned_to_their_splits(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.jsonl", rows(*({"input": f"{n}", "output": "a"} for n in range(9))))
+    held_out = write(tmp_path, "checked.jsonl", rows(*({"input": f"held {n}", "output": "a"} for n in range(400))))
+    config = DataConfig(path=str(path), held_out=(str(held_out),))
+    found = read_source(config, AnswerConfig())
+    assert [sum(e.split == split for e in found.examples) for split in ("train", "validation", "test")] == [9, 64, 240]
+    assert found.notes[-1].startswith("checked.jsonl: 96 of 400 rows are not used")
+    assert source_identity(config) != source_identity(DataConfig(path=str(path)))
+
+
+def test_one_row_cannot_be_held_out_twice(tmp_path: Path) -> None:
+    path = write(tmp_path, "rows.jsonl", rows({"input": "1", "output": "a"}))
+    with pytest.raises(DataError, match="1 row to hold out; give at least 2"):
+        read_source(DataConfig(path=str(path), held_out=(str(path),)), AnswerConfig())

@@ -9,8 +9,8 @@ import trl
 from typer.testing import CliRunner
 
 from config.dataset import Split, read_split
-from config.domain import RecipeConfig
 from config.home import Home
+from config.training import RecipeConfig
 from lorikeet import app
 from tests.tiny_llama import (
     CHAT_TEMPLATE,
@@ -27,7 +27,7 @@ from train.data.build import build_dataset
 from train.data.encode import encode
 from train.data.template import VARIED_YEARS, row_times, run_time, writes_time
 from train.errors import PrepareBaseError
-from train.objectives.sft import Trained, train_adapter
+from train.training import Trained, train_adapter
 
 FIRST_DAY, NEXT_DAY = date(2026, 11, 28), date(2026, 11, 29)
 TEMPLATES = Path(trl.__file__).parent / "chat_templates"

@@ -19,7 +19,9 @@ from config.dataset import (
 from config.domain import DomainConfig
 from config.errors import DatasetError
 from config.home import Home
+from config.objective import SftObjective
 from config.rows import read_rows
+from config.terminal import make_console
 from tests.datasets_on_disk import write_dataset
 from tests.tiny_llama import tiny_domain
 from tests.train.data.examples_of import distinct, row
@@ -29,6 +31,7 @@ from train.data.rows import check_type, to_row
 from train.data.sources import SourceData
 from train.data.versions import list_versions, versions_of, write_version
 from train.errors import DataError
+from train.tables import dataset_table, versions_table
 
 ANSWER = (Message(role="assistant", content="good"),)
 WORSE = (Message(role="assistant", content="bad"),)
@@ -51,6 +54,22 @@ def with_rows(folder: Path, count: int, **data: object) -> DomainConfig:
     path.write_text("".join(f"{line}\n" for line in lines))
     config = tiny_domain(path)
     return config.model_copy(update={"data": type(config.data).model_validate(config.data.model_dump() | data)})
+
+
+def test_names_of_files_and_columns_do_not_command_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rows\x1b[31m[red].jsonl"
+    path.write_text(
+        "".join(json.dumps({"input": e.question, "output": "a", "\x1b[1m": 1}) + "\n" for e in distinct(60))
+    )
+    manifest = build_dataset(tiny_domain(path), Home(tmp_path / "home"))
+    for table in (dataset_table(manifest), versions_table([(manifest, True)])):
+        make_console().print(table)
+    printed = capsys.readouterr().out
+    assert "\x1b" not in printed
+    assert "rows\\x1b[31m[red].jsonl: input/output (detected)" in printed
+    assert "columns not used: \\x1b[1m" in printed
 
 
 def test_another_build_keeps_the_version_before(tmp_path: Path, domain: DomainConfig) -> None:
@@ -191,8 +210,8 @@ def test_reading_answers_of_another_type_says_so(tmp_path: Path, domain: DomainC
     build_of_type(tmp_path / "set", domain, kind)
     with pytest.raises(DatasetError, match=rf"test.jsonl row 1 has type '{kind}'; 'prompt_completion' is wanted"):
         read_split(tmp_path / "set", "test")
-    with pytest.raises(DataError, match=rf"rows of type '{kind}'; `lorikeet train` trains 'prompt_completion' only"):
-        check_type(read_dataset(tmp_path / "set"))
+    with pytest.raises(DataError, match=rf"rows of type '{kind}', but `objective: sft` trains on 'prompt_completion'"):
+        check_type(read_dataset(tmp_path / "set"), SftObjective())
 
 
 def test_rows_of_several_types_are_refused(domain: DomainConfig) -> None:

@@ -1,7 +1,7 @@
 """Languages of questions and of answers, by py3langid; texts that are too short or too mixed are not told."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Literal
@@ -33,10 +33,20 @@ class Languages:
         return next(iter(self.counts), None)
 
 
-def check_languages(examples: Sequence[Example], part: Literal["question", "answer"]) -> Languages:
-    """Count languages; rows in another than the majority's are findings, where the model is sure of it."""
+def check_languages(
+    examples: Sequence[Example], part: Literal["question", "answer"], advance: Callable[[], None] = lambda: None
+) -> Languages:
+    """Count languages; rows in another than the majority's are findings, where the model is sure of it.
+
+    Args:
+        advance: Called for each example.
+    """
     texts = [(example.question or example.text) if part == "question" else example.answer for example in examples]
-    told = {text: identify(text) for text in dict.fromkeys(texts)}
+    told: dict[str, tuple[str, float]] = {}
+    for text in texts:
+        if text not in told:
+            told[text] = identify(text)
+        advance()
     counts = dict(Counter(told[text][0] for text in texts if told[text][1] >= _MIN_CONFIDENCE).most_common())
     majority = next(iter(counts), None)
     findings = tuple(

@@ -4,7 +4,6 @@ Precise rather than complete: codes of diagnoses, versions, prices and article n
 """
 
 import ipaddress
-import logging
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from train.errors import DataError
 
 PiiKind = Literal["EMAIL", "PHONE", "CARD", "IBAN", "IP_ADDRESS", "SECRET"]
 
-logger = logging.getLogger(__name__)
+_INSTALL = "Install it (pip install 'lorikeet[pii]')"
 
 _EMAIL = re.compile(r"(?<![\w.+%@-])[\w.+%-]{1,64}@(?:[\w-]+\.)+(?P<tld>[^\W\d_]{2,}|xn--[\w-]+)(?![\w@]|[:/]\w)")
 # Countries have two letters. Of the rest, those in use for mail: `logo@2x.png` and `x@self.weight` are not addresses.
@@ -62,8 +61,15 @@ class PersonalData:
     end: int
 
 
-def clean_pii(examples: Sequence[Example], action: Literal["report", "redact", "drop"]) -> StepResult:
+def clean_pii(
+    examples: Sequence[Example],
+    action: Literal["report", "redact", "drop"],
+    advance: Callable[[], None] = lambda: None,
+) -> StepResult:
     """Find personal data in all texts; `redact` writes `[EMAIL]` and the like in its place, `drop` drops the row.
+
+    Args:
+        advance: Called for each example.
 
     Raises:
         DataError: Rows are to be redacted or dropped, but phone numbers cannot be found (extra `pii`).
@@ -71,6 +77,7 @@ def clean_pii(examples: Sequence[Example], action: Literal["report", "redact", "
     _need_phonenumbers(action)
     kept, findings = [], []
     for example in examples:
+        advance()
         reason = _reason(example)
         if reason is None:
             kept.append(example)
@@ -101,16 +108,19 @@ def redact(text: str) -> str:
     return text
 
 
-def _need_phonenumbers(action: str) -> None:
+def unchecked_phones() -> tuple[str, ...]:
+    """A note for a data set where not all phone numbers can be found."""
     if has_phonenumbers():
-        return
-    install = "Install it (pip install 'lorikeet[pii]')"
-    if action != "report":
+        return ()
+    return (f"Only North American phone numbers are found: phonenumbers is not installed. {_INSTALL}.",)
+
+
+def _need_phonenumbers(action: str) -> None:
+    if action != "report" and not has_phonenumbers():
         raise DataError(
-            f"cleaning.pii is {action!r}, but phonenumbers, which finds phone numbers, is not installed. {install}, or "
-            "set cleaning.pii: report."
+            f"cleaning.pii is {action!r}, but phonenumbers, which finds phone numbers, is not installed. {_INSTALL}, "
+            "or set cleaning.pii: report."
         )
-    logger.warning("Only North American phone numbers are found: phonenumbers is not installed. %s.", install)
 
 
 def _reason(example: Example) -> str | None:

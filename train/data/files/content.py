@@ -9,12 +9,13 @@ from contextlib import ExitStack
 from typing import BinaryIO, cast
 
 import charset_normalizer
-import zstandard
 
 from train.data.files.paths import EXCEL_SUFFIXES, DataFile, suffix_of
+from train.data.files.zstd import ZstdReader
 from train.errors import DataError
 
-_GZIP, _ZSTD, _ZIP = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PK\x03\x04"
+_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the second: an empty archive
 _LFS = b"version https://git-lfs"
 _OLE = b"\xd0\xcf\x11\xe0"
 """Start of Excel's binary workbooks."""
@@ -75,8 +76,7 @@ class Content:
             return _buffered(self._open.enter_context(gzip.GzipFile(fileobj=stream)))
         if head.startswith(_ZSTD):
             self.is_seekable = False
-            reader = zstandard.ZstdDecompressor().stream_reader(stream, read_across_frames=True)
-            return _buffered(self._open.enter_context(reader))
+            return _buffered(self._open.enter_context(ZstdReader(stream)))
         if head.startswith(_ZIP):
             self.is_seekable = False
             return _buffered(io.BytesIO(self._member(stream.read())))
@@ -99,8 +99,9 @@ class Content:
             raise _excel(self.name)
         if len(inside) != 1:
             listed = ", ".join(repr(name) for name in names[:5]) + (", …" if len(names) > 5 else "")
+            files = f"{len(inside)} files ({listed})" if inside else "no file"
             raise DataError(
-                f"{self.name}: the ZIP archive holds {len(inside)} files ({listed}); wanted one. "
+                f"{self.name}: the ZIP archive holds {files}; wanted one. "
                 "Unpack it, and give the folder in `data.path`."
             )
         if inside[0].flag_bits & 1:
@@ -122,7 +123,7 @@ class Content:
         """All of it.
 
         Raises:
-            DataError: It is not in its encoding.
+            DataError: It is not in its encoding, or is no text.
         """
         content = self.stream.read()
         try:
@@ -134,7 +135,17 @@ class Content:
         except UnicodeEncodeError as error:
             line = text.count("\n", 0, error.start) + 1
             raise DataError(f"{self.name} line {line}: found half of a surrogate pair, wanted text.") from None
+        if "\0" in text:
+            raise self.binary(text.count("\n", 0, text.index("\0")) + 1)
         return text
+
+    def binary(self, line: int) -> DataError:
+        """The error for a NUL byte, which no text has."""
+        likely = "utf-16-be" if self.head[:1] == b"\0" else "utf-16-le"
+        return DataError(
+            f"{self.name} line {line}: found a NUL byte, wanted text. If it is UTF-16 without a byte order mark, set "
+            f"`data.encoding: {likely}`; otherwise it is another kind of file."
+        )
 
     def wrong_encoding(self, line: int, content: bytes, position: int) -> DataError:
         """The error for a byte that is not in the file's encoding."""

@@ -29,10 +29,7 @@ def json_records(content: Content) -> Records:
     if first is None:
         return iter(())
     if b"\0" in first[1]:
-        raise DataError(
-            f"{content.name} line {first[0]}: found NUL bytes, wanted JSON. If it is UTF-16 without a byte order mark, "
-            "set `data.encoding: utf-16-le`."
-        )
+        raise content.binary(first[0])
     start = first[1].lstrip()[:1]
     if start not in (b"{", b"["):
         raise DataError(
@@ -68,7 +65,17 @@ def _begin(line: bytes) -> str:
 def _line_records(content: Content, lines: Iterator[tuple[int, bytes]]) -> Records:
     for number, line in lines:
         if not line.isspace():
-            yield _parsed(content, Origin(file=content.name, line=number), line)
+            yield from _parsed_line(content, Origin(file=content.name, line=number), line)
+
+
+def _parsed_line(content: Content, origin: Origin, line: bytes) -> Iterator[SourceRecord | Fault]:
+    """The row of a line; several, where old Mac line ends stand between line feeds."""
+    row = _parsed(content, origin, line)
+    parts = [part for part in line.split(b"\r") if part.strip()] if isinstance(row, Fault) else []
+    if len(parts) > 1:
+        yield from (_parsed(content, origin, part) for part in parts)
+    else:
+        yield row
 
 
 def _parsed(content: Content, origin: Origin, text: bytes) -> SourceRecord | Fault:
@@ -185,8 +192,10 @@ class _Scan:
             raise JsonError(
                 f"text that is not JSON ({error.msg}, {where}column {error.colno})", "one JSON value"
             ) from None
-        except (ValueError, RecursionError):
+        except RecursionError:
             raise JsonError("JSON that is nested too deeply", "values of usual size and nesting") from None
+        except ValueError:  # Python's limit for integers
+            raise JsonError("a number of thousands of digits", "values of usual size and nesting") from None
 
     def _skip(self, position: int) -> int:
         match = _SPACE.match(self._text, position)

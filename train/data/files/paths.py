@@ -99,14 +99,20 @@ def find_files(paths: Sequence[str]) -> tuple[list[DataFile], list[str]]:
             more = f" and {len(skipped) - _MAX_LISTED:,} more" if len(skipped) > _MAX_LISTED else ""
             notes.append(f"Not read in {_last_part(path)}: {', '.join(skipped[:_MAX_LISTED])}{more}.")
     by_path = list({(id(file.fs), file.path): file for file in files}.values())
-    counts = Counter(file.name for file in by_path)
-    return [file if counts[file.name] == 1 else replace(file, name=_longer_name(file)) for file in by_path], notes
+    return _told_apart(by_path), notes
+
+
+def _told_apart(files: list[DataFile]) -> list[DataFile]:
+    """The files, those of one name with as many folders before it as tell them apart."""
+    counts = Counter(file.name for file in files)
+    longer = [file if counts[file.name] == 1 else replace(file, name=_longer_name(file)) for file in files]
+    return files if longer == files else _told_apart(longer)
 
 
 def _longer_name(file: DataFile) -> str:
-    """Its name with the folder before it, which tells files of one name apart."""
-    folder = _without_query(file.path).removesuffix(file.name).rstrip("/")
-    return f"{_last_part(folder)}/{file.name}"
+    """Its name with the folder before it; the same if there is none."""
+    folder = _printable(_without_query(file.path)).removesuffix(file.name).rstrip("/")
+    return f"{_last_part(folder)}/{file.name}" if folder else file.name
 
 
 def digest_of(file: DataFile) -> FileDigest:
@@ -153,11 +159,21 @@ def _found(path: str) -> tuple[list[DataFile], list[str]]:
             inside = [name for name in sorted(fs.find(root)) if not _is_hidden(name, root)]
             return _known(path, fs, inside, root)
         fs.info(root)  # raises if it does not exist
+    except FileNotFoundError as error:
+        raise DataError(f"{unreadable(path, error)}{_hub_hint(path)}") from error
     except DataError:
         raise
     except Exception as error:  # each of fsspec's backends has its own
         raise unreadable(path, error) from error
     return [DataFile(_last_part(path), root, fs)], []
+
+
+def _hub_hint(path: str) -> str:
+    """For what may be a hub's name of a data set, as `owner/name`."""
+    owner, _, name = path.rstrip("/").rpartition("/")
+    if "://" in path or not owner or PurePosixPath(name).suffix:
+        return ""
+    return f" If it is a hub's data set, write `hf://datasets/{PurePosixPath(owner).name}/{name}`."
 
 
 def _known(path: str, fs: Any, found: list[str], root: str) -> tuple[list[DataFile], list[str]]:

@@ -5,10 +5,10 @@ import io
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
 import pyarrow as pa
 import pyarrow.ipc
@@ -43,7 +43,7 @@ def csv_records(content: Content) -> Records:
         for cells in reader:
             origin = Origin(file=content.name, line=line)
             line = reader.line_num + 1 + num_hints
-            if not any(cells):
+            if not any(map(str.strip, cells)):
                 continue
             if not header:
                 header = _header(content, cells)
@@ -102,10 +102,38 @@ def _rows(content: Content, schema: pa.Schema, batches: Iterator[pa.RecordBatch]
     number = 0
     for batch in batches:
         batch.validate(full=True)
-        for fields in batch.to_pylist(maps_as_pydicts="strict"):
+        for fields in _python_rows(content, batch, number):
             number += 1
             origin = Origin(file=content.name, line=number)
             yield _converted(origin, fields, to_convert)
+
+
+def _python_rows(content: Content, batch: pa.RecordBatch, number: int) -> list[dict[str, Any]]:
+    """Rows of a batch that begins after row `number`.
+
+    Raises:
+        DataError: A value has no place in Python, as a date of the year 30000, or a map with one key twice.
+    """
+    try:
+        return cast(list[dict[str, Any]], batch.to_pylist(maps_as_pydicts="strict"))
+    except (ValueError, OverflowError, KeyError) as error:
+        columns = zip(batch.schema.names, batch.columns, strict=True)
+        name, index, reason = next(_unreadable(columns), ("", 0, error))
+        shown = " ".join(str(reason.args[0] if reason.args else reason).split())
+        raise DataError(
+            f"{content.name} line {number + index + 1}: `{name}`: found a value that cannot be read ({shown}), wanted "
+            "text, a number, a date of the years 1 to 9999, a list or an object."
+        ) from None
+
+
+def _unreadable(columns: Iterable[tuple[str, pa.Array]]) -> Iterator[tuple[str, int, Exception]]:
+    """The column, index and error of each value that cannot be read."""
+    for name, column in columns:
+        for index, value in enumerate(column):
+            try:
+                value.as_py(maps_as_pydicts="strict")
+            except (ValueError, OverflowError, KeyError) as error:
+                yield name, index, error
 
 
 def _converted(origin: Origin, fields: dict[str, Any], to_convert: list[str]) -> SourceRecord | Fault:

@@ -6,6 +6,7 @@ from train.data.formats import (
     dolly,
     input_output,
     openai_preference,
+    openai_reinforcement,
     openassistant,
     preference,
     prompt_completion,
@@ -31,6 +32,7 @@ FORMATS: tuple[Format, ...] = (
     text_label.FORMAT,
     preference.FORMAT,
     openai_preference.FORMAT,
+    openai_reinforcement.FORMAT,
     unpaired_preference.FORMAT,
     text.FORMAT,
 )

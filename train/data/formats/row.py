@@ -102,7 +102,7 @@ class SourceRow:
         try:
             return parse_json(text.encode())
         except JsonError as fault:
-            inner = f"{name}.{fault.field}" if fault.field else name
+            inner = f"{name}{'' if fault.field[:1] in ('', '[') else '.'}{fault.field}"
             raise RowError(self._named(inner), fault.found, fault.wanted) from None
 
     def fault(self, name: str, value: Any, wanted: str) -> RowError:

@@ -81,7 +81,7 @@ def conversation(row: SourceRow, turns: Sequence[Message]) -> Example:
 
     Raises:
         NoAnswerError: It ends before an answer.
-        RowError: It has no question, or nothing to learn.
+        RowError: It has no question, or nothing of it is learnt.
     """
     turns = with_system(row, turns)
     last = max((index for index, turn in enumerate(turns) if turn.role == "user"), default=None)
@@ -90,13 +90,17 @@ def conversation(row: SourceRow, turns: Sequence[Message]) -> Example:
     prompt, completion = turns[: last + 1], turns[last + 1 :]
     if not completion or completion[-1].role != "assistant":
         raise NoAnswerError
-    if all(turn.weight == 0 for turn in turns if turn.role == "assistant"):
-        raise row.wrong("", "assistant turns of weight 0 only", "an assistant turn to learn")
     return example(row, prompt, completion)
 
 
 def example(row: SourceRow, prompt: Sequence[Message], completion: Sequence[Message]) -> Example:
-    """A prompt-completion example."""
+    """A prompt-completion example.
+
+    Raises:
+        RowError: Nothing of it is learnt.
+    """
+    if not any(turn.weight for turn in (*prompt, *completion) if turn.role == "assistant"):
+        raise row.wrong("", "assistant turns of weight 0 only", "an assistant turn to learn")
     return Example(
         "prompt_completion",
         prompt=tuple(prompt),
@@ -207,15 +211,18 @@ def _optional(row: SourceRow, where: str, turn: dict[str, Any], key: str) -> str
 
 
 def _weight(row: SourceRow, where: str, turn: dict[str, Any]) -> Literal[0, 1]:
-    value = turn.get("weight")
-    if value is None:
+    key = next((key for key in _WEIGHTS if turn.get(key) is not None), None)
+    if key is None:
         return 1
+    value = turn[key]
     if value not in (0, 1):
-        raise row.fault(f"{where}.weight", value, "0 or 1")
+        raise row.fault(f"{where}.{key}", value, "0 or 1" if key == "weight" else "true or false")
     return 1 if value == 1 else 0
 
 
-_KEYS = frozenset({"name", "tool_calls", "function_call", "tool_call_id", "weight"})
+_WEIGHTS = ("weight", "train", "training")
+"""OpenAI's key, and those of Axolotl, which says true or false."""
+_KEYS = frozenset({"name", "tool_calls", "function_call", "tool_call_id", *_WEIGHTS})
 
 
 def _remember(row: SourceRow, column: str, turn: dict[str, Any], role_key: str, text_key: str) -> None:

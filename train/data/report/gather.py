@@ -18,13 +18,14 @@ from config.dataset import (
 )
 from config.json_lines import numbered_lines
 from config.rows import AnyRow, read_rows
+from train.data.build import StepLog
 from train.data.checks.balance import ClassBalance, check_balance, class_of, has_classes
-from train.data.checks.embeddings import EmbeddedExamples, embed_questions, missing_packages
+from train.data.checks.embeddings import MAX_ROWS, EmbeddedExamples, embed_questions, missing_packages
 from train.data.checks.label_errors import check_labels
 from train.data.checks.language import Languages, check_languages
 from train.data.checks.lengths import check_lengths
 from train.data.checks.outliers import MIN_ROWS, check_outliers
-from train.data.checks.pii import clean_pii
+from train.data.checks.pii import clean_pii, redact, unchecked_phones
 from train.data.checks.refusals import RefusalShare, check_refusals
 from train.data.checks.rendered import check_rendered
 from train.data.examples import Example
@@ -58,8 +59,11 @@ class _Checks:
     findings: dict[str, tuple[Finding, ...]]
 
 
-def make_report(folder: Path, in_tokens: TokenReport) -> DataReport:
+def make_report(folder: Path, in_tokens: TokenReport, log: StepLog) -> DataReport:
     """The report of a data set's current version.
+
+    Args:
+        log: Shows each check as it runs.
 
     Raises:
         DatasetError: The data set is missing or damaged.
@@ -68,7 +72,7 @@ def make_report(folder: Path, in_tokens: TokenReport) -> DataReport:
     rows: dict[Split, list[AnyRow]] = {split: list(read_rows(folder, split)) for split in SPLITS}
     examples: Examples = {split: [to_example(row, manifest.chat) for row in rows[split]] for split in SPLITS}
     every = [example for split in SPLITS for example in examples[split]]
-    checks = _run_checks(every, manifest.answer.refusal)
+    checks = _run_checks(every, manifest.answer.refusal, log)
     return DataReport(
         domain=manifest.domain,
         version=manifest.version,
@@ -120,15 +124,21 @@ def where_of(origin: Origin | None) -> str:
     return str(origin) if origin else _PACKAGED
 
 
-def _run_checks(every: Sequence[Example], refusal: str | None) -> _Checks:
-    languages = tuple(check_languages(every, part) for part in ("question", "answer"))
-    balance = check_balance(every)
-    refusals = check_refusals(every, refusal)
-    embedded = _embedded(every)
-    labels = check_labels(embedded) if embedded else None
-    outliers = check_outliers(embedded) if embedded else None
+def _run_checks(every: Sequence[Example], refusal: str | None, log: StepLog) -> _Checks:
+    advance = log.progress.advance
+    with log.phase("languages", 2 * len(every)):
+        languages = tuple(check_languages(every, part, advance) for part in ("question", "answer"))
+    with log.phase("answers"):
+        balance = check_balance(every)
+        refusals = check_refusals(every, refusal)
+    embedded = _embedded(every, log)
+    with log.phase("label errors and outliers"):
+        labels = check_labels(embedded) if embedded else None
+        outliers = check_outliers(embedded) if embedded else None
+    with log.phase(PERSONAL_DATA, len(every)):
+        personal = clean_pii(every, "report", advance).step.findings
     findings = {
-        PERSONAL_DATA: clean_pii(every, "report").step.findings,
+        PERSONAL_DATA: personal,
         RENDERED_TEMPLATES: check_rendered(every).step.findings,
         REFUSALS: refusals.findings,
         **{f"language of the {each.part}": each.findings for each in languages},
@@ -140,11 +150,14 @@ def _run_checks(every: Sequence[Example], refusal: str | None) -> _Checks:
     return _Checks(languages, balance, refusals, embedded, findings)
 
 
-def _embedded(every: Sequence[Example]) -> EmbeddedExamples | None:
+def _embedded(every: Sequence[Example], log: StepLog) -> EmbeddedExamples | None:
     """Rows in scope; None where no check would use embeddings, or where their packages are missing."""
     in_scope = [example for example in every if example.in_scope]
     is_wanted = len(in_scope) >= MIN_ROWS or has_classes(in_scope)
-    return embed_questions(in_scope) if is_wanted and not missing_packages() else None
+    if not is_wanted or missing_packages():
+        return None
+    with log.phase("embeddings", min(len(in_scope), MAX_ROWS)):
+        return embed_questions(in_scope, advance=log.progress.advance)
 
 
 def read_findings(folder: Path) -> dict[str, tuple[Finding, ...]]:
@@ -162,6 +175,7 @@ def read_findings(folder: Path) -> dict[str, tuple[Finding, ...]]:
 
 
 def _advice(examples: Examples, checks: _Checks) -> Iterator[str]:
+    yield from unchecked_phones()
     num_in_scope = sum(example.in_scope for each in examples.values() for example in each)
     if missing_packages():
         yield (
@@ -198,8 +212,8 @@ def _group(name: str, findings: Sequence[Finding]) -> FindingGroup:
     listed = tuple(
         ListedFinding(
             where=where_of(each.origin),
-            reason=each.reason,
-            text=each.text,
+            reason=redact(each.reason),
+            text=redact(each.text),
             other=str(each.other) if each.other else None,
         )
         for each in findings

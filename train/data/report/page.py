@@ -24,7 +24,8 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto
 body { color: var(--text); background: var(--page) }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .6rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line) }
-th { border-bottom: 2px solid var(--text) } .num { text-align: right } .where { overflow-wrap: anywhere }
+th { border-bottom: 2px solid var(--text) } .num { text-align: right }
+.where { overflow-wrap: anywhere; min-width: 8rem }
 .text { white-space: pre-wrap; overflow-wrap: anywhere } .scroll { overflow-x: auto }
 small, .soft { color: var(--soft) }
 code, pre { background: var(--code); border-radius: 3px } code { padding: .1rem .3rem; overflow-wrap: anywhere }
@@ -66,8 +67,8 @@ _PAGE = """<!doctype html>
 <span class="key dropped"></span> dropped or held out</small></p>{% endif %}
 <h2>Lengths</h2>
 {% if report.tokens %}{{ histogram }}
-<p><small>Tokens a training row with base <code>{{ report.tokens.base }}</code>;
-{{ report.tokens.num_cut }} of {{ "{:,}".format(report.tokens.num_checked) }} rows exceed <code>max_length</code>
+<p><small>Tokens per training sequence, base <code>{{ report.tokens.base }}</code>;
+{{ report.tokens.num_cut }} of {{ "{:,}".format(report.tokens.num_checked) }} exceed <code>max_length</code>
 {{ report.tokens.max_length }}.</small></p>{% endif %}
 <div class="scroll"><table><tr><th></th>
 {% for name in ("shortest", "median", "95%", "99%", "longest", "in all") %}<th class="num">{{ name }}</th>{% endfor %}

@@ -91,7 +91,7 @@ def _lengths(report: DataReport) -> Table:
         table.add_row(f"{each.part}, {each.unit}", *(f"{value:,}" for value in values))
     if tokens:
         table.caption = (
-            f"{tokens.num_cut} of {tokens.num_checked:,} training rows exceed max_length {tokens.max_length}"
+            f"{tokens.num_cut} of {tokens.num_checked:,} training sequences exceed max_length {tokens.max_length}"
         )
     return table
 

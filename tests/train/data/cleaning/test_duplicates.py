@@ -76,3 +76,15 @@ def test_near_duplicates_need_the_same_answer(answer: str, num_kept: int) -> Non
 def test_near_duplicates_are_kept_by_default() -> None:
     examples = rows([(NEAR, "a"), (NEAR + " soon", "a")])
     assert drop_near_duplicates(examples, CleaningConfig()).examples == tuple(examples)
+
+
+def test_near_duplicates_by_meaning_need_the_same_answer() -> None:
+    pytest.importorskip("sentence_transformers")
+    shop = [("When does the shop shut?", "hours"), ("What time does the store close?", "hours")]
+    examples = rows([*shop, ("When will the shop be closed?", "other"), ("How do I bake bread?", "hours")])
+    config = CleaningConfig(near_duplicates="drop", near_duplicate_cosine=0.7)
+    result = drop_near_duplicates(examples, config)
+    assert questions(result.examples) == [shop[0][0], "When will the shop be closed?", "How do I bake bread?"]
+    assert [f"{f.origin} {f.reason} ({f.other})" for f in result.step.findings] == [
+        "rows.jsonl line 2 by its meaning near an earlier row with the same answer (rows.jsonl line 1)"
+    ]

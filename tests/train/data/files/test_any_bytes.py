@@ -81,6 +81,7 @@ def test_random_bytes(suffix: str, start: bytes, content: bytes) -> None:
 
 @quick
 @given(st.sampled_from([".jsonl", ".json"]), st.lists(records, min_size=1, max_size=4), st.sampled_from([None, 1]))
+@pytest.mark.slow
 def test_random_json(suffix: str, rows: list[dict[str, Any]], indent: int | None) -> None:
     text = "\n".join(json.dumps(row, indent=indent) for row in rows)
     check(f"rows{suffix}", text.encode())
@@ -88,6 +89,7 @@ def test_random_json(suffix: str, rows: list[dict[str, Any]], indent: int | None
 
 @quick
 @given(st.lists(records, min_size=1, max_size=3))
+@pytest.mark.slow
 def test_random_rows_in_a_list(rows: list[dict[str, Any]]) -> None:
     check("rows.json", json.dumps({"data": rows}).encode())
     check("rows.json", json.dumps(rows, ensure_ascii=False).encode("utf-8", "surrogatepass"))
@@ -95,6 +97,7 @@ def test_random_rows_in_a_list(rows: list[dict[str, Any]]) -> None:
 
 @quick
 @given(st.sampled_from([layout.layout for layout in FORMATS]), st.lists(records, min_size=1, max_size=3))
+@pytest.mark.slow
 def test_random_rows_under_any_layout(layout: str, rows: list[dict[str, Any]]) -> None:
     complete = [dict.fromkeys(_required(layout), "x") | row for row in rows]
     check("rows.jsonl", "\n".join(map(json.dumps, complete)).encode(), layout=layout)

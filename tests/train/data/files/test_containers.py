@@ -50,6 +50,12 @@ def stream_of(values: Sequence[Mapping[str, object]]) -> bytes:
     return sink.getvalue()
 
 
+def one_block_of(content: bytes) -> bytes:
+    """A Zstandard frame that is cut off between two blocks: all that is there can be read."""
+    packer = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    return packer.compress(content) + packer.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
+
+
 def zip_of(**members: bytes) -> bytes:
     sink = io.BytesIO()
     with zipfile.ZipFile(sink, "w") as archive:
@@ -59,6 +65,7 @@ def zip_of(**members: bytes) -> bytes:
 
 
 JSONL = rows(*ROWS)
+SKIPPABLE_FRAME = b"\x50\x2a\x4d\x18" + (5).to_bytes(4, "little") + b"index"
 CONTAINERS = {
     "rows.jsonl": JSONL,
     "rows.ndjson": JSONL,
@@ -81,10 +88,13 @@ CONTAINERS = {
     "rows.feather": feather_of(ROWS),
     "rows.arrow": stream_of(ROWS),
     "mac.jsonl": JSONL.replace(b"\n", b"\r"),
+    "mixed-ends.jsonl": JSONL.replace(b"\n", b"\r\n", 2).replace(b"}\n", b"}\r", 3),
+    "mixed-ends.csv": csv_of(",").replace(b'"\r\n', b'"\n', 3).replace(b'"\r\n', b'"\r', 2),
     "rows.jsonl.gz": gzip.compress(JSONL, mtime=0),
     "two-parts.jsonl.gz": gzip.compress(JSONL[:100], mtime=0) + gzip.compress(JSONL[100:], mtime=0),
     "not-named-so.jsonl": gzip.compress(JSONL, mtime=0),
     "rows.jsonl.zst": zstandard.compress(JSONL),
+    "two-frames.jsonl.zst": zstandard.compress(JSONL[:100]) + SKIPPABLE_FRAME + zstandard.compress(JSONL[100:]),
     "rows.csv.gz": gzip.compress(csv_of(","), mtime=0),
     "rows.parquet.gz": gzip.compress(parquet_of(ROWS), mtime=0),
     "rows.arrow.zst": zstandard.compress(stream_of(ROWS)),
@@ -159,6 +169,25 @@ def test_a_missing_number_that_nothing_uses_is_no_fault(tmp_path: Path) -> None:
     assert pairs(read(write(tmp_path, "rows.parquet", parquet_of(values)))) == [("a", "b"), ("c", "d")]
 
 
+ODD_ANSWERS = {
+    "a year that Python lacks": pa.array([2**60], pa.timestamp("s")),
+    "a day that Python lacks": pa.array([2**30], pa.date32()),
+    "a duration that Python lacks": pa.array([2**62], pa.duration("s")),
+    "a map with one key twice": pa.array([[("k", 1), ("k", 2)]], pa.map_(pa.string(), pa.int64())),
+    "two fields of one name": pa.StructArray.from_arrays([pa.array([1]), pa.array([2])], names=["x", "x"]),
+}
+
+
+@pytest.mark.parametrize("kind", ODD_ANSWERS)
+def test_a_value_that_cannot_be_read_names_its_row(tmp_path: Path, kind: str) -> None:
+    odd, sink = ODD_ANSWERS[kind], io.BytesIO()
+    table = pa.table({"input": ["a", "b"], "output": pa.concat_arrays([pa.nulls(1, odd.type), odd])})
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(DataError, match=r"rows\.arrow line 2: `output`: found a value that cannot be read \("):
+        read(write(tmp_path, "rows.arrow", sink.getvalue()))
+
+
 def test_an_object_in_parquet_keeps_its_null(tmp_path: Path) -> None:
     values = [{"input": "a", "output": {"x": 1, "y": None}}, {"input": "b", "output": {"x": 2, "y": 3}}]
     path = write(tmp_path, "objects.parquet", parquet_of(values))
@@ -228,6 +257,9 @@ def test_a_bucket_is_read_like_a_folder() -> None:
         ("empty.jsonl.gz", gzip.compress(b"", mtime=0), r"empty\.jsonl\.gz is empty"),
         ("short.jsonl.gz", gzip.compress(JSONL, mtime=0)[:-20], r"Cannot read .*short\.jsonl\.gz"),
         ("short.jsonl.zst", zstandard.compress(JSONL)[:-20], r"short\.jsonl\.zst"),
+        ("block.jsonl.zst", one_block_of(JSONL), r"block\.jsonl\.zst': it ends inside a Zstandard frame"),
+        ("more.jsonl.zst", zstandard.compress(JSONL) + b"more", r"more\.jsonl\.zst"),
+        ("digits.json", b'[{"input": "a", "output": ' + b"9" * 5000 + b"}]", r"found a number of thousands of digits"),
         ("short.parquet", parquet_of(ROWS)[:-20], r"short\.parquet is damaged"),
         ("short.arrow", stream_of(ROWS)[:200], r"short\.arrow"),
         ("text.parquet", b"hello", r"text\.parquet is damaged, or no Parquet file"),
@@ -240,7 +272,12 @@ def test_a_bucket_is_read_like_a_folder() -> None:
         ),
         ("two.zip", zip_of(a__dot__csv=b"a", b__dot__csv=b"b"), r"holds 2 files \('a\.csv', 'b\.csv'\); wanted one"),
         ("data.bin", b"\x00\x01\x02", r"data\.bin: unknown kind of file; wanted one that ends in \.jsonl"),
-        ("junk.jsonl", bytes(range(256)), r"junk\.jsonl line 1: found .*, wanted JSON"),
+        ("junk.jsonl", bytes(range(256)), r"junk\.jsonl line 1: found a NUL byte, wanted text"),
+        ("page.jsonl", b"\x89PNG\r\n", r"page\.jsonl line 1: found '.*x89PNG', wanted JSON"),
+        ("database.csv", b"SQLite format 3\0" * 9, r"database\.csv line 1: found a NUL byte, wanted text"),
+        ("rows.csv", b"input,output\na\0b,c\n", r"rows\.csv line 2: found a NUL byte, wanted text"),
+        ("spaces.csv", b" \n \n", r"spaces\.csv has no rows"),
+        ("empty.zip", zip_of(), r"the ZIP archive holds no file; wanted one"),
         ("page.json", b"<!DOCTYPE html>", r"page\.json line 1: found '<!DOCTYPE html>', wanted JSON"),
         ("two-lists.json", b'{"a": [{"x": 1}], "b": [{"x": 2}]}', r"2 lists of rows \('a', 'b'\); wanted one"),
         ("twice.csv", b"input,output,output\na,b,c\n", r"column 'output' appears 2 times"),

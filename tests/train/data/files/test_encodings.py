@@ -1,6 +1,8 @@
 """Characters arrive as the author wrote them, or not at all."""
 
 import json
+from contextlib import suppress
+from encodings.aliases import aliases
 from pathlib import Path
 
 import pytest
@@ -77,13 +79,26 @@ def test_half_a_pair_in_a_rare_encoding_names_the_line(tmp_path: Path) -> None:
         read(path, encoding="utf-7")
 
 
-def test_utf16_without_a_mark_names_the_setting(tmp_path: Path) -> None:
-    path = write(tmp_path, "rows.jsonl", GOOD.decode().encode("utf-16-le"))
-    with pytest.raises(DataError, match=r"data\.encoding: utf-16-le"):
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.csv", "rows.txt"])
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be"])
+def test_utf16_without_a_mark_names_the_setting(tmp_path: Path, name: str, encoding: str) -> None:
+    path = write(tmp_path, name, GOOD.decode().encode(encoding))
+    with pytest.raises(DataError, match=rf"{name} line 1: found a NUL byte.*data\.encoding: {encoding}`"):
         read(path)
 
 
-@pytest.mark.parametrize("encoding", ["utf-9", "base64", "rot13", ""])
+@pytest.mark.parametrize("encoding", sorted(set(aliases.values())))
+def test_any_bytes_in_any_encoding_are_rows_or_one_error(tmp_path: Path, encoding: str) -> None:
+    try:
+        config = DataConfig(path="x", encoding=encoding)
+    except ValueError:
+        return
+    for content in (GOOD, b"input,output\nfo\xe9\xff\x80 \\ud83c,b\n"):
+        with suppress(DataError):
+            read(write(tmp_path, "rows.csv", content), encoding=config.encoding)
+
+
+@pytest.mark.parametrize("encoding", ["utf-9", "base64", "rot13", "", "idna", "punycode", "unicode_escape"])
 def test_an_unknown_encoding_is_refused(encoding: str) -> None:
     with pytest.raises(ValueError, match=r"must be a text encoding that Python knows"):
         DataConfig(path="x", encoding=encoding)

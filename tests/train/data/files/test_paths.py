@@ -54,6 +54,11 @@ def test_files_of_one_name_are_told_apart(tmp_path: Path) -> None:
     assert names(*paths) == ["x/train.jsonl", "y/train.jsonl"]
 
 
+def test_files_of_one_name_in_folders_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    paths = [write(tmp_path, f"{folder}/data/train.jsonl", ROW) for folder in ("x", "y")]
+    assert names(*paths) == ["x/data/train.jsonl", "y/data/train.jsonl"]
+
+
 @pytest.mark.parametrize(
     "name", ["data[v2].jsonl", "[/final].jsonl", "50% off?.csv", "a::b.jsonl", "Ünïcode 数据.jsonl", "a*b.jsonl"]
 )
@@ -91,6 +96,7 @@ def test_an_error_shows_no_credentials() -> None:
     ("path", "message"),
     [
         ("missing.jsonl", r"Cannot read '.*missing\.jsonl': .*Check `data\.path`"),
+        ("owner/name", r"No such file or directory\. Check `data\.path`\. .*`hf://datasets/owner/name`\."),
         ("*.jsonl", r"'.*\*\.jsonl' has no files; wanted files that end in \.jsonl"),
         ("empty", r"'.*empty' has no files"),
         ("books", r"'.*books' holds a\.xlsx; .*Excel workbooks must be saved as CSV"),

@@ -8,6 +8,7 @@ import pytest
 from tests.tracked_files import ROOT
 from tests.train.data.files_on_disk import SAMPLES, read, rows, told, write
 from train.data.formats import FORMATS
+from train.errors import DataError
 
 EXPECTED = {
     "alpaca.jsonl": [
@@ -235,6 +236,17 @@ def test_prompts_alone_are_read_by_name(tmp_path: Path) -> None:
     assert len(examples) == 10
 
 
+def test_rows_for_graders_keep_their_other_columns(tmp_path: Path) -> None:
+    question = {"messages": [{"role": "user", "content": "2 + 2?"}], "reference_answer": "4", "points": {"max": 3}}
+    no_question = {"messages": [{"role": "assistant", "content": "4"}]}
+    path = write(tmp_path, "rows.jsonl", rows(question))
+    [example] = read(path, layout="openai_reinforcement").examples
+    assert (example.type, example.question) == ("prompt_only", "2 + 2?")
+    assert example.item == {"reference_answer": "4", "points": {"max": 3}}
+    with pytest.raises(DataError, match="a last turn of role assistant"):
+        read(write(tmp_path, "wrong.jsonl", rows(no_question)), layout="openai_reinforcement")
+
+
 def test_the_page_has_a_row_for_each_layout() -> None:
     section = (ROOT / "docs" / "data.md").read_text().partition("\n## Layouts\n")[2].partition("\n## ")[0]
     found = re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", section, re.MULTILINE)
@@ -248,7 +260,7 @@ PAGE_EXAMPLES = re.findall(r"^\| `(\w+)` \| [^|]*\| `({.*})` \|", (ROOT / "docs"
 
 @pytest.mark.parametrize(("layout", "row"), PAGE_EXAMPLES)
 def test_an_example_of_the_page_is_detected(tmp_path: Path, layout: str, row: str) -> None:
-    settings = {"layout": layout} if layout == "prompt_only" else {}
+    settings = {"layout": layout} if layout in ("prompt_only", "openai_reinforcement") else {}
     message_of_a_tree = '{"message_id": "1", "parent_id": null, "text": "Hi", "role": "prompter"}\n'
     content = (message_of_a_tree if layout == "openassistant" else "") + row
     assert read(write(tmp_path, "rows.jsonl", content.encode()), **settings).files[0].layout == layout

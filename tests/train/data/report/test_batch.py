@@ -6,7 +6,8 @@ from tests.tiny_llama import prepare_tiny_base, tiny_domain, tiny_tokenizer, wri
 from tests.train.data.report.test_learnt import encoded
 from train.base.quantize import load_causal_lm
 from train.data.report.learnt import trainer_batch
-from train.objectives.sft import make_trainer
+from train.objectives.objective import Loaded
+from train.objectives.sft import make_trainer, sft_data
 
 pytestmark = pytest.mark.slow
 
@@ -17,14 +18,9 @@ def test_the_batch_shown_is_the_one_that_is_trained_on(tmp_path):
     domain = tiny_domain(write_colour_data(tmp_path / "colours.jsonl"), per_device_train_batch_size=3)
     rows = [encoded(text, "red") for text in ("a rose", "a tulip in a vase", "a pen")]
     compute = ComputeRecord(precision="float32", num_threads=1, layer_ms={})
-    trainer = make_trainer(
-        domain.recipe,
-        load_causal_lm(home.bases / "tiny"),
-        tiny_tokenizer(),
-        {"train": rows, "validation": rows},
-        tmp_path / "run",
-        compute,
-    )
+    model = load_causal_lm(home.bases / "tiny")
+    loaded = Loaded(model, None, compute)
+    trainer = make_trainer(domain, sft_data(rows, rows), loaded, tiny_tokenizer(), tmp_path / "run")
     (trained_on,) = trainer.get_eval_dataloader()
     shown = trainer_batch(tiny_tokenizer(), rows)
     assert set(shown) == {"input_ids", "labels", "attention_mask"}

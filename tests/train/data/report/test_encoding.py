@@ -3,8 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from config.dataset import DatasetRow, conversation
+from config.dataset import DatasetRow, Message, conversation
 from config.domain import DomainConfig
+from config.rows import AnyRow, PreferenceRow, PromptRow, TextRow, UnpairedPreferenceRow
 from tests.tiny_llama import RENDERED_AT, tiny_tokenizer
 from tests.train.data.report.built import domain_of
 from train.data.report.encoding import first_learnt, learnt_of, times_of
@@ -41,3 +42,28 @@ def test_each_row_has_the_time_that_its_training_has():
     assert times_of(config, 3, "train", TODAY) == times_of(config, 9, "train", TODAY)[:3]
     assert len(set(times_of(config, 9, "train", TODAY))) == 9
     assert len(set(times_of(config, 9, "test", TODAY))) == 1
+
+
+USER, GOOD, BAD = (
+    (Message(role=role, content=text),)
+    for role, text in (("user", "Colour?"), ("assistant", "red"), ("assistant", "no"))
+)
+ROWS: dict[str, tuple[AnyRow, list[tuple[str, str]]]] = {
+    "preference": (
+        PreferenceRow(prompt=USER, chosen=GOOD, rejected=BAD, input="Colour?"),
+        [("packaged row, chosen", "red<|im_end|>"), ("packaged row, rejected", "no<|im_end|>")],
+    ),
+    "unpaired": (
+        UnpairedPreferenceRow(prompt=USER, completion=BAD, label=False, input="Colour?"),
+        [("packaged row, bad", "no<|im_end|>")],
+    ),
+    "prompt": (PromptRow(messages=USER, input="Colour?"), [("packaged row", "")]),
+    "text": (TextRow(text="A rose is red."), [("packaged row", "A rose is red.<|im_end|>")]),
+}
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_what_is_learnt_is_shown_of_every_type_of_row(kind):
+    row, learnt = ROWS[kind]
+    shown = learnt_of(tiny_tokenizer(), [row], domain_of(Path("rows.jsonl")), [RENDERED_AT])
+    assert [(e.where, "".join(span.text for span in e.spans if span.is_learnt)) for e in shown] == learnt

@@ -2,14 +2,16 @@ from pathlib import Path
 
 import pytest
 
+from config.progress import Progress
 from tests.train.data.report.built import FILE, HOSTILE, build_support
+from train.data.build import StepLog
 from train.data.report.figures import DataReport, TokenReport
 from train.data.report.gather import HELD_OUT, make_report
 
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> DataReport:
-    return make_report(build_support(tmp_path_factory.mktemp("gather")), TokenReport(note="No base."))
+    return make_report(build_support(tmp_path_factory.mktemp("gather")), TokenReport(note="No base."), StepLog())
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,32 @@ def test_why_nothing_is_said_in_tokens_is_a_note(report):
 
 @pytest.mark.parametrize("pii", ["off", "report", "redact"])
 def test_personal_data_is_listed_once_whoever_found_it(tmp_path: Path, pii: str) -> None:
-    found = make_report(build_support(tmp_path, pii), TokenReport())
+    found = make_report(build_support(tmp_path, pii), TokenReport(), StepLog())
     assert [len(group.findings) for group in found.groups if group.name == "personal data"] == [1]
     assert ("personal data" in {step.name for step in found.steps}) == (pii != "off")
+
+
+class FollowedProgress(Progress):
+    """Remembers, for each of the report's checks, how many rows it was to report and how many it did."""
+
+    def __init__(self) -> None:
+        super().__init__("report")
+        self.counts: dict[str, tuple[int | None, int]] = {}
+
+    def begin(self, total: int, done: int = 0) -> None:
+        super().begin(total, done)
+        self.counts[self.details["step"]] = (total, done)
+
+    def advance(self, count: int = 1) -> None:
+        super().advance(count)
+        self.counts[self.details["step"]] = (self.total, self.done)
+
+
+def test_slow_checks_count_their_rows_for_the_time_left(tmp_path):
+    progress = FollowedProgress()
+    make_report(build_support(tmp_path), TokenReport(), StepLog(progress))
+    assert {name: progress.counts[name] for name in ("languages", "personal data")} == {
+        "languages": (58, 58),
+        "personal data": (29, 29),
+    }
+    assert all(total == done for total, done in progress.counts.values())

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from tests.train.data.report.built import build_support
+from train.data.build import StepLog
 from train.data.report.figures import (
     DataReport,
     Histogram,
@@ -47,7 +48,7 @@ IN_TOKENS = TokenReport(
 
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> DataReport:
-    return make_report(build_support(tmp_path_factory.mktemp("page")), IN_TOKENS)
+    return make_report(build_support(tmp_path_factory.mktemp("page")), IN_TOKENS, StepLog())
 
 
 @pytest.fixture(scope="module")

@@ -2,6 +2,7 @@ import pytest
 
 from config.terminal import make_console
 from tests.train.data.report.built import HOSTILE, build_support
+from train.data.build import StepLog
 from train.data.report.figures import LearntRow, LearntSpan, ListedFinding, TokenReport
 from train.data.report.gather import make_report
 from train.data.report.shown import one_line, shown_text
@@ -17,7 +18,7 @@ def printed(*tables: object) -> str:
 
 
 def test_markup_and_escape_codes_print_as_they_are(tmp_path):
-    report = make_report(build_support(tmp_path), TokenReport())
+    report = make_report(build_support(tmp_path), TokenReport(), StepLog())
     hostile = ListedFinding(where="[bold] a.jsonl line 1", reason="odd", text=HOSTILE, other="[/b] line 2")
     groups = (report.groups[0].model_copy(update={"findings": (hostile,)}),)
     text = printed(*report_tables(report.model_copy(update={"groups": groups})))
