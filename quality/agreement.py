@@ -20,6 +20,9 @@ _RIGHT = 0.5  # a score above it counts as right where people said only right or
 _NUM_IMAGINED = 4
 _EVEN = 0.2
 
+_NUM_RESAMPLES = 1000
+_SEED = 13
+
 # Below it there is nothing but rounding.
 _NOTHING = 1e-12
 
@@ -107,6 +110,45 @@ def cohens_kappa(
     low, high = _interval(counts, agreement_weights, confidence)
     # The imagined pairs pull the interval towards them, and must not push it past kappa itself.
     return Agreement(len(pairs), weights, observed, expected, kappa, min(low, kappa), max(high, kappa))
+
+
+def krippendorffs_alpha(units: Sequence[Sequence[float]]) -> Agreement:
+    """Agreement of any number of raters, each of whom may have left answers out: alpha for interval data.
+
+    A difference of two grades weighs four times one of one, as in weighted kappa. The interval is a percentile
+    bootstrap over the answers. (Krippendorff 2011, https://repository.upenn.edu/asc_papers/43)
+
+    Args:
+        units: The ratings of each answer; those with fewer than two tell nothing.
+    """
+    rated = [unit for unit in units if len(unit) > 1]
+    # (U, 3): ratings of each answer, their sum, and their squared differences within the answer.
+    sums = np.array([(len(unit), sum(unit), _spread(unit)) for unit in rated]).reshape(-1, 3)
+    squares = np.array([sum(value * value for value in unit) for unit in rated])
+    alpha = _alpha(sums, squares)
+    if alpha is None:
+        return Agreement(len(rated), "quadratic", 1.0 if rated else 0.0, 0.0, None, None, None)
+    rng = np.random.default_rng(_SEED)
+    chosen = [rng.integers(0, len(rated), len(rated)) for _ in range(_NUM_RESAMPLES)]
+    found = [value for own in chosen if (value := _alpha(sums[own], squares[own])) is not None]
+    low, high = np.quantile(found, (0.025, 0.975)) if found else (alpha, alpha)
+    observed = 1.0 - float(sums[:, 2].sum() / sums[:, 0].sum())
+    return Agreement(len(rated), "quadratic", observed, 0.0, alpha, min(float(low), alpha), max(float(high), alpha))
+
+
+def _alpha(sums: Any, squares: Any) -> float | None:
+    """1 less the ratio of observed and expected disagreement; None where all ratings are equal."""
+    n = sums[:, 0].sum()
+    among_all = 2.0 * (n * squares.sum() - sums[:, 1].sum() ** 2)
+    if n < 2 or among_all < _NOTHING * n * n:
+        return None
+    return 1.0 - float((sums[:, 2].sum() / n) / (among_all / (n * (n - 1.0))))
+
+
+def _spread(unit: Sequence[float]) -> float:
+    """Squared differences of all ordered pairs of an answer's ratings, by its other raters."""
+    n = len(unit)
+    return 2.0 * (n * sum(value * value for value in unit) - sum(unit) ** 2) / (n - 1)
 
 
 def weights_of(num_classes: int, weights: Weights) -> Any:

@@ -1,7 +1,8 @@
 """Errors of the quality package.
 
 QualityError
-└── QualityStoreError   (OSError)   the file of samples cannot be opened, read or written
+├── QualityStoreError   (OSError)     the file of samples cannot be opened, read or written
+└── MetricError         (ValueError)  a metric that cannot be used as it is set
 """
 
 
@@ -11,3 +12,7 @@ class QualityError(Exception):
 
 class QualityStoreError(QualityError, OSError):
     """The file of samples cannot be opened, read or written."""
+
+
+class MetricError(QualityError, ValueError):
+    """A metric that cannot be used as it is set."""

@@ -6,9 +6,21 @@ Contains everything that a server needs to monitor a version; the domain's own f
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, NonNegativeInt, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    NonNegativeInt,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+)
 
 from quality.drift import Exchange
+from quality.errors import MetricError
+from quality.metrics.served import check_served
+from quality.metrics.settings import MetricConfig, PlainMetric
 
 HELD_OUT_FILE = "held_out.json"
 _OLD_FILE = "probes.json"
@@ -37,6 +49,7 @@ class HeldOutQuestion(_Record):
 
     messages: tuple[HeldOutMessage, ...] = Field(min_length=1)
     expected: str
+    in_scope: bool = Field(True, description="False: the right answer is the domain's refusal.")
 
 
 class GeneralText(_Record):
@@ -51,7 +64,7 @@ class HeldOutSet(_Record):
     """Monitoring data of a version. Token ids are those of the base's tokenizer."""
 
     schema_version: Literal[1] = 1
-    metric: Literal["exact_match"] = "exact_match"
+    metric: MetricConfig = Field(PlainMetric(name="exact_match"), description="What an answer's score is, 0 to 1.")
     max_tokens: int = Field(ge=1, description="Longest answer; with `stop`, for versions without request defaults.")
     stop: tuple[StopString, ...] = Field((), max_length=4, description="Strings that end an answer; they stay in it.")
     questions: tuple[HeldOutQuestion, ...] = ()
@@ -59,6 +72,19 @@ class HeldOutSet(_Record):
     baseline: tuple[Exchange, ...] = Field(
         (), description="The version's own answers to the questions, in random order."
     )
+
+    def asks_as(self, other: "HeldOutSet") -> bool:
+        """Whether scores of the one are scores of the other."""
+        return self.questions == other.questions and self.metric == other.metric
+
+    @field_validator("metric")
+    @classmethod
+    def _a_server_can_score(cls, metric: MetricConfig) -> MetricConfig:
+        try:
+            check_served(metric)
+        except MetricError as error:
+            raise ValueError(str(error)) from None
+        return metric
 
 
 def read_held_out(folder: Path) -> HeldOutSet | None:

@@ -1,4 +1,4 @@
-"""The interval of a difference between two shares."""
+"""Intervals of differences: of two shares of the same things, and of two figures of different things."""
 
 from math import sqrt
 from statistics import NormalDist
@@ -22,3 +22,21 @@ def paired_difference(only_first: int, only_second: int, n: int, confidence: flo
     difference = (second - first) / total
     half = z * sqrt(first + second - (second - first) ** 2 / total) / total
     return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def unpaired_difference(
+    first: tuple[float, float, float], second: tuple[float, float, float]
+) -> tuple[float, float, float]:
+    """The second figure minus the first one, which are of different things, with an interval from theirs.
+
+    For shares with Wilson's intervals it is Newcombe's (1998, method 10); for others the same formula (MOVER).
+
+    Args:
+        first: Value and both ends of its interval; `second` likewise.
+    """
+    value, low, high = first
+    other, other_low, other_high = second
+    difference = other - value
+    below = sqrt((other - other_low) ** 2 + (high - value) ** 2)
+    above = sqrt((other_high - other) ** 2 + (value - low) ** 2)
+    return difference, difference - below, difference + above

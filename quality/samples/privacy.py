@@ -17,6 +17,7 @@ from quality.numbers import find_iban, redact_numbers
 Privacy = Literal["none", "features", "redacted", "full"]
 
 _HASH_CHARS = 16
+_ID_HASH_CHARS = 32
 
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)", re.S
@@ -57,6 +58,12 @@ def tenant_hash(key: bytes, tenant: str) -> str:
 def user_hash(key: bytes, user: str) -> str:
     """A keyed hash of a user in a trial; it cannot be joined with tenants' hashes."""
     return tenant_hash(key, f"user\0{user}")
+
+
+def id_hash(key: bytes, tenant: str, given_id: str) -> str:
+    """A keyed hash of the id of a request or of an answer, which another tenant's same id does not have."""
+    text = f"id\0{tenant}\0{given_id}".encode(errors="surrogatepass")
+    return hmac.new(key, text, hashlib.sha256).hexdigest()[:_ID_HASH_CHARS]
 
 
 def redact(text: str) -> str:

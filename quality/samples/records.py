@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite
+from typing import NamedTuple
 
 from quality.signals import Signals
 
@@ -30,6 +31,18 @@ class Sample:
     signals: Signals
     prompt: str | None = None
     answer: str | None = None
+    messages: tuple["Turn", ...] = ()
+    """The conversation that was answered; empty where it is not kept, or held more than text."""
+    request_hash: str | None = None
+    """Keyed hashes of the tenant and the id of the request, or of its answer: only who asked can name the sample."""
+    response_hash: str | None = None
+
+
+class Turn(NamedTuple):
+    """One turn of a conversation, text only."""
+
+    role: str
+    content: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +79,31 @@ class Label:
 
     def __post_init__(self) -> None:
         _check_score(self.score)
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """What a client's user says of a sample; a later one of the same user replaces it.
+
+    Raises:
+        ValueError: It says nothing, or the score is not 0 to 1.
+    """
+
+    sample_id: int
+    who: str
+    """Keyed hash of tenant and user."""
+    at_s: float
+    score: float | None = None
+    correction: str | None = None
+    """The right answer, in the user's words."""
+    over_id: int | None = None
+    """Another sample's id: the same question's answer that the user liked less."""
+
+    def __post_init__(self) -> None:
+        if self.score is None and self.correction is None and self.over_id is None:
+            raise ValueError("Feedback must have a score, a correction or a preference.")
+        if self.score is not None:
+            _check_score(self.score)
 
 
 @dataclass(frozen=True)
@@ -107,13 +145,13 @@ class GeneralScore:
 
 
 @dataclass(frozen=True)
-class DriftLook:
+class DriftCheck:
     """One drift check of one window of exchanges."""
 
     at_s: float
     adapter: str
     version: int
-    look: int
+    number: int
     """Number of the check: 1 for the first one of a version."""
     num_exchanges: int
     is_drift: bool

@@ -73,7 +73,29 @@ DROP INDEX probe_scores_by_version;
 CREATE INDEX held_out_scores_by_version ON held_out_scores (adapter, version, at_s)
 """
 
-MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS, _RETENTION, _HELD_OUT_NAMES)
+_DRIFT_NAMES = """
+ALTER TABLE drift_looks RENAME TO drift_checks;
+ALTER TABLE drift_checks RENAME COLUMN look TO number;
+DROP INDEX drift_looks_by_version;
+CREATE INDEX drift_checks_by_version ON drift_checks (adapter, version, at_s)
+"""
+
+_FEEDBACK = """
+ALTER TABLE samples ADD COLUMN messages TEXT;
+ALTER TABLE samples ADD COLUMN request_hash TEXT;
+ALTER TABLE samples ADD COLUMN response_hash TEXT;
+CREATE INDEX samples_by_request ON samples (request_hash) WHERE request_hash IS NOT NULL;
+CREATE INDEX samples_by_response ON samples (response_hash) WHERE response_hash IS NOT NULL;
+CREATE TABLE feedback (
+    sample_id INTEGER NOT NULL REFERENCES samples (id) ON DELETE CASCADE,
+    who TEXT NOT NULL, at_s REAL NOT NULL, score REAL, correction TEXT,
+    over_id INTEGER REFERENCES samples (id) ON DELETE CASCADE,
+    PRIMARY KEY (sample_id, who)
+);
+CREATE INDEX feedback_by_over ON feedback (over_id) WHERE over_id IS NOT NULL
+"""
+
+MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS, _RETENTION, _HELD_OUT_NAMES, _DRIFT_NAMES, _FEEDBACK)
 """Migration n upgrades a file from schema version n to n + 1. Append only: released ones never change."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

@@ -14,11 +14,31 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from quality.errors import QualityStoreError
-from quality.samples.records import DriftLook, GeneralScore, Grade, HeldOutScore, Label, Sample, TrialPair
+from quality.samples.records import (
+    DriftCheck,
+    Feedback,
+    GeneralScore,
+    Grade,
+    HeldOutScore,
+    Label,
+    Sample,
+    TrialPair,
+    Turn,
+)
 from quality.samples.schema import open_database
 from quality.signals import Signals
 
-__all__ = ["DriftLook", "GeneralScore", "Grade", "HeldOutScore", "Label", "QualityStore", "Sample", "TrialPair"]
+__all__ = [
+    "DriftCheck",
+    "Feedback",
+    "GeneralScore",
+    "Grade",
+    "HeldOutScore",
+    "Label",
+    "QualityStore",
+    "Sample",
+    "TrialPair",
+]
 
 _BUSY_TIMEOUT_S = 10.0
 _GOLDEN = 2654435761
@@ -26,13 +46,18 @@ _TABLES: dict[type[Any], str] = {
     Sample: "samples",
     Grade: "grades",
     Label: "labels",
+    Feedback: "feedback",
     HeldOutScore: "held_out_scores",
     GeneralScore: "general_scores",
-    DriftLook: "drift_looks",
+    DriftCheck: "drift_checks",
     TrialPair: "trial_pairs",
 }
 
-RecordT = TypeVar("RecordT", bound=Sample | Grade | Label | HeldOutScore | GeneralScore | DriftLook | TrialPair)
+_ABOUT_SAMPLES = (Grade, Label, Feedback)
+
+RecordT = TypeVar(
+    "RecordT", bound=Sample | Grade | Label | Feedback | HeldOutScore | GeneralScore | DriftCheck | TrialPair
+)
 
 
 class QualityStore:
@@ -64,6 +89,21 @@ class QualityStore:
     def add_label(self, label: Label) -> None:
         """Raises KeyError if the sample does not exist (any more)."""
         self._add_about_sample(label)
+
+    def add_feedback(self, feedback: Feedback, *, most_of_sample: int) -> bool:
+        """Add a user's feedback, or replace it; False if so many other users have given theirs already.
+
+        Raises:
+            KeyError: The sample, or the one it is preferred to, does not exist (any more).
+        """
+        with self._writing() as connection:
+            sql = "SELECT count(*) FROM feedback WHERE sample_id = ? AND who != ?"
+            if connection.execute(sql, (feedback.sample_id, feedback.who)).fetchone()[0] >= most_of_sample:
+                return False
+            if feedback.over_id is not None:
+                self._require_sample(feedback.over_id)
+            self._add_about_sample(feedback)
+        return True
 
     def add_labels(self, labels: Sequence[Label]) -> None:
         """Add all or none. Raises KeyError if a sample does not exist (any more)."""
@@ -98,8 +138,8 @@ class QualityStore:
     def add_general_score(self, score: GeneralScore) -> None:
         self._add(GeneralScore, (score,))
 
-    def add_drift_look(self, look: DriftLook) -> None:
-        self._add(DriftLook, (look,))
+    def add_drift_check(self, check: DriftCheck) -> None:
+        self._add(DriftCheck, (check,))
 
     def add_trial_pairs(self, pairs: Sequence[TrialPair]) -> None:
         self._add(TrialPair, pairs)
@@ -107,6 +147,13 @@ class QualityStore:
     def sample(self, sample_id: int) -> Sample | None:
         found = self._find(Sample, {"id = ?": sample_id}, None)
         return found[0] if found else None
+
+    def sample_of(self, id_hash: str) -> Sample | None:
+        """The newest sample whose request or answer has this hash (`privacy.id_hash`)."""
+        found = self._find(Sample, {"request_hash = ?": id_hash}, 1) + self._find(
+            Sample, {"response_hash = ?": id_hash}, 1
+        )
+        return max(found, key=lambda sample: sample.id, default=None)
 
     def samples(
         self,
@@ -145,6 +192,19 @@ class QualityStore:
         about = {"who = ?": who, "labels.sample_id = ?": sample_id} | _of_version(adapter, version, "samples.")
         return self._find(Label, about | _since("labels.at_s", since_s), limit)
 
+    def feedback(
+        self,
+        adapter: str | None = None,
+        version: int | None = None,
+        since_s: float | None = None,
+        limit: int | None = None,
+        *,
+        sample_id: int | None = None,
+    ) -> tuple[Feedback, ...]:
+        """Feedback on the samples of a version."""
+        about = {"feedback.sample_id = ?": sample_id} | _of_version(adapter, version, "samples.")
+        return self._find(Feedback, about | _since("feedback.at_s", since_s), limit)
+
     def held_out_scores(
         self,
         adapter: str | None = None,
@@ -163,18 +223,18 @@ class QualityStore:
     ) -> tuple[GeneralScore, ...]:
         return self._find(GeneralScore, _of_version(adapter, version) | _since("at_s", since_s), limit)
 
-    def drift_looks(
+    def drift_checks(
         self,
         adapter: str | None = None,
         version: int | None = None,
         since_s: float | None = None,
         limit: int | None = None,
-    ) -> tuple[DriftLook, ...]:
-        return self._find(DriftLook, _of_version(adapter, version) | _since("at_s", since_s), limit)
+    ) -> tuple[DriftCheck, ...]:
+        return self._find(DriftCheck, _of_version(adapter, version) | _since("at_s", since_s), limit)
 
     def versions(self) -> tuple[tuple[str, int], ...]:
         """Adapters and versions (0: the base) with any record, sorted."""
-        tables = ("samples", "held_out_scores", "general_scores", "drift_looks")
+        tables = ("samples", "held_out_scores", "general_scores", "drift_checks")
         sql = " UNION ".join(f"SELECT adapter, version FROM {table}" for table in tables) + " ORDER BY 1, 2"
         with self._reading() as connection:
             return tuple((adapter, version) for adapter, version in connection.execute(sql).fetchall())
@@ -195,10 +255,10 @@ class QualityStore:
         trial = {"adapter = ?": adapter, "stable = ?": stable, "canary = ?": canary, "began_at = ?": began_at}
         return self._find(TrialPair, trial, None)
 
-    def last_look(self, adapter: str, version: int) -> int:
+    def last_drift_check(self, adapter: str, version: int) -> int:
         """Number of the last drift check of a version; 0 before the first."""
         with self._reading() as connection:
-            sql = "SELECT max(look) FROM drift_looks WHERE adapter = ? AND version = ?"
+            sql = "SELECT max(number) FROM drift_checks WHERE adapter = ? AND version = ?"
             last: int | None = connection.execute(sql, (adapter, version)).fetchone()[0]
         return last or 0
 
@@ -227,8 +287,8 @@ class QualityStore:
             connection.execute("DELETE FROM trial_pairs WHERE at_s < ?", (before_s,))
             connection.execute("DELETE FROM judge_tokens WHERE day < date(?, 'unixepoch')", (before_s,))
             connection.execute(
-                "DELETE FROM drift_looks WHERE at_s < ? AND look < (SELECT max(look) FROM drift_looks AS every "
-                "WHERE every.adapter = drift_looks.adapter AND every.version = drift_looks.version)",
+                "DELETE FROM drift_checks WHERE at_s < ? AND number < (SELECT max(number) FROM drift_checks AS every "
+                "WHERE every.adapter = drift_checks.adapter AND every.version = drift_checks.version)",
                 (before_s,),
             )
         with self._reading() as connection:  # returns the space, and truncates the log, which holds deleted rows
@@ -254,16 +314,20 @@ class QualityStore:
             cursors = [connection.execute(sql, [_stored(getattr(row, name)) for name in columns]) for row in rows]
             return [cursor.lastrowid or 0 for cursor in cursors]
 
-    def _add_about_sample(self, record: Grade | Label) -> None:
-        with self._writing() as connection:
-            if connection.execute("SELECT 1 FROM samples WHERE id = ?", (record.sample_id,)).fetchone() is None:
-                raise KeyError(f"There is no sample {record.sample_id}; it may have been deleted by retention.")
+    def _add_about_sample(self, record: Grade | Label | Feedback) -> None:
+        with self._writing():
+            self._require_sample(record.sample_id)
             self._add(type(record), (record,), "INSERT OR REPLACE")
+
+    def _require_sample(self, sample_id: int) -> None:
+        with self._reading() as connection:
+            if connection.execute("SELECT 1 FROM samples WHERE id = ?", (sample_id,)).fetchone() is None:
+                raise KeyError(f"There is no sample {sample_id}; it may have been deleted by retention.")
 
     def _find(self, record: type[RecordT], conditions: Mapping[str, Any], limit: int | None) -> tuple[RecordT, ...]:
         """The newest `limit` rows that meet the conditions, oldest first; a condition on None is none."""
         table = _TABLES[record]
-        tables = f"{table} JOIN samples ON samples.id = {table}.sample_id" if record in (Grade, Label) else table
+        tables = f"{table} JOIN samples ON samples.id = {table}.sample_id" if record in _ABOUT_SAMPLES else table
         asked = {sql: value for sql, value in conditions.items() if value is not None}
         where = " AND ".join(asked) or "1"
         values: list[Any] = [value for value in asked.values() if value != ()]
@@ -310,6 +374,8 @@ def _stored(value: Any) -> Any:
         return value.encode(errors="replace").decode()  # JSON may hold half a character, SQLite may not
     if isinstance(value, Signals):
         return json.dumps(asdict(value))
+    if isinstance(value, tuple):
+        return _stored(json.dumps(value, ensure_ascii=False)) if value else None
     return json.dumps(dict(value)) if isinstance(value, Mapping) else value
 
 
@@ -317,6 +383,8 @@ def _record(record: type[RecordT], row: sqlite3.Row) -> RecordT:
     columns: dict[str, Any] = dict(row)
     if "signals" in columns:
         columns["signals"] = Signals(**json.loads(columns["signals"]))
+    if "messages" in columns:
+        columns["messages"] = tuple(Turn(*turn) for turn in json.loads(columns["messages"] or "[]"))
     if "figures" in columns:
         columns |= {"figures": json.loads(columns["figures"]), "is_drift": bool(columns["is_drift"])}
     return record(**columns)

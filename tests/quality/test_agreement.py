@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quality.agreement import agreement_of_scores, cohens_kappa, kappa_terms, weights_of
+from quality.agreement import agreement_of_scores, cohens_kappa, kappa_terms, krippendorffs_alpha, weights_of
 from tests.examples import at_most
 from tests.narrowing import not_none
 
@@ -170,13 +170,12 @@ def plain_interval(counts, table):
 @pytest.mark.parametrize(
     ("kind", "chances"),
     [
-        ("none", raters([0.1, 0.9], 0.6)),
-        ("none", raters([0.3, 0.7], 0.9)),
-        ("quadratic", raters([0.1, 0.1, 0.2, 0.3, 0.3], 0.6)),
-        ("quadratic", raters([0.02, 0.03, 0.05, 0.3, 0.6], 0.5)),
-        ("quadratic", near_misses([0.1, 0.1, 0.2, 0.3, 0.3])),
+        pytest.param("none", raters([0.1, 0.9], 0.6), id="rare"),
+        pytest.param("none", raters([0.3, 0.7], 0.9), id="sure", marks=pytest.mark.slow),
+        pytest.param("quadratic", raters([0.1, 0.1, 0.2, 0.3, 0.3], 0.6), id="grades", marks=pytest.mark.slow),
+        pytest.param("quadratic", raters([0.02, 0.03, 0.05, 0.3, 0.6], 0.5), id="mostly good", marks=pytest.mark.slow),
+        pytest.param("quadratic", near_misses([0.1, 0.1, 0.2, 0.3, 0.3]), id="near misses", marks=pytest.mark.slow),
     ],
-    ids=["rare", "sure", "grades", "mostly good", "near misses"],
 )
 def test_of_thirty_labels_nine_of_ten_intervals_hold_the_true_kappa(kind, chances):
     """`pytest -s` shows the figures."""
@@ -192,3 +191,25 @@ def test_of_thirty_labels_nine_of_ten_intervals_hold_the_true_kappa(kind, chance
         plain += low <= true <= high
     print(f"\n{kind}, true kappa {true:.2f}: in {covered / 400:.1%} of the intervals, {plain / 400:.1%} of plain ones")
     assert covered / 400 >= 0.9
+
+
+# Krippendorff 2011, reliability data of four observers and twelve units; 0: not rated.
+OBSERVERS = (
+    (1, 2, 3, 3, 2, 1, 4, 1, 2, 0, 0, 0),
+    (1, 2, 3, 3, 2, 2, 4, 1, 2, 5, 0, 3),
+    (0, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, 0),
+    (1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, 0),
+)
+
+
+def test_alpha_is_that_of_the_published_example():
+    units = [[value for value in unit if value] for unit in zip(*OBSERVERS, strict=True)]
+    found = krippendorffs_alpha(units)
+    assert found.kappa == pytest.approx(0.849, abs=5e-4)
+    assert found.n == 11
+    assert not_none(found.ci_low) < not_none(found.kappa) < not_none(found.ci_high)
+
+
+def test_alpha_does_not_exist_where_all_grades_are_equal():
+    assert krippendorffs_alpha([(1.0, 1.0), (1.0, 1.0)]).kappa is None
+    assert krippendorffs_alpha([]).n == 0

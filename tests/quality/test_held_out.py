@@ -12,6 +12,7 @@ from quality.held_out import (
     read_held_out,
     write_held_out,
 )
+from quality.metrics.settings import NumericMetric
 
 HELD_OUT = HeldOutSet(
     max_tokens=16,
@@ -39,6 +40,17 @@ def test_a_version_without_questions_has_none(tmp_path):
     assert read_held_out(tmp_path) is None
 
 
+def test_a_metric_with_settings_is_kept_with_them(tmp_path):
+    by_number = HELD_OUT.model_copy(update={"metric": NumericMetric(tolerance=0.5)})
+    write_held_out(by_number, tmp_path)
+    assert read_held_out(tmp_path) == by_number
+
+
+def test_a_set_of_an_earlier_version_is_scored_by_exact_match(tmp_path):
+    (tmp_path / "held_out.json").write_bytes(fields(metric="exact_match"))
+    assert read_held_out(tmp_path) == HELD_OUT
+
+
 def fields(**changes):
     return json.dumps(json.loads(HELD_OUT.model_dump_json()) | changes).encode()
 
@@ -51,7 +63,10 @@ def fields(**changes):
         pytest.param(fields(schema_version=2), "broken at schema_version", id="a later schema"),
         pytest.param(fields(run="rm"), "broken at run: Extra inputs", id="an unknown key"),
         pytest.param(fields(max_tokens=0), "broken at max_tokens", id="no room for an answer"),
-        pytest.param(fields(metric="bleu"), "broken at metric", id="an unknown metric"),
+        pytest.param(fields(metric="wit"), "broken at metric", id="an unknown metric"),
+        pytest.param(
+            fields(metric="bleu"), "broken at metric.*its scores are 0 to 100", id="a metric of servers' none"
+        ),
         pytest.param(
             fields(questions=[{"messages": [], "expected": ""}]), r"broken at questions\.0\.messages", id="no turn"
         ),

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from quality.judge import (
     DEFAULT_RUBRIC,
+    RIGHT_OR_WRONG,
     JudgeReplyError,
+    Scale,
     choice_task,
     grade_of,
     grade_task,
@@ -174,3 +176,29 @@ def test_a_reason_can_be_stored_whatever_the_judge_wrote():
     grade = read_grade('{"reason": "' + "So \\ud83d" + "!" * 5000 + '", "grade": 4}')
     assert grade.reason.startswith("So ?!")
     assert len(grade.reason) == 1000
+
+
+def test_a_scale_of_one_s_own_is_asked_and_read():
+    task = grade_task("Angina?", "I20", scale=RIGHT_OR_WRONG)
+    assert "1: right and complete" in user_text(task)
+    assert read_grade(json.dumps({"reason": "So.", "grade": 1}), RIGHT_OR_WRONG).score == 1.0
+    assert read_grade(json.dumps({"reason": "So.", "grade": 4}), Scale(0, 10)).score == 0.4
+    assert "10: right and complete" in user_text(grade_task("Angina?", "I20", scale=Scale(0, 10)))
+    with pytest.raises(JudgeReplyError, match="from 0 to 1; the judge gave 5"):
+        read_grade(json.dumps({"reason": "So.", "grade": 5}), RIGHT_OR_WRONG)
+
+
+@pytest.mark.parametrize("task_of", [grade_task, lambda p, a, **more: choice_task(p, a, "I21", **more)])
+def test_a_right_answer_is_fenced_as_data(task_of):
+    task = task_of("Angina?", "I20", reference="I20.9")
+    assert f"----- RIGHT ANSWER {mark_of(task)} BEGINS -----\nI20.9\n" in user_text(task)
+    assert "RIGHT ANSWER" not in user_text(task_of("Angina?", "I20"))
+
+
+def test_a_short_format_bounds_the_reason():
+    task = grade_task("Angina?", "I20")
+    schema = task.short_format["json_schema"]["schema"]
+    jsonschema.validate({"reason": "Right.", "grade": 5}, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"reason": "r" * 201, "grade": 5}, schema)
+    assert "pattern" not in schema_of(task)["properties"]["reason"]

@@ -23,6 +23,7 @@ RATES = {
     "all or nothing": lambda rank, rng: 0.9 * (rng.random(len(rank)) < 0.3),
     "users are alike": lambda rank, rng: np.full(len(rank), 0.05),
 }
+SIZES = [(4, 600, 60), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((8, 900, 60), (50, 1800, 60)))]
 
 
 def counted(rng, num_users, num_requests, weight, worse, rates, ramp=False):
@@ -103,7 +104,7 @@ def test_the_simulation_decides_as_decide_does():
 
 @pytest.mark.parametrize("weight", [0.3, 0.5])
 @pytest.mark.parametrize("rates", RATES)
-@pytest.mark.parametrize(("num_users", "num_requests", "num_trials"), [(4, 600, 60), (8, 900, 60), (50, 1800, 60)])
+@pytest.mark.parametrize(("num_users", "num_requests", "num_trials"), SIZES)
 def test_equal_weights_are_not_rolled_back_for_who_their_users_are(num_users, num_requests, num_trials, rates, weight):
     ends, _ = shares(
         num_trials, 11, num_users=num_users, num_requests=num_requests, weight=weight, worse=0.0, rates=rates
@@ -112,7 +113,7 @@ def test_equal_weights_are_not_rolled_back_for_who_their_users_are(num_users, nu
 
 
 @pytest.mark.parametrize("rates", RATES)
-@pytest.mark.parametrize(("num_users", "num_requests", "num_trials"), [(4, 600, 60), (8, 900, 60), (50, 1800, 60)])
+@pytest.mark.parametrize(("num_users", "num_requests", "num_trials"), SIZES)
 def test_a_canary_that_is_worse_by_the_limit_is_not_found_within(num_users, num_requests, num_trials, rates):
     ends, _ = shares(
         num_trials, 12, num_users=num_users, num_requests=num_requests, weight=0.3, worse=LIMIT, rates=rates

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.store.manifest import QualityRules
-from quality.betting import log_wealth
+from quality.betting import _FRACTIONS, log_wealth
 from quality.verdict import FEW_USERS_ADVICE, Evidence, Observation, decide, least_pairs, pair_in_time
 from tests.examples import at_most
 
@@ -110,6 +110,71 @@ def test_an_equal_canary_is_rolled_back_for_its_score_with_at_most_a_third_of_al
     assert rate <= POLICY.alpha / 3
 
 
+def graded(rng, mean, shape, kind):
+    """Scores of answers: shares of five JSON fields, or continuous ones that are often exactly 0 or 1, as ROUGE's."""
+    if kind == "fields":
+        return rng.binomial(5, mean, shape) / 5
+    return np.clip(rng.beta(mean * 0.6, (1 - mean) * 0.6, shape), 0, 1)
+
+
+def wealth(values, mean):
+    """(streams, pairs) log of the wealth after each pair, as `log_wealth` has it of counts."""
+    total = np.zeros((*values.shape, len(_FRACTIONS)))
+    for column, fraction in enumerate(_FRACTIONS):
+        total[..., column] = np.log1p(fraction * (values / mean - 1)).cumsum(axis=1)
+    return np.logaddexp.reduce(total, axis=-1) - log(len(_FRACTIONS))
+
+
+def graded_harm(rng, stable, canary, kind, shape=(300, 800)):
+    """(streams, pairs) of independent answers with these mean scores."""
+    return graded(rng, stable, shape, kind) - graded(rng, canary, shape, kind)
+
+
+@pytest.mark.parametrize("kind", ["fields", "rouge"])
+def test_graded_scores_decide_exactly_when_decide_does(kind):
+    rng = np.random.default_rng(11)
+    stable, canary = graded(rng, 0.8, (1, 80), kind), graded(rng, 0.3, (1, 80), kind)
+    harm = stable - canary
+    fall = int(first(wealth((1 + harm) / 2, (1 + POLICY.margin) / 2) > log(3 / POLICY.alpha))[0])
+    actions = [
+        decide(
+            Evidence(scores=seen(stable[0, :n])), Evidence(scores=seen(canary[0, :n])), QualityRules(min_pairs=1)
+        ).action
+        for n in range(1, 81)
+    ]
+    assert actions.index("rollback") + 1 == fall
+
+
+@pytest.mark.parametrize("kind", ["fields", "rouge"])
+@pytest.mark.parametrize("stable", [0.9, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_graded_scores_promote_a_canary_at_the_margin_with_at_most_alpha(kind, stable):
+    harm = graded_harm(np.random.default_rng(12), stable, stable - POLICY.margin, kind)
+    rate = np.isfinite(first(wealth((1 - harm) / 2, (1 - POLICY.margin) / 2) > log(1 / POLICY.alpha))).mean()
+    print(f"\n{kind} at {stable}: false promotions at the margin {rate:.3f} (alpha {POLICY.alpha})")
+    assert rate <= POLICY.alpha
+
+
+@pytest.mark.parametrize("kind", ["fields", "rouge"])
+@pytest.mark.parametrize("stable", [0.9, pytest.param(0.5, marks=pytest.mark.slow)])
+def test_graded_scores_roll_back_a_canary_at_the_margin_with_at_most_a_third_of_alpha(kind, stable):
+    harm = graded_harm(np.random.default_rng(13), stable, stable - POLICY.margin, kind)
+    rate = np.isfinite(first(wealth((1 + harm) / 2, (1 + POLICY.margin) / 2) > log(3 / POLICY.alpha))).mean()
+    print(f"\n{kind} at {stable}: false rollbacks at the margin {rate:.4f} (at most {POLICY.alpha / 3:.4f})")
+    assert rate <= POLICY.alpha / 3
+
+
+def test_graded_scores_need_fewer_pairs_than_right_or_wrong():
+    rng = np.random.default_rng(14)
+    right = coins(rng, 0.57, (300, 800)).astype(float) - coins(rng, 0.30, (300, 800))
+    fields = graded_harm(rng, 0.57, 0.30, "fields")
+    pairs = [
+        float(np.median(first(wealth((1 + harm) / 2, (1 + POLICY.margin) / 2) > log(3 / POLICY.alpha))))
+        for harm in (right, fields)
+    ]
+    print(f"\n0.57 -> 0.30: rolled back after {pairs[0]:.0f} pairs by right or wrong, {pairs[1]:.0f} by five fields")
+    assert pairs[1] < pairs[0] / 2
+
+
 def test_a_drop_from_057_to_030_takes_about_a_hundred_pairs_to_roll_back():
     rng = np.random.default_rng(7)
     counts = harm_counts(coins(rng, 0.57, (500, 500)), coins(rng, 0.30, (500, 500)), -1)
@@ -121,7 +186,13 @@ def test_a_drop_from_057_to_030_takes_about_a_hundred_pairs_to_roll_back():
 
 
 @pytest.mark.parametrize(
-    ("margin", "share_alike", "most_pairs"), [(0.05, 0.0, 1500), (0.10, 0.0, 400), (0.05, 0.8, 400), (0.10, 0.8, 120)]
+    ("margin", "share_alike", "most_pairs"),
+    [
+        pytest.param(0.05, 0.0, 1500, marks=pytest.mark.slow),
+        pytest.param(0.10, 0.0, 400, marks=pytest.mark.slow),
+        pytest.param(0.05, 0.8, 400, marks=pytest.mark.slow),
+        (0.10, 0.8, 120),
+    ],
 )
 def test_an_equal_canary_is_promoted(margin, share_alike, most_pairs):
     """`share_alike` of the answers agree because both versions got the same question."""

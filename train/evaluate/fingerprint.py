@@ -5,7 +5,6 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import PreTrainedTokenizerBase
 
@@ -16,12 +15,13 @@ from config.private import write_private
 from train.data.encode import Encoded, encode
 from train.data.template import names_time
 from train.evaluate.local import without_adapter
+from train.methods.method import Trainable, base_of
 
 NUM_GOLDEN_PROMPTS = 6
 
 
 def make_fingerprint(
-    model: PeftModel, tokenizer: PreTrainedTokenizerBase, base: BaseManifest, rows: Sequence[DatasetRow], at: datetime
+    model: Trainable, tokenizer: PreTrainedTokenizerBase, base: BaseManifest, rows: Sequence[DatasetRow], at: datetime
 ) -> Fingerprint:
     """Teacher-forced log-probabilities (nats) of reference answers, with and without the adapter, in bf16 weights.
 
@@ -46,29 +46,30 @@ def golden_rows(rows: Sequence[DatasetRow], wanted: int = NUM_GOLDEN_PROMPTS) ->
 
 
 @torch.inference_mode()
-def answer_logprobs(model: PeftModel, encoded: Encoded) -> tuple[float, ...]:
+def answer_logprobs(model: Trainable, encoded: Encoded) -> tuple[float, ...]:
     """Log-probability (nats) of each answer token given all tokens before it; softmax in fp32."""
     ids = torch.tensor([encoded.input_ids], device=model.device)
     first = len(encoded.prompt_ids)
-    logits = model(input_ids=ids, use_cache=False).logits[0, first - 1 : -1].float()
+    logits = model(input_ids=ids, use_cache=False).logits[0, first - 1 - ids.shape[1] : -1].float()
     chosen = torch.log_softmax(logits, -1).gather(-1, ids[0, first:, None]).squeeze(-1)
     return tuple(chosen.tolist())
 
 
-def adapted_modules(model: PeftModel) -> tuple[str, ...]:
-    """Full names, in the base model, of the layers with LoRA weights."""
+def adapted_modules(model: Trainable) -> tuple[str, ...]:
+    """Full names, in the base model, of the layers with LoRA weights; none for a base of its own."""
     return tuple(
         sorted(
             name
-            for name, module in model.get_base_model().named_modules()
+            for name, module in base_of(model).named_modules()
             if isinstance(module, BaseTunerLayer) and module.active_adapters
         )
     )
 
 
-def stop_token_ids(model: PeftModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+def stop_token_ids(model: Trainable, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Ids of the tokens that end an answer: the tokenizer's EOS and those of the generation configuration."""
-    configured = model.generation_config.eos_token_id
+    base = base_of(model)
+    configured = base.generation_config.eos_token_id
     ids = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({i for i in [*ids, tokenizer.eos_token_id] if i is not None}))
 
@@ -77,7 +78,7 @@ def write_fingerprint(fingerprint: Fingerprint, folder: Path) -> None:
     write_private(folder / FINGERPRINT_FILE, fingerprint.model_dump_json(indent=1) + "\n")
 
 
-def _golden_prompt(model: PeftModel, tokenizer: PreTrainedTokenizerBase, row: DatasetRow, at: datetime) -> GoldenPrompt:
+def _golden_prompt(model: Trainable, tokenizer: PreTrainedTokenizerBase, row: DatasetRow, at: datetime) -> GoldenPrompt:
     encoded = encode(tokenizer, row.messages, at, row.tools)
     with without_adapter(model):
         base_logprobs = answer_logprobs(model, encoded)

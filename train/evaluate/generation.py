@@ -1,7 +1,7 @@
 """Batched generation with the model's forward: shared prefix computed once, no padding, finished rows dropped.
 
 1. The common prefix of all prompts is computed once; its keys and values are copied.
-2. Prompts of the same length run as one batch, so there is no padding.
+2. Prompts of the same length run as one batch, so there is no padding; equal prompts run once.
 3. The batches' keys and values, aligned on the right, become one batch, which takes one token a row and step.
 4. A row leaves the batch with its last token.
 """
@@ -14,11 +14,11 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from peft import PeftModel
-from transformers import PreTrainedModel
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from train.attention import grouped_attention_of
+from train.methods.method import Trainable, base_of
+from train.methods.virtual_tokens import virtual_cache, virtual_tokens_off
 
 
 @dataclass
@@ -56,6 +56,15 @@ class GenerationBatch:
         if len(positions) == len(self.rows):
             return
         self.rows = [self.rows[position] for position in positions]
+        self._select(positions)
+
+    def copy(self, positions: Sequence[int]) -> None:
+        """Give each row the state at its position: one state for all rows with the same prompt."""
+        if len(positions) > len(self.attention_mask):
+            self.logits = self.logits[positions]
+            self._select(positions)
+
+    def _select(self, positions: Sequence[int]) -> None:
         self.attention_mask = self.attention_mask[positions]
         self.cache.batch_select_indices(torch.tensor(positions, dtype=torch.long, device=self.attention_mask.device))
 
@@ -66,7 +75,7 @@ def most_likely(logits: torch.Tensor, rows: Sequence[Continuation]) -> torch.Ten
 
 @torch.inference_mode()
 def continue_prompts(
-    model: PeftModel,
+    model: Trainable,
     prompts: Sequence[tuple[int, ...]],
     max_new_tokens: int,
     is_finished: IsFinished,
@@ -81,28 +90,36 @@ def continue_prompts(
 
 
 def _prefill(
-    model: PeftModel, prompts: Sequence[tuple[int, ...]], rows: Sequence[Continuation]
+    model: Trainable, prompts: Sequence[tuple[int, ...]], rows: Sequence[Continuation]
 ) -> list[GenerationBatch]:
     """One batch per prompt length, shortest first."""
-    prefix = _shared_prefix(model, prompts)
+    virtual = virtual_cache(model)
+    num_virtual = 0 if virtual is None else virtual.get_seq_length()
+    model = base_of(model) if virtual is not None else model
+    prefix = _shared_prefix(model, prompts, virtual)
     by_length = sorted(rows, key=lambda row: len(prompts[row.row]))
     batches = []
     for _, group in groupby(by_length, key=lambda row: len(prompts[row.row])):
         same_length = list(group)
-        input_ids = torch.tensor([prompts[row.row] for row in same_length], device=model.device)
+        own = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompts[row.row] for row in same_length))}
+        input_ids = torch.tensor(list(own), device=model.device)
         cache = copy.deepcopy(prefix)
         num_shared = 0
         if cache is not None:
-            num_shared = cache.get_seq_length()
-            cache.batch_repeat_interleave(len(same_length))
+            num_shared = cache.get_seq_length() - num_virtual
+            cache.batch_repeat_interleave(len(own))
         output = model(input_ids=input_ids[:, num_shared:], past_key_values=cache, use_cache=True, logits_to_keep=1)
-        mask = torch.ones_like(input_ids)
-        batches.append(GenerationBatch(same_length, output.past_key_values, mask, output.logits[:, -1].float()))
+        mask = torch.ones_like(input_ids[:, :1]).expand(-1, num_virtual + input_ids.shape[1])
+        batch = GenerationBatch(same_length, output.past_key_values, mask, output.logits[:, -1].float())
+        batch.copy([own[prompts[row.row]] for row in same_length])
+        batches.append(batch)
     return batches
 
 
-def _shared_prefix(model: PeftModel, prompts: Sequence[tuple[int, ...]]) -> DynamicCache | None:
-    """KV cache of the common prefix; None if the prefix is empty, or the model's cache is of another kind."""
+def _shared_prefix(
+    model: Trainable, prompts: Sequence[tuple[int, ...]], virtual: DynamicCache | None
+) -> DynamicCache | None:
+    """KV cache of virtual tokens and common prefix; None if both are empty, or the model's cache is of another kind."""
     num_shared = 0
     for column in zip(*prompts, strict=False):
         if len(set(column)) > 1:
@@ -110,10 +127,11 @@ def _shared_prefix(model: PeftModel, prompts: Sequence[tuple[int, ...]]) -> Dyna
         num_shared += 1
     num_shared = min(num_shared, min(map(len, prompts)) - 1)  # each prompt runs at least its last token
     if num_shared == 0 or len(prompts) == 1:
-        return None
+        return virtual
     input_ids = torch.tensor([prompts[0][:num_shared]], device=model.device)
-    cache = model(input_ids=input_ids, use_cache=True, logits_to_keep=1).past_key_values
-    return cache if _is_plain(cache) else None
+    start = copy.deepcopy(virtual)
+    cache = model(input_ids=input_ids, past_key_values=start, use_cache=True, logits_to_keep=1).past_key_values
+    return cache if _is_plain(cache) else virtual
 
 
 def _is_plain(cache: Any) -> bool:
@@ -150,7 +168,7 @@ def _align_right(tensors: Sequence[torch.Tensor], dim: int) -> torch.Tensor:
 
 
 def _decode(
-    model: PeftModel, batch: GenerationBatch, max_new_tokens: int, is_finished: IsFinished, choose: ChooseTokens
+    model: Trainable, batch: GenerationBatch, max_new_tokens: int, is_finished: IsFinished, choose: ChooseTokens
 ) -> None:
     for step in range(max_new_tokens):
         if step > 0:
@@ -161,11 +179,12 @@ def _decode(
             return
 
 
-def _step(model: PeftModel, batch: GenerationBatch) -> None:
+def _step(model: Trainable, batch: GenerationBatch) -> None:
     """Run each row's newest token through the model."""
     newest = torch.tensor([[row.token_ids[-1]] for row in batch.rows], device=model.device)
     batch.attention_mask = torch.cat([batch.attention_mask, torch.ones_like(newest)], dim=1)
-    output = model(
+    run = model if virtual_tokens_off(model) else base_of(model)  # their keys and values are in the cache
+    output = run(
         input_ids=newest,
         attention_mask=batch.attention_mask,
         position_ids=batch.attention_mask.sum(1, keepdim=True) - 1,
@@ -175,14 +194,12 @@ def _step(model: PeftModel, batch: GenerationBatch) -> None:
     batch.logits = output.logits[:, -1].float()
 
 
-def _fast_attention(model: PeftModel) -> AbstractContextManager[None]:
-    base = model.get_base_model()
-    assert isinstance(base, PreTrainedModel)
-    return nullcontext() if torch.cuda.is_available() else grouped_attention_of(base)
+def _fast_attention(model: Trainable) -> AbstractContextManager[None]:
+    return nullcontext() if torch.cuda.is_available() else grouped_attention_of(base_of(model))
 
 
 @contextmanager
-def _contiguous_head_input(model: PeftModel) -> Iterator[None]:
+def _contiguous_head_input(model: Trainable) -> Iterator[None]:
     """Give the output layer a contiguous input.
 
     The last position of a batch of prompts is a strided slice, for which the CPU matmul copies the whole output layer

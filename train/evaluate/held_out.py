@@ -11,6 +11,10 @@ from config.dataset import DatasetRow
 from config.domain import DomainConfig
 from quality.drift import Exchange
 from quality.held_out import GeneralText, HeldOutMessage, HeldOutQuestion, HeldOutSet
+from quality.metrics.item import Metric
+from quality.metrics.served import scorable, served_metric
+from quality.metrics.settings import PlainMetric
+from quality.scorers import AnswerFormat
 from train.data.general import FORGETTING_TEXT
 from train.evaluate.local import EvaluatedAnswer
 
@@ -35,25 +39,49 @@ def make_held_out(
     """
     is_published = config.quality.publish_held_out
     return HeldOutSet(
-        metric=config.evaluation.metric,
+        metric=config.evaluation.held_out_metric if is_published else PlainMetric(name="exact_match"),
         max_tokens=config.evaluation.max_new_tokens,
         stop=config.evaluation.stop,
-        questions=_questions(rows, config.chat.system) if is_published else (),
+        questions=_questions(config, rows) if is_published else (),
         general=_general_text(tokenizer, forgetting),
         baseline=_baseline(answers) if is_published else (),
     )
 
 
-def _questions(rows: Sequence[DatasetRow], system: str) -> tuple[HeldOutQuestion, ...]:
-    """The questions that a server can ask: it sends texts alone, with the version's own system prompt."""
-    asked = [row for row in rows if _can_be_asked(row, system)]
+def check_held_out(config: DomainConfig) -> None:
+    """Check that servers can score the held-out questions that this domain publishes.
+
+    Raises:
+        MetricError: The deciding metric takes more than the answer, or has other scores than 0 to 1.
+    """
+    if config.quality.publish_held_out:
+        _metric(config)
+
+
+def _metric(config: DomainConfig) -> Metric:
+    rules = quality_rules(config)
+    return served_metric(config.evaluation.held_out_metric, AnswerFormat(config.answer.json_schema), rules.refusal)
+
+
+def _questions(config: DomainConfig, rows: Sequence[DatasetRow]) -> tuple[HeldOutQuestion, ...]:
+    """The questions that a server can ask and score: it sends texts alone, with the version's own system prompt."""
+    asked = [row for row in rows if _can_be_asked(row, config.chat.system)]
     if len(asked) < len(rows):
         logger.warning(
             "%d of %d held-out questions have tools or a system prompt of their own: a server does not ask them",
             len(rows) - len(asked),
             len(rows),
         )
-    return tuple(map(question_of, asked))
+    metric = _metric(config)
+    scored = scorable(metric, [(row.output, row.in_scope) for row in asked])
+    if not all(scored):
+        logger.warning(
+            "%d of %d held-out questions have an expected answer that `%s` cannot score: a server does not ask them",
+            scored.count(False),
+            len(asked),
+            metric.name,
+        )
+    return tuple(question_of(row) for row, is_scored in zip(asked, scored, strict=True) if is_scored)
 
 
 def _can_be_asked(row: DatasetRow, system: str) -> bool:
@@ -65,13 +93,17 @@ def _can_be_asked(row: DatasetRow, system: str) -> bool:
 
 def question_of(row: DatasetRow) -> HeldOutQuestion:
     messages = tuple(HeldOutMessage(role=message.role, content=message.content) for message in row.prompt)
-    return HeldOutQuestion(messages=messages, expected=row.output)
+    return HeldOutQuestion(messages=messages, expected=row.output, in_scope=row.in_scope)
 
 
 def quality_rules(config: DomainConfig) -> QualityRules:
     """The domain's answer rules, as stored in its versions."""
     fields = config.quality.model_dump(include=set(QualityRules.model_fields))
-    return QualityRules.model_validate(fields | {"refusal": config.quality.refusal or config.answer.refusal})
+    own = {
+        "refusal": config.quality.refusal or config.answer.refusal,
+        "held_out_metric": config.evaluation.held_out_metric.name,
+    }
+    return QualityRules.model_validate(fields | own)
 
 
 def _general_text(tokenizer: PreTrainedTokenizerBase, forgetting: Forgetting) -> GeneralText:

@@ -15,8 +15,11 @@ from config.dataset import DatasetManifest, DatasetRow
 from quality.scorers import AnswerFormat, is_exact_match
 from train.data.encode import encode_prompt
 from train.data.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
+from train.evaluate.base_weights import with_weights_of_base
 from train.evaluate.decoding import token_choice
-from train.evaluate.generation import Continuation, IsFinished, continue_prompts
+from train.evaluate.generation import ChooseTokens, Continuation, continue_prompts, most_likely
+from train.evaluate.stops import ends_answer, until_stop
+from train.methods.method import Trainable
 
 BATCH_SIZE = 120
 
@@ -31,15 +34,24 @@ class EvaluatedAnswer:
     mean_logprob: float
 
 
+@dataclass(frozen=True)
+class AnsweredRows:
+    """Scores of base and adapter on the same rows, and the answers of both in row order."""
+
+    evaluation: Evaluation
+    base: list[EvaluatedAnswer]
+    adapter: list[EvaluatedAnswer]
+
+
 def evaluate(
-    model: PeftModel,
+    model: Trainable,
     tokenizer: PreTrainedTokenizerBase,
     dataset: DatasetManifest,
     rows: Sequence[DatasetRow],
     at: datetime,
     on_answers: Callable[[int], None] = lambda count: None,
-) -> tuple[Evaluation, list[EvaluatedAnswer]]:
-    """Scores of base (zero-shot) and adapter, and the adapter's answers in row order.
+) -> AnsweredRows:
+    """Scores and answers of base (zero-shot) and adapter.
 
     Args:
         at: The time passed to the chat template.
@@ -50,33 +62,57 @@ def evaluate(
         base = generate(model, tokenizer, prompts, dataset, on_answers)
     adapter = generate(model, tokenizer, prompts, dataset, on_answers)
     evaluation = Evaluation(
-        metric=dataset.evaluation.metric,
+        metric="exact_match",
         base=exact_match(base, rows),
         adapter=exact_match(adapter, rows),
         base_valid_format=valid_format(base, dataset),
         valid_format=valid_format(adapter, dataset),
     )
-    return evaluation, adapter
+    return AnsweredRows(evaluation, base, adapter)
 
 
 def generate(
-    model: PeftModel,
+    model: Trainable,
     tokenizer: PreTrainedTokenizerBase,
     prompts: Sequence[tuple[int, ...]],
     dataset: DatasetManifest,
     on_answers: Callable[[int], None] = lambda count: None,
 ) -> list[EvaluatedAnswer]:
-    """Answers in the order of `prompts`; batches group prompts of similar length."""
+    """Answers as the domain's requests get them."""
+    return answer_prompts(model, tokenizer, prompts, decoding_of(dataset, tokenizer), on_answers)
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """How answers are decoded, and where they end."""
+
+    max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    choose: ChooseTokens = most_likely
+
+
+def decoding_of(dataset: DatasetManifest, tokenizer: PreTrainedTokenizerBase) -> Decoding:
     settings = dataset.evaluation
-    is_finished = _is_finished(tokenizer, settings.stop)
-    choose = token_choice(dataset, tokenizer)
+    return Decoding(settings.max_new_tokens, settings.stop, token_choice(dataset, tokenizer))
+
+
+def answer_prompts(
+    model: Trainable,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[int, ...]],
+    decoding: Decoding,
+    on_answers: Callable[[int], None] = lambda count: None,
+) -> list[EvaluatedAnswer]:
+    """Answers in the order of `prompts`; batches group prompts of similar length."""
+    stop, is_finished = decoding.stop, ends_answer(tokenizer, decoding.stop)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     answers: dict[int, EvaluatedAnswer] = {}
     for start in range(0, len(order), BATCH_SIZE):
         batch = order[start : start + BATCH_SIZE]
-        rows = continue_prompts(model, [prompts[i] for i in batch], settings.max_new_tokens, is_finished, choose)
+        own = [prompts[index] for index in batch]
+        rows = continue_prompts(model, own, decoding.max_new_tokens, is_finished, decoding.choose)
         for index, row in zip(batch, rows, strict=True):
-            answers[index] = _answer(tokenizer, prompts[index], row, settings.stop)
+            answers[index] = _answer(tokenizer, prompts[index], row, stop)
         on_answers(len(batch))
     return [answers[index] for index in range(len(prompts))]
 
@@ -103,7 +139,7 @@ def quality_baseline(answers: Sequence[EvaluatedAnswer]) -> QualityBaseline:
 
 
 @torch.inference_mode()
-def measure_forgetting(model: PeftModel, tokenizer: PreTrainedTokenizerBase, text: str = FORGETTING_TEXT) -> Forgetting:
+def measure_forgetting(model: Trainable, tokenizer: PreTrainedTokenizerBase, text: str = FORGETTING_TEXT) -> Forgetting:
     """Loss of base and adapter on general English, in nats per token."""
     ids = torch.tensor([tokenizer(text, add_special_tokens=False)["input_ids"]], device=model.device)
     with without_adapter(model):
@@ -116,36 +152,22 @@ def measure_forgetting(model: PeftModel, tokenizer: PreTrainedTokenizerBase, tex
     )
 
 
-def without_adapter(model: PeftModel) -> AbstractContextManager[None]:
-    """Disable the adapter until the block ends."""
+def without_adapter(model: Trainable) -> AbstractContextManager[None]:
+    """Disable the adapter until the block ends; a model whose own weights were trained gets those of its base."""
+    if not isinstance(model, PeftModel):
+        return with_weights_of_base(model)
     manager: AbstractContextManager[None] = model.disable_adapter()
     return manager
 
 
-def _mean_nll(model: PeftModel, ids: torch.Tensor) -> float:
-    logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()
+def _mean_nll(model: Trainable, ids: torch.Tensor) -> float:
+    logits = model(input_ids=ids, use_cache=False).logits[0, -ids.shape[1] : -1].float()
     return float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
-
-
-def _is_finished(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> IsFinished:
-    """Whether the newest token ends the answer: an end token, or one that completes a stop string."""
-    # A token is at least a byte; one more, because decoding may drop a space at the beginning.
-    look_back = 1 + max((len(text.encode()) for text in stop), default=0)
-
-    def is_finished(token_ids: list[int]) -> bool:
-        if token_ids[-1] == tokenizer.eos_token_id:
-            return True
-        tail = str(tokenizer.decode(token_ids[-look_back:], skip_special_tokens=True)) if stop else ""
-        return any(text in tail for text in stop)
-
-    return is_finished
 
 
 def _answer(
     tokenizer: PreTrainedTokenizerBase, prompt: tuple[int, ...], row: Continuation, stop: Sequence[str]
 ) -> EvaluatedAnswer:
-    """Truncate the text after the stop string; the last token may contain more."""
     text = str(tokenizer.decode(row.token_ids, skip_special_tokens=True))
-    ends = [text.index(s) + len(s) for s in stop if s in text]
     mean_logprob = sum(row.logprobs) / max(len(row.logprobs), 1)
-    return EvaluatedAnswer(text[: min(ends, default=None)], tuple(prompt), tuple(row.token_ids), mean_logprob)
+    return EvaluatedAnswer(until_stop(text, stop), tuple(prompt), tuple(row.token_ids), mean_logprob)

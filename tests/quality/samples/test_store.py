@@ -13,7 +13,7 @@ import pytest
 
 from quality.errors import QualityStoreError
 from quality.samples.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
-from quality.samples.store import DriftLook, GeneralScore, Grade, HeldOutScore, Label, QualityStore, Sample, TrialPair
+from quality.samples.store import DriftCheck, GeneralScore, Grade, HeldOutScore, Label, QualityStore, Sample, TrialPair
 from quality.signals import Signals, signals_of
 from tests.tracked_files import ROOT
 
@@ -60,8 +60,8 @@ def sample(at_s: float = 100.0, **changes: Any) -> Sample:
     return replace(SAMPLE, at_s=at_s, **changes)
 
 
-def look(number: int, at_s: float = 100.0, **changes: Any) -> DriftLook:
-    return replace(DriftLook(at_s, "medical", 3, number, 100, False, "no drift", {"psi": 0.25}), **changes)
+def drift_check(number: int, at_s: float = 100.0, **changes: Any) -> DriftCheck:
+    return replace(DriftCheck(at_s, "medical", 3, number, 100, False, "no drift", {"psi": 0.25}), **changes)
 
 
 def test_a_sample_comes_back_as_it_was_kept(store: QualityStore) -> None:
@@ -84,15 +84,15 @@ def test_samples_are_chosen_by_version_and_time_newest_last(store: QualityStore)
     assert len(store.samples("medical")) == 4
 
 
-def test_scores_and_looks_come_back_as_they_were_kept(store: QualityStore) -> None:
+def test_scores_and_drift_checks_come_back_as_they_were_kept(store: QualityStore) -> None:
     questions = (HeldOutScore(1.0, "medical", 3, 0, 1.0), HeldOutScore(2.0, "medical", 3, 7, 0.0))
     store.add_held_out_scores(questions)
     store.add_general_score(GeneralScore(1.0, "medical", 3, 2.5))
-    store.add_drift_look(look(1, is_drift=True))
+    store.add_drift_check(drift_check(1, is_drift=True))
     assert store.held_out_scores("medical", 3) == questions
     assert store.held_out_scores("medical", 4) == ()
     assert store.general_scores() == (GeneralScore(1.0, "medical", 3, 2.5),)
-    assert store.drift_looks("medical") == (look(1, is_drift=True),)
+    assert store.drift_checks("medical") == (drift_check(1, is_drift=True),)
 
 
 def test_what_a_trial_showed_comes_back_in_order_and_for_that_trial_only(store: QualityStore) -> None:
@@ -118,9 +118,11 @@ def file_of_schema(version: int, path: Path) -> sqlite3.Connection:
 def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
     older = file_of_schema(1, tmp_path / "older.sqlite3")
     older.execute("INSERT INTO probe_scores VALUES (1.0, 'medical', 3, 7, 0.5)")
+    older.execute("INSERT INTO drift_looks VALUES (1.0, 'medical', 3, 2, 100, 0, '', '{}')")
     older.close()
     with QualityStore(tmp_path / "older.sqlite3") as store:
         assert store.held_out_scores("medical", 3) == (HeldOutScore(1.0, "medical", 3, 7, 0.5),)
+        assert [check.number for check in store.drift_checks("medical", 3)] == [2]
         store.add_trial_pairs([TrialPair(1.0, "medical", 1, 2, "then", "slow", 0.0, 1.0)])
         store.add_judge_tokens("large", "2026-11-22", 5)
         assert store.judge_tokens("large", "2026-11-22") == 5
@@ -175,14 +177,14 @@ def test_a_score_is_from_0_to_1(score: float) -> None:
         Grade(1, "large", 1.0, score)
 
 
-def test_looks_are_counted_on_after_a_restart_and_after_retention(store: QualityStore) -> None:
-    assert store.last_look("medical", 3) == 0
+def test_drift_checks_are_counted_on_after_a_restart_and_after_retention(store: QualityStore) -> None:
+    assert store.last_drift_check("medical", 3) == 0
     for number in (1, 2):
-        store.add_drift_look(look(number))
+        store.add_drift_check(drift_check(number))
     store.prune(before_s=1e9, most_samples=10)
     with QualityStore(store.path) as later:
-        assert later.last_look("medical", 3) == 2
-        assert [kept.look for kept in later.drift_looks()] == [2]
+        assert later.last_drift_check("medical", 3) == 2
+        assert [kept.number for kept in later.drift_checks()] == [2]
 
 
 def test_retention_deletes_what_is_old_and_what_is_too_much(store: QualityStore) -> None:

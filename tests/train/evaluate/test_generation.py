@@ -5,9 +5,9 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import Lfm2Config, Lfm2ForCausalLM
 
-from tests.tiny_architectures import ARCHITECTURES, SLIDING_WINDOW, tiny_model
+from tests.tiny_architectures import MOSTLY_SLOW, SLIDING_WINDOW, tiny_model
 from train.evaluate.generation import Continuation, continue_prompts
-from train.methods.recipe import resolve_target_modules
+from train.methods.targets import resolve_target_modules
 
 END = 2
 SHARED = tuple(range(3, 3 + SLIDING_WINDOW + 4))
@@ -51,7 +51,7 @@ def alone(model: PeftModel, prompt: tuple[int, ...], num_tokens: int) -> tuple[l
 
 
 @pytest.mark.parametrize("prefix", [SHARED, ()], ids=["shared", "different"])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", MOSTLY_SLOW)
 def test_each_architecture_answers_as_transformers_generates(architecture: str, prefix: tuple[int, ...]) -> None:
     model, prompts = adapted(tiny_model(architecture)), random_prompts(prefix)
     rows = continue_prompts(model, prompts, SLIDING_WINDOW + 4, never)

@@ -25,7 +25,6 @@ from train.evaluate.generation import Continuation
 from train.evaluate.local import (
     EvaluatedAnswer,
     _answer,
-    _is_finished,
     evaluate,
     exact_match,
     generate,
@@ -34,6 +33,7 @@ from train.evaluate.local import (
     valid_format,
     without_adapter,
 )
+from train.evaluate.stops import ends_answer
 
 TOKENIZER = tiny_tokenizer()
 
@@ -85,7 +85,7 @@ def test_an_answer_that_ends_by_itself_keeps_its_end_token() -> None:
     end = TOKENIZER.eos_token_id
     assert isinstance(end, int)
     red = TOKENIZER.encode("red", add_special_tokens=False)
-    is_finished = _is_finished(TOKENIZER, stop=())
+    is_finished = ends_answer(TOKENIZER, stop=())
     assert [is_finished(red), is_finished([*red, end])] == [False, True]
     whole = _answer(TOKENIZER, (1, 2), Continuation(0, [*red, end], [-0.5] * 4), stop=())
     assert (whole.text, whole.token_ids, whole.mean_logprob) == ("red", (*red, end), -0.5)
@@ -93,15 +93,15 @@ def test_an_answer_that_ends_by_itself_keeps_its_end_token() -> None:
 
 def test_a_stop_string_is_found_whatever_tokens_spell_it() -> None:
     spelt = TOKENIZER.encode('{"a": "é"}', add_special_tokens=False)
-    is_finished = _is_finished(TOKENIZER, stop=('é"}',))
+    is_finished = ends_answer(TOKENIZER, stop=('é"}',))
     assert [is_finished(spelt[:-1]), is_finished(spelt)] == [False, True]
     cut = _answer(TOKENIZER, (1,), Continuation(0, spelt, [-0.5] * len(spelt)), stop=('"é',))
     assert cut.text == '{"a": "é'
 
 
 def test_base_and_adapter_are_scored_on_the_same_rows(trained: Trained) -> None:
-    evaluation, answers = evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows, RENDERED_AT)
-    baseline = quality_baseline(answers)
+    answered = evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows, RENDERED_AT)
+    evaluation, baseline = answered.evaluation, quality_baseline(answered.adapter)
     assert evaluation.base.n == evaluation.adapter.n == baseline.n == 8
     assert evaluation.adapter.ci_low <= evaluation.adapter.value <= evaluation.adapter.ci_high
     assert baseline.mean_token_logprob < 0

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from tests.tiny_llama import tiny_tokenizer
-from train.evaluate.local import _is_finished
+from train.evaluate.stops import ends_answer
 
 MakeTokenizer = Callable[[], PreTrainedTokenizerBase]
 
@@ -46,7 +46,7 @@ def test_an_answer_ends_with_the_token_that_completes_a_stop_string(
 ) -> None:
     tokenizer = make_tokenizer()
     token_ids = tokenizer(TEXT, add_special_tokens=False)["input_ids"]
-    is_finished = _is_finished(tokenizer, stop)
+    is_finished = ends_answer(tokenizer, stop)
     beginnings = [token_ids[:length] for length in range(1, len(token_ids) + 1)]
     ended = next((ids for ids in beginnings if is_finished(ids)), None)
     assert ended == next((ids for ids in beginnings if any(s in tokenizer.decode(ids) for s in stop)), None)
@@ -55,5 +55,5 @@ def test_an_answer_ends_with_the_token_that_completes_a_stop_string(
 @pytest.mark.parametrize("make_tokenizer", [tiny_tokenizer, byte_fallback, word_pieces])
 def test_an_answer_ends_with_the_end_token(make_tokenizer: MakeTokenizer) -> None:
     tokenizer = make_tokenizer()
-    assert _is_finished(tokenizer, ())([5, tokenizer.eos_token_id])
-    assert not _is_finished(tokenizer, ("}",))([tokenizer.eos_token_id, 5])
+    assert ends_answer(tokenizer, ())([5, tokenizer.eos_token_id])
+    assert not ends_answer(tokenizer, ("}",))([tokenizer.eos_token_id, 5])
