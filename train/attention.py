@@ -35,7 +35,30 @@ class Packed:
     num_rows: int
 
 
-_PACKED: ContextVar[Packed | None] = ContextVar("packed", default=None)
+@dataclass(frozen=True)
+class PackedTree:
+    """Layout of a packed row: `num_shared` tokens, the remainders of prompts, then the answers to them.
+
+    Attributes:
+        prompt_lengths: Tokens of each remainder; all are padded on the right to the longest.
+        prompt_of: For each answer, all of one length, its prompt.
+    """
+
+    num_shared: int
+    prompt_lengths: tuple[int, ...]
+    prompt_of: tuple[int, ...]
+
+    @property
+    def prompts(self) -> Packed:
+        """The layout without the answers."""
+        return Packed(self.num_shared, len(self.prompt_lengths))
+
+    @property
+    def num_before_answers(self) -> int:
+        return self.num_shared + len(self.prompt_lengths) * max(self.prompt_lengths)
+
+
+_PACKED: ContextVar[Packed | PackedTree | None] = ContextVar("packed", default=None)
 
 
 @contextmanager
@@ -53,7 +76,7 @@ def grouped_attention_of(model: PreTrainedModel) -> Iterator[None]:
 
 
 @contextmanager
-def packed_rows(packed: Packed) -> Iterator[None]:
+def packed_rows(packed: Packed | PackedTree) -> Iterator[None]:
     """Treat the model's input as a packed row of this layout; requires `can_pack`."""
     token = _PACKED.set(packed)
     try:
@@ -104,6 +127,8 @@ def grouped_attention(
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else query.dtype
     query = query.to(dtype) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     key, value = key.to(dtype), value.to(dtype)
+    if isinstance(packed, PackedTree):
+        return _attend_tree(query, key, value, packed), None
     if packed is not None:
         return _attend_packed(query, key, value, packed), None
     if attention_mask is None and (getattr(module, "is_causal", True) if is_causal is None else is_causal):
@@ -128,13 +153,41 @@ def _attend_packed(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, 
         shared = packed_states[:, :, :num_shared].expand(packed.num_rows, -1, -1, -1)
         return torch.cat([shared, rows_of(packed_states)], 2)
 
+    rows, keys = rows_of(query), with_shared(key)
+    mask = _additive(_causal(rows.shape[2], keys.shape[2]), query.dtype)
+    rest = _attend(rows, keys, with_shared(value), mask).transpose(1, 2).flatten(0, 1)[None]
+    if not num_shared:
+        return rest
     first_query, first_key, first_value = (states[:, :, :num_shared] for states in (query, key, value))
     mask = _additive(_causal(num_shared, num_shared), query.dtype)
     shared = _attend(first_query, first_key, first_value, mask)
-    rows, keys = rows_of(query), with_shared(key)
-    mask = _additive(_causal(rows.shape[2], keys.shape[2]), query.dtype)
-    rest = _attend(rows, keys, with_shared(value), mask)
-    return torch.cat([shared.transpose(1, 2), rest.transpose(1, 2).flatten(0, 1)[None]], 1)
+    return torch.cat([shared.transpose(1, 2), rest], 1)
+
+
+def _attend_tree(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, tree: PackedTree) -> torch.Tensor:
+    """(1, T, H, D): as `_attend_packed`; an answer's tokens attend to its prompt, too."""
+    num_shared, num_before = tree.num_shared, tree.num_before_answers
+    num_prompts, num_answers = len(tree.prompt_lengths), len(tree.prompt_of)
+    first_query, first_key, first_value = (states[:, :, :num_before] for states in (query, key, value))
+    before = _attend_packed(first_query, first_key, first_value, tree.prompts)
+    if not num_answers:
+        return before
+
+    def rows_of(states: torch.Tensor, num_rows: int) -> torch.Tensor:
+        heads, _, width = states[0].shape
+        return states[0].reshape(heads, num_rows, -1, width).transpose(0, 1)
+
+    def with_prompts(states: torch.Tensor) -> torch.Tensor:
+        shared = states[:, :, :num_shared].expand(num_answers, -1, -1, -1)
+        prompts = rows_of(states[:, :, num_shared:num_before], num_prompts)[list(tree.prompt_of)]
+        return torch.cat([shared, prompts, rows_of(states[:, :, num_before:], num_answers)], 2)
+
+    answers, keys = rows_of(query[:, :, num_before:], num_answers), with_prompts(key)
+    mask = _causal(answers.shape[2], keys.shape[2]).repeat(num_answers, 1, 1, 1)
+    for row, prompt in enumerate(tree.prompt_of):
+        mask[row, :, :, num_shared + tree.prompt_lengths[prompt] : num_shared + max(tree.prompt_lengths)] = False
+    attended = _attend(answers, keys, with_prompts(value), _additive(mask, query.dtype))
+    return torch.cat([before, attended.transpose(1, 2).flatten(0, 1)[None]], 1)
 
 
 def _causal(num_queries: int, num_keys: int) -> torch.Tensor:

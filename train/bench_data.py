@@ -6,7 +6,6 @@
 
 import json
 import random
-import resource
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from config.domain import DomainConfig
 from config.home import Home
+from train.bench_memory import peak_bytes, peak_bytes_of_children
 from train.data.build import StepLog, build_dataset
 
 ROWS_FILE = "rows.jsonl"
@@ -105,11 +105,6 @@ def is_new(seen: set[tuple[str, str]], row: dict[str, Any]) -> bool:
     return True
 
 
-def peak_bytes() -> int:
-    """Of this process, and of the largest that it started."""
-    return sum(1024 * resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-
-
 def main() -> None:
     side, folder, num_rows = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3])
     rows = folder / ROWS_FILE
@@ -119,7 +114,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         start = time.perf_counter()
         seconds = build_ours(rows, Home(Path(name)), num_rows) if side == "lorikeet" else build_theirs(rows, Path(name))
-        figures = {"total_s": time.perf_counter() - start, "seconds": seconds, "peak_bytes": peak_bytes()}
+        figures = {
+            "total_s": time.perf_counter() - start,
+            "seconds": seconds,
+            "peak_bytes": peak_bytes() + peak_bytes_of_children(),
+        }
     print(json.dumps(figures), flush=True)
 
 

@@ -1,21 +1,19 @@
 """One side of `lorikeet bench train`: a trainer that runs one step per command and writes its timing as JSON.
 
-`python -m train.bench_worker SIDE BASE_FOLDER DATA BATCH_SIZE`, then one command per line of standard input:
+`python -m train.bench_worker SIDE BASE_FOLDER DATA BATCH_SIZE`, where DATA is `shared`, `own`, or an objective other
+than `sft` (`train/bench_objectives.py`), then one command per line of standard input:
 `step` (one training step) or `floor` (its matrix products alone, at the best speed this machine reaches). Each command
 is answered with one line of JSON.
 """
 
 import json
-import random
-import resource
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,8 @@ from peft.tuners.lora import Linear
 from transformers import (
     AutoTokenizer,
     PreTrainedModel,
-    PreTrainedTokenizerBase,
     PrinterCallback,
+    Trainer,
     TrainerCallback,
     TrainerControl,
     TrainerState,
@@ -36,29 +34,21 @@ from transformers.trainer_utils import IntervalStrategy
 from trl.trainer.sft_trainer import SFTTrainer
 
 from adapters.store.manifest import ComputeRecord, Precision
-from config.dataset import Message
-from config.domain import RecipeConfig
 from config.signals import interrupted_by_sigterm
+from config.training import RecipeConfig, TrainingConfig
 from train.attention import grouped_attention_of
 from train.base.quantize import load_causal_lm
+from train.bench_examples import NUM_EXAMPLES, BatchShape, examples
+from train.bench_memory import peak_bytes
 from train.compute import compute_in
-from train.data.encode import IGNORED, Encoded, encode
-from train.data.general import FORGETTING_TEXT
-from train.methods.recipe import lora_config
+from train.data.encode import IGNORED, Encoded
+from train.methods.table import method_of
 from train.objectives.answer_loss import shared_prefix_length
-from train.objectives.sft import (
-    ADAPTER_NAME,
-    make_trainer,
-    measure_compute,
-    sft_config,
-    to_dataset,
-)
+from train.objectives.objective import Loaded
+from train.objectives.sft import make_trainer, sft_config, sft_data, to_dataset
+from train.training import ADAPTER_NAME, measure_compute
 
-NUM_EXAMPLES = 512
-_INSTRUCTION = 'Topic of the text, as JSON {"topic": "..."}. The text comes from a book; write nothing else but that.'
-_TOPICS = ("a river", "the sea", "a war", "machines", "the law", "a garden", "stars", "trade")
 _FLOOR_RUNS = 3
-_TEMPLATE_TIME = datetime(2026, 1, 1)
 
 
 @dataclass(frozen=True)
@@ -74,59 +64,28 @@ class Product:
         return 2 * self.rows * self.inner * self.columns
 
 
-def examples(tokenizer: PreTrainedTokenizerBase, data: str, seed: int = 13) -> list[Encoded]:
-    """The same for all sides. `shared`: one system prompt for all examples; `own`: a different text for each."""
-    rng = random.Random(seed)
-    words = FORGETTING_TEXT.split()
-    return [_example(tokenizer, words, data, rng) for _ in range(NUM_EXAMPLES)]
-
-
-def _example(tokenizer: PreTrainedTokenizerBase, words: list[str], data: str, rng: random.Random) -> Encoded:
-    topic = rng.randrange(len(_TOPICS))
-    text = " ".join(rng.choices(words, k=rng.randint(6, 18)))
-    system = _INSTRUCTION if data == "shared" else " ".join(rng.choices(words, k=len(_INSTRUCTION.split())))
-    messages = (
-        Message(role="system", content=system),
-        Message(role="user", content=f"{words[topic]} {text}"),
-        Message(role="assistant", content=json.dumps({"topic": _TOPICS[topic]})),
-    )
-    return encode(tokenizer, messages, _TEMPLATE_TIME)
-
-
-@dataclass(frozen=True)
-class BatchShape:
-    """Tokens of a batch, without padding.
-
-    Attributes:
-        num_tokens: Tokens of all rows.
-        num_distinct: `num_tokens` with the prefix shared by all rows counted once.
-        num_answer_tokens: Tokens that the loss covers.
-    """
-
-    num_tokens: int
-    num_distinct: int
-    num_answer_tokens: int
+ShapeIn = Callable[[Any], BatchShape]
 
 
 class NotedBatches:
     """A collator that records each batch's shape in step order, because the data loader fetches ahead."""
 
-    def __init__(self, collate: Any) -> None:
-        self._collate = collate
+    def __init__(self, collate: Any, shape_in: ShapeIn) -> None:
+        self._collate, self._shape_in = collate, shape_in
         self.shapes: list[BatchShape] = []
 
     def __call__(self, rows: list[dict[str, Any]]) -> Any:
         batch = self._collate(rows)
-        self.shapes.append(shape_of(batch["input_ids"], batch["labels"], batch["attention_mask"]))
+        self.shapes.append(self._shape_in(batch))
         return batch
 
 
 class StepOnRequest(TrainerCallback):
     """Waits for a command on standard input before each step, and answers with the step's timing."""
 
-    def __init__(self, trainer: SFTTrainer) -> None:
+    def __init__(self, trainer: Trainer, shape_in: ShapeIn) -> None:
         self._trainer = trainer
-        self._batches = NotedBatches(trainer.data_collator)
+        self._batches = NotedBatches(trainer.data_collator, shape_in)
         trainer.data_collator = self._batches
         self._start_s = self._took_s = 0.0
 
@@ -164,6 +123,10 @@ def shape_of(input_ids: torch.Tensor, labels: torch.Tensor, attention_mask: torc
     num_shared = shared_prefix_length(input_ids, labels) if num_rows > 1 else 0
     num_distinct = num_tokens - (num_rows - 1) * num_shared
     return BatchShape(num_tokens, num_distinct, int((labels != IGNORED).sum()))
+
+
+def shape_in(batch: dict[str, torch.Tensor]) -> BatchShape:
+    return shape_of(batch["input_ids"], batch["labels"], batch["attention_mask"])
 
 
 def products_of(model: Any, batch: BatchShape) -> Counter[Product]:
@@ -210,10 +173,6 @@ def _fastest_s(product: Product, dtype: torch.dtype) -> float:
     return min(took[1:])
 
 
-def peak_bytes() -> int:
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-
-
 def write_answer(figures: Mapping[str, float | str | bool]) -> None:
     print(json.dumps(figures), flush=True)
 
@@ -221,36 +180,39 @@ def write_answer(figures: Mapping[str, float | str | bool]) -> None:
 def make_side(side: str, base_folder: Path, data: str, batch_size: int, run_folder: Path) -> SFTTrainer:
     """`lorikeet`: the trainer of `lorikeet train`. `trl-...`: TRL's own trainer in that dtype, unchanged."""
     recipe = RecipeConfig(max_steps=NUM_EXAMPLES // batch_size, per_device_train_batch_size=batch_size)
+    config = TrainingConfig(recipe=recipe)
     tokenizer = AutoTokenizer.from_pretrained(base_folder)
     rows = examples(tokenizer, data)
     model = load_causal_lm(base_folder)
-    compute = _compute_of(side, model, recipe, rows)
+    compute = _compute_of(side, model, config, rows)
     compute_in(model, compute)
     set_seed(recipe.seed)
+    peft_config = method_of(config.method).peft_config(config.method, model)
     if side == "lorikeet":
-        trainer = make_trainer(recipe, model, tokenizer, {"train": rows, "validation": rows[:1]}, run_folder, compute)
+        loaded = Loaded(model, peft_config, compute)
+        trainer = make_trainer(config, sft_data(rows, rows[:1]), loaded, tokenizer, run_folder)
         trainer.args.logging_steps = 1
         return trainer
     model.config.use_cache = False
-    args = sft_config(recipe, run_folder, compute)
+    args = sft_config(recipe, run_folder, compute, model)
     args.logging_steps, args.eval_strategy, args.load_best_model_at_end = 1, IntervalStrategy.NO, False
     return SFTTrainer(
         model=model,
         args=args,
         train_dataset=to_dataset(rows),
         processing_class=tokenizer,
-        peft_config=lora_config(recipe, model),
+        peft_config=peft_config,
     )
 
 
-def _compute_of(side: str, model: PreTrainedModel, recipe: RecipeConfig, rows: list[Encoded]) -> ComputeRecord:
+def _compute_of(side: str, model: PreTrainedModel, config: TrainingConfig, rows: list[Encoded]) -> ComputeRecord:
     if side == "lorikeet":
-        return measure_compute(model, recipe, rows)
+        return measure_compute(model, config, rows)
     precision: Precision = "float32" if side == "trl-float32" else "bfloat16"
     return ComputeRecord(precision=precision, num_threads=torch.get_num_threads())
 
 
-def _computes(trainer: SFTTrainer) -> str:
+def _computes(trainer: Trainer) -> str:
     precision = "bfloat16" if trainer.args.bf16 else "float32"
     return f"{precision}, {torch.get_num_threads()} threads"
 
@@ -258,8 +220,15 @@ def _computes(trainer: SFTTrainer) -> str:
 def main() -> None:
     side, base_folder, data, batch_size = sys.argv[1:]
     with interrupted_by_sigterm(), tempfile.TemporaryDirectory() as folder:
-        trainer = make_side(side, Path(base_folder), data, int(batch_size), Path(folder))
-        trainer.add_callback(StepOnRequest(trainer))
+        trainer: Any
+        if data in ("shared", "own"):
+            trainer, count = make_side(side, Path(base_folder), data, int(batch_size), Path(folder)), shape_in
+        else:
+            from train.bench_objectives import make_objective_side, predicted_tokens  # imports TRL's other trainers
+
+            trainer = make_objective_side(side, Path(base_folder), data, int(batch_size), Path(folder))
+            count = predicted_tokens
+        trainer.add_callback(StepOnRequest(trainer, count))
         trainer.remove_callback(PrinterCallback)
         base = trainer.accelerator.unwrap_model(trainer.model).get_base_model()
         with grouped_attention_of(base) if side == "lorikeet" else nullcontext():

@@ -7,24 +7,37 @@ import yaml
 
 from adapters.scores import Score
 from adapters.store.manifest import ManifestDraft, RequestDefaults, TrainingRecord
+from adapters.store.version_files import PLOT_FILE
+from train.card_figures import gates_section, metric_section, robustness_section
+from train.gained_lost import gained_lost_section, overfitting_section
+from train.plots import write_plot
 
 CARD_FILE = "README.md"
 PLAIN_USER = "{input}"
 
 
 def write_model_card(draft: ManifestDraft, folder: Path, *, user: str = PLAIN_USER) -> None:
-    """Write `README.md`, replacing PEFT's empty template."""
-    (folder / CARD_FILE).write_text(model_card(draft, user=user), encoding="utf-8")
+    """Write `README.md`, replacing PEFT's empty template, and the plot that it shows."""
+    has_plot = write_plot(draft, folder)
+    (folder / CARD_FILE).write_text(model_card(draft, user=user, has_plot=has_plot), encoding="utf-8")
 
 
-def model_card(draft: ManifestDraft, *, user: str = PLAIN_USER) -> str:
+def model_card(draft: ManifestDraft, *, user: str = PLAIN_USER, has_plot: bool = False) -> str:
     """The card's text: purpose, provenance, quality and request format of the adapter.
 
     Args:
         user: Template of the user turn that it was trained on, with `{input}` for the input.
+        has_plot: Whether `evaluation.svg` lies beside it.
     """
     front = {"base_model": draft.base.name, "library_name": "peft", "tags": ["lora", "lorikeet"]}
-    figures = [*_evaluation(draft), *_combination(draft), *_forgetting(draft), *_training(draft)]
+    figures = [
+        *_evaluation(draft),
+        *_scores(draft),
+        *_combination(draft),
+        *_beside(draft, has_plot=has_plot),
+        *gates_section(draft),
+        *_training(draft),
+    ]
     sections = [f"# {draft.name}", draft.description, *request_section(draft.defaults, user=user), *figures]
     return f"---\n{yaml.safe_dump(front, sort_keys=True)}---\n\n" + "\n\n".join(sections) + "\n"
 
@@ -50,7 +63,19 @@ def _evaluation(draft: ManifestDraft) -> list[str]:
     table += [f"| {name} | {_percent(score)} | {valid.value:.1%} |" for name, score, valid in rows]
     is_greedy = draft.defaults is None or not draft.defaults.temperature
     how = "greedy" if is_greedy else "sampled once each, as above"
-    return ["## Evaluation", f"{evaluation.adapter.n} held-out examples, {how}.", "\n".join(table)]
+    text = f"{evaluation.adapter.n} held-out examples, {how}."
+    return ["## Evaluation", text, "\n".join(table), *metric_section(draft.figures), *robustness_section(draft.figures)]
+
+
+def _scores(draft: ManifestDraft) -> list[str]:
+    if not draft.scores:
+        return []
+    rows = [
+        f"| {name} | {_number(score.base)} | {_number(score.adapter)} | {score.adapter.n} |"
+        for name, score in draft.scores.items()
+    ]
+    table = ["| score | base | adapter (95% interval) | n |", "|---|---|---|---|", *rows]
+    return ["## Objective", "On the held-out split.", "\n".join(table)]
 
 
 def _combination(draft: ManifestDraft) -> list[str]:
@@ -70,7 +95,14 @@ def _combination(draft: ManifestDraft) -> list[str]:
     return sections
 
 
+def _beside(draft: ManifestDraft, *, has_plot: bool) -> list[str]:
+    """Forgetting and overfitting."""
+    sections = [*(gained_lost_section(draft.figures) or _forgetting(draft)), *overfitting_section(draft.figures)]
+    return [*sections, f"![Losses, and what was gained and lost]({PLOT_FILE})"] if has_plot else sections
+
+
 def _forgetting(draft: ManifestDraft) -> list[str]:
+    """Of versions without figures."""
     forgetting = draft.forgetting
     if forgetting is None:
         return []
@@ -81,10 +113,13 @@ def _forgetting(draft: ManifestDraft) -> list[str]:
 
 
 def _training(draft: ManifestDraft) -> list[str]:
+    lora = draft.lora
     lines = [
         f"- Base: `{draft.base.name}`, {draft.base.quantization}, digest `{draft.base.digest}`",
-        f"- LoRA: rank {draft.lora.lora_r}, alpha {draft.lora.lora_alpha:g}, on {', '.join(draft.lora.target_modules)}",
+        f"- {lora.kind}: {lora.described}",
     ]
+    if draft.started_from is not None:
+        lines += [f"- Started from `{draft.started_from.lora_name}`, digest `{draft.started_from.digest}`"]
     if draft.dataset is not None:
         lines += [
             f"- Data: {draft.dataset.source}, licence {draft.dataset.licence or 'unknown'}, "
@@ -103,6 +138,10 @@ def _template_date(training: TrainingRecord) -> list[str]:
     is_varied = training.arguments.get("template_date") == "varied"
     trained = "in training another one for each example" if is_varied else "in training, too"
     return [f"- Date that the chat template wrote: {training.template_time:%Y-%m-%d} in evaluation, {trained}"]
+
+
+def _number(score: Score | None) -> str:
+    return "-" if score is None else f"{score.value:.3f} ({score.ci_low:.3f} to {score.ci_high:.3f})"
 
 
 def _percent(score: Score) -> str:

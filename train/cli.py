@@ -1,56 +1,28 @@
-"""`lorikeet base`, `lorikeet data` and `lorikeet train`. Heavy libraries are imported only when a command runs."""
+"""`lorikeet base` and `lorikeet train`. Heavy libraries are imported only when a command runs."""
 
 import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from adapters.cli import DEFAULT_HOME, HomeOption
-from adapters.store.manifest import Quantization
-from config.data import DataConfig
-from config.domain import DomainConfig
-from config.errors import ConfigError
+from adapters.cli import DEFAULT_HOME, HomeOption, ReferenceArgument
 from config.home import Home
-from config.load import check_name, load_domain, validate
+from config.load import load_domain
 from config.progress import Progress, shown
 from config.signals import exit_code_of, interrupted_by_sigterm
-from config.terminal import labelled, make_console
+from config.terminal import labelled
+from train.options import DomainFiles, ForceOption
 from train.runs import last_checkpoint
-from train.shell import console, shell
+from train.shell import console, continued_by, shell
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from train.publication import TrainingOutcome
 
-    from config.dataset import DatasetManifest
-
-base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, list, show.")
-data_app = typer.Typer(no_args_is_help=True, help="Domain data sets: build, list, show, report, diff, push, pull.")
-
-
-def _named_domain(file: Path) -> Path:
-    """`medical` means config/domains/medical.yaml, unless a file has that name."""
-    named = Path("config", "domains", f"{file}.yaml")
-    return named if not file.exists() and named.is_file() else file
-
-
-DomainFile = Annotated[
-    Path,
-    typer.Argument(help="Domain configuration (YAML), or its name in config/domains.", callback=_named_domain),
-]
-DomainFiles = Annotated[list[Path], typer.Argument(help="Domain configurations (YAML), e.g. config/domains/*.yaml.")]
-DEFAULT_BASE: str = DomainConfig.model_fields["base"].default
-DomainName = Annotated[str, typer.Argument(help="Domain of a built data set (see `lorikeet data list`).")]
-UrlArgument = Annotated[str, typer.Argument(help="Remote folder: s3://, gs://, hf://, file:// or another fsspec URL.")]
-VersionOption = Annotated[
-    str | None, typer.Option(help="Version (see `lorikeet data list`); default: the current one.")
-]
-DatasetArgument = Annotated[str, typer.Argument(help="Data set: `support`, `support@<version>`, or a domain's YAML.")]
-ForceOption = Annotated[bool, typer.Option("--force", help="Rebuild even if it exists.")]
+base_app = typer.Typer(no_args_is_help=True, help="Base models: prepare, merge, sparsify, list, show.")
 
 
 @base_app.command()
@@ -61,7 +33,10 @@ def prepare(
     name: Annotated[
         str | None, typer.Option(help="Folder name under `bases`; default: derived from source and quantization.")
     ] = None,
-    quantization: Annotated[Quantization, typer.Option(help="Quantization of the linear layers.")] = "nf4",
+    quantization: Annotated[
+        Literal["nf4", "int8", "none"] | None,
+        typer.Option(help="Quantization of the linear layers; default: nf4, or as the source is quantized already."),
+    ] = None,
     storage: Annotated[
         Literal["auto", "dequantized", "bitsandbytes"],
         typer.Option(help="auto: bitsandbytes on a CUDA GPU; on a CPU, quantized once and stored as bf16."),
@@ -75,7 +50,8 @@ def prepare(
         from train.base.prepare import prepare_base
         from train.tables import base_table
 
-        progress = Progress(f"prepare {source} ({quantization})", hint="usually less than a minute")
+        words = f"prepare {source}" + (f" ({quantization})" if quantization else "")
+        progress = Progress(words, hint="usually less than a minute")
         with shown(progress, console):
             manifest = prepare_base(
                 source, name, quantization, storage, home=Home(home), chat_template=chat_template, force=force
@@ -113,285 +89,143 @@ def show_base(
         console.print_json(verify_base(Home(home).bases / name).model_dump_json())
 
 
-@data_app.command()
-def build(files: DomainFiles, force: ForceOption = False, home: HomeOption = DEFAULT_HOME) -> None:
-    """Build domain data sets: load, clean, split, hash."""
-    with shell():
-        from train.data.build import StepLog, build_dataset
-        from train.tables import dataset_table
-
-        for config in [load_domain(file) for file in files]:
-            with shown(Progress(f"build {config.name}", unit="rows"), console) as progress:
-                manifest = build_dataset(config, Home(home), force=force, log=StepLog(progress))
-            console.print(dataset_table(manifest))
-
-
-@data_app.command("list")
-def list_data(home: HomeOption = DEFAULT_HOME) -> None:
-    """List the versions of all data sets."""
-    with shell():
-        from train.data.versions import list_versions
-        from train.tables import versions_table
-
-        versions = list_versions(Home(home).datasets)
-        console.print(versions_table(versions) if versions else "No data set found. Run `lorikeet data build`.")
-
-
-@data_app.command("push")
-def push_data(
-    domain: DomainName, url: UrlArgument, version: VersionOption = None, home: HomeOption = DEFAULT_HOME
-) -> None:
-    """Push a version of a data set to a remote folder, and make it the current one there."""
-    with shell():
-        from adapters.remote.files import RemoteFiles
-        from train.data.remote import push_dataset
-
-        remote = RemoteFiles(url, storage_options={})
-        manifest = push_dataset(Home(home).datasets / check_name(domain), remote, version)
-        console.print(f"pushed {domain} {manifest.version} to {remote.url}", soft_wrap=True)
-
-
-@data_app.command("pull")
-def pull_data(
-    url: UrlArgument, domain: DomainName, version: VersionOption = None, home: HomeOption = DEFAULT_HOME
-) -> None:
-    """Pull a version of a data set, verify it by its digest, and make it the current one here."""
-    with shell():
-        from adapters.remote.files import RemoteFiles
-        from train.data.remote import pull_dataset
-
-        remote = RemoteFiles(url, storage_options={})
-        manifest = pull_dataset(remote, Home(home).datasets / check_name(domain), version)
-        console.print(f"{domain} {manifest.version} is here", soft_wrap=True)
-
-
-@data_app.command("expand")
-def expand_data(
-    file: DomainFile,
-    teacher: Annotated[
-        str, typer.Option(help="Base URL of an OpenAI-compatible endpoint, as http://127.0.0.1:8000/v1.")
-    ],
-    model: Annotated[str, typer.Option(help="Model to ask.")],
-    num_rows: Annotated[int, typer.Option("--num-rows", min=1, help="Synthetic rows wanted in all.")] = 200,
-    max_tokens: Annotated[int, typer.Option(min=1, help="Budget: tokens of prompts and answers in all.")] = 1_000_000,
-    kinds: Annotated[str, typer.Option(help="Kinds of rows, separated by commas.")] = "paraphrase,new,edge,refusal",
-    judge: Annotated[
-        bool, typer.Option("--judge", help="Let the same model grade each row; below 4 of 5 it is dropped.")
-    ] = False,
-    api_key_env: Annotated[str, typer.Option(help="Environment variable with the endpoint's key.")] = "OPENAI_API_KEY",
-    home: HomeOption = DEFAULT_HOME,
-) -> None:
-    """Let a teacher model write more training rows from the training split; run again to continue."""
-    with shell(), _continued_by("data expand"):
-        from train.data.expand import ROWS_FILE, Budget, expand_domain, kinds_of, make_teacher
-        from train.tables import expansion_table
-
-        config = load_domain(file)
-        wanted = kinds_of(kinds)
-        asked = make_teacher(teacher, model, os.environ.get(api_key_env))
-        console.print(f"sends training rows of {config.name} to {asked.client.base_url.host}", soft_wrap=True)
-        with shown(Progress(f"expand {config.name}", unit="rows"), console) as progress:
-            made = expand_domain(
-                config,
-                Home(home),
-                asked,
-                Budget(num_rows, max_tokens),
-                kinds=wanted,
-                is_judged=judge,
-                progress=progress,
-            )
-        console.print(expansion_table(made))
-        console.print(f"to train on them, add {made.folder / ROWS_FILE} to `data.path`", soft_wrap=True)
-
-
-@data_app.command("show")
-def show_data(
-    file: DomainFile,
-    num_examples: Annotated[int, typer.Option("--num-examples", "-n", min=0, help="Number of examples to show.")] = 3,
-    row: Annotated[int | None, typer.Option("--row", min=1, help="Show one row: the number of a training row.")] = None,
-    line: Annotated[
-        str | None, typer.Option("--line", help="Show one row: its source, as support.jsonl:12; also a dropped one.")
+@base_app.command()
+def sparsify(
+    base: Annotated[str, typer.Argument(help="Name of a prepared base (see `lorikeet base list`).")],
+    method: Annotated[
+        Literal["magnitude", "wanda"], typer.Option(help="wanda weighs weights by their inputs on calibration text.")
+    ] = "wanda",
+    sparsity: Annotated[str, typer.Option(help="Share of weights that become zero (0.5), or N:M (2:4).")] = "0.5",
+    name: Annotated[str | None, typer.Option(help="Name of the new base; default: BASE-METHOD-1.")] = None,
+    calibration: Annotated[
+        str | None, typer.Option(help="Domain whose training rows are the calibration text; default: general English.")
+    ] = None,
+    domains: Annotated[
+        list[str] | None, typer.Option("--domain", help="Ask a domain's held-out questions before and after.")
     ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Show examples as the trainer gets them, with the trained tokens in colour; of one row, also what was found."""
+    """Set a share of a base's weights to zero, as a base of its own; nothing is trained again."""
     with shell():
-        from config.dataset import read_split
-        from train.data.build import build_dataset
-        from train.data.report.encoding import base_tokenizer, first_learnt, times_of
-        from train.data.report.terminal import learnt_text
-        from train.data.sequences import encode_rows
-        from train.tables import dataset_table, token_table
+        from train.base.sparsify import parse_pattern, sparsify_base
+        from train.tables import sparsity_table
 
-        config = load_domain(file)
-        manifest = build_dataset(config, Home(home))
-        if row is not None or line is not None:
-            _show_row(config, manifest, Home(home), row, line)
-            return
-        tokenizer = base_tokenizer(config, Home(home))
-        rows = read_split(Home(home).datasets / config.name, "train")
-        times = times_of(config, len(rows), "train", date.today())
-        encoded = encode_rows(tokenizer, rows, config, times)
-        console.print(dataset_table(manifest))
-        console.print(token_table(encoded, config.recipe.max_length))
-        for learnt in first_learnt(tokenizer, rows, config, times, num_examples):
-            console.print(learnt_text(learnt))
+        pattern = parse_pattern(sparsity)
+        with shown(Progress(f"sparsify {base} ({method}, {pattern})"), console):
+            manifest = sparsify_base(
+                base, Home(home), method, pattern, new_name=name, calibration=calibration, domains=domains or ()
+            )
+        console.print(sparsity_table(manifest))
 
 
-@data_app.command("report")
-def report_data(
-    file: DomainFile,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all figures and findings as JSON.")] = False,
+@base_app.command()
+def merge(
+    reference: ReferenceArgument,
+    name: Annotated[str | None, typer.Option(help="Name of the new base; default: ADAPTER-1.")] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Check a data set and report it, here and as an HTML page: steps, lengths, classes, findings, what is learnt."""
+    """Merge a version into its base, as a base of its own: adapters can be trained on it."""
     with shell():
-        from train.data.build import build_dataset
-        from train.data.report.encoding import report_tokens
-        from train.data.report.gather import make_report
-        from train.data.report.page import write_page
-        from train.data.report.terminal import report_tables
+        from train.base.merged import merge_into_base
 
-        config = load_domain(file)
-        with shown(Progress(f"report {config.name}"), make_console(stderr=True)):
-            manifest = build_dataset(config, Home(home))
-            tokens = report_tokens(config, manifest, Home(home), date.today())
-            report = make_report(Home(home).datasets / config.name, tokens)
-        page = write_page(report, Home(home).data_reports)
-        if as_json:
-            typer.echo(report.model_dump_json(indent=2))
-            return
-        for table in report_tables(report):
-            console.print(table)
-        console.print(f"page: {page}", soft_wrap=True)
-
-
-@data_app.command("diff")
-def diff_data(
-    before: DatasetArgument,
-    after: DatasetArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print all differences as JSON.")] = False,
-    home: HomeOption = DEFAULT_HOME,
-) -> None:
-    """Compare two built data sets: rows added, removed, changed or moved, and settings."""
-    with shell():
-        from train.data.diff import dataset_folder, diff_datasets
-        from train.data.report.diff_tables import diff_tables
-
-        folders = [dataset_folder(Home(home).datasets, name) for name in (before, after)]
-        found = diff_datasets(*folders)
-        if as_json:
-            typer.echo(found.model_dump_json(indent=2))
-            return
-        for table in diff_tables(found):
-            console.print(table)
-
-
-def init(
-    name: Annotated[str, typer.Argument(help="Name of the domain, and of its adapter.")],
-    files: Annotated[list[str], typer.Argument(help="Its data: files, folders, globs or URLs (docs/data.md).")],
-    base: Annotated[str, typer.Option(help="Prepared base model (see `lorikeet base list`).")] = DEFAULT_BASE,
-    layout: Annotated[str, typer.Option(help="Layout of the rows, if it is not detected (docs/data.md).")] = "auto",
-    folder: Annotated[Path, typer.Option(help="Folder of the YAML file.")] = Path("config/domains"),
-    force: Annotated[bool, typer.Option("--force", help="Replace the YAML file if it exists.")] = False,
-    home: HomeOption = DEFAULT_HOME,
-) -> None:
-    """Look at a domain's data and write its YAML file, with comments; then `lorikeet train` needs no edit."""
-    with shell():
-        from config.domain import AnswerConfig
-        from train.data.propose import data_settings, propose, write_domain
-        from train.data.sources import read_source
-        from train.tables import proposal_table
-
-        path = folder / f"{check_name(name)}.yaml"
-        if path.exists() and not force:
-            raise ConfigError(f"{path} exists. Choose another name, or replace the file with `--force`.")
-        config = validate({"path": files, "layout": layout}, DataConfig, "data")
-        tokenizer = _tokenizer(base, Home(home))
-        with shown(Progress(f"read {name}"), console):
-            source = read_source(config, AnswerConfig())
-            proposal = propose(source.examples, tokenizer)
-        write_domain(name, base, data_settings(config, folder), proposal, path)
-        for note in source.notes:
-            console.print(note, soft_wrap=True)
-        console.print(proposal_table(source, proposal))
-        console.print(f"wrote {path}; next: lorikeet train {path}", soft_wrap=True)
+        with shown(Progress(f"merge {reference}"), console):
+            base = merge_into_base(reference, Home(home), name)
+        note = f"train on it and serve it with `base: {base.name}`; adapters of other bases do not fit it"
+        console.print(labelled(f"{base.name} is a base of its own:", "green", note), soft_wrap=True)
 
 
 def train(
-    file: DomainFile,
+    files: DomainFiles,
     resume: Annotated[bool, typer.Option("--resume", help="Resume from the last checkpoint.")] = False,
+    allow_unserved: Annotated[
+        bool,
+        typer.Option("--allow-unserved", help="Train what cannot be served, for evaluation, into `unserved`."),
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Promote the version even if its gates fail; the history says so.")
+    ] = False,
+    cluster: Annotated[
+        Literal["ray"] | None,
+        typer.Option(help="Train several domains at a time, as tasks of Ray on this machine or at RAY_ADDRESS."),
+    ] = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
     """Train a domain's adapter, evaluate and publish it, and promote it if its gates pass."""
-    with shell(), _resumable(file, Home(home)):
+    if cluster is None and len(files) > 1:
+        raise typer.BadParameter("Several domains are trained in a cluster; add `--cluster ray`.", param_hint="FILE")
+    if cluster is not None:
+        options = {"--resume": resume, "--allow-unserved": allow_unserved, "--force": force}
+        _train_in_cluster(files, Home(home), [name for name, is_given in options.items() if is_given])
+        return
+    (file,) = files
+    with shell(), _resumable(file, Home(home), force=force):
         config = load_domain(file)
         with shown(Progress(f"{config.name}: load training libraries"), console):
+            from train.gained_lost import gained_and_lost, gained_lost_table
             from train.pipeline import train_and_publish
             from train.tables import outcome_table
 
-        outcome = train_and_publish(config, Home(home), resume=resume, console=console)
-        console.print(outcome_table(outcome.manifest))
+        outcome = train_and_publish(
+            config, Home(home), resume=resume, allow_unserved=allow_unserved, force=force, console=console
+        )
+        console.print(outcome_table(outcome.record, outcome.name))
+        if gained_and_lost(outcome.record.figures):
+            console.print(gained_lost_table(outcome.record.figures))
         colour = "green" if outcome.is_promoted else "yellow"
-        became = "is now stable" if outcome.is_promoted else "was published, but is NOT stable"
-        console.print(labelled(f"{outcome.manifest.lora_name} {became}:", colour, outcome.reason))
+        console.print(labelled(f"{outcome.name} {_became(outcome)}:", colour, outcome.reason), soft_wrap=True)
+        if outcome.is_servable and not outcome.is_promoted:
+            console.print(_after_failed_gates(outcome), soft_wrap=True, markup=False)
 
 
-def _show_row(
-    config: DomainConfig, manifest: "DatasetManifest", home: Home, number: int | None, line: str | None
-) -> None:
-    """Print one row: where it is, what steps found, and what is learnt of it."""
-    from train.data.report.encoding import base_tokenizer, learnt_of, times_of
-    from train.data.report.one_row import account_of_line, account_of_row, parse_line
-    from train.data.report.terminal import learnt_text, row_table
+def _train_in_cluster(files: list[Path], home: Home, options: list[str]) -> None:
+    """Exit code 1 if a domain failed."""
 
-    folder = home.datasets / config.name
-    account = account_of_line(folder, parse_line(line)) if line is not None else account_of_row(folder, number or 1)
-    console.print(row_table(account))
-    if account.row is not None and account.row.type == "prompt_completion":
-        tokenizer = base_tokenizer(config, home)
-        assert account.split is not None
-        at = times_of(config, account.index + 1, account.split, date.today())[account.index]
-        for learnt in learnt_of(tokenizer, [account.row], config, [at]):
-            console.print(learnt_text(learnt))
+    def show(name: str, line: str) -> None:
+        console.print(f"{name}: {line}", soft_wrap=True, markup=False, highlight=False)
+
+    with shell(), continued_by("train --cluster ray"):
+        from train.cluster import domain_tasks, train_in_cluster
+
+        codes = train_in_cluster(domain_tasks(files, home, options), os.environ.get("RAY_ADDRESS") or None, show)
+        for name, code in codes.items():
+            ended = (
+                labelled("trained", "green", name) if code == 0 else labelled("failed", "red", f"{name}: exit {code}")
+            )
+            console.print(ended, soft_wrap=True)
+        if any(codes.values()):
+            raise typer.Exit(1)
+
+
+def _became(outcome: "TrainingOutcome") -> str:
+    if outcome.is_promoted:
+        return "is now stable"
+    if outcome.served_as == "a base of its own":
+        return "is a base of its own"
+    return "cannot be served" if outcome.served_as == "not served" else "was published, but is NOT stable"
+
+
+def _after_failed_gates(outcome: "TrainingOutcome") -> str:
+    return (
+        f"Try it as a canary: `lorikeet adapters promote {outcome.name} --alias canary`; or make it stable all the "
+        f"same: `lorikeet adapters promote {outcome.name}`."
+    )
 
 
 @contextmanager
-def _resumable(file: Path, home: Home) -> Iterator[None]:
+def _resumable(file: Path, home: Home, *, force: bool) -> Iterator[None]:
     """On Ctrl-C or SIGTERM, print how to resume, then exit."""
     try:
         with interrupted_by_sigterm():
             yield
     except KeyboardInterrupt as interrupt:
-        console.print(f"\ninterrupted; {_next_step(file, home)}", soft_wrap=True)
+        console.print(f"\ninterrupted; {_next_step(file, home, force=force)}", soft_wrap=True)
         raise typer.Exit(exit_code_of(interrupt)) from None
 
 
-@contextmanager
-def _continued_by(command: str) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM, say that the same command continues, then exit."""
-    try:
-        with interrupted_by_sigterm():
-            yield
-    except KeyboardInterrupt as interrupt:
-        console.print(f"\ninterrupted; run the same `lorikeet {command}` again to continue", soft_wrap=True)
-        raise typer.Exit(exit_code_of(interrupt)) from None
-
-
-def _next_step(file: Path, home: Home) -> str:
+def _next_step(file: Path, home: Home, *, force: bool) -> str:
     """The command that resumes from a checkpoint, or starts again if none was written."""
     words = ["lorikeet", "train", str(file)] + (["--home", str(home.root)] if home.root != DEFAULT_HOME else [])
+    words += ["--force"] if force else []
     if last_checkpoint(home.runs / load_domain(file).name) is None:
         return f"no checkpoint was written yet: run `{shlex.join(words)}` again"
     return f"resume with `{shlex.join([*words, '--resume'])}`"
-
-
-def _tokenizer(base: str, home: Home) -> "PreTrainedTokenizerBase":
-    from transformers import AutoTokenizer
-
-    from adapters.bases import read_base
-
-    folder = home.bases / base
-    read_base(folder)
-    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    return tokenizer

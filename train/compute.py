@@ -17,6 +17,7 @@ import torch
 from peft import LoraConfig, PeftModel, inject_adapter_in_model
 from transformers import PreTrainedModel
 
+from adapters.lint.peft_folder import MAGNITUDE
 from adapters.store.manifest import ComputeRecord, Precision
 from config.memory import free_memory_bytes
 from train.attention import grouped_attention_of
@@ -71,12 +72,13 @@ class Part:
 
 
 def measure_training(
-    model: PreTrainedModel, lora: LoraConfig, shape: Shape, clock: Clock = time.perf_counter
+    model: PreTrainedModel, lora: LoraConfig | None, shape: Shape, clock: Clock = time.perf_counter
 ) -> ComputeRecord:
     """Choose for the forward and backward pass of a batch of this shape. On a GPU: bfloat16, without measuring.
 
     Args:
         model: A base without an adapter; it is not modified.
+        lora: None: the base's layer alone is measured.
     """
     if torch.cuda.is_available():
         return unmeasured()
@@ -114,9 +116,9 @@ def set_precision(model: torch.nn.Module, precision: Precision) -> None:
     from bitsandbytes.nn.modules import Linear4bit
 
     products = torch.float32 if precision == "float32" else torch.bfloat16
-    # Buffers stay: the frequencies of rotary embeddings are float32 whatever the model is.
-    for parameter in model.parameters():
-        if parameter.is_floating_point():
+    # Buffers stay: the frequencies of rotary embeddings are float32 whatever the model is. So do DoRA's magnitudes.
+    for name, parameter in model.named_parameters():
+        if parameter.is_floating_point() and MAGNITUDE not in name:
             parameter.data = parameter.data.to(weights_dtype(precision))
     # Often one tensor with the input embeddings, which are no product.
     head = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
@@ -195,11 +197,12 @@ def _total(parts: Sequence[Part], seconds: Sequence[float]) -> float:
     return sum(part.times * took for part, took in zip(parts, seconds, strict=True))
 
 
-def _training_part(model: PreTrainedModel, lora: LoraConfig, shape: Shape, precision: Precision) -> Part:
+def _training_part(model: PreTrainedModel, lora: LoraConfig | None, shape: Shape, precision: Precision) -> Part:
     layer = _one_layer(model)
     set_precision(layer, precision)
-    inject_adapter_in_model(lora, layer)
-    fuse_lora(layer)
+    if lora is not None:
+        inject_adapter_in_model(lora, layer)
+        fuse_lora(layer)
     for parameter in layer.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()  # as PEFT keeps them

@@ -1,4 +1,4 @@
-"""Progress of a trainer: steps, loss and held-out loss."""
+"""Progress of a trainer: steps, loss and held-out loss, or reward and held-out reward."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from config.progress import Progress
 
-_SHOWN = {"loss": "loss", "eval_loss": "held-out loss"}
+_SHOWN = {"loss": "loss", "eval_loss": "held-out loss", "reward": "reward", "eval_reward": "held-out reward"}
 
 
 class TrainingProgress(TrainerCallback):

@@ -7,17 +7,20 @@ from pathlib import Path
 from typing import Any
 
 from adapters.store.manifest import BaseManifest, ComputeRecord
+from config.converted_methods import AFTER_TRAINING
 from config.dataset import DatasetManifest
-from config.domain import RecipeConfig
 from config.private import make_private_folder
+from config.training import TrainingConfig
 
 RUN_FILE = "run.json"
 _STATE_FILE = "trainer_state.json"
 
 
-def run_key(recipe: RecipeConfig, base: BaseManifest, dataset: DatasetManifest) -> str:
+def run_key(config: TrainingConfig, base: BaseManifest, dataset: DatasetManifest) -> str:
     """Identity of a run; a checkpoint may only be resumed by the same run."""
-    text = f"{base.digest}\n{dataset.dataset_sha256}\n{recipe.model_dump_json()}"
+    arguments = config.training_arguments
+    arguments["method"] = {key: value for key, value in arguments["method"].items() if key not in AFTER_TRAINING}
+    text = f"{base.digest}\n{dataset.dataset_sha256}\n{json.dumps(arguments, sort_keys=True)}"
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -59,6 +62,28 @@ def read_compute(folder: Path) -> ComputeRecord | None:
 
 def write_compute(folder: Path, compute: ComputeRecord) -> None:
     _add(folder, {"compute": compute.model_dump(mode="json")})
+
+
+def has_ended(folder: Path, num_steps: int) -> bool:
+    """Whether training ended after so many steps, so that only what follows it is left to do."""
+    return bool(json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("ended_after") == num_steps)
+
+
+def write_end(folder: Path, num_steps: int) -> None:
+    _add(folder, {"ended_after": num_steps})
+
+
+def read_run_name(folder: Path) -> str | None:
+    """The run's name in the trackers of `recipe.report_to`; a resumed run goes on under it."""
+    try:
+        name = json.loads((folder / RUN_FILE).read_text(encoding="utf-8")).get("run_name")
+    except (FileNotFoundError, ValueError):
+        return None
+    return None if name is None else str(name)
+
+
+def write_run_name(folder: Path, name: str) -> None:
+    _add(folder, {"run_name": name})
 
 
 def _add(folder: Path, content: dict[str, Any]) -> None:

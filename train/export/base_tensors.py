@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.bases import weights_folder
 from adapters.lint.tensors import TensorHeader, read_headers
 from train.export.tensor_files import DTYPES, TensorPlan, read_tensor
 
@@ -19,6 +20,7 @@ class BaseTensors:
     """The tensors of a model folder as a plain model has them."""
 
     def __init__(self, folder: Path) -> None:
+        folder = weights_folder(folder)
         self._headers = {
             header.name: (path, header)
             for path in sorted(folder.glob("*.safetensors"))

@@ -261,7 +261,7 @@ def _evaluate(
     lengths = sorted(len(encode_prompt(tokenizer, row.prompt, at, row.tools)) for row in rows)
     prompts = Shape(len(rows), lengths[len(rows) // 2])
     compute_in(model, measure_inference(model, prompts, dataset.evaluation.max_new_tokens))
-    return evaluate(model, tokenizer, dataset, rows, at)[0]
+    return evaluate(model, tokenizer, dataset, rows, at).evaluation
 
 
 def _template_time(sources: Sequence[WeightedVersion]) -> datetime:

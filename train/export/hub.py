@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from adapters.bases import find_base
 from adapters.errors import IntegrityError, RemoteConflictError, RemoteStoreError
 from adapters.reference import Target
 from adapters.remote.files import RemoteFiles
@@ -20,7 +21,6 @@ from adapters.store.manifest import MANIFEST_FILE, Manifest, ManifestDraft
 from adapters.store.store import AdapterStore
 from adapters.store.version_files import MAX_MANIFEST_BYTES, PRIVATE_FILES
 from config.home import Home
-from train.export.version import find_base
 
 _NO_OPTIONS: Mapping[str, Any] = MappingProxyType({})
 
@@ -86,7 +86,7 @@ def pull_version(
     for version in store.versions(name):
         if store.manifest(Target(name, version)).digest == manifest.digest:
             return store.manifest(Target(name, version))
-    base = find_base(home, manifest.base, manifest.lora_name)
+    base = find_base(home.bases, manifest.base, manifest.lora_name)
     with store.folders.staged() as folder:
         _download(remote, manifest, folder)
         fields = {field: getattr(manifest, field) for field in ManifestDraft.model_fields}

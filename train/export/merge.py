@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from adapters.bases import weights_folder
 from adapters.store.manifest import MANIFEST_FILE
 from adapters.store.version_files import README_FILE
 from train.errors import ExportError
@@ -37,16 +38,25 @@ def merge_version(version: Version, folder: Path, *, shard_bytes: int = SHARD_BY
     """Write base plus adapter into an empty folder, one tensor in memory at a time.
 
     Raises:
-        ExportError: The adapter is not plain LoRA, or a layer of it does not exist in the base's files.
+        ExportError: The adapter is neither LoRA nor DoRA, or a layer of it does not exist in the base's files.
     """
-    tensors, pairs = BaseTensors(version.base_folder), read_pairs(version)
+    write_merged(version, folder, shard_bytes=shard_bytes)
+    write_readme(version, folder, _README, library="transformers")
+
+
+def write_merged(version: Version, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> None:
+    """Weights, configuration and tokenizer of the merged model.
+
+    Raises:
+        ExportError: As `merge_version`.
+    """
+    tensors, pairs = BaseTensors(version.base_folder), read_pairs(version, takes_dora=True)
     merged = _plan(version, tensors, pairs)
     write_sharded(
         folder, [each.plan for each in merged], (_merge(tensors, each) for each in merged), shard_bytes=shard_bytes
     )
     _copy_files(version.base_folder, folder)
     _write_config(folder, is_untied=tensors.has_tied_head and changes_vocabulary(pairs))
-    write_readme(version, folder, _README, library="transformers")
 
 
 def add_change(weight: Tensor, pair: LoraPair) -> Tensor:
@@ -56,6 +66,8 @@ def add_change(weight: Tensor, pair: LoraPair) -> Tensor:
     for start in range(0, len(weight), _CHUNK_ROWS):
         rows = slice(start, start + _CHUNK_ROWS)
         change = torch.addmm(weight[rows].float(), left[rows], right, alpha=pair.scaling)
+        if pair.row_scale is not None:
+            change *= pair.row_scale if pair.is_transposed else pair.row_scale[rows, None]
         merged[rows] = change.to(weight.dtype)
     return merged
 
@@ -108,6 +120,7 @@ def _copy_files(base_folder: Path, folder: Path) -> None:
     for path in sorted(base_folder.iterdir()):
         if path.is_file() and path.suffix != ".safetensors" and path.name not in _NOT_COPIED:
             shutil.copyfile(path, folder / path.name)
+    shutil.copyfile(weights_folder(base_folder) / "config.json", folder / "config.json")
 
 
 def _write_config(folder: Path, *, is_untied: bool) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from peft import LoraConfig
 
+from adapters.lint.config import is_soft_prompt
 from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
 from train.export.readme import write_readme
 from train.export.version import Version
@@ -53,15 +54,20 @@ def hub_id(version: Version) -> str | None:
 
 def _plain_config(config: dict[str, Any]) -> dict[str, Any]:
     """Without keys at their defaults: an older PEFT refuses a key that it does not know, whatever its value."""
+    if is_soft_prompt(config):
+        return config
     defaults = LoraConfig().to_dict()
     return {key: value for key, value in config.items() if key in _ALWAYS or value != defaults.get(key)}
 
 
 def _text(version: Version, base_model: str) -> str:
+    kind = "soft prompt" if version.manifest.lora.num_virtual_tokens else "LoRA adapter"
     text = (
-        f"A LoRA adapter in PEFT's format, made by `lorikeet export peft` for the base `{base_model}`. "
+        f"A {kind} in PEFT's format, made by `lorikeet export peft` for the base `{base_model}`. "
         "Prompts must use the base's chat template."
     )
+    if version.manifest.lora.use_dora:
+        text += " It is DoRA: vLLM, SGLang and llama.cpp load only plain LoRA, PEFT and Lorikeet load both."
     if version.base.quantization != "none":
         text += (
             f" It was trained on the base quantized to {version.base.quantization}: on the original weights its answers"

@@ -9,12 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from adapters.bases import list_bases, verify_base
-from adapters.errors import BaseNotFoundError
-from adapters.lint.config import MAX_LORA_RANK, check_adapter_config, scaling_of
-from adapters.lint.peft_folder import WEIGHTS_FILE, LoraModule, read_adapter_config, read_lora_tensors
+from adapters.bases import find_base, verify_base
+from adapters.dora import SCALE
+from adapters.lint.config import MAX_LORA_RANK, check_adapter_config, is_soft_prompt, scaling_of
+from adapters.lint.peft_folder import DORA_FILE, WEIGHTS_FILE, LoraModule, read_adapter_config, read_lora_tensors
+from adapters.lint.tensors import read_headers
 from adapters.reference import Target
-from adapters.store.manifest import BaseManifest, BaseRef, Manifest
+from adapters.store.manifest import BaseManifest, Manifest
 from adapters.store.store import AdapterStore
 from config.home import Home
 from train.errors import ExportError
@@ -37,6 +38,7 @@ class LoraPair:
     """The change of one layer, `scaling * B A`: A is (rank, in_features), B is (out_features, rank), in float32.
 
     Attributes:
+        row_scale: (out_features,) what DoRA multiplies the rows of the changed weight by; None: plain LoRA.
         is_transposed: The layer stores its weight as (in_features, out_features): an embedding or a Conv1D.
     """
 
@@ -46,6 +48,7 @@ class LoraPair:
     scaling: float
     is_transposed: bool
     is_embedding: bool
+    row_scale: Tensor | None = None
 
     @property
     def factors(self) -> tuple[Tensor, Tensor]:
@@ -71,27 +74,11 @@ def open_version(home: Home, reference: str) -> Version:
     store = AdapterStore(home.adapters)
     target = store.resolve(reference)
     manifest = store.verify(target)
-    folder = home.bases / find_base(home, manifest.base, str(target)).name
+    folder = home.bases / find_base(home.bases, manifest.base, str(target)).name
     return Version(target, store.folder(target), manifest, verify_base(folder), folder)
 
 
-def find_base(home: Home, wanted: BaseRef, subject: str) -> BaseManifest:
-    """The prepared base with a digest, whatever its name.
-
-    Raises:
-        BaseNotFoundError: There is none.
-    """
-    bases = list_bases(home.bases)
-    for base in bases:
-        if base.digest == wanted.digest:
-            return base
-    raise BaseNotFoundError(
-        f"{subject!r} was trained on the base {wanted.name!r} with digest {wanted.digest[:12]}; prepared are "
-        f"{[f'{base.name} {base.digest[:12]}' for base in bases]}. Prepare that base: `lorikeet base prepare`."
-    )
-
-
-def read_pairs(version: Version) -> dict[str, LoraPair]:
+def read_pairs(version: Version, *, takes_dora: bool = False) -> dict[str, LoraPair]:
     """The LoRA pairs of a version by the full name of the base's layer, with PEFT's ranks, alphas and rsLoRA.
 
     Raises:
@@ -100,15 +87,23 @@ def read_pairs(version: Version) -> dict[str, LoraPair]:
     config = read_adapter_config(version.folder)
     tensors = read_lora_tensors(version.folder)
     _check_plain(version.target, config, tensors.foreign)
+    if config.get("use_dora") and not takes_dora:
+        raise ExportError(
+            f"{str(version.target)!r} is DoRA, which rescales the base's rows: llama.cpp has no adapter for it, and it "
+            "cannot be combined. `lorikeet export merge` writes base and adapter as one model."
+        )
     load = partial(_load_pair, version.folder / WEIGHTS_FILE, config)
     return {module.name: load(module) for module in tensors.modules}
 
 
 def _check_plain(target: Target, config: Mapping[str, Any], foreign: tuple[str, ...]) -> None:
+    if is_soft_prompt(config):
+        raise ExportError(
+            f"{str(target)!r} is a soft prompt: its virtual tokens stand in front of the prompt and change no weight, "
+            "so there is nothing to merge, combine or convert. Use `lorikeet export peft`."
+        )
     errors = [f for f in check_adapter_config(dict(config), max_lora_rank=MAX_LORA_RANK) if f.level == "error"]
     reasons = [finding.message for finding in errors]
-    if config.get("use_dora") and not reasons:
-        reasons.append("use_dora is true.")
     if foreign:
         reasons.append(f"{len(foreign)} tensors are not LoRA pairs, such as {foreign[0]!r}.")
     if reasons:
@@ -125,4 +120,10 @@ def _load_pair(path: Path, config: dict[str, Any], module: LoraModule) -> LoraPa
         scaling=scaling_of(module.name, config),
         is_transposed=module.is_embedding or bool(config.get("fan_in_fan_out")),
         is_embedding=module.is_embedding,
+        row_scale=_row_scale(path.with_name(DORA_FILE), module) if config.get("use_dora") else None,
     )
+
+
+def _row_scale(path: Path, module: LoraModule) -> Tensor:
+    with path.open("rb") as file:
+        return read_tensor(file, read_headers(path)[f"{module.name}.{SCALE}"])

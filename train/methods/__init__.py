@@ -1,1 +1,1 @@
-"""Translation of a recipe to PEFT's and TRL's settings (recipe.py)."""
+"""What each method does: the table by name (table.py), what all have in common (method.py), one file a family."""

@@ -1,17 +1,19 @@
 """TRL's trainer reduced to the computation that the answer loss needs, verified against the model's forward."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainingArguments
 from trl.trainer.sft_trainer import SFTTrainer
 
 from train.attention import Packed, can_pack, packed_rows
 from train.data.encode import IGNORED
+from train.methods.method import base_of
 
 LossPath = Literal["packed rows", "shared prefix", "answer positions", "own forward"]
 # Fastest first. The model's own forward, given the labels, is what they must equal.
@@ -69,8 +71,11 @@ class AnswerLossTrainer(SFTTrainer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._loss_paths = LossPaths()
+        with warnings.catch_warnings():
+            # TRL warns of a second forward pass, which the loss below does not need.
+            warnings.filterwarnings("ignore", "`label_smoothing_factor` is deprecated", FutureWarning)
+            super().__init__(*args, **kwargs)
+        self._loss_paths = LossPaths(exact_paths(self.args), self.args.label_smoothing_factor)
 
     def compute_loss(
         self,
@@ -80,12 +85,23 @@ class AnswerLossTrainer(SFTTrainer):
         num_items_in_batch: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         assert not return_outputs  # `prediction_loss_only` is set
-        causal_lm = self.accelerator.unwrap_model(model).get_base_model()
+        causal_lm = base_of(self.accelerator.unwrap_model(model))
         num_shared = shared_prefix_length(inputs["input_ids"], inputs["labels"])
         batch = PaddedBatch(inputs["input_ids"], inputs["attention_mask"], inputs["labels"], num_shared)
         with self.accelerator.autocast():
-            loss = summed_loss(causal_lm, batch, self._loss_paths.choose(causal_lm, batch))
+            path = self._loss_paths.choose(causal_lm, batch)
+            loss = summed_loss(causal_lm, batch, path, self.args.label_smoothing_factor)
         return loss / (batch.num_answer_tokens if num_items_in_batch is None else num_items_in_batch)
+
+
+def exact_paths(args: TrainingArguments) -> tuple[LossPath, ...]:
+    """The fast paths that stay exact with these settings.
+
+    The noise of NEFTune depends on a row's length, and differs from row to row: no row may share its tokens.
+    Activations that are computed again in the backward pass know neither shared keys and values nor packed rows.
+    """
+    is_alone = args.neftune_noise_alpha is not None or args.gradient_checkpointing
+    return ("answer positions",) if is_alone else FAST_PATHS
 
 
 class LossPaths:
@@ -96,9 +112,10 @@ class LossPaths:
     the longest batch.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, paths: Sequence[LossPath] = FAST_PATHS, label_smoothing: float = 0.0) -> None:
         self._equal_up_to: dict[LossPath, int] = dict.fromkeys(FAST_PATHS, 0)
-        self._unequal: set[LossPath] = set()
+        self._unequal: set[LossPath] = set(FAST_PATHS) - set(paths)
+        self._label_smoothing = label_smoothing
 
     def choose(self, causal_lm: PreTrainedModel, batch: PaddedBatch) -> LossPath:
         has_shared = batch.num_shared > 0
@@ -113,15 +130,20 @@ class LossPaths:
         if path in self._unequal:
             return False
         if batch.num_tokens > self._equal_up_to[path]:
-            if not _gives_own_loss(path, causal_lm, batch):
+            if not _gives_own_loss(path, causal_lm, batch, self._label_smoothing):
                 self._unequal.add(path)
                 return False
             self._equal_up_to[path] = batch.num_tokens
         return True
 
 
-def summed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) -> torch.Tensor:
-    """Sum of the negative log-likelihood of all answer tokens, nats."""
+def summed_loss(
+    causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """Sum of the negative log-likelihood of all answer tokens, nats; smoothed, the targets are spread."""
+    if path == "own forward" and label_smoothing:
+        output = causal_lm(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False)
+        return _summed(output.logits[:, :-1].flatten(0, 1), batch.labels[:, 1:].flatten(), label_smoothing)
     if path == "own forward":
         output = causal_lm(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels, use_cache=False
@@ -129,7 +151,7 @@ def summed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) 
         own_mean: torch.Tensor = output.loss
         return own_mean * batch.num_answer_tokens
     if path == "packed rows":
-        return _packed_loss(causal_lm, batch)
+        return _packed_loss(causal_lm, batch, label_smoothing)
     num_shared = batch.num_shared if path == "shared prefix" else 0
     labels = batch.labels[:, num_shared + 1 :]
     is_answer = labels != IGNORED
@@ -141,10 +163,10 @@ def summed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) 
             past_key_values=cache,
             use_cache=cache is not None,
         )
-    return torch.nn.functional.cross_entropy(output.logits[0].float(), labels[is_answer], reduction="sum")
+    return _summed(output.logits[0], labels[is_answer], label_smoothing)
 
 
-def _packed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch) -> torch.Tensor:
+def _packed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch, label_smoothing: float) -> torch.Tensor:
     """Pack the batch into one row: the shared tokens, then the rest of each row; see `train.attention`."""
     num_rows, num_shared = len(batch.input_ids), batch.num_shared
     shared, rest = batch.input_ids[:1, :num_shared], batch.input_ids[:, num_shared:]
@@ -157,7 +179,14 @@ def _packed_loss(causal_lm: PreTrainedModel, batch: PaddedBatch) -> torch.Tensor
             position_ids=torch.cat([positions[:num_shared], positions[num_shared:].repeat(num_rows)])[None],
             use_cache=False,
         )
-    return torch.nn.functional.cross_entropy(output.logits[0].float(), labels[labels != IGNORED], reduction="sum")
+    return _summed(output.logits[0], labels[labels != IGNORED], label_smoothing)
+
+
+def _summed(logits: torch.Tensor, labels: torch.Tensor, label_smoothing: float) -> torch.Tensor:
+    """Args: logits: (N, vocabulary). labels: (N,), -100 at positions without loss."""
+    return torch.nn.functional.cross_entropy(
+        logits.float(), labels, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+    )
 
 
 def shared_prefix_length(input_ids: torch.Tensor, labels: torch.Tensor) -> int:
@@ -182,25 +211,34 @@ def _shared_cache(causal_lm: PreTrainedModel, batch: PaddedBatch) -> Any:
 
 
 @contextmanager
-def _answer_positions_only(causal_lm: PreTrainedModel, is_answer: torch.Tensor) -> Iterator[None]:
-    """Apply the model's output layer only to the (1, N, H) hidden states that predict the answer."""
+def hidden_states_selected(
+    causal_lm: PreTrainedModel, select: Callable[[torch.Tensor], torch.Tensor]
+) -> Iterator[None]:
+    """Apply the model's output layer only to what `select` returns of the (B, T, H) hidden states."""
 
-    def select(module: torch.nn.Module, args: object, output: Any) -> Any:
-        output.last_hidden_state = output.last_hidden_state[:, :-1][is_answer][None]
+    def hook(module: torch.nn.Module, args: object, output: Any) -> Any:
+        output.last_hidden_state = select(output.last_hidden_state)
         return output
 
-    hook = causal_lm.get_decoder().register_forward_hook(select)
+    handle = causal_lm.get_decoder().register_forward_hook(hook)
     try:
         yield
     finally:
-        hook.remove()
+        handle.remove()
 
 
-def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: PaddedBatch) -> bool:
+def _answer_positions_only(causal_lm: PreTrainedModel, is_answer: torch.Tensor) -> AbstractContextManager[None]:
+    """Only the (1, N, H) hidden states that predict the answer."""
+    return hidden_states_selected(causal_lm, lambda hidden: hidden[:, :-1][is_answer][None])
+
+
+def _gives_own_loss(
+    path: LossPath, causal_lm: PreTrainedModel, batch: PaddedBatch, label_smoothing: float = 0.0
+) -> bool:
     """Compare loss and gradient on two examples, and log the result."""
     sample = batch.longest_and_shortest()
-    own = loss_and_gradient(causal_lm, sample, "own forward")
-    fast = loss_and_gradient(causal_lm, sample, path)
+    own = loss_and_gradient(causal_lm, sample, "own forward", label_smoothing)
+    fast = loss_and_gradient(causal_lm, sample, path, label_smoothing)
     loss_gap, gradient_gap = own.relative_gap(fast)
     max_loss_gap, max_gradient_gap = _tolerance(causal_lm)
     # Also false for a loss that is not a number.
@@ -215,12 +253,14 @@ def _gives_own_loss(path: LossPath, causal_lm: PreTrainedModel, batch: PaddedBat
 
 
 @torch.enable_grad()
-def loss_and_gradient(causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath) -> LossAndGradient:
+def loss_and_gradient(
+    causal_lm: PreTrainedModel, batch: PaddedBatch, path: LossPath, label_smoothing: float = 0.0
+) -> LossAndGradient:
     """Mean loss per answer token and its gradient, without dropout; the weights' `grad` is not changed."""
     was_training = causal_lm.training
     causal_lm.eval()
     try:
-        loss = summed_loss(causal_lm, batch, path) / batch.num_answer_tokens
+        loss = summed_loss(causal_lm, batch, path, label_smoothing) / batch.num_answer_tokens
         weights = [weight for weight in causal_lm.parameters() if weight.requires_grad]
         gradients = torch.autograd.grad(loss, weights, allow_unused=True, materialize_grads=True)
     finally:

@@ -192,3 +192,11 @@ def test_storage_follows_the_device(
     quantization: Quantization, wanted: Literal["auto", "dequantized", "bitsandbytes"], has_cuda: bool, storage: Storage
 ) -> None:
     assert choose_storage(quantization, wanted, has_cuda=has_cuda) == storage
+
+
+@pytest.mark.parametrize("name", ["../outside", "..", "/tmp/outside", ".hidden", "a/b", "two words"])
+def test_a_name_that_leads_out_of_the_bases_is_refused(tmp_path: Path, name: str) -> None:
+    folder = write_tiny_llama(tmp_path / "model")
+    with pytest.raises(PrepareBaseError, match="cannot name a base"):
+        prepare_base(str(folder), name, "none", home=Home(tmp_path / "var"), force=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model"]

@@ -23,12 +23,20 @@ def model_folder(tmp_path, shared_model):
     return shutil.copytree(shared_model, tmp_path / "model-folder")
 
 
-@pytest.fixture
-def home(tmp_path, shared_model) -> Home:
-    home = Home(tmp_path / "home")
+@pytest.fixture(scope="session")
+def shared_home(tmp_path_factory, shared_model):
+    """A folder with the home, and with the adapter that is published there."""
+    root = tmp_path_factory.mktemp("export-home")
+    home = Home(root / "home")
     prepare_tiny_base(home, shared_model)
-    publish(home, random_adapter(home.bases / "tiny", tmp_path / "colours"), "colours")
-    return home
+    publish(home, random_adapter(home.bases / "tiny", root / "colours"), "colours")
+    return root
+
+
+@pytest.fixture
+def home(tmp_path, shared_home) -> Home:
+    shutil.copytree(shared_home, tmp_path, dirs_exist_ok=True)
+    return Home(tmp_path / "home")
 
 
 @pytest.fixture

@@ -154,6 +154,7 @@ def two_domains(tmp_path) -> Home:
     return home
 
 
+@pytest.mark.slow
 def test_both_held_out_sets_are_scored_and_the_fingerprint_is_made(two_domains, lorikeet):
     words = ["adapters", "merge", "colours@1:0.5", "shapes@1:0.5", "--name", "both"]
     result = lorikeet(*words, "--home", str(two_domains.root))
@@ -167,6 +168,7 @@ def test_both_held_out_sets_are_scored_and_the_fingerprint_is_made(two_domains, 
     assert "colours: exact_match" in result.stdout
 
 
+@pytest.mark.slow
 def test_a_missing_data_set_leaves_its_score_out(two_domains, lorikeet):
     (two_domains.datasets / "shapes").rename(two_domains.datasets / "gone")
     words = ["adapters", "merge", "colours@1:0.5", "shapes@1:0.5", "--name", "both"]

@@ -21,6 +21,8 @@ from train.pipeline import train_and_publish
 pytestmark = pytest.mark.slow
 
 NUM_QUESTIONS = 20
+NEARLY_EQUAL = 0.1
+"""Nats between two tokens that rounding to float16 may swap; 20 steps of training leave the answers unsure."""
 _SMALL = {
     "data": {"num_train": 320, "num_validation": 16, "num_test": 40},
     "recipe": {"max_steps": 20, "eval_steps": 20},
@@ -35,7 +37,7 @@ def medical_home(tmp_path_factory) -> Home:
     domain = load_domain(ROOT / "config/domains/medical.yaml")
     changes = {name: getattr(domain, name).model_copy(update=fields) for name, fields in _SMALL.items()}
     torch.set_num_threads(2)
-    train_and_publish(domain.model_copy(update=changes), home)
+    train_and_publish(domain.model_copy(update=changes), home, force=True)
     return home
 
 
@@ -46,6 +48,14 @@ def answers_of_transformers(model, prompts, end_id):
             input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=24, do_sample=False, pad_token_id=end_id
         )
         yield [token for token in out[0, len(prompt) :].tolist() if token != end_id]
+
+
+@torch.inference_mode()
+def gap_of(model, prompt, wanted, got):
+    """Where two answers part: by how many nats the model prefers its own token, which is how sure it was."""
+    start = next(n for n, (own, other) in enumerate(zip(wanted, got, strict=False)) if own != other)
+    logits = model(input_ids=torch.tensor([[*prompt, *wanted[:start]]])).logits[0, -1].float()
+    return float(logits[wanted[start]] - logits[got[start]])
 
 
 def test_held_out_answers_agree(medical_home, tmp_path, llama_cpp):  # noqa: F811
@@ -59,7 +69,11 @@ def test_held_out_answers_agree(medical_home, tmp_path, llama_cpp):  # noqa: F81
     got = llama_cpp.run(tmp_path / "base.gguf", tmp_path / "adapter.gguf", prompts, texts, end_tokens=[end_id])
     model = adapted(version.base_folder, version.folder)
     wanted = list(answers_of_transformers(model, prompts, end_id))
-    assert got.answers == wanted
+    different = [n for n in range(NUM_QUESTIONS) if got.answers[n] != wanted[n]]
+    assert len(different) <= 2
+    assert [
+        gap for n in different if (gap := gap_of(model, prompts[n], wanted[n], got.answers[n])) > NEARLY_EQUAL
+    ] == []
     assert got.tokens == [list(prompt) for prompt in prompts]
     with model.disable_adapter():
         base = list(answers_of_transformers(model, prompts[:3], end_id))

@@ -26,6 +26,7 @@ ADAPTERS = {
     "head": {"target_modules": ["lm_head", "o_proj"]},
     "embedding": {"target_modules": ["embed_tokens", "up_proj"]},
     "vocabulary": {"target_modules": ["embed_tokens", "lm_head"]},
+    "dora": {"use_dora": True, "use_rslora": True},
 }
 # Of a weight that is rounded to the 8 significant bits of bf16.
 BF16_HALF_STEP = 2**-8
@@ -51,7 +52,7 @@ def test_the_merged_model_is_base_plus_adapter(home, tmp_path, lorikeet, options
     assert (some_logits(got) - logits).abs().max() < 0.02 * effect
 
 
-@pytest.mark.parametrize("options", [ADAPTERS[name] for name in ("plain", "rslora", "patterns")])
+@pytest.mark.parametrize("options", [ADAPTERS[name] for name in ("plain", "rslora", "patterns", "dora")])
 def test_weights_are_those_of_merge_and_unload(home, tmp_path, options):
     folder = random_adapter(home.bases / "tiny", tmp_path / "source", **options)
     publish(home, folder, "other")
@@ -129,13 +130,27 @@ def test_one_tensor_is_in_memory_at_a_time(tmp_path):
 
 def test_an_adapter_that_is_more_than_lora_is_refused(home, tmp_path, lorikeet):
     folder = AdapterStore(home.adapters).folder(Target("colours", 1))
-    config = json.loads((folder / "adapter_config.json").read_text()) | {"use_dora": True}
-    source = shutil.copytree(folder, tmp_path / "dora", ignore=shutil.ignore_patterns("manifest.json"))
+    config = json.loads((folder / "adapter_config.json").read_text()) | {"use_qalora": True}
+    source = shutil.copytree(folder, tmp_path / "qalora", ignore=shutil.ignore_patterns("manifest.json"))
     (source / "adapter_config.json").chmod(0o644)
     (source / "adapter_config.json").write_text(json.dumps(config))
     version = dataclasses.replace(open_version(home, "colours@1"), folder=source)
-    with pytest.raises(ExportError, match="'colours@1' is not a plain LoRA and cannot be exported: use_dora is true"):
+    with pytest.raises(ExportError, match="'colours@1' is not a plain LoRA and cannot be exported: use_qalora is set"):
         read_pairs(version)
+
+
+@pytest.mark.parametrize("words", [["export", "gguf"], ["export", "ollama"]], ids=" ".join)
+def test_dora_leaves_as_a_merged_model_only(home, tmp_path, lorikeet, words):
+    publish(home, random_adapter(home.bases / "tiny", tmp_path / "dora", use_dora=True), "dora")
+    result = lorikeet(*words, "dora@1", "--output", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "'dora@1' is DoRA" in result.stderr
+    assert "`lorikeet export merge` writes base and adapter as one model" in result.stderr
+    assert result.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+    combined = lorikeet("adapters", "merge", "dora@1:0.5", "colours@1:0.5", "--name", "both")
+    assert (combined.exit_code, combined.stderr.count("\n")) == (1, 1)
+    assert "'dora@1' is DoRA" in combined.stderr
 
 
 def test_a_layer_that_the_base_lacks_is_named(home, tmp_path):

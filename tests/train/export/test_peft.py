@@ -28,6 +28,17 @@ def test_the_configuration_has_no_key_that_other_programs_do_not_need(home, tmp_
     assert LoraConfig.from_pretrained(str(tmp_path / "out")).r == 4
 
 
+def test_dora_keeps_its_magnitudes_and_says_what_it_is(home, tmp_path, lorikeet):
+    folder = random_adapter(home.bases / "tiny", tmp_path / "dora", use_dora=True)
+    publish(home, folder, "dora")
+    lorikeet("export", "peft", "dora@1", "--output", tmp_path / "out")
+    assert LoraConfig.from_pretrained(str(tmp_path / "out")).use_dora
+    weights = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    assert weights == (folder / "adapter_model.safetensors").read_bytes()
+    assert not (tmp_path / "out" / "dora.safetensors").exists()
+    assert "It is DoRA" in (tmp_path / "out" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -8,11 +8,11 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import PreTrainedModel
 from trl.trainer.sft_config import SFTConfig
 
-from tests.tiny_architectures import ARCHITECTURES, SLIDING_WINDOW, tiny_model
+from tests.tiny_architectures import ARCHITECTURES, MOSTLY_SLOW, SLIDING_WINDOW, tiny_model
 from tests.tiny_llama import tiny_tokenizer
 from train.attention import grouped_attention_of
 from train.data.encode import IGNORED
-from train.methods.recipe import resolve_target_modules
+from train.methods.targets import resolve_target_modules
 from train.objectives.answer_loss import (
     AnswerLossTrainer,
     LossPaths,
@@ -55,7 +55,7 @@ def batch_of(inputs: dict[str, torch.Tensor], num_shared: int) -> PaddedBatch:
     return PaddedBatch(**inputs, num_shared=num_shared)
 
 
-def trainer_of(architecture: str, folder: Path) -> AnswerLossTrainer:
+def trainer_of(architecture: str, folder: Path, **settings: Any) -> AnswerLossTrainer:
     model = tiny_model(architecture)
     config = LoraConfig(
         r=4, target_modules=resolve_target_modules(model, "all-linear"), init_lora_weights=False, task_type="CAUSAL_LM"
@@ -64,11 +64,11 @@ def trainer_of(architecture: str, folder: Path) -> AnswerLossTrainer:
         output_dir=str(folder),
         use_cpu=True,
         bf16=False,
-        gradient_checkpointing=False,
         report_to=[],
         prediction_loss_only=True,
         dataset_kwargs={"skip_prepare_dataset": True},
         max_length=None,
+        **{"gradient_checkpointing": False, **settings},
     )
     data = Dataset.from_list([{"input_ids": [3, 4, 5], "labels": [IGNORED, 4, 5]}])
     return AnswerLossTrainer(
@@ -86,7 +86,7 @@ def gradients(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("num_shared", [0, NUM_SHARED])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("architecture", MOSTLY_SLOW)
 def test_loss_and_gradient_are_the_models_own(architecture: str, num_shared: int, tmp_path: Path) -> None:
     inputs = random_batch(num_shared)
     trainer = trainer_of(architecture, tmp_path)
@@ -100,6 +100,40 @@ def test_loss_and_gradient_are_the_models_own(architecture: str, num_shared: int
     assert loss.item() == pytest.approx(own.item(), rel=1e-5)
     assert len(own_gradients) == 2 * 2 * len(resolve_target_modules(tiny_model(architecture), "all-linear"))
     torch.testing.assert_close(gradients(trainer.model), own_gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", MOSTLY_SLOW)
+def test_smoothed_loss_and_gradient_are_those_of_transformers(architecture: str, tmp_path: Path) -> None:
+    inputs = random_batch(NUM_SHARED)
+    trainer = trainer_of(architecture, tmp_path, label_smoothing_factor=0.2)
+    assert isinstance(trainer.model, PeftModel)
+    assert trainer.label_smoother is not None
+    rest = {name: tensor for name, tensor in inputs.items() if name != "labels"}
+    own = trainer.label_smoother(trainer.model(**rest, use_cache=False), inputs["labels"], shift_labels=True)
+    own.backward()
+    own_gradients = gradients(trainer.model)
+    trainer.model.zero_grad()
+    loss = trainer.compute_loss(trainer.model, inputs)
+    loss.backward()
+    assert loss.item() == pytest.approx(own.item(), rel=1e-5)
+    torch.testing.assert_close(gradients(trainer.model), own_gradients, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "path"),
+    [
+        ({"neftune_noise_alpha": 5.0}, "answer positions"),
+        ({"gradient_checkpointing": True}, "answer positions"),
+        ({}, "shared prefix"),
+    ],
+)
+def test_noise_and_checkpointing_leave_exact_paths_only(settings: dict[str, Any], path: str, tmp_path: Path) -> None:
+    trainer = trainer_of("llama", tmp_path, **settings)
+    batch = batch_of(random_batch(NUM_SHARED), NUM_SHARED)
+    assert isinstance(trainer.model, PeftModel)
+    causal_lm = trainer.model.get_base_model()
+    assert isinstance(causal_lm, PreTrainedModel)
+    assert trainer._loss_paths.choose(causal_lm, batch) == path
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

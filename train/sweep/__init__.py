@@ -1,0 +1,1 @@
+"""`lorikeet sweep`: search for the settings of a domain with Optuna."""
