@@ -3,15 +3,20 @@
 import hashlib
 import logging
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from adapters.errors import BaseNotFoundError, InvalidBaseError
-from adapters.store.manifest import MANIFEST_FILE, BaseManifest, FileEntry
+from adapters.store.manifest import MANIFEST_FILE, BaseManifest, BaseRef, FileEntry
 
 CHAT_TEMPLATE_FILE = "chat_template.jinja"
 
+DEQUANTIZED_FOLDER = "dequantized"
+"""In a base that was quantized before it was prepared: the same weights in bf16, for training."""
+
+_BNB_PLUGIN, _BNB_PLUGIN_MODULE = "vllm-bnb-plugin", "vllm_bnb_plugin"
 _TOKENIZER_PATTERNS = ("tokenizer.json", "tokenizer.model", "vocab.*", "merges.txt", "added_tokens.json")
 _CHUNK_BYTES = 1 << 20
 
@@ -55,6 +60,26 @@ def verify_base(folder: Path) -> BaseManifest:
     return manifest
 
 
+def check_servable(manifest: BaseManifest) -> None:
+    """Check that what is installed can serve a base that is stored like this.
+
+    Raises:
+        InvalidBaseError: A package is missing; the message says which.
+    """
+    if manifest.storage == "bitsandbytes" and find_spec(_BNB_PLUGIN_MODULE) is None:
+        raise InvalidBaseError(
+            f"Base {manifest.name!r} holds bitsandbytes' tensors, which vLLM reads with {_BNB_PLUGIN}, and that "
+            f"package is not installed. Run `pip install --no-deps {_BNB_PLUGIN}`, or prepare the base with "
+            "`--storage dequantized`."
+        )
+
+
+def weights_folder(folder: Path) -> Path:
+    """Where a base's plain or bitsandbytes weights are: what training computes with, and exports read."""
+    dequantized = folder / DEQUANTIZED_FOLDER
+    return dequantized if dequantized.is_dir() else folder
+
+
 def list_bases(root: Path) -> list[BaseManifest]:
     """Every usable base under `home.bases`, by name; unfinished folders are left out with a warning."""
     manifests = []
@@ -64,6 +89,26 @@ def list_bases(root: Path) -> list[BaseManifest]:
         except InvalidBaseError as error:
             logger.warning("%s", error)
     return manifests
+
+
+def find_base(root: Path, wanted: BaseRef, subject: str) -> BaseManifest:
+    """The prepared base with a digest, whatever its name.
+
+    Args:
+        root: The folder of all bases.
+        subject: What was trained on it, for the message.
+
+    Raises:
+        BaseNotFoundError: No prepared base has it.
+    """
+    bases = list_bases(root)
+    for base in bases:
+        if base.digest == wanted.digest:
+            return base
+    raise BaseNotFoundError(
+        f"{subject!r} was trained on the base {wanted.name!r} with digest {wanted.digest[:12]}; prepared are "
+        f"{[f'{base.name} {base.digest[:12]}' for base in bases]}. Prepare that base: `lorikeet base prepare`."
+    )
 
 
 def base_files(folder: Path) -> tuple[FileEntry, ...]:

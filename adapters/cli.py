@@ -1,5 +1,6 @@
 """`lorikeet adapters`: list and verify versions, lint and import folders, move aliases, push and pull."""
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ import typer
 from adapters.bases import read_base
 from adapters.defaults import read_defaults
 from adapters.errors import AdapterError, AdapterNotFoundError
+from adapters.figure_table import figures_table
 from adapters.lint.config import MAX_LORA_RANK, LintFinding
 from adapters.lint.importable import importable
 from adapters.lint.lint import lint_folder
@@ -18,7 +20,7 @@ from adapters.lint.words import examples
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.store.manifest import ManifestDraft
 from adapters.store.store import AdapterStore
-from adapters.tables import history_table, manifest_table, versions_table
+from adapters.tables import history_table, manifest_table, version_record, versions_table
 from config.home import Home
 from config.terminal import labelled, make_console, print_error
 
@@ -54,10 +56,19 @@ def list_(home: HomeOption = DEFAULT_HOME) -> None:
 
 
 @app.command()
-def show(reference: ReferenceArgument, home: HomeOption = DEFAULT_HOME) -> None:
-    """Show a version's manifest, and the adapter's history."""
+def show(
+    reference: ReferenceArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest, aliases and history as JSON.")] = False,
+    home: HomeOption = DEFAULT_HOME,
+) -> None:
+    """Show a version's manifest with its figures, and the adapter's history."""
     with _version(home, reference) as (store, target):
+        if as_json:
+            console.print_json(json.dumps(version_record(store, target)))
+            return
         console.print(manifest_table(store, target))
+        if figures := store.manifest(target).figures:
+            console.print(figures_table(figures))
         console.print(history_table(store, target.name))
 
 
@@ -82,10 +93,14 @@ def promote(
     reason: ReasonOption = "",
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
-    """Point an alias (default `stable`) to a version."""
+    """Point an alias (default `stable`) to a version; the history says which gates it had failed."""
     with _version(home, reference) as (store, target):
-        store.promote(target.name, target.version, alias, reason)
+        failed = "; ".join(store.manifest(target).unmet_gates) if alias == DEFAULT_ALIAS else ""
+        told = f"{reason or 'by hand'}; gates had failed: {failed}" if failed else reason
+        store.promote(target.name, target.version, alias, told)
         console.print(f"{target.name}@{alias} is now {target}")
+        if failed:
+            console.print(labelled("note:", "yellow", f"it had failed its gates: {failed}"), soft_wrap=True)
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """Terminal tables: versions of the store, one version, and an adapter's history."""
 
 import json
+from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Column, Table
@@ -9,7 +10,7 @@ from adapters.reference import Target
 from adapters.release.traffic import CANARY_ALIAS, Split
 from adapters.scores import Score
 from adapters.store.history import Event
-from adapters.store.manifest import Combination, DatasetRef, Manifest, RequestDefaults
+from adapters.store.manifest import Combination, DatasetRef, Manifest, ObjectiveScore, RequestDefaults, VersionRef
 from adapters.store.store import AdapterStore
 
 
@@ -23,7 +24,7 @@ def versions_table(store: AdapterStore, targets: list[Target]) -> Table:
             manifest.lora_name,
             ", ".join(labels(store, target)),
             manifest.base.name,
-            str(manifest.lora.lora_r),
+            str(manifest.lora.lora_r) if manifest.lora.lora_r else "-",
             f"{scores.base.value:.2f}" if scores else "-",
             f"{scores.adapter.value:.2f}" if scores else "-",
             str(scores.adapter.n) if scores else "-",
@@ -60,6 +61,14 @@ def history_table(store: AdapterStore, name: str) -> Table:
     return table
 
 
+def version_record(store: AdapterStore, target: Target) -> dict[str, Any]:
+    """The manifest, and what changes with time: aliases of the version, and the adapter's history."""
+    return store.manifest(target).model_dump(mode="json") | {
+        "aliases": labels(store, target),
+        "history": [event.model_dump(mode="json", exclude_none=True) for event in store.history(target.name)],
+    }
+
+
 def _manifest_rows(manifest: Manifest) -> dict[str, str]:
     lora, dataset, evaluation = manifest.lora, manifest.dataset, manifest.evaluation
     return {
@@ -68,8 +77,7 @@ def _manifest_rows(manifest: Manifest) -> dict[str, str]:
         "created": manifest.created_at,
         "digest": manifest.digest,
         "base": f"{manifest.base.name} ({manifest.base.quantization}, {manifest.base.digest[:12]})",
-        "LoRA": f"r {lora.lora_r}, alpha {lora.lora_alpha:g}, {lora.num_modules} modules: "
-        + ", ".join(lora.target_modules),
+        lora.kind: lora.described,
         "defaults": _defaults(manifest.defaults),
         "data": _data(manifest.name, dataset),
         "rows from": _files(dataset),
@@ -79,7 +87,28 @@ def _manifest_rows(manifest: Manifest) -> dict[str, str]:
         "base score": _score(evaluation.base if evaluation else None),
         "adapter score": _score(evaluation.adapter if evaluation else None),
         "valid format": _score(evaluation.valid_format if evaluation else None),
-    } | _combination_rows(manifest.combination)
+    } | {
+        **_started_from(manifest.started_from),
+        **{name: _objective_score(score) for name, score in manifest.scores.items()},
+        **_combination_rows(manifest.combination),
+        **_gates(manifest),
+    }
+
+
+def _gates(manifest: Manifest) -> dict[str, str]:
+    """A line each; none where nothing was judged."""
+    lines = [f"{'met' if gate.is_met else 'NOT met'}: {gate.finding}" for gate in manifest.gates]
+    return {"gates": "\n".join(lines)} if lines else {}
+
+
+def _started_from(start: VersionRef | None) -> dict[str, str]:
+    return {} if start is None else {"started from": f"{start.lora_name} ({start.digest[:12]})"}
+
+
+def _objective_score(score: ObjectiveScore) -> str:
+    base = "" if score.base is None else f", base {score.base.value:.3f}"
+    adapter = score.adapter
+    return f"{adapter.value:.3f} ({adapter.ci_low:.3f} to {adapter.ci_high:.3f}, n={adapter.n}){base}"
 
 
 def _combination_rows(combination: Combination | None) -> dict[str, str]:

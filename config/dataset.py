@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field, ValidationError
 
+from config.dataset_types import DatasetType as DatasetType
 from config.domain import AnswerConfig, ChatConfig, DefaultsConfig, EvaluationConfig
 from config.errors import DatasetError
 from config.json_lines import numbered_lines
@@ -19,14 +20,13 @@ FINDINGS_FILE = "findings.jsonl"
 CURRENT_FILE = "current"
 """In a domain's folder: the name of the version that is read, written by renaming."""
 
+FEEDBACK_SUFFIX = "-feedback"
+"""After a domain's name: the name of its data set of samples."""
+
 DIGEST_CHARS = 12
 Split = Literal["train", "validation", "test"]
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-DatasetType = Literal["language_modeling", "prompt_completion", "prompt_only", "preference", "unpaired_preference"]
-"""The types of TRL's data sets, by its names (TRL documentation, "Dataset formats and types")."""
 
 
 class FunctionCall(Config):
@@ -90,6 +90,7 @@ class DatasetRow(Config):
     output: str = Field(description="Text of the answer: the last turn.")
     in_scope: bool = True
     is_synthetic: bool = Field(False, description="Written by a model; such rows are only in the training split.")
+    fields: dict[str, str] = Field({}, description="Values of the columns of `evaluation.slice_by`.")
     origin: Origin | None = Field(None, description="None: a packaged source.")
 
     @property
@@ -142,6 +143,7 @@ class DatasetManifest(Config):
     answer: AnswerConfig
     evaluation: EvaluationConfig
     defaults: DefaultsConfig = DefaultsConfig()
+    rubric: str | None = Field(None, description="Of `quality.rubric`: what a judge grades answers by.")
     few_shot: tuple[FewShotExample, ...] = Field(
         description="The same examples of the train split in every few-shot prompt, so that prefixes are cached."
     )
@@ -156,7 +158,9 @@ class DatasetManifest(Config):
     config_sha256: str = Field(
         description="Hash of everything that determines the rows; if equal, no rebuild is needed."
     )
-    dataset_sha256: str = Field(description="SHA-256 over the rows of the three splits, without their origins.")
+    dataset_sha256: str = Field(
+        description="SHA-256 over the rows of the three splits, without their origins and `fields`."
+    )
     files: tuple[FileRecord, ...] = Field((), description="The splits and `findings.jsonl`.")
     digest: str = Field("", description="SHA-256 of this manifest without `digest` and `created_at`; names its folder.")
     created_at: str = Field(description="UTC, ISO 8601.")
@@ -165,6 +169,11 @@ class DatasetManifest(Config):
     def version(self) -> str:
         """Name of the data set's folder."""
         return self.digest[:DIGEST_CHARS]
+
+    @property
+    def is_of_samples(self) -> bool:
+        """Whether `lorikeet data from-samples` built it; its held-out rows are then those of another data set."""
+        return self.source == samples_source(self.domain.removesuffix(FEEDBACK_SUFFIX))
 
     def content_digest(self) -> str:
         """What `digest` must be."""
@@ -193,6 +202,11 @@ class DatasetManifest(Config):
     def version_defaults(self) -> dict[str, Any]:
         """The request defaults of a version trained on this data set."""
         return {"system": self.chat.system} | self.request_fields
+
+
+def samples_source(domain: str) -> str:
+    """`source` of a data set of sampled answers."""
+    return f"samples of {domain}"
 
 
 def full_prompt(chat: ChatConfig, prompt: Sequence[Message]) -> tuple[Message, ...]:
@@ -286,6 +300,20 @@ def read_split(folder: Path, split: Split) -> list[DatasetRow]:
     return rows
 
 
+def held_out_questions(folder: Path, limit: int | None) -> tuple[DatasetManifest, list[DatasetRow]]:
+    """A data set's held-out questions, the first `limit` ones.
+
+    Raises:
+        DatasetError: It is missing or damaged, or its rows are not questions with answers.
+    """
+    manifest = read_dataset(folder)
+    if manifest.type != "prompt_completion":
+        raise DatasetError(
+            f"Data set {folder.name!r} must have questions with answers; its rows are of type {manifest.type!r}."
+        )
+    return manifest, read_split(folder, "test")[:limit]
+
+
 def split_lines(folder: Path, split: Split) -> Iterator[tuple[int, str]]:
     """The numbered lines of a split's file.
 
@@ -330,14 +358,15 @@ def verify_dataset(folder: Path) -> DatasetManifest:
 
 
 def hash_splits(folder: Path) -> str:
-    """SHA-256 over the rows of the three splits without their origins: equal for the same rows of another file."""
+    """SHA-256 over the rows of the splits without origins and `fields`: equal for the same rows of another file."""
     digest = hashlib.sha256()
     for split in SPLITS:
         digest.update(f"{split}\n".encode())
         with (folder / f"{split}.jsonl").open(encoding="utf-8", newline="\n") as lines:
             for line in lines:
                 fields = json.loads(line)
-                fields.pop("origin", None)
+                for name in ("origin", "fields"):
+                    fields.pop(name, None)
                 digest.update(json.dumps(fields, sort_keys=True, ensure_ascii=False).encode() + b"\n")
     return digest.hexdigest()
 

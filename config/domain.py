@@ -1,15 +1,19 @@
 """`config/domains/<domain>.yaml`: everything that makes one adapter. Frozen; an unknown key is an error."""
 
 import re
-from datetime import date
 from typing import Annotated, Any, Literal
 
 import re2
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from config.data import DataConfig
+from config.data import Column, DataConfig
+from config.forgetting import ForgettingConfig, OverfittingConfig
 from config.model import Config
+from config.sweep import SweepConfig
+from config.training import TrainingConfig
+from quality.metrics.settings import MetricConfig, local_metrics
 from quality.policy import CanaryPolicy
+from quality.robustness.settings import RobustnessSettings
 
 AdapterName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 StopString = Annotated[str, StringConstraints(min_length=1, max_length=128)]
@@ -77,45 +81,55 @@ class AnswerConfig(Config):
         return schema
 
 
-class RecipeConfig(Config):
-    """LoRA and optimiser settings, in PEFT's and TRL's words."""
-
-    lora_r: int = Field(16, ge=1)
-    lora_alpha: int = Field(32, ge=1)
-    lora_dropout: float = Field(0.0, ge=0, lt=1)
-    target_modules: str | tuple[str, ...] = "all-linear"
-    use_rslora: bool = False
-    init_lora_weights: bool | str = True
-    learning_rate: float = Field(1e-3, gt=0)
-    lr_scheduler_type: str = "cosine"
-    warmup_steps: float = Field(0.05, ge=0, description="Warmup steps, or a share of all steps if below 1.")
-    weight_decay: float = Field(0.0, ge=0)
-    max_grad_norm: float = Field(1.0, gt=0)
-    max_steps: int = Field(80, ge=1)
-    per_device_train_batch_size: int = Field(16, ge=1)
-    gradient_accumulation_steps: int = Field(1, ge=1)
-    max_length: int = Field(256, ge=16, description="Maximum tokens per example; see `data.cut_long_inputs`.")
-    eval_steps: int = Field(20, ge=1)
-    early_stopping_patience: int = Field(
-        2, ge=1, description="Evaluations without a better held-out loss before training stops."
-    )
-    seed: int = 13
-    template_date: date | Literal["today", "varied"] = Field(
-        "today",
-        description="For bases whose chat template writes the date: `today` is the day on which the run begins; a date "
-        "(2026-11-28) is fixed; `varied` gives each example another date within three years from today.",
-    )
-
-
 class EvaluationConfig(Config):
     """Generation and scoring of answers; also the default length and stop strings for clients."""
 
-    metric: Literal["exact_match"] = "exact_match"
+    # Not part of a data set, which stays the same.
+    metric: MetricConfig | None = Field(
+        None,
+        exclude=True,
+        description="Scores held-out questions on servers, 0 to 1, and so judges canaries. Default: the first of "
+        "`metrics`, or exact_match.",
+    )
+    metrics: tuple[MetricConfig, ...] = Field(
+        (),
+        max_length=20,
+        description="Metrics of training and `lorikeet eval run` (docs/evaluation.md); the first decides.",
+    )
+    robustness: RobustnessSettings = Field(
+        None, description="Perturbed copies of held-out questions, asked by training and `lorikeet eval run`."
+    )
+    slice_by: tuple[Column, ...] = Field(
+        (), max_length=5, description="Columns of the data whose values split each figure, as a region or a customer."
+    )
     max_new_tokens: int = Field(32, ge=1)
     stop: tuple[StopString, ...] = Field(
         (), max_length=4, description="Stop strings; they are included in the answer. vLLM accepts at most 4."
     )
     num_few_shot: int = Field(5, ge=0, description="Examples in the prompt of the few-shot baseline.")
+    # Not part of a data set: another measurement asks for no new version of the rows.
+    forgetting: ForgettingConfig = Field(
+        ForgettingConfig(), exclude=True, description="What the adapter may have lost (docs/evaluation.md)."
+    )
+    overfitting: OverfittingConfig = Field(
+        OverfittingConfig(), exclude=True, description="Training rows beside held-out ones (docs/evaluation.md)."
+    )
+
+    @field_validator("slice_by", mode="before")
+    @classmethod
+    def _one_column_is_a_list_of_one(cls, slice_by: Any) -> Any:
+        return (slice_by,) if isinstance(slice_by, str) else slice_by
+
+    @property
+    def held_out_metric(self) -> MetricConfig:
+        """What servers score held-out questions by."""
+        return self.metric or self.measured[0]
+
+    @property
+    def measured(self) -> tuple[MetricConfig, ...]:
+        """What a version's figures are of: no judge, whom training cannot ask."""
+        metrics = local_metrics(self.metrics)
+        return metrics if self.metric is None or self.metric in metrics else (*metrics, self.metric)
 
 
 class DefaultsConfig(Config):
@@ -130,13 +144,50 @@ class DefaultsConfig(Config):
     )
 
 
-class GatesConfig(Config):
-    """Conditions for promoting a new version to `stable` automatically."""
+class FigureGate(Config):
+    """Condition on one figure of a version; what is set is compared with the value, not with its interval."""
 
-    min_gain: float = Field(
-        0.0, description="Required gain: the adapter's score minus the base's on the held-out split."
+    min: float | None = Field(None, description="Lowest allowed value of the version.")
+    max: float | None = Field(None, description="Highest allowed value of the version.")
+    min_difference: float | None = Field(None, description="Lowest allowed difference, version minus base.")
+    max_difference: float | None = Field(None, description="Highest allowed difference, version minus base.")
+
+    @model_validator(mode="after")
+    def _asks_for_something(self) -> "FigureGate":
+        pairs = ((self.min, self.max), (self.min_difference, self.max_difference))
+        if all(bound is None for pair in pairs for bound in pair):
+            raise ValueError("needs one of `min`, `max`, `min_difference` and `max_difference`")
+        for low, high in pairs:
+            if low is not None and high is not None and low > high:
+                raise ValueError(f"no figure is at least {low:g} and at most {high:g}")
+        return self
+
+
+class GatesConfig(Config):
+    """Conditions for promoting a new version to `stable` automatically; each that is set replaces its default."""
+
+    min_gain: float | None = Field(
+        None,
+        description="Required gain on the held-out split: the version's score minus the base's, by the first of "
+        "`evaluation.metrics` (default exact match) or the objective's own score. Default: the interval of the gain, "
+        "paired by question, lies above zero.",
     )
-    min_valid_format: float = Field(0.0, ge=0, le=1)
+    min_valid_format: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Required share of valid answers. Default: not below that of the stable version, of the base if "
+        "there is none: at most 0.05 lower, and not lower beyond chance.",
+    )
+    max_forgetting: float | None = Field(
+        None,
+        ge=0,
+        description="Allowed loss, in the unit of each figure: nats per token of general text, share of correct "
+        "answers of a set of tasks or another domain. Default: 2 nats; 0.5 of a share, unless it is chance.",
+    )
+    figures: dict[str, FigureGate] = Field(
+        {}, description="Conditions by a figure's key: `macro_f1`, `exact_match[scope: out]`, `robustness[typos]`."
+    )
 
 
 class QualityConfig(CanaryPolicy, Config):
@@ -161,20 +212,31 @@ class QualityConfig(CanaryPolicy, Config):
         return pattern
 
 
-class DomainConfig(Config):
+class DomainConfig(TrainingConfig):
     """`config/domains/<domain>.yaml`: everything that makes one adapter."""
 
     name: AdapterName
     description: str
     base: str = Field("smollm2-135m-nf4", description="Prepared base model: a folder in `var/bases`.")
     data: DataConfig
+    documents: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = Field(
+        (),
+        description="Text files, and folders of .txt, .md and .rst files, whose passages `lorikeet eval decide` puts "
+        "into prompts.",
+    )
     chat: ChatConfig
     answer: AnswerConfig = AnswerConfig()
-    recipe: RecipeConfig = RecipeConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     defaults: DefaultsConfig = DefaultsConfig()
     gates: GatesConfig = GatesConfig()
     quality: QualityConfig = QualityConfig()
+    sweep: SweepConfig = Field(SweepConfig(), description="What `lorikeet sweep` varies.")
+
+    @model_validator(mode="after")
+    def _replay_has_a_share(self) -> "DomainConfig":
+        if self.data.replay and not self.recipe.replay_share:
+            raise ValueError("`data.replay` has no effect without `recipe.replay_share`: set it, as 0.1")
+        return self
 
     @model_validator(mode="after")
     def _a_format_has_its_schema(self) -> "DomainConfig":

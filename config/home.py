@@ -24,8 +24,23 @@ class Home:
         return self.root / "runs"
 
     @property
+    def tracking(self) -> Path:
+        """What the trackers of `recipe.report_to` record; it outlives the runs."""
+        return self.root / "tracking"
+
+    @property
+    def sweeps(self) -> Path:
+        """Trials of `lorikeet sweep`, one folder per domain."""
+        return self.root / "sweeps"
+
+    @property
     def adapters(self) -> Path:
         return self.root / "adapters"
+
+    @property
+    def unserved(self) -> Path:
+        """Trained with `--allow-unserved`: adapters that no server can load, one folder per domain."""
+        return self.root / "unserved"
 
     @property
     def staged(self) -> Path:
@@ -48,6 +63,16 @@ class Home:
         return self.root / "loadtests"
 
     @property
+    def evaluations(self) -> Path:
+        """Answers of live models to held-out questions, and reports on them, one folder per domain."""
+        return self.root / "evaluations"
+
+    @property
+    def decisions(self) -> Path:
+        """Trainings of `lorikeet eval decide` on parts of the rows, one folder per domain; may be deleted."""
+        return self.root / "decide"
+
+    @property
     def quality(self) -> Path:
         """Answer samples, grades, labels, held-out scores and drift checks."""
         return self.root / "quality.sqlite3"
@@ -63,9 +88,24 @@ class Home:
         return self.root / "synthetic"
 
     @property
+    def feedback(self) -> Path:
+        """Rows of `lorikeet data from-samples` as files to train on, one folder per domain."""
+        return self.root / "feedback"
+
+    @property
     def data_reports(self) -> Path:
         """HTML pages of `lorikeet data report`, one per domain."""
         return self.root / "reports" / "data"
+
+    @property
+    def cluster_id(self) -> Path:
+        """A random word, by which the nodes of a cluster know that they see the same folder."""
+        return self.root / "cluster-id"
+
+    @property
+    def jobs(self) -> Path:
+        """Files, fine-tuning jobs and batches of clients."""
+        return self.root / "jobs"
 
     @property
     def demo(self) -> Path:

@@ -14,6 +14,7 @@ from config.loadtest import LoadtestConfig, TraceArrival
 from config.model import Config
 from config.packaged import packaged_twin
 from config.serve import ServeConfig
+from quality.metrics.settings import MetricConfig, PythonMetric
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -30,6 +31,19 @@ _NEW_NAMES = {
 }
 """New names of renamed settings, by the old ones, which are refused."""
 
+_NEW_PLACES = {
+    "recipe.lora_r": "method.r",
+    "recipe.lora_alpha": "method.lora_alpha",
+    "recipe.lora_dropout": "method.lora_dropout",
+    "recipe.target_modules": "method.target_modules",
+    "recipe.use_rslora": "method.use_rslora",
+    "recipe.init_lora_weights": "method.init_lora_weights",
+}
+"""New places of moved settings, by the old ones, which are refused."""
+
+_NAMED_BY = ("objective", "method")
+"""Settings of which pydantic puts the name into the path of an error: `method.lora.r`."""
+
 
 def load_domain(path: Path) -> DomainConfig:
     """Read `config/domains/<domain>.yaml`; relative paths in `data` are resolved against the file's folder.
@@ -37,12 +51,30 @@ def load_domain(path: Path) -> DomainConfig:
     Raises:
         ConfigError: The file is missing or not a YAML mapping, or a key is unknown, missing or invalid.
     """
-    config = load_config(path, DomainConfig)
+    return domain_of(read_mapping(path), path)
+
+
+def domain_of(values: Mapping[str, Any], path: Path) -> DomainConfig:
+    """The domain with these values of the file `path`.
+
+    Raises:
+        ConfigError: A key is unknown, missing or invalid.
+    """
+    config = validate(values, DomainConfig, str(path))
     resolved = {
         "path": tuple(_resolved(path.parent, name) for name in config.data.paths) or None,
+        "held_out": tuple(_resolved(path.parent, name) for name in config.data.held_out),
         "benchmarks": tuple(_resolved(path.parent, name) for name in config.data.benchmarks),
+        "replay": tuple(_resolved(path.parent, name) for name in config.data.replay),
     }
-    return config.model_copy(update={"data": config.data.model_copy(update=resolved)})
+    metrics = tuple(_resolved_metric(path.parent, metric) for metric in config.evaluation.metrics)
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=resolved),
+            "documents": tuple(_resolved(path.parent, name) for name in config.documents),
+            "evaluation": config.evaluation.model_copy(update={"metrics": metrics}),
+        }
+    )
 
 
 def check_name(name: str) -> str:
@@ -62,6 +94,13 @@ def check_name(name: str) -> str:
 def _resolved(folder: Path, name: str) -> str:
     """A path or glob, relative to the folder; an URL as it is."""
     return name if "://" in name else str(folder / name)
+
+
+def _resolved_metric(folder: Path, metric: MetricConfig) -> MetricConfig:
+    """A function of a Python file, relative to the folder."""
+    if not isinstance(metric, PythonMetric):
+        return metric
+    return metric.model_copy(update={"function": str(folder.resolve() / metric.function)})
 
 
 def load_serve(path: Path) -> ServeConfig:
@@ -150,12 +189,15 @@ def _refuse_half_characters(path: Path, values: dict[str, Any]) -> None:
 
 def _explain(problem: ErrorDetails) -> str:
     """One sentence: key, value, expected value."""
-    key = ".".join(str(part) for part in problem["loc"]) or "(whole file)"
+    path = [part for n, part in enumerate(problem["loc"]) if n != 1 or problem["loc"][0] not in _NAMED_BY]
+    key = ".".join(map(str, path)) or "(whole file)"
     if problem["type"] == "missing":
         return f"`{key}` is missing"
     if problem["type"] == "extra_forbidden":
         if (new_name := _NEW_NAMES.get(str(problem["loc"][-1]))) is not None:
             return f"`{key}` is now `{'.'.join((*map(str, problem['loc'][:-1]), new_name))}`; rename it"
+        if (new_place := _NEW_PLACES.get(key)) is not None:
+            return f"`{key}` is now `{new_place}`; move it"
         return f"`{key}` is not a known key (value {_shown(problem['input'])}); remove it or correct its spelling"
     wanted = problem["msg"].removeprefix("Value error, ")
     return f"`{key}`: got {_shown(problem['input'])}; {wanted[:1].lower()}{wanted[1:]}"

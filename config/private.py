@@ -54,6 +54,9 @@ def is_open_to_others(path: Path) -> bool:
     return bool(found.st_mode & _OF_OTHERS) and not stat.S_ISLNK(found.st_mode)
 
 
+_VERSION_FILES = ("held_out.json", "fingerprint.json", "evaluation.jsonl")
+
+
 def private_paths(home: Home) -> Iterator[Path]:
     """All private paths of a state folder, existing or not."""
     quality = (home.quality.with_name(home.quality.name + end) for end in ("", "-wal", "-shm"))
@@ -65,8 +68,8 @@ def private_paths(home: Home) -> Iterator[Path]:
         home.synthetic,
         *home.synthetic.rglob("*"),
     )
-    versions = (home.adapters.glob(f"*/*/{name}") for name in ("held_out.json", "fingerprint.json"))
-    return chain((home.keys, home.quality_key), quality, data, *versions)
+    versions = (home.adapters.glob(f"*/*/{name}") for name in _VERSION_FILES)
+    return chain((home.keys, home.quality_key, home.jobs), quality, data, *versions)
 
 
 def _named(paths: list[Path]) -> str:

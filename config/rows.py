@@ -27,6 +27,7 @@ class PromptRow(Config):
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] = ()
     input: str
+    item: dict[str, Any] = Field({}, description="Columns of the source's row that graders of an answer are given.")
     is_synthetic: bool = False
     origin: Origin | None = None
 

@@ -5,10 +5,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from config.cluster import AutoscalingConfig
 from config.hosts import AllowedHost, AllowedOrigin
+from config.jobs import JobsConfig
 from config.limits import RequestLimits
 from config.model import Config
-from config.monitor import MonitorConfig
+from config.monitor import PRIVACIES_WITH_TEXT, MonitorConfig
 
 
 class ServeLimits(RequestLimits):
@@ -54,8 +56,8 @@ class ServeConfig(Config):
     max_connections: int = Field(
         1000,
         ge=1,
-        description="Maximum open connections of clients; each further one gets a 503. Each takes a file descriptor: "
-        "above some 900 raise `ulimit -n`, too, where it is 1024.",
+        description="Maximum open connections of clients; each further one gets a 503, but for `/health`, `/ready` and "
+        "`/metrics`. Each takes a file descriptor: above some 900 raise `ulimit -n`, too, where it is 1024.",
     )
     metrics_host: str = Field("127.0.0.1", min_length=1, description="Listen address of `metrics_port`.")
     metrics_port: int | None = Field(
@@ -170,10 +172,15 @@ class ServeConfig(Config):
     quality: MonitorConfig = Field(
         default_factory=MonitorConfig, description="The quality monitor: what it stores and decides."
     )
+    jobs: JobsConfig = Field(default_factory=JobsConfig, description="Files, fine-tuning jobs and batches of clients.")
+    autoscaling: AutoscalingConfig = Field(
+        default_factory=AutoscalingConfig,
+        description="With `--cluster ray` and `--max-replicas`: when replicas come and go.",
+    )
     otlp_endpoint: str | None = Field(
         None,
         pattern=r"^https?://\S+$",
-        description="OTLP/HTTP endpoint for traces, as http://127.0.0.1:4318/v1/traces.",
+        description="OTLP/HTTP endpoint for traces, as http://127.0.0.1:4318/v1/traces; its /v1/logs gets evaluations.",
     )
     log_level: Literal["debug", "info", "warning"] = "info"
     log_format: Literal["human", "json"] = Field("human", description="json: one JSON object per line.")
@@ -182,6 +189,15 @@ class ServeConfig(Config):
     def _metrics_have_a_port_of_their_own(self) -> "ServeConfig":
         if self.metrics_port is not None and self.metrics_port == self.port:
             raise ValueError(f"metrics_port {self.metrics_port} must differ from port; leave it out to use port alone")
+        return self
+
+    @model_validator(mode="after")
+    def _scheduled_trainings_have_corrections(self) -> "ServeConfig":
+        if self.jobs.schedule and self.quality.privacy not in PRIVACIES_WITH_TEXT:
+            raise ValueError(
+                f"`jobs.schedule` requires corrections, which `quality.privacy: redacted` or `full` stores; got "
+                f"{self.quality.privacy!r}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ Markup is off, because names, paths and user texts may contain brackets and colo
 """
 
 import logging
+import re
 from typing import Any
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.logging import RichHandler
 from rich.text import Text
 
 _NO_MARKUP: dict[str, Any] = {"markup": False, "emoji": False}
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _NEVER_BROKEN = 1_000_000
 """Columns used without a terminal, so that lines in files, pipes and CI logs are not wrapped."""
 
@@ -22,8 +24,18 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def labelled(label: str, style: str, text: object) -> Text:
-    """A label in colour, and a text after it."""
-    return Text.assemble((label, style), f" {text}")
+    """A label in colour, and a text after it, in which nothing commands the terminal."""
+    return Text.assemble((label, style), f" {shown_text(str(text))}")
+
+
+def printable(text: str) -> Text:
+    """A text that cannot command the terminal: its control characters are replaced."""
+    return Text("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def shown_text(text: str) -> str:
+    """Line breaks and tabs stay; other control characters, changes of direction and half characters are escaped."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape", "surrogatepass").decode(), text)
 
 
 def print_heading(console: Console, text: str) -> None:

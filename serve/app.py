@@ -4,20 +4,23 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, Path, Request
+from fastapi import APIRouter, Depends, FastAPI, Path, Request
 from fastapi.responses import Response
 
 from adapters.store.store import AdapterStore
-from serve.access.keys import KeyRecord, KeyRing, may_use
+from serve.access.keys import KeyRecord, KeyRing
+from serve.access.ownership import ModelAccess
 from serve.api.admin import admin_router
 from serve.api.bodies import CloseUnread
 from serve.api.completions import Completions
+from serve.api.feedback import FeedbackAnswer, FeedbackBody, FeedbackRoute
 from serve.api.guard import Guard, WebRules
 from serve.api.metrics_port import metrics_answer
 from serve.api.model_cards import ModelCard, ModelCards, ModelList
-from serve.api.openapi import METRICS_ANSWER, DescribedApp, completion_answer, completion_body, errors
+from serve.api.openapi import METRICS_ANSWER, DescribedApp, completion_answer, completion_body, errors, model_body
 from serve.api.responses import add_error_handlers
 from serve.background import Loop, keep_running
 from serve.engine.protocol import Endpoint, Engine
@@ -25,6 +28,7 @@ from serve.errors import (
     AdapterRefusedError,
     BodyTimeoutError,
     BodyTooLargeError,
+    ConflictError,
     DeadlineError,
     ForbiddenError,
     InvalidRequestError,
@@ -32,7 +36,9 @@ from serve.errors import (
     NotKeptError,
     NotReadyError,
     RateLimitedError,
+    StoreFullError,
     UnauthorizedError,
+    UnknownAnswerError,
 )
 from serve.monitor.monitor import Monitor
 from serve.observe.metrics import ServeMetrics
@@ -51,13 +57,25 @@ _COMPLETION_ERRORS = (
     NotReadyError,
     DeadlineError,
 )
+_FEEDBACK_ERRORS = (
+    InvalidRequestError,
+    BodyTimeoutError,
+    BodyTooLargeError,
+    UnauthorizedError,
+    UnknownAnswerError,
+    ConflictError,
+    RateLimitedError,
+    NotReadyError,
+    StoreFullError,
+)
 
 
 @dataclass(frozen=True)
 class Parts:
     """The components of the application.
 
-    `background` is kept running beside the engine's supervisor; `monitor` is None where there is none.
+    `background` is kept running beside the engine's supervisor; `monitor` is None where there is none. `jobs` are the
+    routes of files and jobs; None: they are not served.
     """
 
     engine: Engine
@@ -70,8 +88,10 @@ class Parts:
     metrics: ServeMetrics
     supervisor: Supervisor
     rules: WebRules
+    access: ModelAccess
     monitor: Monitor | None = None
     background: Sequence[Loop] = ()
+    jobs: APIRouter | None = None
 
 
 def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambda error: None) -> FastAPI:
@@ -84,11 +104,15 @@ def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambd
         title="Lorikeet", lifespan=_lifespan(parts, on_failure), docs_url=None, redoc_url=None, redirect_slashes=False
     )
     app.state.bodies = parts.completions.bodies
+    app.state.authenticate = partial(_client, parts)
     _add_completion_routes(app, parts)
+    _add_feedback_route(app, parts)
     _add_model_routes(app, parts)
     _add_health_routes(app, parts)
     app.add_middleware(Guard, rules=parts.rules, refused=parts.metrics.key_refused)
     app.add_middleware(CloseUnread)  # the last one is the outermost: also around what the guard refuses
+    if parts.jobs is not None:
+        app.include_router(parts.jobs)
     app.include_router(admin_router(parts.store, parts.residency, parts.engine, parts.monitor, _admin_only(parts)))
     add_error_handlers(app)
     return app
@@ -160,16 +184,24 @@ def _add_completion_routes(app: FastAPI, parts: Parts) -> None:
         raise NotKeptError
 
 
+def _add_feedback_route(app: FastAPI, parts: Parts) -> None:
+    route = FeedbackRoute(parts.completions.bodies, parts.completions.tenants, parts.monitor)
+
+    @app.post("/v1/feedback", responses=errors(*_FEEDBACK_ERRORS), openapi_extra=model_body(FeedbackBody))
+    async def feedback(request: Request) -> FeedbackAnswer:
+        return await route.take(request, _client(parts, request))
+
+
 def _add_model_routes(app: FastAPI, parts: Parts) -> None:
     @app.get("/v1/models", responses=errors(UnauthorizedError))
     def models(request: Request) -> ModelList:
         tenant = _client(parts, request)
-        return parts.models.all(lambda name: may_use(tenant, name))
+        return parts.models.all(lambda name: parts.access.may_use(tenant, name))
 
     @app.get("/v1/models/{reference}", responses=errors(UnauthorizedError, ModelNotFoundError))
     def model(reference: Annotated[str, Path(json_schema_extra={"pattern": "^[^/]+$"})], request: Request) -> ModelCard:
         tenant = _client(parts, request)
-        return parts.models.one(reference, lambda name: may_use(tenant, name))
+        return parts.models.one(reference, lambda name: parts.access.may_use(tenant, name))
 
 
 def _add_health_routes(app: FastAPI, parts: Parts) -> None:

@@ -1,15 +1,17 @@
 """Build the server from its configuration."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 
 from adapters.bases import read_base
+from adapters.jobs.figures import job_figures
 from adapters.remote.remote import RemoteStore
 from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
@@ -19,7 +21,8 @@ from serve.access.admission import Admission
 from serve.access.admission_queue import AdmissionQueue
 from serve.access.cache_salt import CacheSalts
 from serve.access.keys import KeyRing
-from serve.access.tenants import TenantLimits
+from serve.access.ownership import ModelAccess
+from serve.access.tenants import KeyLimiter, TenantLimits
 from serve.api.bodies import BodyReader
 from serve.api.completions import Completions, Gate
 from serve.api.guard import WebRules
@@ -28,12 +31,21 @@ from serve.api.model_cards import ModelCards
 from serve.app import Parts
 from serve.background import Failures, Loop
 from serve.engine.protocol import Engine
+from serve.jobs.batch_ask import LineAsker, is_model
+from serve.jobs.batch_pace import Pacer
+from serve.jobs.batch_run import BatchContext
+from serve.jobs.batch_runner import BatchRunner
+from serve.jobs.client_latency import ClientLatency
+from serve.jobs.router import jobs_router
+from serve.jobs.services import JobServices, open_services
+from serve.jobs.worker_process import WorkerProcess
 from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.monitor.assemble import MonitorStorage, assemble_monitor, open_storage
 from serve.monitor.monitor import Monitor
 from serve.monitor.protocol import MonitoredServer
 from serve.observe.metrics import ServeMetrics
-from serve.records import Observers
+from serve.observe.router_metrics import AdapterPlaces, PlacedAdapter
+from serve.records import Observers, TrafficObserver
 from serve.residency.checks import AnswerChecks, FileChecks
 from serve.residency.golden_replay import GoldenReplay
 from serve.residency.loader import ResidencyLoader
@@ -61,7 +73,10 @@ class Foundation:
     Attributes:
         observers: Whom the engine tells of generations; those who listen are added once all parts are there.
         storage: Where the quality monitor keeps what it sees; without it there is none.
-        is_base_rounded: Whether the engine serves the base in int8.
+        is_base_rounded: Whether the engine rounds the base's activations to int8.
+        tenants: Who counts what keys use, where it is not this server.
+        jobs: The stores of files and jobs; without them there are no such routes.
+        worker: Keeps the job worker running.
     """
 
     config: ServeConfig
@@ -73,6 +88,9 @@ class Foundation:
     observers: Observers
     storage: MonitorStorage | None = None
     is_base_rounded: bool = False
+    tenants: KeyLimiter | None = None
+    jobs: JobServices | None = None
+    worker: Loop | None = None
 
 
 def build_parts(on: Foundation) -> Parts:
@@ -85,12 +103,16 @@ def build_parts(on: Foundation) -> Parts:
     remote = RemoteStore(config.remote_store, store) if config.remote_store else None
     residency = _residency(on, remote)
     admission = _admission(on, residency)
-    resolver = Resolver(store, config.served_model_name, has_remote=remote is not None)
+    names = on.jobs.names if on.jobs else None
+    resolver = Resolver(store, config.served_model_name, has_remote=remote is not None, tuned=names)
+    access, tenants = ModelAccess(names.owner_of) if names else ModelAccess(), on.tenants or TenantLimits()
     shadow = Shadow(engine, residency, metrics, AnswerLengths.of(config))
     watcher = StoreWatcher(store, residency, metrics.adapter_retired, metrics.failures)
     monitor = _monitor(on, residency, admission)
     tracing = _tracing(config.otlp_endpoint, metrics.failures)
     _connect(on, residency, admission, monitor, tracing)
+    completions = Completions(engine, resolver, residency, _gate(on, admission, tenants, access), shadow, on.observers)
+    batches = _batch_runner(on, completions, admission, resolver, access, on.jobs) if on.jobs else None
     return Parts(
         engine=engine,
         store=store,
@@ -98,15 +120,70 @@ def build_parts(on: Foundation) -> Parts:
             resolver, config.served_model_name, read_base(on.base_folder).created_at, config.max_model_len
         ),
         residency=residency,
-        completions=Completions(engine, resolver, residency, _gate(config, admission), shadow, on.observers),
+        completions=completions,
         keys=on.keys,
         shadow=shadow,
         metrics=metrics,
         supervisor=Supervisor(engine, residency, watcher, metrics),
         rules=WebRules.of(config, config.host),
+        access=access,
         monitor=monitor,
-        background=(watcher.run, *_loops(on, residency, remote, monitor, tracing)),
+        background=(
+            watcher.run,
+            *_loops(on, residency, remote, monitor, tracing),
+            *([] if batches is None else [batches.run]),
+        ),
+        jobs=_jobs_router(on, residency, resolver, access, tenants, batches),
     )
+
+
+def _jobs_router(
+    on: Foundation,
+    residency: Residency,
+    resolver: Resolver,
+    access: ModelAccess,
+    tenants: KeyLimiter,
+    batches: BatchRunner | None,
+) -> APIRouter | None:
+    if on.jobs is None or batches is None:
+        return None
+    config = on.config
+    return jobs_router(
+        on.jobs,
+        on.store,
+        residency,
+        resolver,
+        access,
+        tenants,
+        base=config.base,
+        base_name=config.served_model_name,
+        body_timeout_s=config.body_timeout_s,
+        batches=batches,
+        # Of several servers, the ingress holds a body in memory, so it cuts off what is larger.
+        max_form_bytes=config.max_body_bytes if on.tenants else None,
+    )
+
+
+def _batch_runner(
+    on: Foundation,
+    completions: Completions,
+    admission: Admission,
+    resolver: Resolver,
+    access: ModelAccess,
+    jobs: JobServices,
+) -> BatchRunner:
+    """The runner of batches, which sends lines through the same path as all other requests."""
+    context = BatchContext(
+        queue=jobs.batches,
+        files=jobs.files,
+        results=jobs.files.blobs.files.with_name("batches"),
+        asker=LineAsker(completions),
+        pacer=Pacer(admission.client_load),
+        find_key=on.keys.find,
+        is_model=lambda key, model: is_model(resolver, access, key, model),
+        max_body_bytes=on.config.max_body_bytes,
+    )
+    return BatchRunner(context, on.metrics.failures)
 
 
 def _residency(on: Foundation, remote: RemoteStore | None) -> Residency:
@@ -149,12 +226,13 @@ def _admission(on: Foundation, residency: Residency) -> Admission:
     return Admission(queue, loader, config.max_waiting, config.max_wait_s)
 
 
-def _gate(config: ServeConfig, admission: Admission) -> Gate:
+def _gate(on: Foundation, admission: Admission, tenants: KeyLimiter, access: ModelAccess) -> Gate:
     """What a request passes before it is answered."""
+    config = on.config
     bodies = BodyReader(config.max_body_bytes, config.body_timeout_s)
     salts = CacheSalts(is_shared=config.share_prefix_cache)
     lengths = AnswerLengths.of(config)
-    return Gate(config.limits, lengths, bodies, config.request_timeout_s, TenantLimits(), admission, salts)
+    return Gate(config.limits, lengths, bodies, config.request_timeout_s, tenants, admission, salts, access)
 
 
 def _monitor(on: Foundation, residency: Residency, admission: Admission) -> Monitor | None:
@@ -184,6 +262,13 @@ def _loops(
         yield tracing.run
     if remote is not None:
         yield RemoteMirror(remote, config.remote_sync_s, metrics.failures).run
+    if on.jobs is not None:
+        latency = ClientLatency(on.jobs)
+        on.observers.of_generations.append(latency)
+        yield on.jobs.sweep
+        yield latency.run
+    if on.worker is not None:
+        yield on.worker
     if config.golden_replay:
         interval_s = config.golden_replay_interval_s
         yield GoldenReplay(on.engine, residency, metrics, interval_s=interval_s, tolerance=_tolerance(on)).run
@@ -200,8 +285,17 @@ def _connect(
     observers.of_requests += [metrics, *watching, *([] if tracing is None else [tracing])]
     residency.quarantine.export()
     metrics.follow_waiting(admission.waiting_by_reason)
+    metrics.evaluated.listeners += [] if tracing is None else [tracing.evaluated]
     metrics.tenants.follow_running(admission.running_by_tenant)
     metrics.set_limits(on.config)
+    if on.jobs is not None:
+        metrics.jobs.follow(partial(job_figures, on.jobs.database))
+
+    def placed() -> list[PlacedAdapter]:
+        return [PlacedAdapter(target, own.is_pinned) for target, own in residency.residents.items()]
+
+    places = AdapterPlaces(placed, admission.running_by_adapter, admission.waiting_by_adapter, on.store.aliases)
+    metrics.follow_adapters(on.config.max_loras, places)
 
 
 def monitored_server(
@@ -233,17 +327,29 @@ def monitored_server(
     )
 
 
-def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str | None = None) -> Parts:
+def build_server(
+    config: ServeConfig,
+    home: Home,
+    keys: KeyRing,
+    judge_key: str | None = None,
+    *,
+    tenants: KeyLimiter | None = None,
+    watching: Sequence[TrafficObserver] = (),
+) -> Parts:
     """Build the server with the vLLM engine; vLLM is imported here.
 
     Args:
         judge_key: The API key of the judge's endpoint.
+        tenants: Who counts what keys use; by default this server.
+        watching: Who else is told of generations and requests.
 
     Raises:
+        JobsError: The file of jobs cannot be used.
         AdapterError: The base is not there or cannot be served so, or the remote store's address is none.
         QualityStoreError: The file of samples cannot be used.
         ConfigError: A package is missing for what the configuration asks for, or `metrics_port` is taken.
     """
+    from serve.engine.cpu.int8 import rounds_activations
     from serve.engine.engine import VllmEngine, served_base
 
     base_folder = (home.bases / config.base).resolve()
@@ -260,9 +366,14 @@ def build_server(config: ServeConfig, home: Home, keys: KeyRing, judge_key: str 
         keys,
         observers,
         storage=open_storage(config, home, judge_key),
-        is_base_rounded=served != base_folder,
+        is_base_rounded=rounds_activations(served),
+        tenants=tenants,
+        jobs=open_services(home.jobs, config.jobs) if config.jobs.enabled else None,
+        worker=WorkerProcess(home, config).run if config.jobs.enabled and config.jobs.worker else None,
     )
     parts = build_parts(foundation)
+    observers.of_generations += watching
+    observers.of_requests += watching
     if config.metrics_port is None:
         return parts
     return replace(parts, background=(*parts.background, MetricsPort(config, metrics).run))

@@ -12,6 +12,7 @@ ServeError                                      500  server_error
 ├── MediaTypeError         (ValueError)         415  unsupported_media_type: the content type is not JSON
 ├── ModelNotFoundError     (LookupError)        404  model_not_found
 ├── NotKeptError           (LookupError)        404  response_not_found: responses are not stored
+├── UnknownAnswerError     (LookupError)        404  answer_not_found: feedback on no sampled answer of the key
 ├── ConflictError          (RuntimeError)       409  an administration request conflicts with the current state
 ├── AdapterRefusedError    (RuntimeError)       422  adapter_refused: the adapter failed a check
 │   ├── ParityError                             422  its answers differ from those measured in training
@@ -145,6 +146,20 @@ class NotKeptError(ServeError, LookupError):
         super().__init__(
             "This server does not store responses, so none can be retrieved by its id. Keep what you need on "
             "the client, and send the earlier turns as `input`."
+        )
+
+
+class UnknownAnswerError(ServeError, LookupError):
+    """Feedback on an answer that is not among the key's sampled answers."""
+
+    status = 404
+    type = "invalid_request_error"
+    code = "answer_not_found"
+
+    def __init__(self, answer_id: str) -> None:
+        super().__init__(
+            f"No sampled answer of this key has the request or response id {answer_id[:80]!r}. Only the sampled share "
+            "of the answers is stored (`quality.sample_rate`, `quality.reservoir`), until retention deletes it."
         )
 
 

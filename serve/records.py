@@ -1,48 +1,75 @@
-"""State of a running request, and records of finished generations and requests."""
+"""State of a running request, what the engine makes of it, and records of finished generations and requests."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, TypeVar
 
+from quality.samples.records import Turn
 from serve.background import Failures
-from serve.errors import ServeError
-from serve.generations import OpenGenerations
 
 GenerationOutcome = Literal["ok", "cancelled", "error", "lost"]
 """Lost: the engine died, for which the version is not responsible."""
 RequestOutcome = Literal["ok", "cancelled", "client_error", "server_error"]
 Phase = Literal["body", "resolve", "admission", "residency"]
-Source = Literal["client", "shadow", "monitor"]
+Source = Literal["client", "batch", "shadow", "monitor"]
 
 ObserverT = TypeVar("ObserverT")
 
 
+@dataclass(frozen=True)
+class Caller:
+    """Who asks the engine, and since when, on the clock of `time.perf_counter`.
+
+    Only clients and their batches count as traffic. `tenant` and `request_id` are None where no client asked.
+    """
+
+    source: Source
+    tenant: str | None = None
+    request_id: str | None = None
+    started_s: float | None = None
+
+
+@dataclass
+class RequestResult:
+    """What the engine made of one request. Its caller creates it, and `Engine.answer` fills it in.
+
+    `num_tokens` counts prompts and completions of all its generations; `generation` is the last one that ended.
+    """
+
+    num_tokens: int = 0
+    generation: "GenerationRecord | None" = None
+
+    def add(self, record: "GenerationRecord") -> None:
+        """A generation has ended."""
+        self.num_tokens += record.num_prompt_tokens + record.num_completion_tokens
+        self.generation = record
+
+
 @dataclass
 class RequestContext:
-    """Whose request it is, and what became of it so far. It follows the request through vLLM.
+    """Whose request it is, and what it went through before the engine.
 
-    `num_tokens` counts prompt and completion; `started_s` is when the body was there, before that when the request
-    came: a slow upload is not the server's; `phases_s` holds what comes before the engine, in seconds, and
-    `phase_starts_s` when it began, on the clock of `started_s`; `generation` is the last one where a request took
-    several; `traceparent` is the client's header; `failure` is why the engine ended a generation; `sticky_key` is what
-    chose between stable and canary, None where the client named a version: the request id where it is nobody's.
+    `started_s` is when the body was there, before that when the request came: a slow upload is not the server's;
+    `phases_s` holds what comes before the engine, in seconds, and `phase_starts_s` when it began, on the clock of
+    `started_s`; `traceparent` is the client's header; `sticky_key` is what chose between stable and canary, None where
+    the client named a version: the request id where it is nobody's; `source` is `batch` where no client waits for it.
     """
 
     tenant: str
     request_id: str
-    num_tokens: int = 0
     started_s: float = field(default_factory=time.perf_counter)
     phases_s: dict[Phase, float] = field(default_factory=dict)
     phase_starts_s: dict[Phase, float] = field(default_factory=dict)
     is_cold: bool = False
-    generation: "GenerationRecord | None" = None
     traceparent: str | None = None
-    failure: ServeError | None = None
     sticky_key: str | None = None
-    generations: OpenGenerations = field(default_factory=OpenGenerations)
+    source: Source = "client"
+
+    @property
+    def caller(self) -> Caller:
+        return Caller(self.source, self.tenant, self.request_id, self.started_s)
 
     def count_as_load(self, load_s: float) -> None:
         """The last part of the wait for a turn was one for a load."""
@@ -58,17 +85,6 @@ class RequestContext:
             yield
         finally:
             self.phases_s[name] = time.perf_counter() - start_s
-
-
-current_request: ContextVar[RequestContext | None] = ContextVar("current_request", default=None)
-current_source: ContextVar[Source] = ContextVar("current_source", default="client")
-"""Source of a request: a client, a shadow copy or the quality monitor. Only clients count as traffic."""
-
-
-def ask_as(source: Source) -> None:
-    """Mark this task's engine calls as internal: their tokens are not charged to a tenant."""
-    current_request.set(None)
-    current_source.set(source)
 
 
 @dataclass(frozen=True)
@@ -106,13 +122,18 @@ class GenerationRecord:
     token_logprobs: tuple[float, ...]
     is_finite: bool = True
     """False where the engine ended it because its logits were NaN or infinite."""
+    messages: tuple[Turn, ...] = ()
+    """The conversation of the request; empty where it held more than text, or was none."""
+    response_id: str | None = None
+    """`id` of the answer, as the client got it."""
 
 
 @dataclass(frozen=True)
 class AnsweredRequest:
     """An answered request.
 
-    `served_name` is None where the model was unknown; `status` is 499 where the client left; `reason` is the error's.
+    `served_name` is None where the model was unknown; `status` is 499 where the client left; `reason` is the error's;
+    `generation` is the last one that the engine ended for it.
     """
 
     context: RequestContext
@@ -122,12 +143,46 @@ class AnsweredRequest:
     status: int
     reason: str | None
     duration_s: float
+    generation: GenerationRecord | None = None
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """A score that the quality monitor gave to an answer of a version, or its verdict on a canary.
+
+    `name` is the metric, `judge`, `judge_preference` or `canary_verdict`; `score` is 0 to 1, of a verdict the canary's
+    mean score minus stable's, None without one; `label` is one of few words. `request_id` is the client's request
+    whose answer it was, `response_id` the `id` of the answer.
+    """
+
+    name: str
+    lora_name: str
+    score: float | None
+    label: str | None = None
+    explanation: str | None = None
+    request_id: str | None = None
+    response_id: str | None = None
+
+
+class EvaluationListeners:
+    """Tells each listener of a result; what one of them gets wrong harms no evaluation."""
+
+    def __init__(self, failures: Failures) -> None:
+        self.listeners: list[Callable[[EvaluationResult], None]] = []
+        self._failures = failures
+
+    def tell(self, result: EvaluationResult) -> None:
+        for listener in self.listeners:
+            try:
+                listener(result)
+            except Exception as error:  # boundary
+                self._failures.note("observers", error, "A listener of evaluations failed")
 
 
 class GenerationObserver(Protocol):
     """Callbacks for generations; they run on the event loop, so they must be fast."""
 
-    def generation_started(self, lora_name: str | None) -> None: ...
+    def generation_started(self, lora_name: str | None, source: Source) -> None: ...
 
     def generation_finished(self, record: GenerationRecord) -> None: ...
 
@@ -138,6 +193,10 @@ class RequestObserver(Protocol):
     def request_finished(self, record: AnsweredRequest) -> None: ...
 
 
+class TrafficObserver(GenerationObserver, RequestObserver, Protocol):
+    """Who wants to know of both."""
+
+
 class Observers:
     """Tells each of several observers, in their order; what one of them gets wrong is not the client's error."""
 
@@ -146,9 +205,9 @@ class Observers:
         self.of_generations: list[GenerationObserver] = []
         self.of_requests: list[RequestObserver] = []
 
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         self._tell(
-            self.of_generations, "start of a generation", lambda observer: observer.generation_started(lora_name)
+            self.of_generations, "start of a generation", lambda each: each.generation_started(lora_name, source)
         )
 
     def generation_finished(self, record: GenerationRecord) -> None:

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from adapters.bases import weights_folder
 from adapters.errors import InvalidBaseError
 from adapters.lint.tensors import TensorHeader, read_headers
 
@@ -18,7 +19,7 @@ def read_base_modules(folder: Path) -> dict[str, Shape | None]:
         InvalidBaseError: The folder holds no safetensors weights.
         InvalidAdapterError: One of its weight files is truncated.
     """
-    paths = sorted(folder.glob("*.safetensors"))
+    paths = sorted(weights_folder(folder).glob("*.safetensors"))
     if not paths:
         raise InvalidBaseError(
             f"Base {folder.name!r} holds no *.safetensors file. Prepare it with `lorikeet base prepare`."

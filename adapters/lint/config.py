@@ -2,12 +2,14 @@
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 import re2
+
+from adapters.lint.peft_types import next_step
 
 MAX_LORA_RANK = 512  # the largest `max_lora_rank` that vLLM takes
 _MAX_ALPHA = 1e9  # also keeps out NaN and infinity
@@ -18,9 +20,21 @@ _MAX_PATTERN_MEM_BYTES = 1 << 16
 _UNLIKE_PEFT = re.compile(r"\)[*+{]|\{,|\[:")  # `(a+)+` without an end; what RE2 reads in another way
 
 # Other inits of PEFT change the base model's weights, so the adapter alone is not what was trained.
-_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica")
 
 _VOCABULARY = re.compile("embed|lm_head|wte")
+
+DORA_LAYER = "dora-layer"
+"""Code of the finding on DoRA where it cannot be served."""
+MAX_VIRTUAL_TOKENS = 256
+"""Of a soft prompt: the engine reserves memory for as many in each adapter slot."""
+
+_SOFT_PROMPTS = ("PROMPT_TUNING", "P_TUNING")
+_OFFLINE = {
+    "PREFIX_TUNING": "prefix tuning gives keys and values to every layer: it is evaluated offline only, not served",
+    "MULTITASK_PROMPT_TUNING": "multitask prompt tuning chooses a prompt by task id, which no request carries",
+}
+_NEAREST = "Train prompt tuning (peft_type PROMPT_TUNING) or a LoRA instead."
 
 _VARIANTS = {
     "lora_bias": "a bias inside the LoRA layers",
@@ -57,21 +71,69 @@ def check_adapter_config(config: dict[str, Any], *, max_lora_rank: int) -> list[
         config: PEFT's keys (`r`, `lora_alpha`, `bias`…); an absent key means PEFT's default.
         max_lora_rank: The server's setting of that name.
     """
-    peft_type = str(config.get("peft_type") or "LORA").rpartition(".")[2]  # PeftType.LORA, where it is an enum
+    peft_type = peft_type_of(config)
+    if is_soft_prompt(config):
+        return list(_check_virtual_tokens(config))
+    if peft_type in _OFFLINE:
+        return [_unsupported("peft-type", f"peft_type is {peft_type!r}: {_OFFLINE[peft_type]}.", _NEAREST)]
     if peft_type != "LORA":
         return [
             _unsupported(
                 "peft-type",
-                f"peft_type is {peft_type!r}; vLLM serves only 'LORA'.",
-                "Train a LoRA, or convert the adapter with PEFT's convert_to_lora.",
+                f"peft_type is {peft_type!r}; served are 'LORA', 'PROMPT_TUNING' and 'P_TUNING'.",
+                next_step(peft_type),
             )
         ]
     return [*_check_features(config), *_check_ranks(config, max_lora_rank), *_check_alphas(config)]
 
 
+def peft_type_of(config: Mapping[str, Any]) -> str:
+    """PEFT's type; `LORA` where there is none. `PeftType.LORA` is what an enum leaves."""
+    return str(config.get("peft_type") or "LORA").rpartition(".")[2]
+
+
+def is_soft_prompt(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter is virtual tokens in front of the prompt, and nothing else."""
+    return peft_type_of(config) in _SOFT_PROMPTS
+
+
+def is_prompt_learning(config: Mapping[str, Any]) -> bool:
+    """Whether an adapter is a soft prompt, or another of PEFT's kinds of learned prompt, which are not served."""
+    return is_soft_prompt(config) or peft_type_of(config) in _OFFLINE
+
+
+def _check_virtual_tokens(config: dict[str, Any]) -> Iterator[LintFinding]:
+    num_tokens = config.get("num_virtual_tokens")
+    if type(num_tokens) is not int or num_tokens < 1:
+        yield LintFinding(
+            "error",
+            "virtual-tokens",
+            f"num_virtual_tokens is {num_tokens!r}; it must be a positive integer.",
+            "Set num_virtual_tokens: 20.",
+        )
+    elif num_tokens > MAX_VIRTUAL_TOKENS:
+        yield _unsupported(
+            "virtual-tokens",
+            f"num_virtual_tokens is {num_tokens}; at most {MAX_VIRTUAL_TOKENS} are served.",
+            f"Train with up to {MAX_VIRTUAL_TOKENS}.",
+        )
+    if (config.get("num_transformer_submodules") or 1) != 1 or str(config.get("task_type")).endswith("SEQ_2_SEQ_LM"):
+        yield _unsupported(
+            "encoder-decoder",
+            "The soft prompt is for an encoder and a decoder; only decoders are served.",
+            "Train it with task_type: CAUSAL_LM.",
+        )
+
+
 def _check_features(config: dict[str, Any]) -> Iterator[LintFinding]:
-    if config.get("use_dora"):
-        yield _unsupported("use-dora", "use_dora is true; vLLM does not support DoRA.", "Set use_dora: false.")
+    targets = config.get("target_modules")
+    if config.get("use_dora") and _VOCABULARY.search(str(targets)):
+        yield _unsupported(
+            DORA_LAYER,
+            f"use_dora is true and target_modules is {str(targets)[:200]!r}: DoRA is served on linear layers, not on "
+            "embeddings or the output head.",
+            "Leave these modules out, or set use_dora: false.",
+        )
     if (bias := config.get("bias") or "none") != "none":
         yield _unsupported("bias", f"bias is {bias!r}; vLLM requires 'none'.", "Set bias: none.")
     if modules := config.get("modules_to_save"):

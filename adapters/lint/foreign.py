@@ -33,6 +33,8 @@ def look_for_foreign(folder: Path) -> LintFinding | None:
     """LintFinding that says what a folder is if it is not a readable PEFT folder; None if it may be one."""
     if folder.is_file():
         return _of_file(folder)
+    if not folder.exists() and not folder.is_symlink():
+        return _unreadable(f"There is no folder {str(folder)!r}.", "Check the path.")
     for path in (folder / CONFIG_FILE, folder / WEIGHTS_FILE):
         if path.is_file() and (problem := _not_downloaded(path)):
             return problem

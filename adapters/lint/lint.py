@@ -6,7 +6,15 @@ from typing import Any
 
 from adapters.errors import InvalidAdapterError, UnsupportedAdapterError
 from adapters.lint.base_modules import Shape, read_base_modules
-from adapters.lint.config import LintFinding, check_adapter_config, rank_of
+from adapters.lint.config import (
+    MAX_LORA_RANK,
+    LintFinding,
+    check_adapter_config,
+    is_prompt_learning,
+    is_soft_prompt,
+    rank_of,
+)
+from adapters.lint.dora import check_dora_tensors
 from adapters.lint.files import check_files
 from adapters.lint.foreign import look_for_foreign
 from adapters.lint.origin import check_origin
@@ -15,10 +23,12 @@ from adapters.lint.peft_folder import (
     WEIGHTS_FILE,
     LoraModule,
     LoraTensors,
+    is_reward_model,
     lora_tensors,
     read_adapter_config,
     read_tensor_headers,
 )
+from adapters.lint.soft_prompt import check_soft_prompt
 from adapters.lint.tensor_names import Renames, check_names, plan_renames
 from adapters.lint.tensors import FLOAT_DTYPES, TensorHeader, is_zero
 from adapters.lint.values import check_magnitudes
@@ -26,6 +36,15 @@ from adapters.lint.vocabulary import check_resized, check_tokenizer, check_whole
 from adapters.lint.words import broken, examples
 
 _UNREAD = {"symlink", "too-large"}  # with these, no file is even opened
+
+REWARD_MODEL = "reward-model"
+_REWARD_MODEL = LintFinding(
+    "error",
+    REWARD_MODEL,
+    "It is a reward model (task_type SEQ_CLS): it gives scores and no answers.",
+    "Name it as `reward_model` of `objective: grpo`.",
+    is_unsupported=True,
+)
 
 
 def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -> list[LintFinding]:
@@ -48,6 +67,10 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
         config, headers = read_adapter_config(folder), read_tensor_headers(folder)
     except InvalidAdapterError as error:
         return [*findings, LintFinding("error", "unreadable", str(error))]
+    if is_reward_model(config):
+        return [*findings, _REWARD_MODEL]
+    if is_prompt_learning(config):
+        return [*findings, *_check_prompt_folder(folder, config, headers, base_folder, base or {})]
     renames = plan_renames(headers, base)
     findings += check_names(renames)
     headers = _renamed(headers, renames)
@@ -57,6 +80,7 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
     config_findings = check_adapter_config(config, max_lora_rank=max_lora_rank)
     findings += config_findings
     findings += _check_tensors(tensors, headers, base or {})
+    findings += check_dora_tensors(tensors.modules, config, base or {})
     is_sound = all(finding.level != "error" or finding.is_unsupported for finding in config_findings)
     is_lora = all(finding.code != "peft-type" for finding in config_findings)
     if is_sound:
@@ -66,6 +90,21 @@ def lint_folder(folder: Path, *, base_folder: Path | None, max_lora_rank: int) -
         findings += check_tokenizer(folder, base_folder)
         findings += _check_base(tensors.modules, base, base_folder.name, config)
     return findings
+
+
+def _check_prompt_folder(
+    folder: Path,
+    config: dict[str, Any],
+    headers: dict[str, TensorHeader],
+    base_folder: Path | None,
+    base: dict[str, Shape | None],
+) -> Iterator[LintFinding]:
+    yield from check_origin(config, base_folder)
+    yield from check_adapter_config(config, max_lora_rank=MAX_LORA_RANK)
+    if is_soft_prompt(config):
+        yield from check_soft_prompt(folder / WEIGHTS_FILE, config, headers, base)
+    if base_folder is not None:
+        yield from check_tokenizer(folder, base_folder)
 
 
 def raise_errors(findings: Sequence[LintFinding], subject: str) -> None:
@@ -108,7 +147,7 @@ def _check_tensors(
             "error",
             "not-lora",
             f"{len(foreign)} tensors are neither lora_A nor lora_B: {examples(foreign)}.",
-            "vLLM serves only LoRA weights; train without full modules, prompts or magnitudes.",
+            "vLLM serves only LoRA weights; train without full modules or prompts.",
             is_unsupported=True,
         )
     if tensors.halves:
@@ -130,7 +169,7 @@ def _check_shapes(modules: Sequence[LoraModule], config: dict[str, Any]) -> Iter
 
 def _check_values(path: Path, modules: Sequence[LoraModule], config: dict[str, Any] | None) -> Iterator[LintFinding]:
     """`config` is None if it gives no usable scaling."""
-    headers = [header for module in modules for header in (module.lora_a, module.lora_b)]
+    headers = [header for module in modules for header in module.headers]
     if other := [f"{header.name} ({header.dtype})" for header in headers if header.dtype not in FLOAT_DTYPES]:
         yield broken("dtype", f"{len(other)} tensors are not F32, F16 or BF16", other)
         return

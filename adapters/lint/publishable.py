@@ -6,11 +6,11 @@ from adapters.bases import read_base
 from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import FINGERPRINT_FILE, read_fingerprint
 from adapters.lint.config import MAX_LORA_RANK
-from adapters.lint.lint import lint_folder, raise_errors
+from adapters.lint.lint import REWARD_MODEL, lint_folder, raise_errors
 from adapters.lint.peft_folder import read_lora_spec
 from adapters.store.manifest import ManifestDraft
 from adapters.store.strict_json import load_json
-from adapters.store.version_files import HELD_OUT_FILE
+from adapters.store.version_files import EVALUATION_FILE, HELD_OUT_FILE
 
 
 def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | None) -> None:
@@ -24,10 +24,13 @@ def check_publishable(source: Path, draft: ManifestDraft, base_folder: Path | No
     if base_folder is not None:
         _check_same_base(draft, read_base(base_folder).digest, f"the base {base_folder.name!r}")
     findings = lint_folder(source, base_folder=base_folder, max_lora_rank=MAX_LORA_RANK)
+    if draft.lora.task == "SEQ_CLS":  # to be named by other runs, and refused by servers
+        findings = [finding for finding in findings if finding.code != REWARD_MODEL]
     raise_errors(findings, f"Adapter {draft.name!r}")
     _check_spec(source, draft)
     _check_fingerprint(source, draft)
     _check_held_out(source, draft)
+    _check_items(source, draft)
 
 
 def _check_spec(source: Path, draft: ManifestDraft) -> None:
@@ -61,6 +64,22 @@ def _check_held_out(source: Path, draft: ManifestDraft) -> None:
         ) from error
     if not isinstance(held_out, dict):
         raise InvalidAdapterError(f"The {HELD_OUT_FILE} of {draft.name!r} must hold a JSON object. Write it again.")
+
+
+def _check_items(source: Path, draft: ManifestDraft) -> None:
+    """Check that each line of the evaluation's items is one strict JSON object; who reads them checks their content."""
+    path = source / EVALUATION_FILE
+    if draft.evaluation is None or not path.exists():  # without an evaluation, a file of that name is not copied
+        return
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            is_object = isinstance(load_json(line), dict)
+        except (ValueError, RecursionError):
+            is_object = False
+        if not is_object:
+            raise InvalidAdapterError(
+                f"Line {number} of the {EVALUATION_FILE} of {draft.name!r} must be a JSON object. Write it again."
+            )
 
 
 def _check_same_base(draft: ManifestDraft, digest: str, subject: str) -> None:

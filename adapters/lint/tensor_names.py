@@ -1,6 +1,7 @@
 """Map tensor names from wrappers or custom savers to PEFT's names.
 
-PEFT's are `base_model.model.<layer>.lora_A.weight` and `…lora_B.weight`, or `….lora_embedding_A` and `…B`.
+PEFT's are `base_model.model.<layer>.lora_A.weight` and `…lora_B.weight`, or `….lora_embedding_A` and `…B`; DoRA adds
+`….lora_magnitude_vector`.
 """
 
 import json
@@ -13,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from adapters.lint.config import LintFinding
-from adapters.lint.peft_folder import PREFIX, parse_name
+from adapters.lint.peft_folder import MAGNITUDE, PREFIX, parse_name
 from adapters.lint.words import examples
 from adapters.store.strict_json import load_json
 
@@ -133,6 +134,8 @@ def _without_adapter(parts: list[str]) -> tuple[list[str], list[str]]:
             return [*layer, side, "weight"], [f"the adapter's name {_quoted(name)}"]
         case [*layer, "lora_embedding_A" | "lora_embedding_B" as side, name] if name not in _SIDES:
             return [*layer, side], [f"the adapter's name {_quoted(name)}"]
+        case [*layer, "lora_magnitude_vector", name, "weight"] if name not in _SIDES:
+            return [*layer, MAGNITUDE], [f"the adapter's name {_quoted(name)}"]
     return parts, []
 
 

@@ -50,6 +50,28 @@ def read_headers(path: Path) -> dict[str, TensorHeader]:
         ) from error
 
 
+def read_metadata(path: Path) -> dict[str, Any]:
+    """The metadata of a safetensors file that `read_headers` reads; empty if there is none."""
+    with path.open("rb") as file:
+        metadata = load_json(file.read(int.from_bytes(file.read(8), "little"))).get("__metadata__")
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def read_bytes(path: Path, header: TensorHeader) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """One tensor's bytes."""
+    return np.fromfile(path, np.uint8, count=header.end - header.begin, offset=header.begin)
+
+
+def read_floats(path: Path, header: TensorHeader) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """One tensor of a float type, in float32."""
+    content = read_bytes(path, header)
+    if header.dtype == "BF16":
+        values = (content.view("<u2").astype(np.uint32) << 16).view(np.float32)
+    else:
+        values = content.view("<f2" if header.dtype == "F16" else "<f4").astype(np.float32)
+    return values.reshape(header.shape)
+
+
 def find_larger(
     path: Path, limits: Sequence[tuple[TensorHeader, float]], *, items: int = _CACHED_ITEMS
 ) -> dict[str, float]:

@@ -10,8 +10,8 @@ from adapters.lint.peft_folder import LoraModule
 from adapters.lint.tensors import TensorHeader, find_larger
 from adapters.lint.words import broken, examples
 
-_SERVED_TYPE = "bfloat16"  # what the engine makes of A, and of B times the scaling
-_OVERFLOWS_AT = 2.0**128 - 2.0**119  # halfway between the largest bfloat16 and the number after it: rounded to infinity
+SERVED_TYPE = "bfloat16"  # what the engine makes of A, and of B times the scaling
+OVERFLOWS_AT = 2.0**128 - 2.0**119  # halfway between the largest bfloat16 and the number after it: rounded to infinity
 _UNLIKELY = 100.0
 """Far above any value of A, or of B times the scaling, that training produces."""
 
@@ -25,20 +25,23 @@ def check_magnitudes(path: Path, modules: Sequence[LoraModule], config: dict[str
     """
     scalings = [each for module in modules for each in _scalings(module, config)]
     largest = find_larger(path, [(header, _limit(scaling)) for header, scaling in scalings])
+    magnitudes = [module.magnitude for module in modules if module.magnitude is not None]
+    largest |= find_larger(path, [(header, math.inf) for header in magnitudes])
     scaling_of_tensor = {header.name: abs(scaling) for header, scaling in scalings}
+    scaling_of_tensor |= {header.name: 1.0 for header in magnitudes}
     # Of a scaling below one, the number itself must be finite too: vLLM's own way to load multiplies later.
     served = {name: value * max(1.0, scaling_of_tensor[name]) for name, value in largest.items()}
     if bad := [name for name, value in largest.items() if not math.isfinite(value)]:
         yield broken("not-finite", f"{len(bad)} tensors hold NaN or infinity", bad)
-    if bad := [name for name in largest if math.isfinite(largest[name]) and served[name] >= _OVERFLOWS_AT]:
+    if bad := [name for name in largest if math.isfinite(largest[name]) and served[name] >= OVERFLOWS_AT]:
         shown = examples([f"{name} ({largest[name]:.3g} times {scaling_of_tensor[name]:g})" for name in bad])
         yield LintFinding(
             "error",
             "overflow",
-            f"{len(bad)} tensors times their scaling overflow {_SERVED_TYPE}, the type they are served in: {shown}.",
+            f"{len(bad)} tensors times their scaling overflow {SERVED_TYPE}, the type they are served in: {shown}.",
             "Train it again, with a lower learning rate or lora_alpha; these values cannot be used.",
         )
-    if far := [name for name in largest if served[name] < _OVERFLOWS_AT]:
+    if far := [name for name in largest if served[name] < OVERFLOWS_AT]:
         shown = examples([f"{name} ({largest[name] * scaling_of_tensor[name]:.3g})" for name in far])
         yield LintFinding(
             "warning",
@@ -57,4 +60,4 @@ def _scalings(module: LoraModule, config: dict[str, Any] | None) -> Iterator[tup
 
 def _limit(scaling: float) -> float:
     """Magnitude from which on a tensor gets a finding."""
-    return min(_UNLIKELY / abs(scaling), _OVERFLOWS_AT) if scaling else _OVERFLOWS_AT
+    return min(_UNLIKELY / abs(scaling), OVERFLOWS_AT) if scaling else OVERFLOWS_AT

@@ -7,8 +7,25 @@ from adapters.store.history import Event
 
 
 def current_aliases(history: Iterable[Event]) -> dict[str, int]:
-    """The version of each alias, by alias."""
-    return {event.alias: event.version for event in history if event.alias is not None and event.version is not None}
+    """The version of each alias, by alias. An alias ends with the version that it points to."""
+    found: dict[str, int] = {}
+    for event in history:
+        if event.kind == "removed":
+            found = {alias: version for alias, version in found.items() if version != event.version}
+        elif event.alias is not None and event.version is not None:
+            found[event.alias] = event.version
+    return found
+
+
+def plan_removal(history: Sequence[Event], version: int, *, at: str, reason: str) -> list[Event]:
+    """The events that remove a version; each of its aliases goes back to the version before, or ends with it."""
+    events = []
+    for alias in sorted(alias for alias, target in current_aliases(history).items() if target == version):
+        earlier = rollback_version(history, alias)
+        if earlier is not None:
+            back = Event(kind="rolled_back", at=at, version=earlier, alias=alias, previous=version, reason=reason)
+            events.append(back)
+    return [*events, Event(kind="removed", at=at, version=version, reason=reason)]
 
 
 def plan_moves(history: Sequence[Event], moves: Mapping[str, int], *, at: str, reason: str) -> list[Event]:

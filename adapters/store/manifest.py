@@ -10,8 +10,8 @@ from quality.policy import CanaryPolicy
 
 MANIFEST_FILE = "manifest.json"
 
-Quantization = Literal["nf4", "int8", "none"]
-Storage = Literal["dequantized", "bitsandbytes", "plain"]
+Quantization = Literal["nf4", "int8", "none", "gptq", "awq", "compressed-tensors"]
+Storage = Literal["dequantized", "bitsandbytes", "plain", "prequantized"]
 TemplateChange = Literal[
     "content_parts", "content_text", "system_in_user", "no_thinking", "answer_header", "end_of_turn"
 ]
@@ -38,6 +38,20 @@ class BaseRef(Record):
     template_changes: tuple[TemplateChange, ...] = ()
 
 
+class VersionRef(Record):
+    """A published version, by name and content."""
+
+    lora_name: str
+    digest: str
+
+
+class JobRef(Record):
+    """The fine-tuning job that made a version."""
+
+    id: str
+    step: int | None = Field(None, description="Of a checkpoint: its step. None: the job's result.")
+
+
 class BaseManifest(Record):
     """`manifest.json` of a prepared base folder; written last, so its presence marks the folder complete."""
 
@@ -48,7 +62,7 @@ class BaseManifest(Record):
     quantization: Quantization
     storage: Storage = Field(
         description="Storage format of the weights: quantized once and dequantized to bf16, as bitsandbytes "
-        "tensors, or never quantized."
+        "tensors, never quantized, or as it was quantized before, with a bf16 copy for training."
     )
     architecture: str
     num_parameters: int
@@ -66,6 +80,7 @@ class BaseManifest(Record):
     files: tuple[FileEntry, ...]
     libraries: dict[str, str]
     created_at: str = Field(description="UTC, ISO 8601.")
+    lineage: "BaseLineage | None" = Field(None, description="None: prepared from a source, as it is.")
 
     @property
     def ref(self) -> BaseRef:
@@ -78,12 +93,34 @@ class BaseManifest(Record):
 
 
 class LoraSpec(Record):
-    peft_type: Literal["LORA"] = "LORA"
-    lora_r: int
-    lora_alpha: float
+    """What kind of adapter it is, and how large. Of a soft prompt only `num_virtual_tokens` is above zero."""
+
+    peft_type: Literal["LORA", "PROMPT_TUNING", "P_TUNING"] = "LORA"
+    lora_r: int = 0
+    lora_alpha: float = 0.0
     use_rslora: bool = False
-    target_modules: tuple[str, ...] = Field(description="Short names (`q_proj`), sorted.")
-    num_modules: int = Field(description="Layers of the base that the adapter changes.")
+    use_dora: bool = Field(False, description="False in older manifests.")
+    target_modules: tuple[str, ...] = Field((), description="Short names (`q_proj`), sorted.")
+    num_modules: int = Field(0, description="Layers of the base that the adapter changes.")
+    task: Literal["CAUSAL_LM", "SEQ_CLS"] = Field(
+        "CAUSAL_LM", description="SEQ_CLS: a reward model, which gives scores and no answers."
+    )
+    num_virtual_tokens: int = Field(0, description="Of prompt tuning and P-tuning; 0: a LoRA.")
+
+    @property
+    def kind(self) -> str:
+        if self.num_virtual_tokens:
+            return "Soft prompt"
+        return "DoRA" if self.use_dora else "LoRA"
+
+    @property
+    def described(self) -> str:
+        """In a few words, as `r 8, alpha 16, 210 modules: k_proj, q_proj`."""
+        if self.num_virtual_tokens:
+            method = "P-tuning" if self.peft_type == "P_TUNING" else "prompt tuning"
+            return f"{method}, {self.num_virtual_tokens} virtual tokens"
+        modules = f"{self.num_modules} modules: {', '.join(self.target_modules)}"
+        return f"r {self.lora_r}, alpha {self.lora_alpha:g}, {modules}"
 
 
 class SourceFile(Record):
@@ -119,6 +156,24 @@ class ComputeRecord(Record):
     )
 
 
+class ConversionRecord(Record):
+    """A trained adapter of another method, converted to the LoRA that is served."""
+
+    method: str
+    rank: int = Field(description="Highest rank of a layer.")
+    error_nats: float = Field(
+        description="Mean |log-probability difference| per held-out answer token, trained to converted."
+    )
+
+
+class LossCurves(Record):
+    """(step, loss in nats per learnt token) of a run, at most 200 points each."""
+
+    train: tuple[tuple[int, float], ...] = Field((), description="Mean over the steps since the point before.")
+    held_out: tuple[tuple[int, float], ...] = Field((), description="On the validation split.")
+    kept_step: int | None = Field(None, description="The step whose weights were kept.")
+
+
 class TrainingRecord(Record):
     arguments: dict[str, Any]
     metrics: dict[str, float]
@@ -131,6 +186,8 @@ class TrainingRecord(Record):
         description="The time passed to the chat template in evaluation and, unless varied, in training. None: it asks "
         "for none, or an older version.",
     )
+    conversion: ConversionRecord | None = Field(None, description="None: the adapter is as it was trained.")
+    losses: LossCurves | None = Field(None, description="None in older versions.")
 
 
 class Evaluation(Record):
@@ -141,6 +198,65 @@ class Evaluation(Record):
     adapter: Score
     base_valid_format: Score
     valid_format: Score
+
+
+class ObjectiveScore(Record):
+    """A score of an objective on the held-out split, without and with the adapter."""
+
+    base: Score | None = Field(None, description="None: the base has no such score.")
+    adapter: Score
+    lower_is_better: bool = False
+    paired_gain: Score | None = Field(
+        None, description="`gain` with its interval, paired by row. None: fewer than two rows, or an older version."
+    )
+
+    @property
+    def gain(self) -> float:
+        """Adapter minus base; where lower is better (perplexity), the share by which it falls. No base: the score."""
+        if self.base is None:
+            return self.adapter.value
+        if self.lower_is_better:
+            return 1 - self.adapter.value / self.base.value
+        return self.adapter.value - self.base.value
+
+
+FigureKind = Literal["metric", "robustness", "forgetting", "overfitting"]
+
+
+class FigureRecord(Record):
+    """One figure of the evaluation before publication: of base and version on the same items.
+
+    Named by its `key`, in gates, cards and metrics: `exact_match`, `exact_match[scope: out]`, `robustness[typos]`,
+    `forgetting[arithmetic]`.
+    """
+
+    kind: FigureKind
+    metric: str = Field(description="Name of the metric, `nats per token` of a likelihood.")
+    part: str = Field("", description="Slice, perturbation, text or set of questions; empty: all held-out questions.")
+    adapter: Score
+    base: Score | None = Field(None, description="None: not measured.")
+    difference: Score | None = Field(None, description="Adapter minus base, paired by item.")
+    p: float | None = Field(None, description="Two-sided p of no difference; None: without one.")
+    higher_is_better: bool = True
+    num_left_out: int = Field(0, description="Items that the metric could not score.")
+    chance: float | None = Field(None, description="What guessing would reach; None: not known.")
+
+    @property
+    def is_base_at_chance(self) -> bool:
+        """Whether the base itself could not do it, so that nothing could be lost."""
+        return self.base is not None and self.chance is not None and self.base.ci_low <= self.chance
+
+    @property
+    def key(self) -> str:
+        name = self.metric if self.kind == "metric" else self.kind
+        return f"{name}[{self.part}]" if self.part else name
+
+
+class GateOutcome(Record):
+    """A condition for promotion, as it was judged before publication."""
+
+    is_met: bool
+    finding: str = Field(description="In one line, with numbers and intervals.")
 
 
 class Forgetting(Record):
@@ -167,6 +283,7 @@ class QualityRules(CanaryPolicy, Record):
     rubric: str | None = Field(None, description="Grading rubric of the judge.")
     answer_pattern: str | None = Field(None, max_length=1000, description="Regular expression of a valid answer.")
     refusal: str | None = Field(None, description="Expected answer to an out-of-scope input.")
+    held_out_metric: str = Field("exact_match", description="Metric that scores the held-out questions on a server.")
 
     @field_validator("answer_pattern")
     @classmethod
@@ -207,6 +324,33 @@ class RequestDefaults(Record):
         return self.model_dump(mode="json", exclude_defaults=True)
 
 
+class SparsityRecord(Record):
+    """Weights set to zero, and perplexity of general text before and after."""
+
+    pattern: str = Field(description="Share of the weights, or N:M.")
+    share_zero: float = Field(description="Of the linear layers' weights.")
+    size_bytes: int = Field(description="Of the weight files, which store the zeros too.")
+    compressed_bytes: int = Field(description="Of non-zero weights, with one bit a weight for their positions.")
+    base_perplexity: float
+    perplexity: float
+
+
+class BaseLineage(Record):
+    """How a base was made from another one."""
+
+    parent: BaseRef
+    made_by: str = Field(description="Method of training (`full`, `oft`) or of sparsity (`wanda`), or `merge`.")
+    merged: VersionRef | None = Field(None, description="The version whose adapter was merged into the parent.")
+    dataset: DatasetRef | None = None
+    training: TrainingRecord | None = None
+    evaluation: Evaluation | None = Field(None, description="`base` is the parent, `adapter` this base.")
+    scores: dict[str, ObjectiveScore] = {}
+    forgetting: Forgetting | None = None
+    figures: tuple[FigureRecord, ...] = ()
+    sparsity: SparsityRecord | None = None
+    evaluations: dict[str, Evaluation] = Field({}, description="Of domains, before and after, by name.")
+
+
 CombineMethod = Literal["linear", "ties", "dare_linear", "dare_ties", "svd", "cat"]
 """How PEFT combines adapters, by its names (`combination_type` of `add_weighted_adapter`)."""
 
@@ -239,12 +383,39 @@ class ManifestDraft(Record):
     answer_schema: dict[str, Any] | None = Field(None, description="JSON schema of a valid answer.")
     dataset: DatasetRef | None = None
     training: TrainingRecord | None = None
+    started_from: VersionRef | None = Field(None, description="Version whose adapter training started from.")
+    job: JobRef | None = Field(None, description="Fine-tuning job that made it; None: another command.")
     combination: Combination | None = Field(None, description="None: trained or imported.")
     evaluation: Evaluation | None = None
+    scores: dict[str, ObjectiveScore] = Field(
+        {}, description="Of the objective, by name: `reward_accuracy`, `perplexity`… Empty: `sft`, or an older version."
+    )
     forgetting: Forgetting | None = None
+    figures: tuple[FigureRecord, ...] = Field(
+        (), description="Of `evaluation.metrics`, by slice too, robustness, forgetting and overfitting."
+    )
+    gates: tuple[GateOutcome, ...] = Field(
+        (),
+        description="Conditions for promotion, as judged. Empty: not judged (imported, combined), or an older version.",
+    )
     quality_baseline: QualityBaseline | None = None
     quality: QualityRules | None = Field(None, description="None in older versions: the defaults apply.")
     defaults: RequestDefaults | None = Field(None, description="Request defaults; None: no field is filled in.")
+
+    @property
+    def held_out_figure(self) -> FigureRecord | None:
+        """The figure by which servers score held-out questions: what they should find again."""
+        metric = self.quality.held_out_metric if self.quality else "exact_match"
+        found = next((figure for figure in self.figures if figure.key == metric), None)
+        if found is None and self.evaluation is not None and self.evaluation.metric == metric:
+            evaluation = self.evaluation
+            return FigureRecord(kind="metric", metric=metric, adapter=evaluation.adapter, base=evaluation.base)
+        return found
+
+    @property
+    def unmet_gates(self) -> tuple[str, ...]:
+        """What the gates found that this version does not meet."""
+        return tuple(gate.finding for gate in self.gates if not gate.is_met)
 
 
 class Manifest(ManifestDraft):

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from adapters.dora import add_dora
 from adapters.errors import AdapterInUseError, AdapterNotFoundError
 from adapters.lint.files import real_file
 from adapters.lint.publishable import check_publishable
 from adapters.reference import DEFAULT_ALIAS, Target, parse_alias
-from adapters.release.aliases import current_aliases, plan_moves, rollback_version
+from adapters.release.aliases import current_aliases, plan_moves, plan_removal, rollback_version
 from adapters.release.traffic import plan_split
 from adapters.release.trials import Conclusion, Trial, check_running, plan_conclusion
 from adapters.store.durable import copy_file, rename_folder, write_file
@@ -23,13 +24,18 @@ from adapters.store.manifest import MANIFEST_FILE, FileEntry, Manifest, Manifest
 from adapters.store.quarantine import Quarantined, write_quarantine
 from adapters.store.reader import StoreReader
 from adapters.store.usage import users
-from adapters.store.version_files import MAX_BYTES, mode_of
+from adapters.store.version_files import EVALUATION_FILE, MAX_BYTES, mode_of
 
 logger = logging.getLogger(__name__)
 
 
 def utc_now() -> datetime:
     return datetime.now(UTC)
+
+
+def _own_files(draft: ManifestDraft) -> list[str]:
+    """Files that a version takes from a folder: where it was not evaluated, no items of some other evaluation."""
+    return [name for name in MAX_BYTES if name != EVALUATION_FILE or draft.evaluation is not None]
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,8 @@ class AdapterStore(StoreReader):
         """Copy a PEFT folder into the store as the next version of `draft.name`; a failure leaves no trace.
 
         Args:
-            base_folder: The prepared base, to check that the adapter's modules exist in it.
+            base_folder: The prepared base, to check that the adapter's modules exist in it, and to compute what serving
+                DoRA needs. None: of a DoRA folder that holds this already, as a version's does.
 
         Raises:
             InvalidReferenceError: `draft.name` is not a valid adapter name.
@@ -65,9 +72,11 @@ class AdapterStore(StoreReader):
         self.folders.adapter(draft.name)
         check_publishable(source, draft, base_folder)
         with self.folders.staged() as staged:
-            for name in MAX_BYTES:
+            for name in _own_files(draft):
                 if (source / name).is_file():
                     copy_file(real_file(source, name), staged / name, mode=mode_of(name))
+            if draft.lora.use_dora:
+                add_dora(staged, base_folder, draft.base.digest)
             files = tuple(file_entry(staged, path.name) for path in sorted(staged.iterdir()))
             with self._writing(draft.name) as folder:
                 return self._commit(folder, staged, draft, files)
@@ -221,19 +230,23 @@ class AdapterStore(StoreReader):
             if versions.pop(target.version, None) is not None:
                 write_quarantine(folder, versions)
 
-    def remove(self, target: Target, reason: str = "") -> None:
+    def remove(self, target: Target, reason: str = "", *, ends_aliases: bool = False) -> None:
         """Delete a version; its number is never used again.
+
+        Args:
+            ends_aliases: Send its aliases back to the versions before it, and end those that have none.
 
         Raises:
             AdapterNotFoundError: No such version.
-            AdapterInUseError: An alias points to it, or a server has it loaded.
+            AdapterInUseError: An alias points to it, or a server has it loaded; with `ends_aliases`, it is in a trial.
         """
         self.folder(target)
         with self._writing(target.name) as folder:
             self.folder(target)
-            self._check_unused(target)
+            self._check_unused(target, ends_aliases=ends_aliases)
             # Recorded first: were it lost after the rename, the number could be given out again.
-            self._record(folder, "removed", target.version, reason=reason)
+            history = self.history(target.name)
+            self._append(folder, plan_removal(history, target.version, at=self._now(), reason=reason))
             try:
                 discard_version(folder, target.version)
             except OSError as error:
@@ -305,9 +318,12 @@ class AdapterStore(StoreReader):
             return False
         return True
 
-    def _check_unused(self, target: Target) -> None:
+    def _check_unused(self, target: Target, *, ends_aliases: bool) -> None:
+        trial = self.trial(target.name) if ends_aliases else None
+        if trial is not None and target.version in (trial.stable, trial.canary):
+            raise AdapterInUseError(f"{str(target)!r} is in the trial of {trial.canary} against {trial.stable}.")
         aliases = sorted(a for a, version in self.aliases(target.name).items() if version == target.version)
-        if aliases:
+        if aliases and not ends_aliases:
             raise AdapterInUseError(
                 f"{str(target)!r} is {' and '.join(aliases)}. Promote another version first: "
                 f"{target.name!r} has {self.versions(target.name)}."

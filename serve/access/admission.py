@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serve.access.admission_queue import AdmissionQueue, Reason
-from serve.access.capacity import Ask, Ticket
+from serve.access.capacity import Ask, EngineShare, Ticket
 from serve.background import is_told_to_end
 from serve.errors import RateLimitedError
 
@@ -31,6 +31,19 @@ class Loader(Protocol):
     async def load(self, adapter: str) -> None:
         """Load the adapter. The exception raised is passed to all requests that wait for it."""
         ...
+
+
+@dataclass(frozen=True)
+class ClientLoad:
+    """What clients take of the engine; batches are not counted.
+
+    `quiet_s` counts from the end of the last request of a client; 0 while there is one.
+    """
+
+    max_sequences: int
+    num_sequences: int
+    num_waiting: int
+    quiet_s: float
 
 
 @dataclass(frozen=True)
@@ -68,6 +81,7 @@ class Admission:
         self._kept: dict[str, ExitStack] = {}
         self._loads: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._client_seen_s = float("-inf")
         # Only the loop's thread changes the queue, but metrics may be read from another one.
         self._changing = threading.Lock()
 
@@ -87,6 +101,7 @@ class Admission:
             RateLimitedError: Too many wait, or this one waited `max_wait_s`.
             ServeError: Its adapter cannot be loaded.
         """
+        self._note(ask)
         with self._changing:
             ticket = self._queue.arrive(ask, self._clock())
         try:
@@ -96,7 +111,13 @@ class Admission:
             yield ticket
         finally:
             # Whatever happened, a cancellation after the verdict too: the places go on to the next.
+            self._note(ask)
             self._leave(ticket, num_tokens())
+
+    def demand(self) -> EngineShare:
+        """What runs and waits."""
+        with self._changing:
+            return self._queue.demand
 
     def waiting_by_reason(self) -> dict[str, int]:
         """Requests that wait: for places, a slot, a load, or for their own tenant to hold less (`REASONS`)."""
@@ -107,6 +128,11 @@ class Admission:
         """Requests that hold places, by adapter; None is the base model."""
         with self._changing:
             return self._queue.running_by_adapter()
+
+    def waiting_by_adapter(self) -> dict[str | None, int]:
+        """Requests that wait, by adapter; None is the base model."""
+        with self._changing:
+            return self._queue.waiting_by_adapter()
 
     def running_by_tenant(self) -> dict[str, int]:
         """Sequences that hold places, by tenant."""
@@ -121,6 +147,19 @@ class Admission:
     def is_busy(self) -> bool:
         """Whether any request holds a place."""
         return self._queue.capacity.num_sequences > 0
+
+    def client_load(self) -> ClientLoad:
+        """What clients take of the engine now."""
+        with self._changing:
+            num_sequences, num_waiting = self._queue.num_client_sequences, self._queue.num_clients_waiting
+        is_here = num_sequences > 0 or num_waiting > 0
+        quiet_s = 0.0 if is_here else self._clock() - self._client_seen_s
+        return ClientLoad(self._queue.capacity.max_sequences, num_sequences, num_waiting, quiet_s)
+
+    def _note(self, ask: Ask) -> None:
+        """A request arrives or leaves."""
+        if not ask.is_batch:
+            self._client_seen_s = self._clock()
 
     async def _wait(self, ticket: Ticket) -> None:
         loop = asyncio.get_running_loop()

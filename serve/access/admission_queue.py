@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from serve.access.adapter_slots import MAX_LOADS, AdapterSlots
-from serve.access.capacity import Ask, Capacity, Ticket
+from serve.access.capacity import Ask, Capacity, EngineShare, Ticket, sum_of
 from serve.access.fairness import TokenCounters
 
 Reason = Literal["capacity", "adapter_slots", "adapter_load", "tenant"]
@@ -33,7 +33,8 @@ class AdmissionQueue:
     tenant's last turn at a priority counts as one level less, which prevents starvation. If the next one does not fit,
     others may run before it, up to one batch of sequences; then free capacity is kept for it. Tenants without running
     requests may always use the reserve. If it exceeds its tenant's share, later requests of that tenant may run before
-    it, again up to one batch; then they wait until it runs.
+    it, again up to one batch; then they wait until it runs. Batches (`Ask.is_batch`) pass no client, are never
+    overdue and never use the reserve.
 
     An adapter takes a slot when a request first waits for it, is loaded, and keeps the slot while requests wait or run.
     A request that waits for a slot longer than `age_s` is overdue. Then one adapter for each overdue one is closed: it
@@ -63,6 +64,7 @@ class AdmissionQueue:
         self.capacity = Capacity(max_sequences, num_tenants, kv_tokens)
         self._slots = AdapterSlots(max_adapters, max_sequences, age_s)
         self._counters = TokenCounters()
+        self._batch_counters = TokenCounters()  # what batches use makes no client's turn earlier or later
         self._age_s = age_s
         self._is_resident = is_resident
         self._num_arrived = 0
@@ -82,9 +84,25 @@ class AdmissionQueue:
         return self.num_waiting - min(num_loading, num_free)
 
     @property
+    def demand(self) -> EngineShare:
+        """What runs and waits."""
+        shares = (ticket.ask.share for line in self._lines.values() for ticket in line)
+        return sum_of((self.capacity.used, *shares))
+
+    @property
     def num_tenants(self) -> int:
         """Tenants with waiting or running requests."""
         return len(self._tenants)
+
+    @property
+    def num_client_sequences(self) -> int:
+        """Running sequences that clients wait for."""
+        return sum(ticket.ask.num_sequences for ticket in self.capacity.running if not ticket.ask.is_batch)
+
+    @property
+    def num_clients_waiting(self) -> int:
+        """Waiting requests of clients, not of batches."""
+        return sum(len(line) for line in self._lines.values() if not line[0].ask.is_batch)
 
     @property
     def most_of_a_tenant(self) -> int:
@@ -108,7 +126,7 @@ class AdmissionQueue:
         ticket = Ticket(ask, now_s, self._num_arrived)
         self._lines.setdefault(ask.line, deque()).append(ticket)
         self._tenants.setdefault(ask.tenant_id, _Tenant()).num_waiting += ask.num_sequences
-        self._counters.arrive(ask.tenant_id)
+        self._counters_of(ask).arrive(ask.tenant_id)
         self._num_waiting_for[ask.adapter] += 1
         return ticket
 
@@ -170,16 +188,16 @@ class AdmissionQueue:
         else:
             self._stop(ticket, num_tokens)
         ticket.state = "gone"
-        self._counters.leave(ticket.ask.tenant_id)
+        self._counters_of(ticket.ask).leave(ticket.ask.tenant_id)
         tenant = self._tenants[ticket.ask.tenant_id]
         if tenant.num_waiting == 0 and tenant.num_running == 0:
             del self._tenants[ticket.ask.tenant_id]
 
     def last_to_run(self) -> Ticket:
-        """The request to refuse when too many wait: of the tenant with the most, the newest of the last priority."""
+        """The request to refuse when too many wait: a batch's; else, of the tenant with the most, the last to run."""
         waiting = [ticket for line in self._lines.values() for ticket in line]
         num_waiting = {tenant_id: tenant.num_waiting for tenant_id, tenant in self._tenants.items()}
-        return max(waiting, key=lambda t: (num_waiting[t.ask.tenant_id], t.ask.priority, t.sequence))
+        return max(waiting, key=lambda t: (t.ask.is_batch, num_waiting[t.ask.tenant_id], t.ask.priority, t.sequence))
 
     def waiting_by_reason(self, now_s: float) -> dict[str, int]:
         """Number of waiting requests by reason (`REASONS`)."""
@@ -196,6 +214,10 @@ class AdmissionQueue:
     def running_by_adapter(self) -> dict[str | None, int]:
         """Running requests by adapter; None is the base model."""
         return dict(Counter(ticket.ask.adapter for ticket in self.capacity.running))
+
+    def waiting_by_adapter(self) -> dict[str | None, int]:
+        """Waiting requests by adapter; None is the base model."""
+        return dict(self._num_waiting_for)
 
     def running_by_tenant(self) -> dict[str, int]:
         """Running sequences by tenant."""
@@ -229,7 +251,8 @@ class AdmissionQueue:
         if self._slots.num_free > 0:
             return []
         late_s = now_s - self._age_s
-        return [head for head in self._heads() if self._needs_slot(head.ask.adapter) and head.arrived_s < late_s]
+        clients = (head for head in self._heads() if not head.ask.is_batch)
+        return [head for head in clients if self._needs_slot(head.ask.adapter) and head.arrived_s < late_s]
 
     def _closed(self, overdue: list[Ticket], now_s: float) -> Collection[str]:
         num_passed = max((ticket.num_passed for ticket in overdue), default=0)
@@ -261,13 +284,25 @@ class AdmissionQueue:
     def _is_out_of_patience(self, ticket: Ticket) -> bool:
         return ticket.num_passed >= self.capacity.max_sequences
 
+    def _counters_of(self, ask: Ask) -> TokenCounters:
+        return self._batch_counters if ask.is_batch else self._counters
+
+    def _num_used(self, ask: Ask) -> float:
+        return self._counters_of(ask).tokens(ask.tenant_id)
+
     def _may_pass(self, ticket: Ticket, first: Ticket) -> bool:
-        """Whether its tenant is ahead by at most a batch of tokens, so that passing gives no larger share."""
-        ahead = self._counters.tokens(ticket.ask.tenant_id) - self._counters.tokens(first.ask.tenant_id)
+        """Whether its tenant is ahead by at most a batch of tokens, so that passing gives no larger share.
+
+        Clients pass a batch whatever they have used, and a batch passes no client.
+        """
+        if ticket.ask.is_batch != first.ask.is_batch:
+            return first.ask.is_batch
+        ahead = self._num_used(ticket.ask) - self._num_used(first.ask)
         return ahead <= first.ask.num_tokens / first.ask.num_sequences * self.capacity.max_sequences
 
     def _fits_reserve(self, ticket: Ticket) -> bool:
-        return not self._tenants[ticket.ask.tenant_id].num_running and self.capacity.fits_reserve(ticket.ask)
+        is_newcomer = not ticket.ask.is_batch and not self._tenants[ticket.ask.tenant_id].num_running
+        return is_newcomer and self.capacity.fits_reserve(ticket.ask)
 
     def _is_within_share(self, ask: Ask) -> bool:
         """Whether its tenant would leave the reserve free; always true if it has no running requests."""
@@ -286,7 +321,7 @@ class AdmissionQueue:
 
     def _rank(self, ticket: Ticket) -> tuple[float, int]:
         """Sort key within a priority; lower runs first."""
-        return self._counters.tokens(ticket.ask.tenant_id), ticket.sequence
+        return self._num_used(ticket.ask), ticket.sequence
 
     def _level(self, ticket: Ticket, now_s: float) -> tuple[int, float]:
         """The aged priority, and the time from which it has aged."""
@@ -300,7 +335,7 @@ class AdmissionQueue:
         tenant.last_turn_s[ask.priority, False] = now_s
         tenant.num_running += ask.num_sequences
         self.capacity.take(ticket, is_in_reserve=is_in_reserve)
-        self._counters.start(ask.tenant_id, ask.num_tokens)
+        self._counters_of(ask).start(ask.tenant_id, ask.num_tokens)
         if ask.adapter is not None:
             self._slots.start(ask.adapter, ask.num_sequences)
         self._leave_line(ticket)
@@ -311,7 +346,7 @@ class AdmissionQueue:
         ask = ticket.ask
         self._tenants[ask.tenant_id].num_running -= ask.num_sequences
         self.capacity.give_back(ticket)
-        self._counters.stop(ask.tenant_id, ask.num_tokens, num_tokens)
+        self._counters_of(ask).stop(ask.tenant_id, ask.num_tokens, num_tokens)
         if ask.adapter is not None:
             self._slots.stop(ask.adapter)
             self._free_if_idle(ask.adapter)

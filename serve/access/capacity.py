@@ -1,7 +1,8 @@
 """Engine capacity used by requests, and the reserve for tenants without running requests."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal, NamedTuple
 
 
@@ -31,16 +32,21 @@ class EngineShare(NamedTuple):
 _NOTHING = EngineShare(0, 0.0)
 
 
+def sum_of(shares: Iterable[EngineShare]) -> EngineShare:
+    return reduce(EngineShare.plus, shares, _NOTHING)
+
+
 @dataclass(frozen=True)
 class Ask:
     """The engine capacity that a request needs.
 
     Args:
-        tenant_id: The unit of fair sharing.
+        tenant_id: The unit of fair sharing. The batches of a tenant are a unit of their own.
         adapter: vLLM's `lora_name`, `medical@3`: versions take slots of their own. None is the base model.
         priority: Lower first.
         num_sequences: Number of prompts times answers per prompt.
         num_tokens: Tokens of its prompts, and of its answers at their maximum length.
+        is_batch: No client waits for it: it runs in what clients leave free.
     """
 
     tenant_id: str
@@ -48,6 +54,7 @@ class Ask:
     priority: int = 0
     num_sequences: int = 1
     num_tokens: int = 1
+    is_batch: bool = False
 
     @property
     def line(self) -> tuple[str, int, str | None]:
@@ -100,6 +107,11 @@ class Capacity:
     def num_sequences(self) -> int:
         """Running sequences."""
         return self._used_outside.num_sequences + self._used_inside.num_sequences
+
+    @property
+    def used(self) -> EngineShare:
+        """What runs."""
+        return self._used_outside.plus(self._used_inside)
 
     @property
     def has_reserve(self) -> bool:

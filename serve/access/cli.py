@@ -36,6 +36,7 @@ def create(
     max_concurrency: LimitOption = None,
     priority: Annotated[int, typer.Option(help="Scheduling priority, lower first (as in vLLM).")] = 0,
     admin: Annotated[bool, typer.Option("--admin", help="Grant access to the administration routes.")] = False,
+    train: Annotated[bool, typer.Option("--train", help="Allow files, fine-tuning jobs and batches.")] = False,
     file: FileOption = None,
     home: HomeOption = DEFAULT_HOME,
 ) -> None:
@@ -48,6 +49,7 @@ def create(
         "max_concurrency": max_concurrency,
         "priority": priority,
         "is_admin": admin,
+        "may_train": train,
     }
     with _errors_in_one_line():
         grant = validate(values, KeyGrant, "lorikeet keys create")
@@ -126,3 +128,5 @@ def _terms(record: KeyRecord) -> Iterator[str]:
         yield f"priority {record.priority}"
     if record.is_admin:
         yield "admin"
+    if record.may_train:
+        yield "train"

@@ -41,6 +41,7 @@ class KeyGrant(Config):
     max_concurrency: int | None = Field(None, ge=1, description="Concurrent requests.")
     priority: int = Field(0, description="Scheduling priority, lower first (as in vLLM).")
     is_admin: bool = False
+    may_train: bool = Field(False, description="Whether the key may upload files and run jobs.")
 
     @field_validator("adapters")
     @classmethod
@@ -88,7 +89,12 @@ class CreatedKey:
 
 
 ANONYMOUS = KeyRecord(
-    id="0" * 8, sha256="0" * 64, tenant="anonymous", is_admin=True, created_at="1970-01-01T00:00:00+00:00"
+    id="0" * 8,
+    sha256="0" * 64,
+    tenant="anonymous",
+    is_admin=True,
+    may_train=True,
+    created_at="1970-01-01T00:00:00+00:00",
 )
 """Key of all requests if no key file is configured; it allows everything."""
 
@@ -140,6 +146,14 @@ class KeyRing:
         if not found or found[0].is_revoked:
             raise UnauthorizedError("The API key is not valid. Ask the operator of this server for one.")
         return found[0]
+
+    def find(self, key_id: str) -> KeyRecord | None:
+        """The valid key with this id, for work that a request of it has left here; `ANONYMOUS` if there are no keys."""
+        if self._path is None:
+            return ANONYMOUS
+        with self._checking:
+            self._follow_changes(self._path)
+        return next((record for record in self._records if record.id == key_id and not record.is_revoked), None)
 
     def _follow_changes(self, path: Path) -> None:
         now_s = self._clock()

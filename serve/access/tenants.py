@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 from serve.access.keys import KeyRecord
 from serve.errors import RateLimitedError
@@ -14,6 +16,30 @@ _CONCURRENCY_RETRY_S = 1.0
 _SHORTEST_WAIT_S = 1e-6
 
 _SWEEP_INTERVAL_S = 60.0
+
+
+class Share(AbstractContextManager["Share"], Protocol):
+    """A request's place within its key's limits; `with`, or `release` where it outlives the block."""
+
+    def debit(self, num_tokens: int) -> None:
+        """Charge the request's prompt and completion tokens, once they are known; also after the release."""
+        ...
+
+    def release(self) -> None:
+        """Give the request's place back; only the first call counts."""
+        ...
+
+
+class KeyLimiter(Protocol):
+    """Who counts what keys use: this server, or one for several."""
+
+    async def take(self, key: KeyRecord) -> Share:
+        """Take a request's place within its key's limits.
+
+        Raises:
+            RateLimitedError: Over a limit.
+        """
+        ...
 
 
 class TenantLimits:
@@ -37,6 +63,10 @@ class TenantLimits:
     def __len__(self) -> int:
         """Keys held now."""
         return len(self._usages)
+
+    async def take(self, key: KeyRecord) -> Share:
+        """`lease`, for those who may have to wait for another process's answer. Raises as it does."""
+        return self.lease(key)
 
     def lease(self, key: KeyRecord) -> "TenantLease":
         """Take a request's place within the key's limits, as they are in `key`; a refused one takes nothing.

@@ -33,8 +33,9 @@ from serve.errors import (
 )
 from serve.monitor.monitor import Monitor
 from serve.monitor.trial.state import TrialState
+from serve.residency.lease import Resident
 from serve.residency.quarantine import Quarantine
-from serve.residency.residency import Residency, Resident
+from serve.residency.residency import Residency
 
 _MAX_BODY_BYTES = 16_384
 _BODY_ERRORS = (InvalidRequestError, BodyTimeoutError, BodyTooLargeError, RateLimitedError)

@@ -17,21 +17,22 @@ from adapters.store.manifest import RequestDefaults
 from config.serve import ServeLimits
 from serve.access.admission import Admission
 from serve.access.cache_salt import CacheSalts
-from serve.access.capacity import Ask
-from serve.access.keys import ANONYMOUS, KeyRecord, may_use
-from serve.access.tenants import TenantLimits
+from serve.access.capacity import Ask, EngineShare
+from serve.access.keys import ANONYMOUS, KeyRecord
+from serve.access.ownership import ModelAccess
+from serve.access.tenants import KeyLimiter
 from serve.api.bodies import BodyReader
 from serve.api.disconnect import run_until_disconnect
 from serve.api.responses import error_event, error_response, request_id, unexpected_error
 from serve.api.streaming import Backlog, LeasedStream
 from serve.background import is_told_to_end
-from serve.engine.protocol import Answer, Endpoint, Engine
+from serve.engine.protocol import BACKGROUND_PRIORITY, Answer, Endpoint, Engine
 from serve.errors import DeadlineError, NotReadyError, ServeError
 from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.limits.limits import check_limits, check_sequences, num_sequences, tokens_asked
 from serve.limits.stops import without_empty_stops
-from serve.observe.logs import log_request
-from serve.records import AnsweredRequest, RequestContext, RequestObserver, RequestOutcome, current_request
+from serve.observe.logs import log_request, logged_request
+from serve.records import AnsweredRequest, RequestContext, RequestObserver, RequestOutcome, RequestResult
 from serve.residency.residency import Residency
 from serve.routing.resolver import Resolution, Resolver
 from serve.routing.shadow import Shadow
@@ -43,12 +44,17 @@ _BASE_HEADERS = {"x-lorikeet-digest": "base", "x-lorikeet-cold": "0"}
 
 @dataclass
 class Call:
-    """State of one request. `held` releases its admission, its adapter lease and its tenant's quota."""
+    """State of one request. `held` releases its admission, its adapter lease and its tenant's quota.
+
+    `result` is what the engine makes of it; `is_batch`: no client waits for it.
+    """
 
     endpoint: Endpoint
     tenant: KeyRecord
     context: RequestContext
     held: AsyncExitStack
+    is_batch: bool = False
+    result: RequestResult = field(default_factory=RequestResult)
     deadline: float = math.inf
     body: dict[str, Any] = field(default_factory=dict)
     served_name: str | None = None
@@ -64,9 +70,10 @@ class Gate:
     lengths: AnswerLengths
     bodies: BodyReader
     request_timeout_s: float
-    tenants: TenantLimits
+    tenants: KeyLimiter
     admission: Admission
     salts: CacheSalts
+    access: ModelAccess
 
 
 class Completions:
@@ -97,14 +104,29 @@ class Completions:
     def bodies(self) -> BodyReader:
         return self._gate.bodies
 
-    async def answer(self, endpoint: Endpoint, request: Request, tenant: KeyRecord) -> Response:
-        """Handle a request; every error becomes a response in OpenAI's format."""
+    def demand(self) -> EngineShare:
+        """What runs and waits."""
+        return self._gate.admission.demand()
+
+    @property
+    def tenants(self) -> KeyLimiter:
+        return self._gate.tenants
+
+    async def answer(
+        self, endpoint: Endpoint, request: Request, tenant: KeyRecord, *, is_batch: bool = False
+    ) -> Response:
+        """Handle a request; every error becomes a response in OpenAI's format.
+
+        Args:
+            is_batch: Answer it in what clients leave free; the key's rate limits do not apply.
+        """
         async with AsyncExitStack() as held:
             context = RequestContext(tenant.tenant, request_id(request), traceparent=request.headers.get("traceparent"))
-            current_request.set(context)
-            call = Call(endpoint, tenant, context, held)
+            context.source = "batch" if is_batch else "client"
+            logged_request.set(context)
+            call = Call(endpoint, tenant, context, held, is_batch)
             try:
-                self._take_share(call)
+                await self._take_share(call)
                 await self._read(call, request)
                 async with asyncio.timeout_at(call.deadline):
                     answer = await run_until_disconnect(request, self._begin(call))
@@ -121,17 +143,19 @@ class Completions:
                 return self._failed(call, _unexpected(call, error))
             if answer is None:
                 self._finish(call, "cancelled", 499)
-                return Response(status_code=499)  # nobody reads it: the client has gone
+                return Response(status_code=499)  # the client has disconnected
             if isinstance(answer.body, dict):
                 self._finish(call, "ok", 200)
                 return JSONResponse(answer.body, headers=call.headers)
             events = self._stream(call, answer.body)
             return LeasedStream(events, call.headers, held.pop_all(), call.deadline, self._backlog)
 
-    def _take_share(self, call: Call) -> None:
+    async def _take_share(self, call: Call) -> None:
         """Charge the key for a request before its body is read."""
-        share = call.held.enter_context(self._gate.tenants.lease(call.tenant))
-        call.held.callback(lambda: share.debit(call.context.num_tokens))
+        if call.is_batch:
+            return
+        share = call.held.enter_context(await self._gate.tenants.take(call.tenant))
+        call.held.callback(lambda: share.debit(call.result.num_tokens))
 
     async def _read(self, call: Call, request: Request) -> None:
         """Read and validate the body. The request's timers start once it is complete."""
@@ -150,35 +174,30 @@ class Completions:
         with call.context.phase("resolve"):
             resolution = self._resolve(call)
         await self._take_turn(call, resolution)
-        call.body |= {"model": resolution.served_name, "priority": call.tenant.priority}
+        call.body |= {"model": resolution.served_name, "priority": _priority(call)}
         call.body |= self._gate.salts.salted(call.body, call.tenant.tenant)
         filled = fill_defaults(call.body, call.endpoint, call.defaults, self._gate.lengths)
         if filled.names:
             call.headers["x-lorikeet-defaults"] = ",".join(filled.names)
-        answer = await self._ask(call, filled.body)
+        answer = await self._engine.answer(call.endpoint, filled.body, call.context.caller, call.result)
         if resolution.shadow is not None:
             self._shadow.submit(call.endpoint, call.body, resolution.shadow)
         return answer
-
-    async def _ask(self, call: Call, body: dict[str, Any]) -> Answer:
-        try:
-            return await self._engine.answer(call.endpoint, body)
-        except BaseException:  # a client that left, too: what was generated is known, and its places are free, after it
-            await call.context.generations.aclose()
-            raise
 
     def _resolve(self, call: Call) -> Resolution:
         if not self._engine.is_ready:
             raise NotReadyError("The server is starting. Poll GET /ready, or retry in a minute.")
         model, sticky_key = call.body.get("model"), _sticky_key(call)
-        resolution = self._resolver.resolve(model, lambda name: may_use(call.tenant, name), sticky_key)
+        resolution = self._resolver.resolve(
+            model, lambda name: self._gate.access.may_use(call.tenant, name), sticky_key
+        )
         call.served_name = resolution.served_name
         call.context.sticky_key = None if "@" in str(model) else sticky_key
         return resolution
 
     async def _take_turn(self, call: Call, resolution: Resolution) -> None:
         """Wait for admission and lease the version; sets the response headers."""
-        turn = self._gate.admission.enter(self._wanted(call, resolution), lambda: call.context.num_tokens)
+        turn = self._gate.admission.enter(self._wanted(call, resolution), lambda: call.result.num_tokens)
         with call.context.phase("admission"):
             ticket = await call.held.enter_async_context(turn)
         call.headers = {
@@ -206,19 +225,22 @@ class Completions:
         target, lengths = resolution.target, self._gate.lengths
         defaults = self._resolver.defaults(target) if target else None
         longest = defaults.max_tokens if defaults and defaults.max_tokens else lengths.default
+        num_virtual = self._resolver.num_virtual_tokens(target) if target else 0
+        num_answers = num_sequences(call.body, call.endpoint)
         return Ask(
-            call.tenant.tenant,
+            f"{call.tenant.tenant}/batch" if call.is_batch else call.tenant.tenant,
             str(target) if target else None,
-            call.tenant.priority,
-            num_sequences(call.body, call.endpoint),
-            tokens_asked(call.body, call.endpoint, longest, lengths.most),
+            _priority(call),
+            num_answers,
+            tokens_asked(call.body, call.endpoint, longest, lengths.most) + num_answers * num_virtual,
+            call.is_batch,
         )
 
     async def _stream(self, call: Call, events: AsyncGenerator[str, None]) -> AsyncGenerator[str, None]:
         """Relay the engine's events and count them; an error after the first byte becomes an event."""
         end: tuple[RequestOutcome, int, str | None] = ("cancelled", 499, None)
         try:
-            async with asyncio.timeout_at(call.deadline), aclosing(call.context.generations), aclosing(events):
+            async with asyncio.timeout_at(call.deadline), aclosing(events):
                 async for event in events:
                     yield event
             end = ("ok", 200, None)
@@ -247,9 +269,15 @@ class Completions:
 
     def _finish(self, call: Call, outcome: RequestOutcome, status: int, reason: str | None = None) -> None:
         duration_s = time.perf_counter() - call.context.started_s
-        record = AnsweredRequest(call.context, call.endpoint, call.served_name, outcome, status, reason, duration_s)
+        record = AnsweredRequest(
+            call.context, call.endpoint, call.served_name, outcome, status, reason, duration_s, call.result.generation
+        )
         self._observer.request_finished(record)
         log_request(record)
+
+
+def _priority(call: Call) -> int:
+    return BACKGROUND_PRIORITY if call.is_batch else call.tenant.priority
 
 
 def _unexpected(call: Call, error: BaseException) -> ServeError:

@@ -6,9 +6,11 @@ checks keep pages out, in this order; none of them concerns clients that are not
 1. `Host` must be a name of this server; else an attacker's name that now points here (DNS rebinding) would count as the
    same origin. `/health` and `/ready` may be asked by any name: orchestrators check by address.
 2. A request from another site's page, by `Origin` or `Sec-Fetch-Site`, is refused unless `cors_origins` lists the page.
-3. A body must be JSON by its `Content-Type`, which no HTML form can send.
+3. A body must be JSON by its `Content-Type`, which no HTML form can send. Uploads alone are forms:
+   `multipart/form-data` on `/v1/files` and on the parts of `/v1/uploads`. A page that sends one is caught by check 2.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -23,6 +25,9 @@ from serve.errors import CrossSiteError, ForeignHostError, MediaTypeError, Serve
 
 OPEN_TO_EVERY_HOST = frozenset({"/health", "/ready"})
 
+_UPLOADS = re.compile(r"/v1/(?:files|uploads/[^/]+/parts)")
+
+_MEDIA_TYPES = {"application/json": "JSON", "multipart/form-data": "a form"}
 _OWN_SITES = frozenset({"same-origin", "none"})
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 _PREFLIGHT_AGE_S = 600
@@ -58,7 +63,7 @@ class WebRules:
             self._check_host(headers)
         self._check_site(headers)
         if method == "POST":
-            _check_media_type(headers)
+            _check_media_type(headers, "multipart/form-data" if _UPLOADS.fullmatch(path) else "application/json")
 
     def allowed_origin(self, headers: Headers) -> str | None:
         """The origin of a page that may use this server across sites, as the browser wrote it."""
@@ -133,14 +138,14 @@ def _host(headers: Headers) -> tuple[str, str] | None:
     return split_authority(hosts[0]) if len(hosts) == 1 else None
 
 
-def _check_media_type(headers: Headers) -> None:
+def _check_media_type(headers: Headers, wanted: str) -> None:
     """A request with neither body nor content type is accepted."""
     types = headers.getlist("content-type")
     has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
     if not types and not has_body:
         return
-    if [text.partition(";")[0].strip().lower() for text in types] != ["application/json"]:
-        raise MediaTypeError("The body must be JSON: send it with `content-type: application/json`.")
+    if [text.partition(";")[0].strip().lower() for text in types] != [wanted]:
+        raise MediaTypeError(f"The body must be {_MEDIA_TYPES[wanted]}: send it with `content-type: {wanted}`.")
 
 
 def _preflight(headers: Headers) -> Response:
@@ -148,7 +153,7 @@ def _preflight(headers: Headers) -> Response:
     return Response(
         status_code=204,
         headers={
-            "access-control-allow-methods": "GET, POST",
+            "access-control-allow-methods": "GET, POST, DELETE",
             "access-control-allow-headers": headers.get("access-control-request-headers", ""),
             "access-control-max-age": str(_PREFLIGHT_AGE_S),
         },

@@ -6,7 +6,7 @@ import socket
 from collections.abc import Iterator
 
 import uvicorn
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -23,7 +23,12 @@ _DRAIN_S = 1
 
 def metrics_answer(metrics: ServeMetrics) -> Response:
     """The server's own metrics and vLLM's, in Prometheus' text format."""
-    return Response(generate_latest(metrics.registry) + generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+    return Response(scrape(metrics), media_type=CONTENT_TYPE_LATEST)
+
+
+def scrape(metrics: ServeMetrics) -> bytes:
+    """The text of `/metrics`."""
+    return generate_latest(metrics.registry) + generate_latest(metrics.of_vllm)
 
 
 def metrics_app(metrics: ServeMetrics, rules: WebRules) -> Starlette:

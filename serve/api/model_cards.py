@@ -58,12 +58,13 @@ class ModelCards:
     def _card(self, model: ServedModel) -> ModelCard:
         target = model.target
         defaults = self._resolver.defaults(target) if target else None
+        num_virtual = self._resolver.num_virtual_tokens(target) if target else 0
         return ModelCard(
             id=model.reference,
             created=_unix_s(self._resolver.published_at(target)) if target else self._prepared_s,
             root=str(target) if target else model.reference,
             parent=self._base_name if target else None,
-            max_model_len=self._max_model_len,
+            max_model_len=self._max_model_len - num_virtual,
             defaults=defaults.given if defaults else None,
         )
 

@@ -7,7 +7,7 @@ Whatever else it holds goes to vLLM, which knows OpenAI's other fields and judge
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
 
 from adapters.reference import NAME_PATTERN
 from config.limits import RequestLimits
@@ -47,6 +47,11 @@ _KEY = {
     "scheme": "bearer",
     "description": "An API key, `lk-…`. A server without keys listens on loopback only and requires none.",
 }
+_ERROR_CONTENT: Schema = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
+_ERROR_SCHEMAS: Schema = TypeAdapter.json_schemas(
+    [("error", "serialization", TypeAdapter(ErrorAnswer))], ref_template="#/components/schemas/{model}"
+)[1]["$defs"]
+"""Written once: a `model` of `responses` FastAPI would build again for each error of each route."""
 _RETRY_AFTER = {"retry-after": {"description": "Seconds.", "schema": {"type": "integer", "minimum": 1}}}
 _ANSWER_HEADERS = {
     "x-lorikeet-adapter": "The adapter version that answered, or the base model's name.",
@@ -77,6 +82,7 @@ class DescribedApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
         described = super().openapi()
         components = described["components"]
+        components["schemas"] |= _ERROR_SCHEMAS
         components["securitySchemes"] = {"key": _KEY}
         operations = [operation for path in described["paths"].values() for operation in path.items()]
         for method, operation in operations:
@@ -88,6 +94,8 @@ class DescribedApp(FastAPI):
             answers.setdefault("403", _refusal(ForeignHostError))
             if method == "post":
                 answers["415"] = _refusal(MediaTypeError)
+            for content in operation.get("requestBody", {}).get("content", {}).values():
+                components["schemas"] |= content["schema"].pop("$defs", {})  # where `model_body` refers to
         for unused in ("HTTPValidationError", "ValidationError"):
             components["schemas"].pop(unused, None)
         return described
@@ -95,8 +103,7 @@ class DescribedApp(FastAPI):
 
 def _refusal(kind: type[ServeError]) -> Schema:
     """Response of `Guard`, on any route."""
-    content = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
-    return {"description": kind.__doc__, "content": content}
+    return {"description": kind.__doc__, "content": _ERROR_CONTENT}
 
 
 def errors(*kinds: type[ServeError]) -> dict[int | str, dict[str, Any]]:
@@ -124,12 +131,12 @@ def completion_body(endpoint: Endpoint, limits: RequestLimits) -> dict[str, Any]
 
 def model_body(model: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra` of a route whose body is a model."""
-    return _body(model.model_json_schema())
+    return _body(model.model_json_schema(ref_template="#/components/schemas/{model}"))
 
 
 def _error(kind: type[ServeError]) -> dict[str, Any]:
     headers = {"headers": _RETRY_AFTER} if kind in (RateLimitedError, NotReadyError) else {}
-    return {"model": ErrorAnswer, "description": kind.__doc__ or kind.__name__} | headers
+    return {"description": kind.__doc__ or kind.__name__, "content": _ERROR_CONTENT} | headers
 
 
 def _body(schema: Schema) -> dict[str, Any]:

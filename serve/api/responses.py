@@ -4,7 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from fastapi import FastAPI, Request
@@ -47,13 +47,22 @@ def body_reader(model: type[ModelT], max_bytes: int) -> Callable[[Request], Awai
     """
 
     async def read(request: Request) -> ModelT:
-        try:
-            bodies: BodyReader = request.app.state.bodies
-            return model.model_validate(await bodies.read(request, _ADMIN, max_bytes=max_bytes))
-        except ValidationError as error:
-            raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
+        bodies: BodyReader = request.app.state.bodies
+        return validated(model, await bodies.read(request, _ADMIN, max_bytes=max_bytes))
 
     return read
+
+
+def validated(model: type[ModelT], body: Any) -> ModelT:
+    """A body as a model.
+
+    Raises:
+        RequestValidationError: It is none, as FastAPI itself would raise it.
+    """
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        raise RequestValidationError([each | {"loc": ("body", *each["loc"])} for each in error.errors()]) from None
 
 
 def request_id(request: Request) -> str:

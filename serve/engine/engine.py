@@ -7,6 +7,7 @@ import os
 import time
 from argparse import Namespace
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import nullcontext
 from datetime import datetime
 from itertools import count
@@ -25,27 +26,32 @@ from vllm.inputs.engine import tokens_input
 from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
 from vllm.utils.gc_utils import freeze_gc_heap
-from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 
+from adapters.lint.peft_folder import DORA_FILE
 from adapters.reference import Target
 from adapters.template_time import strftime_at
 from config.serve import ServeConfig
 from serve.engine.arguments import server_arguments
+from serve.engine.calls import EngineCall
+from serve.engine.conversation import text_turns
 from serve.engine.cpu.int8 import int8_base
+from serve.engine.cpu.prequantized import check_kernel
 from serve.engine.cpu.threads import set_cpu_environment
-from serve.engine.errors import engine_is_dead, engine_request_error, errors_in_our_words
+from serve.engine.errors import engine_is_dead, engine_request_error, errors_in_our_words, refused_configurations
 from serve.engine.finite import NOT_FINITE
 from serve.engine.grammars import GrammarChecks
 from serve.engine.loading.staged_cache import StagedCache
 from serve.engine.loading.staging import LayerShape, Layout, Stager
-from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM, collecting_grammars
+from serve.engine.observed import NotFiniteGenerationError, ObservedAsyncLLM
 from serve.engine.plugin import CPU_LORA_VARIABLE, ENGINE_VARIABLE, install_all
+from serve.engine.prepended import PrependingAsyncLLM
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.engine.replace import skipped
 from serve.engine.requests import parse_request
 from serve.engine.series import drop_lora_series, patches_skipped
 from serve.engine.slots import SLOT_TURN_VARIABLE
+from serve.engine.soft_prompts import num_virtual_tokens
 from serve.engine.stall import StallWatch, StepCounter
 from serve.engine.streams import server_sent_events
 from serve.engine.structured import tokenizer_json
@@ -55,19 +61,25 @@ from serve.errors import (
     ServeError,
     not_finite_error,
 )
-from serve.records import GenerationObserver, current_request
+from serve.records import Caller, GenerationObserver, RequestResult
 
 logger = logging.getLogger(__name__)
 
 _DEATH_POLL_S = 0.2
+_NO_DORA = (
+    "it is DoRA, and has a layer whose output is not rescaled here (docs/adapters.md). Merge it into its base: "
+    "`lorikeet export merge`."
+)
 
 
 def served_base(config: ServeConfig, base_folder: Path, int8_bases: Path) -> Path:
     """What the engine loads: the prepared base, or on a CPU what `cpu_base` makes of it.
 
     Raises:
-        InvalidBaseError: It cannot be served in int8.
+        InvalidBaseError: It cannot be served in int8, or not on a CPU.
     """
+    if current_platform.is_cpu():
+        check_kernel(base_folder)
     is_int8 = config.cpu_base == "int8" and current_platform.is_cpu()
     return int8_base(base_folder, int8_bases) if is_int8 else base_folder
 
@@ -116,6 +128,10 @@ class VllmEngine:
         self._logprob_rate = rate
         if self._llm is not None:
             self._llm.logprob_rate = rate
+
+    @property
+    def resident(self) -> AbstractSet[str]:
+        return self._adapters.keys()
 
     async def start(self) -> None:
         os.environ[SLOT_TURN_VARIABLE] = str(self._config.slot_turn_s or "")
@@ -184,7 +200,9 @@ class VllmEngine:
 
     async def load(self, target: Target, folder: Path) -> str | None:
         llm = self._require_llm()
+        await self.unload(target)  # as where it was to be removed, and that failed
         request = LoRARequest(str(target), next(self._lora_ids), str(folder))
+        num_virtual = await asyncio.to_thread(num_virtual_tokens, folder)
         async with self._stager.staged(folder) if self._stager else nullcontext() as staged:
             source = staged.folder if staged else folder
             try:
@@ -192,19 +210,23 @@ class VllmEngine:
             except EngineDeadError:
                 raise engine_is_dead() from None
             except Exception as error:  # vLLM raises bare exceptions of its worker here: boundary
-                reason = create_error_response(error).error.message
+                is_dora = staged is None and (folder / DORA_FILE).exists()
+                reason = _NO_DORA if is_dora else create_error_response(error).error.message
                 raise AdapterRefusedError(f"vLLM cannot load {str(target)!r}: {reason}") from error
         if self._llm is not llm:
             raise engine_is_dead()
+        llm.virtual_tokens[str(target)] = num_virtual
         self._adapters[str(target)] = request
         return staged.digest if staged else None
 
     async def unload(self, target: Target) -> None:
-        llm = self._require_llm()
-        request = self._adapters.pop(str(target), None)
+        llm, adapters = self._require_llm(), self._adapters
+        request = adapters.get(str(target))
         if request is not None:
             with errors_in_our_words():
                 await llm.remove_lora(request.lora_int_id)
+            adapters.pop(str(target), None)
+            llm.virtual_tokens.pop(str(target), None)
 
     async def pin(self, target: Target) -> None:
         with errors_in_our_words():
@@ -239,8 +261,8 @@ class VllmEngine:
     async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:
         # `prompt_logprobs=0`: of each prompt token itself, and of no other candidate.
         sampling = SamplingParams(max_tokens=1, temperature=0.0, prompt_logprobs=0)
-        # AsyncLLM's own method: a replay is no client's request and stays out of the metrics.
-        stream = AsyncLLM.generate(
+        # Without the observer's own method: a replay must not count as a client's request in the metrics.
+        stream = PrependingAsyncLLM.generate(
             self._require_llm(),
             tokens_input(list(token_ids)),
             sampling,
@@ -256,10 +278,24 @@ class VllmEngine:
             pairs = zip(token_ids[1:], positions[1:], strict=True)
             return [position[token].logprob for token, position in pairs if position is not None]
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+    async def answer(
+        self, endpoint: Endpoint, body: dict[str, Any], caller: Caller, result: RequestResult | None = None
+    ) -> Answer:
         self._require_llm()
+        call = EngineCall(caller, RequestResult() if result is None else result, text_turns(endpoint, body))
         try:
-            result = await self._checked(endpoint, parse_request(endpoint, body))
+            answered = await self._begin(endpoint, body, call)
+        except BaseException:  # also of a client that left: its tokens are counted, and its places free, after this
+            await call.generations.aclose()
+            raise
+        if hasattr(answered, "model_dump"):
+            return Answer(answered.model_dump(mode="json", by_alias=True))
+        return Answer(server_sent_events(answered, call))
+
+    async def _begin(self, endpoint: Endpoint, body: dict[str, Any], call: EngineCall) -> Any:
+        """vLLM's whole answer, or its stream. Raises as `answer` does."""
+        try:
+            answered = await self._checked(endpoint, parse_request(endpoint, body), call)
         except ServeError:
             raise
         except EngineDeadError:
@@ -269,20 +305,18 @@ class VllmEngine:
         # What vLLM's own server answers by an error of the request, whatever raised it; all else is a defect.
         except (VLLMError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
             raise engine_request_error(create_error_response(error)) from error
-        if isinstance(result, ErrorResponse):
-            raise engine_request_error(result)
-        if hasattr(result, "model_dump"):
-            return Answer(result.model_dump(mode="json", by_alias=True))
-        return Answer(server_sent_events(result, current_request.get()))
+        if isinstance(answered, ErrorResponse):
+            raise engine_request_error(answered)
+        return answered
 
-    async def _checked(self, endpoint: Endpoint, parsed: Any) -> Any:
+    async def _checked(self, endpoint: Endpoint, parsed: Any, call: EngineCall) -> Any:
         """The answer, or a stream of which nothing was sent and whose grammars are known to be good."""
-        with collecting_grammars() as grammars:
-            result = await self._create(endpoint, parsed)
-        if not hasattr(result, "model_dump"):
-            for grammar in grammars:
-                await self._require_llm().grammars.check(grammar)
-        return result
+        with call.as_current():
+            answered = await self._create(endpoint, parsed)
+        if not hasattr(answered, "model_dump"):
+            for grammar in tuple(call.grammars):
+                await self._require_llm().grammars.check(grammar, call.caller.tenant or "")
+        return answered
 
     async def _create(self, endpoint: Endpoint, parsed: Any) -> Any:
         # Without the client's headers: vLLM would take a priority, a request id or a data-parallel rank from them.
@@ -303,7 +337,9 @@ class VllmEngine:
 
     @property
     def _adapters(self) -> dict[str, LoRARequest]:
-        adapters: dict[str, LoRARequest] = self._serving.openai_serving_models.lora_requests
+        """The list by which vLLM's serving classes find an adapter; we alone change it."""
+        models = getattr(self._serving, "openai_serving_models", None)
+        adapters: dict[str, LoRARequest] = models.lora_requests if models else {}
         return adapters
 
     def _require_llm(self) -> ObservedAsyncLLM:
@@ -313,13 +349,17 @@ class VllmEngine:
 
 
 def _build(arguments: Namespace, steps: StepCounter) -> ObservedAsyncLLM:
-    """Start the engine's processes and load the base; blocks for as long as that takes."""
+    """Start the engine's processes and load the base; blocks for as long as that takes.
+
+    Raises:
+        EngineStartError: vLLM refuses the base or the settings before any process starts.
+    """
     os.environ[ENGINE_VARIABLE] = "1"  # they inherit it; what else runs vLLM beside them does not
     try:
         engine_args = AsyncEngineArgs.from_cli_args(arguments)
-        llm = ObservedAsyncLLM.from_vllm_config(
-            engine_args.create_engine_config(), stat_loggers=[lambda config, index: steps]
-        )
+        with refused_configurations():
+            vllm_config = engine_args.create_engine_config()
+        llm = ObservedAsyncLLM.from_vllm_config(vllm_config, stat_loggers=[lambda config, index: steps])
     finally:
         del os.environ[ENGINE_VARIABLE]
     assert isinstance(llm, ObservedAsyncLLM)

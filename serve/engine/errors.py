@@ -8,7 +8,7 @@ from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 from vllm.entrypoints.serve.exception_handling.error_response import create_error_response
 from vllm.v1.engine.exceptions import EngineDeadError
 
-from serve.errors import EngineRequestError, InvalidRequestError, NotReadyError, ServeError
+from serve.errors import EngineRequestError, EngineStartError, InvalidRequestError, NotReadyError, ServeError
 
 
 def invalid_request(error: ValidationError) -> InvalidRequestError:
@@ -36,3 +36,14 @@ def errors_in_our_words() -> Iterator[None]:
         raise engine_is_dead() from None
     except Exception as error:  # boundary: vLLM passes on whatever its processes raise
         raise engine_request_error(create_error_response(error)) from error
+
+
+@contextmanager
+def refused_configurations() -> Iterator[None]:
+    """Raises EngineStartError for what vLLM refuses by its configuration: another start would end likewise."""
+    try:
+        yield
+    except ValueError as error:  # pydantic's too
+        first = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+        reason = first.removeprefix("Value error, ").strip().partition("\n")[0]
+        raise EngineStartError(f"vLLM cannot serve this base with these settings: {reason}") from error

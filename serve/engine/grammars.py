@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from serve.errors import GrammarError, NotReadyError, RateLimitedError
-from serve.records import current_request
 
 logger = logging.getLogger(__name__)
 
@@ -63,8 +62,11 @@ class GrammarChecks:
         self._is_stopped = False
         self._reader: asyncio.Task[None] | None = None
 
-    async def check(self, grammar: Grammar) -> None:
+    async def check(self, grammar: Grammar, tenant: str = "") -> None:
         """Do nothing where a grammar compiles in time; those seen lately are known.
+
+        Args:
+            tenant: Whose request it is; "" for the server's own.
 
         Raises:
             GrammarError: It does not, or its masks would hold up the engine.
@@ -77,7 +79,7 @@ class GrammarChecks:
             error = self._kept[key]
         else:
             # One task for all who ask for it; it goes on when they leave, for its result is kept.
-            error = await asyncio.shield(self._checking.get(key) or self._begin(key, grammar))
+            error = await asyncio.shield(self._checking.get(key) or self._begin(key, grammar, tenant))
         if error is not None:
             raise GrammarError(f"The grammar of this request is refused: {error}.")
 
@@ -113,9 +115,8 @@ class GrammarChecks:
             process.kill()
         await process.wait()
 
-    def _begin(self, key: bytes, grammar: Grammar) -> asyncio.Task[str | None]:
-        context = current_request.get()
-        tenant = self._tenants.setdefault(context.tenant if context else "", _CompileQueue())
+    def _begin(self, key: bytes, grammar: Grammar, tenant_id: str) -> asyncio.Task[str | None]:
+        tenant = self._tenants.setdefault(tenant_id, _CompileQueue())
         if len(self._checking) >= _MAX_WAITING or tenant.num_waiting >= _MAX_WAITING_OF_TENANT:
             raise RateLimitedError(
                 f"{len(self._checking)} new grammars are being compiled, {tenant.num_waiting} of them for this client. "

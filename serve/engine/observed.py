@@ -4,9 +4,8 @@ import asyncio
 import copy
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
-from contextvars import ContextVar
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from contextlib import aclosing
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,34 +14,22 @@ from vllm.logprobs import FlatLogprobs
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 from vllm.v1.engine import EngineCoreOutput
-from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.engine.logprobs import LogprobsProcessor
 from vllm.v1.engine.output_processor import RequestState
 
+from serve.engine.calls import EngineCall, current_call
 from serve.engine.errors import engine_is_dead
 from serve.engine.finite import NOT_FINITE
 from serve.engine.grammars import Grammar, GrammarChecks
 from serve.engine.masks import GRAMMAR_TOO_COSTLY
+from serve.engine.prepended import PrependingAsyncLLM
 from serve.engine.structured import grammar_of
 from serve.engine.withheld import OBSERVER_MARK
 from serve.errors import GrammarError, ServeError, not_finite_error
-from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord, current_request, current_source
+from serve.records import GenerationObserver, GenerationOutcome, GenerationRecord
 
 ErrorT = TypeVar("ErrorT", bound=ServeError)
-
-_asked_for: ContextVar[list[Grammar] | None] = ContextVar("asked_for", default=None)
-
-
-@contextmanager
-def collecting_grammars() -> Iterator[list[Grammar]]:
-    """The grammars of all generations that are asked for meanwhile, begun or not: a stream begins when it is read."""
-    grammars: list[Grammar] = []
-    token = _asked_for.set(grammars)
-    try:
-        yield grammars
-    finally:
-        _asked_for.reset(token)
 
 
 class NotFiniteGenerationError(GenerationError):
@@ -53,7 +40,7 @@ class NotFiniteGenerationError(GenerationError):
         super().__init__(str(self.error))
 
 
-class ObservedAsyncLLM(AsyncLLM):
+class ObservedAsyncLLM(PrependingAsyncLLM):
     """`AsyncLLM` that tells an observer of each generation; set `observer` and `grammars` before the first request.
 
     `logprob_rate` is the share of the generations, drawn by `draw`, that get log-probabilities for the observer alone.
@@ -70,15 +57,20 @@ class ObservedAsyncLLM(AsyncLLM):
         return {}
 
     def generate(
-        self, prompt: Any, sampling_params: Any, request_id: str, **kwargs: Any
+        self, prompt: Any, sampling_params: Any, request_id: str, *, lora_request: Any = None, **kwargs: Any
     ) -> AsyncGenerator[RequestOutput, None]:
+        """Raises InvalidRequestError, before anything is sent, where virtual tokens leave no room for an answer."""
+        if self.num_virtual(lora_request):
+            self.room(prompt, sampling_params, lora_request)
         outputs = sampling_params.structured_outputs
         grammar = grammar_of(outputs) if outputs is not None else None
-        if grammar is not None and (asked_for := _asked_for.get()) is not None:
-            asked_for.append(grammar)
-        generation = self._generate(prompt, sampling_params, request_id, grammar, **kwargs)
-        if (context := current_request.get()) is not None:
-            context.generations.add(generation)
+        call = current_call()
+        if grammar is not None:
+            call.grammars.append(grammar)
+        generation = self._generate(
+            prompt, sampling_params, request_id, grammar, call, lora_request=lora_request, **kwargs
+        )
+        call.generations.add(generation)
         return generation
 
     async def _generate(
@@ -87,15 +79,17 @@ class ObservedAsyncLLM(AsyncLLM):
         sampling_params: Any,
         request_id: str,
         grammar: Grammar | None,
+        call: EngineCall,
         *,
         lora_request: Any = None,
         **kwargs: Any,
     ) -> AsyncGenerator[RequestOutput, None]:
         if grammar is not None:
-            await self.grammars.check(grammar)
-        watch = _Watch(lora_request.lora_name if lora_request else None)
-        with watch.running():
-            self.observer.generation_started(watch.lora_name)
+            await self.grammars.check(grammar, call.caller.tenant or "")
+        name = lora_request.lora_name if lora_request else None
+        watch = _Watch(name, call, self.num_virtual(lora_request), request_id)
+        with call.generations.running():
+            self.observer.generation_started(watch.lora_name, call.caller.source)
             outcome: GenerationOutcome = "error"
             if self.draw() < self.logprob_rate:
                 sampling_params = with_logprobs(sampling_params)
@@ -201,13 +195,17 @@ class Collecting(LogprobsProcessor):
 class _Watch:
     """Collects one generation's figures from its outputs, whether they come whole or in deltas."""
 
-    def __init__(self, lora_name: str | None) -> None:
+    def __init__(
+        self, lora_name: str | None, call: EngineCall, num_virtual: int = 0, engine_id: str | None = None
+    ) -> None:
         self.lora_name = lora_name
-        self._context = current_request.get()
-        self._source = current_source.get()
+        self._engine_id = engine_id
+        self._num_virtual = num_virtual
+        self._call = call
         self._start_s = time.perf_counter()
         # What the client has waited for before: a turn, a load. The engine's own clock starts here.
-        self._waited_s = self._start_s - self._context.started_s if self._context else 0.0
+        started_s = call.caller.started_s
+        self._waited_s = 0.0 if started_s is None else self._start_s - started_s
         self._last: RequestOutput | None = None
         self._last_s = self._start_s
         self._gaps_s: list[float] = []
@@ -218,10 +216,6 @@ class _Watch:
         self._token_logprobs: list[float] = []
         self.is_finite = True
         self.states: Sequence[RequestState] = ()
-
-    def running(self) -> AbstractContextManager[None]:
-        """The request knows that it runs, so that it gives nothing back before the engine has stopped."""
-        return self._context.generations.running() if self._context else nullcontext()
 
     def see(self, output: RequestOutput) -> None:
         now_s = time.perf_counter()
@@ -240,23 +234,21 @@ class _Watch:
 
     def _fail(self) -> None:
         self.is_finite = False
-        if self._context is not None:
-            self._context.failure = not_finite_error(self.lora_name)
+        self.failed(not_finite_error(self.lora_name))
 
     def failed(self, error: ErrorT) -> ErrorT:
-        """The error, of which the request knows from now on: vLLM's streams give it in words of their own."""
-        if self._context is not None:
-            self._context.failure = error
+        """The error, of which the call knows from now on: vLLM's streams give it in words of their own."""
+        self._call.failure = error
         return error
 
     def record(self, outcome: GenerationOutcome) -> GenerationRecord:
-        last, context = self._last, self._context
+        last, caller = self._last, self._call.caller
         stats: Any = last.metrics if last else None
         record = GenerationRecord(
             lora_name=self.lora_name,
-            source=self._source,
-            tenant=context.tenant if context else None,
-            request_id=context.request_id if context else None,
+            source=caller.source,
+            tenant=caller.tenant,
+            request_id=caller.request_id,
             outcome=outcome,
             queue_s=_between_s(stats, "queued_ts", "scheduled_ts"),
             prefill_s=_between_s(stats, "scheduled_ts", "first_token_ts"),
@@ -276,16 +268,16 @@ class _Watch:
             token_ids=tuple(self._token_ids),
             token_logprobs=tuple(self._token_logprobs),
             is_finite=self.is_finite,
+            messages=self._call.messages,
+            response_id=_response_id(self._engine_id),
         )
-        if context is not None:
-            context.num_tokens += record.num_prompt_tokens + record.num_completion_tokens
-            context.generation = record
+        self._call.result.add(record)
         return record
 
     def _num_prompt_tokens(self) -> int:
         if self._last is not None:
             return len(self._last.prompt_token_ids or ())
-        return max((state.prompt_len for state in self.states), default=0)
+        return max((state.prompt_len - self._num_virtual for state in self.states), default=0)
 
     def _num_completion_tokens(self) -> int:
         """What the engine has made; whoever left has seen less of it, and of an answer in one piece nothing."""
@@ -297,6 +289,14 @@ class _Watch:
         if stats and stats.first_token_latency:
             return self._waited_s + float(stats.first_token_latency)
         return self._waited_s + self._gaps_s[0] if self._gaps_s else None
+
+
+def _response_id(engine_id: str | None) -> str | None:
+    """`id` of the answer that a generation belongs to: vLLM numbers the generations of one answer after it."""
+    if engine_id is None:
+        return None
+    endings = {"cmpl-": "-0", "resp_": "_0"}
+    return engine_id.removesuffix(endings.get(engine_id[:5], ""))
 
 
 def _grammar_error() -> GrammarError:

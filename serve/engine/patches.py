@@ -47,7 +47,7 @@ def change_at(place: str) -> Change:
 
 CHANGES: tuple[Change, ...] = (
     Change(
-        "Adapters that hold every slot keep others waiting; a request with NaN or a costly grammar goes on.",
+        "Adapters or batches keep clients waiting; a request with NaN or a costly grammar goes on.",
         f"{_TESTS}/test_scheduler.py",
         {
             "vllm.v1.core.sched.scheduler:Scheduler.schedule": "9bccda83b4fd34af",
@@ -135,7 +135,7 @@ CHANGES: tuple[Change, ...] = (
         },
     ),
     Change(
-        "LoRA is computed by torch, on weights that are copied at each activation.",
+        "LoRA is computed by torch, on weights that are copied at each activation, and DoRA not at all.",
         f"{_TESTS}/test_patches.py",
         {
             "vllm.lora.layers.base_linear:BaseLinearLayerWithLoRA.create_lora_weights": "c347c96e0601e03f",
@@ -163,6 +163,15 @@ CHANGES: tuple[Change, ...] = (
         },
     ),
     Change(
+        "Soft prompts are not served: vLLM cannot put virtual tokens into a batch.",
+        f"{_TESTS}/test_soft_prompts.py",
+        {
+            "vllm.v1.worker.lora_model_runner_mixin:LoRAModelRunnerMixin.load_lora_model": "6cad75fd416b59a0",
+            "vllm.lora.model_manager:LoRAModelManager.activate_adapter": "e3d691794c4d35e3",
+            "vllm.model_executor.layers.vocab_parallel_embedding:VocabParallelEmbedding.forward": "756fe3b1ca6a6c78",
+        },
+    ),
+    Change(
         "The scheduler asks the worker twice a step.",
         f"{_TESTS}/cpu/test_waiting.py",
         {
@@ -183,6 +192,14 @@ CHANGES: tuple[Change, ...] = (
             "vllm.v1.sample.sampler:batched_count_greater_than": "97212b64334ec1e8",
             "vllm.v1.sample.sampler:Sampler.forward": "6c9319664f0497c9",
         },
+    ),
+    Change(
+        "A request with a seed, whose prompt is longer than a step, ends the engine.",
+        f"{_TESTS}/cpu/test_seeds.py",
+        {
+            "vllm.v1.worker.gpu_model_runner:GPUModelRunner._bookkeeping_sync": "b3385bf1e6fd1486",
+        },
+        is_required=True,
     ),
     Change(
         "Attention enters Python twice a layer and step.",

@@ -5,6 +5,7 @@ request (patches.py lists each place in vLLM). On a CPU it also takes over the a
 a GPU. Each process ends with the one that started it.
 """
 
+import logging
 import os
 from typing import Any, Literal, get_args
 
@@ -12,6 +13,7 @@ from serve.engine.cpu.attention import install_cpp_attention
 from serve.engine.cpu.compilation import allow_compilation
 from serve.engine.cpu.linear import choose_products, keep_int8_weights
 from serve.engine.cpu.sampled import sample_faster
+from serve.engine.cpu.seeds import restart_seeds
 from serve.engine.cpu.threads import has_few_cores
 from serve.engine.cpu.waiting import sample_at_once, sleep_instead_of_spinning
 from serve.engine.finite import contain_not_finite
@@ -20,6 +22,7 @@ from serve.engine.masks import end_costly_grammars
 from serve.engine.parent import end_with_parent
 from serve.engine.replace import Replacement, install, require_unchanged
 from serve.engine.slots import lend_pinned_slots
+from serve.engine.soft_prompts import serve_soft_prompts
 from serve.kernels.build import has_compiler, load_kernels
 
 CpuLora = Literal["native", "torch", "stock"]
@@ -59,6 +62,9 @@ def install_all() -> None:
     contain_not_finite()
     end_costly_grammars()
     map_prompts_to_adapters()
+    serve_soft_prompts()
+    # It would write one line per product, and advise a package that loads compiled code from a hub.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     if current_platform.is_cpu():
         _install_on_cpu()
     else:
@@ -69,6 +75,7 @@ def _install_on_cpu() -> None:
     _leave_small_functions_eager()
     sample_faster()
     sample_at_once()
+    restart_seeds()
     keep_int8_weights()
     if has_few_cores():
         sleep_instead_of_spinning()
@@ -137,6 +144,7 @@ def cpu_lora() -> CpuLora:
 
 
 def _map_matrices() -> None:
-    from serve.engine.loading import mapped
+    from serve.engine.loading import mapped, rescaled
 
-    mapped.map_adapters(mapped.MATRICES)
+    if rescaled.rescale_outputs():
+        mapped.map_adapters(mapped.MATRICES)

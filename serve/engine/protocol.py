@@ -1,12 +1,14 @@
 """What the server needs of an engine. vLLM fills it in `engine.py`; tests fill it by hand."""
 
 from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from adapters.reference import Target
+from serve.records import Caller, RequestResult
 
 Endpoint = Literal["chat/completions", "completions", "responses"]
 
@@ -46,6 +48,11 @@ class Engine(Protocol):
         """Tokens that the KV cache holds; None where the engine does not run, or does not say."""
         ...
 
+    @property
+    def resident(self) -> AbstractSet[str]:
+        """`lora_name` of each version in the engine, checked or not; only `load`, `unload` and `stop` change it."""
+        ...
+
     async def start(self) -> None:
         """Load the base; returns when requests can be taken."""
         ...
@@ -70,7 +77,11 @@ class Engine(Protocol):
         ...
 
     async def unload(self, target: Target) -> None:
-        """Forget a version and free its slot and its memory. Raises ServeError, as all that follow."""
+        """Free a version's slot and memory; does nothing for one that is not loaded.
+
+        Raises:
+            ServeError: The engine failed, as in all that follows; the version is still resident.
+        """
         ...
 
     async def pin(self, target: Target) -> None:
@@ -102,8 +113,14 @@ class Engine(Protocol):
         """
         ...
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+    async def answer(
+        self, endpoint: Endpoint, body: dict[str, Any], caller: Caller, result: RequestResult | None = None
+    ) -> Answer:
         """Answer a request whose `model` is the base's name or a resident version's `lora_name`.
+
+        Args:
+            result: Filled in for the caller. It is complete, and the engine works on the request no more, when this
+                returns a body or raises, also where it is cancelled; of a stream, when it is closed.
 
         Raises:
             EngineRequestError: vLLM refused the request.

@@ -1,7 +1,8 @@
 """vLLM's scheduler with our rules for each step: given to vLLM by name (`--scheduler-cls`), nothing is replaced.
 
-Adapters take turns in the slots (slots.py), a request that is not finite (finite.py) or whose grammar costs too much
-(masks.py) is ended, and log-probabilities that only the observer reads are withheld (withheld.py), in this order.
+Adapters take turns in the slots (slots.py), background requests give way to clients (make_way.py), a request that is
+not finite (finite.py) or whose grammar costs too much (masks.py) is ended, and log-probabilities that only the observer
+reads are withheld (withheld.py), in this order.
 """
 
 from typing import Any
@@ -10,6 +11,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from serve.engine.finite import NOT_FINITE, withdraw_not_finite
+from serve.engine.make_way import BackgroundShare, schedule_with_way
 from serve.engine.masks import GRAMMAR_TOO_COSTLY, withdraw_costly
 from serve.engine.slots import rest, turns_of
 from serve.engine.withheld import Withheld
@@ -29,11 +31,13 @@ class StepRules(_Base):  # type: ignore[misc] # vLLM's scheduler is the next cla
         super().__init__(*args, **kwargs)
         self._turns = turns_of(self.lora_config)
         self._withheld = Withheld()
+        self._background = BackgroundShare()
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         if self._turns:
             rest(self, self._turns)
-        return super().schedule(*args, **kwargs)
+        stock = super().schedule
+        return schedule_with_way(self, self._background, lambda: stock(*args, **kwargs))
 
     def add_request(self, request: Any) -> None:
         super().add_request(request)

@@ -13,8 +13,8 @@ patches_skipped = Gauge(
 def drop_lora_series(stat_loggers: list[Any], registry: CollectorRegistry = REGISTRY) -> None:
     """Take away `vllm:lora_requests_info` and its memory.
 
-    vLLM (0.32) adds a series for every combination of adapters that ever ran together. Which ones are resident and
-    have requests is told by `lorikeet_adapter_resident` and `lorikeet_requests_in_flight`.
+    vLLM (0.32) adds a series for every combination of adapters that ever ran together, by names that clients do not
+    use. `serve.observe.router_metrics` exports one series of that name at each scrape.
     """
     for stat_logger in stat_loggers:
         gauge = getattr(stat_logger, "gauge_lora_info", None)

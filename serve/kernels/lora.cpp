@@ -1,4 +1,5 @@
 // LoRA for a batch of mixed adapters on a CPU: y[rows of adapter i] += x[rows] * A_i^T * B_i^T, for every slice of a layer.
+// For DoRA, y is first multiplied by a factor per column, and a constant per column is added (adapters/dora.py).
 //
 // Tokens are grouped by adapter, each weight is read once a block of 16 tokens, in bfloat16; sums are float32. The
 // weights stay where their adapter lies in memory: a layer's table holds their addresses, so that to activate an
@@ -48,10 +49,20 @@ using Shrink = void (*)(const bf16* const* rows, int count, int64_t pairs, const
 using Expand = void (*)(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
                         bf16* const* targets);
 
+struct Rescale {  // per column of DoRA; a null `shift` is zeros
+  const float* scale;
+  const float* shift;
+};
+
+// targets[i][c] = targets[i][c] * scale[c] + shift[c] + the sum that `Expand` adds.
+using ExpandRescaled = void (*)(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                                bf16* const* targets, Rescale rescale);
+
 struct Instructions {
   const char* name;
   Shrink shrink;
   Expand expand;
+  ExpandRescaled expand_rescaled;
 };
 
 inline float widen(bf16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
@@ -96,16 +107,35 @@ void shrink_portable(const bf16* const* rows, int count, int64_t pairs, const Pa
   }
 }
 
-void expand_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
-                     bf16* const* targets) {
+INLINE float rescaled(float value, Rescale rescale, int64_t column) {
+  return value * rescale.scale[column] + (rescale.shift ? rescale.shift[column] : 0.0f);
+}
+
+template <bool kRescaled>
+INLINE void expand_each(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                        bf16* const* targets, Rescale rescale) {
   for (int64_t column = 0; column < columns; column += kPanel, panels += 2 * kPanel * pairs) {
     const int width = static_cast<int>(std::min<int64_t>(kPanel, columns - column));
     for (int i = 0; i < count; ++i) {
       float sums[kPanel];
       multiply_row<kPanel>(rows[i], pairs, panels, sums);
-      for (int c = 0; c < width; ++c) targets[i][column + c] = narrow(widen(targets[i][column + c]) + sums[c]);
+      for (int c = 0; c < width; ++c) {
+        float before = widen(targets[i][column + c]);
+        if constexpr (kRescaled) before = rescaled(before, rescale, column + c);
+        targets[i][column + c] = narrow(before + sums[c]);
+      }
     }
   }
+}
+
+void expand_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                     bf16* const* targets) {
+  expand_each<false>(rows, count, pairs, panels, columns, targets, {});
+}
+
+void expand_rescaled_portable(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                              bf16* const* targets, Rescale rescale) {
+  expand_each<true>(rows, count, pairs, panels, columns, targets, rescale);
 }
 
 #if defined(__x86_64__)
@@ -144,8 +174,14 @@ LORIKEET_AVX2 void shrink_avx2(const bf16* const* rows, int count, int64_t pairs
   }
 }
 
-LORIKEET_AVX2 void expand_avx2(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
-                               bf16* const* targets) {
+LORIKEET_AVX2 LORIKEET_INLINE __m256 rescaled8(__m256 values, Rescale rescale, int64_t column) {
+  const __m256 shift = rescale.shift ? _mm256_loadu_ps(rescale.shift + column) : _mm256_setzero_ps();
+  return _mm256_fmadd_ps(values, _mm256_loadu_ps(rescale.scale + column), shift);
+}
+
+template <bool kRescaled>
+LORIKEET_AVX2 INLINE void expand_eights(const bf16* const* rows, int count, int64_t pairs, const bf16* panels,
+                                        int64_t columns, bf16* const* targets, Rescale rescale) {
   const lorikeet::FloatRows wide = widened(rows, count, 2 * pairs);
   alignas(32) float sums[kBlock * kPanel];
   for (int64_t column = 0; column < columns; column += kPanel, panels += 2 * kPanel * pairs) {
@@ -155,12 +191,28 @@ LORIKEET_AVX2 void expand_avx2(const bf16* const* rows, int count, int64_t pairs
       bf16* target = targets[i] + column;
       int c = 0;
       for (; c + 8 <= width; c += 8) {
-        const __m256 sum = _mm256_add_ps(lorikeet::widen8(target + c), _mm256_load_ps(sums + i * kPanel + c));
+        __m256 before = lorikeet::widen8(target + c);
+        if constexpr (kRescaled) before = rescaled8(before, rescale, column + c);
+        const __m256 sum = _mm256_add_ps(before, _mm256_load_ps(sums + i * kPanel + c));
         _mm_storeu_si128(reinterpret_cast<__m128i*>(target + c), lorikeet::narrow8(sum));
       }
-      for (; c < width; ++c) target[c] = narrow(widen(target[c]) + sums[i * kPanel + c]);
+      for (; c < width; ++c) {
+        float before = widen(target[c]);
+        if constexpr (kRescaled) before = rescaled(before, rescale, column + c);
+        target[c] = narrow(before + sums[i * kPanel + c]);
+      }
     }
   }
+}
+
+LORIKEET_AVX2 void expand_avx2(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                               bf16* const* targets) {
+  expand_eights<false>(rows, count, pairs, panels, columns, targets, {});
+}
+
+LORIKEET_AVX2 void expand_rescaled_avx2(const bf16* const* rows, int count, int64_t pairs, const bf16* panels,
+                                        int64_t columns, bf16* const* targets, Rescale rescale) {
+  expand_eights<true>(rows, count, pairs, panels, columns, targets, rescale);
 }
 
 #define AVX512_BF16 __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512bf16")))
@@ -173,11 +225,24 @@ AVX512_BF16 inline __m512bh broadcast_pair(const bf16* row, int64_t pair) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 }
 
-AVX512_BF16 inline void add_to(bf16* target, __mmask16 columns, __m512 sums) {
+AVX512_BF16 inline __m512 widen_columns(const bf16* target, __mmask16 columns) {
   const __m256i before = _mm256_maskz_loadu_epi16(columns, target);
-  const __m512 wide = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(before), 16));
-  const __m256bh after = _mm512_cvtneps_pbh(_mm512_add_ps(wide, sums));
-  _mm256_mask_storeu_epi16(target, columns, reinterpret_cast<__m256i>(after));
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(before), 16));
+}
+
+AVX512_BF16 inline void narrow_columns(bf16* target, __mmask16 columns, __m512 values) {
+  _mm256_mask_storeu_epi16(target, columns, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)));
+}
+
+AVX512_BF16 inline void add_to(bf16* target, __mmask16 columns, __m512 sums) {
+  narrow_columns(target, columns, _mm512_add_ps(widen_columns(target, columns), sums));
+}
+
+// Scale and shift of the columns from `column` on.
+AVX512_BF16 inline void add_to_rescaled(bf16* target, __mmask16 columns, __m512 sums, Rescale rescale, int64_t column) {
+  const __m512 scale = _mm512_maskz_loadu_ps(columns, rescale.scale + column);
+  if (rescale.shift) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(columns, rescale.shift + column));
+  narrow_columns(target, columns, _mm512_fmadd_ps(widen_columns(target, columns), scale, sums));
 }
 
 // 32 columns are a cache line of y.
@@ -231,7 +296,7 @@ AVX512_BF16 INLINE void multiply_rows(const bf16* const* rows, int64_t pairs, co
 }
 
 AVX512_BF16 inline void store_narrowed(bf16* target, int width, __m512 sums) {
-  _mm256_mask_storeu_epi16(target, first_columns(width), reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sums)));
+  narrow_columns(target, first_columns(width), sums);
 }
 
 template <int kRows>
@@ -242,14 +307,20 @@ AVX512_BF16 void shrink_rows(const bf16* const* rows, int64_t pairs, const Panel
   for (int i = 0; i < kRows; ++i) store_narrowed(hidden + i * hidden_stride + panel.column, panel.width, total[i]);
 }
 
-template <int kRows>
+template <int kRows, bool kRescaled>
 AVX512_BF16 void expand_rows(const bf16* const* rows, int64_t pairs, const bf16* panels, int64_t columns,
-                             bf16* const* targets) {
+                             bf16* const* targets, Rescale rescale) {
   for (int64_t column = 0; column < columns; column += kPanel, panels += 2 * kPanel * pairs) {
     __m512 total[kRows];
     multiply_rows<kRows>(rows, pairs, panels, kPanel, total);
     const __mmask16 width = first_columns(std::min<int64_t>(kPanel, columns - column));
-    for (int i = 0; i < kRows; ++i) add_to(targets[i] + column, width, total[i]);
+    for (int i = 0; i < kRows; ++i) {
+      if constexpr (kRescaled) {
+        add_to_rescaled(targets[i] + column, width, total[i], rescale, column);
+      } else {
+        add_to(targets[i] + column, width, total[i]);
+      }
+    }
   }
 }
 
@@ -275,7 +346,14 @@ void shrink_avx512(const bf16* const* rows, int count, int64_t pairs, const Pane
 void expand_avx512(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
                    bf16* const* targets) {
   in_parts(count, [&]<int kRows>(int first) {
-    expand_rows<kRows>(rows + first, pairs, panels, columns, targets + first);
+    expand_rows<kRows, false>(rows + first, pairs, panels, columns, targets + first, {});
+  });
+}
+
+void expand_rescaled_avx512(const bf16* const* rows, int count, int64_t pairs, const bf16* panels, int64_t columns,
+                            bf16* const* targets, Rescale rescale) {
+  in_parts(count, [&]<int kRows>(int first) {
+    expand_rows<kRows, true>(rows + first, pairs, panels, columns, targets + first, rescale);
   });
 }
 
@@ -440,17 +518,17 @@ bool may_use_amx() {
 
 const std::vector<Instructions>& instruction_sets() {
   static const std::vector<Instructions> sets = [] {
-    std::vector<Instructions> found{{"portable", shrink_portable, expand_portable}};
+    std::vector<Instructions> found{{"portable", shrink_portable, expand_portable, expand_rescaled_portable}};
 #if defined(__x86_64__)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-      found.push_back({"avx2", shrink_avx2, expand_avx2});
+      found.push_back({"avx2", shrink_avx2, expand_avx2, expand_rescaled_avx2});
     if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl") &&
         __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq")) {
-      found.push_back({"avx512_bf16", shrink_avx512, expand_avx512});
+      found.push_back({"avx512_bf16", shrink_avx512, expand_avx512, expand_rescaled_avx512});
 #if defined(WITH_AMX)
       if (__builtin_cpu_supports("amx-bf16") && may_use_amx())
-        found.push_back({"amx_bf16", shrink_amx, expand_amx});
+        found.push_back({"amx_bf16", shrink_amx, expand_amx, expand_rescaled_avx512});
 #endif
     }
 #endif
@@ -468,7 +546,10 @@ struct Weights {  // one slice of one adapter; see serve/kernels/packed.py
   const bf16* a;
   const bf16* b;
   int64_t rank;  // padded to a multiple of 8; 0: the adapter leaves this slice alone
+  Rescale rescale;  // no `scale`: plain LoRA
 };
+
+constexpr int64_t kEntry = 5;  // numbers of a slice in the table
 
 class Layer {
  public:
@@ -479,8 +560,9 @@ class Layer {
   int64_t slices() const { return static_cast<int64_t>(widths_.size()); }
   int64_t width(int64_t slice) const { return widths_[slice]; }
   Weights weights(int64_t slot, int64_t slice) const {
-    const int64_t* entry = entries_ + 3 * (slot * slices() + slice);
-    return {reinterpret_cast<const bf16*>(entry[0]), reinterpret_cast<const bf16*>(entry[1]), entry[2]};
+    const int64_t* entry = entries_ + kEntry * (slot * slices() + slice);
+    return {reinterpret_cast<const bf16*>(entry[0]), reinterpret_cast<const bf16*>(entry[1]), entry[2],
+            {reinterpret_cast<const float*>(entry[3]), reinterpret_cast<const float*>(entry[4])}};
   }
   int64_t total_rank(int64_t slot) const {
     int64_t sum = 0;
@@ -588,7 +670,7 @@ void shrink(Plan& plan, const Block& block, size_t first, size_t last, const bf1
                  plan.hidden.data() + block.first * plan.hidden_stride, plan.hidden_stride);
 }
 
-// y += hidden * B^T
+// y += hidden * B^T, for DoRA after y * scale + shift
 void expand(Plan& plan, const Layer& layer, const Part& part, bf16* y, int64_t output_stride) {
   const Block& block = plan.blocks[part.block];
   const Weights weights = layer.weights(block.slot, part.slice);
@@ -598,8 +680,13 @@ void expand(Plan& plan, const Layer& layer, const Part& part, bf16* y, int64_t o
     rows[i] = plan.hidden.data() + (block.first + i) * plan.hidden_stride + part.hidden;
     targets[i] = y + plan.order[block.first + i] * output_stride + part.column + part.first;
   }
-  chosen->expand(rows, block.count, weights.rank / 2, weights.b + part.first * weights.rank, part.last - part.first,
-                 targets);
+  const bf16* panels = weights.b + part.first * weights.rank;
+  const int64_t pairs = weights.rank / 2, columns = part.last - part.first;
+  Rescale rescale = weights.rescale;
+  if (!rescale.scale) return chosen->expand(rows, block.count, pairs, panels, columns, targets);
+  rescale.scale += part.first;
+  if (rescale.shift) rescale.shift += part.first;
+  chosen->expand_rescaled(rows, block.count, pairs, panels, columns, targets, rescale);
 }
 
 // Calls work(i) for each i below `size`, each thread for its share.
@@ -623,8 +710,8 @@ void add_lora(at::Tensor& y, const at::Tensor& x, const at::Tensor& table, const
   TORCH_CHECK(slots.scalar_type() == at::kLong && slots.is_contiguous() && slots.size(0) >= x.size(0),
               "slots are int64, one a token");
   TORCH_CHECK(table.scalar_type() == at::kLong && table.is_contiguous() && table.dim() == 3 &&
-                  table.size(1) == static_cast<int64_t>(widths.size()) && table.size(2) == 3,
-              "the table is int64 (slots, slices, 3)");
+                  table.size(1) == static_cast<int64_t>(widths.size()) && table.size(2) == kEntry,
+              "the table is int64 (slots, slices, 5)");
   int64_t columns = 0;
   for (const int64_t width : widths) columns += width;
   TORCH_CHECK(columns <= y.size(1), "the slices are wider than y");

@@ -4,8 +4,9 @@ A matrix (N, K) lies in panels of 16 of its N rows, a panel as [K/2][16][2]: for
 outputs side by side, as AVX512-BF16's dot product and AMX's tile product take them. The last panel of A is 8 wide
 where 8 are enough.
 
-A layer's table, int64 (slots, slices, 3), holds the address of A, the address of B, and the padded rank of each
-slice of each adapter slot; rank 0 says that the adapter leaves the slice alone.
+A layer's table, int64 (slots, slices, 5), holds the address of A, the address of B, the padded rank, and for DoRA the
+addresses of the columns' factors and constants (float32), for each slice of each adapter slot. Rank 0 says that the
+adapter leaves the slice alone, address 0 that there is nothing to multiply by or to add.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+ENTRY = 5
+"""Numbers of a slice in the table."""
+
 _PANEL = 16
 _RANK_STEP = 8
 
@@ -25,12 +29,29 @@ class LayerWeights:
     """One adapter's part of one layer, ready to be used where it lies.
 
     Attributes:
-        entries: int64 (slices, 3), a row of the layer's table.
+        entries: int64 (slices, 5), a row of the layer's table.
         memory: What the addresses point into.
     """
 
     entries: NDArray[np.int64]
     memory: tuple[Tensor, ...]
+
+    @property
+    def is_rescaled(self) -> bool:
+        """Whether it is DoRA, which multiplies the base's output."""
+        return bool(self.entries[:, 3].any())
+
+    def without_shift(self) -> "LayerWeights":
+        """For a layer whose bias is added later, by others."""
+        return LayerWeights(self.entries * np.array([1, 1, 1, 1, 0]), self.memory)
+
+
+@dataclass(frozen=True)
+class Rescale:
+    """DoRA on one slice: `y * scale + shift`, float32 (N,); no shift where the base has no bias."""
+
+    scale: Tensor
+    shift: Tensor | None = None
 
 
 class SlotTable:
@@ -38,7 +59,7 @@ class SlotTable:
 
     def __init__(self, num_slots: int, widths: Sequence[int]) -> None:
         self.widths = list(widths)
-        self.table = torch.zeros(num_slots, len(widths), 3, dtype=torch.int64)
+        self.table = torch.zeros(num_slots, len(widths), ENTRY, dtype=torch.int64)
         self._rows: NDArray[np.int64] = self.table.numpy()  # the same memory: a row is written in a tenth of the time
         self._weights: list[LayerWeights | None] = [None] * num_slots
 
@@ -58,14 +79,25 @@ def padded_rank(rank: int) -> int:
     return -(-rank // _RANK_STEP) * _RANK_STEP
 
 
-def pack_layer(slices: Sequence[tuple[Tensor, Tensor] | None]) -> LayerWeights:
+def pack_layer(
+    slices: Sequence[tuple[Tensor, Tensor] | None], rescales: Sequence[Rescale | None] | None = None
+) -> LayerWeights:
     """Pack A (R, K) and B (N, R) of each slice of a layer; None: the adapter leaves the slice alone.
 
-    K must be even.
+    Args:
+        slices: K must be even; DoRA's factor is in B already.
+        rescales: Of each slice that is DoRA.
     """
-    packed = [pair and (pack_a(pair[0]), pack_b(pair[1]), padded_rank(pair[0].shape[0])) for pair in slices]
-    entries = [(p[0].data_ptr(), p[1].data_ptr(), p[2]) if p else (0, 0, 0) for p in packed]
-    return LayerWeights(np.array(entries, np.int64), tuple(part for p in packed if p for part in p[:2]))
+    entries, memory = np.zeros((len(slices), ENTRY), np.int64), []
+    for entry, pair, rescale in zip(entries, slices, rescales or [None] * len(slices), strict=True):
+        if pair is None:
+            continue
+        parts = [pack_a(pair[0]), pack_b(pair[1])]
+        constants = [part for part in (rescale.scale, rescale.shift) if part is not None] if rescale else []
+        entry[:3] = (parts[0].data_ptr(), parts[1].data_ptr(), padded_rank(pair[0].shape[0]))
+        entry[3 : 3 + len(constants)] = [part.data_ptr() for part in constants]
+        memory += parts + constants
+    return LayerWeights(entries, tuple(memory))
 
 
 def pack_a(lora_a: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from config.home import Home
+from config.monitor import PRIVACIES_WITH_TEXT
 from config.serve import ServeConfig
 from quality.samples.store import QualityStore
 from serve.monitor.drift import DriftMonitor
@@ -57,6 +58,8 @@ def assemble_monitor(config: ServeConfig, storage: MonitorStorage, server: Monit
     )
     monitor.observers.of_generations += [sampler, drift]
     monitor.loops += [sampler.run, drift.run]
+    if quality.privacy in PRIVACIES_WITH_TEXT:
+        monitor.give_feedback = sampler.give_feedback
     watch_canaries(config, server, store, monitor, storage.tenant_key)
     monitor.loops += judge_answers(
         config, server.engine, server.versions, server.adapters, store, metrics, storage.judge_key

@@ -1,7 +1,7 @@
 """Drift of live traffic: windows of each version's requests, compared with its baseline at publication.
 
 The event loop only appends to a window; a full one is looked at in a thread. Token ids stay in memory: what is stored
-of a look are its figures.
+of a drift check are its figures.
 """
 
 import asyncio
@@ -18,13 +18,13 @@ from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.reference import Target
 from quality.drift import MIN_BASELINE_EXCHANGES, DriftBaseline, DriftReport, Exchange
 from quality.held_out import read_held_out
-from quality.samples.records import DriftLook
+from quality.samples.records import DriftCheck
 from quality.samples.store import QualityStore
 from quality.signals import mean_logprob
 from serve.clock import steady_time
 from serve.monitor.embedding import Embedder
 from serve.monitor.protocol import FindTime, MonitorMetrics, TimeInPrompt
-from serve.records import GenerationRecord
+from serve.records import GenerationRecord, Source
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ class DriftMonitor:
 
     Args:
         folder_of: Where a version lies.
-        window: Exchanges of one look.
+        window: Exchanges of one drift check.
         find_time: Tells what of a prompt is the date.
         alpha: Probability of ever calling a version drifting that is not.
         embedder: Makes embeddings of exchanges; without it what they are about is not looked at.
@@ -106,12 +106,12 @@ class DriftMonitor:
         self._versions: OrderedDict[str, _Version] = OrderedDict()
         self._full: asyncio.Queue[tuple[_Version, list[CompactExchange]]] = asyncio.Queue(_MAX_WAITING)
 
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         """No action is needed."""
 
     def generation_finished(self, record: GenerationRecord) -> None:
         """Add a client's whole answer to its version's window."""
-        if record.lora_name is None or record.source != "client" or record.outcome != "ok":
+        if record.lora_name is None or record.source not in ("client", "batch") or record.outcome != "ok":
             return
         version = self._version(record.lora_name)
         if version.is_read and version.yardstick is None:
@@ -142,7 +142,7 @@ class DriftMonitor:
             version.seen = []
             return
         report = await asyncio.to_thread(self._compare, version.target, version.yardstick, window)
-        self._metrics.quality.drift_looked(version.target, report)
+        self._metrics.quality.drift_checked(version.target, report)
         if report.is_drift and not version.is_drift:
             logger.warning("%s has drifted (drift check %d): %s", version.target, report.look, report.reason)
         version.is_drift = report.is_drift
@@ -201,20 +201,20 @@ class DriftMonitor:
             return exchanges
 
     def _was_drift(self, target: Target) -> bool:
-        """At the last look, which may be of a process before this one."""
-        return any(look.is_drift for look in self._store.drift_looks(target.name, target.version, limit=1))
+        """At the last drift check, which may be of a process before this one."""
+        return any(check.is_drift for check in self._store.drift_checks(target.name, target.version, limit=1))
 
     def _compare(self, target: Target, yardstick: DriftReference, window: Sequence[CompactExchange]) -> DriftReport:
-        """Look at a window, and store the look: its number counts in all later ones, also of another process."""
+        """Check a window, and store the drift check: its number counts in all later ones, also of another process."""
         exchanges = [_exchange(seen, yardstick) for seen in window]
-        number = self._store.last_look(target.name, target.version) + 1
+        number = self._store.last_drift_check(target.name, target.version) + 1
         report = yardstick.baseline.look(self._embedded(exchanges, _MAX_EMBEDDED), number, self._alpha)
-        self._store.add_drift_look(
-            DriftLook(
+        self._store.add_drift_check(
+            DriftCheck(
                 at_s=self._clock(),
                 adapter=target.name,
                 version=target.version,
-                look=number,
+                number=number,
                 num_exchanges=report.num_exchanges,
                 is_drift=report.is_drift,
                 reason=report.reason,

@@ -3,12 +3,14 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 
 from serve.background import Failures, Loop, keep_running
 from serve.engine.protocol import Engine
+from serve.monitor.feedback import GivenFeedback, TakenFeedback
 from serve.monitor.protocol import QualityMeter
 from serve.monitor.trial.state import TrialState
-from serve.records import AnsweredRequest, GenerationRecord, Observers
+from serve.records import AnsweredRequest, GenerationRecord, Observers, Source
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +31,8 @@ class Monitor:
         self.loops: list[Loop] = []
         self.trials: Callable[[], Sequence[TrialState]] = tuple
         """Returns the trials of canaries; empty without a controller."""
+        self.give_feedback: Callable[[GivenFeedback], Future[TakenFeedback]] | None = None
+        """Stores what users say of answers; None where no text is kept."""
         self.is_paused = False
         self._engine = engine
         self._metrics = metrics
@@ -39,9 +43,9 @@ class Monitor:
         self._changing = asyncio.Lock()
         engine.logprob_rate = logprob_rate
 
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         if not self.is_paused:
-            self.observers.generation_started(lora_name)
+            self.observers.generation_started(lora_name, source)
 
     def generation_finished(self, record: GenerationRecord) -> None:
         if not self.is_paused:

@@ -14,7 +14,7 @@ from quality.signals import Signals
 from quality.verdict import Verdict
 from serve.background import Failures
 from serve.engine.protocol import Engine
-from serve.records import GenerationRecord
+from serve.records import EvaluationListeners, GenerationRecord
 
 FillDefaults = Callable[[dict[str, Any], RequestDefaults | None], dict[str, Any]]
 """A whole chat completion request: what it leaves out comes from a version's defaults, then from the server's."""
@@ -70,7 +70,9 @@ class QualityMeter(Protocol):
 
     def samples_kept(self, adapter: str, version: str, num: int) -> None: ...
 
-    def drift_looked(self, target: Target, report: DriftReport) -> None: ...
+    def feedback_taken(self, adapter: str, version: str, kind: str) -> None: ...
+
+    def drift_checked(self, target: Target, report: DriftReport) -> None: ...
 
     def held_out_scored(self, target: Target, share: Score) -> None: ...
 
@@ -121,6 +123,11 @@ class MonitorMetrics(Protocol):
 
     @property
     def failures(self) -> Failures: ...
+
+    @property
+    def evaluated(self) -> EvaluationListeners:
+        """Who is told of every score that the monitor gives."""
+        ...
 
 
 class TimeInPrompt(Protocol):

@@ -11,18 +11,22 @@ import random
 import threading
 from collections import defaultdict
 from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
-from config.monitor import MonitorConfig
-from quality.samples.privacy import kept_text, tenant_hash
+from config.monitor import PRIVACIES_WITH_TEXT, MonitorConfig
+from quality.samples.privacy import id_hash, kept_text, tenant_hash
+from quality.samples.records import Turn
 from quality.samples.store import QualityStore, Sample
 from quality.signals import Signals, signals_of
 from serve.background import watch_thread
 from serve.clock import is_within, steady_time
+from serve.errors import RateLimitedError
+from serve.monitor.feedback import FeedbackWriter, GivenFeedback, TakenFeedback
 from serve.monitor.protocol import MonitorMetrics
-from serve.records import GenerationRecord
+from serve.records import GenerationRecord, Source
 
 logger = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ _MAX_AT_ONCE = 100
 _DAY_S = 86_400.0
 _PLAUSIBLE_S = 2 * _DAY_S
 """Between two prunings. More is a server that was off for long, or a clock that jumped."""
+_RETRY_AFTER_S = 5.0
 _STEPS = 24
 """Prunings until all samples may be gone where a clock jumped."""
 
@@ -45,6 +50,13 @@ class _Answer(NamedTuple):
     record: GenerationRecord
     is_valid_format: bool | None
     is_drawn: bool
+
+
+class _Said(NamedTuple):
+    """Feedback; queued behind the answers before it, so that the one that it is about is known."""
+
+    feedback: GivenFeedback
+    taken: Future[TakenFeedback]
 
 
 @dataclass
@@ -90,16 +102,17 @@ class Sampler:
         self._tenant_key = tenant_key
         self._rng = rng or random.Random()
         self._clock = clock
-        self._queue: queue.Queue[_Answer | None] = queue.Queue(most_queued)
+        self._queue: queue.Queue[_Answer | _Said | None] = queue.Queue(most_queued)
+        self._writer = FeedbackWriter(store, config.privacy, tenant_key, clock)
         self._reservoirs: dict[tuple[int, str, str], _Reservoir] = defaultdict(lambda: _Reservoir(config.reservoir))
         self._pruned_at_s = float("-inf")
 
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         """No action is needed."""
 
     def generation_finished(self, record: GenerationRecord) -> None:
         """Hand a client's whole answer to the thread; dropped and counted where the thread is behind."""
-        if record.source != "client" or record.outcome != "ok" or not record.texts:
+        if record.source not in ("client", "batch") or record.outcome != "ok" or not record.texts:
             return
         valid = self._metrics.answers.valid_format(record)
         is_drawn = self._config.privacy != "none" and self._rng.random() < self._config.rate_of(self._labels(record)[0])
@@ -107,6 +120,18 @@ class Sampler:
             self._queue.put_nowait(_Answer(self._clock(), record, valid[0] if valid else None, is_drawn))
         except queue.Full:
             self._metrics.quality.answers_dropped("full")
+
+    def give_feedback(self, feedback: GivenFeedback) -> Future[TakenFeedback]:
+        """Hand a user's feedback to the thread. The future raises `ServeError`, or `QualityStoreError`.
+
+        Raises:
+            RateLimitedError: The thread is behind.
+        """
+        if 2 * self._queue.qsize() >= self._queue.maxsize:  # the other half is for answers
+            raise RateLimitedError("Too much waits to be stored. Send it again.", _RETRY_AFTER_S, "feedback")
+        said = _Said(feedback, Future())
+        self._queue.put_nowait(said)
+        return said.taken
 
     async def run(self) -> None:
         """Work until cancelled, then write what is there."""
@@ -117,7 +142,10 @@ class Sampler:
         answers, is_stopped = self._take(wait_s)
         try:
             for answer in answers:
-                self._look(answer)
+                if isinstance(answer, _Said):
+                    self._hear(answer)
+                else:
+                    self._look(answer)
             self._write(all_of_them=is_stopped)
             self._prune()
         except Exception as error:  # the thread's boundary: a full disk, a broken pattern; traffic goes on
@@ -129,9 +157,9 @@ class Sampler:
         while self.step(_WAKE_S):
             pass
 
-    def _take(self, wait_s: float) -> tuple[list[_Answer], bool]:
+    def _take(self, wait_s: float) -> tuple[list[_Answer | _Said], bool]:
         """What is queued, at most so many; and whether the end was among them."""
-        answers: list[_Answer] = []
+        answers: list[_Answer | _Said] = []
         try:
             while len(answers) < _MAX_AT_ONCE:
                 answer = self._queue.get(timeout=wait_s) if wait_s and not answers else self._queue.get_nowait()
@@ -160,6 +188,28 @@ class Sampler:
             if place is not None:
                 reservoir.samples[place : place + 1] = [self._sample(answer, signals)]
 
+    def _hear(self, said: _Said) -> None:
+        if not said.taken.set_running_or_notify_cancel():
+            return
+        try:
+            taken = self._writer.write(said.feedback, self._find)
+            version = str(taken.version) if taken.version else ""
+            self._metrics.quality.feedback_taken(taken.adapter, version, taken.kind)
+            said.taken.set_result(taken)
+        except Exception as error:  # boundary: whoever gave it is told, and the next answer is looked at
+            said.taken.set_exception(error)
+
+    def _find(self, id_hash: str) -> Sample | None:
+        """The sample of a request or an answer; one that waits for the end of its minute is stored at once."""
+        for reservoir in self._reservoirs.values():
+            for place, sample in enumerate(reservoir.samples):
+                if id_hash in (sample.request_hash, sample.response_hash):
+                    if not sample.id:
+                        sample = replace(sample, id=self._store.add_sample(sample))
+                        reservoir.samples[place] = sample
+                    return sample
+        return self._store.sample_of(id_hash)
+
     def _sample(self, answer: _Answer, signals: Signals) -> Sample:
         """The sample, as far as the privacy mode allows. Request ids count as text: clients choose them."""
         record, privacy = answer.record, self._config.privacy
@@ -179,7 +229,20 @@ class Sampler:
             signals=signals,
             prompt=kept_text(record.prompt_text, privacy),
             answer=kept_text(record.texts[0], privacy),
+            messages=self._kept_turns(record),
+            request_hash=self._id_hash(record, record.request_id),
+            response_hash=self._id_hash(record, record.response_id),
         )
+
+    def _kept_turns(self, record: GenerationRecord) -> tuple[Turn, ...]:
+        texts = [kept_text(turn.content, self._config.privacy) for turn in record.messages]
+        turns = zip(record.messages, texts, strict=True)
+        return tuple(Turn(turn.role, text) for turn, text in turns if text is not None)
+
+    def _id_hash(self, record: GenerationRecord, given_id: str | None) -> str | None:
+        if given_id is None or record.tenant is None or self._config.privacy not in PRIVACIES_WITH_TEXT:
+            return None
+        return id_hash(self._tenant_key, record.tenant, given_id)
 
     def _write(self, *, all_of_them: bool) -> None:
         """The reservoirs of minutes that are over, in one transaction."""
@@ -188,7 +251,8 @@ class Sampler:
         if not over:
             return
         reservoirs = {key: self._reservoirs.pop(key) for key in over}
-        self._store.add_samples([sample for reservoir in reservoirs.values() for sample in reservoir.samples])
+        every = [sample for reservoir in reservoirs.values() for sample in reservoir.samples]
+        self._store.add_samples([sample for sample in every if not sample.id])
         for (_, adapter, version), reservoir in reservoirs.items():
             self._metrics.quality.samples_kept(adapter, version, len(reservoir.samples))
 

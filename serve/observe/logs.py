@@ -3,10 +3,11 @@
 import hashlib
 import json
 import logging
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-from serve.records import AnsweredRequest, GenerationRecord, RequestContext, current_request
+from serve.records import AnsweredRequest, GenerationRecord, RequestContext
 
 logger = logging.getLogger(__name__)
 
@@ -15,6 +16,9 @@ LogFormat = Literal["human", "json"]
 _HUMAN = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 _CHATTY = ("httpx", "watchfiles")
 _encode = json.JSONEncoder().encode
+
+logged_request: ContextVar[RequestContext | None] = ContextVar("logged_request", default=None)
+"""The request that a task works for. Only log lines read it, and nothing is passed on by it."""
 
 
 def set_up_logging(level: str, log_format: LogFormat) -> None:
@@ -36,7 +40,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        context = current_request.get()
+        context = logged_request.get()
         if context is not None:
             line |= _who(context)
         if isinstance(request := getattr(record, "request", None), AnsweredRequest):
@@ -83,7 +87,7 @@ def _request_fields(record: AnsweredRequest) -> dict[str, Any]:
         "is_cold": context.is_cold,
         "duration_s": _rounded(record.duration_s),
         **{f"{phase}_s": _rounded(seconds) for phase, seconds in context.phases_s.items()},
-        **(_generation_fields(context.generation) if context.generation else {}),
+        **(_generation_fields(record.generation) if record.generation else {}),
     }
 
 

@@ -1,21 +1,27 @@
 """Prometheus metrics of the server; docs/metrics.md has the table, and a test compares it with this file."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, disable_created_metrics
+from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.registry import Collector
 
 from adapters.reference import Target
-from adapters.store.manifest import Evaluation, Manifest
+from adapters.store.manifest import FigureRecord, Manifest
 from config.serve import ServeConfig
 from serve.background import Failures
 from serve.errors import NotFiniteError, ParityError, ServeError
 from serve.observe.answers import KnownAnswers
 from serve.observe.engine_metrics import EngineMetrics
+from serve.observe.eval_metrics import EvalMetrics
+from serve.observe.genai_metrics import GenAiMetrics
+from serve.observe.job_metrics import JobMetrics
 from serve.observe.judge_metrics import JudgeMetrics
 from serve.observe.quality_metrics import QualityMetrics
-from serve.observe.series import Family, VersionFamilies, labels_of
-from serve.records import AnsweredRequest, GenerationRecord, current_source
+from serve.observe.router_metrics import AdapterPlaces, RouterMetrics, WithAdmissionQueue
+from serve.observe.series import VersionFamilies, labels_of
+from serve.observe.tenant_metrics import TenantMetrics
+from serve.records import AnsweredRequest, EvaluationListeners, GenerationRecord, Source
 
 # One series a counter instead of two; nobody queries `_created`.
 disable_created_metrics()  # type: ignore[no-untyped-call]  # untyped upstream
@@ -25,10 +31,6 @@ TTFT_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.5, 5.0
 _TPOT_BUCKETS = (0.002, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.0)
 _E2E_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 3.5, 5.0, 7.5, 10.0, 15.0, 30.0, 60.0, 120.0, 300.0)
 _LOAD_BUCKETS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-
-# So many tenants have series of their own; those that come later share one, for keys are made faster than dashboards.
-_MAX_TENANTS = 100
-_OTHER_TENANTS = "other"
 
 _NO_VERSION = ("", "")
 
@@ -46,6 +48,11 @@ class TrafficMetrics:
         )
         self.rejections = families.counter(
             "lorikeet_rejections", "Requests that ended with an error, by reason.", "reason"
+        )
+        self.connections_refused = Counter(
+            "lorikeet_connections_refused",
+            "Connections that got a 503 because `max_connections` were open.",
+            registry=registry,
         )
         self.in_flight = families.gauge("lorikeet_requests_in_flight", "Generations that the engine runs or queues.")
         self.in_flight_limit = Gauge(
@@ -152,82 +159,21 @@ class AdapterMetrics:
             "lorikeet_golden_replay_error_nats", "Parity error of the latest replay, nats per token."
         )
         self.quarantined = gauge("lorikeet_adapter_quarantined", "1 while the version is quarantined, else 0.")
-        self.heldout = gauge("lorikeet_adapter_heldout_accuracy", "Held-out accuracy at publication, 0 to 1.")
-        self.heldout_low = gauge("lorikeet_adapter_heldout_accuracy_ci_low", "Lower bound of its 95% interval.")
-        self.heldout_high = gauge("lorikeet_adapter_heldout_accuracy_ci_high", "Upper bound of its 95% interval.")
+        self.heldout = gauge(
+            "lorikeet_adapter_held_out_accuracy", "Mean score of held-out questions at publication, 0 to 1."
+        )
+        self.heldout_low = gauge("lorikeet_adapter_held_out_accuracy_ci_low", "Lower bound of its 95% interval.")
+        self.heldout_high = gauge("lorikeet_adapter_held_out_accuracy_ci_high", "Upper bound of its 95% interval.")
         self.base_heldout = gauge(
-            "lorikeet_adapter_heldout_base_accuracy", "The base model's accuracy on the same held-out split."
+            "lorikeet_adapter_held_out_base_accuracy", "The base model's mean score on the same held-out split."
         )
 
-    def set_heldout(self, labels: tuple[str, str], evaluation: Evaluation) -> None:
-        self.heldout.of(*labels).set(evaluation.adapter.value)
-        self.heldout_low.of(*labels).set(evaluation.adapter.ci_low)
-        self.heldout_high.of(*labels).set(evaluation.adapter.ci_high)
-        self.base_heldout.of(*labels).set(evaluation.base.value)
-
-
-class _PolledGauge(Gauge):
-    """A gauge that reads its values at each scrape, keyed by its only label."""
-
-    counts: Callable[[], Mapping[str, int]] = staticmethod(dict)
-
-    def collect(self) -> Iterable[Metric]:
-        for label, count in self.counts().items():
-            self.labels(label).set(count)
-        return super().collect()
-
-
-class TenantMetrics:
-    """Metrics per tenant. The first `most` tenants have series of their own."""
-
-    def __init__(self, registry: CollectorRegistry, most: int = _MAX_TENANTS) -> None:
-        self._most = most
-        self._names: set[str] = set()
-        self.running = _PolledGauge(
-            "lorikeet_tenant_sequences_running",
-            "Sequences that run in the engine.",
-            ("tenant",),
-            registry=registry,
-        )
-        self.requests = self._counter(registry, "lorikeet_tenant_requests", "Requests by HTTP outcome.", "outcome")
-        self.tokens = self._counter(registry, "lorikeet_tenant_tokens", "Tokens of prompts and completions.", "kind")
-        self.throttled = self._counter(
-            registry, "lorikeet_tenant_throttled", "Requests refused with a 429, by the limit exceeded.", "reason"
-        )
-
-    def request_finished(self, record: AnsweredRequest) -> None:
-        name = self._name(record.context.tenant)
-        self.requests.of(name, record.outcome).inc()
-        if record.status == 429 and record.reason is not None:
-            self.throttled.of(name, record.reason).inc()
-
-    def generation_finished(self, record: GenerationRecord) -> None:
-        if record.tenant is not None:
-            name = self._name(record.tenant)
-            self.tokens.of(name, "prompt").inc(record.num_prompt_tokens)
-            self.tokens.of(name, "completion").inc(record.num_completion_tokens)
-
-    def follow_running(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Export at each scrape how many sequences each tenant has in the engine."""
-        self.running.counts = lambda: self._by_name(counts())
-
-    def _by_name(self, counts: Mapping[str, int]) -> Mapping[str, int]:
-        named = dict.fromkeys(tuple(self._names), 0)
-        for tenant, count in counts.items():
-            name = self._name(tenant)
-            named[name] = named.get(name, 0) + count
-        return named
-
-    def _name(self, tenant: str) -> str:
-        if tenant not in self._names:
-            if len(self._names) >= self._most:
-                return _OTHER_TENANTS
-            self._names.add(tenant)
-        return tenant
-
-    @staticmethod
-    def _counter(registry: CollectorRegistry, name: str, text: str, label: str) -> Family[Counter]:
-        return Family(Counter(name, text, ("tenant", label), registry=registry))
+    def set_heldout(self, labels: tuple[str, str], figure: FigureRecord) -> None:
+        self.heldout.of(*labels).set(figure.adapter.value)
+        self.heldout_low.of(*labels).set(figure.adapter.ci_low)
+        self.heldout_high.of(*labels).set(figure.adapter.ci_high)
+        if figure.base is not None:
+            self.base_heldout.of(*labels).set(figure.base.value)
 
 
 class ServeMetrics:
@@ -236,6 +182,7 @@ class ServeMetrics:
     def __init__(self, registry: CollectorRegistry, base_name: str) -> None:
         self.registry = registry
         self._base_name = base_name
+        self.of_vllm: Collector | WithAdmissionQueue = REGISTRY
         self.answers = KnownAnswers()
         self._families = VersionFamilies(registry)
         self.traffic = TrafficMetrics(self._families)
@@ -243,9 +190,13 @@ class ServeMetrics:
         self.adapters = AdapterMetrics(self._families)
         self.quality = QualityMetrics(self._families)
         self.judge = JudgeMetrics(self._families)
+        self.evaluations = EvalMetrics(self._families)
         self.tenants = TenantMetrics(registry)
+        self.genai = GenAiMetrics(registry)
+        self.jobs = JobMetrics(registry)
         self.engine = EngineMetrics(registry)
         self.failures = Failures(lambda task, num: self.engine.background_failures.labels(task).inc(num))
+        self.evaluated = EvaluationListeners(self.failures)
 
     def set_limits(self, config: ServeConfig) -> None:
         """Export the configured limits, so that queries can compute utilisation."""
@@ -257,6 +208,11 @@ class ServeMetrics:
         """Export at each scrape how many requests wait, by reason; `counts` names every reason."""
         for reason in counts():
             self.traffic.waiting.labels(reason).set_function(partial(_count_of, counts, reason))
+
+    def follow_adapters(self, max_loras: int, places: AdapterPlaces) -> None:
+        """Export at each scrape which adapters are here and who waits, as routers read it."""
+        self.registry.register(RouterMetrics(self._base_name, max_loras, places))
+        self.of_vllm = WithAdmissionQueue(REGISTRY, lambda: sum(places.waiting().values()))
 
     def engine_started(self, start_s: float) -> None:
         self.engine.start_seconds.set(start_s)
@@ -288,9 +244,10 @@ class ServeMetrics:
         if record.context.is_cold:
             self.adapters.cold_start.of(*labels).observe(waits_s["residency"])
         self.tenants.request_finished(record)
+        self.genai.request_finished(record)
 
-    def generation_started(self, lora_name: str | None) -> None:
-        if current_source.get() == "monitor":  # the monitor's own question is no traffic
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
+        if source == "monitor":  # the monitor's own questions do not count as traffic
             return
         self.traffic.in_flight.of(*self._labels(lora_name)).inc()
 
@@ -307,9 +264,9 @@ class ServeMetrics:
         self.tenants.generation_finished(record)
         for reason in record.finish_reasons:
             group.choices.of(*labels, reason).inc()
-        self._observe_latencies(labels, record)
+        if record.source != "batch":  # it gives way to clients, and nobody waits for it
+            self._observe_latencies(labels, record)
         if record.outcome == "ok":
-            group.e2e.of(*labels).observe(record.e2e_s)
             self._check_format(labels, record)
 
     def adapter_loaded(self, manifest: Manifest, load_s: float, parity_error_nats: float | None) -> None:
@@ -321,10 +278,11 @@ class ServeMetrics:
         group.golden_replays.of(*labels, "wrong")  # it is there at 0, so that `increase` sees the first one
         if parity_error_nats is not None:
             group.parity_error.of(*labels).set(parity_error_nats)
-        if manifest.evaluation is not None:
-            group.set_heldout(labels, manifest.evaluation)
+        if manifest.held_out_figure is not None:
+            group.set_heldout(labels, manifest.held_out_figure)
+        self.evaluations.show(Target(manifest.name, manifest.version), manifest.figures)
 
-    def adapter_refused(self, target: Target, error: Exception) -> None:
+    def adapter_refused(self, target: Target, error: BaseException) -> None:
         checks = {ParityError: "parity", NotFiniteError: "finite", ServeError: "engine"}
         check = next((check for kind, check in checks.items() if isinstance(error, kind)), "files")
         self.adapters.refusals.of(*labels_of(target), check).inc()
@@ -338,11 +296,14 @@ class ServeMetrics:
     def adapter_unloaded(self, target: Target) -> None:
         self.adapters.unloads.of(*labels_of(target)).inc()
         self.adapters.resident.of(*labels_of(target)).set(0)
+        self.evaluations.hide(target)
 
     def adapter_retired(self, target: Target) -> None:
         """Drop every series of a version that was removed from the store."""
         self.answers.forget(target)
+        self.evaluations.hide(target)
         self._families.retire(target)
+        self.genai.retire(target)
 
     def adapter_quarantined(self, target: Target, *, is_out: bool) -> None:
         self.adapters.quarantined.of(*labels_of(target)).set(is_out)
@@ -366,6 +327,8 @@ class ServeMetrics:
         ):
             if seconds is not None:
                 family.of(*labels).observe(seconds)
+        if record.outcome == "ok":
+            group.e2e.of(*labels).observe(record.e2e_s)
         if record.itl_s:
             observe = group.itl.of(*labels).observe
             for gap_s in record.itl_s:

@@ -31,6 +31,7 @@ class QualityMetrics:
         )
         self.repetitive = counter("lorikeet_answers_repetitive", "Answers that consist mostly of repetition.")
         self.samples = counter("lorikeet_quality_samples", "Answers stored as samples.")
+        self.feedback = counter("lorikeet_feedback", "Feedback of users that was stored.", "kind")
         self.dropped = Family(
             Counter(
                 "lorikeet_quality_dropped",
@@ -42,13 +43,15 @@ class QualityMetrics:
         self.drift = gauge(
             "lorikeet_drift", "1 if the latest drift check found drift in the feature, else 0.", "feature"
         )
-        self.drift_looks = counter("lorikeet_drift_looks", "Drift checks of windows of traffic.")
+        self.drift_checks = counter("lorikeet_drift_checks", "Drift checks of windows of traffic.")
         self.held_out_accuracy = gauge(
-            "lorikeet_heldout_live_accuracy", "Share of held-out questions answered correctly, 0 to 1."
+            "lorikeet_held_out_live_accuracy", "Mean score of held-out questions by their metric, 0 to 1."
         )
-        self.held_out_low = gauge("lorikeet_heldout_live_accuracy_ci_low", "Lower bound of its 95% Wilson interval.")
-        self.held_out_high = gauge("lorikeet_heldout_live_accuracy_ci_high", "Upper bound of its 95% Wilson interval.")
-        self.held_out_questions = gauge("lorikeet_heldout_questions_scored", "Held-out questions behind the accuracy.")
+        self.held_out_low = gauge("lorikeet_held_out_live_accuracy_ci_low", "Lower bound of its 95% Wilson interval.")
+        self.held_out_high = gauge("lorikeet_held_out_live_accuracy_ci_high", "Upper bound of its 95% Wilson interval.")
+        self.held_out_questions = gauge(
+            "lorikeet_held_out_questions_scored", "Held-out questions behind the mean score."
+        )
         self.general_nll = gauge(
             "lorikeet_general_text_nll", "Mean negative log-likelihood of general text, nats per token."
         )
@@ -74,6 +77,9 @@ class QualityMetrics:
     def samples_kept(self, adapter: str, version: str, num: int) -> None:
         self.samples.of(adapter, version).inc(num)
 
+    def feedback_taken(self, adapter: str, version: str, kind: str) -> None:
+        self.feedback.of(adapter, version, kind).inc()
+
     def answer_seen(self, adapter: str, version: str, signals: Signals) -> None:
         self.answers.of(adapter, version).inc()
         self.refused.of(adapter, version).inc(signals.is_refusal)
@@ -88,8 +94,8 @@ class QualityMetrics:
         self.held_out_high.of(*labels).set(share.ci_high)
         self.held_out_questions.of(*labels).set(share.n)
 
-    def drift_looked(self, target: Target, report: DriftReport) -> None:
-        self.drift_looks.of(*labels_of(target)).inc()
+    def drift_checked(self, target: Target, report: DriftReport) -> None:
+        self.drift_checks.of(*labels_of(target)).inc()
         for feature in report.features:
             self.drift.of(*labels_of(target), feature.name).set(feature.is_drift)
 

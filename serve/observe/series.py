@@ -39,6 +39,11 @@ class Family(Generic[MetricT]):
         if self._series.pop(labels, None) is not None:
             self._metric.remove(*labels)
 
+    def drop_where(self, index: int, value: str) -> None:
+        """Forget the series that have this value of the label at an index."""
+        for labels in [labels for labels in self._series if labels[index] == value]:
+            self.drop(*labels)
+
     def retire(self, version: tuple[str, str]) -> None:
         """Drop every series of a version."""
         self._series = {labels: series for labels, series in self._series.items() if labels[:2] != version}

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from adapters.bases import read_base
+from adapters.dora import check_dora
 from adapters.errors import BaseModelMismatchError, InvalidAdapterError
 from adapters.fingerprint import Fingerprint, read_fingerprint
 from adapters.lint.lint import lint_folder, raise_errors
+from adapters.lint.peft_folder import read_lora_spec
 from adapters.reference import Target
 from adapters.store.file_stamp import Stamp, stamp_of
 from adapters.store.manifest import Manifest
@@ -99,6 +101,8 @@ class FileChecks:
             check_defaults(manifest.defaults, self._limits)
         findings = lint_folder(folder, base_folder=self._base_folder, max_lora_rank=self._max_lora_rank)
         raise_errors(findings, str(target))
+        if read_lora_spec(folder).use_dora:
+            check_dora(folder, manifest.base.digest)
         fingerprint = read_fingerprint(folder)
         if fingerprint and fingerprint.chat_template_sha256 != self._base.chat_template_sha256:
             raise BaseModelMismatchError(

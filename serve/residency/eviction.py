@@ -32,6 +32,10 @@ class Popularity:
             self._seen = 0
             self._counts = Counter({target: count // 2 for target, count in self._counts.items() if count > 1})
 
+    def counts(self) -> dict[str, int]:
+        """By version; older requests count less."""
+        return {str(target): count for target, count in self._counts.items()}
+
     def least_wanted(self, idle: Iterable[tuple[Target, int]]) -> Target:
         """Of versions with their sizes in bytes, least recently used first."""
         target, _ = min(idle, key=lambda one: self._counts[one[0]] * (_FIXED_BYTES + one[1]))

@@ -9,7 +9,7 @@ from adapters.store.quarantine import Quarantined
 from adapters.store.store import AdapterStore
 from serve.errors import QuarantinedError
 from serve.observe.metrics import ServeMetrics
-from serve.records import GenerationRecord
+from serve.records import GenerationRecord, Source
 
 logger = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ class Quarantine:
         self._metrics.adapter_quarantined(target, is_out=False)
         logger.warning("%s is no longer quarantined: an operator lifted it.", target)
 
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         """No action is needed."""
 
     def generation_finished(self, record: GenerationRecord) -> None:

@@ -79,7 +79,7 @@ class Refusals:
             refusal.error.retry_after_s = left_s
         raise refusal.error.with_traceback(None)  # or each request would make its traceback longer
 
-    def add(self, target: Target, error: Exception) -> ServeError:
+    def add(self, target: Target, error: BaseException) -> ServeError:
         """Remember why a load failed; returns the error for its requests."""
         refusal = self._refused.setdefault(target, _Refusal())
         if is_lasting(error):
@@ -104,14 +104,14 @@ class Refusals:
         self._refused.pop(target, None)
 
 
-def is_lasting(error: Exception) -> bool:
+def is_lasting(error: BaseException) -> bool:
     """Whether the reason is a property of the version, which never changes."""
     if isinstance(error, (ParityError, NotFiniteError)):
         return True
     return isinstance(error, AdapterError) and not isinstance(error, AdapterNotFoundError) and not _is_passing(error)
 
 
-def _is_passing(error: Exception) -> bool:
+def _is_passing(error: BaseException) -> bool:
     if isinstance(error, _NOT_OF_THE_VERSION):
         return True
     if isinstance(error, AdapterRefusedError):
@@ -125,7 +125,7 @@ def _is_passing_itself(error: BaseException) -> bool:
     return isinstance(error, MemoryError)
 
 
-def _public_reason(error: Exception) -> str:
+def _public_reason(error: BaseException) -> str:
     """The reason, without paths of this machine and without unexpected errors."""
     if isinstance(error, (AdapterError, ServeError)):
         return str(error)

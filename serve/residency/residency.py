@@ -1,7 +1,8 @@
 """Which versions are resident in the engine: loaded on first use, checked before they answer, freed when idle.
 
 Three tiers: an engine slot (`max_loras`), the engine's host memory (`max_cpu_loras`), the store. Loads and unloads
-are ours alone, so that the engine never evicts what a request is using.
+are ours alone, so that the engine never evicts what a request is using. `Engine.resident` is the only list of what is
+in the engine; here is kept what else is known of those versions.
 """
 
 import asyncio
@@ -10,17 +11,17 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import NoReturn, Protocol
 
 from adapters.errors import AdapterError
-from adapters.fingerprint import Fingerprint
-from adapters.reference import Target
+from adapters.reference import Target, parse_reference
 from adapters.store.manifest import Manifest
+from serve.background import is_told_to_end
 from serve.engine.protocol import Engine
 from serve.errors import AdapterRefusedError, BaseNotFiniteError, ConflictError, NotReadyError, ServeError
 from serve.residency.checks import AnswerChecks, Checked, FileChecks
 from serve.residency.eviction import Popularity
+from serve.residency.lease import ResidencyLease, Resident
 from serve.residency.parity import Parity
 from serve.residency.quarantine import Quarantine
 from serve.residency.refusals import Refusals
@@ -35,53 +36,13 @@ class ResidencyObserver(Protocol):
 
     def adapter_loaded(self, manifest: Manifest, load_s: float, parity_error_nats: float | None) -> None: ...
 
-    def adapter_refused(self, target: Target, error: Exception) -> None: ...
+    def adapter_refused(self, target: Target, error: BaseException) -> None: ...
 
     def adapter_not_loaded(self, target: Target) -> None: ...
 
     def adapter_evicted(self, target: Target) -> None: ...
 
     def adapter_unloaded(self, target: Target) -> None: ...
-
-
-@dataclass
-class Resident:
-    """One loaded version. `in_flight` counts requests; times in seconds, `last_used_at` since the epoch."""
-
-    manifest: Manifest
-    fingerprint: Fingerprint | None
-    parity: Parity | None
-    load_s: float
-    hold: ExitStack
-    is_pinned: bool = False
-    in_flight: int = 0
-    last_used_at: float = field(default_factory=time.time)
-
-
-class ResidencyLease:
-    """A request's hold on a resident version: it is not unloaded before `release`."""
-
-    def __init__(self, residency: "Residency", resident: Resident, *, is_cold: bool) -> None:
-        self.manifest = resident.manifest
-        self.is_cold = is_cold
-        self._residency = residency
-        self._resident: Resident | None = resident
-        resident.in_flight += 1
-        resident.last_used_at = time.time()
-
-    def release(self) -> None:
-        """Release the lease; a second call does nothing."""
-        resident, self._resident = self._resident, None
-        if resident is not None:
-            resident.in_flight -= 1
-            resident.last_used_at = time.time()
-            self._residency.wake()
-
-    def __enter__(self) -> "ResidencyLease":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.release()
 
 
 class Residency:
@@ -105,7 +66,7 @@ class Residency:
         self.quarantine = quarantine
         self._max_pinned = max_loras - 1
         self._max_resident = max_cpu_loras
-        self._residents: OrderedDict[Target, Resident] = OrderedDict()
+        self._passed: OrderedDict[Target, Resident] = OrderedDict()  # since the engine's start
         self._refusals = Refusals()
         self._loading: dict[Target, asyncio.Task[None]] = {}
         self._unloading: dict[Target, asyncio.Task[None]] = {}
@@ -113,16 +74,20 @@ class Residency:
         self._popularity = Popularity()
         self._changed = asyncio.Event()
         self._room = asyncio.Lock()
-        self._claimed = 0  # places in host memory of versions that are in the engine, but not yet checked
+        self._claimed: set[Target] = set()  # places in host memory of versions that are being loaded and checked
 
     @property
     def residents(self) -> dict[Target, Resident]:
-        """What is loaded now, least recently used first."""
-        return dict(self._residents)
+        """The versions in the engine that have passed their checks, least recently used first.
+
+        Metrics ask from another thread than the event loop's, so they are copied first.
+        """
+        passed, in_engine = list(self._passed.items()), self._engine.resident
+        return {target: resident for target, resident in passed if str(target) in in_engine}
 
     def is_resident(self, target: Target) -> bool:
         """Whether a lease is to be had without waiting."""
-        return target in self._residents and target not in self._unloading
+        return self._is_loaded(target) and target not in self._unloading
 
     async def lease(self, target: Target, *, is_for_client: bool = False) -> ResidencyLease:
         """Make a version resident and keep it so until the lease is released.
@@ -145,9 +110,9 @@ class Residency:
             while True:
                 if target in self._unloading:
                     await asyncio.shield(self._unloading[target])
-                elif target in self._residents:
-                    self._residents.move_to_end(target)
-                    return ResidencyLease(self, self._residents[target], is_cold=is_cold)
+                elif self._is_loaded(target):
+                    self._passed.move_to_end(target)
+                    return ResidencyLease(self._passed[target], self.wake, is_cold=is_cold)
                 else:
                     is_cold = True
                     if target not in self._loading:
@@ -167,7 +132,7 @@ class Residency:
             ConflictError: It is pinned.
             NotReadyError: The engine is not running.
         """
-        resident = self._residents.get(target)
+        resident = self._passed.get(target)
         if resident is None:
             return
         if resident.is_pinned:
@@ -182,30 +147,33 @@ class Residency:
         Raises:
             ConflictError: As many are pinned as may be: one slot stays free for all other adapters.
         """
-        if target in self._residents and self._residents[target].is_pinned:
+        pinned = [pinned for pinned, resident in self.residents.items() if resident.is_pinned]
+        if target in pinned:
             return
-        pinned = [t for t, resident in self._residents.items() if resident.is_pinned]
         if len(pinned) >= self._max_pinned:
             names = ", ".join(map(str, pinned)) or "none"
             raise ConflictError(
                 f"At most {self._max_pinned} adapters can be pinned (max_loras - 1); pinned now: {names}."
             )
-        with await self.lease(target):
-            self._residents[target].is_pinned = True
+        with await self.lease(target), _changed_pin(self._passed[target], is_pinned=True):
             await self._engine.pin(target)
 
     async def unpin(self, target: Target) -> None:
-        resident = self._residents.get(target)
+        resident = self.residents.get(target)
         if resident is not None and resident.is_pinned:
-            resident.is_pinned = False
-            await self._engine.unpin(target)
+            with _changed_pin(resident, is_pinned=False):
+                await self._engine.unpin(target)
+
+    def demand(self) -> dict[str, int]:
+        """Clients' requests of late, by version, resident or not."""
+        return self._popularity.counts()
 
     def reset(self) -> tuple[Target, ...]:
         """Forget everything: the engine is gone. Returns what was resident, most recently used first."""
-        targets = tuple(reversed(self._residents))
-        for resident in self._residents.values():
+        targets = tuple(reversed(self._passed))
+        for resident in self._passed.values():
             resident.hold.close()
-        self._residents.clear()
+        self._passed.clear()
         self.wake()
         return targets
 
@@ -257,24 +225,32 @@ class Residency:
         with ExitStack() as hold:
             try:
                 checked = await asyncio.to_thread(self._file_checks.check, target, hold)
-                async with self._place():
+                async with self._place(target):
                     loaded = await self._engine.load(target, checked.folder)
                     parity = await self._answer_checks.check(target, checked, loaded)
                     load_s = time.perf_counter() - start
-                    resident = Resident(checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all())
-                    self._residents[target] = resident
-            except Exception as error:  # boundary: whatever it is, the next try must find nothing of this one
+                    self._keep(target, Resident(checked.manifest, checked.fingerprint, parity, load_s, hold.pop_all()))
+            except BaseException as error:  # boundary: whatever it is, the next try must find nothing of this one
                 await self._give_up(target, error)
         self._refusals.forget(target)
         self._observer.adapter_loaded(checked.manifest, load_s, parity.adapter_error_nats if parity else None)
         _log_load(target, checked, load_s, parity)
 
-    async def _give_up(self, target: Target, error: Exception) -> NoReturn:
+    def _is_loaded(self, target: Target) -> bool:
+        return target in self._passed and str(target) in self._engine.resident
+
+    def _keep(self, target: Target, resident: Resident) -> None:
+        lost = self._passed.pop(target, None)
+        if lost is not None:  # the engine no longer had it
+            lost.hold.close()
+        self._passed[target] = resident
+
+    async def _give_up(self, target: Target, error: BaseException) -> NoReturn:
         """Free what the engine has of a version, and remember why it was not loaded."""
         with suppress(ServeError):
             await self._engine.unload(target)
-        if isinstance(error, (NotReadyError, BaseNotFiniteError)):  # says nothing of the version
-            raise error
+        if is_told_to_end(error) or isinstance(error, (NotReadyError, BaseNotFiniteError)):
+            raise error  # says nothing of the version
         refusal = self._refusals.add(target, error)
         if isinstance(refusal, AdapterRefusedError):
             self._observer.adapter_refused(target, error)
@@ -286,39 +262,51 @@ class Residency:
         raise refusal from error
 
     @asynccontextmanager
-    async def _place(self) -> AsyncIterator[None]:
+    async def _place(self, target: Target) -> AsyncIterator[None]:
         """A place in host memory for the length of a load; the resident that it becomes keeps it."""
         async with self._room:
-            await self._make_room()
-            self._claimed += 1
+            await self._make_room(target)
+            self._claimed.add(target)
         try:
             yield
         finally:
-            self._claimed -= 1
+            self._claimed.discard(target)
             self.wake()
 
-    async def _make_room(self) -> None:
+    async def _make_room(self, target: Target) -> None:
         """Unload the least wanted idle version while host memory is full; waits where none is idle."""
-        while len(self._residents) + self._claimed >= self._max_resident:
+        while len((self._engine.resident | set(map(str, self._claimed))) - {str(target)}) >= self._max_resident:
             idle = [
-                (target, _size_bytes(resident.manifest))
-                for target, resident in self._residents.items()
-                if not (resident.in_flight or resident.is_pinned or target in self._wanted)
+                (other, _size_bytes(resident.manifest))
+                for other, resident in self.residents.items()
+                if not (resident.in_flight or resident.is_pinned or other in self._wanted)
             ]
-            if idle:
-                target = self._popularity.least_wanted(idle)
-                await self.unload(target)
-                self._observer.adapter_evicted(target)
+            if left := self._left_over():
+                await self._engine.unload(left)
+            elif idle:
+                evicted = self._popularity.least_wanted(idle)
+                await self.unload(evicted)
+                self._observer.adapter_evicted(evicted)
             else:
                 await self._wait_for_change()
+
+    def _left_over(self) -> Target | None:
+        """A version in the engine that was refused there, and whose removal failed; None where there is none."""
+        for name in sorted(self._engine.resident):
+            reference = parse_reference(name)
+            assert reference.version is not None  # as `str` of a target has it
+            target = Target(reference.name, reference.version)
+            if not (target in self._passed or target in self._claimed or target in self._loading):
+                return target
+        return None
 
     async def _drain(self, target: Target, resident: Resident) -> None:
         while resident.in_flight:
             await self._wait_for_change()
-        if self._residents.get(target) is not resident:
+        if self._passed.get(target) is not resident:
             return  # the engine was started anew meanwhile
         await self._engine.unload(target)
-        self._residents.pop(target, None)
+        self._passed.pop(target, None)
         resident.hold.close()
         self._observer.adapter_unloaded(target)
         logger.info("Unloaded %s", target)
@@ -329,16 +317,26 @@ class Residency:
         await self._changed.wait()
 
 
+@contextmanager
+def _changed_pin(resident: Resident, *, is_pinned: bool) -> Iterator[None]:
+    """Count a version as pinned, or not, from the start of the block; as before where that fails in the engine."""
+    before, resident.is_pinned = resident.is_pinned, is_pinned
+    try:
+        yield
+    except BaseException:
+        resident.is_pinned = before
+        raise
+
+
 def _size_bytes(manifest: Manifest) -> int:
     return sum(file.size_bytes for file in manifest.files)
 
 
 def _log_load(target: Target, checked: Checked, load_s: float, parity: Parity | None) -> None:
     logger.info(
-        "Loaded %s in %.2f s: rank %d, %d modules, parity error %s",
+        "Loaded %s in %.2f s: %s, parity error %s",
         target,
         load_s,
-        checked.manifest.lora.lora_r,
-        checked.manifest.lora.num_modules,
+        checked.manifest.lora.described,
         f"{parity.adapter_error_nats:.4f} nats per token" if parity else "unknown (no fingerprint)",
     )

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from adapters.errors import AdapterError, InvalidReferenceError
+from adapters.jobs.models import MODEL_PREFIX
+from adapters.jobs.records import Page, TunedModel
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
 from adapters.release.traffic import CANARY_ALIAS, choose
 from adapters.store.history import published_versions, removed_versions
@@ -13,6 +16,14 @@ from serve.errors import InvalidRequestError, ModelNotFoundError
 
 Permission = Callable[[str], bool]
 """Whether a client may use the adapter, or the base, of this name."""
+
+
+class TunedNames(Protocol):
+    """The names `ft:…` of models that jobs have made."""
+
+    def find(self, name: str) -> TunedModel | None: ...
+
+    def list(self, owner: str | None) -> Page[TunedModel]: ...
 
 
 @dataclass(frozen=True)
@@ -37,13 +48,17 @@ class Resolver:
 
     Args:
         has_remote: Versions that the store's history names may still have to be fetched.
+        tuned: Names of fine-tuned models; each stands for a version.
     """
 
-    def __init__(self, store: AdapterStore, base_name: str, *, has_remote: bool = False) -> None:
+    def __init__(
+        self, store: AdapterStore, base_name: str, *, has_remote: bool = False, tuned: TunedNames | None = None
+    ) -> None:
         self._store = store
         self._base_name = base_name
         self._has_remote = has_remote
-        self._defaults: dict[Target, RequestDefaults | None] = {}
+        self._tuned = tuned
+        self._known: dict[Target, tuple[RequestDefaults | None, int]] = {}
         self._published_at: dict[Target, str] = {}
 
     def resolve(self, model: object, may_use: Permission, sticky_key: str) -> Resolution:
@@ -58,12 +73,13 @@ class Resolver:
         """
         if not isinstance(model, str) or not model:
             raise InvalidRequestError("`model` must name the base model or an adapter.", param="model")
-        if not may_use(model):
+        reference = self._reference(model)
+        if not may_use(reference):
             raise _not_found(model)
-        if model == self._base_name:
+        if reference == self._base_name:
             return Resolution(self._base_name)
         try:
-            resolution = self._find(model, sticky_key)
+            resolution = self._find(reference, sticky_key)
         except InvalidReferenceError:
             raise _not_found(model) from None
         if resolution.target is None or not self._exists(resolution.target):
@@ -78,7 +94,7 @@ class Resolver:
                 reference = name if alias == DEFAULT_ALIAS else f"{name}@{alias}"
                 rows.append(ServedModel(reference, Target(name, version)))
             rows += [ServedModel(f"{name}@{version}", Target(name, version)) for version in self._store.versions(name)]
-        return rows
+        return rows + self._tuned_models(may_use)
 
     def model(self, reference: str, may_use: Permission) -> ServedModel:
         """One row of `models`, found without the others.
@@ -86,12 +102,13 @@ class Resolver:
         Raises:
             ModelNotFoundError: Unknown, or not allowed for this client.
         """
-        if not may_use(reference):
+        meant = self._reference(reference)
+        if not may_use(meant):
             raise _not_found(reference)
-        if reference == self._base_name:
+        if meant == self._base_name:
             return ServedModel(reference, None)
         try:
-            target = self._recorded(reference)
+            target = self._recorded(meant)
         except InvalidReferenceError:
             raise _not_found(reference) from None
         if not self._exists(target):
@@ -100,12 +117,11 @@ class Resolver:
 
     def defaults(self, target: Target) -> RequestDefaults | None:
         """Request defaults of a version; None also if its manifest is not available locally."""
-        if target not in self._defaults:
-            try:
-                self._defaults[target] = self._store.manifest(target).defaults  # versions never change
-            except (AdapterError, OSError):  # also of one that is removed at this moment
-                return None
-        return self._defaults[target]
+        return self._facts(target)[0]
+
+    def num_virtual_tokens(self, target: Target) -> int:
+        """Virtual tokens in front of each of its prompts; 0 also if its manifest is not available locally."""
+        return self._facts(target)[1]
 
     def published_at(self, target: Target) -> str | None:
         """Publication time of a version from the history, UTC, ISO 8601; None if unknown."""
@@ -113,6 +129,25 @@ class Resolver:
             published = [event for event in self._store.history(target.name) if event.kind == "published"]
             self._published_at |= {Target(target.name, event.version): event.at for event in published if event.version}
         return self._published_at.get(target)
+
+    def _facts(self, target: Target) -> tuple[RequestDefaults | None, int]:
+        if target not in self._known:
+            try:
+                manifest = self._store.manifest(target)
+            except (AdapterError, OSError):  # also of one that is removed at this moment
+                return None, 0
+            self._known[target] = manifest.defaults, manifest.lora.num_virtual_tokens  # versions never change
+        return self._known[target]
+
+    def _reference(self, model: str) -> str:
+        """The version that a name `ft:…` stands for; any other text as it is."""
+        tuned = self._tuned.find(model) if self._tuned is not None and model.startswith(MODEL_PREFIX) else None
+        return model if tuned is None else tuned.version
+
+    def _tuned_models(self, may_use: Permission) -> list[ServedModel]:
+        found = self._tuned.list(None).items if self._tuned is not None else ()
+        rows = [ServedModel(tuned.name, self._recorded(tuned.version)) for tuned in found if may_use(tuned.version)]
+        return [row for row in rows if row.target is not None and self._exists(row.target)]
 
     def _recorded(self, text: str) -> Target:
         """What a reference means by the history; the store's own `recorded` lists all adapters for its message."""

@@ -9,7 +9,7 @@ from serve.engine.protocol import BACKGROUND_PRIORITY, Endpoint, Engine
 from serve.errors import ServeError
 from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.observe.metrics import ServeMetrics
-from serve.records import ask_as
+from serve.records import Caller
 from serve.residency.residency import Residency
 
 logger = logging.getLogger(__name__)
@@ -49,11 +49,10 @@ class Shadow:
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _send(self, endpoint: Endpoint, body: dict[str, Any], target: Target) -> None:
-        ask_as("shadow")
         try:
             with await self._residency.lease(target) as lease:
                 filled = fill_defaults(body, endpoint, lease.manifest.defaults, self._lengths)
-                await self._engine.answer(endpoint, filled.body)
+                await self._engine.answer(endpoint, filled.body, Caller("shadow"))
         except ServeError as error:
             logger.info("Shadow request to %s failed: %s", target, error)
             self._metrics.shadow_finished(target, "error")

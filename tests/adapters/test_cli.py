@@ -7,7 +7,8 @@ from typer.testing import CliRunner
 
 from adapters.cli import app
 from adapters.reference import Target
-from adapters.store.manifest import DatasetRef, SourceFile
+from adapters.scores import Score
+from adapters.store.manifest import DatasetRef, FigureRecord, GateOutcome, Manifest, SourceFile
 from adapters.store.store import AdapterStore
 from tests.narrowing import not_none
 from tests.peft_folders import MODULES, draft_for, lora_tensors, write_base_folder, write_peft_folder
@@ -51,6 +52,60 @@ def test_show_has_the_manifest_and_the_history(lorikeet):
     assert "codes [of] diseases" in output
     assert "r 2, alpha 4, 4 modules: q_proj, v_proj" in output
     assert "promoted" in output
+
+
+FIGURES = (
+    FigureRecord(
+        kind="metric",
+        metric="macro_f1",
+        part="class: a|b",
+        adapter=Score(value=0.8, ci_low=0.75, ci_high=0.85, n=240),
+        base=Score(value=0.1, ci_low=0.05, ci_high=0.15, n=240),
+        difference=Score(value=0.7, ci_low=0.65, ci_high=0.75, n=240),
+        num_left_out=2,
+    ),
+    FigureRecord(
+        kind="robustness", metric="macro_f1", part="typos", adapter=Score(value=0.5, ci_low=0.4, ci_high=0.6, n=50)
+    ),
+)
+GATES = (
+    GateOutcome(is_met=True, finding="valid format 1.000 is not below that of the base, 0.500"),
+    GateOutcome(is_met=False, finding="gain of macro_f1 +0.000 is not above zero beyond chance"),
+)
+
+
+@pytest.fixture
+def judged(home, peft_folder):
+    """`support@1`, with figures and a gate that it failed."""
+    draft = draft_for(peft_folder, name="support", figures=FIGURES, gates=GATES)
+    return AdapterStore(home / "adapters").publish(peft_folder, draft)
+
+
+def test_show_has_the_figures_and_the_gates(lorikeet, judged):
+    output = lorikeet("show", "support@1").stdout
+    row = next(line for line in output.splitlines() if "macro_f1[class: a|b]" in line)
+    assert all(part in row for part in ("0.100 (0.050 to 0.150)", "+0.700 (+0.650 to +0.750) *", "240, 2 left out"))
+    assert "robustness[typos], macro_f1" in output
+    assert "NOT met: gain of macro_f1 +0.000" in output
+
+
+def test_show_as_json_is_whole(lorikeet, judged):
+    record = json.loads(lorikeet("show", "support@1", "--json").stdout)
+    assert Manifest.model_validate({k: record[k] for k in Manifest.model_fields}) == judged
+    assert (record["aliases"], [event["kind"] for event in record["history"]]) == ([], ["published"])
+
+
+def test_promoting_by_hand_is_allowed_and_the_history_names_the_failed_gates(lorikeet, home, judged):
+    result = lorikeet("promote", "support@1", "--reason", "it is wanted")
+    assert "support@stable is now support@1" in result.stdout
+    assert "note: it had failed its gates: gain of macro_f1 +0.000" in result.stdout
+    event = AdapterStore(home / "adapters").history("support")[-1]
+    assert event.reason == "it is wanted; gates had failed: gain of macro_f1 +0.000 is not above zero beyond chance"
+
+
+def test_a_canary_needs_no_gates(lorikeet, home, judged):
+    lorikeet("promote", "support@1", "--alias", "canary")
+    assert AdapterStore(home / "adapters").history("support")[-1].reason == ""
 
 
 def test_show_walks_back_to_the_files_of_the_rows(lorikeet, home, peft_folder):
@@ -153,10 +208,10 @@ def test_lint_says_that_a_folder_can_be_served(lorikeet, peft_folder):
 
 
 def test_lint_says_why_a_folder_cannot_be_served(lorikeet, tmp_path):
-    result = lorikeet("lint", str(write_peft_folder(tmp_path / "dora", use_dora=True)))
+    result = lorikeet("lint", str(write_peft_folder(tmp_path / "qalora", use_qalora=True)))
     assert result.exit_code == 1
-    assert "use-dora" in result.stdout
-    assert "Set use_dora: false." in result.stdout
+    assert "use-qalora" in result.stdout
+    assert "Leave use_qalora out." in result.stdout
 
 
 def test_import_publishes_a_foreign_folder_bound_to_its_base(lorikeet, peft_folder, home):
@@ -281,8 +336,8 @@ def test_a_rename_of_good_names_changes_nothing(lorikeet, peft_folder):
     [
         pytest.param(lambda path: twice_folder(path), "would have the same name", id="collision"),
         pytest.param(lambda path: odd_folder(path, ".layers.", ".blocks."), "would answer as the base", id="no layer"),
-        pytest.param(lambda path: write_peft_folder(path, use_dora=True), "not support DoRA", id="unsupported"),
-        pytest.param(lambda path: path, "has no adapter_config.json", id="no folder"),
+        pytest.param(lambda path: write_peft_folder(path, use_qalora=True), "not serve QA-LoRA", id="unsupported"),
+        pytest.param(lambda path: path, "There is no folder", id="no folder"),
     ],
 )
 def test_a_rename_that_does_not_help_publishes_nothing(lorikeet, tmp_path, home, make, message):

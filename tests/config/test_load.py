@@ -4,6 +4,7 @@ import pytest
 
 from config.errors import ConfigError
 from config.load import load_domain, load_serve
+from quality.metrics.settings import PythonMetric
 
 DOMAINS = Path(__file__).parents[2] / "config" / "domains"
 MINIMAL = """
@@ -33,8 +34,8 @@ def test_a_data_path_starts_at_the_folder_of_its_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_key_is_named_with_its_file(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL + "recipe: {lora_rank: 8}\n")
-    with pytest.raises(ConfigError, match=r"domain.yaml: `recipe.lora_rank` is not a known key \(value 8\)"):
+    path = write(tmp_path, MINIMAL + "method: {lora_rank: 8}\n")
+    with pytest.raises(ConfigError, match=r"domain.yaml: `method.lora_rank` is not a known key \(value 8\)"):
         load_domain(path)
 
 
@@ -57,14 +58,14 @@ def test_a_missing_key_is_named(tmp_path: Path) -> None:
 
 
 def test_a_wrong_value_is_shown_with_the_value_wanted(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL + "recipe: {lora_r: 0}\n")
-    with pytest.raises(ConfigError, match=r"`recipe.lora_r`: got 0; input should be greater than or equal to 1"):
+    path = write(tmp_path, MINIMAL + "method: {r: 0}\n")
+    with pytest.raises(ConfigError, match=r"`method.r`: got 0; input should be greater than or equal to 1"):
         load_domain(path)
 
 
 def test_several_problems_are_told_at_once(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL + "recipe: {lora_r: 0, colour: red}\n")
-    with pytest.raises(ConfigError, match=r"lora_r.*; .*colour"):
+    path = write(tmp_path, MINIMAL + "method: {r: 0, colour: red}\n")
+    with pytest.raises(ConfigError, match=r"method.r.*; .*colour"):
         load_domain(path)
 
 
@@ -113,3 +114,22 @@ def test_requests_are_greedy_unless_the_domain_says_otherwise(tmp_path: Path) ->
     assert load_domain(write(tmp_path, MINIMAL)).defaults.temperature == 0.0
     warm = load_domain(write(tmp_path, MINIMAL + "defaults: {temperature: 0.7, top_p: 0.9}\n"))
     assert (warm.defaults.temperature, warm.defaults.top_p) == (0.7, 0.9)
+
+
+def test_a_moved_setting_is_refused_with_its_new_place(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "recipe: {lora_r: 8}\n")
+    with pytest.raises(ConfigError, match=r"`recipe.lora_r` is now `method.r`; move it"):
+        load_domain(path)
+
+
+def test_a_metric_of_ones_own_is_found_beside_the_yaml(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL + "evaluation: {metrics: [macro_f1, 'python: score.py:polite']}\n")
+    plain, own = load_domain(path).evaluation.metrics
+    assert plain.name == "macro_f1"
+    assert isinstance(own, PythonMetric)
+    assert own.function == f"{tmp_path / 'score.py'}:polite"
+
+
+def test_an_unknown_metric_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="perfection"):
+        load_domain(write(tmp_path, MINIMAL + "evaluation: {metrics: [perfection]}\n"))

@@ -41,3 +41,12 @@ def test_the_servers_own_base_may_judge_redacted_samples() -> None:
     judge = read({"privacy": "redacted", "judge": {}}).judge
     assert judge is not None
     assert judge.url is None
+
+
+@pytest.mark.parametrize("privacy", ["none", "features"])
+def test_scheduled_trainings_need_stored_corrections(privacy: str) -> None:
+    given = {"base": "tiny", "quality": {"privacy": privacy}, "jobs": {"schedule": {"medical": {}}}}
+    with pytest.raises(ConfigError, match="schedule` requires corrections"):
+        validate(given, ServeConfig, "serve.yaml")
+    given["quality"] = {"privacy": "redacted"}
+    assert validate(given, ServeConfig, "serve.yaml").jobs.schedule["medical"].after_corrections == 200

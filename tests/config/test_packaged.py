@@ -51,6 +51,7 @@ def test_a_file_without_a_packaged_twin_is_only_missing(path: str) -> None:
         load_serve(Path(path))
 
 
+@pytest.mark.slow
 def test_modules_in_the_working_folder_do_not_replace_ours(folder: Path) -> None:
     (folder / "train.py").write_text("raise SystemExit('the train.py of the working folder')\n")
     serving = running_server(default_file("serve.yaml"), folder, folder / "serve.log")

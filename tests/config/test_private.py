@@ -72,8 +72,17 @@ def test_a_quality_store_that_others_could_read_is_closed(tmp_path: Path) -> Non
 
 def open_home(root: Path) -> Home:
     home = Home(root)
-    version = (f"adapters/medical/1/{name}" for name in ("held_out.json", "fingerprint.json", "README.md"))
-    for name in ("keys.json", "quality.key", "quality.sqlite3", "datasets/medical/train.jsonl", "runs/a", *version):
+    names = ("held_out.json", "fingerprint.json", "evaluation.jsonl", "README.md")
+    version = (f"adapters/medical/1/{name}" for name in names)
+    for name in (
+        "keys.json",
+        "quality.key",
+        "quality.sqlite3",
+        "datasets/medical/train.jsonl",
+        "runs/a",
+        "jobs/a",
+        *version,
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text("{}")
     return home

@@ -12,6 +12,7 @@ from adapters.store.integrity import parse_manifest
 from adapters.store.manifest import Manifest, QualityRules
 from adapters.store.version_files import MAX_BYTES
 from config.domain import AnswerConfig, QualityConfig
+from quality.evaluated import EVALUATION_FILE, MAX_FILE_BYTES
 from quality.held_out import HELD_OUT_FILE
 from tests.peft_folders import draft_for
 
@@ -19,11 +20,13 @@ from tests.peft_folders import draft_for
 def test_a_version_has_the_rules_and_defaults_of_its_domain():
     domain = QualityConfig().model_dump()
     assert domain.pop("publish_held_out") is True
-    assert domain == QualityRules().model_dump()
+    assert domain == QualityRules().model_dump(exclude={"held_out_metric"})
 
 
 def test_the_store_carries_the_file_that_questions_are_read_from():
     assert HELD_OUT_FILE in MAX_BYTES
+    assert EVALUATION_FILE in MAX_BYTES
+    assert MAX_BYTES[EVALUATION_FILE] >= MAX_FILE_BYTES
 
 
 @pytest.mark.parametrize("model", [QualityConfig, QualityRules])

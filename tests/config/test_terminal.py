@@ -47,6 +47,11 @@ def test_an_error_quotes_brackets_as_they_are(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == f"error: No adapter '[bold]'. {LONG}\n"
 
 
+def test_an_error_escapes_what_commands_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    print_error("No column '\x1b[31mred\x9b\u202e' in\na\u00a0file")
+    assert capsys.readouterr().err == "error: No column '\\x1b[31mred\\x9b\\u202e' in\na\u00a0file\n"
+
+
 def test_columns_of_the_shell_do_not_break_lines_of_a_log() -> None:
     code = f"from config.terminal import make_console; make_console().print({LONG!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,

@@ -6,17 +6,26 @@ import json
 import re
 from collections import deque
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.types import Message
 
+from adapters.store.store import AdapterStore
+from tests.jobs_serving import make_jobs_serving
 from tests.serving import COMPLETION_SCOPE, Serving
 from tests.tracked_files import ROOT
 
 pytestmark = pytest.mark.slow
 
 STRANGER = "stranger-"
+
+
+@pytest.fixture
+def serving(tmp_path: Path, store: AdapterStore, base_folder: Path) -> Serving:
+    """With all that a server can have."""
+    return make_jobs_serving(tmp_path, store, base_folder)
 
 
 async def ask(serving: Serving, model: str) -> int:

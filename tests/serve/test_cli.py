@@ -17,6 +17,8 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
+from adapters.bases import read_base
+from adapters.store.manifest import MANIFEST_FILE
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.serve import ServeConfig
@@ -80,6 +82,24 @@ def test_with_keys_every_address_is_open_to_those_who_have_one(home: Home, rings
         rings[0].authenticate(None)
 
 
+def store_as_bitsandbytes(base_folder: Path) -> None:
+    manifest = read_base(base_folder).model_copy(update={"quantization": "nf4", "storage": "bitsandbytes"})
+    (base_folder / MANIFEST_FILE).write_text(manifest.model_dump_json())
+
+
+def test_a_base_that_nothing_installed_reads_is_refused(
+    home: Home, rings: list[KeyRing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store_as_bitsandbytes(home.bases / "tiny")
+    assert serve(home).exit_code == 0
+    monkeypatch.setitem(sys.modules, "vllm_bnb_plugin", None)  # as Python hides a module
+    result = serve(home)
+    assert (result.exit_code, len(rings)) == (1, 1)
+    said = " ".join(result.stderr.split())
+    assert "Base 'tiny' holds bitsandbytes' tensors" in said
+    assert "pip install --no-deps vllm-bnb-plugin" in said
+
+
 def test_an_engine_that_never_starts_ends_the_server_with_exit_code_one(
     home: Home, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -110,6 +130,8 @@ DRAINED = """
 import asyncio, sys
 from pathlib import Path
 import serve.build
+from adapters.bases import read_base
+from adapters.store.manifest import MANIFEST_FILE
 from adapters.store.store import AdapterStore
 from config.home import Home
 from serve.access.keys import KeyRing
@@ -120,10 +142,10 @@ from tests.fake_engine import FakeEngine
 from tests.serving import make_serving
 
 class SlowEngine(FakeEngine):
-    async def answer(self, endpoint, body):
+    async def answer(self, endpoint, body, caller, result=None):
         print("asked", flush=True)
         await asyncio.sleep(body["max_tokens"])
-        return await super().answer(endpoint, body)
+        return await super().answer(endpoint, body, caller, result)
 
 home, port = Home(Path(sys.argv[1])), int(sys.argv[2])
 settings = {"port": port, "drain_timeout_s": 2}

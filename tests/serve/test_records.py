@@ -2,7 +2,7 @@ import logging
 
 import pytest
 
-from serve.records import AnsweredRequest, GenerationRecord, Observers, RequestContext
+from serve.records import AnsweredRequest, GenerationRecord, Observers, RequestContext, Source
 from tests.generations import generation
 
 
@@ -10,7 +10,7 @@ class Watching:
     def __init__(self) -> None:
         self.seen: list[object] = []
 
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         self.seen.append(lora_name)
 
     def generation_finished(self, record: GenerationRecord) -> None:
@@ -21,7 +21,7 @@ class Watching:
 
 
 class Failing(Watching):
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         raise RuntimeError("broken")
 
     def generation_finished(self, record: GenerationRecord) -> None:
@@ -36,7 +36,7 @@ def test_an_observer_that_fails_is_logged_and_harms_no_other(caplog: pytest.LogC
     observers.of_generations += [Failing(), watching]
     observers.of_requests += [Failing(), watching]
     with caplog.at_level(logging.ERROR):
-        observers.generation_started("medical@3")
+        observers.generation_started("medical@3", "client")
         observers.generation_finished(generation())
         observers.request_finished(
             AnsweredRequest(RequestContext("acme", "r-1"), "completions", None, "ok", 200, None, 1.0)

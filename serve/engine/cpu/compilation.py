@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from serve.engine import soft_prompts
 from serve.engine.cpu import attention, linear
 from serve.engine.replace import Replacement, install
 
@@ -64,7 +65,7 @@ def _compute_hash(stock: Any, model_config: Any) -> str:
 @cache
 def _ours() -> str:
     """Of what replaces vLLM's own methods in compiled code."""
-    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (attention, linear))
+    sources = b"".join(Path(str(module.__file__)).read_bytes() for module in (attention, linear, soft_prompts))
     return hashlib.sha256(sources).hexdigest()
 
 

@@ -83,6 +83,16 @@ def int8_base(base_folder: Path, kept: Path) -> Path:
     return folder
 
 
+def rounds_activations(base_folder: Path) -> bool:
+    """Whether linear layers round activations to int8: other than training does (W8A8), or by what shares the batch.
+
+    bitsandbytes leaves out columns with a large value, wherever in the batch that is.
+    """
+    config: dict[str, Any] = json.loads((base_folder / _CONFIG_FILE).read_bytes())
+    own: dict[str, Any] = config.get("quantization_config") or {}
+    return own.get("format") == _QUANTIZATION["format"] or bool(own.get("load_in_8bit"))
+
+
 def _sweep(kept: Path) -> None:
     """Remove what a process that was killed had begun."""
     for path in kept.glob(".*/"):

@@ -17,6 +17,7 @@ from vllm.lora.model_manager import LoRAModelManager
 
 from serve.engine.loading import mapped
 from serve.engine.loading.mapped import MappedModule
+from serve.engine.loading.rescaled import adds_bias_later
 from serve.engine.loading.staging import Layout, read_staged
 from serve.engine.replace import Replacement, install
 from serve.kernels.packed import LayerWeights, SlotTable, pack_layer
@@ -66,8 +67,20 @@ def _set_lora(stock: Any, layer: Any, index: int, lora_a: Any, lora_b: Any) -> N
     slots = slot_table(layer)
     if slots is None:
         stock(layer, index, lora_a, lora_b)
-    else:
-        slots.set(index, lora_a if isinstance(lora_a, LayerWeights) else _pack(layer, lora_a, lora_b))
+        return
+    weights = lora_a if isinstance(lora_a, LayerWeights) else _pack(layer, lora_a, lora_b)
+    slots.set(index, _checked_dora(layer, weights) if weights.is_rescaled else weights)
+
+
+def _checked_dora(layer: Any, weights: LayerWeights) -> LayerWeights:
+    """DoRA as the layer takes it.
+
+    Raises:
+        ValueError: The operator cannot rescale the layer's output where it lies.
+    """
+    if layer.base_layer.params_dtype != torch.bfloat16:
+        raise ValueError(f"DoRA on a layer of {layer.base_layer.params_dtype} is not served; bfloat16 is.")
+    return weights.without_shift() if adds_bias_later(layer) else weights
 
 
 def _reset_lora(stock: Any, layer: Any, index: int) -> None:

@@ -19,8 +19,12 @@ from vllm.lora.request import LoRARequest
 from vllm.lora.worker_manager import WorkerLoRAManager
 from vllm.utils.torch_utils import PIN_MEMORY
 
-from serve.engine.loading.staging import Form, LayerShape, Layout, map_staged
+from serve.engine.loading.packing import Form
+from serve.engine.loading.rescaled import RescaledLora
+from serve.engine.loading.staging import LayerShape, Layout, map_staged
 from serve.engine.replace import Replacement, install
+from serve.engine.soft_prompts import read_soft_prompt, soft_prompts_of
+from serve.kernels.packed import Rescale
 
 
 class MappedModule:
@@ -88,12 +92,31 @@ def _layer_shapes(manager: Any, reader: Reader) -> list[LayerShape]:
 def _load_adapter(stock: Any, worker_manager: Any, request: LoRARequest) -> LoRAModel:
     layout = layout_of(worker_manager)
     manager = worker_manager._adapter_manager
+    if (prompt := read_soft_prompt(Path(request.lora_path))) is not None:
+        return _soft_prompt_model(request, manager, prompt)
     reader: Reader = worker_manager.lorikeet_reader
     modules = reader.read(Path(request.lora_path), layout, manager) if layout else None
     if modules is None:
         return stock(worker_manager, request)  # type: ignore[no-any-return] # vLLM's, returns a LoRAModel
     loras: Any = dict(modules)
     return LoRAModel(request.lora_int_id, manager.lora_config.max_lora_rank, loras)
+
+
+def _soft_prompt_model(request: LoRARequest, manager: Any, prompt: Tensor) -> LoRAModel:
+    """An adapter without matrices (soft_prompts.py).
+
+    Raises:
+        ValueError: The engine cannot put these virtual tokens in front of a prompt.
+    """
+    prompts = soft_prompts_of(manager)
+    if prompts is None:
+        raise ValueError("This model's embeddings take no virtual tokens. Serve a LoRA on this base.")
+    _, most, hidden_size = prompts.embeddings.shape
+    if prompt.dim() != 2 or len(prompt) > most or prompt.shape[1] != hidden_size:
+        raise ValueError(f"Virtual tokens of the shape {tuple(prompt.shape)}; up to {most} of {hidden_size} are taken.")
+    model: Any = LoRAModel(request.lora_int_id, manager.lora_config.max_lora_rank, {})
+    model.lorikeet_soft_prompt = prompt
+    return model  # type: ignore[no-any-return] # with one attribute more
 
 
 def _add_adapter(stock: Any, manager: Any, adapter: LoRAModel) -> None:
@@ -140,7 +163,7 @@ def _read(folder: Path, layout: Layout, manager: Any) -> Mapping[str, MappedModu
     return {
         shape.name: _module(memory, rows, shape, dtype)
         for shape, rows in zip(layout.layers, entries.tolist(), strict=True)
-        if any(rank for _, _, rank in rows)
+        if any(row[2] for row in rows)
     }
 
 
@@ -148,10 +171,18 @@ def _module(memory: Tensor, rows: Sequence[Sequence[int]], shape: LayerShape, dt
     def matrix(begin: int, height: int, width: int) -> Tensor:
         return memory[begin : begin + height * width * dtype.itemsize].view(dtype).view(height, width)
 
+    def constants(begin: int, width: int) -> Tensor:
+        return memory[begin : begin + width * torch.float32.itemsize].view(torch.float32)
+
     slices = list(zip(shape.widths, rows, strict=False))
-    a = [matrix(begin, rank, shape.inputs) if rank else None for _, (begin, _, rank) in slices]
-    b = [matrix(begin, width, rank) if rank else None for width, (_, begin, rank) in slices]
-    return MappedModule(a, b) if len(slices) > 1 else MappedModule(a[0], b[0])
+    a = [matrix(row[0], row[2], shape.inputs) if row[2] else None for _, row in slices]
+    b = [matrix(row[1], width, row[2]) if row[2] else None for width, row in slices]
+    rescales = [
+        Rescale(constants(row[3], width), constants(row[4], width) if row[4] else None) if row[3] else None
+        for width, row in slices
+    ]
+    lora_a, lora_b = (a, b) if len(slices) > 1 else (a[0], b[0])
+    return MappedModule(RescaledLora(lora_a, rescales) if any(rescales) else lora_a, lora_b)
 
 
 MATRICES = Reader(_form_of, _widths_of, _read)

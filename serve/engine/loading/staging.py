@@ -4,8 +4,9 @@ vLLM reads and converts an adapter inside its loop, and every stream waits. Here
 writes what the layers take into one file; the worker maps it (mapped.py, native.py). The file is kept for the next load
 (staged_cache.py), or lies in memory where nothing is to be kept.
 
-A staged folder holds `weights.bin`, the weights of all layers, and `entries.npy`, int64 (layers, slices, 3): the byte
-offset of A, that of B, and the rank as it is stored; zeros where the adapter leaves a slice alone.
+A staged folder holds `weights.bin`, the weights of all layers, and `entries.npy`, int64 (layers, slices, 5): the byte
+offset of A, that of B, the rank as it is stored, and for DoRA the offsets of its factors and constants; zeros where the
+adapter leaves a slice alone.
 """
 
 import asyncio
@@ -15,8 +16,7 @@ import logging
 import multiprocessing
 import os
 import shutil
-from collections import defaultdict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import asynccontextmanager
@@ -24,24 +24,27 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from blake3 import blake3
 from torch import Tensor
 
+from adapters.dora import SCALE, SHIFT
 from adapters.lint.config import scaling_of
+from adapters.lint.peft_folder import DORA_FILE, MAGNITUDE
 from adapters.lint.tensors import read_headers
 from adapters.store.file_stamp import Stamp, stamp_of
+from serve.engine.loading.packing import AdapterSlice, Form, pack_slices
 from serve.engine.loading.staged_cache import StagedCache
 from serve.engine.parent import end_with_parent
-from serve.kernels.packed import LayerWeights, pack_a, pack_b, padded_rank
+from serve.kernels.packed import ENTRY, LayerWeights, Rescale
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-"""Raise it with every change of code after which the same adapter is packed to other bytes; so also in packed.py."""
+FORMAT_VERSION = 2
+"""Raise it with every change of code after which an adapter is packed to other bytes, here, in packing or packed.py."""
 
 WEIGHTS_FILE, ENTRIES_FILE, DIGEST_FILE = "weights.bin", "entries.npy", "blake3"
 _SHARED_MEMORY = Path("/dev/shm")
@@ -49,10 +52,6 @@ _NICENESS = 10
 _CHUNK_BYTES = 1 << 20
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _PEFT_PREFIX = "base_model.model."
-
-Form = Literal["panels", "bfloat16", "float16", "float32"]
-"""What the engine's layers take: the panels of our operator (serve/kernels/packed.py), or matrices of this type,
-A (R, K) and B (N, R) by rows, as vLLM's own do."""
 
 
 @dataclass(frozen=True)
@@ -219,9 +218,12 @@ def write_staged(adapter: Path, layout: Layout, folder: Path) -> str | None:
     modules = {name.removesuffix(".lora_A.weight") for name in tensors if name.endswith(".lora_A.weight")}
     layers = layout.layers
     expected = {_PEFT_PREFIX + part for layer in layers for part in layer.parts}
-    if not modules <= expected or len(tensors) != 2 * len(modules):
+    is_dora = bool(config.get("use_dora"))
+    num_known = sum(f"{module}.{MAGNITUDE}" in tensors for module in modules) if is_dora else 0
+    if not modules <= expected or len(tensors) != 2 * len(modules) + num_known:
         return None
-    found: list[_Slice] = []
+    constants = _read_tensors(adapter / DORA_FILE) if is_dora else {}
+    found: list[AdapterSlice] = []
     for index, layer in enumerate(layers):
         for number, part in enumerate(layer.parts):
             module = _PEFT_PREFIX + part
@@ -230,13 +232,18 @@ def write_staged(adapter: Path, layout: Layout, folder: Path) -> str | None:
             lora_a, lora_b = tensors[f"{module}.lora_A.weight"], tensors[f"{module}.lora_B.weight"]
             if lora_a.shape[1] != layer.inputs or lora_b.shape[0] != layer.widths[number]:
                 return None
-            found.append(_Slice((index, number), lora_a, lora_b, scaling_of(part, config)))
-    entries = np.zeros((len(layers), max(len(layer.parts) for layer in layers), 3), np.int64)
-    weights = _pack(found, layout.form, entries)
+            rescale = _rescale(constants, part) if is_dora else None
+            found.append(AdapterSlice((index, number), lora_a, lora_b, scaling_of(part, config), rescale))
+    entries = np.zeros((len(layers), max(len(layer.parts) for layer in layers), ENTRY), np.int64)
+    weights = pack_slices(found, layout.form, entries)
     folder.mkdir()
     np.save(folder / ENTRIES_FILE, entries, allow_pickle=False)
     (folder / WEIGHTS_FILE).write_bytes(weights.data)
     return _digest(folder)
+
+
+def _rescale(constants: Mapping[str, Tensor], module: str) -> Rescale:
+    return Rescale(constants[f"{module}.{SCALE}"], constants.get(f"{module}.{SHIFT}"))
 
 
 def read_staged(folder: Path, num_slices: Sequence[int]) -> list[LayerWeights | None] | None:
@@ -254,6 +261,7 @@ def read_staged(folder: Path, num_slices: Sequence[int]) -> list[LayerWeights | 
     memory, entries = mapped
     is_used = entries[:, :, 2] > 0
     entries[:, :, :2] += memory.data_ptr() * is_used[:, :, None]
+    entries[:, :, 3:] += memory.data_ptr() * (entries[:, :, 3:] > 0)
     is_layer_used: Any = is_used.any(axis=1)
     return [
         LayerWeights(entries[index, :slices], (memory,)) if used else None
@@ -280,55 +288,6 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     }
 
 
-@dataclass(frozen=True)
-class _Slice:
-    """An adapter's part of one slice, at (layer, slice), as the file has it."""
-
-    place: tuple[int, int]
-    lora_a: Tensor
-    lora_b: Tensor
-    scaling: float
-
-
-def _pack(
-    slices: Sequence[_Slice], form: Form, entries: "np.ndarray[Any, np.dtype[np.int64]]"
-) -> "np.ndarray[Any, np.dtype[np.uint8]]":
-    """The bytes of all slices one after the other; writes where each begins, and its rank, into `entries`.
-
-    Slices of one shape are packed together: hundreds of small matrices cost more in calls than in bytes.
-    """
-    alike: dict[tuple[Any, ...], list[_Slice]] = defaultdict(list)
-    for one in slices:
-        alike[one.lora_a.shape, one.lora_b.shape, one.lora_a.dtype, one.lora_b.dtype].append(one)
-    pairs = {
-        one.place: pair for group in alike.values() for one, pair in zip(group, _pack_alike(group, form), strict=True)
-    }
-    offset = 0
-    for one in slices:
-        a, b = pairs[one.place]
-        begin_b = offset + _whole_lines(a.nbytes)
-        rank = one.lora_a.shape[0]
-        entries[one.place] = (offset, begin_b, padded_rank(rank) if form == "panels" else rank)
-        offset = begin_b + _whole_lines(b.nbytes)
-    weights = np.zeros(max(1, offset), np.uint8)
-    for one in slices:
-        for begin, part in zip(entries[one.place], pairs[one.place], strict=False):
-            weights[begin : begin + part.nbytes] = part
-    return weights
-
-
-def _pack_alike(group: Sequence[_Slice], form: Form) -> "Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]":
-    """Bytes of A and of B of each; B is scaled in fp32."""
-    scaling = torch.tensor([one.scaling for one in group], dtype=torch.float32).view(-1, 1, 1)
-    a = torch.stack([one.lora_a for one in group])
-    b = torch.stack([one.lora_b for one in group]).float() * scaling
-    if form == "panels":
-        a, b = pack_a(a), pack_b(b)
-    else:
-        a, b = (matrices.to(getattr(torch, form)).flatten(1) for matrices in (a, b))
-    return zip(a.view(torch.uint8).numpy(), b.view(torch.uint8).numpy(), strict=True)
-
-
 def _digest(folder: Path) -> str:
     """BLAKE3: on every load, beside a step of the engine, SHA-256 takes three times as long."""
     digest = blake3((folder / ENTRIES_FILE).read_bytes())
@@ -336,11 +295,6 @@ def _digest(folder: Path) -> str:
         while chunk := file.read(_CHUNK_BYTES):  # not mapped: a page costs more than its bytes
             digest.update(chunk)
     return digest.hexdigest()
-
-
-def _whole_lines(num_bytes: int, line: int = 64) -> int:
-    """Bytes of a part, up to the next cache line."""
-    return -(-num_bytes // line) * line
 
 
 def _memory_folder() -> str:

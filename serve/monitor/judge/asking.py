@@ -16,7 +16,7 @@ import httpx
 from quality.judge import JudgeTask
 from serve.engine.protocol import BACKGROUND_PRIORITY, Engine
 from serve.errors import NotReadyError, ServeError
-from serve.records import ask_as
+from serve.records import Caller
 
 CallOutcome = Literal["ok", "invalid", "timeout", "throttled", "unreachable", "error", "refused"]
 
@@ -113,11 +113,10 @@ class EngineJudge:
         return self._engine.is_ready
 
     async def ask(self, task: JudgeTask, temperature: float = 0.0) -> JudgeReply:
-        ask_as("monitor")
         held_to = {"structured_outputs": {"regex": task.reply_pattern}}  # vLLM's own field
         body = _body(task, self.name, temperature) | held_to | {"priority": BACKGROUND_PRIORITY}
         try:
-            answer = await self._engine.answer("chat/completions", body)
+            answer = await self._engine.answer("chat/completions", body, Caller("monitor"))
         except NotReadyError as error:
             raise JudgeCallError(str(error), "unreachable") from error
         except ServeError as error:

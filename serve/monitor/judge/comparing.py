@@ -20,7 +20,7 @@ from serve.engine.protocol import BACKGROUND_PRIORITY, Engine
 from serve.errors import ServeError
 from serve.monitor.judge.calls import JudgeCalls
 from serve.monitor.protocol import LeasedVersions
-from serve.records import ask_as
+from serve.records import Caller
 
 logger = logging.getLogger(__name__)
 
@@ -47,24 +47,24 @@ class Comparing:
         self._store = store
         self._clock = clock
 
-    async def compare(self, calls: JudgeCalls, sample: Sample, rubric: str | None) -> None:
+    async def compare(self, calls: JudgeCalls, sample: Sample, rubric: str | None) -> Grade | None:
         """Keep a score of 1 where the canary's answer is better in both orders, 0 where stable's is, else 0.5.
 
-        Does nothing for a sample of no canary, or one that was compared already.
+        Does nothing, and returns None, for a sample of no canary, or one that was compared already.
 
         Raises:
             OverBudgetError, JudgeCallError: As `JudgeCalls.call`.
         """
         stable = await asyncio.to_thread(self._rival, sample)
         if stable is None:
-            return
+            return None
         judge = preference_judge(calls.judge.name, str(stable))
         if await asyncio.to_thread(lambda: self._store.grades(sample_id=sample.id, judge=judge)):
-            return
+            return None
         prompt, answer = sample.prompt or "", sample.answer or ""
         other = await self._answer(stable, prompt)
         if other is None:
-            return
+            return None
         shown = await calls.call(choice_task(prompt, other, answer, rubric), read_choice)
         swapped = await calls.call(choice_task(prompt, answer, other, rubric), read_choice)
         score = _SCORES[preference(shown.better, swapped.better)]
@@ -73,6 +73,7 @@ class Comparing:
             await asyncio.to_thread(self._store.add_grade, grade)
         except KeyError:
             logger.info("Sample %d was deleted before it was judged", sample.id)
+        return grade
 
     def _rival(self, sample: Sample) -> Target | None:
         """Stable, where the sample is of a canary beside it and its prompt is the one that was asked."""
@@ -87,7 +88,6 @@ class Comparing:
 
     async def _answer(self, stable: Target, prompt: str) -> str | None:
         """None where stable cannot be asked now; the sample is then graded alone."""
-        ask_as("monitor")
         body = {
             "model": str(stable),
             "prompt": prompt,
@@ -99,7 +99,7 @@ class Comparing:
         try:
             async with asyncio.timeout(_ANSWER_TIMEOUT_S):
                 with await self._versions.lease(stable):
-                    answer = await self._engine.answer("completions", body)
+                    answer = await self._engine.answer("completions", body, Caller("monitor"))
         except (ServeError, TimeoutError) as error:
             logger.info("%s gives no answer to compare the canary's with: %s", stable, error)
             return None

@@ -25,6 +25,7 @@ from serve.clock import is_within, steady_time
 from serve.monitor.judge.asking import Judge, JudgeCallError
 from serve.monitor.judge.calls import JudgeCalls, OverBudgetError
 from serve.monitor.judge.comparing import Comparing
+from serve.monitor.judge.results import result_of
 from serve.monitor.protocol import MonitorMetrics
 
 logger = logging.getLogger(__name__)
@@ -146,9 +147,12 @@ class Judging:
     async def _grade(self, sample: Sample) -> None:
         rubric = await asyncio.to_thread(self._rubric, sample)
         if self._comparing is not None:
-            await self._comparing.compare(self._calls, sample, rubric)
+            preferred = await self._comparing.compare(self._calls, sample, rubric)
+            if preferred is not None:
+                self._metrics.evaluated.tell(result_of("judge_preference", sample, preferred))
         given = await self._calls.call(grade_task(sample.prompt or "", sample.answer or "", rubric), read_grade)
         grade = Grade(sample.id, self._judge.name, self._clock(), given.score, given.reason)
+        self._metrics.evaluated.tell(result_of("judge", sample, grade))
         try:
             await asyncio.to_thread(self._store.add_grade, grade)
         except KeyError:

@@ -10,32 +10,18 @@ from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 
 from quality.errors import QualityError
-from quality.judge import HIGHEST_GRADE, LOWEST_GRADE, grade_of, score_of
+from quality.judge import grade_of
+from quality.labels import allow_long_fields, as_written, harmless, label_score
 from quality.samples.records import Label, Sample
 
 COLUMNS = ("sample_id", "adapter", "version", "at", "prompt", "answer", "label", "who", "note")
 
-WORDS = {"right": 1.0, "wrong": 0.0}
-
 _REQUIRED = ("sample_id", "label")
 _MAX_SHOWN = 10
-_MAX_FIELD_CHARS = 1 << 30  # a prompt may be longer than the csv module's 128 KiB
-# A spreadsheet takes a text that begins so for a formula, and a model's answer may well begin so.
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class LabelsError(QualityError, ValueError):
     """A file of labels that cannot be taken; the message names up to ten lines."""
-
-
-def label_score(text: str) -> float | None:
-    """The score of a label as people write it: 1 to 5, right or wrong; None of anything else."""
-    word = text.strip().lower()
-    if word in WORDS:
-        return WORDS[word]
-    if len(word) == 1 and word.isdecimal() and LOWEST_GRADE <= int(word) <= HIGHEST_GRADE:
-        return score_of(int(word))
-    return None
 
 
 def write_labels(rows: Iterable[tuple[Sample, Label | None]]) -> str:
@@ -47,7 +33,7 @@ def write_labels(rows: Iterable[tuple[Sample, Label | None]]) -> str:
         at = datetime.fromtimestamp(sample.at_s, UTC).isoformat(timespec="seconds")
         said = (grade_of(label.score), label.who, label.note) if label else ("", "", "")
         cells = (sample.id, sample.adapter, sample.version, at, sample.prompt or "", sample.answer or "", *said)
-        writer.writerow([_harmless(cell) if isinstance(cell, str) else cell for cell in cells])
+        writer.writerow([harmless(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue()
 
 
@@ -61,7 +47,7 @@ def read_labels(text: str, sample_of: Callable[[int], Sample | None], *, who: st
     Raises:
         LabelsError: A column is missing, or any row is wrong.
     """
-    csv.field_size_limit(_MAX_FIELD_CHARS)
+    allow_long_fields()
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     labels: dict[tuple[int, str], Label] = {}
     problems: list[str] = []
@@ -100,24 +86,16 @@ def _label(
     if sample is None:
         raise LabelsError(f"sample {sample_id!r} does not exist; it may have been deleted by retention")
     for name, here in (("adapter", sample.adapter), ("version", str(sample.version))):
-        if _as_written((row.get(name) or "").strip() or here) != here:
+        if as_written((row.get(name) or "").strip() or here) != here:
             raise LabelsError(
                 f"sample {sample_id} has {name} {here!r} in this store, but {row[name]!r} in the file; was it "
                 "exported from another server?"
             )
-    said_by = _as_written((row.get("who") or "").strip()) or who
-    return Label(sample.id, said_by, at_s, score, _as_written(row.get("note") or ""))
+    said_by = as_written((row.get("who") or "").strip()) or who
+    return Label(sample.id, said_by, at_s, score, as_written(row.get("note") or ""))
 
 
 def _first_problems(problems: list[str]) -> Iterator[str]:
     yield from problems[:_MAX_SHOWN]
     if len(problems) > _MAX_SHOWN:
         yield f"and {len(problems) - _MAX_SHOWN} more lines"
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
-
-
-def _as_written(text: str) -> str:
-    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA) else text

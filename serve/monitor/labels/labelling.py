@@ -7,11 +7,11 @@ from typing import NamedTuple
 from rich.console import Console, Group
 from rich.panel import Panel
 from rich.rule import Rule
-from rich.text import Text
 
+from config.terminal import printable
+from quality.labels import label_score
 from quality.samples.records import Label, Sample
 from quality.samples.store import QualityStore
-from serve.monitor.labels.csv import label_score
 
 HELP = "1 to 5, (r)ight, (w)rong, (s)kip, (u)ndo, (q)uit; text after a label is a note"
 
@@ -105,15 +105,10 @@ class Labelling:
     def _show(self, sample: Sample) -> None:
         name = f"{sample.adapter}@{sample.version}" if sample.version else sample.adapter
         place = f"{self._place + 1} of {len(self._samples)}, {len(self._labelled)} labelled"
-        prompt = Panel(shown(sample.prompt or ""), title="prompt", title_align="left", border_style="dim")
-        answer = Panel(shown(sample.answer or ""), title="answer", title_align="left", border_style="green")
+        prompt = Panel(printable(sample.prompt or ""), title="prompt", title_align="left", border_style="dim")
+        answer = Panel(printable(sample.answer or ""), title="answer", title_align="left", border_style="green")
         heading = Rule(f"{place} · {name} · sample {sample.id}", align="left")
         self._console.print(Group(heading, prompt, answer), width=min(self._console.width, _MAX_COLUMNS))
-
-
-def shown(text: str) -> Text:
-    """A text that cannot command the terminal: its control characters are replaced."""
-    return Text("".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text))
 
 
 def _whole_characters(text: str) -> str:

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from adapters.errors import AdapterError, AdapterNotFoundError
 from adapters.reference import Target, is_adapter_name
+from adapters.scores import bounded_score
 from adapters.store.history import Event
 from adapters.store.manifest import Manifest, QualityRules
 from adapters.store.reader import StoreReader
@@ -18,22 +19,22 @@ from quality.verdict import decide
 from serve.monitor.report.figures import (
     AdapterFigures,
     Decision,
+    DriftStep,
     GeneralStep,
     JudgeFigures,
-    Look,
     MeanScore,
     Missing,
     QualityReport,
     VersionFigures,
 )
-from serve.monitor.report.steps import held_out_steps, mean_score, signal_steps
+from serve.monitor.report.steps import held_out_steps, signal_steps
 from serve.monitor.trial.evidence import TrialEvidence, known_pairs
 from serve.monitor.trial.state import TrialState, trial_state
 
 MOST_SAMPLES = 20_000
 """Of a version, the newest; a report of more would only be slower."""
 
-_MAX_LOOKS = 500
+_MAX_DRIFT_STEPS = 500
 _DECIDING = frozenset({"promoted", "rolled_back", "judged", "split"})
 
 _MISSING = {
@@ -62,7 +63,7 @@ _MISSING = {
         "measurement of forgetting",
         "Versions published by `lorikeet train` include general text; a running server measures it every few hours.",
     ),
-    "looks": (
+    "drift_steps": (
         "drift checks",
         "A check takes `quality.drift_window` answers of a version that was published with a baseline.",
     ),
@@ -125,29 +126,30 @@ def _trial(store: QualityStore, adapters: StoreReader, name: str) -> TrialState 
 def _version(store: QualityStore, adapters: StoreReader, name: str, version: int) -> VersionFigures:
     samples = store.samples(name, version, limit=MOST_SAMPLES)
     manifest = _manifest(adapters, name, version)
-    evaluation = manifest.evaluation if manifest else None
+    figure = manifest.held_out_figure if manifest else None
     return VersionFigures(
         version=version,
         num_samples=len(samples),
         num_with_text=sum(sample.answer is not None for sample in samples),
         num_labels=len(store.labels(name, version)),
-        published=evaluation.adapter if evaluation else None,
+        published=figure.adapter if figure else None,
         published_nll=_published_nll(adapters, name, version) if manifest else None,
+        figures=manifest.figures if manifest else (),
         held_out=tuple(held_out_steps(store.held_out_scores(name, version))),
         signals=tuple(signal_steps(samples)),
         general=tuple(GeneralStep(at_s=one.at_s, nll=one.nll) for one in store.general_scores(name, version)),
-        looks=tuple(
-            Look(
-                at_s=look.at_s,
-                look=look.look,
-                num_exchanges=look.num_exchanges,
-                is_drift=look.is_drift,
-                reason=look.reason,
+        drift_steps=tuple(
+            DriftStep(
+                at_s=step.at_s,
+                number=step.number,
+                num_exchanges=step.num_exchanges,
+                is_drift=step.is_drift,
+                reason=step.reason,
             )
-            for look in store.drift_looks(name, version, limit=_MAX_LOOKS)
+            for step in store.drift_checks(name, version, limit=_MAX_DRIFT_STEPS)
         ),
         scores=tuple(
-            MeanScore(judge=judge, score=mean_score([grade.score for grade in of_judge]))
+            MeanScore(judge=judge, score=bounded_score([grade.score for grade in of_judge]))
             for judge, of_judge in _by_judge(store.grades(name, version)).items()
         ),
     )
@@ -208,7 +210,7 @@ def _missing(figures: AdapterFigures, *, is_base: bool) -> Iterator[Missing]:
         "pairs": any(one.num_labels for one in versions) and any(not judge.agreement.n for judge in judges),
         "held_out": not is_base and not any(one.held_out for one in versions),
         "general": not is_base and not any(one.general for one in versions),
-        "looks": not is_base and not any(one.looks for one in versions),
+        "drift_steps": not is_base and not any(one.drift_steps for one in versions),
         "decisions": not is_base and not figures.decisions,
     }
     for key, is_missing in lacks.items():

@@ -6,6 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from adapters.scores import Score
+from adapters.store.manifest import FigureRecord
 from quality.agreement import Agreement
 from serve.monitor.trial.state import TrialState
 
@@ -38,9 +39,9 @@ class GeneralStep(_ReportModel):
     nll: float
 
 
-class Look(_ReportModel):
+class DriftStep(_ReportModel):
     at_s: float
-    look: int
+    number: int
     num_exchanges: int
     is_drift: bool
     reason: str
@@ -60,14 +61,16 @@ class VersionFigures(_ReportModel):
     num_with_text: int
     num_labels: int
     published: Score | None
-    """Held-out accuracy at publish, from the manifest."""
+    """Mean score of the held-out questions at publish, from the manifest."""
     published_nll: float | None
     """Of the general text that the version brought, by the training stack."""
     held_out: tuple[HeldOutStep, ...]
     signals: tuple[SignalStep, ...]
     general: tuple[GeneralStep, ...]
-    looks: tuple[Look, ...]
+    drift_steps: tuple[DriftStep, ...]
     scores: tuple[MeanScore, ...]
+    figures: tuple[FigureRecord, ...] = ()
+    """Of the evaluation before publication: slices, robustness, forgetting."""
 
 
 class JudgeFigures(_ReportModel):

@@ -8,19 +8,20 @@ from jinja2 import Environment
 from markupsafe import Markup
 
 from quality.svg import svg
+from serve.monitor.report.evaluation import evaluation_table
 from serve.monitor.report.figures import AdapterFigures, QualityReport
 from serve.monitor.report.plots import (
     draw_agreement,
+    draw_drift_steps,
     draw_general,
     draw_held_out,
-    draw_looks,
     draw_scores,
     draw_signals,
     rows_height,
 )
-from serve.monitor.report.words import agreed, at, difference, kappa, last_looks, percent, score, users
+from serve.monitor.report.words import agreed, at, difference, kappa, last_drift_steps, percent, score, users
 
-_MAX_LOOKS = 8
+_MAX_DRIFT_STEPS = 8
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; color: #1d2733 }
@@ -53,14 +54,23 @@ _PAGE = """<!doctype html>
 <td class="num">{{ percent(one.published) }}</td><td class="num">{{ one.num_samples }}</td>
 <td class="num">{{ one.num_with_text }}</td><td class="num">{{ one.num_labels }}</td>
 <td class="nowrap">{% for s in one.scores %}{{ s.judge }}: {{ score(s.score) }}{% if not loop.last %}<br>{% endif %}
-{% else %}–{% endfor %}</td><td class="num">{{ one.looks|length or "–" }}</td>
-<td>{% if one.looks %}{% if one.looks[-1].is_drift %}<span class="bad">drift</span>{% else %}no drift{% endif %}
-{% else %}–{% endif %}</td></tr>{% endfor %}</table></div>
+{% else %}–{% endfor %}</td><td class="num">{{ one.drift_steps|length or "–" }}</td>
+<td>{% if not one.drift_steps %}–{% elif one.drift_steps[-1].is_drift %}<span class="bad">drift</span>{% else %}no drift
+{% endif %}</td></tr>{% endfor %}</table></div>
 {% if adapter.missing %}<div class="missing">{% for one in adapter.missing %}
 <p><b>No {{ one.what }}.</b> {{ marked(one.how) }}</p>{% endfor %}</div>{% endif %}
+{% set evaluated = evaluation_table(adapter) %}{% if evaluated %}<h3>Evaluation before publication</h3>
+<div class="scroll"><table><tr><th>figure</th>{% for version in evaluated.versions %}<th class="num">version
+{{ version }}</th>{% endfor %}</tr>
+{% for key, cells in evaluated.rows %}<tr><td>{{ key }}</td>{% for cell in cells %}<td class="num">{{ cell }}</td>
+{% endfor %}</tr>{% endfor %}</table></div>
+<p><small>By training, on the version's own data set, with 95% intervals: versions of different data sets were asked
+different questions.{% if evaluated.num_left_out %} {{ evaluated.num_left_out }} more figures are in the manifests.
+{% endif %}</small></p>{% endif %}
 {% if plots.held_out %}<h3>Held-out questions</h3>{{ plots.held_out }}
-<p><small>Share of right answers over all questions asked so far, with 95% Wilson intervals. Dashed: held-out
-accuracy at publish. Dotted: promotions to stable (green), rollbacks (red), trials (grey).</small></p>{% endif %}
+<p><small>Mean score over all questions asked so far (by default the share of exact matches), with 95% Wilson
+intervals. Dashed: at publish. Dotted: promotions to stable (green), rollbacks (red), trials (grey).</small></p>
+{% endif %}
 {% if plots.scores %}<h3>The judge</h3>{{ plots.scores }}
 <p><small>Mean score with a conservative interval that treats scores as coin flips. Trust a judge
 as far as the next table says.</small></p>{% endif %}
@@ -73,13 +83,13 @@ as far as the next table says.</small></p>{% endif %}
 {% endfor %}</table></div>
 {% for name, plot in plots.agreement %}<p>{{ name }} against human labels:</p>
 <div class="matrix">{{ plot }}</div>{% endfor %}{% endif %}
-{% if plots.looks %}<h3>Drift</h3>{{ plots.looks }}
+{% if plots.drift_steps %}<h3>Drift</h3>{{ plots.drift_steps }}
 <p><small>One mark per drift check of a window of traffic; red: it differs from the version's answers at publication.
 </small></p><div class="scroll"><table><tr><th>at</th><th>version</th><th class="num">check</th>
 <th class="num">answers</th><th>finding</th></tr>
-{% for version, look in looks(adapter) %}<tr><td class="nowrap">{{ at(look.at_s) }}</td><td>{{ version }}</td>
-<td class="num">{{ look.look }}</td><td class="num">{{ look.num_exchanges }}</td>
-<td{% if look.is_drift %} class="bad"{% endif %}>{{ look.reason or "no drift" }}</td></tr>{% endfor %}
+{% for version, step in drift_steps(adapter) %}<tr><td class="nowrap">{{ at(step.at_s) }}</td><td>{{ version }}</td>
+<td class="num">{{ step.number }}</td><td class="num">{{ step.num_exchanges }}</td>
+<td{% if step.is_drift %} class="bad"{% endif %}>{{ step.reason or "no drift" }}</td></tr>{% endfor %}
 </table></div>{% endif %}
 {% if plots.signals %}<h3>Answer signals</h3>{{ plots.signals }}
 <p><small>Means over the samples of each stretch of time; no reference answer is needed for these.</small></p>
@@ -115,13 +125,14 @@ def render_html(report: QualityReport) -> str:
             report=report,
             style=Markup(_STYLE),
             plots_of=_plots,
+            evaluation_table=evaluation_table,
             percent=percent,
             score=score,
             agreed=agreed,
             users=users,
             difference=difference,
             kappa=kappa,
-            looks=partial(last_looks, most=_MAX_LOOKS),
+            drift_steps=partial(last_drift_steps, most=_MAX_DRIFT_STEPS),
             at=at,
             marked=_marked,
         )
@@ -150,7 +161,7 @@ def _plots(adapter: AdapterFigures) -> dict[str, object]:
         "held_out": plot(draw_held_out, "held_out", 3.0),
         "signals": plot(draw_signals, "signals", 4.4),
         "general": plot(draw_general, "general", 2.4),
-        "looks": plot(draw_looks, "looks", rows("looks")),
+        "drift_steps": plot(draw_drift_steps, "drift_steps", rows("drift_steps")),
         "scores": plot(draw_scores, "scores", rows("scores") + 0.3),
         "agreement": [
             (judge.judge, Markup(svg(partial(draw_agreement, judge=judge), (3.4, 3.2))))

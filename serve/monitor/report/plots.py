@@ -84,18 +84,18 @@ def draw_general(figure: Any, adapter: AdapterFigures) -> None:
     _legend(axes)
 
 
-def draw_looks(figure: Any, adapter: AdapterFigures) -> None:
+def draw_drift_steps(figure: Any, adapter: AdapterFigures) -> None:
     """One mark per drift check, one row per version; red: drift."""
     axes = plain(figure.subplots())
-    versions = shown(adapter, lambda version: bool(version.looks))
+    versions = shown(adapter, lambda version: bool(version.drift_steps))
     for row, (version, _) in enumerate(versions):
         for is_drift, colour, marker in ((False, GREY, "|"), (True, RED, "o")):
-            looks = [look for look in version.looks if look.is_drift == is_drift]
-            times = _times([look.at_s for look in looks])
-            axes.plot(times, [row] * len(looks), marker, color=colour, markersize=9 if marker == "|" else 6)
+            drift_steps = [step for step in version.drift_steps if step.is_drift == is_drift]
+            times = _times([step.at_s for step in drift_steps])
+            axes.plot(times, [row] * len(drift_steps), marker, color=colour, markersize=9 if marker == "|" else 6)
     axes.set_yticks(range(len(versions)), [_name(adapter, version) for version, _ in versions])
     axes.set_ylim(len(versions) - 0.5, -0.5)
-    _mark_moves(axes, adapter, [look.at_s for version, _ in versions for look in version.looks])
+    _mark_moves(axes, adapter, [step.at_s for version, _ in versions for step in version.drift_steps])
     _time_axis(axes)
 
 

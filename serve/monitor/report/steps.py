@@ -5,7 +5,7 @@ from itertools import groupby
 from statistics import fmean, median
 from typing import TypeVar
 
-from adapters.scores import Score, score_of
+from adapters.scores import bounded_score
 from quality.samples.records import HeldOutScore, Sample
 from serve.monitor.report.figures import HeldOutStep, SignalStep
 
@@ -23,7 +23,7 @@ def held_out_steps(scores: Sequence[HeldOutScore]) -> Iterator[HeldOutStep]:
     latest: dict[int, float] = {}
     for rows in _steps(scores):
         latest |= {row.question: row.score for row in rows}
-        yield HeldOutStep(at_s=rows[-1].at_s, accuracy=mean_score(list(latest.values())))
+        yield HeldOutStep(at_s=rows[-1].at_s, accuracy=bounded_score(list(latest.values())))
 
 
 def signal_steps(samples: Sequence[Sample]) -> Iterator[SignalStep]:
@@ -40,12 +40,6 @@ def signal_steps(samples: Sequence[Sample]) -> Iterator[SignalStep]:
             num_tokens=fmean(row.signals.num_tokens for row in rows),
             ttft_s=median(ttfts_s) if ttfts_s else None,
         )
-
-
-def mean_score(scores: Sequence[float]) -> Score:
-    """The mean of at least one score, with Wilson's interval of as many coin flips: no scores vary more than those."""
-    mean, flips = fmean(scores), score_of(round(sum(scores)), len(scores))
-    return Score(value=mean, ci_low=min(flips.ci_low, mean), ci_high=max(flips.ci_high, mean), n=len(scores))
 
 
 def _steps(rows: Sequence[RowT]) -> Iterator[list[RowT]]:

@@ -7,7 +7,7 @@ from rich.text import Text
 
 from config.terminal import labelled, print_heading
 from serve.monitor.report.figures import AdapterFigures, Decision, QualityReport, VersionFigures
-from serve.monitor.report.words import NONE, agreed, at, difference, kappa, last_looks, percent, users
+from serve.monitor.report.words import NONE, agreed, at, difference, kappa, last_drift_steps, percent, users
 from serve.monitor.trial.state import TrialState
 
 _MAX_DECISIONS = 8
@@ -50,9 +50,9 @@ def _versions(adapter: AdapterFigures) -> Table:
 
 
 def _drift(version: VersionFigures) -> str | Text:
-    if not version.looks:
+    if not version.drift_steps:
         return NONE
-    return Text("yes", style="red") if version.looks[-1].is_drift else "no"
+    return Text("yes", style="red") if version.drift_steps[-1].is_drift else "no"
 
 
 def _judges(adapter: AdapterFigures) -> Table:
@@ -72,9 +72,9 @@ def _judges(adapter: AdapterFigures) -> Table:
 
 
 def _print_drift(adapter: AdapterFigures, console: Console) -> None:
-    for version, look in last_looks(adapter, most=1):
-        if look.is_drift:
-            found = f"of version {version}, look {look.look} at {at(look.at_s)}: {look.reason}"
+    for version, step in last_drift_steps(adapter, most=1):
+        if step.is_drift:
+            found = f"of version {version}, check {step.number} at {at(step.at_s)}: {step.reason}"
             console.print(labelled("Drift", "red", found))
 
 

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 
 from adapters.scores import Score
-from serve.monitor.report.figures import AdapterFigures, JudgeFigures, Look
+from serve.monitor.report.figures import AdapterFigures, DriftStep, JudgeFigures
 from serve.monitor.trial.state import ComparisonState
 
 NONE = "–"
@@ -58,7 +58,7 @@ def difference(comparison: ComparisonState) -> str:
     return f"{value:+.3f} ({comparison.ci_low:+.3f} to {comparison.ci_high:+.3f})"
 
 
-def last_looks(adapter: AdapterFigures, most: int) -> list[tuple[int, Look]]:
+def last_drift_steps(adapter: AdapterFigures, most: int) -> list[tuple[int, DriftStep]]:
     """The latest drift checks with their versions, newest first."""
-    looks = [(version.version, look) for version in adapter.versions for look in version.looks]
-    return sorted(looks, key=lambda pair: pair[1].at_s, reverse=True)[:most]
+    drift_steps = [(version.version, step) for version in adapter.versions for step in version.drift_steps]
+    return sorted(drift_steps, key=lambda pair: pair[1].at_s, reverse=True)[:most]

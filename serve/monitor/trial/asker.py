@@ -8,18 +8,23 @@ from typing import Any
 from adapters.reference import Target
 from adapters.store.manifest import RequestDefaults
 from quality.held_out import HeldOutQuestion, HeldOutSet
-from quality.scorers import is_exact_match
+from quality.metrics.item import LeftOut
+from quality.metrics.served import score_one
 from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.errors import AdapterRefusedError, NotReadyError, ServeError
 from serve.monitor.protocol import FillDefaults, MonitoredServer
 from serve.monitor.trial.quiz import Quiz, Scored
-from serve.records import ask_as
+from serve.records import Caller, EvaluationResult
 
 logger = logging.getLogger(__name__)
 
 
+class _NoScoreError(Exception):
+    """The metric cannot score answers to this question."""
+
+
 class QuestionAsker:
-    """Asks the engine, and compares its answers with the right ones.
+    """Asks the engine, and scores its answers.
 
     Args:
         at_once: Questions in the engine at most.
@@ -36,12 +41,12 @@ class QuestionAsker:
         if len(quiz.targets) == 1:
             quiz.asked_s[index] = self._clock()
         try:
-            scores = await _all_of(self._score(target, question, quiz.held_out) for target in quiz.targets)
+            scores = await _all_of(self._score(target, question, quiz) for target in quiz.targets)
         except NotReadyError as error:
             logger.info("A held-out question of %s waits: %s", quiz.targets[-1], error)
             quiz.left.insert(0, index)
             return Scored(quiz, index, None)
-        except ServeError as error:
+        except (ServeError, _NoScoreError) as error:
             logger.info("Cannot ask held-out question %d of %s: %s", index, quiz.targets[0], error)
             return Scored(quiz, index, None)
         except BaseException:  # also that this turn is cancelled: the question stays
@@ -49,23 +54,32 @@ class QuestionAsker:
             raise
         return Scored(quiz, index, scores)
 
-    async def _score(self, target: Target, question: HeldOutQuestion, held_out: HeldOutSet) -> float:
-        """1 where the version answers rightly, 0 where it does not, or is refused.
+    async def _score(self, target: Target, question: HeldOutQuestion, quiz: Quiz) -> float:
+        """The metric's score of the version's answer, 0 to 1; 0 where the version is refused.
 
         Raises:
             ServeError: The question could not be asked, which says nothing of the version.
+            _NoScoreError: The metric has no score for this question.
         """
-        ask_as("monitor")
         try:
             async with self._places:
                 with await self._server.versions.lease(target) as lease:
-                    body = _body(target, question, held_out, lease.manifest.defaults, self._server.fill_defaults)
-                    answer = await self._server.engine.answer("chat/completions", body)
+                    body = _body(target, question, quiz.held_out, lease.manifest.defaults, self._server.fill_defaults)
+                    answer = await self._server.engine.answer("chat/completions", body, Caller("monitor"))
         except AdapterRefusedError as error:
             logger.info("Held-out question to %s failed: %s", target, error)
             return 0.0
         assert isinstance(answer.body, dict)  # no stream was asked for
-        return float(is_exact_match(answer.body["choices"][0]["message"]["content"] or "", question.expected))
+        text = answer.body["choices"][0]["message"]["content"] or ""
+        asked, right, in_scope = question.messages[-1].content, question.expected, question.in_scope
+        # In a thread: of long answers some metrics take a while.
+        score = await asyncio.to_thread(score_one, quiz.metric, asked, right, text, in_scope=in_scope)
+        if isinstance(score, LeftOut):
+            raise _NoScoreError(score.reason)
+        label = {0.0: "fail", 1.0: "pass"}[score] if quiz.metric.kind == "share" else None
+        result = EvaluationResult(quiz.metric.name, str(target), score, label, response_id=answer.body.get("id"))
+        self._server.metrics.evaluated.tell(result)
+        return score
 
 
 async def _all_of(work: Iterable[Coroutine[Any, Any, float]]) -> tuple[float, ...]:

@@ -26,7 +26,7 @@ from serve.clock import steady_time
 from serve.monitor.protocol import LoadedVersions, MonitorMetrics
 from serve.monitor.trial.evidence import TrialEvidence, known_pairs, ttft_of
 from serve.monitor.trial.state import TrialState, trial_state
-from serve.records import AnsweredRequest, GenerationRecord
+from serve.records import AnsweredRequest, EvaluationResult, GenerationRecord, Source
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ class Controller:
         if (case := self._cases.get(name.partition("@")[0])) is not None:
             case.evidence.request_finished(record, self._clock())
 
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         """No action is needed."""
 
     def generation_finished(self, record: GenerationRecord) -> None:
@@ -220,6 +220,9 @@ class Controller:
             return
         case.reported.add(action)
         self._metrics.quality.verdict_told(case.canary, action)
+        self._metrics.evaluated.tell(
+            EvaluationResult("canary_verdict", str(case.canary), _score_difference(verdict), action, reason)
+        )
         tense = "is" if self._does_act or action == "hold" else "would be"
         logger.warning("%s %s %s: %s", case.canary, tense, _WORDS[action], reason)
 
@@ -230,6 +233,12 @@ class Controller:
                 self._ttfts.popitem(last=False)
         self._ttfts[name].append(ttft_s)
         self._ttfts.move_to_end(name)
+
+
+def _score_difference(verdict: Verdict) -> float | None:
+    """The canary's mean score minus stable's; None where no question was asked of both."""
+    score = next(comparison for comparison in verdict.comparisons if comparison.name == "score")
+    return score.canary - score.stable if score.num_pairs else None
 
 
 def figures_of(verdict: Verdict) -> dict[str, float]:

@@ -297,7 +297,7 @@ def _numbered(stream: PairedStream[float], side: int) -> list[Observation]:
 
 def failure_of(record: AnsweredRequest) -> float | None:
     """1 if the version failed, 0 if it answered, None if something else failed or it never got the request."""
-    generation = record.context.generation
+    generation = record.generation
     if record.outcome == "ok":
         return float(generation is not None and generation.outcome == "error")  # the stream ended in an error event
     if record.reason in (_REFUSED, _FAILED):
@@ -306,9 +306,11 @@ def failure_of(record: AnsweredRequest) -> float | None:
 
 
 def ttft_of(record: AnsweredRequest) -> float | None:
-    """TTFT of an answered request, seconds; None if it waited for a load, which says nothing about the version."""
-    generation = record.context.generation
-    if record.outcome != "ok" or record.context.is_cold or generation is None or generation.outcome != "ok":
+    """TTFT of an answered request, seconds; None if it says nothing about the version: after a load, or of a batch."""
+    generation = record.generation
+    if record.context.is_cold or record.context.source == "batch":
+        return None
+    if record.outcome != "ok" or generation is None or generation.outcome != "ok":
         return None
     return generation.ttft_s
 

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 from adapters.reference import Target
 from adapters.release.trials import Trial
 from quality.held_out import HeldOutSet
+from quality.metrics.item import Metric
 
 
 class Urgency(IntEnum):
@@ -40,6 +41,8 @@ class Quiz:
 
     targets: tuple[Target, ...]
     held_out: HeldOutSet
+    metric: Metric
+    """What scores an answer, 0 to 1."""
     is_own: tuple[bool, ...]
     """By target: whether these are its own questions, so that its scores are worth keeping."""
     left: list[int]

@@ -9,7 +9,11 @@ from itertools import count
 from adapters.errors import AdapterError
 from adapters.reference import DEFAULT_ALIAS, Target
 from adapters.store.reader import StoreReader
+from quality.errors import MetricError
 from quality.held_out import HeldOutSet, InvalidHeldOutError, read_held_out
+from quality.metrics.item import Metric
+from quality.metrics.served import served_metric
+from quality.scorers import AnswerFormat
 from serve.clock import is_within
 from serve.monitor.trial.quiz import Due, Quiz, Urgency
 from serve.monitor.trial.scores import QuizScores
@@ -23,6 +27,7 @@ class Questions:
     def __init__(self, adapters: StoreReader) -> None:
         self._adapters = adapters
         self._sets: dict[Target, HeldOutSet | None] = {}
+        self._metrics: dict[Target, Metric | None] = {}
 
     async def of(self, target: Target) -> HeldOutSet | None:
         """A version's questions; says once where it has none. One that is still to be fetched has none for now."""
@@ -38,10 +43,30 @@ class Questions:
             self._sets[target] = held_out.model_copy(update={"baseline": ()}) if held_out else None
         return self._sets[target]
 
+    async def metric(self, target: Target, held_out: HeldOutSet) -> Metric | None:
+        """What scores answers to a version's questions; says once where its manifest lacks what the metric needs."""
+
+        def make() -> Metric:
+            manifest = self._adapters.manifest(target)
+            refusal = manifest.quality.refusal if manifest.quality else None
+            return served_metric(held_out.metric, AnswerFormat(manifest.answer_schema), refusal)
+
+        if target not in self._metrics:
+            try:
+                self._metrics[target] = await asyncio.to_thread(make)
+            except AdapterError as error:
+                logger.debug("Cannot read the manifest of %s now: %s", target, error)
+                return None
+            except MetricError as error:
+                logger.warning("The held-out questions of %s cannot be scored: %s", target, error)
+                self._metrics[target] = None
+        return self._metrics[target]
+
     def keep_only(self, targets: Iterable[Target]) -> None:
         """Forget those of all other versions."""
         wanted = set(targets)
         self._sets = {target: held_out for target, held_out in self._sets.items() if target in wanted}
+        self._metrics = {target: metric for target, metric in self._metrics.items() if target in wanted}
 
 
 class Quizzes:
@@ -118,9 +143,12 @@ class Quizzes:
             sets = [await self._questions.of(target) for target in targets]
             if sets[0] is None or not sets[0].questions:
                 return None
-            is_own = tuple(own is not None and own.questions == sets[0].questions for own in sets)
+            metric = await self._questions.metric(targets[0], sets[0])
+            if metric is None:
+                return None
+            is_own = tuple(own is not None and own.asks_as(sets[0]) for own in sets)
             left = [index for index in range(len(sets[0].questions)) if index not in counted]
-            quiz = Quiz(targets, sets[0], is_own, left, due)
+            quiz = Quiz(targets, sets[0], metric, is_own, left, due)
             await self._scores.remember(quiz)
             self._rng.shuffle(quiz.left)
             self._quizzes[targets] = quiz

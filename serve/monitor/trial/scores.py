@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from adapters.reference import Target
 from adapters.release.trials import Trial
-from adapters.scores import score_of
+from adapters.scores import bounded_score
 from quality.samples.records import HeldOutScore
 from quality.samples.store import QualityStore
 from serve.monitor.protocol import QualityMeter
@@ -13,7 +13,7 @@ from serve.monitor.trial.quiz import HeldOutListener, Quiz, Scored
 
 
 class QuizScores:
-    """What the versions have answered rightly, also before this process.
+    """How well the versions have answered, also before this process.
 
     Args:
         listener: None where nobody judges canaries.
@@ -62,4 +62,4 @@ class QuizScores:
 
     def _show(self, quiz: Quiz, target: Target) -> None:
         if scores := quiz.scores.get(target):
-            self._meter.held_out_scored(target, score_of(round(sum(scores.values())), len(scores)))
+            self._meter.held_out_scored(target, bounded_score(list(scores.values())))

@@ -12,7 +12,16 @@ from adapters.lint.lint import lint_folder
 from adapters.reference import Target
 from adapters.store.integrity import digest_of, file_entry
 from adapters.store.manifest import FileEntry, Manifest
-from tests.peft_folders import HIDDEN, MODULES, RANK, draft_for, lora_tensors, write_base_folder, write_peft_folder
+from tests.peft_folders import (
+    EVALUATION,
+    HIDDEN,
+    MODULES,
+    RANK,
+    draft_for,
+    lora_tensors,
+    write_base_folder,
+    write_peft_folder,
+)
 
 A, B = (f"base_model.model.{MODULES[0]}.lora_{side}.weight" for side in "AB")
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -161,13 +170,22 @@ def golden_prompt(**changes):
             content("held_out.json", b'{"general": NaN}'), "NaN is not a JSON number", id="NaN in the questions"
         ),
         pytest.param(content("held_out.json", b"[]"), "must hold a JSON object", id="questions that are a list"),
+        pytest.param(
+            content("evaluation.jsonl", b'{}\n{"a": NaN}'), "Line 2 of the evaluation.jsonl", id="NaN in items"
+        ),
+        pytest.param(content("evaluation.jsonl", b"[]\n"), "Line 1 of the evaluation.jsonl", id="items that are lists"),
+        pytest.param(content("evaluation.jsonl", b"\xff"), "Line 1 of the evaluation.jsonl", id="binary items"),
+        pytest.param(sparse("evaluation.jsonl", 1 << 30), r"'evaluation\.jsonl' has 1073741824", id="huge items"),
+        pytest.param(
+            link("evaluation.jsonl", "/etc/passwd"), "'evaluation.jsonl' is a symbolic link", id="linked items"
+        ),
         pytest.param(golden_prompt(base_logprobs=[]), r"has \(1, 1, 0\) token ids", id="uneven fingerprint"),
         pytest.param(golden_prompt(prompt_token_ids=[-1]), "prompt_token_ids.0", id="negative token"),
         pytest.param(golden_prompt(adapter_logprobs=[1e999]), "adapter_logprobs.0", id="infinite fingerprint"),
     ],
 )
 def test_a_hostile_folder_is_not_published(store, peft_folder, damage, message):
-    draft = draft_for(peft_folder)
+    draft = draft_for(peft_folder, evaluation=EVALUATION)
     damage(peft_folder)
     with pytest.raises(InvalidAdapterError, match=message):
         store.publish(peft_folder, draft)

@@ -88,9 +88,9 @@ def test_without_a_base_there_is_nothing_to_compare(tmp_path: Path) -> None:
 
 
 def test_another_task_is_a_warning(tmp_path: Path) -> None:
-    (warning,) = warnings(write_peft_folder(tmp_path / "classifier", task_type="SEQ_CLS"), None)
+    (warning,) = warnings(write_peft_folder(tmp_path / "tagger", task_type="TOKEN_CLS"), None)
     assert warning.code == "task-type"
-    assert "task_type is 'SEQ_CLS'" in warning.message
+    assert "task_type is 'TOKEN_CLS'" in warning.message
 
 
 @pytest.mark.parametrize("task", [None, "CAUSAL_LM", "TaskType.CAUSAL_LM"])

@@ -26,7 +26,6 @@ def vllm_lora():
 @pytest.mark.parametrize(
     "change",
     [
-        {"use_dora": True},
         {"bias": "all"},
         {"lora_bias": True},
         {"modules_to_save": ["lm_head"]},
@@ -59,7 +58,6 @@ def test_what_lint_refuses_vllm_refuses(vllm_lora, change):
         {"init_lora_weights": "eva"},
         {"init_lora_weights": "orthogonal"},
         {"init_lora_weights": "mica"},
-        {"init_lora_weights": "lora_ga"},
     ],
 )
 def test_what_lint_accepts_vllm_accepts(vllm_lora, change):
@@ -79,11 +77,9 @@ def test_vllm_reads_the_modules_that_lint_reads(vllm_lora, peft_folder):
     assert sorted(load(vllm_lora, peft_folder).loras) == sorted(MODULES)
 
 
-@pytest.mark.parametrize(
-    "name", ["base_model.model.prompt_embeddings", A.replace("lora_A.weight", "lora_magnitude_vector")]
-)
-def test_tensors_that_lint_refuses_vllm_refuses(vllm_lora, tmp_path, name):
-    folder = write_peft_folder(tmp_path / "bad", tensors=lora_tensors() | {name: torch.ones(RANK, HIDDEN)})
+def test_tensors_that_lint_refuses_vllm_refuses(vllm_lora, tmp_path):
+    tensors = lora_tensors() | {"base_model.model.prompt_embeddings": torch.ones(RANK, HIDDEN)}
+    folder = write_peft_folder(tmp_path / "bad", tensors=tensors)
     assert lint_folder(folder, base_folder=None, max_lora_rank=16)
     with pytest.raises(ValueError, match="unsupported LoRA weight"):
         load(vllm_lora, folder)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.errors import IntegrityError
-from adapters.release.aliases import current_aliases, rollback_version
+from adapters.release.aliases import current_aliases, plan_removal, rollback_version
 from adapters.store.history import HISTORY_FILE, Event, append_events, read_history
 
 
@@ -21,6 +21,19 @@ def promoted(*versions, alias="stable"):
 def test_each_alias_points_where_it_moved_last():
     history = [*promoted(1, 2), *promoted(3, alias="canary"), event("rolled_back", 1), event("published", 4)]
     assert current_aliases(history) == {"stable": 1, "canary": 3}
+
+
+def test_an_alias_ends_with_its_version():
+    assert current_aliases([*promoted(1, 2), *promoted(1, alias="old"), event("removed", 2)]) == {"old": 1}
+
+
+@pytest.mark.parametrize(
+    ("history", "expected"), [(promoted(1, 2), {"stable": 1}), (promoted(2), {}), (promoted(2, 1), {"stable": 1})]
+)
+def test_a_removal_gives_aliases_back(history, expected):
+    planned = plan_removal(history, 2, at="2026-11-21T00:00:00+00:00", reason="")
+    assert current_aliases([*history, *planned]) == expected
+    assert planned[-1].kind == "removed"
 
 
 @pytest.mark.parametrize(

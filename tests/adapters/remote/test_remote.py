@@ -18,7 +18,7 @@ from adapters.errors import (
 from adapters.reference import Target
 from adapters.store.history import HISTORY_FILE
 from adapters.store.store import AdapterStore
-from tests.peft_folders import draft_for, lora_tensors, write_peft_folder
+from tests.peft_folders import EVALUATION, draft_for, lora_tensors, write_peft_folder
 from tests.remote_stores import FIRST, SECOND
 
 
@@ -45,6 +45,18 @@ def test_held_out_questions_travel_with_their_version(connect, url, origin, mirr
     remote.sync()
     held_out = remote.fetch(third) / "held_out.json"
     assert (held_out.read_text(), held_out.stat().st_mode & 0o777) == ('{"max_tokens": 8}', 0o400)
+
+
+def test_items_of_an_evaluation_travel_with_it_alone(connect, url, origin, mirror, peft_folder):
+    (peft_folder / "evaluation.jsonl").write_text('{"id": "1"}\n')
+    foreign = origin.publish(peft_folder, draft_for(peft_folder))
+    assert "evaluation.jsonl" not in {file.path for file in foreign.files}
+    own = Target("medical", origin.publish(peft_folder, draft_for(peft_folder, evaluation=EVALUATION)).version)
+    connect(url, origin).push(own)
+    remote = connect(url, mirror)
+    remote.sync()
+    items = remote.fetch(own) / "evaluation.jsonl"
+    assert (items.read_text(), items.stat().st_mode & 0o777) == ('{"id": "1"}\n', 0o400)
 
 
 def test_fetched_files_are_read_only_and_nothing_is_left_in_staging(connect, url, origin, mirror):

@@ -82,8 +82,8 @@ def test_a_removed_version_is_never_given_out_again(store, published):
 
 
 def test_a_refused_folder_leaves_no_trace(store, tmp_path):
-    source = write_peft_folder(tmp_path / "dora", use_dora=True)
-    with pytest.raises(UnsupportedAdapterError, match="Adapter 'medical' cannot be served: use_dora is true"):
+    source = write_peft_folder(tmp_path / "qalora", use_qalora=True)
+    with pytest.raises(UnsupportedAdapterError, match="Adapter 'medical' cannot be served: use_qalora is set"):
         store.publish(source, draft_for(source))
     assert everything_in(store) == []
 

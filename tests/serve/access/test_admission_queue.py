@@ -291,3 +291,12 @@ def keep_busy(house: House, num_adapters: int) -> None:
     waiting = Counter(ticket.ask.adapter for ticket in house.of("waiting"))
     for adapter in "ab"[:num_adapters]:
         house.come("flood", adapter, times=max(0, house.max_running - waiting[adapter]))
+
+
+def test_demand_is_what_runs_and_waits() -> None:
+    house = House(max_running=2, max_loras=1)
+    first, *_ = house.come("acme", "a", times=3)
+    house.come("other", "b")
+    assert house.queue.demand == (4, 4)
+    house.finish(first)
+    assert house.queue.demand == (3, 3)

@@ -45,18 +45,18 @@ def test_the_printed_token_gets_in(keys: Run, home: Path) -> None:
 def test_create_keeps_everything_that_was_asked(keys: Run, home: Path) -> None:
     keys(
         *("create", "acme", "--adapter", "med-*", "--adapter", "legal", "--requests-per-minute", "60"),
-        *("--tokens-per-minute", "90000", "--max-concurrency", "4", "--priority", "-1", "--admin"),
+        *("--tokens-per-minute", "90000", "--max-concurrency", "4", "--priority", "-1", "--admin", "--train"),
     )
     (record,) = list_keys(home / "keys.json")
     assert record.adapters == ("med-*", "legal")
     assert (record.requests_per_minute, record.tokens_per_minute, record.max_concurrency) == (60, 90000, 4)
-    assert (record.priority, record.is_admin) == (-1, True)
+    assert (record.priority, record.is_admin, record.may_train) == (-1, True, True)
 
 
 def test_a_key_allows_everything_and_nothing_of_the_operator_when_left_out(keys: Run, home: Path) -> None:
     keys("create", "acme")
     (record,) = list_keys(home / "keys.json")
-    assert (record.adapters, record.priority, record.is_admin) == (("*",), 0, False)
+    assert (record.adapters, record.priority, record.is_admin, record.may_train) == (("*",), 0, False, False)
     assert (record.requests_per_minute, record.tokens_per_minute, record.max_concurrency) == (None, None, None)
 
 

@@ -27,9 +27,9 @@ class SlowEngine:
     def __init__(self, serving: Serving) -> None:
         self.may_answer = asyncio.Event()
         self.num_sequences = self.most_sequences = 0
-        serving.engine.answer = self.answer  # type: ignore[method-assign]  # the fake is made to be slow
+        serving.engine.answer = self.answer  # type: ignore[method-assign, assignment]  # the fake is made to be slow
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+    async def answer(self, endpoint: Endpoint, body: dict[str, Any], *_: object) -> Answer:
         num = num_sequences(body, endpoint)
         self.num_sequences += num
         self.most_sequences = max(self.most_sequences, self.num_sequences)
@@ -99,11 +99,11 @@ async def test_the_request_of_the_more_urgent_key_runs_first(
     serving = make_serving(store, base_folder, keys=KeyRing(path), max_num_seqs=1)
     engine, asked = SlowEngine(serving), []
 
-    async def answer(endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+    async def answer(endpoint: Endpoint, body: dict[str, Any], *_: object) -> Answer:
         asked.append(body["priority"])
         return await engine.answer(endpoint, body)
 
-    serving.engine.answer = answer  # type: ignore[method-assign]
+    serving.engine.answer = answer  # type: ignore[method-assign, assignment]
     async with AsyncExitStack() as stack:
         for name in priorities:
             await stack.enter_async_context(flooded(serving, engine, token[name], 1, batch(1, 1)))

@@ -11,6 +11,7 @@ from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.engine.protocol import BACKGROUND_PRIORITY, Answer, Endpoint
+from serve.records import Caller, RequestResult
 from tests.eventually import eventually
 from tests.fake_engine import FakeEngine
 from tests.serving import BASE_NAME, Serving, chat, make_serving
@@ -147,9 +148,9 @@ async def test_a_shadow_gets_copies_and_answers_nobody(serving: Serving) -> None
         )
     await serving.parts.shadow.drain()
     assert response.headers["x-lorikeet-adapter"] == "medical@1"
-    answered, copied = serving.engine.contexts
-    assert answered is not None  # its tokens are the client's
-    assert copied is None  # and the copy's are nobody's
+    answered, copied = serving.engine.callers
+    assert (answered.source, answered.tenant) == ("client", "anonymous")
+    assert copied == Caller("shadow")  # its tokens are nobody's
     copy = serving.engine.bodies[-1]
     assert (copy["model"], copy["stream"], copy["priority"] > 1000) == ("medical@2", False, True)
     assert "stream_options" not in copy
@@ -160,9 +161,11 @@ async def test_a_shadow_gets_copies_and_answers_nobody(serving: Serving) -> None
 class SlowShadow(FakeEngine):
     """Answers clients at once, and never a copy."""
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+    async def answer(
+        self, endpoint: Endpoint, body: dict[str, Any], caller: Caller, result: RequestResult | None = None
+    ) -> Answer:
         self.never_answers = body["priority"] == BACKGROUND_PRIORITY
-        return await super().answer(endpoint, body)
+        return await super().answer(endpoint, body, caller, result)
 
 
 async def test_a_slow_shadow_delays_nobody_and_is_capped(store: AdapterStore, base_folder: Path) -> None:

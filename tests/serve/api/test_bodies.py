@@ -247,8 +247,8 @@ async def test_latencies_start_when_the_body_is_there(store: AdapterStore, base_
         return {"type": "http.request", "body": json.dumps(chat()).encode(), "more_body": False}
 
     assert (await ask(serving, receive, path="/v1/chat/completions"))[0] == 200
-    context = serving.engine.contexts[0]
-    assert context is not None
+    context = serving.finished.requests[0].context
+    assert serving.engine.callers[0].started_s == context.started_s
     assert context.started_s >= handed_out_s[0]
     assert context.phases_s["body"] >= 0.05
     assert serving.metrics.registry.get_sample_value("lorikeet_body_seconds_count") == 1

@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import uvicorn
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRing
-from serve.api.connections import TimedConnection, bounded_connections
+from serve.api.connections import RESERVED_CONNECTIONS, TimedConnection, bounded_connections
 from tests.serving import JSON, chat, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -203,22 +203,65 @@ async def test_an_answer_that_takes_longer_than_headers_may_is_given(store: Adap
         assert (await client.answer())[0] == 200
 
 
+class Refused:
+    """Counts connections that were refused."""
+
+    num = 0
+
+    def __call__(self) -> None:
+        self.num += 1
+
+
 async def test_a_connection_beyond_the_limit_is_a_503_until_one_ends(store: AdapterStore, base_folder: Path) -> None:
-    async with server(store, base_folder, http=bounded_connections(2)) as port, connection(port) as first:
+    refused = Refused()
+    bounded = bounded_connections(2, refused)
+    async with server(store, base_folder, http=bounded) as port, connection(port) as first:
         async with connection(port) as second, connection(port) as third:
+            await third.send(sized(len(CHAT)) + CHAT)
             status, headers = await third.answer()
-            assert (status, headers["connection"], headers["retry-after"], await third.rest()) == (
-                503,
-                "close",
-                "5",
-                b"",
-            )
+            assert (status, headers["connection"], headers["retry-after"]) == (503, "close", "5")
+            assert (await third.rest(), refused.num) == (b"", 1)
             for served in (first, second):
                 await served.send(sized(len(CHAT)) + CHAT)
                 assert (await served.answer())[0] == 200
         async with asyncio.timeout(WAIT_S):
             while await is_refused(port):
                 await asyncio.sleep(0.01)
+
+
+@asynccontextmanager
+async def client_beyond_the_limit(
+    store: AdapterStore, base_folder: Path, refused: Refused, keys: KeyRing | None = None
+) -> AsyncIterator[Client]:
+    http = bounded_connections(1, refused)
+    async with server(store, base_folder, keys, http) as port, connection(port), connection(port) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/health", "/ready", "/metrics"])
+async def test_operators_are_answered_once_beyond_the_limit(store: AdapterStore, base_folder: Path, path: str) -> None:
+    refused = Refused()
+    async with client_beyond_the_limit(store, base_folder, refused) as client:
+        await client.send(f"GET {path} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n".encode())
+        status, headers = await client.answer()
+        assert (status, headers["connection"], await client.rest(), refused.num) == (200, "close", b"", 0)
+
+
+async def test_a_scrape_beyond_the_limit_needs_its_key(tmp_path: Path, store: AdapterStore, base_folder: Path) -> None:
+    (tmp_path / "keys.json").write_text('{"keys": []}')
+    async with client_beyond_the_limit(store, base_folder, Refused(), KeyRing(tmp_path / "keys.json")) as client:
+        await client.send(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
+        assert (await client.answer())[0] == 401
+
+
+async def test_a_connection_beyond_the_reserve_is_a_503_at_once(store: AdapterStore, base_folder: Path) -> None:
+    refused = Refused()
+    async with server(store, base_folder, http=bounded_connections(1, refused)) as port, AsyncExitStack() as opened:
+        for _ in range(1 + RESERVED_CONNECTIONS):
+            await opened.enter_async_context(connection(port))
+        async with connection(port) as client:
+            status, headers = await client.answer()
+            assert (status, headers["connection"], await client.rest(), refused.num) == (503, "close", b"", 1)
 
 
 async def is_refused(port: int) -> bool:

@@ -211,7 +211,7 @@ async def test_a_listed_page_may_ask_first(with_cors: Serving) -> None:
     response = await status_of(with_cors, "OPTIONS", "/v1/chat/completions", PREFLIGHT | {"origin": PAGE})
     assert (response.status_code, response.content) == (204, b"")
     assert response.headers["access-control-allow-origin"] == PAGE
-    assert response.headers["access-control-allow-methods"] == "GET, POST"
+    assert response.headers["access-control-allow-methods"] == "GET, POST, DELETE"
     assert response.headers["access-control-allow-headers"] == PREFLIGHT["access-control-request-headers"]
     assert response.headers["vary"] == "Origin"
     assert "access-control-allow-credentials" not in response.headers

@@ -6,11 +6,13 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from openai import AsyncOpenAI
 
 from adapters.bases import read_base
 from adapters.store.history import Event, append_events
 from adapters.store.store import AdapterStore
+from tests.peft_folders import draft_for, write_soft_prompt
 from tests.serving import BASE_NAME, Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -84,3 +86,11 @@ def test_the_cards_are_described(serving: Serving) -> None:
     described = serving.app.openapi()["components"]["schemas"]["ModelCard"]["properties"]
     assert {"created", "parent", "root", "max_model_len"} < set(described)
     assert "tokens of prompt and answer" in described["max_model_len"]["description"]
+
+
+async def test_a_soft_prompts_card_leaves_its_virtual_tokens_out(
+    serving: Serving, tmp_path: Path, base_folder: Path
+) -> None:
+    folder = write_soft_prompt(tmp_path / "soft", torch.ones(24, 8))
+    serving.store.publish(folder, draft_for(folder, "soft", base=read_base(base_folder).ref))
+    assert (await card(serving, "soft@1"))["max_model_len"] == 1000

@@ -31,9 +31,35 @@ from tests.serving import BASE_NAME, COMPLETION_SCOPE, JSON, Serving, make_servi
 from tests.tracked_files import ROOT
 
 ENDPOINTS: tuple[Endpoint, ...] = ("chat/completions", "completions", "responses")
+FEEDBACK = [("POST", "/v1/feedback")]
 COMPLETIONS = [("POST", f"/v1/{endpoint}") for endpoint in ENDPOINTS]
 MOVES = [("POST", "/admin/aliases/{name}"), ("POST", "/admin/aliases/{name}/rollback")]
+JOB = "/v1/fine_tuning/jobs/{fine_tuning_job_id}"
+FORMS = [("POST", "/v1/files"), ("POST", "/v1/uploads/{upload_id}/parts")]
+CREATED = [
+    ("POST", "/v1/uploads"),
+    ("POST", "/v1/uploads/{upload_id}/complete"),
+    ("POST", "/v1/fine_tuning/jobs"),
+    ("POST", "/v1/batches"),
+]
+JOBS = [
+    ("GET", "/v1/files"),
+    ("GET", "/v1/files/{file_id}"),
+    ("DELETE", "/v1/files/{file_id}"),
+    ("GET", "/v1/files/{file_id}/content"),
+    ("POST", "/v1/uploads/{upload_id}/cancel"),
+    ("GET", "/v1/fine_tuning/jobs"),
+    ("GET", JOB),
+    *(("POST", f"{JOB}/{action}") for action in ("cancel", "pause", "resume")),
+    ("GET", f"{JOB}/events"),
+    ("GET", f"{JOB}/checkpoints"),
+    ("GET", "/v1/batches"),
+    ("GET", "/v1/batches/{batch_id}"),
+    ("POST", "/v1/batches/{batch_id}/cancel"),
+    ("DELETE", "/v1/models/{reference}"),
+]
 NAMED = [
+    *JOBS,
     ("GET", "/v1/models/{reference}"),
     ("GET", "/v1/responses/{response_id}"),
     ("POST", "/admin/adapters/{reference}/{action}"),
@@ -41,7 +67,7 @@ NAMED = [
     ("POST", "/admin/quality/{action}"),
 ]
 WITHOUT_DATA = [("GET", "/v1/models"), ("GET", "/admin/adapters"), ("GET", "/admin/quality"), ("GET", "/metrics")]
-KEYED = [*WITHOUT_DATA, *COMPLETIONS, *MOVES, *NAMED]
+KEYED = [*WITHOUT_DATA, *COMPLETIONS, *FEEDBACK, *MOVES, *FORMS, *CREATED, *NAMED]
 OPEN = [("GET", "/health"), ("GET", "/ready")]
 
 THERE = {
@@ -49,6 +75,10 @@ THERE = {
     "reference": ["medical", "medical@2"],
     "name": ["medical"],
     "response_id": ["resp_1"],
+    "file_id": ["file-1"],
+    "upload_id": ["upload_1"],
+    "fine_tuning_job_id": ["ftjob-1"],
+    "batch_id": ["batch_1"],
 }
 """What a request can name here. Beside them schemathesis would find nothing but 404s."""
 
@@ -60,7 +90,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def token(folder: Path) -> str:
-    return create_key(folder / "keys.json", KeyGrant(tenant="ops", is_admin=True), now=datetime.now(UTC)).token
+    grant = KeyGrant(tenant="ops", is_admin=True, may_train=True)
+    return create_key(folder / "keys.json", grant, now=datetime.now(UTC)).token
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +99,7 @@ def server(folder: Path, token: str) -> Serving:
     """One server for all that follows: what one request leaves behind, the next one finds."""
     assert token
     store, base_folder = AdapterStore(folder / "adapters"), write_base_folder(folder / "bases" / "tiny")
-    server = make_serving(store, base_folder, keys=KeyRing(folder / "keys.json"))
+    server = make_serving(store, base_folder, keys=KeyRing(folder / "keys.json"), jobs_folder=folder / "jobs")
     server.publish("medical")
     server.publish("medical")
     return server
@@ -85,7 +116,8 @@ def operations(description: dict[str, Any]) -> dict[tuple[str, str], dict[str, A
 
 
 def body_of(operation: dict[str, Any]) -> dict[str, Any]:
-    schema: dict[str, Any] = operation["requestBody"]["content"]["application/json"]["schema"]
+    (content,) = operation["requestBody"]["content"].values()
+    schema: dict[str, Any] = content["schema"]
     return schema
 
 
@@ -97,7 +129,7 @@ def test_every_documented_route_is_described(description: dict[str, Any]) -> Non
 
 def test_every_body_is_described_and_no_other(description: dict[str, Any]) -> None:
     bodies = {route: body_of(each) for route, each in operations(description).items() if "requestBody" in each}
-    assert set(bodies) == {*COMPLETIONS, *MOVES}
+    assert set(bodies) == {*COMPLETIONS, *FEEDBACK, *MOVES, *FORMS, *CREATED}
     assert all(body["type"] == "object" and body["properties"] for body in bodies.values())
 
 
@@ -185,14 +217,22 @@ fuzzed = settings(
 JUDGED_BY_VLLM = [positive_data_acceptance, negative_data_rejection]
 """Wrong types are vLLM's to refuse, whose stand-in takes anything; and no schema can express all limits."""
 
+JUDGED_BY_STORE = [positive_data_acceptance]
+"""A file's lines, names of files and of models, and which settings go with which method are not in the schema."""
+
 
 @pytest.mark.parametrize(
     ("method", "path", "unchecked"),
-    [*((*route, JUDGED_BY_VLLM) for route in COMPLETIONS), *((*route, []) for route in [*MOVES, *NAMED])],
+    [
+        *((*route, JUDGED_BY_VLLM) for route in COMPLETIONS),
+        *((*route, JUDGED_BY_STORE) for route in [*FORMS, *CREATED]),
+        *((*route, []) for route in [*FEEDBACK, *MOVES, *NAMED]),
+    ],
 )
 @pytest.mark.parametrize("mode", GenerationMode)
 @fuzzed
 @given(data=st.data())
+@pytest.mark.slow
 def test_data_as_described_and_other_data_are_answered_as_described(
     described: schemathesis.BaseSchema,
     send: Callable[[Case[Any]], httpx.Response],
@@ -229,7 +269,8 @@ async def test_without_a_key_no_body_is_read(server: Serving, route: tuple[str, 
     async def send(message: Message) -> None:
         events.append(message.get("status", "body"))
 
-    headers = [*COMPLETION_SCOPE["headers"], (b"content-type", b"application/json"), (b"transfer-encoding", b"chunked")]
+    kind = b"multipart/form-data; boundary=b" if route in FORMS else b"application/json"
+    headers = [*COMPLETION_SCOPE["headers"], (b"content-type", kind), (b"transfer-encoding", b"chunked")]
     await server.app(COMPLETION_SCOPE | {"method": route[0], "path": route[1], "headers": headers}, receive, send)
     assert events == [401, "body", "read", "body"]
 
@@ -322,3 +363,9 @@ async def test_the_operator_sets_the_default_length(store: AdapterStore, base_fo
     async with serving.client() as client:
         await client.post("/v1/chat/completions", json={"model": BASE_NAME})
     assert serving.engine.bodies[-1]["max_tokens"] == 64
+
+
+def test_every_reference_of_the_description_leads_somewhere(description: dict[str, Any]) -> None:
+    named = set(re.findall(r"'\$ref': '#/components/schemas/([^']*)'", str(description)))
+    assert {"DpoMethod", "ErrorAnswer"} <= named <= set(description["components"]["schemas"])
+    assert "$defs" not in str(description)

@@ -13,10 +13,11 @@ from starlette.types import Message
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
+from serve.access.tenants import TenantLimits
 from serve.api.streaming import Backlog, LeasedStream
+from serve.engine.generations import OpenGenerations
 from serve.engine.protocol import Answer, Endpoint
-from serve.generations import OpenGenerations
-from serve.records import current_request
+from serve.records import Caller, RequestResult
 from tests.serving import COMPLETION_SCOPE, Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +60,7 @@ class Case:
         self.may_end.set()
         self.charged: list[tuple[int, bool]] = []
         limits = serving.parts.completions._gate.tenants
+        assert isinstance(limits, TenantLimits)
         debit = limits.debit
 
         def watched(key: Any, num_tokens: int) -> None:
@@ -66,14 +68,12 @@ class Case:
             debit(key, num_tokens)
 
         limits.debit = watched  # type: ignore[method-assign]  # to watch it
-        serving.engine.answer = self._answer  # type: ignore[method-assign]  # the fake is made to be slow
+        serving.engine.answer = self._answer  # type: ignore[method-assign, assignment]  # the fake is made to be slow
 
-    async def _answer(self, endpoint: Endpoint, body: Message) -> Answer:
-        return Answer(self._events())
+    async def _answer(self, endpoint: Endpoint, body: Message, caller: Caller, result: RequestResult) -> Answer:
+        return Answer(self._events(result))
 
-    async def _events(self) -> AsyncGenerator[str, None]:
-        context = current_request.get()
-        assert context is not None
+    async def _events(self, result: RequestResult) -> AsyncGenerator[str, None]:
         try:
             for number in range(NUM_EVENTS):
                 yield f"data: {number}\n\n"
@@ -82,7 +82,7 @@ class Case:
         finally:
             await asyncio.sleep(0.01)  # an abort takes its time
             self.stopped.set()
-            context.num_tokens += NUM_TOKENS
+            result.num_tokens += NUM_TOKENS
 
     def ask(self, reader: Reader) -> "asyncio.Task[None]":
         headers = [*COMPLETION_SCOPE["headers"], (b"authorization", f"Bearer {self.token}".encode())]

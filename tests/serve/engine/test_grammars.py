@@ -9,7 +9,6 @@ import xgrammar
 
 from serve.engine.grammars import GrammarChecks
 from serve.errors import GrammarError, NotReadyError, RateLimitedError
-from serve.records import RequestContext, current_request
 
 pytestmark = pytest.mark.anyio
 
@@ -48,6 +47,14 @@ async def refusal(checks: GrammarChecks, grammar: tuple[str, str]) -> str:
     return str(refused.value)
 
 
+async def test_a_repetition_that_the_engine_cannot_compile_is_refused(real: GrammarChecks) -> None:
+    score = {"enum": [1, 2]}
+    await real.check(schema(reason={"type": "string", "pattern": "^[a-z]{1,120}$"}, score=score))
+    told = await refusal(real, schema(reason={"type": "string", "pattern": "^[a-z]{1,200}$"}, score=score))
+    assert "more than 127 times" in told
+
+
+@pytest.mark.slow
 async def test_grammars_of_every_kind_pass(real: GrammarChecks) -> None:
     tag = {"structures": [{"begin": "<f>", "schema": {"type": "object"}, "end": "</f>"}], "triggers": ["<f>"]}
     for grammar in (
@@ -60,6 +67,7 @@ async def test_grammars_of_every_kind_pass(real: GrammarChecks) -> None:
         await real.check(grammar)
 
 
+@pytest.mark.slow
 async def test_a_grammar_that_takes_too_long_is_ended_and_others_are_not(real: GrammarChecks) -> None:
     bomb = schema(**{f"p{number}": {"type": "string", "pattern": ".{0,2000}"} for number in range(20)})
     refused, _ = await asyncio.gather(refusal(real, bomb), real.check(schema(a={"type": "string"})))
@@ -125,8 +133,7 @@ async def test_one_who_leaves_takes_the_answer_from_nobody(tmp_path: Path) -> No
 
 async def flood(checks: GrammarChecks, tenant: str, number: int) -> list["asyncio.Task[None]"]:
     """So many new grammars of a tenant, none of which is answered."""
-    current_request.set(RequestContext(tenant, "1"))
-    tasks = [asyncio.create_task(checks.check(("json", f"{tenant}{each}"))) for each in range(number)]
+    tasks = [asyncio.create_task(checks.check(("json", f"{tenant}{each}"), tenant)) for each in range(number)]
     await asyncio.sleep(0)
     return tasks
 
@@ -159,6 +166,7 @@ async def test_a_compiler_that_ends_starts_again(tmp_path: Path) -> None:
     await checks.stop()
 
 
+@pytest.mark.slow
 async def test_the_compiler_ends_with_its_parent(real: GrammarChecks) -> None:
     """Its input ends, whatever killed the parent."""
     await real.check(schema())

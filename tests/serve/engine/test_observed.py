@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
+from serve.engine.calls import EngineCall
 from serve.engine.observed import _Watch
-from serve.records import RequestContext, current_request
+from serve.records import Caller, RequestResult
 
 
 def state(prompt_len: int, num_made: int) -> Any:
@@ -16,9 +17,8 @@ def state(prompt_len: int, num_made: int) -> Any:
 
 @pytest.mark.anyio
 async def test_whoever_leaves_is_charged_by_the_engines_count() -> None:
-    context = RequestContext("acme", "r-1")
-    current_request.set(context)
-    watch = _Watch(None)
+    result = RequestResult()
+    watch = _Watch(None, EngineCall(Caller("client", "acme", "r-1"), result))
     watch.states = [state(7, 5), state(7, 6)]
     record = watch.record("cancelled")
-    assert (record.num_prompt_tokens, record.num_completion_tokens, context.num_tokens) == (7, 11, 18)
+    assert (record.num_prompt_tokens, record.num_completion_tokens, result.num_tokens) == (7, 11, 18)

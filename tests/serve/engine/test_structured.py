@@ -15,11 +15,13 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.structured_output import backend_xgrammar
 
 from config.serve import ServeConfig
+from serve.engine.calls import EngineCall
 from serve.engine.engine import VllmEngine
 from serve.engine.masks import GRAMMAR_TOO_COSTLY
-from serve.engine.observed import ObservedAsyncLLM, collecting_grammars
+from serve.engine.observed import ObservedAsyncLLM
 from serve.engine.structured import grammar_of, validate_without_compiling
 from serve.errors import GrammarError
+from serve.records import Caller, RequestResult, Source
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}}
 ENDLESS = {"type": "object", "properties": {f"p{n}": {"type": "string", "pattern": ".{0,2000}"} for n in range(500)}}
@@ -94,14 +96,14 @@ class Refusing:
     def __init__(self) -> None:
         self.asked: list[tuple[str, str]] = []
 
-    async def check(self, grammar: tuple[str, str]) -> None:
+    async def check(self, grammar: tuple[str, str], tenant: str = "") -> None:
         self.asked.append(grammar)
         if grammar[1] == "bomb":
             raise GrammarError("The grammar of this request is refused: bomb.")
 
 
 class Observer:
-    def generation_started(self, lora_name: str | None) -> None: ...
+    def generation_started(self, lora_name: str | None, source: Source) -> None: ...
 
     def generation_finished(self, record: Any) -> None: ...
 
@@ -156,10 +158,11 @@ async def test_what_the_engine_ended_for_its_grammar_is_a_400(llm: Any) -> None:
 
 @pytest.mark.anyio
 async def test_grammars_are_known_before_a_stream_is_read(llm: Any) -> None:
-    with collecting_grammars() as grammars:
+    call = EngineCall(Caller("client", "acme", "r-1"), RequestResult())
+    with call.as_current():
         await asyncio.create_task(begin(llm))
     llm.generate(None, sampling_of("later"), "2")
-    assert grammars == [("regex", "a+")]
+    assert call.grammars == [("regex", "a+")]
 
 
 async def begin(llm: Any) -> None:
@@ -179,7 +182,7 @@ async def test_a_stream_with_a_bad_grammar_never_begins(llm: Any) -> None:
     engine._llm, engine._serving.openai_serving_chat = llm, Chat()
     body = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "stream": True}
     with pytest.raises(GrammarError, match="bomb"):
-        await engine.answer("chat/completions", body)
+        await engine.answer("chat/completions", body, Caller("client"))
 
 
 def test_one_backend_is_fixed_in_vllms_arguments(tmp_path: Any) -> None:

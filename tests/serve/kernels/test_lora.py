@@ -9,12 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from serve.kernels.packed import SlotTable, pack_layer, padded_rank
+from serve.kernels.packed import Rescale, SlotTable, pack_layer, padded_rank
 from tests.examples import at_most
 from tests.operators import require_instructions, require_operators
 
 SLOTS = 3
 Pair = tuple[Tensor, Tensor]
+Rescales = list[list[Rescale | None]]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -33,13 +34,18 @@ def instructions(request: pytest.FixtureRequest) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Batch:
-    """`ranks[slot][slice]`; 0: the adapter leaves the slice alone."""
+    """`ranks[slot][slice]`; 0: the adapter leaves the slice alone.
+
+    Attributes:
+        kinds: By slot and slice: plain LoRA, DoRA on a layer without bias, or with one.
+    """
 
     slots: list[int]
     inputs: int
     widths: tuple[int, ...]
     ranks: list[list[int]]
     seed: int
+    kinds: tuple[tuple[str, ...], ...] = (("plain",) * 3,) * SLOTS
 
 
 @st.composite
@@ -52,7 +58,9 @@ def batches(draw: st.DrawFn) -> Batch:
     widths = tuple(draw(st.lists(st.integers(1, 300), min_size=1, max_size=3)))
     rank = st.sampled_from([0, 1, 3, 8, 16, 20, 40, 64, 128, 256])
     ranks = [[draw(rank) for _ in widths] for _ in range(SLOTS)]
-    return Batch(slots, 2 * draw(st.integers(1, 80)), widths, ranks, draw(st.integers(0, 2**16)))
+    kind = st.sampled_from(["plain", "dora", "dora with bias"])
+    kinds = tuple(tuple(draw(kind) for _ in widths) for _ in range(SLOTS))
+    return Batch(slots, 2 * draw(st.integers(1, 80)), widths, ranks, draw(st.integers(0, 2**16)), kinds)
 
 
 def weights(batch: Batch) -> list[list[Pair | None]]:
@@ -69,26 +77,42 @@ def weights(batch: Batch) -> list[list[Pair | None]]:
     return made
 
 
-def reference(
-    y: Tensor, x: Tensor, slots: list[int], adapters: list[list[Pair | None]], widths: tuple[int, ...]
-) -> Tensor:
+def rescales(batch: Batch) -> Rescales:
+    """Factors and constants of DoRA, per slot and slice; None: plain LoRA, or the slice is left alone."""
+    generator = torch.Generator().manual_seed(batch.seed + 2)
+
+    def made(kind: str, width: int, rank: int) -> Rescale | None:
+        scale, shift = (torch.randn(width, generator=generator) for _ in range(2))
+        return Rescale(scale, shift if kind == "dora with bias" else None) if rank and kind != "plain" else None
+
+    return [
+        [made(*each) for each in zip(kinds, batch.widths, ranks, strict=False)]
+        for kinds, ranks in zip(batch.kinds, batch.ranks, strict=True)
+    ]
+
+
+def reference(y: Tensor, x: Tensor, batch: Batch, adapters: list[list[Pair | None]]) -> Tensor:
     """In float64, but for the hidden values, which every bfloat16 implementation rounds."""
     want = y.double()
-    for slot in set(slots) - {-1}:
-        rows = [row for row, own in enumerate(slots) if own == slot]
+    for slot in set(batch.slots) - {-1}:
+        rows = [row for row, own in enumerate(batch.slots) if own == slot]
         start = 0
-        for width, pair in zip(widths, adapters[slot], strict=True):
+        for width, pair, rescale in zip(batch.widths, adapters[slot], rescales(batch)[slot], strict=True):
+            columns = slice(start, start + width)
+            if rescale is not None:
+                want[rows, columns] *= rescale.scale.double()
+                want[rows, columns] += 0 if rescale.shift is None else rescale.shift.double()
             if pair is not None:
                 hidden = (x[rows].double() @ pair[0].double().t()).bfloat16().double()
-                want[rows, start : start + width] += hidden @ pair[1].double().t()
+                want[rows, columns] += hidden @ pair[1].double().t()
             start += width
     return want
 
 
 def slot_table(batch: Batch, adapters: list[list[Pair | None]]) -> SlotTable:
     table = SlotTable(SLOTS, batch.widths)
-    for slot, slices in enumerate(adapters):
-        table.set(slot, pack_layer(slices))
+    for slot, (slices, own) in enumerate(zip(adapters, rescales(batch), strict=True)):
+        table.set(slot, pack_layer(slices, own))
     return table
 
 
@@ -102,7 +126,7 @@ def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(instructi
     table = slot_table(batch, adapters)
     got = y.clone()
     torch.ops.lorikeet.add_lora(got, x, table.table, torch.tensor(batch.slots), table.widths)
-    want = reference(y, x, batch.slots, adapters, batch.widths)
+    want = reference(y, x, batch, adapters)
     # Half a unit in the last place of bfloat16 (2**-9), and hidden values that were rounded the other way.
     torch.testing.assert_close(got.double(), want, rtol=2**-8, atol=0.02)
     base_rows = [row for row, slot in enumerate(batch.slots) if slot < 0]
@@ -112,7 +136,8 @@ def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(instructi
 def test_the_number_of_threads_changes_no_bit(instructions: str) -> None:
     """What one thread reads, no other writes: a race would show as another answer."""
     slots = [row % 4 - 1 for row in range(96)]
-    batch = Batch(slots, 128, (200, 72, 300), [[64, 16, 24], [128, 0, 8], [256, 256, 256]], 9)
+    kinds = (("plain",) * 3, ("dora", "plain", "dora with bias"), ("dora",) * 3)
+    batch = Batch(slots, 128, (200, 72, 300), [[64, 16, 24], [128, 0, 8], [256, 256, 256]], 9, kinds)
     table = slot_table(batch, weights(batch))
     x = torch.randn(len(slots), 128, generator=torch.Generator().manual_seed(2)).bfloat16()
     answers = []
@@ -135,7 +160,7 @@ def test_an_output_may_be_part_of_a_wider_one(instructions: str) -> None:
     wide = torch.zeros(5, 64, dtype=torch.bfloat16)
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1)).bfloat16()
     torch.ops.lorikeet.add_lora(wide[:, :32], x, table.table, torch.tensor(batch.slots), table.widths)
-    want = reference(torch.zeros(5, 32), x, batch.slots, adapters, batch.widths)
+    want = reference(torch.zeros(5, 32), x, batch, adapters)
     torch.testing.assert_close(wide[:, :32].double(), want, rtol=2**-8, atol=0.02)
     assert not wide[:, 32:].any()
 
@@ -163,11 +188,12 @@ def test_a_nan_in_a_weight_reaches_its_own_rows_only(instructions: str) -> None:
     assert not y[1:].isnan().any()
 
 
+@pytest.mark.parametrize("kind", ["plain", "dora with bias"])
 @pytest.mark.parametrize("spoilt", ["x", "y"])
-def test_nan_in_a_row_stays_in_that_row(instructions: str, spoilt: str) -> None:
+def test_nan_in_a_row_stays_in_that_row(instructions: str, spoilt: str, kind: str) -> None:
     """Rows of one adapter, of another, of none, and as many that each instruction set takes several at once."""
     slots = [0] * 20 + [1] * 20 + [-1] * 5 + [0, 1] * 4
-    batch = Batch(slots, 64, (40, 12), [[8, 16], [24, 0], [8, 8]], 3)
+    batch = Batch(slots, 64, (40, 12), [[8, 16], [24, 0], [8, 8]], 3, ((kind, kind),) * SLOTS)
     table = slot_table(batch, weights(batch))
     generator = torch.Generator().manual_seed(1)
     rows = {
@@ -207,7 +233,7 @@ def test_an_adapters_padding_meets_no_other_adapters_rows(instructions: str) -> 
         ({"slots": torch.zeros(2, dtype=torch.long)}, "one a token"),
         ({"slots": torch.full((3,), SLOTS)}, "adapter slot 3 of 3"),
         ({"widths": [24]}, "wider than y"),
-        ({"widths": [10, 10]}, "slices, 3"),
+        ({"widths": [10, 10]}, "slices, 5"),
     ],
 )
 def test_operands_that_do_not_fit_are_refused(change: dict[str, object], message: str) -> None:
@@ -220,6 +246,19 @@ def test_operands_that_do_not_fit_are_refused(change: dict[str, object], message
     }
     with pytest.raises(RuntimeError, match=message):
         torch.ops.lorikeet.add_lora(**(operands | change))
+
+
+def test_dora_without_the_layers_shift_only_multiplies(instructions: str) -> None:
+    batch = Batch([0], 32, (20,), [[8], [8], [8]], 3, (("dora with bias",),) * SLOTS)
+    adapters, y = weights(batch), torch.ones(1, 20, dtype=torch.bfloat16)
+    packed, rescale = pack_layer(adapters[0], rescales(batch)[0]), rescales(batch)[0][0]
+    assert rescale is not None
+    assert packed.is_rescaled
+    table = SlotTable(SLOTS, batch.widths)
+    table.set(0, packed.without_shift())
+    x = torch.zeros(1, 32, dtype=torch.bfloat16)
+    torch.ops.lorikeet.add_lora(y, x, table.table, torch.tensor([0]), table.widths)
+    assert torch.equal(y[0], rescale.scale.bfloat16())
 
 
 @pytest.mark.parametrize(("rank", "stored"), [(1, 8), (8, 8), (9, 16), (64, 64)])

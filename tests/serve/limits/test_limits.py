@@ -10,6 +10,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from config.limits import RequestLimits
+from quality.judge import JudgeTask, choice_task, grade_task
 from serve.engine.protocol import Endpoint
 from serve.errors import InvalidRequestError
 from serve.limits.grammar_cost import pattern_cost
@@ -353,3 +354,8 @@ def test_any_json_passes_or_is_refused_and_nothing_else(body: dict[str, Any], en
     limits = RequestLimits(max_tokens=5, max_prompt_chars=50, max_schema_bytes=100, max_pattern_chars=10)
     with suppress(InvalidRequestError):
         check_limits(body, endpoint, limits)
+
+
+@pytest.mark.parametrize("task", [grade_task("Angina?", "I20"), choice_task("Angina?", "I20", "I21")])
+def test_a_judge_s_schema_is_within_the_limits(task: JudgeTask) -> None:
+    check_limits({"messages": MESSAGES, "response_format": task.short_format}, "chat/completions", RequestLimits())

@@ -17,7 +17,7 @@ from serve.build import Foundation, build_parts
 from serve.engine.protocol import Answer, Endpoint
 from serve.monitor.assemble import open_storage
 from serve.observe.metrics import ServeMetrics
-from serve.records import AnsweredRequest, Observers
+from serve.records import AnsweredRequest, Caller, Observers, RequestResult
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.serving import BASE_NAME, Serving, chat
@@ -32,11 +32,13 @@ class TellingEngine(FakeEngine):
         super().__init__()
         self._observers = observers
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+    async def answer(
+        self, endpoint: Endpoint, body: dict[str, Any], caller: Caller, result: RequestResult | None = None
+    ) -> Answer:
         lora_name = body["model"] if body["model"] != BASE_NAME else None
-        self._observers.generation_started(lora_name)
+        self._observers.generation_started(lora_name, caller.source)
         self._observers.generation_finished(generation(lora_name))
-        return await super().answer(endpoint, body)
+        return await super().answer(endpoint, body, caller, result)
 
 
 def make_watched(store: AdapterStore, base_folder: Path, home: Home, **quality: object) -> tuple[Serving, Parts]:

@@ -59,12 +59,12 @@ class Watched:
             }
             self.monitor.generation_finished(generation(**(fields | changes)))
 
-    async def settle(self, num_looks: int) -> None:
-        """Run until so many looks are stored."""
+    async def settle(self, num_checks: int) -> None:
+        """Run until so many drift checks are stored."""
         running = asyncio.create_task(self.monitor.run())
         try:
             async with asyncio.timeout(30):
-                while self.store.last_look("medical", 3) < num_looks:
+                while self.store.last_drift_check("medical", 3) < num_checks:
                     await asyncio.sleep(0.001)
                 await asyncio.sleep(0.01)  # what is exported follows what is stored
         finally:
@@ -110,12 +110,12 @@ async def test_traffic_like_the_baseline_is_looked_at_and_is_no_drift(
     watched = watch()
     watched.answer(range(2 * WINDOW))
     await watched.settle(2)
-    (first, second) = watched.store.drift_looks("medical", 3)
-    assert {first.look, second.look} == {1, 2}
+    (first, second) = watched.store.drift_checks("medical", 3)
+    assert {first.number, second.number} == {1, 2}
     assert (first.at_s, first.num_exchanges, first.is_drift) == (1234.5, WINDOW, False)
     assert first.figures["prompt length: mean"] == pytest.approx(13, abs=0.5)
     assert watched.gauge("prompt length") == 0
-    assert watched.metrics.registry.get_sample_value("lorikeet_drift_looks_total", LABELS) == 2
+    assert watched.metrics.registry.get_sample_value("lorikeet_drift_checks_total", LABELS) == 2
     assert "has drifted" not in caplog.text
 
 
@@ -126,9 +126,8 @@ async def test_other_prompts_are_drift_and_one_line_says_when_it_begins(
     watched.answer(range(WINDOW))
     watched.answer(range(2 * WINDOW), prompt_token_ids=tuple(range(300, 360)))
     await watched.settle(3)
-    assert [look.is_drift for look in sorted(watched.store.drift_looks("medical", 3), key=lambda look: look.look)] == [
-        False, True, True,
-    ]  # fmt: skip
+    checks = sorted(watched.store.drift_checks("medical", 3), key=lambda check: check.number)
+    assert [check.is_drift for check in checks] == [False, True, True]
     assert watched.gauge("prompt length") == 1
     assert watched.gauge("answer length") == 0
     (line,) = [record for record in caplog.records if "has drifted" in record.message]
@@ -155,7 +154,7 @@ async def test_a_restart_goes_on_counting_looks_and_does_not_tell_again(
     after = watch()
     after.answer(range(WINDOW), prompt_token_ids=tuple(range(300, 360)))
     await after.settle(3)
-    assert [look.look for look in after.store.drift_looks("medical", 3)] == [1, 2, 3]
+    assert [check.number for check in after.store.drift_checks("medical", 3)] == [1, 2, 3]
     assert after.gauge("prompt length") == 1
     assert "has drifted" not in caplog.text
 
@@ -173,15 +172,15 @@ async def test_only_whole_answers_of_adapters_to_clients_count(
     watched.answer(range(WINDOW))
     await watched.settle(1)
     assert watched.gauge("prompt length") == 0
-    assert len(watched.store.drift_looks("medical", 3)) == 1
+    assert len(watched.store.drift_checks("medical", 3)) == 1
 
 
 async def test_an_answer_that_goes_on_to_the_models_own_end_is_no_drift(watch: Callable[..., Watched]) -> None:
     watched = watch()
     watched.answer(range(WINDOW), end=(END,))
     await watched.settle(1)
-    (look,) = watched.store.drift_looks("medical", 3)
-    assert look.figures["answer length: mean"] == look.figures["answer length: mean at publish"] == 6
+    (check,) = watched.store.drift_checks("medical", 3)
+    assert check.figures["answer length: mean"] == check.figures["answer length: mean at publish"] == 6
 
 
 async def test_answers_without_log_probabilities_are_judged_by_the_rest(watch: Callable[..., Watched]) -> None:
@@ -205,7 +204,7 @@ async def test_a_version_without_a_baseline_says_so_once_and_gathers_nothing(
     assert [record.message for record in caplog.records if "baseline" in record.message] == [
         "Drift of medical@3 is not measured: it was published without a baseline"
     ]
-    assert watched.store.drift_looks("medical", 3) == ()
+    assert watched.store.drift_checks("medical", 3) == ()
 
 
 async def test_a_baseline_that_cannot_be_read_stops_no_other_look(

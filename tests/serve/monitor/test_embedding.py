@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry
 from config.errors import ConfigError
 from quality.drift import DriftBaseline, Exchange
 from quality.held_out import HeldOutSet, write_held_out
-from quality.samples.records import DriftLook
+from quality.samples.records import DriftCheck
 from quality.samples.store import QualityStore
 from serve.monitor.drift import DriftMonitor
 from serve.monitor.embedding import PACKAGED, Embedder
@@ -84,7 +84,7 @@ def test_another_subject_drifts_and_the_same_one_in_other_words_lies_nearer(embe
     assert mmd2 == sorted(distance for distance in mmd2 if distance is not None)
 
 
-async def first_look(model: str, folder: Path) -> tuple[DriftLook, ServeMetrics]:
+async def first_drift_check(model: str, folder: Path) -> tuple[DriftCheck, ServeMetrics]:
     """At twenty exchanges about finance, of a version that was published for medicine."""
     tiny_tokenizer().save_pretrained(folder)
     write_held_out(HeldOutSet(max_tokens=8, baseline=tuple(exchanges(MEDICAL, ASKED, 1))), folder)
@@ -98,16 +98,16 @@ async def first_look(model: str, folder: Path) -> tuple[DriftLook, ServeMetrics]
             answered = {"prompt_token_ids": seen.prompt_tokens, "token_ids": seen.completion_tokens}
             monitor.generation_finished(generation("medical@3", token_logprobs=logprobs, **answered))
         await monitor._look(*monitor._full.get_nowait())
-        (look,) = store.drift_looks("medical", 3)
-    return look, metrics
+        (check,) = store.drift_checks("medical", 3)
+    return check, metrics
 
 
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_look_tells_and_exports_how_far_the_embeddings_moved(tmp_path: Path) -> None:
-    look, metrics = await first_look(PACKAGED, tmp_path)
-    assert look.figures["embeddings: MMD²"] > 0.1
-    assert "embedding similarity is" in look.reason
+    check, metrics = await first_drift_check(PACKAGED, tmp_path)
+    assert check.figures["embeddings: MMD²"] > 0.1
+    assert "embedding similarity is" in check.reason
     labels = {"adapter": "medical", "version": "3", "feature": "embedding similarity"}
     assert metrics.registry.get_sample_value("lorikeet_drift", labels) == 1
 
@@ -117,9 +117,9 @@ async def test_a_model_that_cannot_be_loaded_leaves_the_other_features(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    look, _ = await first_look("no such folder", tmp_path)
-    assert "embeddings: MMD²" not in look.figures
-    assert "prompt surprisal: p" in look.figures
+    check, _ = await first_drift_check("no such folder", tmp_path)
+    assert "embeddings: MMD²" not in check.figures
+    assert "prompt surprisal: p" in check.figures
     assert "without embeddings from now on" in caplog.text
 
 

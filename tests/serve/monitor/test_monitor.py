@@ -13,7 +13,7 @@ from config.home import Home
 from quality.samples.store import QualityStore
 from serve.monitor.monitor import Monitor
 from serve.observe.metrics import ServeMetrics
-from serve.records import AnsweredRequest, RequestContext
+from serve.records import AnsweredRequest, RequestContext, Source
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.serve.monitor.test_assemble import make_watched
@@ -30,7 +30,7 @@ class Watcher:
         self.num_running = 0
         self.num_begun = 0
 
-    def generation_started(self, lora_name: str | None) -> None:
+    def generation_started(self, lora_name: str | None, source: Source) -> None:
         self.seen.append("started")
 
     def generation_finished(self, record: object) -> None:
@@ -85,7 +85,7 @@ async def at_work(run: Callable[[], Coroutine[None, None, None]]) -> AsyncIterat
 
 
 def tell(monitor: Monitor) -> None:
-    monitor.generation_started("medical@1")
+    monitor.generation_started("medical@1", "client")
     monitor.generation_finished(generation("medical@1"))
     context = RequestContext("acme", "r1")
     monitor.request_finished(AnsweredRequest(context, "completions", "medical@1", "ok", 200, None, 1.0))

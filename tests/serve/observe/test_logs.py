@@ -13,8 +13,8 @@ import pytest
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
-from serve.observe.logs import JsonFormatter, log_request, tenant_hash
-from serve.records import AnsweredRequest, RequestContext, current_request
+from serve.observe.logs import JsonFormatter, log_request, logged_request, tenant_hash
+from serve.records import AnsweredRequest, RequestContext
 from tests.generations import generation
 from tests.serving import Serving, make_serving
 from tests.tracked_files import ROOT
@@ -99,8 +99,8 @@ async def test_a_load_says_for_which_request_it_was(serving: Serving, token: str
 
 
 def test_the_engines_times_and_tokens_are_in_the_line(lines: Lines) -> None:
-    context = RequestContext("acme", "r-1", generation=generation())
-    log_request(AnsweredRequest(context, "completions", "medical@3", "ok", 200, None, 1.05))
+    context = RequestContext("acme", "r-1")
+    log_request(AnsweredRequest(context, "completions", "medical@3", "ok", 200, None, 1.05, generation()))
     (line,) = request_lines(lines)
     times = {name: line[name] for name in ("queue_s", "prefill_s", "decode_s", "ttft_s", "duration_s")}
     assert times == {"queue_s": 0.01, "prefill_s": 0.15, "decode_s": 0.6, "ttft_s": 0.2, "duration_s": 1.05}
@@ -109,9 +109,9 @@ def test_the_engines_times_and_tokens_are_in_the_line(lines: Lines) -> None:
 
 
 def test_a_line_that_is_written_for_a_request_says_which() -> None:
-    reset = current_request.set(RequestContext("acme", "r-1"))
+    reset = logged_request.set(RequestContext("acme", "r-1"))
     line = json.loads(JsonFormatter().format(logging.makeLogRecord({"msg": "Loaded %s", "args": ("medical@1",)})))
-    current_request.reset(reset)
+    logged_request.reset(reset)
     assert (line["message"], line["request_id"], line["tenant"]) == ("Loaded medical@1", "r-1", tenant_hash("acme"))
 
 

@@ -15,7 +15,7 @@ from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.errors import AdapterRefusedError, ParityError
 from serve.observe.metrics import ServeMetrics
-from serve.records import AnsweredRequest, GenerationRecord, RequestContext, current_source
+from serve.records import AnsweredRequest, GenerationRecord, RequestContext
 from tests.generations import generation
 from tests.serving import make_serving
 
@@ -46,7 +46,7 @@ def metrics_after(*records: GenerationRecord) -> CollectorRegistry:
     metrics = ServeMetrics(CollectorRegistry(), "base")
     metrics.adapter_loaded(manifest(), 0.5, 0.02)
     for each in records:
-        metrics.generation_started(each.lora_name)
+        metrics.generation_started(each.lora_name, "client")
         metrics.generation_finished(each)
     return metrics.registry
 
@@ -64,9 +64,7 @@ def test_a_generation_is_measured_under_its_adapter_and_version() -> None:
 
 def test_a_question_of_the_monitor_is_no_traffic() -> None:
     metrics = ServeMetrics(CollectorRegistry(), "base")
-    token = current_source.set("monitor")
-    metrics.generation_started("medical@3")
-    current_source.reset(token)
+    metrics.generation_started("medical@3", "monitor")
     metrics.generation_finished(generation(source="monitor", tenant=None))
     assert metrics.registry.get_sample_value("lorikeet_completion_tokens_total", LABELS) is None
     assert metrics.registry.get_sample_value("lorikeet_requests_in_flight", LABELS) is None
@@ -94,10 +92,10 @@ def test_a_cancelled_generation_counts_its_tokens_but_no_latency_and_no_format()
 
 def test_a_served_version_shows_its_held_out_accuracy_with_its_interval() -> None:
     registry = metrics_after()
-    assert registry.get_sample_value("lorikeet_adapter_heldout_accuracy", LABELS) == 0.8
-    assert registry.get_sample_value("lorikeet_adapter_heldout_accuracy_ci_low", LABELS) == 0.75
-    assert registry.get_sample_value("lorikeet_adapter_heldout_accuracy_ci_high", LABELS) == 0.8500000000000001
-    assert registry.get_sample_value("lorikeet_adapter_heldout_base_accuracy", LABELS) == 0.1
+    assert registry.get_sample_value("lorikeet_adapter_held_out_accuracy", LABELS) == 0.8
+    assert registry.get_sample_value("lorikeet_adapter_held_out_accuracy_ci_low", LABELS) == 0.75
+    assert registry.get_sample_value("lorikeet_adapter_held_out_accuracy_ci_high", LABELS) == 0.8500000000000001
+    assert registry.get_sample_value("lorikeet_adapter_held_out_base_accuracy", LABELS) == 0.1
     assert registry.get_sample_value("lorikeet_adapter_parity_error_nats", LABELS) == 0.02
 
 
@@ -192,8 +190,8 @@ def retired() -> ServeMetrics:
     target = Target("medical", 3)
     metrics.adapter_loaded(manifest(), 0.5, 0.02)
     metrics.request_finished(request())
-    metrics.generation_started("medical@3")
-    metrics.generation_started("medical@3")
+    metrics.generation_started("medical@3", "client")
+    metrics.generation_started("medical@3", "client")
     metrics.generation_finished(generation())
     metrics.shadow_finished(target, "ok")
     metrics.golden_replay_finished(target, 0.01, is_ok=True)

@@ -26,7 +26,7 @@ from serve.app import create_app
 from serve.build import Foundation, build_parts
 from serve.engine.protocol import Answer, Endpoint
 from serve.observe.metrics import TTFT_BUCKETS, ServeMetrics
-from serve.records import GenerationRecord, Observers
+from serve.records import Caller, GenerationRecord, Observers, RequestResult
 from tests.fake_engine import FakeEngine
 from tests.generations import generation
 from tests.peft_folders import write_base_folder
@@ -59,11 +59,13 @@ class TimedEngine(FakeEngine):
         self.ttfts_s: list[float] = []
         self._metrics = metrics
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+    async def answer(
+        self, endpoint: Endpoint, body: dict[str, Any], caller: Caller, result: RequestResult | None = None
+    ) -> Answer:
         lora_name = body["model"] if body["model"] != BASE_NAME else None
-        self._metrics.generation_started(lora_name)
+        self._metrics.generation_started(lora_name, caller.source)
         self._metrics.generation_finished(generation_of(lora_name, self.ttfts_s.pop(0)))
-        return await super().answer(endpoint, body)
+        return await super().answer(endpoint, body, caller, result)
 
 
 def generation_of(lora_name: str | None, ttft_s: float) -> GenerationRecord:

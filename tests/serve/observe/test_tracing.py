@@ -1,14 +1,9 @@
 """A request's trace: which spans there are, when they were, what they say, and that they are sent."""
 
 import asyncio
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
@@ -19,6 +14,7 @@ from serve.observe.tracing import Tracing, otlp_tracing
 from serve.records import AnsweredRequest, RequestContext
 from tests.generations import generation
 from tests.narrowing import not_none
+from tests.otlp_collector import collector
 from tests.serving import make_serving
 
 ENDED_NS = 1_800_000_000_000_000_000
@@ -34,7 +30,6 @@ def request(**changes: Any) -> AnsweredRequest:
         phases_s={"resolve": 0.1, "admission": 0.2, "residency": 0.5},
         phase_starts_s={"resolve": 100.0, "admission": 100.1, "residency": 100.3},
         is_cold=True,
-        generation=generation(ttft_s=1.2, queue_s=0.1, prefill_s=0.2, decode_s=0.75),
         traceparent=changes.pop("traceparent", None),
     )
     fields: dict[str, Any] = {
@@ -43,6 +38,7 @@ def request(**changes: Any) -> AnsweredRequest:
         "outcome": "ok",
         "status": 200,
         "reason": None,
+        "generation": generation(ttft_s=1.2, queue_s=0.1, prefill_s=0.2, decode_s=0.75),
         "duration_s": 2.0,
     }
     return AnsweredRequest(context, **(fields | changes))
@@ -123,39 +119,11 @@ async def test_a_server_knows_when_each_phase_began(store: AdapterStore, base_fo
         await client.post(
             "/v1/completions", json={"model": "medical", "prompt": "x"}, headers={"traceparent": TRACEPARENT}
         )
-    (context,) = serving.engine.contexts
-    assert context is not None
+    (finished,) = serving.finished.requests
+    context = finished.context
     assert context.traceparent == TRACEPARENT
     starts_s = [context.started_s, *(context.phase_starts_s[phase] for phase in ("resolve", "admission", "residency"))]
     assert starts_s == sorted(starts_s)
-
-
-class Collector(BaseHTTPRequestHandler):
-    """What takes traces by OTLP over HTTP."""
-
-    taken: list[ExportTraceServiceRequest]
-
-    def do_POST(self) -> None:
-        self.taken.append(ExportTraceServiceRequest.FromString(self.rfile.read(int(self.headers["content-length"]))))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        """Nothing."""
-
-
-@contextmanager
-def collector() -> Iterator[tuple[str, list[ExportTraceServiceRequest]]]:
-    taken: list[ExportTraceServiceRequest] = []
-    server = HTTPServer(("127.0.0.1", 0), type("Taking", (Collector,), {"taken": taken}))
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1/traces", taken
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.mark.anyio
@@ -167,6 +135,6 @@ async def test_spans_reach_a_collector_at_the_latest_when_the_server_stops() -> 
         tracing.request_finished(request())
         running.cancel()
         await asyncio.gather(running, return_exceptions=True)
-    (sent,) = taken
+    (sent,) = taken.traces
     names = {span.name for span in sent.resource_spans[0].scope_spans[0].spans}
     assert names == {"chat medical@3", "resolve", "admit", "load", "queue", "prefill", "decode"}

@@ -8,11 +8,13 @@ import pytest
 from vllm.logprobs import FlatLogprobs, Logprob
 from vllm.sampling_params import SamplingParams
 
+from serve.engine.calls import EngineCall
 from serve.engine.finite import NOT_FINITE
 from serve.engine.observed import _Watch, with_logprobs
 from serve.errors import NotFiniteError
-from serve.records import GenerationRecord, RequestContext, current_request, current_source
+from serve.records import Caller, GenerationRecord, RequestResult
 
+CLIENT = Caller("client", "acme", "r-1")
 STATS = SimpleNamespace(
     queued_ts=10.0,
     scheduled_ts=10.25,
@@ -38,12 +40,14 @@ def output(*texts: str, stats: Any = None, is_last: bool = False) -> Any:
     return SimpleNamespace(outputs=choices, prompt="Hi", prompt_token_ids=[1, 2, 3], num_cached_tokens=2, metrics=stats)
 
 
-def watched(*outputs: Any, context: RequestContext | None = None) -> GenerationRecord:
-    reset = current_request.set(context)
-    watch = _Watch("medical@3")
+def call_by(caller: Caller = CLIENT) -> EngineCall:
+    return EngineCall(caller, RequestResult())
+
+
+def watched(*outputs: Any, call: EngineCall | None = None) -> GenerationRecord:
+    watch = _Watch("medical@3", call or call_by())
     for each in outputs:
         watch.see(each)
-    current_request.reset(reset)
     return watch.record("ok")
 
 
@@ -55,8 +59,8 @@ def test_the_engines_marks_give_its_phases() -> None:
 
 
 def test_the_wait_before_the_engine_belongs_to_the_first_token_and_to_the_whole() -> None:
-    context = RequestContext("acme", "r-1", started_s=time.perf_counter() - 3)
-    record = watched(output("Neoplasms", stats=STATS, is_last=True), context=context)
+    call = call_by(Caller("client", "acme", "r-1", started_s=time.perf_counter() - 3))
+    record = watched(output("Neoplasms", stats=STATS, is_last=True), call=call)
     assert record.ttft_s == pytest.approx(3.8, abs=0.1)
     assert record.e2e_s == pytest.approx(3.0, abs=0.1)
 
@@ -82,9 +86,9 @@ def test_a_generation_that_never_began_has_no_times_but_its_length() -> None:
 
 
 def test_the_request_learns_its_tokens_and_its_generation() -> None:
-    context = RequestContext("acme", "r-1")
-    record = watched(output("Neo"), output("plasms", is_last=True), context=context)
-    assert (context.num_tokens, context.generation, record.tenant) == (5, record, "acme")
+    call = call_by()
+    record = watched(output("Neo"), output("plasms", is_last=True), call=call)
+    assert (call.result.num_tokens, call.result.generation, record.tenant) == (5, record, "acme")
 
 
 def test_the_record_has_the_prompt_and_the_tokens_of_the_first_choice() -> None:
@@ -104,10 +108,8 @@ def test_log_probabilities_of_the_sampled_tokens_are_collected_piece_by_piece(is
 
 
 def test_a_generation_has_its_requests_id_and_says_who_asked() -> None:
-    assert watched(output("x"), context=RequestContext("acme", "r-1")).request_id == "r-1"
-    reset = current_source.set("shadow")
-    record = watched(output("x"))
-    current_source.reset(reset)
+    assert watched(output("x")).request_id == "r-1"
+    record = watched(output("x"), call=call_by(Caller("shadow")))
     assert (record.source, record.tenant, record.request_id) == ("shadow", None, None)
 
 
@@ -130,16 +132,16 @@ def test_a_clients_prompt_log_probabilities_keep_their_shape() -> None:
 
 
 def test_an_answer_that_was_ended_for_its_logits_is_not_finite() -> None:
-    context = RequestContext("acme", "r-1")
+    call = call_by()
     ended = output("Neo", is_last=True)
     ended.outputs[0].finish_reason, ended.outputs[0].stop_reason = "error", NOT_FINITE
-    record = watched(output("Neo"), ended, context=context)
+    record = watched(output("Neo"), ended, call=call)
     assert not record.is_finite
-    assert isinstance(context.failure, NotFiniteError)
-    assert "'medical@3' computes values that are not finite" in str(context.failure)
+    assert isinstance(call.failure, NotFiniteError)
+    assert "'medical@3' computes values that are not finite" in str(call.failure)
 
 
 def test_an_answer_that_ended_otherwise_is_finite() -> None:
-    context = RequestContext("acme", "r-1")
-    assert watched(output("Neo", is_last=True), context=context).is_finite
-    assert context.failure is None
+    call = call_by()
+    assert watched(output("Neo", is_last=True), call=call).is_finite
+    assert call.failure is None

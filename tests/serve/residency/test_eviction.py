@@ -72,3 +72,10 @@ def test_old_requests_are_forgotten_and_so_are_names_nobody_asks_for() -> None:
         popularity.asked(target)
     assert popularity.least_wanted([(is_now, 1), (was, 1)]) == was
     assert len(popularity._counts) <= 20
+
+
+def test_demand_is_counted_by_version() -> None:
+    popularity = Popularity()
+    for target in (Target("a", 1), Target("a", 2), Target("a", 2)):
+        popularity.asked(target)
+    assert popularity.counts() == {"a@1": 2, "a@2": 4}

@@ -202,7 +202,7 @@ class Traffic:
                 )
             looking = asyncio.create_task(monitor.run())
             async with asyncio.timeout(30):
-                while not (looks := store.drift_looks("medical", 3)):
+                while not (looks := store.drift_checks("medical", 3)):
                     await asyncio.sleep(0.001)
             looking.cancel()
         names = {name.partition(":")[0] for name in looks[0].figures if name.endswith(": p")}

@@ -2,19 +2,24 @@
 
 import asyncio
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from adapters.bases import read_base
 from adapters.errors import AdapterInUseError
+from adapters.lint.peft_folder import DORA_FILE, read_lora_spec
 from adapters.reference import Target
-from adapters.store.manifest import BaseRef
+from adapters.store.integrity import digest_of, file_entry
+from adapters.store.manifest import MANIFEST_FILE, BaseRef, ManifestDraft
 from adapters.store.store import AdapterStore
-from serve.errors import AdapterRefusedError, ConflictError
-from tests.fake_engine import BASE_LOGPROBS
-from tests.peft_folders import draft_for, write_peft_folder
+from serve.errors import AdapterRefusedError, AdapterUnavailableError, ConflictError, NotReadyError
+from tests.fake_engine import ADAPTER_LOGPROBS, BASE_LOGPROBS, FakeEngine
+from tests.peft_folders import MODULES, dora_tensors, draft_for, write_peft_folder
 from tests.serving import Serving, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -54,6 +59,25 @@ async def test_a_changed_file_is_refused(serving: Serving) -> None:
     weights.write_bytes(content)
     with pytest.raises(AdapterRefusedError, match=r"adapter_model\.safetensors"):
         await serving.residency.lease(MEDICAL)
+    assert serving.engine.loads == []
+
+
+async def test_dora_whose_factors_fit_no_layer_is_refused(serving: Serving, base_folder: Path) -> None:
+    """Its manifest lists the file as it is, as one from a remote store may: the operator would read beyond it."""
+    draft = serving.publish("medical").model_dump(include=set(ManifestDraft.model_fields) - {"lora"})
+    folder = write_peft_folder(serving.store.root.parent / "dora", use_dora=True, tensors=dora_tensors())
+    published = serving.store.publish(
+        folder, ManifestDraft(**draft | {"name": "dora", "lora": read_lora_spec(folder)}), base_folder=base_folder
+    )
+    version = serving.store.folder(Target("dora", 1))
+    for name in (DORA_FILE, MANIFEST_FILE):
+        (version / name).unlink()
+    save_file({f"{module}.scale": torch.ones(1) for module in MODULES}, version / DORA_FILE)
+    files = tuple(file_entry(version, file.path) for file in published.files)
+    manifest = published.model_copy(update={"files": files, "digest": digest_of(files)})
+    (version / MANIFEST_FILE).write_text(manifest.model_dump_json())
+    with pytest.raises(AdapterRefusedError, match=f"{DORA_FILE} of '1' is missing or made for another base"):
+        await serving.residency.lease(Target("dora", 1))
     assert serving.engine.loads == []
 
 
@@ -279,3 +303,115 @@ async def test_a_version_whose_questions_are_none_is_refused_with_the_place_that
         AdapterRefusedError, match=r"'medical@1' is refused: held_out.json of '1' is broken at max_token"
     ):
         await serving.residency.load(MEDICAL)
+
+
+class FailingEngine(FakeEngine):
+    """Fails in what is set to an error, once."""
+
+    unload_error: BaseException | None = None
+    pin_error: BaseException | None = None
+    logprobs_error: BaseException | None = None
+
+    async def unload(self, target: Target) -> None:
+        error, self.unload_error = self.unload_error, None
+        if error is not None:
+            raise error
+        await super().unload(target)
+
+    async def pin(self, target: Target) -> None:
+        error, self.pin_error = self.pin_error, None
+        if error is not None:
+            raise error
+        await super().pin(target)
+
+    async def logprobs(self, token_ids: Sequence[int], target: Target | None) -> list[float]:
+        if self.logprobs_error is not None:
+            raise self.logprobs_error
+        return await super().logprobs(token_ids, target)
+
+
+@pytest.fixture
+def failing(store: AdapterStore, base_folder: Path) -> tuple[Serving, FailingEngine]:
+    """Two slots, one of which can be pinned, and room for two."""
+    engine = FailingEngine()
+    serving = make_serving(store, base_folder, engine=engine, max_loras=2, max_cpu_loras=2)
+    for name in ("medical", "legal", "finance"):
+        serving.publish(name)
+    return serving, engine
+
+
+async def test_what_the_engine_no_longer_has_is_loaded_again(serving: Serving) -> None:
+    serving.publish("medical")
+    await serving.residency.load(MEDICAL)
+    serving.engine.resident.clear()
+    assert (serving.residency.residents, serving.residency.is_resident(MEDICAL)) == ({}, False)
+    with await serving.residency.lease(MEDICAL) as lease:
+        assert lease.is_cold
+    await serving.residency.unload(MEDICAL)
+    assert serving.engine.loads == ["medical@1", "medical@1"]
+
+
+async def test_an_unload_that_fails_leaves_the_version_in_service(failing: tuple[Serving, FailingEngine]) -> None:
+    serving, engine = failing
+    await serving.residency.load(MEDICAL)
+    engine.unload_error = NotReadyError("hiccup")
+    with pytest.raises(NotReadyError, match="hiccup"):
+        await serving.residency.unload(MEDICAL)
+    assert set(serving.residency.residents) == {MEDICAL}
+    assert not (await serving.residency.lease(MEDICAL)).is_cold
+
+
+async def test_a_refused_version_whose_removal_failed_makes_room(failing: tuple[Serving, FailingEngine]) -> None:
+    serving, engine = failing
+    engine.adapter_logprobs, engine.unload_error = BASE_LOGPROBS, NotReadyError("hiccup")
+    with pytest.raises(AdapterRefusedError):
+        await serving.residency.load(MEDICAL)
+    engine.adapter_logprobs = ADAPTER_LOGPROBS
+    assert engine.resident == {"medical@1"}
+    await serving.residency.load(Target("legal", 1))
+    async with asyncio.timeout(10):
+        await serving.residency.load(Target("finance", 1))
+    assert engine.resident == {"legal@1", "finance@1"}
+
+
+class PanicError(BaseException):
+    """As of a library written in Rust."""
+
+
+async def test_a_load_that_ends_in_a_panic_leaves_nothing(failing: tuple[Serving, FailingEngine]) -> None:
+    serving, engine = failing
+    engine.logprobs_error = PanicError("index out of bounds")
+    with pytest.raises(AdapterUnavailableError, match="'medical@1' cannot be loaded now"):
+        await serving.residency.load(MEDICAL)
+    assert (engine.resident, serving.residency.residents) == (set(), {})
+    engine.logprobs_error = None
+    await serving.residency.load(MEDICAL)
+
+
+async def test_a_load_that_is_cancelled_leaves_nothing(failing: tuple[Serving, FailingEngine]) -> None:
+    serving, engine = failing
+    begun = asyncio.Event()
+
+    async def hang(*_: object) -> list[float]:
+        begun.set()
+        await asyncio.Event().wait()
+        return []
+
+    engine.logprobs = hang  # type: ignore[method-assign, assignment]
+    asked = asyncio.create_task(serving.residency.load(MEDICAL))
+    await begun.wait()
+    (loading,) = serving.residency._loading.values()
+    loading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asked
+    assert (engine.resident, serving.residency.residents) == (set(), {})
+
+
+async def test_a_pin_that_fails_does_not_count(failing: tuple[Serving, FailingEngine]) -> None:
+    serving, engine = failing
+    engine.pin_error = NotReadyError("hiccup")
+    with pytest.raises(NotReadyError, match="hiccup"):
+        await serving.residency.pin(MEDICAL)
+    assert not serving.residency.residents[MEDICAL].is_pinned
+    await serving.residency.pin(Target("legal", 1))
+    assert engine.pinned == {"legal@1"}

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from safetensors.torch import load_file, save_file
 
 from adapters.errors import InvalidBaseError
 from config.home import Home
-from serve.engine.cpu.int8 import int8_base, is_linear, round_to_int8
+from serve.engine.cpu.int8 import int8_base, is_linear, round_to_int8, rounds_activations
 from tests.examples import at_most
+from tests.quantized_models import CONFIGS
 from tests.tiny_llama import prepare_tiny_base, write_tiny_llama
 
 
@@ -98,3 +100,19 @@ def test_a_base_without_linear_layers_is_refused_and_nothing_is_left(base: Path,
     with pytest.raises(InvalidBaseError, match="no linear layers"):
         int8_base(base, tmp_path / "int8")
     assert list((tmp_path / "int8").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_rounded"),
+    [
+        (None, False),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True, "load_in_8bit": False}, False),
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, True),
+        (CONFIGS["int4"], False),
+        (CONFIGS["w8a8"], True),
+    ],
+)
+def test_a_base_that_rounds_activations_is_known(base: Path, settings: dict[str, Any] | None, is_rounded: bool) -> None:
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps(config | ({"quantization_config": settings} if settings else {})))
+    assert rounds_activations(base) == is_rounded

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from serve.kernels.packed import Rescale, pack_layer
 from tests.operators import require_operators
 
 pytestmark = pytest.mark.engine  # imports vLLM, which takes as long as many tests together
@@ -138,6 +139,39 @@ def test_a_slot_that_is_reset_adds_nothing(layer: Any, rows: Tensor) -> None:
     close(added(layer, rows), expected({1: adapters[1]}, rows))
     layer.set_lora(0, *adapters[1])
     close(added(layer, rows), expected({0: adapters[1], 1: adapters[1]}, rows))
+
+
+def test_dora_rescales_what_the_base_computed(layer: Any, rows: Tensor) -> None:
+    """Of the value slice, in slot 1; the same batch has plain LoRA in slot 0, and base rows."""
+    plain, (lora_a, lora_b) = random_adapter(0, 8), random_adapter(1, 4)
+    scale, shift = (torch.randn(WIDTHS[2], generator=torch.Generator().manual_seed(seed)) for seed in (5, 6))
+    pairs = [(a, b) for a, b in zip(lora_a, lora_b, strict=True) if a is not None and b is not None]
+    layer.set_lora(0, *plain)
+    layer.set_lora(1, pack_layer(pairs, [None, None, Rescale(scale, shift)]), None)
+    with torch.inference_mode():
+        base = layer.base_layer.quant_method.apply(layer.base_layer, rows).double()
+    want = expected({0: plain, 1: (lora_a, lora_b)}, rows) + base
+    value = slice(WIDTHS[0] + WIDTHS[1], None)
+    want[2, value] += base[2, value] * (scale.double() - 1) + shift
+    with torch.inference_mode():
+        close(layer.apply(rows).double(), want)
+    layer.reset_lora(1)
+    assert added(layer, rows)[2].abs().max() == 0
+
+
+def test_dora_leaves_a_bias_alone_that_is_added_later(layer: Any, rows: Tensor) -> None:
+    layer.base_layer.skip_bias_add = True
+    ones = torch.ones(WIDTHS[0])
+    pairs = [(torch.zeros(8, INPUTS), torch.zeros(width, 8)) for width in WIDTHS]
+    layer.set_lora(1, pack_layer(pairs, [Rescale(ones, ones), None, None]), None)
+    assert added(layer, rows).abs().max() == 0
+
+
+def test_dora_on_a_layer_of_another_type_is_refused(layer: Any) -> None:
+    layer.base_layer.params_dtype = torch.float32
+    pairs = [(torch.zeros(8, INPUTS), torch.zeros(width, 8)) for width in WIDTHS]
+    with pytest.raises(ValueError, match=r"DoRA on a layer of torch\.float32 is not served"):
+        layer.set_lora(1, pack_layer(pairs, [Rescale(torch.ones(WIDTHS[0])), None, None]), None)
 
 
 def test_layers_of_another_type_are_left_to_vllm(configured: Any) -> None:

@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from adapters.dora import add_dora
+from adapters.lint.peft_folder import DORA_FILE
 from serve.engine.loading.staging import LayerShape, Layout, write_staged
-from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
+from tests.peft_folders import HIDDEN, dora_tensors, lora_tensors, write_base_folder, write_peft_folder
 
 pytestmark = pytest.mark.engine  # imports vLLM, which takes as long as many tests together
 ATTENTION, DOWN = "model.layers.0.self_attn", "model.layers.0.mlp.down_proj"
@@ -66,6 +69,26 @@ def test_the_worker_maps_what_vllm_would_have_read(mapped: Any, adapter: Path, t
     for lora_a, lora_b, expected in (*pairs, (modules[DOWN].lora_a, modules[DOWN].lora_b, want[DOWN])):
         assert torch.equal(lora_a, expected.lora_a)
         assert torch.equal(lora_b, expected.lora_b)
+
+
+def test_of_dora_a_layer_gets_what_its_slices_are_rescaled_by(mapped: Any, tmp_path: Path) -> None:
+    from serve.engine.loading.rescaled import RescaledLora
+
+    folder = write_peft_folder(tmp_path / "dora", tensors=dora_tensors(ADAPTED), use_dora=True)
+    add_dora(folder, write_base_folder(tmp_path / "base", ADAPTED), "d" * 64)
+    write_staged(folder, LAYOUT, tmp_path / "staged")
+    modules = mapped.MATRICES.read(tmp_path / "staged", LAYOUT, manager())
+    constants = load_file(folder / DORA_FILE)
+    attention, down = modules[f"{ATTENTION}.qkv_proj"].lora_a, modules[DOWN].lora_a
+    assert isinstance(attention, RescaledLora)
+    assert isinstance(down, RescaledLora)
+    found = [attention.rescales[0], attention.rescales[2], down.rescales[0]]
+    for rescale, module in zip(found, ADAPTED, strict=True):
+        assert rescale is not None
+        assert torch.equal(rescale.scale, constants[f"{module}.scale"])
+        assert rescale.shift is None
+    assert attention.rescales[1] is attention.lora_a[1] is None
+    assert isinstance(down.lora_a, torch.Tensor)
 
 
 def test_a_rank_for_which_the_buffers_are_too_small_is_refused(mapped: Any, adapter: Path, tmp_path: Path) -> None:

@@ -151,6 +151,7 @@ async def staged_by(stager: Stager, version: Path) -> Staged:
         return staged
 
 
+@pytest.mark.slow
 async def test_another_process_finds_what_one_has_kept(cache: StagedCache, version: Path, place: Path) -> None:
     digests = []
     for _ in range(2):
@@ -163,6 +164,7 @@ async def test_another_process_finds_what_one_has_kept(cache: StagedCache, versi
     assert len(kept(place)) == 1
 
 
+@pytest.mark.slow
 async def test_what_nobody_touched_is_not_hashed_again(stager: Stager, own_version: Path) -> None:
     packed, taken, held = [await staged_by(stager, own_version) for _ in range(3)]
     assert held is taken

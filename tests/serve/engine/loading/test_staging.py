@@ -6,11 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from serve.engine.loading.staging import Form, LayerShape, Layout, Stager, map_staged, read_staged, write_staged
+from adapters.dora import add_dora
+from adapters.lint.peft_folder import DORA_FILE
+from serve.engine.loading.packing import Form
+from serve.engine.loading.staging import LayerShape, Layout, Stager, map_staged, read_staged, write_staged
 from serve.kernels.packed import pack_a, pack_b
-from tests.peft_folders import HIDDEN, lora_tensors, write_peft_folder
+from tests.peft_folders import HIDDEN, dora_tensors, lora_tensors, write_base_folder, write_peft_folder
 
 pytestmark = pytest.mark.anyio
 ATTENTION, MLP = "model.layers.0.self_attn", "model.layers.0.mlp"
@@ -30,6 +33,16 @@ LAYOUT = Layout(LAYERS)
 @pytest.fixture
 def adapter(tmp_path: Path) -> Path:
     return write_peft_folder(tmp_path / "adapter", tensors=lora_tensors(MODULES), lora_alpha=32)
+
+
+@pytest.fixture
+def dora(tmp_path: Path) -> Path:
+    """As a version: of a base whose first layer has a bias."""
+    base = write_base_folder(tmp_path / "base", MODULES)
+    save_file({f"{MODULES[0]}.bias": torch.arange(float(HIDDEN))}, base / "bias.safetensors")
+    folder = write_peft_folder(tmp_path / "dora", tensors=dora_tensors(MODULES), lora_alpha=32, use_dora=True)
+    add_dora(folder, base, "d" * 64)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +67,7 @@ def test_the_weights_are_the_adapters_scaled_and_packed(adapter: Path, tmp_path:
         json.loads((adapter / "adapter_config.json").read_text()),
     )
     (memory,) = attention.memory
-    for part, (address_a, address_b, _) in zip(LAYERS[0].parts, attention.entries.tolist(), strict=True):
+    for part, (address_a, address_b, *_) in zip(LAYERS[0].parts, attention.entries.tolist(), strict=True):
         if part not in MODULES:
             continue
         want_a = pack_a(tensors[f"base_model.model.{part}.lora_A.weight"])
@@ -80,6 +93,38 @@ def test_for_vllms_own_layers_they_are_matrices(adapter: Path, tmp_path: Path, f
         for begin, want in zip(entries[0, place].tolist(), (lora_a, lora_b), strict=False):
             matrix = want.to(getattr(torch, form))
             assert torch.equal(memory[begin : begin + matrix.nbytes].view(matrix.dtype).view_as(matrix), matrix)
+
+
+def test_of_dora_the_factors_are_in_b_and_beside_it(dora: Path, tmp_path: Path) -> None:
+    assert write_staged(dora, LAYOUT, tmp_path / "staged")
+    staged = read_staged(tmp_path / "staged", [3, 1])
+    assert staged is not None
+    attention = staged[0]
+    assert attention is not None
+    assert attention.is_rescaled
+    tensors, constants = load_file(dora / "adapter_model.safetensors"), load_file(dora / DORA_FILE)
+    rank = json.loads((dora / "adapter_config.json").read_text())["r"]
+    (memory,) = attention.memory
+
+    def at(address: int, like: torch.Tensor) -> torch.Tensor:
+        start = address - memory.data_ptr()
+        return memory[start : start + like.nbytes].view(like.dtype)
+
+    first, untouched, last = attention.entries.tolist()
+    for module, entry in ((MODULES[0], first), (MODULES[1], last)):
+        scale = constants[f"{module}.scale"]
+        want_b = pack_b(tensors[f"base_model.model.{module}.lora_B.weight"] * (32 / rank) * scale[:, None])
+        assert torch.equal(at(entry[1], want_b), want_b)
+        assert torch.equal(at(entry[3], scale), scale)
+    shift = constants[f"{MODULES[0]}.shift"]
+    assert torch.equal(at(first[4], shift), shift)
+    assert (untouched, last[4]) == ([0] * 5, 0)
+
+
+def test_dora_without_its_factors_is_never_staged_as_plain_lora(dora: Path, tmp_path: Path) -> None:
+    (dora / DORA_FILE).unlink()
+    with pytest.raises(FileNotFoundError):
+        write_staged(dora, LAYOUT, tmp_path / "staged")
 
 
 def test_a_file_whose_tensors_begin_at_an_odd_byte_is_packed_alike(adapter: Path, tmp_path: Path) -> None:
@@ -123,6 +168,7 @@ def test_a_folder_that_is_no_staged_one_is_not_mapped(adapter: Path) -> None:
     assert read_staged(adapter, [3, 1]) is None
 
 
+@pytest.mark.slow
 async def test_a_process_of_its_own_stages(stager: Stager, adapter: Path) -> None:
     async with stager.staged(adapter) as staged:
         assert staged is not None
@@ -131,6 +177,7 @@ async def test_a_process_of_its_own_stages(stager: Stager, adapter: Path) -> Non
     assert not staged.folder.exists()
 
 
+@pytest.mark.slow
 async def test_a_process_that_dies_is_started_again(stager: Stager, adapter: Path) -> None:
     async with stager.staged(adapter):
         (process,) = stager._pool._processes.values()

@@ -18,7 +18,7 @@ from serve.engine.protocol import BACKGROUND_PRIORITY, Answer
 from serve.errors import EngineRequestError, NotReadyError
 from serve.monitor.judge.asking import EngineJudge, retry_after_s
 from serve.monitor.judge.judges import judge_answers
-from serve.records import current_source
+from serve.records import Caller
 from tests.fake_engine import FakeEngine
 from tests.judge_bench import GOOD, URL, Bench, Endpoint, sample
 from tests.peft_folders import write_base_folder
@@ -114,9 +114,9 @@ class JudgingEngine(FakeEngine):
 
     error: Exception | None = None
 
-    async def answer(self, endpoint: Any, body: dict[str, Any]) -> Answer:
+    async def answer(self, endpoint: Any, body: dict[str, Any], caller: Caller, result: Any = None) -> Answer:
         self.bodies.append(body)
-        self.sources = [*getattr(self, "sources", []), current_source.get()]
+        self.sources = [*getattr(self, "sources", []), caller.source]
         if self.error is not None:
             raise self.error
         return Answer({"choices": [{"message": {"content": json.dumps(GOOD)}}], "usage": {"total_tokens": 80}})

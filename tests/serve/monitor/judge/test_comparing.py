@@ -12,6 +12,7 @@ from serve.engine.protocol import BACKGROUND_PRIORITY, Answer
 from serve.monitor.judge.asking import HttpJudge, http_judge_client
 from serve.monitor.judge.comparing import Comparing
 from serve.monitor.judge.judging import Judging
+from serve.records import Caller, EvaluationResult
 from tests.fake_engine import FakeEngine
 from tests.judge_bench import GOOD, URL, Bench, Endpoint, sample
 from tests.samples import NOON_S
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.anyio
 class AnsweringEngine(FakeEngine):
     """Every version says the same."""
 
-    async def answer(self, endpoint: Any, body: dict[str, Any]) -> Answer:
+    async def answer(self, endpoint: Any, body: dict[str, Any], caller: Caller, result: Any = None) -> Answer:
         self.endpoints = [*getattr(self, "endpoints", []), endpoint]
         self.bodies.append(body)
         return Answer({"choices": [{"text": "I21"}]})
@@ -87,6 +88,16 @@ async def test_a_canarys_preference_is_exported_beside_its_score(trial: Trial) -
     await bench.judging_by(HttpJudge(http_judge_client(URL, None, 1.0), "m"), JudgeConfig()).show()
     assert bench.value("preference", adapter="medical", version="2") == 1.0
     assert bench.value("score", adapter="medical", version="2", calibrated="false") == 0.75
+
+
+async def test_a_preference_is_told_beside_the_grade(trial: Trial) -> None:
+    told: list[EvaluationResult] = []
+    trial.bench.metrics.evaluated.listeners.append(told.append)
+    await trial.judged(better("second"), better("first"), GOOD)
+    assert [(one.name, one.lora_name, one.score) for one in told] == [
+        ("judge_preference", "medical@2", 1.0),
+        ("judge", "medical@2", 0.75),
+    ]
 
 
 async def test_stable_is_asked_the_very_prompt_behind_all_clients(trial: Trial) -> None:

@@ -10,6 +10,7 @@ import pytest
 from adapters.store.manifest import QualityRules
 from adapters.store.store import AdapterStore
 from quality.samples.records import Grade, Label
+from serve.records import EvaluationResult
 from tests.judge_bench import GOOD, Bench, Endpoint, sample
 from tests.narrowing import not_none
 from tests.samples import NOON_S
@@ -23,6 +24,16 @@ async def test_a_sample_gets_a_grade_with_its_reason(bench: Bench) -> None:
     await bench.judging(Endpoint(GOOD)).round()
     assert bench.quality.grades() == (Grade(sample_id, "prometheus-2", NOON_S, 0.75, "Right."),)
     assert bench.value("requests_total", outcome="ok") == 1
+
+
+async def test_a_grade_is_told_with_its_request_and_its_reason_redacted(bench: Bench) -> None:
+    told: list[EvaluationResult] = []
+    bench.metrics.evaluated.listeners.append(told.append)
+    bench.quality.add_sample(sample(request_id="r-1"))
+    await bench.judging(Endpoint({"reason": "Names ada@example.org.", "grade": 4})).round()
+    (result,) = told
+    assert (result.name, result.lora_name, result.score, result.request_id) == ("judge", "medical@1", 0.75, "r-1")
+    assert result.explanation == "Names [EMAIL]."
 
 
 async def test_a_version_is_judged_by_the_rubric_that_it_brought(

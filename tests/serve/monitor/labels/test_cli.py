@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from config.terminal import printable
 from lorikeet import app
+from quality.labels import label_score
 from quality.samples.records import Grade, Label, Sample
 from quality.samples.store import QualityStore
-from serve.monitor.labels.csv import COLUMNS, LabelsError, label_score, read_labels, write_labels
-from serve.monitor.labels.labelling import Labelling, shown
+from serve.monitor.labels.csv import COLUMNS, LabelsError, read_labels, write_labels
+from serve.monitor.labels.labelling import Labelling
 from tests.samples import SAMPLE
 
 Run = Callable[..., Result]
@@ -133,7 +135,7 @@ def test_a_sample_that_goes_meanwhile_is_passed_over(quality: QualityStore) -> N
 
 
 def test_a_text_cannot_command_the_terminal_or_pass_for_our_markup() -> None:
-    text = shown("a\x1b[2Jb\r\x07[red]c[/]\n\td\u202e")
+    text = printable("a\x1b[2Jb\r\x07[red]c[/]\n\td\u202e")
     assert text.plain == "a\ufffd[2Jb\ufffd\ufffd[red]c[/]\n\td\ufffd"
 
 

@@ -12,19 +12,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from adapters.errors import AdapterNotFoundError
-from adapters.scores import Score
-from adapters.store.manifest import Evaluation
+from adapters.scores import Score, bounded_score
+from adapters.store.manifest import Evaluation, FigureRecord, ManifestDraft
 from adapters.store.store import AdapterStore
 from lorikeet import app
 from quality.held_out import GeneralText, HeldOutSet, write_held_out
-from quality.samples.records import DriftLook, GeneralScore, Grade, HeldOutScore, Label, TrialPair
+from quality.samples.records import DriftCheck, GeneralScore, Grade, HeldOutScore, Label, TrialPair
 from quality.samples.store import QualityStore
 from quality.signals import signals_of
 from serve.monitor.report.collect import collect
+from serve.monitor.report.evaluation import evaluation_table
 from serve.monitor.report.figures import QualityReport
 from serve.monitor.report.html import render_html
-from serve.monitor.report.steps import held_out_steps, mean_score, signal_steps
+from serve.monitor.report.steps import held_out_steps, signal_steps
 from serve.monitor.report.words import kappa
+from tests.narrowing import not_none
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.samples import NOON_S, SAMPLE
 
@@ -47,7 +49,7 @@ def report(home: Path) -> Report:
     return run
 
 
-def publish(adapters: AdapterStore, name: str = "medical") -> None:
+def publish(adapters: AdapterStore, name: str = "medical", evaluated: tuple[FigureRecord, ...] = ()) -> None:
     """A version with its accuracy and general text, as stable."""
     folder = write_peft_folder(adapters.root.parent / f"made-{name}")
     write_held_out(
@@ -57,7 +59,7 @@ def publish(adapters: AdapterStore, name: str = "medical") -> None:
     evaluation = Evaluation(
         metric="exact_match", base=score, adapter=score, base_valid_format=score, valid_format=score
     )
-    version = adapters.publish(folder, draft_for(folder, name, evaluation=evaluation)).version
+    version = adapters.publish(folder, draft_for(folder, name, evaluation=evaluation, figures=evaluated)).version
     adapters.promote(name, version, reason="passed its <gates>")
 
 
@@ -70,8 +72,8 @@ def fill(quality: QualityStore) -> None:
         quality.add_label(Label(sample_id, "ada", NOON_S, min(1.0, grade + 0.25 * (number == 0))))
     quality.add_held_out_scores([HeldOutScore(NOON_S + 90 * n, "medical", 1, n, float(n % 3 > 0)) for n in range(30)])
     quality.add_general_score(GeneralScore(NOON_S, "medical", 1, 3.12))
-    quality.add_drift_look(DriftLook(NOON_S, "medical", 1, 1, 100, False, "", {}))
-    quality.add_drift_look(DriftLook(NOON_S + 900, "medical", 1, 2, 100, True, "answers <are> longer", {}))
+    quality.add_drift_check(DriftCheck(NOON_S, "medical", 1, 1, 100, False, "", {}))
+    quality.add_drift_check(DriftCheck(NOON_S + 900, "medical", 1, 2, 100, True, "answers <are> longer", {}))
 
 
 def figures(quality: QualityStore, adapters: AdapterStore, name: str | None = None) -> QualityReport:
@@ -109,7 +111,7 @@ def test_the_figures_of_a_version_are_all_there(quality: QualityStore, adapters:
     assert version.published_nll == 3.1
     assert version.held_out[-1].accuracy.n == 30
     assert version.held_out[-1].accuracy.value == pytest.approx(2 / 3)
-    assert [look.is_drift for look in version.looks] == [False, True]
+    assert [step.is_drift for step in version.drift_steps] == [False, True]
     assert version.scores[0].score.value == pytest.approx(0.5)
     assert adapter.missing == ()
 
@@ -223,7 +225,7 @@ def test_samples_without_a_figure_leave_it_out() -> None:
 
 
 def test_the_interval_of_a_mean_holds_the_mean() -> None:
-    score = mean_score([0.25])
+    score = bounded_score([0.25])
     assert (score.value, score.ci_low, score.n) == (0.25, 0.0, 1)
     assert score.ci_high > 0.7
 
@@ -291,7 +293,7 @@ def test_the_command_shows_and_writes_the_report(
         "66.7% (49–81)",
         "57.0% (50–64)",
         "judge-70b",
-        "Drift of version 1, look 2",
+        "Drift of version 1, check 2",
         "answers <are> longer",
         "promoted",
     )
@@ -357,3 +359,41 @@ def test_without_a_canary_there_is_no_trial(quality: QualityStore, adapters: Ada
     publish(adapters)
     fill(quality)
     assert figures(quality, adapters).adapters[0].trial is None
+
+
+def figure(part: str, value: float) -> FigureRecord:
+    score = Score(value=value, ci_low=value - 0.1, ci_high=value + 0.1, n=40)
+    return FigureRecord(kind="metric", metric="exact_match", part=part, adapter=score)
+
+
+def test_figures_of_versions_stand_side_by_side(quality: QualityStore, adapters: AdapterStore) -> None:
+    publish(adapters, evaluated=(figure("", 0.5), figure("scope: <out>", 0.25)))
+    adapters.publish(adapters.root.parent / "made-medical", draft_of(adapters, figure("", 0.75)))
+    adapters.promote("medical", 2, alias="canary")
+    (adapter,) = figures(quality, adapters).adapters
+    table = not_none(evaluation_table(adapter))
+    assert table.versions == (1, 2)
+    assert table.rows == (
+        ("exact_match", ("0.500 (0.40–0.60)", "0.750 (0.65–0.85)")),
+        ("exact_match[scope: <out>]", ("0.250 (0.15–0.35)", "–")),
+    )
+    page = render_html(figures(quality, adapters))
+    assert "exact_match[scope: &lt;out&gt;]" in page
+    assert Page(page).open == []
+
+
+def draft_of(adapters: AdapterStore, *evaluated: FigureRecord) -> ManifestDraft:
+    return draft_for(adapters.root.parent / "made-medical", "medical", figures=evaluated)
+
+
+def test_versions_without_figures_have_no_table(quality: QualityStore, adapters: AdapterStore) -> None:
+    publish(adapters)
+    (adapter,) = figures(quality, adapters).adapters
+    assert evaluation_table(adapter) is None
+
+
+def test_a_table_of_many_slices_says_how_many_it_leaves_out(quality: QualityStore, adapters: AdapterStore) -> None:
+    publish(adapters, evaluated=tuple(figure(f"class: {n}", 0.5) for n in range(70)))
+    (adapter,) = figures(quality, adapters).adapters
+    assert not_none(evaluation_table(adapter)).num_left_out == 10
+    assert "10 more figures are in the manifests" in render_html(figures(quality, adapters))

@@ -19,7 +19,7 @@ from quality.verdict import decide
 from serve.monitor.trial.controller import Controller, figures_of
 from serve.monitor.trial.evidence import MIN_TTFTS, TrialEvidence
 from serve.observe.metrics import ServeMetrics
-from serve.records import AnsweredRequest, RequestContext
+from serve.records import AnsweredRequest, EvaluationResult, RequestContext
 from serve.residency.residency import Residency
 from tests.peft_folders import draft_for, write_peft_folder
 from tests.trial_requests import FIRST, RULES, SECOND, THIRD, request
@@ -150,6 +150,18 @@ async def test_a_canary_that_does_worse_is_rolled_back_by_what_is_worse(
     assert event.reason.startswith(reason)
     assert court.store.aliases("medical") == {"stable": 1, "canary": 1}
     assert court.told("rollback") == 1
+
+
+@pytest.mark.anyio
+async def test_a_verdict_is_told_with_its_reason(court: Court) -> None:
+    told: list[EvaluationResult] = []
+    court.metrics.evaluated.listeners.append(told.append)
+    await court.see(ENOUGH, score=0.0)
+    await court.judge()
+    (result,) = told
+    assert (result.name, result.lora_name, result.label) == ("canary_verdict", "medical@2", "rollback")
+    assert result.score == -1.0
+    assert (result.explanation or "").startswith("canary score 0.000 is more than")
 
 
 @pytest.mark.anyio

@@ -1,5 +1,7 @@
 """What counts as evidence on a canary, and how it is paired with stable's."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -45,16 +47,14 @@ def test_only_what_the_version_did_counts_as_its_failure(record: AnsweredRequest
 
 
 def test_a_stream_that_ended_in_an_error_event_is_a_failure_without_a_ttft() -> None:
-    record = request()
-    record.context.generation = generation("medical@1", outcome="error")
+    record = replace(request(), generation=generation("medical@1", outcome="error"))
     assert (failure_of(record), ttft_of(record)) == (1.0, None)
 
 
 def test_a_dead_engine_is_no_failure_of_a_version() -> None:
-    record = request(outcome="server_error", reason="not_ready", status=503)
-    record.context.generation = generation("medical@1", outcome="lost")
-    streamed = request()
-    streamed.context.generation = generation("medical@1", outcome="lost")
+    lost = generation("medical@1", outcome="lost")
+    record = replace(request(outcome="server_error", reason="not_ready", status=503), generation=lost)
+    streamed = replace(request(), generation=lost)
     assert (failure_of(record), failure_of(streamed), ttft_of(streamed)) == (None, 0.0, None)
 
 

@@ -1,7 +1,6 @@
 """Held-out questions: who is asked what, how often, how urgently, and what is made of the answers."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
@@ -10,7 +9,7 @@ from quality.held_out import HeldOutMessage, HeldOutQuestion, HeldOutSet
 from quality.samples.records import HeldOutScore
 from quality.samples.store import QualityStore
 from serve.engine.protocol import BACKGROUND_PRIORITY
-from serve.records import current_source
+from serve.records import Caller
 from tests.heldout_exam import DAY_S, FIRST, GENERAL, NOW_S, SECOND, Exam, held_out_set, make_exam, number_of
 
 pytestmark = pytest.mark.anyio
@@ -27,13 +26,6 @@ async def test_a_version_is_asked_each_question_once_in_random_order(exam: Exam)
 
 
 async def test_a_question_is_asked_as_the_evaluation_asked_it_behind_all_clients_and_for_no_tenant(exam: Exam) -> None:
-    sources = []
-
-    def say(body: dict[str, Any]) -> str:
-        sources.append(current_source.get())
-        return number_of(body)
-
-    exam.serving.engine.say = say
     exam.publish(held_out_set(1))
     await exam.resident(FIRST)
     await exam.turns(1)
@@ -47,9 +39,7 @@ async def test_a_question_is_asked_as_the_evaluation_asked_it_behind_all_clients
         "include_stop_str_in_output": True,
         "priority": BACKGROUND_PRIORITY,
     }
-    assert exam.serving.engine.contexts[-1] is None
-    assert sources == ["monitor"]
-    assert current_source.get() == "client"
+    assert exam.serving.engine.callers == [Caller("monitor")]
 
 
 async def test_a_version_with_defaults_is_asked_as_a_bare_client_asks_it(exam: Exam) -> None:
@@ -69,8 +59,8 @@ async def test_right_and_wrong_answers_make_an_accuracy_with_its_interval(exam: 
     exam.publish(held_out_set(4))
     await exam.resident(FIRST)
     await exam.turns(2)
-    low, high = exam.gauge("heldout_live_accuracy_ci_low", FIRST), exam.gauge("heldout_live_accuracy_ci_high", FIRST)
-    assert exam.gauge("heldout_live_accuracy", FIRST) == 0.75
+    low, high = exam.gauge("held_out_live_accuracy_ci_low", FIRST), exam.gauge("held_out_live_accuracy_ci_high", FIRST)
+    assert exam.gauge("held_out_live_accuracy", FIRST) == 0.75
     assert (low, high) == pytest.approx((0.3006, 0.9544), abs=1e-4)
     kept = exam.store.held_out_scores("medical", 1)
     assert {(score.question, score.score) for score in kept} == {(0, 1.0), (1, 1.0), (2, 1.0), (3, 0.0)}
@@ -90,7 +80,7 @@ async def test_what_an_earlier_server_asked_is_counted_and_not_asked_again(exam:
     await exam.resident(FIRST)
     await exam.turns(3)
     assert exam.asked() == [("medical@1", "1")]
-    assert exam.gauge("heldout_live_accuracy", FIRST) == pytest.approx(1 / 3)
+    assert exam.gauge("held_out_live_accuracy", FIRST) == pytest.approx(1 / 3)
 
 
 async def test_a_version_is_asked_the_same_again_a_day_later_and_its_latest_answers_count(exam: Exam) -> None:
@@ -100,14 +90,14 @@ async def test_a_version_is_asked_the_same_again_a_day_later_and_its_latest_answ
     exam.serving.engine.say = lambda _: "wrong"
     await exam.turns(4)
     assert sorted(exam.asked()) == [("medical@1", str(n)) for n in range(3)]
-    assert exam.gauge("heldout_live_accuracy", FIRST) == 0.0
+    assert exam.gauge("held_out_live_accuracy", FIRST) == 0.0
     exam.now_s[0] += DAY_S - 1
     await exam.turns(2)
     assert len(exam.asked()) == 3
     exam.now_s[0] += 1
     await exam.turns(4)
     assert len(exam.asked()) == 6
-    assert exam.gauge("heldout_questions_scored", FIRST) == 3
+    assert exam.gauge("held_out_questions_scored", FIRST) == 3
 
 
 async def test_while_clients_run_a_version_waits_for_a_pause_but_not_for_ever(exam: Exam) -> None:
@@ -198,7 +188,7 @@ async def test_a_question_that_a_pause_interrupts_is_asked_later(exam: Exam) -> 
     exam.serving.engine.never_answers = False
     await exam.turns(2)
     assert exam.asked() == [("medical@1", "0"), ("medical@1", "0")]
-    assert exam.gauge("heldout_questions_scored", FIRST) == 1
+    assert exam.gauge("held_out_questions_scored", FIRST) == 1
 
 
 @pytest.mark.parametrize("jump_s", [-365 * DAY_S, 365 * DAY_S])

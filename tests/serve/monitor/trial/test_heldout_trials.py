@@ -2,12 +2,17 @@
 
 from collections import Counter
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
+from adapters.store.manifest import QualityRules
 from adapters.store.store import AdapterStore
+from quality.held_out import HeldOutSet
+from quality.metrics.settings import MetricConfig, NumericMetric, PlainMetric, PlainName
 from quality.samples.store import QualityStore
 from serve.errors import EngineRequestError, NotReadyError
+from serve.records import EvaluationResult
 from tests.heldout_exam import FIRST, SECOND, THIRD, Exam, failing, held_out_set, make_exam, number_of, on_trial
 
 pytestmark = pytest.mark.anyio
@@ -52,7 +57,7 @@ async def test_a_canary_is_asked_stables_questions_though_stable_was_asked_them_
     exam.serving.store.promote("medical", 2, alias="canary")
     await exam.turns(2)
     assert len(exam.scores.heard) == 2
-    assert exam.gauge("heldout_questions_scored", FIRST) == 2
+    assert exam.gauge("held_out_questions_scored", FIRST) == 2
 
 
 async def test_a_canary_does_not_bring_its_own_questions(exam: Exam) -> None:
@@ -62,7 +67,7 @@ async def test_a_canary_does_not_bring_its_own_questions(exam: Exam) -> None:
     await exam.resident(FIRST, SECOND)
     await exam.turns(3)
     assert {body["messages"][0]["content"] for body in exam.serving.engine.bodies} == {"Term 0", "Term 1"}
-    assert exam.gauge("heldout_questions_scored", SECOND) == 2
+    assert exam.gauge("held_out_questions_scored", SECOND) == 2
     assert exam.store.held_out_scores("medical", 2) == ()  # their numbers would mean other questions
 
 
@@ -160,3 +165,96 @@ async def test_even_a_pair_is_asked_where_one_question_at_once_is_allowed(exam: 
     one_at_once = make_exam(exam.serving, quality, at_once=1)
     await one_at_once.turns(2)
     assert len(one_at_once.scores.heard) == 2
+
+
+def scored_by(metric: MetricConfig, *expected: str, in_scope: bool = True) -> HeldOutSet:
+    asked = held_out_set(len(expected))
+    questions = tuple(
+        question.model_copy(update={"expected": right, "in_scope": in_scope})
+        for question, right in zip(asked.questions, expected, strict=True)
+    )
+    return asked.model_copy(update={"metric": metric, "questions": questions})
+
+
+async def tried(exam: Exam, questions: HeldOutSet, stable: str, canary: str, **changes: Any) -> None:
+    for _ in range(2):
+        exam.publish(questions, **changes)
+    exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
+    exam.serving.engine.say = lambda body: stable if body["model"] == "medical@1" else canary
+    await exam.resident(FIRST, SECOND)
+    await exam.turns(3)
+
+
+@pytest.mark.parametrize(
+    ("metric", "expected", "stable", "canary", "scores"),
+    [
+        ("json_fields", '{"a": 1, "b": 2}', '{"a": 1, "b": 2}', '{"a": 1, "b": 3}', (1.0, 0.5)),
+        ("rouge_l", "one two three", "one two three", "one two", (1.0, 0.8)),
+        ("accuracy", "Red", "red.", "blue", (1.0, 0.0)),
+        ("valid_format", "{}", "{}", "no object", (1.0, 0.0)),
+    ],
+)
+async def test_both_versions_are_scored_by_stables_metric(
+    exam: Exam, metric: PlainName, expected: str, stable: str, canary: str, scores: tuple[float, float]
+) -> None:
+    questions = scored_by(PlainMetric(name=metric), expected)
+    await tried(exam, questions, stable, canary, answer_schema={"type": "object"})
+    ((_, _, found),) = exam.scores.heard
+    assert found == pytest.approx(scores)
+    assert exam.gauge("held_out_live_accuracy", SECOND) == pytest.approx(scores[1])
+
+
+async def test_a_refusal_is_scored_by_the_domains_own(exam: Exam) -> None:
+    questions = scored_by(PlainMetric(name="refusal"), "No.", in_scope=False)
+    await tried(exam, questions, "No.", "Yes!", quality=QualityRules(refusal="No."))
+    assert exam.scores.heard == [(FIRST, SECOND, (1.0, 0.0))]
+
+
+async def test_a_question_without_a_score_is_left_out_for_both(exam: Exam) -> None:
+    await tried(exam, scored_by(NumericMetric(), "17", "none"), "17 g", "18 g")
+    assert exam.scores.heard == [(FIRST, SECOND, (1.0, 0.0))]
+    assert exam.gauge("held_out_questions_scored", FIRST) == 1
+
+
+async def test_a_metric_that_a_version_lacks_the_refusal_for_is_named_once(
+    exam: Exam, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", logger="serve.monitor.trial"):
+        await tried(exam, scored_by(PlainMetric(name="refusal"), "No."), "No.", "No.")
+    assert exam.scores.heard == []
+    (said,) = [record.message for record in caplog.records]
+    assert said.startswith("The held-out questions of medical@1 cannot be scored: metric `refusal` needs")
+
+
+async def test_scores_by_another_metric_are_not_kept_as_those_of_a_versions_own_questions(exam: Exam) -> None:
+    exam.publish(scored_by(PlainMetric(name="token_f1"), "0", "1"))
+    exam.publish(held_out_set(2))
+    exam.serving.store.set_aliases("medical", {"stable": 1, "canary": 2})
+    await exam.resident(FIRST, SECOND)
+    await exam.turns(3)
+    assert len(exam.store.held_out_scores("medical", 1)) == 2
+    assert exam.store.held_out_scores("medical", 2) == ()
+
+
+async def test_each_score_is_told_with_its_metric_and_version(exam: Exam) -> None:
+    told: list[EvaluationResult] = []
+    exam.serving.metrics.evaluated.listeners.append(told.append)
+    await tried(exam, scored_by(PlainMetric(name="exact_match"), "0"), "0", "1")
+    seen = sorted((one.lora_name, one.name, one.score, one.label) for one in told)
+    assert seen == [("medical@1", "exact_match", 1.0, "pass"), ("medical@2", "exact_match", 0.0, "fail")]
+
+
+async def test_a_score_between_has_no_label(exam: Exam) -> None:
+    told: list[EvaluationResult] = []
+    exam.serving.metrics.evaluated.listeners.append(told.append)
+    await tried(exam, scored_by(PlainMetric(name="rouge_l"), "one two three"), "one two three", "one two")
+    assert {(one.score, one.label) for one in told} == {(1.0, None), (0.8, None)}
+
+
+async def test_a_listener_that_fails_keeps_no_question_from_being_scored(exam: Exam) -> None:
+    def fail(result: EvaluationResult) -> None:
+        raise RuntimeError(result.name)
+
+    exam.serving.metrics.evaluated.listeners.append(fail)
+    await tried(exam, scored_by(PlainMetric(name="exact_match"), "0"), "0", "0")
+    assert exam.scores.heard == [(FIRST, SECOND, (1.0, 1.0))]

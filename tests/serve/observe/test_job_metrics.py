@@ -1,0 +1,72 @@
+"""Metrics of jobs: as the database has them at each scrape, whoever wrote them."""
+
+import time
+from pathlib import Path
+
+import pytest
+
+from adapters.jobs.figures import JobFigures, job_figures
+from adapters.store.store import AdapterStore
+from tests.jobs_serving import FakeWorker, chat_rows, make_jobs_serving
+from tests.serving import BASE_NAME, Serving
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def serving(tmp_path: Path, store: AdapterStore, base_folder: Path) -> Serving:
+    return make_jobs_serving(tmp_path, store, base_folder)
+
+
+async def submit(serving: Serving) -> str:
+    async with serving.client() as client:
+        form = {"file": ("a.jsonl", chat_rows())}
+        file = (await client.post("/v1/files", data={"purpose": "fine-tune"}, files=form)).json()["id"]
+        job = (await client.post("/v1/fine_tuning/jobs", json={"model": BASE_NAME, "training_file": file})).json()
+    return str(job["id"])
+
+
+async def scrape(serving: Serving) -> dict[str, float]:
+    async with serving.client() as client:
+        lines = (await client.get("/metrics")).text.splitlines()
+    return {
+        name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if "lorikeet_jobs" in line[:13])
+    }
+
+
+def figures_at(serving: Serving, after_s: float) -> JobFigures:
+    """As a scrape would find them some time from now."""
+    assert serving.jobs is not None
+    return job_figures(serving.jobs.database, clock=lambda: time.time() + after_s)
+
+
+async def test_jobs_are_counted_by_status_and_their_tokens_once(serving: Serving) -> None:
+    worker = FakeWorker(serving)
+    first, second = await submit(serving), await submit(serving)
+    worker.train(first)
+    found = await scrape(serving)
+    assert found['lorikeet_jobs{status="succeeded"}'] == found['lorikeet_jobs{status="validating_files"}'] == 1
+    assert found["lorikeet_jobs_trained_tokens_total"] == 300
+    worker.train(second)
+    assert (await scrape(serving))["lorikeet_jobs_trained_tokens_total"] == 600
+    assert (await scrape(serving))["lorikeet_jobs_trained_tokens_total"] == 600
+
+
+async def test_a_queued_and_a_silent_job_grow_old(serving: Serving) -> None:
+    worker = FakeWorker(serving)
+    running, queued = await submit(serving), await submit(serving)
+    worker.begin(running)
+    worker.queue.validated(queued)
+    figures = figures_at(serving, 100.0)
+    assert figures.oldest_queued_s == pytest.approx(100, abs=30)
+    assert figures.silent_s == pytest.approx(100, abs=30)
+    worker.queue.ask(None, queued, "cancel")
+    assert figures_at(serving, 100.0).oldest_queued_s == 0
+
+
+async def test_a_database_that_cannot_be_read_stops_no_scrape(serving: Serving) -> None:
+    assert serving.jobs is not None
+    serving.jobs.database.close()
+    async with serving.client() as client:
+        text = (await client.get("/metrics")).text
+    assert "lorikeet_ready" in text
