@@ -9,6 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from adapters.store.manifest import FigureRecord
 from demo.asking import DomainScores, gain, share_bounds
 from demo.questions import DemoReply
 
@@ -60,6 +61,9 @@ class DomainFigures(Figures):
     tokens_per_s: float
     base_tokens_per_s: float
     train_seconds: float | None
+    evaluated: tuple[FigureRecord, ...] = Field(
+        (), description="Slices, robustness and forgetting, by training before publication; empty: an older version."
+    )
 
 
 class AnswerFigures(Figures):
@@ -138,7 +142,11 @@ class DemoReport(Figures):
 
 
 def domain_figures(
-    domain: str, scores: DomainScores, parity_error_nats: float | None, train_seconds: float | None
+    domain: str,
+    scores: DomainScores,
+    parity_error_nats: float | None,
+    train_seconds: float | None,
+    evaluated: tuple[FigureRecord, ...] = (),
 ) -> DomainFigures:
     """Put a domain's three scores side by side. Parity is known only of an adapter that passed it."""
     adapter, base, few_shot = scores.adapter, scores.base, scores.few_shot
@@ -168,6 +176,7 @@ def domain_figures(
         tokens_per_s=round(adapter.tokens_per_s, 1),
         base_tokens_per_s=round(base.tokens_per_s, 1),
         train_seconds=train_seconds,
+        evaluated=evaluated,
     )
 
 

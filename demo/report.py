@@ -12,7 +12,8 @@ from rich.text import Text
 
 from config.progress import print_line, span
 from demo.asking import NARROW
-from demo.figures import DemoReport
+from demo.evaluated import rows_of
+from demo.figures import DemoReport, DomainFigures
 from demo.plots import draw_accuracy, draw_speed, draw_timeline, timeline_steps
 from quality.svg import svg
 
@@ -25,6 +26,7 @@ table { border-collapse: collapse; width: 100%; margin: 1rem 0 } th, td { paddin
 th { border-bottom: 2px solid #1d2733 } td { border-bottom: 1px solid #dde3ea }
 .num { text-align: right } .whole { white-space: nowrap }
 code { background: #f2f5f8; padding: .1rem .3rem; border-radius: 3px; overflow-wrap: anywhere }
+.better { color: #2e8b57 } .worse { color: #d64545; font-weight: 600 }
 svg { max-width: 100%; height: auto } small { color: #5c6b7a } .scroll { overflow-x: auto }
 </style></head><body>
 <h1>One base model, {{ report.domains|length }} adapters, one engine</h1>
@@ -62,6 +64,18 @@ base is asked the same ones in the same order until the interval of the gain is 
 intervals and those of the gains hold at every number of questions at once, so that one may stop at any
 (Waudby-Smith and Ramdas, 2024). A gain counts the questions that both were asked. Parity error: mean difference between
 the served and the trained log-probability of the golden answers, in nats per token.</small></p>
+<h2>By slice, under perturbation, and what was lost</h2>
+<p>By training, before each version was published: base and adapter on the same questions. Green and red: the whole 95%
+interval of the difference, paired by question, is on the better or the worse side. Robustness is read beside
+<code>unperturbed</code>, the same questions as they stand.</p>
+{% for d in report.domains %}<h3>{{ d.served_by }}</h3>{% set rows = rows_of(d.evaluated, with_classes=true) %}
+{% if rows %}<div class="scroll"><table><tr><th>what</th><th>questions or text</th><th>metric</th>
+<th class="num">n</th><th>base</th><th>adapter</th><th>adapter minus base</th></tr>
+{% for row in rows %}<tr><td>{{ row.group }}</td><td>{{ row.part }}</td><td>{{ row.metric }}</td>
+<td class="num">{{ row.n }}</td><td class="whole">{{ row.base }}</td><td class="whole">{{ row.adapter }}</td>
+<td class="whole {{ row.change }}">{{ row.difference }}</td></tr>{% endfor %}
+</table></div>{% else %}<p>An earlier version, published without these figures: <code>lorikeet demo --fresh</code>
+trains anew.</p>{% endif %}{% endfor %}
 <h2>How fast</h2>
 {{ speed_plot }}
 <h2>All asked at the same time</h2>
@@ -94,6 +108,7 @@ def render_html(report: DemoReport) -> str:
         narrow=round(100 * NARROW),
         parity=_parity,
         span=span,
+        rows_of=rows_of,
         accuracy_plot=Markup(svg(partial(draw_accuracy, report=report), (8, 3.4))),
         speed_plot=Markup(svg(partial(draw_speed, report=report), (8, 3.0))),
         timeline_plot=Markup(svg(partial(draw_timeline, report=report), (9, 1.2 + 0.3 * len(timeline_steps(report))))),
@@ -118,7 +133,22 @@ def print_report(report: DemoReport, console: Console) -> None:
             f"{d.ttft_p50_s * 1000:.0f} ms",
         )
     console.print(table)
+    for d in report.domains:
+        if d.evaluated:
+            console.print(_evaluated(d))
     print_line(console, _meanwhile(report))
+
+
+def _evaluated(domain: DomainFigures) -> Table:
+    """Slices, robustness and forgetting; the page has the classes too."""
+    table = Table(title=f"{domain.served_by} before it was published, by training")
+    for column in ("what", "questions or text", "metric", "n", "base", "adapter", "adapter minus base"):
+        table.add_column(column, justify="right" if column == "n" else "left")
+    styles = {"better": "green", "worse": "red", "": ""}
+    for row in rows_of(domain.evaluated, with_classes=False):
+        difference = Text(row.difference, style=styles[row.change])
+        table.add_row(row.group, Text(row.part), row.metric, str(row.n), row.base, row.adapter, difference)
+    return table
 
 
 def _meanwhile(report: DemoReport) -> str:

@@ -20,6 +20,7 @@ from config.load import load_serve
 from config.progress import LINE_EVERY_S, Progress, lines_every, print_line, shown, span
 from demo.asking import CONCURRENCY, DomainScores, Examiner
 from demo.commands import StepFailedError, run_lorikeet
+from demo.evaluated import figures_of
 from demo.figures import (
     DemoReport,
     DomainFigures,
@@ -256,6 +257,6 @@ def _report(demo: Demo, ready_s: float, replies: list[DemoReply], parity: dict[s
 
 def _domain_figures(demo: Demo, name: str, parity: dict[str, float]) -> DomainFigures:
     scores, store = demo.scores[name], AdapterStore(demo.home.adapters)
-    training = store.manifest(store.resolve(scores.adapter.served_by)).training
-    seconds = training.duration_s if training else None
-    return domain_figures(name, scores, parity.get(scores.adapter.served_by), seconds)
+    manifest = store.manifest(store.resolve(scores.adapter.served_by))
+    seconds = manifest.training.duration_s if manifest.training else None
+    return domain_figures(name, scores, parity.get(scores.adapter.served_by), seconds, figures_of(manifest))

@@ -12,8 +12,9 @@ from adapters.errors import AdapterError
 from adapters.store.manifest import Manifest, RequestDefaults
 from adapters.store.store import AdapterStore
 from config.dataset import read_dataset
-from config.domain import DomainConfig, RecipeConfig
+from config.domain import DomainConfig
 from config.home import Home
+from config.training import TrainingConfig
 from demo.commands import StepFailedError
 from train.runs import is_run_of, last_checkpoint, run_key
 
@@ -60,22 +61,22 @@ def current_version(home: Home, domain: DomainConfig, replaced: int = 0) -> Mani
         and manifest.dataset is not None
         and manifest.dataset.dataset_sha256 == dataset.dataset_sha256
         and manifest.training is not None
-        and _is_of_recipe(manifest.training.arguments, domain.recipe)
+        and _has_arguments(manifest.training.arguments, domain)
         and manifest.defaults == RequestDefaults.model_validate(dataset.version_defaults)
         and manifest.answer_schema == dataset.answer.json_schema
     )
     return manifest if is_current else None
 
 
-def _is_of_recipe(arguments: dict[str, Any], recipe: RecipeConfig) -> bool:
-    """Compare recipes; a setting newer than the version counts as its default."""
-    return RecipeConfig().model_dump(mode="json") | arguments == recipe.model_dump(mode="json")
+def _has_arguments(arguments: dict[str, Any], domain: DomainConfig) -> bool:
+    """Compare what training was given; a setting newer than the version counts as its default."""
+    return TrainingConfig().training_arguments | arguments == domain.training_arguments
 
 
 def train_words(home: Home, domain: DomainConfig, file: Path) -> list[str]:
     """The training command; resumes from the checkpoint of an interrupted identical run."""
     run = home.runs / domain.name
-    key = run_key(domain.recipe, read_base(home.bases / domain.base), read_dataset(home.datasets / domain.name))
+    key = run_key(domain, read_base(home.bases / domain.base), read_dataset(home.datasets / domain.name))
     is_resumed = is_run_of(run, key) and last_checkpoint(run) is not None
     return ["train", str(file), *(["--resume"] if is_resumed else [])]
 

@@ -77,7 +77,7 @@ async def evaluate_live(
         EvaluationError: A request failed; no score is computed.
     """
     manifest, rows = read_dataset(dataset_folder), read_split(dataset_folder, "test")[:limit]
-    filled = await _filled_by_server(client, model)
+    filled = await filled_by_server(client, model)
     answers: dict[int, LiveAnswer] = {}
     rows_left = enumerate(rows)
     is_over = False
@@ -114,8 +114,11 @@ def _without_gap(answers: Mapping[int, LiveAnswer]) -> list[LiveAnswer]:
 def request_arguments(
     model: str, messages: Sequence[Message], manifest: DatasetManifest, filled: Collection[str]
 ) -> dict[str, Any]:
-    """Request fields of one question, without those that the server fills in (`system`, `temperature`…)."""
-    turns = [turn.for_request() for turn in messages if turn.role != "system" or "system" not in filled]
+    """Request fields of one question, without those that the server fills in (`system`, `temperature`…).
+
+    A system prompt of the question's own is sent, also an empty one.
+    """
+    turns = [turn.for_request() for turn in (without_system(manifest, messages) if "system" in filled else messages)]
     fields = {name: value for name, value in manifest.request_fields.items() if name not in filled}
     if "stop" in fields:
         # vLLM's own extension of the API: the closing brace that ends an answer stays in it.
@@ -123,7 +126,12 @@ def request_arguments(
     return {"model": model, "messages": turns, **fields}
 
 
-async def _filled_by_server(client: AsyncOpenAI, model: str) -> Collection[str]:
+def without_system(manifest: DatasetManifest, messages: Sequence[Message]) -> tuple[Message, ...]:
+    """The turns without the domain's system prompt; a row's own one stays."""
+    return tuple(turn for turn in messages if turn.role != "system" or turn.content != manifest.chat.system)
+
+
+async def filled_by_server(client: AsyncOpenAI, model: str) -> Collection[str]:
     """Names of the model's request defaults from its model card; other servers list none."""
     try:
         card = await client.models.retrieve(model)

@@ -14,6 +14,7 @@ from loadtest.bench.alternate import alternate
 from loadtest.bench.copies import copy_adapter
 from loadtest.bench.cost import successful_run
 from loadtest.bench.options import BenchOptions
+from loadtest.bench.processes import tree_usage
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.server import running_server
 from loadtest.errors import TargetError
@@ -33,6 +34,7 @@ class ServerUnderTest:
     url: str
     base: str
     adapters: tuple[str, str]
+    pid: int | None = None
 
 
 def bench_adapters(options: BenchOptions) -> tuple[BenchResult, ...]:
@@ -53,11 +55,18 @@ def bench_adapters(options: BenchOptions) -> tuple[BenchResult, ...]:
             alternate(partial(measure, base), partial(measure, other), options.rounds, options.pause_s)
             for other in (one, mixed)
         ]
+        memory = tuple(_memory(target.pid)) if target.pid is not None else ()
     return (
         BenchResult(name="base", value=pairs[0].baseline, unit="tok/s"),
         paired("one adapter", "tok/s", pairs[0]),
         paired("base and 2 adapters mixed", "tok/s", pairs[1]),
+        *memory,
     )
+
+
+def _memory(pid: int) -> Iterator[BenchResult]:
+    resident = tree_usage(pid).resident_bytes
+    yield BenchResult(name="resident memory of the server's processes", value=resident / 1e6, unit="MB")
 
 
 def tokens_per_s(url: str, models: tuple[str, ...]) -> float:
@@ -89,7 +98,7 @@ def _target(options: BenchOptions) -> Iterator[ServerUnderTest]:
         copies, names = copy_adapter(options.home, options.adapter, 2, Path(folder) / "home")
         with running_server(options.serve_file, copies.root, Path(folder) / "serve.log") as server:
             base = load_serve(options.serve_file).served_model_name
-            yield ServerUnderTest(f"{server.url}/v1", base, (names[0], names[1]))
+            yield ServerUnderTest(f"{server.url}/v1", base, (names[0], names[1]), server.pid)
 
 
 def _given(url: str, models: tuple[str, ...]) -> ServerUnderTest:

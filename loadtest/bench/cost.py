@@ -71,8 +71,13 @@ def measure_cost(side: ComparedServer, models: tuple[str, ...], load: Load, seed
     """
     meter = CpuMeter(side.pid)
     result = successful_run(load.config(side.url, models, seed), watch=lambda _: meter)
+    return cost_of(load, result, meter.cpu_s)
+
+
+def cost_of(load: Load, result: RunResult, cpu_s: float) -> Cost:
+    """The cost of a finished run, for which the server's process used `cpu_s` seconds of CPU time."""
     num_tokens = sum(load.count(record) for record in result.records)
-    return Cost(num_tokens / result.duration_s, 1000 * meter.cpu_s / num_tokens)
+    return Cost(num_tokens / result.duration_s, 1000 * cpu_s / num_tokens)
 
 
 def successful_run(config: LoadtestConfig, *, watch: Watch = lambda _: nullcontext()) -> RunResult:

@@ -30,11 +30,13 @@ class Stretch:
     Attributes:
         itl_p99_s: Over all gaps of all streams, seconds.
         duration_s: Of what happened meanwhile.
+        tokens_per_s: Of all streams.
     """
 
     itl_p99_s: float
     cpu_ms_per_token: float
     duration_s: float
+    tokens_per_s: float = 0.0
 
 
 def streams_of(side: ComparedServer, model: str, num_streams: int, num_tokens: int, seed: int) -> LoadtestConfig:
@@ -89,7 +91,9 @@ async def watch_streams(
         raise TargetError(
             f"No stream at {config.url!r} received two tokens in {end_s - begin_s:.1f} s. See the server's log."
         )
-    return Stretch(percentile(gaps_s, 99), 1000 * meter.cpu_s / len(gaps_s), duration_s)
+    return Stretch(
+        percentile(gaps_s, 99), 1000 * meter.cpu_s / len(gaps_s), duration_s, len(gaps_s) / (end_s - begin_s)
+    )
 
 
 def gaps_between(records: Iterable[RequestRecord], begin_s: float, end_s: float) -> Iterator[float]:

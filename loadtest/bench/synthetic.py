@@ -107,11 +107,17 @@ class _ServerConnection(asyncio.Protocol):
 
     def _write_json(self, status: int, content: dict[str, Any]) -> None:
         body = json.dumps(content).encode()
-        self._transport.write(b"HTTP/1.1 %d -\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
+        self._transport.write(
+            b"HTTP/1.1 %d -\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s"
+            % (status, len(body), body)
+        )
 
     def _stream(self, headers: dict[str, str], fields: dict[str, Any]) -> None:
         if fields["model"] == UNKNOWN_MODEL:
             self._write_json(404, {"error": {"message": f"The model {UNKNOWN_MODEL!r} does not exist."}})
+            return
+        if not fields.get("stream"):
+            self._write_json(200, _whole(fields["model"], fields.get("max_tokens") or fields["max_completion_tokens"]))
             return
         sent_s = self._state.note(headers.get("x-request-id", ""))
         due_s = self._loop.time() + self._state.delays.ttft_s
@@ -129,6 +135,21 @@ class _ServerConnection(asyncio.Protocol):
             self._loop.call_at(due_s, self._send, sent_s, pieces, number + 1, due_s)
         else:
             self._transport.write(pieces[number])
+
+
+def _whole(model: str, max_tokens: int) -> dict[str, Any]:
+    """An answer that is not streamed, at once."""
+    message = {"role": "assistant", "content": " word" * max_tokens}
+    usage = {"prompt_tokens": 9, "completion_tokens": max_tokens, "total_tokens": 9 + max_tokens}
+    choices = [{"index": 0, "message": message, "logprobs": None, "finish_reason": "length"}]
+    return {
+        "id": "chatcmpl-0",
+        "object": "chat.completion",
+        "created": 1,
+        "model": model,
+        "choices": choices,
+        "usage": usage,
+    }
 
 
 def _pieces(model: str, max_tokens: int) -> list[bytes]:

@@ -1,29 +1,20 @@
 """`lorikeet bench train`: a training step of ours beside one of plain TRL, and beside its products alone.
 
-Each side is a process (`train/bench_worker.py`) that takes a step when told to, on the same examples in the same
-batches. In a round each takes one.
+Both sides train on the same examples in the same batches; in a round each takes a step.
 """
 
-import json
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import TracebackType
-from typing import Any, Literal, Protocol, Self
+from typing import Literal
 
 from loadtest.bench.alternate import compare_pairs
-from loadtest.bench.children import child
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, paired
 from loadtest.bench.servers import kept_logs
-from loadtest.errors import TargetError
-
-BASE = "smollm2-135m-nf4"
-BNB_BASE = "smollm2-135m-nf4-bitsandbytes"
-"""The same base in bitsandbytes' own 4-bit tensors."""
+from loadtest.bench.train_objectives import bench_objectives
+from loadtest.bench.trainers import BASE, BNB_BASE, Floor, MeasuredStep, TrainerProcess, prepared_base, workers
 
 LEAST_RATIO: dict[str, float] = {"shared": 2.0, "own": 1.0}
 LEAST_OF_BNB = 5.0
@@ -37,28 +28,6 @@ _BNB_BATCH_SIZE = 4  # bitsandbytes takes its time
 _WARM_UPS = 2
 
 Data = Literal["shared", "own"]
-
-
-@dataclass(frozen=True)
-class MeasuredStep:
-    """One training step; `peak_bytes` is the process's until then."""
-
-    seconds: float
-    num_tokens: int
-    loss: float
-    peak_bytes: int
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.num_tokens / self.seconds
-
-
-@dataclass(frozen=True)
-class Floor:
-    """The matrix products of our last step alone."""
-
-    seconds: float
-    gflop: float
 
 
 @dataclass(frozen=True)
@@ -76,105 +45,21 @@ class Round:
         return min(self.bf16, self.float32, key=lambda step: step.seconds)
 
 
-class TrainerProcess(Protocol):
-    """A trainer in a process of its own."""
-
-    def step(self) -> MeasuredStep: ...
-
-    def floor(self) -> Floor: ...
-
-
-class WorkerSide:
-    """`train/bench_worker.py`, driven line by line; it ends with its standard input.
-
-    Raises:
-        TargetError: It ended without an answer. Its log says why.
-    """
-
-    def __init__(self, kind: str, base: Path, data: Data, batch_size: int, log: Path, environment: dict[str, str]):
-        self._name = f"{kind}, {data}"
-        self.is_bf16 = False
-        self._command = [sys.executable, "-P", "-m", "train.bench_worker", kind, str(base), data, str(batch_size)]
-        self._log, self._environment = log, environment
-        self._stack = ExitStack()
-
-    def __enter__(self) -> Self:
-        with ExitStack() as stack:
-            log = stack.enter_context(self._log.open("w"))
-            self._process = stack.enter_context(
-                child(self._command, output=log, is_asked=True, environment=self._environment)
-            )
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with self._stack:
-            if error is None:
-                self._process.communicate()
-
-    def wait_until_ready(self) -> str:
-        """How it computes."""
-        answer = self._read()
-        self.is_bf16 = bool(answer["is_bf16"])
-        return f"{self._name}: {answer['computes']}"
-
-    def step(self) -> MeasuredStep:
-        return MeasuredStep(**self._ask("step"))
-
-    def floor(self) -> Floor:
-        return Floor(**self._ask("floor"))
-
-    def _ask(self, what: str) -> dict[str, Any]:
-        assert self._process.stdin is not None
-        try:
-            self._process.stdin.write(f"{what}\n".encode())
-            self._process.stdin.flush()
-        except BrokenPipeError:
-            pass  # `_read` finds the end of its output
-        return self._read()
-
-    def _read(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        # Libraries write lines of their own.
-        for line in self._process.stdout:
-            if line.startswith(b"{"):
-                answer: dict[str, Any] = json.loads(line)
-                return answer
-        raise TargetError(f"The trainer ({self._name}) ended without an answer.")
-
-
 def bench_train(options: BenchOptions) -> tuple[BenchResult, ...]:
-    """Prepare the base where it is missing, then measure both kinds of data, then 4-bit tensors.
+    """Prepare the base where it is missing, then measure both kinds of data, the other objectives, and 4-bit tensors.
 
     Raises:
         TargetError: A base could not be prepared, or a trainer ended. The logs are kept; the message says where.
     """
     results: list[BenchResult] = []
     with kept_logs() as logs:
-        base = prepared_base(options, BASE, "dequantized", logs)
+        base = prepared_base(options, BASE, "nf4", "dequantized", logs)
         for data in LEAST_RATIO:
             results += _bench_data(options, base, data, logs)  # type: ignore[arg-type]  # keys are `Data`
-        bnb = prepared_base(options, BNB_BASE, "bitsandbytes", logs)
+        results += bench_objectives(options, base, logs)
+        bnb = prepared_base(options, BNB_BASE, "nf4", "bitsandbytes", logs)
         results.append(_bench_bnb(options, base, bnb, logs))
     return tuple(results)
-
-
-def prepared_base(options: BenchOptions, name: str, storage: str, logs: Path) -> Path:
-    """A base of the home, prepared by `lorikeet base prepare` in a process of its own if it is not there."""
-    folder = options.home.bases / name
-    if folder.is_dir():
-        return folder
-    options.say(f"preparing the base {name}")
-    words = "base", "prepare", "smollm2-135m", "--name", name, "--quantization", "nf4", "--storage", storage
-    log = logs / f"{name}.log"
-    command = [sys.executable, "-P", "-m", "lorikeet", *words, "--home", str(options.home.root)]
-    with log.open("w") as file, child(command, output=file, environment=options.environment) as process:
-        code = process.wait()
-    if code != 0:
-        raise TargetError(f"The base {name!r} could not be prepared.")
-    return folder
 
 
 def measure_rounds(
@@ -259,7 +144,8 @@ def _largest_difference(first: Sequence[MeasuredStep], second: Sequence[Measured
 
 
 def _bench_data(options: BenchOptions, base: Path, data: Data, logs: Path) -> tuple[BenchResult, ...]:
-    with _workers(options, (("lorikeet", base), ("trl-bfloat16", base), ("trl-float32", base)), data, logs) as sides:
+    both = (("lorikeet", base), ("trl-bfloat16", base), ("trl-float32", base))
+    with workers(options, both, data, logs, _BATCH_SIZE) as sides:
         ours, bf16, float32 = sides
         rounds = measure_rounds(ours, bf16, float32, options.rounds, options.say)
     return results_of(data, rounds, ours.is_bf16)
@@ -268,29 +154,10 @@ def _bench_data(options: BenchOptions, base: Path, data: Data, logs: Path) -> tu
 def _bench_bnb(options: BenchOptions, base: Path, bnb: Path, logs: Path) -> BenchResult:
     """Our way to train an NF4 base on a CPU, and bitsandbytes' own."""
     both = (("lorikeet", base), ("trl-bfloat16", bnb))
-    with _workers(options, both, "shared", logs, _BNB_BATCH_SIZE) as (ours, theirs):
+    with workers(options, both, "shared", logs, _BNB_BATCH_SIZE) as (ours, theirs):
         pairs = []
         for number in range(1 + options.rounds):
             options.say(f"NF4: round {number} of {options.rounds}")
             pairs.append((theirs.step().tokens_per_s, ours.step().tokens_per_s))
     title = f"NF4, {_BNB_BATCH_SIZE} examples a step: training (baseline: plain TRL on bitsandbytes' tensors)"
     return paired(title, "tok/s", compare_pairs(pairs[1:]), least=LEAST_OF_BNB)
-
-
-@contextmanager
-def _workers(
-    options: BenchOptions,
-    kinds: Sequence[tuple[str, Path]],
-    data: Data,
-    logs: Path,
-    batch_size: int = _BATCH_SIZE,
-) -> Iterator[list[WorkerSide]]:
-    with ExitStack() as stack:
-        sides = []
-        for kind, base in kinds:
-            log = logs / f"{kind}-{data}-{batch_size}.log"
-            side = stack.enter_context(WorkerSide(kind, base, data, batch_size, log, dict(options.environment)))
-            # One after the other: ours measures what to compute in while it starts.
-            options.say(side.wait_until_ready())
-            sides.append(side)
-        yield sides

@@ -11,10 +11,11 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from adapters.fingerprint import FINGERPRINT_FILE
-from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config
+from adapters.lint.config import is_soft_prompt
+from adapters.lint.peft_folder import CONFIG_FILE, DORA_FILE, MAGNITUDE, WEIGHTS_FILE, read_adapter_config
 from loadtest.errors import LoadtestError
 
-_COPIED = (FINGERPRINT_FILE, "README.md")
+_COPIED = (FINGERPRINT_FILE, DORA_FILE, "README.md")
 
 
 def pad_rank(source: Path, lora_r: int, folder: Path) -> None:
@@ -31,6 +32,8 @@ def pad_rank(source: Path, lora_r: int, folder: Path) -> None:
         LoadtestError: Its rank is higher, or not the same in all modules.
     """
     config = read_adapter_config(source)
+    if is_soft_prompt(config):
+        raise LoadtestError(f"{source.name!r} is a soft prompt, which has no rank; give a LoRA.")
     rank = config.get("r", 8)
     if config.get("rank_pattern") or config.get("alpha_pattern"):
         raise LoadtestError(f"{source.name!r} has different ranks for some modules; give an adapter with one rank.")
@@ -48,7 +51,9 @@ def pad_rank(source: Path, lora_r: int, folder: Path) -> None:
 
 
 def _padded(name: str, tensor: Tensor, num_new: int) -> Tensor:
-    """A (R, K) with more rows, B (N, R) with more columns; an embedding's A is (R, V), its B (N, R)."""
+    """A (R, K) with more rows, B (N, R) with more columns; an embedding's A is (R, V), its B (N, R); DoRA's stays."""
+    if name.endswith(MAGNITUDE):
+        return tensor
     is_a = name.endswith((".lora_A.weight", ".lora_embedding_A"))
     return pad(tensor, (0, 0, 0, num_new) if is_a else (0, num_new))
 

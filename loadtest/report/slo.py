@@ -34,7 +34,7 @@ class Slo(LoadtestRecord):
         return ",".join([*limits, f"p={self.percentile:g}", f"errors={100 * self.errors:g}%"])
 
 
-class Objective(LoadtestRecord):
+class SloObjective(LoadtestRecord):
     """One limit and what was measured: seconds, or a share for `errors`."""
 
     name: str = Field(description="`ttft p99`, `errors`…")
@@ -48,7 +48,7 @@ class SloVerdict(LoadtestRecord):
 
     slo: Slo
     is_met: bool
-    objectives: tuple[Objective, ...]
+    objectives: tuple[SloObjective, ...]
     num_requests: int
     num_good: int = Field(description="Requests that ended well within every limit.")
     goodput_share: float
@@ -110,22 +110,22 @@ def _request_value(record: RequestRecord, metric: Metric, q: float) -> float:
     return percentile(values, q) if values else missing
 
 
-def _latency_objectives(records: Sequence[RequestRecord], slo: Slo) -> Iterable[Objective]:
+def _latency_objectives(records: Sequence[RequestRecord], slo: Slo) -> Iterable[SloObjective]:
     for metric in METRICS:
         limit = slo.limit_s(metric)
         if limit is not None:
             values = values_of(records, metric)
             value = percentile(values, slo.percentile) if values else None
             name = f"{metric} p{slo.percentile:g}"
-            yield Objective(name=name, limit=limit, value=value, is_met=value is not None and value <= limit)
+            yield SloObjective(name=name, limit=limit, value=value, is_met=value is not None and value <= limit)
 
 
-def _error_objective(records: Sequence[RequestRecord], slo: Slo) -> Objective:
+def _error_objective(records: Sequence[RequestRecord], slo: Slo) -> SloObjective:
     share = sum(not record.is_ok for record in records) / len(records) if records else None
-    return Objective(name="errors", limit=slo.errors, value=share, is_met=share is not None and share <= slo.errors)
+    return SloObjective(name="errors", limit=slo.errors, value=share, is_met=share is not None and share <= slo.errors)
 
 
-def _reason(objectives: Sequence[Objective], num_requests: int, is_bottleneck: bool) -> str:
+def _reason(objectives: Sequence[SloObjective], num_requests: int, is_bottleneck: bool) -> str:
     if num_requests == 0:
         return "no request was sent"
     missed = [describe(objective) for objective in objectives if not objective.is_met]
@@ -133,7 +133,7 @@ def _reason(objectives: Sequence[Objective], num_requests: int, is_bottleneck: b
     return f"{reason} (the generator itself was late: see its figures)" if is_bottleneck else reason
 
 
-def describe(objective: Objective) -> str:
+def describe(objective: SloObjective) -> str:
     """`ttft p99 612 ms, limit 500 ms`."""
     show = _shown_share if objective.name == "errors" else _shown_s
     value = "has no value" if objective.value is None else show(objective.value)

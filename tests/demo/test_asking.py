@@ -47,6 +47,7 @@ def test_the_base_is_asked_until_the_gain_is_known_well_enough() -> None:
     assert found.low > 0.3
 
 
+@pytest.mark.slow
 def test_intervals_hold_however_often_one_looks() -> None:
     """95% intervals at every look: of 100 runs, hardly more than five may ever miss; Wilson's would, some twenty."""
     missed = 0

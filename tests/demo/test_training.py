@@ -10,9 +10,10 @@ from adapters.store.manifest import DatasetRef, RequestDefaults, TrainingRecord
 from adapters.store.store import AdapterStore
 from config.data import DataConfig
 from config.dataset import DATASET_MANIFEST_FILE, read_dataset
-from config.domain import AnswerConfig, ChatConfig, DomainConfig, EvaluationConfig, RecipeConfig
+from config.domain import AnswerConfig, ChatConfig, DomainConfig, EvaluationConfig
 from config.home import Home
 from config.model import Config
+from config.training import RecipeConfig
 from demo.training import current_version, replaced_versions, start_over, train_words
 from tests.datasets_on_disk import write_dataset
 from tests.peft_folders import draft_for, write_base_folder, write_peft_folder
@@ -35,7 +36,7 @@ def home(tmp_path: Path) -> Home:
     home = Home(tmp_path)
     write_base_folder(home.bases / "tiny")
     write_dataset(home.datasets / "medical", num_test=4)
-    key = run_key(domain().recipe, read_base(home.bases / "tiny"), read_dataset(home.datasets / "medical"))
+    key = run_key(domain(), read_base(home.bases / "tiny"), read_dataset(home.datasets / "medical"))
     start_run(home.runs / "medical", key)
     for step, file in ((9, "trainer_state.json"), (30, "trainer_state.json"), (60, "adapter_model.safetensors")):
         folder = home.runs / "medical" / f"checkpoint-{step}"
@@ -73,7 +74,7 @@ def publish(home: Home, **changes: Any) -> None:
     folder, store = write_peft_folder(home.root / "made"), AdapterStore(home.adapters)
     base, dataset = read_base(home.bases / "tiny"), read_dataset(home.datasets / "medical")
     sizes = dataset.model_dump(include={"num_train", "num_validation", "num_test", "licence", "dataset_sha256"})
-    arguments = domain().recipe.model_dump(mode="json")
+    arguments = domain().training_arguments
     fields: dict[str, Any] = {
         "base": base.ref,
         "dataset": DatasetRef(source="test", **sizes),
@@ -123,7 +124,7 @@ def test_a_version_of_another_evaluation_is_not_current(home: Home, changed: dic
 
 
 def test_a_version_older_than_a_setting_has_its_default(home: Home) -> None:
-    arguments = domain().recipe.model_dump(mode="json", exclude={"template_date"})
+    arguments = {k: v for k, v in domain().training_arguments.items() if k not in ("template_date", "method")}
     training = TrainingRecord(arguments=arguments, metrics={}, duration_s=1, device="cpu", libraries={})
     publish(home, training=training)
     assert current_version(home, domain()) is not None

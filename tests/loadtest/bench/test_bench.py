@@ -81,6 +81,7 @@ def test_the_table_says_whether_a_target_was_reached() -> None:
     assert "ratio > 0.8: NO" in out.getvalue()
 
 
+@pytest.mark.slow
 def test_adapters_are_measured_on_a_server_that_runs(tmp_path: Path) -> None:
     with synthetic_server(Delays(ttft_s=0.005, itl_s=0.001)) as server:
         options = BenchOptions(Home(tmp_path), url=f"{server.url}/v1", models=("base", "a", "b"), rounds=1, pause_s=0)

@@ -63,6 +63,7 @@ def holder() -> Iterator[tuple["subprocess.Popen[str]", list[int]]]:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.slow
 def test_what_was_started_ends_with_a_signal_to_the_parent(number: signal.Signals) -> None:
     with holder() as (process, pids):
         assert len(pids) == 2
@@ -72,6 +73,7 @@ def test_what_was_started_ends_with_a_signal_to_the_parent(number: signal.Signal
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells a process of its parent's end")
+@pytest.mark.slow
 def test_a_killed_parent_leaves_no_child() -> None:
     with holder() as (process, (pid, _)):
         process.kill()
@@ -86,6 +88,7 @@ def test_the_end_of_the_block_ends_the_whole_group() -> None:
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.slow
 def test_a_child_that_ignores_its_signal_is_killed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("loadtest.bench.children._END_TIMEOUT_S", 0.2)
     with (

@@ -14,7 +14,7 @@ from loadtest.bench.results import BenchResult
 from lorikeet import app
 
 GIVEN: list[BenchOptions] = []
-OWN_SERVERS = ("coldload", "lora", "manyadapters", "overhead")
+OWN_SERVERS = ("cluster", "coldload", "lora", "manyadapters", "overhead")
 
 
 def noted(options: BenchOptions) -> tuple[BenchResult, ...]:

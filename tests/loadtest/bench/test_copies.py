@@ -10,7 +10,14 @@ from safetensors.torch import load_file
 
 from adapters.fingerprint import FINGERPRINT_FILE
 from adapters.lint.config import scaling_of
-from adapters.lint.peft_folder import CONFIG_FILE, WEIGHTS_FILE, read_adapter_config, read_lora_spec
+from adapters.lint.peft_folder import (
+    CONFIG_FILE,
+    DORA_FILE,
+    MAGNITUDE,
+    WEIGHTS_FILE,
+    read_adapter_config,
+    read_lora_spec,
+)
 from adapters.reference import Target
 from adapters.store.manifest import RequestDefaults
 from adapters.store.store import AdapterStore
@@ -18,7 +25,7 @@ from config.home import Home
 from loadtest.bench.copies import copy_adapter
 from loadtest.errors import LoadtestError
 from loadtest.load.padding import pad_rank
-from tests.peft_folders import HIDDEN, MODULES, RANK, draft_for, lora_tensors, write_peft_folder
+from tests.peft_folders import HIDDEN, MODULES, RANK, dora_tensors, draft_for, lora_tensors, write_peft_folder
 
 
 @pytest.fixture
@@ -87,6 +94,17 @@ def test_padding_keeps_the_type_and_the_fingerprint(tmp_path: Path) -> None:
     assert {tensor.shape for tensor in padded.values()} == {(16, HIDDEN), (HIDDEN, 16)}
     assert (tmp_path / "padded" / FINGERPRINT_FILE).read_text() == "{}"
     assert json.loads((tmp_path / "padded" / CONFIG_FILE).read_text())["lora_alpha"] == 32
+
+
+def test_padded_dora_keeps_its_magnitudes_and_factors(tmp_path: Path) -> None:
+    source = write_peft_folder(tmp_path / "source", use_dora=True, tensors=dora_tensors())
+    (source / DORA_FILE).write_bytes(b"factors")
+    pad_rank(source, 16, tmp_path / "padded")
+    padded, original = (load_file(folder / WEIGHTS_FILE) for folder in (tmp_path / "padded", source))
+    names = [name for name in original if name.endswith(MAGNITUDE)]
+    assert len(names) == len(MODULES)
+    assert all(torch.equal(padded[name], original[name]) for name in names)
+    assert (tmp_path / "padded" / DORA_FILE).read_bytes() == b"factors"
 
 
 def test_copies_of_a_higher_rank_can_be_published(home: Home, tmp_path: Path) -> None:

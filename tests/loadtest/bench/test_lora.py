@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 
 from config.home import Home
-from loadtest.bench.cost import ComparedServer, Cost, Load, measure_cost
+from loadtest.bench.cost import ComparedServer, Cost, Load, cost_of, measure_cost
 from loadtest.bench.floor import adapter_bytes, base_bytes, floor_results, read_bytes_per_s
 from loadtest.bench.lora import ALONE, FEWER, PREFILL, STREAMS, Row, Stage, bench_lora, compare, stages_of, within
 from loadtest.bench.options import BenchOptions
@@ -17,6 +17,7 @@ from loadtest.bench.synthetic import Delays, SyntheticServer, synthetic_server
 from loadtest.errors import TargetError
 from loadtest.load.workload import plan
 from tests.peft_folders import write_peft_folder
+from tests.runs import request, run_of
 
 OURS, THEIRS = ComparedServer("ours", 1), ComparedServer("theirs", 2)
 ADAPTERS = {f"a-{number}@1": Path(f"/store/{number}") for number in range(8)}
@@ -147,18 +148,18 @@ def server() -> Iterator[SyntheticServer]:
         yield server
 
 
-def test_a_cost_is_tokens_and_the_cpu_time_of_a_process(server: SyntheticServer) -> None:
-    side, load = ComparedServer(f"{server.url}/v1", os.getpid()), Load(num_streams=4, num_requests=40, num_tokens=10)
-    cost = measure_cost(side, ("a", "b"), load, 1)
-    assert 50 < cost.tokens_per_s < 4 * 1000
-    assert 0 < cost.cpu_ms_per_token < 20
+def test_a_cost_is_tokens_over_the_run_and_cpu_time_over_tokens() -> None:
+    result = run_of(request(0, num_tokens=30), request(1, num_tokens=10), duration_s=2.0)
+    assert cost_of(STREAMS, result, cpu_s=0.5) == Cost(tokens_per_s=20.0, cpu_ms_per_token=12.5)
+    assert cost_of(PREFILL, result, cpu_s=0.5) == Cost(tokens_per_s=20.0, cpu_ms_per_token=12.5)
+    assert cost_of(PREFILL, run_of(request(0)), cpu_s=0.5) == Cost(tokens_per_s=2.0, cpu_ms_per_token=25.0)
 
 
-def test_a_prefill_counts_prompt_tokens(server: SyntheticServer) -> None:
+def test_a_cost_is_measured_on_a_real_process(server: SyntheticServer) -> None:
     side = ComparedServer(f"{server.url}/v1", os.getpid())
-    load = Load(num_streams=1, num_requests=2, num_tokens=1)
-    one, other = (measure_cost(side, ("a",), one, 1) for one in (load, Load(1, 2, 48, 1, "prompt")))
-    assert 2 < other.tokens_per_s / one.tokens_per_s < 40  # the server says 9 tokens, whatever is asked
+    cost = measure_cost(side, ("a", "b"), Load(num_streams=4, num_requests=40, num_tokens=10), 1)
+    assert cost.tokens_per_s > 0
+    assert cost.cpu_ms_per_token > 0
 
 
 def test_a_request_that_fails_fails_the_measurement(server: SyntheticServer) -> None:

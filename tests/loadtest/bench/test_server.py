@@ -8,6 +8,7 @@ import pytest
 from loadtest.bench.server import ServerError, StartingServer, free_port, running_server, starting_command
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Path) -> None:
     config = tmp_path / "serve.yaml"
     config.write_text("base: nothing-prepared\n")
@@ -18,6 +19,7 @@ def test_a_server_that_ends_at_once_is_reported_with_its_last_words(tmp_path: Pa
         pass
 
 
+@pytest.mark.slow
 def test_a_server_that_never_gets_ready_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sleeper = tmp_path / "sleeper"
     sleeper.write_text(f"#!/bin/sh\necho still starting\nexec {sys.executable} -c 'import time; time.sleep(60)'\n")
@@ -42,6 +44,7 @@ http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Handler).serve_forever()
 """
 
 
+@pytest.mark.slow
 def test_something_else_can_run_while_a_server_starts(tmp_path: Path) -> None:
     port, go = free_port(), tmp_path / "go"
     command = [sys.executable, "-c", WAITS, str(port), str(go)]
@@ -59,6 +62,7 @@ def check_for_ever(server: StartingServer) -> None:
         server.check()
 
 
+@pytest.mark.slow
 def test_a_server_that_ends_while_it_starts_is_reported(tmp_path: Path) -> None:
     command = [sys.executable, "-c", "import sys; sys.exit('no memory')"]
     with (

@@ -8,7 +8,9 @@ from config.home import Home
 from loadtest.bench import train
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
-from loadtest.bench.train import Floor, MeasuredStep, Round, WorkerSide, measure_rounds, prepared_base, results_of
+from loadtest.bench.train import Round, measure_rounds, results_of
+from loadtest.bench.train_objectives import StepPair, objective_results
+from loadtest.bench.trainers import Floor, MeasuredStep, WorkerSide, prepared_base
 from loadtest.errors import TargetError
 
 STEP = MeasuredStep(seconds=1.0, num_tokens=1000, loss=2.0, peak_bytes=10**9)
@@ -107,6 +109,25 @@ def test_a_base_that_is_there_is_not_prepared_again(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     options = BenchOptions(Home(tmp_path))
     (options.home.bases / "there").mkdir(parents=True)
-    assert prepared_base(options, "there", "dequantized", tmp_path) == options.home.bases / "there"
+    assert prepared_base(options, "there", "nf4", "dequantized", tmp_path) == options.home.bases / "there"
     with pytest.raises(TargetError, match="'missing' could not be prepared"):
-        prepared_base(options, "missing", "dequantized", tmp_path)
+        prepared_base(options, "missing", "nf4", "dequantized", tmp_path)
+
+
+def test_an_objective_is_held_against_plain_trl_by_step() -> None:
+    ours, plain = replace(STEP, seconds=1.0, peak_bytes=10**9), replace(STEP, seconds=4.0, peak_bytes=2 * 10**9)
+    speed, memory = objective_results("dpo", [StepPair(plain, ours)] * 2)
+    assert (speed.name, speed.unit) == ("dpo: a step (baseline: plain TRL)", "s")
+    assert (speed.value, speed.baseline, speed.ratio, speed.is_pass) == (1.0, 4.0, 0.25, True)
+    assert (memory.value, memory.baseline, memory.ratio, memory.is_pass) == (1000, 2000, 0.5, None)
+
+
+def test_text_is_held_against_plain_trl_by_token() -> None:
+    packed, padded = replace(STEP, seconds=1.0, num_tokens=500), replace(STEP, seconds=2.0, num_tokens=250)
+    speed, _ = objective_results("text", [StepPair(padded, packed)])
+    assert (speed.value, speed.baseline, speed.ratio) == (2.0, 8.0, 0.25)
+
+
+def test_an_objective_that_became_slower_is_told() -> None:
+    speed, _ = objective_results("kto", [StepPair(replace(STEP, seconds=1.0), replace(STEP, seconds=1.3))])
+    assert speed.is_pass is False

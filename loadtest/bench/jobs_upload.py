@@ -1,0 +1,92 @@
+"""Uploads in `lorikeet bench jobs`: a large file in one request, and the server's memory meanwhile."""
+
+import json
+import time
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from loadtest.bench.cost import ComparedServer
+from loadtest.bench.memory import MemorySample, sampled_memory
+from loadtest.bench.options import BenchOptions
+from loadtest.bench.results import BenchResult
+from loadtest.errors import TargetError
+
+NUM_BYTES = 200_000_000
+LEAST_MB_PER_S = 50.0
+MOST_ADDED_MB = 30.0
+
+_EVERY_S = 0.1
+Purpose = Literal["batch", "fine-tune"]
+
+
+def bench_upload(side: ComparedServer, folder: Path, options: BenchOptions) -> tuple[BenchResult, ...]:
+    """Upload a file for each purpose; the first, small one is not measured.
+
+    Args:
+        folder: For the files.
+
+    Raises:
+        TargetError: The server refused it.
+    """
+    results: list[BenchResult] = []
+    for purpose in ("batch", "fine-tune"):
+        path = folder / f"{purpose}.jsonl"
+        _write(path, purpose, NUM_BYTES // 100)
+        _upload(side.url, path, purpose)
+        _write(path, purpose, NUM_BYTES)
+        samples: list[MemorySample] = []
+        with sampled_memory(side.pid, samples, _EVERY_S):
+            start_s = time.monotonic()
+            _upload(side.url, path, purpose)
+            duration_s = time.monotonic() - start_s
+        path.unlink()
+        mb_per_s = NUM_BYTES / 1e6 / duration_s
+        added_mb = (max(sample.resident_bytes for sample in samples) - samples[0].resident_bytes) / 1e6
+        options.say(f"200 MB for {purpose}: {mb_per_s:.0f} MB/s, {added_mb:+.0f} MB of memory")
+        results += [
+            BenchResult(
+                name=f"upload of 200 MB, purpose {purpose}",
+                value=mb_per_s,
+                unit="MB/s",
+                target=f"at least {LEAST_MB_PER_S:g} MB/s",
+                is_pass=mb_per_s >= LEAST_MB_PER_S,
+            ),
+            BenchResult(
+                name=f"memory added by it, purpose {purpose}",
+                value=added_mb,
+                unit="MB",
+                target=f"at most {MOST_ADDED_MB:g} MB",
+                is_pass=added_mb <= MOST_ADDED_MB,
+            ),
+        ]
+    return tuple(results)
+
+
+def _write(path: Path, purpose: Purpose, num_bytes: int) -> None:
+    """Lines of some 1 KB, as many as there is room for."""
+    line = json.dumps(_row(purpose)).encode() + b"\n"
+    path.write_bytes(line * (num_bytes // len(line)))
+
+
+def _row(purpose: Purpose) -> dict[str, object]:
+    messages = [{"role": "user", "content": "word " * 100}, {"role": "assistant", "content": "word " * 80}]
+    if purpose == "fine-tune":
+        return {"messages": messages}
+    return {"custom_id": "line", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": messages}}
+
+
+def _upload(url: str, path: Path, purpose: Purpose) -> None:
+    with path.open("rb") as file:
+        answer = httpx.post(
+            f"{url}/files",
+            data={"purpose": purpose},
+            files={"file": (path.name, file)},
+            timeout=600,
+            trust_env=False,
+        )
+    if answer.is_error:
+        raise TargetError(f"The server refused a file for {purpose!r}: {answer.status_code}: {answer.text[:300]}")
+    file_url = f"{url}/files/{answer.json()['id']}"
+    httpx.delete(file_url, timeout=60, trust_env=False)

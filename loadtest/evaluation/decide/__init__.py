@@ -1,0 +1,1 @@
+"""`lorikeet eval decide`: prompting, retrieval and the adapter on the same questions; start at `decide`."""

@@ -1,0 +1,1 @@
+"""What a fleet of servers would do, from the measurements of one."""
