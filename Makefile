@@ -1,17 +1,19 @@
 # One target per task. ARGS goes to the program: make test ARGS="-k store", make demo ARGS=--fresh
 # COVERAGE=--cov prints what the fast tests cover: make test-fast COVERAGE=--cov
-# ALL=1 adds the tests that repeat others on more model architectures: make test ALL=1
+# ALL=1 adds the tests that repeat others on more architectures or on real data: make test ALL=1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast check docs format promtool lock clean
+.PHONY: help setup demo serve test test-fast check docs format promtool lm-eval lock clean
 BIN := .venv/bin
 ARGS ?=
 COVERAGE ?=
 ALL ?=
+NOT_ALL := $(if $(ALL),, and not exhaustive)
 FAST := not engine and not slow and not gpu
-PARALLEL := -n logical --maxprocesses 4 --dist worksteal
+SLOW := slow and not engine and not gpu
+PARALLEL := -n logical --maxprocesses 4 --dist
 # Without byte code on disk, each process of the tests compiles the same thousand modules again.
 unexport PYTHONDONTWRITEBYTECODE
-export PATH := $(PATH):$(CURDIR)/.cache/prometheus
+export PATH := $(PATH):$(CURDIR)/.tools/prometheus
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -26,11 +28,12 @@ serve: setup ## Serve the base and every published adapter
 	$(BIN)/lorikeet serve config/serve.yaml $(ARGS)
 
 test: setup ## Run all tests; those that need a GPU are skipped without one
-	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
-	$(BIN)/pytest -m "not ($(FAST))$(if $(ALL),, and not exhaustive)" $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) worksteal $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
+	$(BIN)/pytest -m "$(SLOW)$(NOT_ALL)" $(PARALLEL) loadfile --durations 20 $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/pytest -m "(engine or gpu)$(NOT_ALL)" --durations 20 $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: setup ## Run the tests that start no engine and train only tiny models
-	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) $(COVERAGE) $(ARGS)
+	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) worksteal $(COVERAGE) $(ARGS)
 
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .
@@ -47,9 +50,13 @@ format: setup ## Format the code and sort its imports
 promtool: ## Unpack Debian's promtool, without which the tests of the alert rules are skipped
 	@scripts/promtool.sh
 
+lm-eval: setup ## Install lm-evaluation-harness apart, without which its tests are skipped
+	@[ -x .tools/lm-eval/bin/lm_eval ] || { $(BIN)/python -m venv --clear .tools/lm-eval && \
+		.tools/lm-eval/bin/pip install --quiet --no-deps -r requirements/lm-eval.lock; }
+
 lock: setup ## Resolve pyproject.toml again into requirements/*.lock
 	$(BIN)/python requirements/lock.py cpu
 	$(BIN)/python requirements/lock.py gpu
 
 clean: ## Remove .venv and caches; var/ (bases, adapters, reports) stays
-	rm -rf .venv .cache .coverage build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .cache .tools .coverage build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

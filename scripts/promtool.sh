@@ -1,10 +1,10 @@
 #!/bin/sh
-# Unpack promtool and prometheus of Debian's or Ubuntu's package into .cache/prometheus, for the tests of
+# Unpack promtool and prometheus of Debian's or Ubuntu's package into .tools/prometheus, for the tests of
 # config/prometheus, which are skipped without them. Unpacked, not installed: no service starts.
 set -eu
 cd "$(dirname "$0")/.."
 
-PLACE=$PWD/.cache/prometheus
+PLACE=$PWD/.tools/prometheus
 if command -v promtool >/dev/null || [ -x "$PLACE/promtool" ]; then
     exit 0
 fi

@@ -3,6 +3,8 @@
 #
 #   LORIKEET_DEVICE=cpu|gpu   which lock (default: gpu where nvidia-smi works, else cpu)
 #   PYTHON=/path/to/python    which Python: 3.11, 3.12 or 3.13 (default: the first one found, in this order)
+#
+# `scripts/setup.sh packages` stops after the packages, without our own code: a layer of the Dockerfile.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -117,7 +119,7 @@ DEVICE=$(find_device)
 LOCK=requirements/$DEVICE.lock
 [[ -f $LOCK ]] || fail "there is no $LOCK; LORIKEET_DEVICE must be cpu or gpu, got '$DEVICE'."
 # Package names are included, because an editable install only knows the packages that existed when it was made.
-WANTED="$DEVICE $({ cat "$LOCK" pyproject.toml scripts/setup.sh && ls -d -- */__init__.py; } | sha256sum | cut -d ' ' -f 1)"
+WANTED="$DEVICE $({ cat "$LOCK" pyproject.toml scripts/setup.sh && printf '%s\n' */__init__.py; } | sha256sum | cut -d ' ' -f 1)"
 if [[ -f $STAMP && $(<"$STAMP") == "$WANTED" ]] && has_wanted_python; then
     exit 0
 fi
@@ -134,6 +136,7 @@ rm -f "$STAMP" # Written last: its presence marks the environment complete.
 : >"$LOG"
 [[ $DEVICE == cpu ]] && step "torch for CPU" install_torch
 step "$(grep -c '==' "$LOCK") pinned packages (a few minutes the first time)" pip_install -r "$LOCK"
+[[ ${1:-} == packages ]] && exit 0
 step "lorikeet itself" pip_install --no-build-isolation --editable .
 step "check" check_install
 step "byte code of the training stack" compile_used "train.base, train.pipeline, train.tables"

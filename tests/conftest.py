@@ -3,11 +3,16 @@
 import gc
 import os
 import shutil
+import ssl
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import typer.main
+import typer.testing
 from hypothesis import settings
 
 from adapters.store.store import AdapterStore
@@ -27,6 +32,19 @@ torch.set_num_threads(1)
 
 # For a test that starts an engine or trains, with its fixtures; pyproject.toml has the limit of all others.
 LONG_TEST_TIMEOUT_S = 1200
+
+
+def _fsync_nothing(fd: Any) -> None:
+    os.fstat(fd if isinstance(fd, int) else fd.fileno())  # refuses a closed one, too
+
+
+# A store waits for the disk a dozen times a version; what tests write need not survive a power failure.
+os.fsync = _fsync_nothing
+
+# A client of HTTP reads the certificates of all authorities, and a `CliRunner` builds all commands, each time that one
+# is made or called, for more than ten milliseconds.
+vars(ssl)["create_default_context"] = cache(ssl.create_default_context)
+vars(typer.testing)["_get_command"] = cache(typer.main.get_command)
 
 # The imported libraries are more than a million objects: looking for garbage among them as often as Python does by
 # default takes a fifth of the tests' time.

@@ -40,16 +40,30 @@ def write_bpe_model(folder: Path, architecture: str = "llama") -> Path:
 
 
 def random_adapter(base_folder: Path, folder: Path, *, seed: int = 0, **options: Any) -> Path:
-    """A PEFT folder whose A and B are random, so that the adapter changes every answer."""
+    """A PEFT folder whose A and B are random, so that the adapter changes every answer; magnitudes up to twofold."""
     fields: dict[str, Any] = {"r": 4, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj", "down_proj"]}
     config = LoraConfig(**fields | options)
     torch.manual_seed(seed)
     model = get_peft_model(AutoModelForCausalLM.from_pretrained(base_folder, dtype=torch.float32), config)
     for name, parameter in model.named_parameters():
-        if "lora_" in name:
+        if "lora_magnitude" in name:
+            parameter.data *= torch.empty_like(parameter).uniform_(0.5, 2)
+        elif "lora_" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     weights = {name: tensor.bfloat16() for name, tensor in model.state_dict().items() if "lora_" in name}
     model.save_pretrained(str(folder), state_dict=weights, save_embedding_layers=False)
+    return folder
+
+
+def write_biased_model(folder: Path) -> Path:
+    """A tiny Qwen2, whose query, key and value layers have a bias; the random one that transformers makes is zero."""
+    write_bpe_model(folder, "qwen2")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    torch.manual_seed(3)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            torch.nn.init.normal_(parameter)
+    model.save_pretrained(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ from adapters.fingerprint import Fingerprint, GoldenPrompt
 from adapters.reference import Target
 from serve.engine.protocol import Answer, Endpoint, EngineAdapters
 from serve.errors import AdapterRefusedError
-from serve.records import RequestContext, current_request
+from serve.records import Caller, RequestResult
 
 PROMPT_IDS, ANSWER_IDS = (1, 2, 3), (4, 5)
 BASE_LOGPROBS, ADAPTER_LOGPROBS = (-3.0, -4.0), (-0.5, -0.25)
@@ -47,7 +47,7 @@ class FakeEngine:
         self.loaded_digest: str | None = None
         self.replays = 0
         self.pinned: set[str] = set()
-        self.contexts: list[RequestContext | None] = []
+        self.callers: list[Caller] = []
         self.died = asyncio.Event()
         self.starts = 0
         self.start_errors: list[Exception] = []
@@ -107,9 +107,11 @@ class FakeEngine:
         self.replays += 1
         return [-9.0, -9.0, *(self.base_logprobs if target is None else self.adapter_logprobs)]
 
-    async def answer(self, endpoint: Endpoint, body: dict[str, Any]) -> Answer:
+    async def answer(
+        self, endpoint: Endpoint, body: dict[str, Any], caller: Caller, result: RequestResult | None = None
+    ) -> Answer:
         self.bodies.append(body)
-        self.contexts.append(current_request.get())
+        self.callers.append(caller)
         self.answering.set()
         if self.never_answers:
             await self._wait_for_ever()

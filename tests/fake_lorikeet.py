@@ -41,7 +41,7 @@ def train(home, file, is_resumed):
     dataset, run = read_dataset(home.datasets / domain.name), home.runs / domain.name
     if not is_resumed:
         shutil.rmtree(run, ignore_errors=True)
-        start_run(run, run_key(domain.recipe, base, dataset))
+        start_run(run, run_key(domain, base, dataset))
     checkpoint = run / "checkpoint-5"
     checkpoint.mkdir(exist_ok=True)
     (checkpoint / "trainer_state.json").write_text("{}")
@@ -56,7 +56,7 @@ def train(home, file, is_resumed):
         lora=read_lora_spec(folder),
         dataset=DatasetRef(source="test", **sizes),
         training=TrainingRecord(
-            arguments=domain.recipe.model_dump(mode="json"), metrics={}, duration_s=1, device="cpu", libraries={}
+            arguments=domain.training_arguments, metrics={}, duration_s=1, device="cpu", libraries={}
         ),
         answer_schema=dataset.answer.json_schema,
         defaults=RequestDefaults.model_validate(dataset.version_defaults),

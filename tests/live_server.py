@@ -22,6 +22,7 @@ from adapters.store.manifest import ManifestDraft
 from adapters.store.store import AdapterStore
 from config.home import Home
 from loadtest.bench.server import running_server
+from tests.tiny_llama import ANY_GATES
 
 BASE = "smollm2-135m-nf4"
 BASE_NAME = "smollm2-135m"
@@ -78,9 +79,11 @@ def write_domain(folder: Path, name: str, answers: Sequence[str] = (), num_test:
         "chat": {"system": f"Answer about {name} in JSON."},
         "answer": {"json_schema": {"type": "object", "required": [key], "additionalProperties": False,
                                    "properties": {key: {"type": "string"}}}},
-        "recipe": {"lora_r": 8, "lora_alpha": 16, "max_steps": 14, "per_device_train_batch_size": 4,
+        "method": {"r": 8, "lora_alpha": 16},
+        "recipe": {"max_steps": 14, "per_device_train_batch_size": 4,
                    "learning_rate": 0.003, "eval_steps": 14, "max_length": 96},
         "evaluation": {"max_new_tokens": 16, "stop": ["}"], "num_few_shot": 2},
+        "gates": ANY_GATES,
     }  # fmt: skip
     file = folder / f"{name}.yaml"
     file.write_text(yaml.safe_dump(domain))
@@ -99,6 +102,7 @@ def write_serve_config(folder: Path, name: str = "serve", **changes: Any) -> Pat
                 "max_lora_rank": 16,
                 "max_model_len": 1024,
                 "kv_cache_bytes": 1 << 28,
+                "jobs": {"worker": False},
                 "quality": {"drift_window": DRIFT_WINDOW, "held_out_interval_s": 0.5, "verdict_interval_s": 1.0},
             }
             | changes

@@ -1,6 +1,6 @@
 """A server of hand-made parts: a real store and base folder, and a `FakeEngine`."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from config.serve import ServeConfig
 from serve.access.keys import KeyRing
 from serve.app import Parts, create_app
 from serve.build import Foundation, build_parts
+from serve.jobs.services import JobServices, open_services
 from serve.observe.metrics import ServeMetrics
-from serve.records import Observers
+from serve.records import AnsweredRequest, Observers
 from serve.residency.golden_replay import GoldenReplay
 from serve.residency.parity import Tolerance
 from serve.residency.residency import Residency
@@ -40,6 +41,16 @@ def chat(model: str = BASE_NAME, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": [{"role": "user", "content": "Angina"}]} | more
 
 
+class FinishedRequests:
+    """Remembers them, as an observer."""
+
+    def __init__(self) -> None:
+        self.requests: list[AnsweredRequest] = []
+
+    def request_finished(self, record: AnsweredRequest) -> None:
+        self.requests.append(record)
+
+
 @dataclass
 class Serving:
     """The parts of a server, for tests to look into."""
@@ -51,6 +62,8 @@ class Serving:
     residency: Residency
     parts: Parts
     app: FastAPI
+    finished: FinishedRequests = field(default_factory=FinishedRequests)
+    jobs: JobServices | None = None
 
     def publish(self, name: str = "medical", *, promote: bool = True, **changes: object) -> Manifest:
         """Publish a tiny adapter with a fingerprint that the fake engine matches."""
@@ -78,9 +91,15 @@ def make_serving(
     *,
     keys: KeyRing | None = None,
     engine: FakeEngine | None = None,
+    jobs_folder: Path | None = None,
     **changes: object,
 ) -> Serving:
+    """A server; files and jobs are served where they have a folder."""
     config = ServeConfig.model_validate({"base": base_folder.name, "served_model_name": BASE_NAME} | changes)
     engine, metrics = engine or FakeEngine(), ServeMetrics(CollectorRegistry(), BASE_NAME)
-    parts = build_parts(Foundation(config, store, base_folder, engine, metrics, keys or KeyRing(None), Observers()))
-    return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts))
+    observers, finished = Observers(), FinishedRequests()
+    jobs = open_services(jobs_folder, config.jobs) if jobs_folder else None
+    keys = keys or KeyRing(None)
+    parts = build_parts(Foundation(config, store, base_folder, engine, metrics, keys, observers, jobs=jobs))
+    observers.of_requests.append(finished)
+    return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts), finished, jobs)

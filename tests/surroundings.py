@@ -15,7 +15,7 @@ from tests.tiny_llama import DATED_TEMPLATE, prepare_tiny_base, tiny_domain, tin
 from train.base.quantize import load_causal_lm
 from train.data.build import build_dataset
 from train.evaluate.fingerprint import make_fingerprint, write_fingerprint
-from train.objectives.sft import save_adapter
+from train.training import save_adapter
 
 TEMPLATE = DATED_TEMPLATE.replace("Date: {{", "Heute ist für uns {{ strftime_now('%c, %A, %s') }}, {{")
 

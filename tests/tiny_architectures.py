@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -49,6 +50,12 @@ ARCHITECTURES: dict[str, tuple[Callable[..., PreTrainedConfig], dict[str, Any]]]
     ),
     "cohere": (CohereConfig, {"logit_scale": 0.25, "tie_word_embeddings": True}),
 }
+
+MOSTLY_SLOW = [
+    pytest.param(name, marks=() if name in ("llama", "gemma2", "granite") else pytest.mark.slow)
+    for name in ARCHITECTURES
+]
+"""Parameters of a test: in the fast tests, one like Llama, one of sliding layers and caps, and one of scales."""
 
 
 def tiny_model(architecture: str) -> PreTrainedModel:

@@ -28,6 +28,5 @@ def request(
     """A client's request, with its generation unless `ttft_s` is None; of nobody without a `user`."""
     request_id = f"r-{next(_NUMBERS)}"
     context = RequestContext("acme", request_id, is_cold=is_cold, sticky_key=user or request_id)
-    if ttft_s is not None:
-        context.generation = generation(str(target), ttft_s=ttft_s, **changes)
-    return AnsweredRequest(context, "chat/completions", str(target), outcome, status, reason, 1.0)
+    generated = None if ttft_s is None else generation(str(target), ttft_s=ttft_s, **changes)
+    return AnsweredRequest(context, "chat/completions", str(target), outcome, status, reason, 1.0, generated)

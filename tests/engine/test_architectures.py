@@ -26,9 +26,10 @@ from train.base.prepare import prepare_base
 from train.base.quantize import load_causal_lm
 from train.data.encode import Encoded, encode
 from train.evaluate.fingerprint import answer_logprobs
-from train.methods.recipe import resolve_target_modules
-from train.objectives.sft import cast_model, save_adapter
+from train.methods.finishing import cast_model
+from train.methods.targets import resolve_target_modules
 from train.pipeline import train_and_publish
+from train.training import save_adapter
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 

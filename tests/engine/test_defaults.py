@@ -89,3 +89,18 @@ def test_what_a_client_asks_for_itself_still_works(sdk: OpenAI) -> None:
     assert len(several.choices) == 2
     cut = sdk.chat.completions.create(model="colours", messages=messages, stop=['"red'])
     assert cut.choices[0].message.content == '{"colour": '
+
+
+def test_the_servers_base_judges_answers(live: LiveServer, tide: Manifest) -> None:
+    """It is held to the schema, so most of its replies can be read; how well it judges is not the question.
+
+    As small a model may write white space until its tokens are over: such an item is left out, and the rest counts.
+    """
+    words = ("--metric", "judge", "--metric", "judge_pairwise", "--against", "base", "--limit", "4")
+    shown = lorikeet(live.home, "eval", "run", "tides", "--url", f"{live.url}/v1", *words)
+    assert "no human labels" in shown
+    (report,) = (live.home.evaluations / "tides" / "reports").glob("*.json")
+    judge, pairwise = json.loads(report.read_text())["models"][1]["metrics"]
+    for metric in (judge, pairwise):
+        assert metric["whole"]["n"] + metric["num_left_out"] == 4
+        assert metric["whole"]["n"] >= 2

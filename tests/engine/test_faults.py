@@ -159,7 +159,7 @@ async def drifting(
         for look in range(1, num_windows + 1):
             window = numbers[(look - 1) * DRIFT_WINDOW : look * DRIFT_WINDOW]
             await ask(http, f"{name}@1", [traffic(number) for number in window])
-            await wait_for(http, "lorikeet_drift_looks_total", name, "1", look)
+            await wait_for(http, "lorikeet_drift_checks_total", name, "1", look)
             drift = await values(http, "lorikeet_drift", name)
             features = [feature for feature, is_drift in drift.items() if is_drift]
             if features and until_seen:
@@ -246,8 +246,8 @@ async def test_held_out_questions_see_wrong_weights_without_any_traffic(
     publish(live, f"asked-{name}", held_out, **fault)
     async with client(live) as http:
         (await http.post(f"/admin/adapters/asked-{name}@1/load")).raise_for_status()
-        await wait_for(http, "lorikeet_heldout_questions_scored", f"asked-{name}", "1", NUM_QUESTIONS)
-        found = await values(http, "lorikeet_heldout_live_accuracy", f"asked-{name}")
+        await wait_for(http, "lorikeet_held_out_questions_scored", f"asked-{name}", "1", NUM_QUESTIONS)
+        found = await values(http, "lorikeet_held_out_live_accuracy", f"asked-{name}")
     with capsys.disabled():
         print(f"\n{name}: {found['1']:.2f} of {NUM_QUESTIONS} held-out questions are right")
     assert low <= found["1"] <= high

@@ -22,6 +22,9 @@ HEAD, EMBEDDING = "colours-head", "colours-embedding"
 MODELS = (HEAD, EMBEDDING, "colours", BASE_NAME)
 PROMPT = [504, 3575, 282, 4649, 314]
 TOLERANCE_NATS = 0.06
+TWO_STEPS = 0.016
+"""Two steps of a bfloat16 logit, as a share. The LoRA operator sums in 4, 2 or 1 parts by how many rows an
+adapter has in the batch (`multiply_rows` in serve/kernels/lora.cpp), so a busy batch rounds in another way."""
 NUM_LONG = 12
 
 
@@ -95,6 +98,6 @@ async def test_short_echoes_in_a_busy_batch_are_as_alone(live: LiveServer) -> No
         busy = await asyncio.gather(*(echoed(http, model, prompt) for model in MODELS for prompt in prompts))
         answers = await asyncio.gather(*long)
     for now, before in zip(busy, alone, strict=True):
-        assert now == pytest.approx(before, abs=TOLERANCE_NATS)
+        assert now == pytest.approx(before, abs=TOLERANCE_NATS, rel=TWO_STEPS)
     for number, answer in enumerate(answers):
         assert answer["logprobs"][0] == pytest.approx(answers[number % len(MODELS)]["logprobs"][0], abs=TOLERANCE_NATS)

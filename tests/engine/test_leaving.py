@@ -34,4 +34,5 @@ async def test_who_leaves_is_charged_for_what_was_made(live: LiveServer, stream:
         charged = await counted(http, "lorikeet_tenant_tokens_total", kind="completion") - before
         assert 2 * NUM_PROMPTS * 2 <= charged < 2 * NUM_PROMPTS * 1000
         assert await counted(http, "lorikeet_requests_in_flight") == 0
-        assert await counted(http, "vllm:num_requests_running") == 0
+        while await counted(http, "vllm:num_requests_running"):  # as the engine's next report says
+            await asyncio.sleep(0.05)

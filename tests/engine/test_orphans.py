@@ -20,7 +20,6 @@ def test_a_killed_server_leaves_no_process_and_the_next_one_works(live_home: Hom
     with running_server(config, live_home.root, tmp_path / "killed.log") as server:
         answered = httpx.post(f"{server.url}/v1/chat/completions", json=chat("colours"), timeout=120)
         assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
-        assert "vllm:lora_requests_info" not in httpx.get(f"{server.url}/metrics").text
         family = psutil.Process(server.pid).children(recursive=True)
         names = " ".join(process.name() for process in family)
         assert "EngineCor" in names

@@ -263,7 +263,7 @@ def test_metrics_know_each_adapter_and_version_beside_vllms_own(live: LiveServer
     # The server's own questions are in flight, too, for a moment.
     assert any(samples(live)["lorikeet_requests_in_flight", labels] == 0 for _ in range(50))
     assert 0 < after["lorikeet_adapter_parity_error_nats", labels] < ADAPTER_TOLERANCE_NATS
-    assert after["lorikeet_adapter_heldout_accuracy", labels] == 1
+    assert after["lorikeet_adapter_held_out_accuracy", labels] == 1
     assert after["lorikeet_adapter_load_seconds_count", labels] >= 1
     assert any(name.startswith("vllm:") for name, _ in after)
 
@@ -277,8 +277,26 @@ def samples(live: LiveServer) -> dict[tuple[str, tuple[tuple[str, str], ...]], f
     }
 
 
+def test_a_router_reads_where_adapters_are_by_the_names_of_clients(live: LiveServer, sdk: OpenAI) -> None:
+    sdk.chat.completions.create(model="colours", messages=question("colours"), **stopped())
+    text = httpx.get(f"{live.url}/metrics", timeout=60).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    loaded = {sample.labels["adapter_name"] for sample in families["vllm:lora_adapter_loaded"].samples}
+    assert {"colours", "colours@1"} <= loaded
+    (info,) = families["vllm:lora_requests_info"].samples
+    assert info.labels.keys() == {"max_lora", "running_lora_adapters", "waiting_lora_adapters"}
+    (block,) = families["vllm:cache_config_info"].samples
+    assert int(block.labels["block_size"]) > 0
+    assert int(block.labels["num_gpu_blocks"]) > 0
+    (usage,) = families["vllm:kv_cache_usage_perc"].samples
+    assert 0 <= usage.value <= 1
+    for name in ("vllm:num_requests_waiting", "vllm:num_requests_running"):
+        assert [sample.labels["model_name"] for sample in families[name].samples] == [BASE_NAME]
+
+
 def test_load_time_and_parity_are_logged_in_one_line(live: LiveServer) -> None:
     lines = [line for line in live.log_file.read_text().splitlines() if "Loaded colours@1" in line]
     assert len(lines) >= 1
-    assert "modules, parity error 0.0" in lines[0]
+    assert " modules: " in lines[0]
+    assert ", parity error 0.0" in lines[0]
     assert "Ready after" in live.log_file.read_text()

@@ -22,9 +22,11 @@ from adapters.store.version_files import MAX_BYTES
 from config.home import Home
 from loadtest.bench.server import running_server
 from quality.held_out import HeldOutMessage, HeldOutQuestion, HeldOutSet, write_held_out
+from quality.metrics.settings import PlainMetric
 from quality.samples.records import Grade
 from quality.samples.store import QualityStore
 from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, write_serve_config
+from tests.otlp_collector import Taken, collector
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
@@ -35,6 +37,7 @@ LONGEST_S = 120.0
 RULES = QualityRules(margin=0.3, max_error_increase=0.3, max_slow_increase=0.4, min_pairs=10)
 """Wide limits, for a verdict within a minute on two cores."""
 HELD_OUT = HeldOutSet(
+    metric=PlainMetric(name="json_fields"),
     max_tokens=12,
     stop=("}",),
     questions=tuple(
@@ -62,10 +65,18 @@ class Traffic:
 
 
 @pytest.fixture(scope="module")
-def acting(live_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+def collected() -> Iterator[tuple[str, Taken]]:
+    with collector() as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def acting(
+    live_home: Home, collected: tuple[str, Taken], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LiveServer]:
     """A server of its own over the session's store: one that moves aliases by itself would disturb other tests."""
     folder = tmp_path_factory.mktemp("acting")
-    config = yaml.safe_load(write_serve_config(folder).read_text())
+    config = yaml.safe_load(write_serve_config(folder, otlp_endpoint=collected[0]).read_text())
     quality = {"verdict": "act", "verdict_interval_s": 0.5, "held_out_interval_s": 0.2, "held_out_at_once": 8}
     judged = {"privacy": "full", "sample_rate": 1.0, "judge": {"sample_rate": 1.0, "requests_per_minute": 12}}
     (folder / "serve.yaml").write_text(yaml.safe_dump(config | {"quality": quality | judged}))
@@ -160,7 +171,7 @@ async def test_a_canary_that_answers_as_well_is_promoted_by_itself(
         metrics = (await http.get("/metrics")).text
         answer = await http.post("/v1/chat/completions", json=chat(NAME))
     assert f'lorikeet_verdicts_total{{action="promote",adapter="{NAME}",version="{GOOD}"}} 1.0' in metrics
-    assert f'lorikeet_heldout_live_accuracy{{adapter="{NAME}",version="{GOOD}"}}' in metrics
+    assert f'lorikeet_held_out_live_accuracy{{adapter="{NAME}",version="{GOOD}"}}' in metrics
     assert answer.headers["x-lorikeet-adapter"] == f"{NAME}@{GOOD}"
 
 
@@ -176,3 +187,29 @@ async def test_the_base_grades_the_answers_meanwhile(acting: LiveServer) -> None
     assert grades
     assert all(0 <= grade.score <= 1 and grade.reason for grade in grades)
     assert all(grade.judge.startswith(BASE_NAME) for grade in grades)
+
+
+async def test_scores_grades_and_verdicts_reach_a_collector(acting: LiveServer, collected: tuple[str, Taken]) -> None:
+    """Of the trials before; log records are sent every second."""
+    taken, deadline = collected[1], time.monotonic() + 30
+    while {"json_fields", "judge", "canary_verdict"} - set(names_of(taken)) and time.monotonic() < deadline:
+        await asyncio.sleep(0.5)
+    assert {"json_fields", "judge", "canary_verdict"} <= set(names_of(taken))
+    assert {record.event_name for record in taken.log_records} == {"gen_ai.evaluation.result"}
+    spans = {
+        span.span_id for sent in taken.traces for part in sent.resource_spans for scope in part.scope_spans
+        for span in scope.spans
+    }  # fmt: skip
+    grades = [
+        record for record in taken.log_records if any(at.value.string_value == "judge" for at in record.attributes)
+    ]
+    assert any(record.span_id in spans for record in grades)
+
+
+def names_of(taken: Taken) -> list[str]:
+    return [
+        at.value.string_value
+        for record in taken.log_records
+        for at in record.attributes
+        if at.key == "gen_ai.evaluation.name"
+    ]

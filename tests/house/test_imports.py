@@ -9,8 +9,17 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("adapters", "config", "demo", "loadtest", "quality", "serve", "train")
 LEAVES = ("adapters", "config", "quality")
-SHARED = "quality.policy"
-"""The one module that leaves share: a domain's settings and its versions' manifests hold the same canary policy."""
+SHARED = {
+    "quality.policy",
+    "quality.grading.formula",
+    "quality.grading.names",
+    "quality.grading.template",
+    "quality.metrics.settings",
+    "quality.metrics.item",
+    "quality.robustness.settings",
+    "quality.robustness.change",
+}
+"""The modules that leaves share: settings that are published, and what a scored question is."""
 STAGES = ("train", "serve", "loadtest")
 
 
@@ -53,12 +62,13 @@ def test_a_leaf_imports_no_other_package_but_config_on_its_command_line(leaf):
 
 def packages_imported(modules):
     """Packages of ours that modules import, apart from the shared module."""
-    names = {name for path in modules for name in modules_imported(path)} - {SHARED}
+    names = {name for path in modules for name in modules_imported(path)} - SHARED
     return {name.partition(".")[0] for name in names}
 
 
-def test_the_module_that_leaves_share_imports_nothing_of_ours():
-    assert modules_imported(ROOT / "quality" / "policy.py") == set()
+@pytest.mark.parametrize("module", sorted(SHARED))
+def test_a_module_that_leaves_share_imports_no_others_of_ours(module):
+    assert modules_imported(ROOT / f"{module.replace('.', '/')}.py") <= SHARED
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -131,7 +141,28 @@ def test_the_api_is_known_only_to_the_application_and_its_assembly():
     users = [
         name_of(path) for path in modules_of("serve") if any("serve.api." in f"{m}." for m in modules_imported(path))
     ]
-    assert {room_of(name) for name in users} - {"serve.api"} <= {"serve.app", "serve.build", "serve.cli"}
+    assert {room_of(name) for name in users} - {"serve.api"} <= {
+        "serve.jobs",
+        "serve.app",
+        "serve.build",
+        "serve.cli",
+        "serve.cluster",
+    }
+
+
+def test_the_cluster_is_known_only_to_the_command_line():
+    users = [
+        name_of(path)
+        for path in modules_of("serve")
+        if any("serve.cluster." in f"{m}." for m in modules_imported(path))
+    ]
+    assert {room_of(name) for name in users} - {"serve.cluster"} == {"serve.cli"}
+
+
+def test_only_what_runs_in_a_cluster_imports_ray():
+    rooms = ROOT / "serve" / "cluster", ROOT / "config" / "local_ray.py", ROOT / "train" / "cluster.py"
+    others = [path for path in all_modules() if not any(path.is_relative_to(room) for room in rooms)]
+    assert importers_of({"ray"}, others) == []
 
 
 def test_the_limits_of_a_request_know_only_errors_and_the_engines_protocol():

@@ -3,6 +3,7 @@
 import re
 import textwrap
 
+from config.domain import GatesConfig
 from config.load import load_domain
 from tests.tracked_files import ROOT, tracked_files
 from train.data.splits import DEFAULT_NUM_TEST, DEFAULT_NUM_VALIDATION
@@ -30,5 +31,5 @@ def test_the_domain_of_ones_own_is_whole_and_asks_for_little(tmp_path):
     file.write_text(textwrap.dedent(section.partition("   ```yaml\n")[2].partition("   ```")[0]))
     domain = load_domain(file)
     assert domain.data.paths == (str(tmp_path / "support.jsonl"),)
-    assert (domain.gates.min_gain, domain.gates.min_valid_format, domain.answer.refusal) == (0, 0, None)
+    assert (domain.gates, domain.answer.refusal) == (GatesConfig(), None)
     assert f"By default {DEFAULT_NUM_TEST} examples are held out and {DEFAULT_NUM_VALIDATION} decide" in section

