@@ -197,7 +197,7 @@ def test_compiled_code_asks_the_table_at_each_call() -> None:
     assert torch.equal(compiled(layer, x), first * 2)
 
 
-def test_nan_in_a_row_stays_there_with_int8_weights() -> None:
+def test_a_row_that_is_not_finite_stays_alone_with_int8_weights() -> None:
     """By vLLM's own product of a base in int8: each row of activations has a scale of its own."""
     from vllm import _custom_ops as ops
     from vllm.platforms import current_platform
@@ -214,4 +214,5 @@ def test_nan_in_a_row_stays_there_with_int8_weights() -> None:
         products.append(torch.empty(6, 32, dtype=torch.bfloat16))
         ops.onednn_scaled_mm(handler, rows, products[-1], scales, None, None, None)
     assert torch.equal(products[1][[0, 1, 3, 5]], products[0][[0, 1, 3, 5]])
-    assert products[1][[2, 4]].isnan().all()
+    # NaN with AVX-512; with AVX2 a row of infinities stays infinite, which the next RMSNorm turns into NaN.
+    assert not products[1][[2, 4]].isfinite().any()
