@@ -183,7 +183,7 @@ class GatesConfig(Config):
         None,
         ge=0,
         description="Allowed loss, in the unit of each figure: nats per token of general text, share of correct "
-        "answers of a set of tasks or another domain. Default: 2 nats; 0.5 of a share, unless it is chance.",
+        "answers of a set of tasks or another domain. Default: 2 nats, 0.4 of a share, beyond chance.",
     )
     figures: dict[str, FigureGate] = Field(
         {}, description="Conditions by a figure's key: `macro_f1`, `exact_match[scope: out]`, `robustness[typos]`."

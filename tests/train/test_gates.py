@@ -179,6 +179,7 @@ GOOD = figure("exact_match", 0.1, 0.8)
     [
         pytest.param(0.6, 0.05, {}, False, id="much"),
         pytest.param(0.6, 0.65, {}, True, id="within chance"),
+        pytest.param(0.75, 0.36, {}, True, id="6 of 8, and the limit is within the interval"),
         pytest.param(0.2, 0.05, {}, True, id="within the limit"),
         pytest.param(0.2, 0.25, {}, True, id="within both"),
         pytest.param(0.6, 0.65, {"max_forgetting": 0.1}, False, id="a set limit goes by the value"),
