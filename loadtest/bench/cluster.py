@@ -39,7 +39,7 @@ from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, result_line
 from loadtest.bench.server import RunningServer, ServerError
 from loadtest.bench.servers import kept_logs, made_folder, our_server, serve_config
-from loadtest.errors import LoadtestError
+from loadtest.errors import LoadtestError, TargetError
 from loadtest.load.files import read_run
 
 NUM_ADAPTERS = 24
@@ -149,6 +149,9 @@ class _ClusterBench:
             )
 
     def _simulated(self) -> Iterator[BenchResult]:
+        for name in ("one replica: Zipf", "affinity: Zipf"):
+            if self.kept.find(name, RoutedLoad) is None:  # else a file of an earlier run would be read
+                raise TargetError(f"The run {name!r} is missing, so there is nothing to compare a simulation with.")
         yield from simulated_results(read_run(self.runs / "one"), read_run(self.runs / "two"), self.config)
 
     def _ingress(self) -> Iterator[BenchResult]:

@@ -16,6 +16,7 @@ from loadtest.bench.cluster_server import NUM_TOKENS, wrong_answers
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult, result_line
 from loadtest.bench.server import ServerError
+from loadtest.errors import TargetError
 from loadtest.load.records import RequestRecord
 
 
@@ -140,6 +141,13 @@ def test_no_server_starts_for_measurements_that_are_kept(tmp_path: Path) -> None
     rows = [*bench._random(), *bench._sticky(), *bench._affinity()]
     assert len(rows) == 8
     assert "cold loads" in rows[0].name
+
+
+def test_no_run_of_another_day_is_simulated(tmp_path: Path) -> None:
+    kept = KeptMeasurements(tmp_path, lambda line: None)
+    bench = _ClusterBench(cast(Any, None), ServeConfig(base="b"), Home(tmp_path), ("a",), tmp_path, kept)
+    with pytest.raises(TargetError, match="'one replica: Zipf' is missing"):
+        next(bench._simulated())
 
 
 def test_the_command_that_repeats_the_simulation_has_the_servers_limits(tmp_path: Path) -> None:
