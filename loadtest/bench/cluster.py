@@ -1,205 +1,186 @@
 """`lorikeet bench cluster`: two replicas behind Ray Serve, and what its ingress costs one replica.
 
-Each kind of server runs alone: the machine has cores for two engines. 24 adapters behind 4 slots by Zipf, with affinity
-and at random; one adapter with 90% of the requests; a replica that is killed, one that comes and goes; the simulation
-of two replicas beside a real run; one replica beside `lorikeet serve`. Without compilation, for short starts.
+Each kind of server runs alone, because the machine has cores for two engines. 24 adapters behind 4 slots by Zipf, with
+affinity and at random; one adapter with 90% of the requests; a replica that is killed, one that comes and goes; the
+simulation of two replicas beside a real run; one replica beside `lorikeet serve`. Without compilation, for short
+starts. Measurements are kept in `var/bench-cluster` until all are complete, so an interrupted run continues, and a
+failed phase is measured again by the next run.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import psutil
 
 from config.cluster import AutoscalingConfig
 from config.home import Home
-from config.loadtest import HotSetPopularity
 from config.serve import ServeConfig
-from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
 from loadtest.bench.cluster_faults import (
+    SCALING,
+    Kill,
+    Scaling,
     kill_a_replica,
     kill_results,
     scale_up_and_down,
     scaling_results,
 )
-from loadtest.bench.cluster_server import load_on, metrics_of, ray_server
-from loadtest.bench.cluster_simulated import open_load, simulated_results
+from loadtest.bench.cluster_ingress import IngressCosts, ingress_costs, ingress_results
+from loadtest.bench.cluster_kept import KeptMeasurements
+from loadtest.bench.cluster_routing import RoutedLoad, hot_load, hot_results, open_load, routing_results
+from loadtest.bench.cluster_server import ray_server, replicas_of, warm_up
+from loadtest.bench.cluster_simulated import simulated_results
 from loadtest.bench.copies import copy_adapter
-from loadtest.bench.cost import ComparedServer, Cost, Load, measure_cost, require_success
-from loadtest.bench.manyadapters import metric_total
 from loadtest.bench.options import BenchOptions
-from loadtest.bench.results import BenchResult, added, paired
-from loadtest.bench.server import RunningServer
+from loadtest.bench.results import BenchResult, result_line
+from loadtest.bench.server import RunningServer, ServerError
 from loadtest.bench.servers import kept_logs, made_folder, our_server, serve_config
-from loadtest.bench.two_servers import ttft_p50_ms
-from loadtest.load.records import RunResult
-from loadtest.report.stats import percentile, values_of
+from loadtest.errors import LoadtestError, TargetError
+from loadtest.load.files import read_run
 
 NUM_ADAPTERS = 24
 NUM_SLOTS = 4
-NUM_STREAMS = 16
-HOT_STREAMS = 32
-NUM_REQUESTS = 144
-MOST_COLD_LOADS = 0.5
-MOST_TTFT_P99 = 0.8
-LEAST_HOT_THROUGHPUT = 1.5
-LEAST_THROUGHPUT = 0.9
-MOST_ADDED_TTFT_MS = 15.0
-_LOADS = "lorikeet_adapter_loads_total"
-_OVERHEAD_REQUESTS = 32
-_SCALING: dict[str, float] = {"target_load": 0.3, "scale_up_after_s": 3, "scale_down_after_s": 6}
-"""16 streams are half of a batch: one replica is too few for them, and enough for two streams."""
 
-
-@dataclass(frozen=True)
-class RoutedLoad:
-    """One load on two replicas."""
-
-    num_loads: float
-    ttft_p99_ms: float
-    tokens_per_s: float
+Start = Callable[[Path], AbstractContextManager[RunningServer]]
+"""Starts a server; the folder is for its files."""
 
 
 def bench_cluster(options: BenchOptions) -> tuple[BenchResult, ...]:
-    """All rows, one server after the other.
+    """All rows, one server after the other. A phase that fails is a row, and the others continue.
 
     Raises:
         AdapterError: The adapter does not exist.
-        TargetError: A server did not become ready, or a request failed. The logs are kept; the message says where.
+        TargetError: `--url` is given.
     """
-    few = serve_config(options, max_loras=NUM_SLOTS, max_cpu_loras=NUM_SLOTS, cpu_compile=False)
-    results: list[BenchResult] = []
-    with kept_logs() as folder:
-        home, names = copy_adapter(options.home, options.adapter, NUM_ADAPTERS, folder / "home")
-        for result in _results(_Setting(options, few, home, names, folder)):
-            options.say(f"{result.name}: {result.value:.4g} {result.unit}")
-            results.append(result)
-    return tuple(results)
+    config = serve_config(
+        options, max_loras=NUM_SLOTS, max_cpu_loras=NUM_SLOTS, cpu_compile=False, jobs={"enabled": False}
+    )
+    runs = options.home.root.resolve() / "bench-cluster"
+    kept = KeptMeasurements(runs, options.say)
+    with TemporaryDirectory(prefix="lorikeet-bench-") as folder:
+        home, names = copy_adapter(options.home, options.adapter, NUM_ADAPTERS, Path(folder) / "home")
+        bench = _ClusterBench(options, config, home, names, runs, kept)
+        rows = tuple(bench.rows())
+    if not bench.has_failed:
+        kept.clear()
+        options.say(f"To simulate the same runs: {simulate_command(config, runs)}")
+    return rows
 
 
-@dataclass(frozen=True)
-class _Setting:
-    """What all servers of the benchmark have in common."""
+def simulate_command(config: ServeConfig, runs: Path) -> str:
+    """Repeats the comparison of the simulation with the run of two replicas."""
+    limits = {name: getattr(config, name) for name in ("max_num_seqs", "max_loras", "max_cpu_loras")}
+    options = " ".join(f"--{name.replace('_', '-')} {value}" for name, value in limits.items())
+    return f"lorikeet simulate {runs / 'one'} --against {runs / 'two'} --replicas 2 --policy placement {options}"
+
+
+@dataclass
+class _ClusterBench:
+    """The phases, and what their servers have in common.
+
+    Attributes:
+        runs: Folder of the runs that the simulation is compared with.
+    """
 
     options: BenchOptions
     config: ServeConfig
     home: Home
     names: tuple[str, ...]
-    folder: Path
+    runs: Path
+    kept: KeptMeasurements
+    has_failed: bool = False
 
-    def server(self, routing: str) -> AbstractContextManager[RunningServer]:
-        """Two replicas."""
-        self.options.say(f"two replicas, routing: {routing}")
-        return ray_server(self.config, self.home, made_folder(self.folder / routing), self.options, 2, routing=routing)
+    def rows(self) -> Iterator[BenchResult]:
+        """Print and return each row as soon as it is known."""
+        for phase in (self._random, self._sticky, self._affinity, self._scaling, self._simulated, self._ingress):
+            for row in self._tried(phase):
+                self.options.say(result_line(row))
+                yield row
 
-    def scaling_server(self) -> AbstractContextManager[RunningServer]:
-        """One replica, or two by load."""
-        self.options.say("one replica, or two by load")
-        config = self.config.model_copy(update={"autoscaling": AutoscalingConfig(**_SCALING)})
-        return ray_server(config, self.home, made_folder(self.folder / "scaling"), self.options, 1, max_replicas=2)
+    def _tried(self, phase: Callable[[], Iterator[BenchResult]]) -> Iterator[BenchResult]:
+        name, start_s = phase.__name__.strip("_"), time.monotonic()
+        self.options.say(f"phase {name}")
+        try:
+            yield from phase()
+        except (LoadtestError, ServerError, psutil.Error) as error:
+            self.has_failed = True
+            self.options.say(f"phase {name} failed: {error}")
+            yield BenchResult(name=f"phase {name}: failed", value=1, unit="phases", target="none", is_pass=False)
+        self.options.say(f"phase {name}: {time.monotonic() - start_s:.0f} s")
 
+    def _random(self) -> Iterator[BenchResult]:
+        with self._server(self._two("random")) as server:
+            self.kept.measure("random: Zipf", RoutedLoad, lambda: self._open_load(server(), 2, "random"))
+        yield from ()
 
-def _results(setting: _Setting) -> Iterator[BenchResult]:
-    names = setting.names
-    with setting.server("random") as server:
-        random = zipf_load(server, names)
-    with setting.server("sticky") as server:
-        sticky = hot_load(server, names)
-    with setting.server("affinity") as server:
-        yield from routing_results(random, zipf_load(server, names))
-        yield from hot_results(sticky, hot_load(server, names))
-        two = open_load(server, names, replicas=2, seed=3)
-        yield from kill_results(kill_a_replica(server, names[:NUM_SLOTS], number=2))
-    with setting.scaling_server() as server:
-        one = open_load(server, names, replicas=1, seed=4)
-        yield from scaling_results(scale_up_and_down(server, names[:NUM_SLOTS], NUM_STREAMS))
-    yield from simulated_results(one, two, setting.config)
-    yield from _overhead(setting)
+    def _sticky(self) -> Iterator[BenchResult]:
+        with self._server(self._two("sticky")) as server:
+            self.kept.measure("sticky: hot adapter", RoutedLoad, lambda: hot_load(server(), self.names))
+        yield from ()
 
+    def _affinity(self) -> Iterator[BenchResult]:
+        with self._server(self._two("affinity")) as server:
+            # First of all on its server, as at random: adapters that are loaded already would be an advantage.
+            zipf = self.kept.measure("affinity: Zipf", RoutedLoad, lambda: self._open_load(server(), 2, "two"))
+            if random := self.kept.find("random: Zipf", RoutedLoad):
+                yield from routing_results(random, zipf)
+            hot = self.kept.measure("affinity: hot adapter", RoutedLoad, lambda: hot_load(server(), self.names))
+            if sticky := self.kept.find("sticky: hot adapter", RoutedLoad):
+                yield from hot_results(sticky, hot)
+            names = self.names[:NUM_SLOTS]
+            kill = self.kept.measure("affinity: SIGKILL", Kill, lambda: kill_a_replica(server(), names, number=2))
+            yield from kill_results(kill)
 
-def zipf_load(server: RunningServer, names: tuple[str, ...]) -> RoutedLoad:
-    """All adapters, as people ask for them."""
-    return _routed(server, partial(load_on, server, names, num_requests=NUM_REQUESTS, streams=NUM_STREAMS, seed=1))
+    def _scaling(self) -> Iterator[BenchResult]:
+        config = self.config.model_copy(update={"autoscaling": AutoscalingConfig(**SCALING)})
 
+        def start(folder: Path) -> AbstractContextManager[RunningServer]:
+            return ray_server(config, self.home, folder, self.options, 1, max_replicas=2)
 
-def hot_load(server: RunningServer, names: tuple[str, ...]) -> RoutedLoad:
-    """One adapter with 90% of the requests, beside all others."""
-    hot = HotSetPopularity(kind="hot_set", size=1, share=0.9, rotate_after=NUM_REQUESTS)
-    load = partial(load_on, server, names, num_requests=NUM_REQUESTS, streams=HOT_STREAMS, popularity=hot, seed=2)
-    return _routed(server, load)
+        with self._server(start) as server:
+            self.kept.measure("one replica: Zipf", RoutedLoad, lambda: self._one_load(server()))
+            names = self.names[:NUM_SLOTS]
+            yield from scaling_results(
+                self.kept.measure("1 -> 2 -> 1", Scaling, lambda: scale_up_and_down(server(), names))
+            )
 
+    def _simulated(self) -> Iterator[BenchResult]:
+        for name in ("one replica: Zipf", "affinity: Zipf"):
+            if self.kept.find(name, RoutedLoad) is None:  # else a file of an earlier run would be read
+                raise TargetError(f"The run {name!r} is missing, so there is nothing to compare a simulation with.")
+        yield from simulated_results(read_run(self.runs / "one"), read_run(self.runs / "two"), self.config)
 
-def _routed(server: RunningServer, load: Callable[[], RunResult]) -> RoutedLoad:
-    before = metric_total(metrics_of(server.url), _LOADS)
-    run = load()
-    require_success(run.records, server.url)
-    num_tokens = sum(record.num_completion_tokens for record in run.records)
-    return RoutedLoad(
-        metric_total(metrics_of(server.url), _LOADS) - before,
-        1000 * percentile(values_of(run.records, "ttft"), 99),
-        num_tokens / run.duration_s,
-    )
+    def _ingress(self) -> Iterator[BenchResult]:
+        yield from ingress_results(self.kept.measure("ingress", IngressCosts, self._ingress_costs))
 
+    def _ingress_costs(self) -> IngressCosts:
+        options, config = self.options, self.config
+        with (
+            kept_logs() as folder,
+            our_server(config, self.home, made_folder(folder / "single"), options.environment) as single,
+            ray_server(config, self.home, made_folder(folder / "replica"), options, 1) as replica,
+        ):
+            warm_up(single, config)
+            return ingress_costs(single, replica, self.names[0], options.rounds, options.rest_s)
 
-def routing_results(random: RoutedLoad, affinity: RoutedLoad) -> tuple[BenchResult, ...]:
-    """What affinity changes, beside random routing; a run of each."""
+    def _open_load(self, server: RunningServer, replicas: int, folder: str) -> RoutedLoad:
+        return open_load(server, self.names, replicas, self.runs / folder)
 
-    def of(name: str, unit: str, figure: Callable[[RoutedLoad], float], **target: float) -> BenchResult:
-        title = f"Zipf over {NUM_ADAPTERS} adapters, {NUM_SLOTS} slots a replica: {name} (baseline: random routing)"
-        return paired(title, unit, compare_pairs([(figure(random), figure(affinity))]), **target)
+    def _one_load(self, server: RunningServer) -> RoutedLoad:
+        load = self._open_load(server, 1, "one")
+        if len(replicas_of(server.url)) != 1:
+            raise ServerError("A second replica came during the run of one: this machine is too slow, or busy.")
+        return load
 
-    return (
-        of("cold loads", "loads", lambda load: load.num_loads, most=MOST_COLD_LOADS),
-        of("TTFT p99", "ms", lambda load: load.ttft_p99_ms, most=MOST_TTFT_P99),
-        of("throughput", "tok/s", lambda load: load.tokens_per_s),
-    )
+    def _two(self, routing: str) -> Start:
+        return lambda folder: ray_server(self.config, self.home, folder, self.options, 2, routing=routing)
 
-
-def hot_results(sticky: RoutedLoad, affinity: RoutedLoad) -> tuple[BenchResult, ...]:
-    """What a copy of a hot adapter brings, beside one replica for each adapter; a run of each."""
-
-    def of(name: str, unit: str, figure: Callable[[RoutedLoad], float], **target: float) -> BenchResult:
-        title = f"one adapter has 90%, {HOT_STREAMS} streams: {name} (baseline: adapters stay on one replica)"
-        return paired(title, unit, compare_pairs([(figure(sticky), figure(affinity))]), **target)
-
-    return (
-        of("throughput", "tok/s", lambda load: load.tokens_per_s, least=LEAST_HOT_THROUGHPUT),
-        of("TTFT p99", "ms", lambda load: load.ttft_p99_ms),
-    )
-
-
-def _overhead(setting: _Setting) -> Iterator[BenchResult]:
-    """One replica and a single server, both running, measured alternately."""
-    options, folder, name = setting.options, setting.folder, setting.names[0]
-    config = serve_config(options, cpu_compile=False)
-    options.say("one replica beside a single server")
-    with (
-        our_server(config, setting.home, made_folder(folder / "single"), options.environment) as single,
-        ray_server(config, setting.home, made_folder(folder / "one"), options, 1) as one,
-    ):
-        sides = [ComparedServer(f"{server.url}/v1", server.pid) for server in (single, one)]
-        baseline, candidate = (partial(_cost, side, name) for side in sides)
-        for measure in (baseline, candidate):
-            measure(0)  # first loads are not what is measured
-        costs = measure_pairs(with_next_seed(baseline, 1), with_next_seed(candidate, 1), options.rounds, options.rest_s)
-        first, second = (with_next_seed(partial(ttft_p50_ms, side.url, name), 1) for side in sides)
-        ttfts = measure_pairs(first, second, options.rounds, options.rest_s)
-    yield from overhead_results(costs, ttfts)
-
-
-def _cost(side: ComparedServer, name: str, seed: int) -> Cost:
-    return measure_cost(side, (name,), Load(NUM_STREAMS, _OVERHEAD_REQUESTS), seed)
-
-
-def overhead_results(
-    costs: Sequence[tuple[Cost, Cost]], ttfts_ms: Sequence[tuple[float, float]]
-) -> tuple[BenchResult, ...]:
-    """What Ray's proxy and the ingress cost; each pair is a round's single server and replica."""
-    throughput = compare_pairs([(single.tokens_per_s, one.tokens_per_s) for single, one in costs])
-    per_token = compare_pairs([(single.cpu_ms_per_token, one.cpu_ms_per_token) for single, one in costs])
-    title = f"one replica, {NUM_STREAMS} streams: {{}} (baseline: `lorikeet serve`)"
-    return (
-        paired(title.format("throughput"), "tok/s", throughput, least=LEAST_THROUGHPUT),
-        paired(title.format("CPU per token"), "ms", per_token),
-        added("one replica: TTFT p50 added", "ms", ttfts_ms, below=MOST_ADDED_TTFT_MS),
-    )
+    @contextmanager
+    def _server(self, start: Start) -> Iterator[Callable[[], RunningServer]]:
+        """A server that is started by the first measurement that is missing."""
+        with kept_logs() as folder, ExitStack() as stack:
+            yield cache(lambda: stack.enter_context(start(folder)))

@@ -23,16 +23,22 @@ from config.loadtest import (
     ZipfPopularity,
 )
 from config.serve import ServeConfig
+from loadtest.bench.cost import require_success
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.server import RunningServer, ServerError, free_port, last_lines, running_command
+from loadtest.errors import TargetError
 from loadtest.load.records import RequestRecord, RunResult
 from loadtest.load.session import run_load
 
 NUM_TOKENS = 32
 _NUM_WORDS = 48
 _READY_TIMEOUT_S = 240.0
+_WARM_UP_REQUESTS = 32
 _ASK_EVERY_S = 1.0
-_REQUEST_TIMEOUT_S = 300.0
+_REQUEST_TIMEOUT_S = 60.0
+_LOAD_TIMEOUT_S = 120.0
+"""A load of a number of requests is stopped after this."""
+_SCRAPE_TIMEOUT_S = 30.0
 _REQUESTS = ("vllm:num_requests_running", "vllm:num_requests_waiting")
 _TITLE = ":Replica"
 """In the command line of each replica's process."""
@@ -49,7 +55,9 @@ def ray_server(
     routing: str = "affinity",
     max_replicas: int | None = None,
 ) -> Iterator[RunningServer]:
-    """`lorikeet serve --cluster ray`, with all its replicas ready, or the fewest; `ready_s` is their start time.
+    """`lorikeet serve --cluster ray`, with all its replicas ready and warm, or the fewest; `ready_s`: their start time.
+
+    Warm: they have answered for the base, so that first kernels are not measured. No adapter is loaded.
 
     Raises:
         ServerError: They did not become ready.
@@ -61,9 +69,21 @@ def ray_server(
     words += ["--max-replicas", str(max_replicas)] if max_replicas else []
     command = [sys.executable, "-P", "-m", "lorikeet", *words]
     url, start_s = f"http://127.0.0.1:{port}", time.monotonic()
-    with running_command(command, url, "/ready", log_file, environment=options.environment) as server:
+    with running_command(command, url, "/ready", log_file, _READY_TIMEOUT_S, environment=options.environment) as server:
         wait_for_replicas(server, replicas)
-        yield RunningServer(server.url, server.log_file, time.monotonic() - start_s, server.pid)
+        ready_s = time.monotonic() - start_s
+        warm_up(server, config)
+        yield RunningServer(server.url, server.log_file, ready_s, server.pid)
+
+
+def warm_up(server: RunningServer, config: ServeConfig) -> None:
+    """Full batches for the base.
+
+    Raises:
+        TargetError: A request failed.
+    """
+    run = load_on(server, (config.served_model_name,), num_requests=_WARM_UP_REQUESTS, num_tokens=8, seed=0)
+    require_success(run.records, server.url)
 
 
 def wait_for_replicas(server: RunningServer, number: int, timeout_s: float = _READY_TIMEOUT_S) -> float:
@@ -83,7 +103,15 @@ def wait_for_replicas(server: RunningServer, number: int, timeout_s: float = _RE
 
 
 def metrics_of(url: str) -> str:
-    return httpx.get(f"{url}/metrics", timeout=60, trust_env=False).raise_for_status().text
+    """The scrape of all replicas.
+
+    Raises:
+        TargetError: The server did not answer with one.
+    """
+    try:
+        return httpx.get(f"{url}/metrics", timeout=_SCRAPE_TIMEOUT_S, trust_env=False).raise_for_status().text
+    except httpx.HTTPError as error:
+        raise TargetError(f"{url}/metrics was not answered: {error!r}") from error
 
 
 def replicas_of(url: str) -> dict[str, float]:
@@ -91,7 +119,7 @@ def replicas_of(url: str) -> dict[str, float]:
     counts: dict[str, float] = {}
     try:
         text = metrics_of(url)
-    except httpx.HTTPError:
+    except TargetError:
         return counts
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
@@ -101,7 +129,13 @@ def replicas_of(url: str) -> dict[str, float]:
 
 
 def replica_processes(server: RunningServer) -> list[psutil.Process]:
-    """One process for each replica, the oldest first."""
+    """One process for each replica, the oldest first.
+
+    Raises:
+        ServerError: The server has ended.
+    """
+    if not psutil.pid_exists(server.pid):
+        raise ServerError(f"The server has ended.\n{last_lines(server.log_file)}")
     children = psutil.Process(server.pid).children(recursive=True)
     found = [process for process in children if _TITLE in " ".join(_command(process))]
     return sorted(found, key=lambda process: process.create_time())
@@ -112,13 +146,18 @@ def load_on(
     names: tuple[str, ...],
     *,
     num_requests: int = 1_000_000,
-    duration_s: float = 600.0,
+    duration_s: float = _LOAD_TIMEOUT_S,
     streams: int = 16,
+    num_tokens: int = NUM_TOKENS,
     arrival: Arrival | None = None,
     popularity: Popularity | None = None,
     seed: int = 1,
 ) -> RunResult:
-    """Answers of `NUM_TOKENS` tokens, by Zipf's law over the names in a closed loop, where nothing else is given."""
+    """Requests by Zipf's law over the names in a closed loop, where nothing else is given. Some may have failed.
+
+    Raises:
+        KeyboardInterrupt: It was interrupted: what was measured until then is of another load.
+    """
     config = LoadtestConfig(
         url=f"{server.url}/v1",
         mix=MixConfig(models=names, popularity=popularity or ZipfPopularity(kind="zipf", s=1.0)),
@@ -126,12 +165,15 @@ def load_on(
         num_requests=num_requests,
         duration_s=duration_s,
         prompts=SyntheticPrompts(num_words=FixedLength(value=_NUM_WORDS)),
-        max_tokens=FixedLength(value=NUM_TOKENS),
+        max_tokens=FixedLength(value=num_tokens),
         request_timeout_s=_REQUEST_TIMEOUT_S,
         drain_timeout_s=_REQUEST_TIMEOUT_S,
         seed=seed,
     )
-    return run_load(config, Path())
+    run = run_load(config, Path())
+    if run.was_stopped:
+        raise KeyboardInterrupt
+    return run
 
 
 def wrong_answers(records: tuple[RequestRecord, ...], versions: Mapping[str, str]) -> list[RequestRecord]:

@@ -83,6 +83,13 @@ def results_table(report: BenchReport) -> Table:
     return table
 
 
+def result_line(result: BenchResult) -> str:
+    """A row as a line: each side as measured, the ratio and the target."""
+    name, value, baseline, ratio, interval, target = _cells(result)
+    known = {"baseline": baseline, "ratio": ratio, "interval": interval, "target": target}
+    return "; ".join((f"{name}: {value}", *(f"{key} {text}" for key, text in known.items() if text)))
+
+
 def _cells(result: BenchResult) -> tuple[str, ...]:
     low_high = result.ratio_interval
     return (

@@ -1,4 +1,7 @@
-"""The application: one ingress, each base's replicas, and the shared limits, for `serve.run` and config files."""
+"""The application: one ingress, each base's replicas, the shared limits and the job worker.
+
+For `serve.run` and config files.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,11 +21,14 @@ from serve.cluster.autoscaling import autoscaling_options
 from serve.cluster.bases import check_bases
 from serve.cluster.errors import ClusterError
 from serve.cluster.ingress import Ingress
+from serve.cluster.jobs_worker import JobsWorker, reserved_cpus
 from serve.cluster.key_limits import KeyLimits
 from serve.cluster.replica import Replica
 from serve.cluster.settings import ClusterSettings, check_numbers, home_id, installed_versions
 
 _REPORT_EVERY_S = 1.0
+_WORKER_ENDS_S = 30.0
+"""Time for the job worker to end: it kills a training that has not reached a checkpoint after 20 s."""
 _WAITS_HERE = 4096
 """Requests that Ray hands on at a time: those that must wait do so in the replica's own, fair queue."""
 
@@ -110,7 +116,21 @@ def bind(settings: Sequence[ClusterSettings]) -> Application:
         max_ongoing_requests=_WAITS_HERE,
         **_draining(drain_s),
     )
-    return cast(Application, ingress.bind(tuple(settings), *replicas))
+    return cast(Application, ingress.bind(tuple(settings), *replicas, worker=_worker(settings[0])))
+
+
+def _worker(settings: ClusterSettings) -> Any:
+    """The deployment of the job worker; None where the first base's configuration starts none."""
+    jobs = settings.config.jobs
+    if not (jobs.enabled and jobs.worker):
+        return None
+    deployment = cast(Any, serve.deployment)(
+        JobsWorker,
+        name="JobsWorker",
+        ray_actor_options={"num_cpus": reserved_cpus(settings.config)},
+        **_draining(_WORKER_ENDS_S),
+    )
+    return deployment.bind(settings.config, settings.home)
 
 
 def _replicas(settings: ClusterSettings) -> Any:

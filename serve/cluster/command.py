@@ -16,8 +16,9 @@ from config.serve import ServeConfig
 from serve.cluster.affinity import Routing
 from serve.cluster.bases import check_bases
 from serve.cluster.errors import ClusterError
+from serve.cluster.jobs_worker import reserved_cpus
 from serve.cluster.loopback import WORKER_HOOK
-from serve.cluster.settings import ClusterSettings, check_node, check_numbers
+from serve.cluster.settings import ClusterSettings, check_jobs, check_node, check_numbers, num_nodes
 from serve.listening import listen
 
 logger = logging.getLogger(__name__)
@@ -55,7 +56,7 @@ def run_cluster(
     check_bases(configs)
     most = max_replicas or num_replicas
     if address is None:
-        _check_cpus(most, len(configs), os.cpu_count() or 1, "This machine")
+        _check_cpus(most, configs, os.cpu_count() or 1, "This machine")
     host, port = configs[0].host, configs[0].port
     with ExitStack() as opened:
         for each in listen(host, port):
@@ -63,6 +64,7 @@ def run_cluster(
         ended = opened.enter_context(_signals())
         opened.enter_context(connected_ray(address, APPLICATION, WORKER_HOOK))
         settings = _settings(configs, home, num_replicas, max_replicas, routing)
+        check_jobs(is_enabled=any(config.jobs.enabled for config in configs), num_nodes=num_nodes())
         _check_nodes(settings[0])
         opened.enter_context(_application(settings, is_local=address is None))
         shown = f"{num_replicas} to {max_replicas}" if max_replicas else str(num_replicas)
@@ -71,12 +73,14 @@ def run_cluster(
         ended.wait()
 
 
-def _check_cpus(num_replicas: int, num_bases: int, num_cpus: int, where: str) -> None:
-    if num_bases * num_replicas <= num_cpus:
+def _check_cpus(num_replicas: int, configs: Sequence[ServeConfig], num_cpus: int, where: str) -> None:
+    num_bases, reserved = len(configs), reserved_cpus(configs[0])
+    if num_bases * num_replicas <= num_cpus - reserved:
         return
-    cores = f"{where} has {num_cpus} CPU cores, too few for {num_replicas} replicas"
+    of_jobs = f" without the {reserved} of `jobs.cpus`" if reserved else ""
+    cores = f"{where} has {num_cpus - reserved} CPU cores{of_jobs}, too few for {num_replicas} replicas"
     if num_bases == 1:
-        raise ClusterError(f"{cores}: each needs one. Start fewer: `--replicas {max(1, num_cpus)}`.")
+        raise ClusterError(f"{cores}: each needs one. Start fewer: `--replicas {max(1, num_cpus - reserved)}`.")
     raise ClusterError(f"{cores} of each of {num_bases} bases: each replica needs one. Start fewer, or fewer bases.")
 
 
@@ -121,7 +125,8 @@ def _settings(
 
     resources = ray.cluster_resources()
     num_cpus, num_gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-    _check_cpus(max_replicas or num_replicas, len(configs), num_cpus, "The cluster")
+    _check_cpus(max_replicas or num_replicas, configs, num_cpus, "The cluster")
+    num_cpus -= reserved_cpus(configs[0])
     most = len(configs) * (max_replicas or num_replicas)
     largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
     share = max(1, min(num_cpus // most, largest))

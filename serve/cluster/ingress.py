@@ -67,9 +67,15 @@ class Ingress:
     Args:
         settings: One for each base.
         replicas: Theirs, in the same order.
+        worker: The job worker; it is not called, but Ray deploys with the ingress what it is bound to.
     """
 
-    def __init__(self, settings: Sequence[ClusterSettings], *replicas: "DeploymentHandle[Any]") -> None:
+    def __init__(
+        self,
+        settings: Sequence[ClusterSettings],
+        *replicas: "DeploymentHandle[Any]",
+        worker: "DeploymentHandle[Any] | None" = None,
+    ) -> None:
         self._config = settings[0].config
         self._served = tuple(_Served(own, handle) for own, handle in zip(settings, replicas, strict=True))
         store = AdapterStore(Home(settings[0].home).adapters)

@@ -24,7 +24,7 @@ from serve.cluster.autoscaling import LOAD, engine_load
 from serve.cluster.forwarding import AnswerForwarder, Record, observe
 from serve.cluster.key_limits import Refusal, SharedLimits
 from serve.cluster.relay import Batch, answer_batches
-from serve.cluster.settings import ClusterSettings, check_node
+from serve.cluster.settings import ClusterSettings, check_jobs, check_node, num_nodes
 from serve.cluster.warming import warm
 from serve.engine.arguments import set_environment
 from serve.errors import EngineStartError
@@ -47,6 +47,7 @@ class Replica:
         self._failure: Exception | None = None
         self._life = AsyncExitStack()
         check_node(settings.home, settings.home_id, settings.versions, str(context.rank.node_rank))
+        check_jobs(is_enabled=settings.config.jobs.enabled, num_nodes=num_nodes())
         set_up_logging(settings.config.log_level, settings.config.log_format)
         set_environment(settings.config.log_level, settings.config.log_format)
         _use_own_cores(context.rank.local_rank, settings)
@@ -180,12 +181,11 @@ def report_of(parts: Parts, config: ServeConfig, rank: int) -> ReplicaReport:
 
 
 def _of_replica(config: ServeConfig, rank: int) -> ServeConfig:
-    """One replica runs the quality monitor, and the worker: two would ask, grade and decide everything twice."""
-    if rank == 0:
-        return config
-    quality = config.quality.model_copy(update={"enabled": False})
-    jobs = config.jobs.model_copy(update={"worker": False})
-    return config.model_copy(update={"quality": quality, "jobs": jobs})
+    """One replica runs the quality monitor: two would ask, grade and decide everything twice. None runs the worker."""
+    changed: dict[str, Any] = {"jobs": config.jobs.model_copy(update={"worker": False})}
+    if rank != 0:
+        changed["quality"] = config.quality.model_copy(update={"enabled": False})
+    return config.model_copy(update=changed)
 
 
 def _use_own_cores(local_rank: int, settings: ClusterSettings) -> None:

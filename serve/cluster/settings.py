@@ -97,6 +97,26 @@ def check_node(home: Path, wanted_id: str, wanted: dict[str, str], node: str) ->
         )
 
 
+def check_jobs(*, is_enabled: bool, num_nodes: int) -> None:
+    """Check that files, fine-tuning jobs and batches can work on so many nodes.
+
+    Raises:
+        ClusterError: There are several: the database of jobs must lie on a local disk.
+    """
+    if is_enabled and num_nodes > 1:
+        raise ClusterError(
+            f"Files, fine-tuning jobs and batches work on one node, and this cluster has {num_nodes}: their SQLite "
+            "database cannot be shared between machines. Set `jobs: {enabled: false}`, or start a cluster of one node."
+        )
+
+
+def num_nodes() -> int:
+    """Nodes of the Ray cluster that this process belongs to."""
+    import ray
+
+    return sum(node["Alive"] for node in ray.nodes())
+
+
 def check_numbers(num_replicas: int, max_replicas: int | None) -> None:
     """Check that the fewest and the most replicas of a base go together.
 

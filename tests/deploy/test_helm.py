@@ -67,6 +67,14 @@ def test_kubernetes_takes_the_pods_of_ray(version: str) -> None:
         check({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "pod"}, "spec": spec}, version)
 
 
+@pytest.mark.parametrize(
+    ("install", "jobs"), [("volume", None), ("ray", {"enabled": False}), ("all", {"enabled": False})]
+)
+def test_pods_that_share_a_folder_serve_no_jobs(install: str, jobs: dict[str, bool] | None) -> None:
+    (config,) = (each for each in rendered(INSTALLS[install]) if each["kind"] == "ConfigMap")
+    assert yaml.safe_load(config["data"]["serve.yaml"]).get("jobs") == jobs
+
+
 @pytest.mark.parametrize("install", INSTALLS)
 def test_helm_lints_it(install: str) -> None:
     import helm_python  # as in chart.py: not before a fork

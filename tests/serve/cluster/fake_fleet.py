@@ -14,13 +14,15 @@ from serve.cluster.command import run_cluster
 
 
 def main() -> None:
-    """Arguments: the state folder, and a JSON object with `configs` and the numbers of replicas."""
+    """Arguments: the state folder, and a JSON object with `configs`, numbers of replicas, and perhaps `versions`."""
     home, asked = Home(Path(sys.argv[1])), json.loads(sys.argv[2])
     set_local_environment()  # before Ray is imported
     import serve.cluster.application as application
 
     replaced: Any = application
     replaced.Replica = fake_replica()
+    if versions := asked.get("versions"):
+        replaced.installed_versions = lambda: versions
     configs = [ServeConfig.model_validate(config) for config in asked["configs"]]
     run_cluster(configs, home, asked["replicas"], max_replicas=asked.get("max_replicas"))
 

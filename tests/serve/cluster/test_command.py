@@ -17,6 +17,12 @@ def test_too_few_cores_are_told_before_ray_starts(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_cores_of_training_are_not_those_of_replicas(tmp_path):
+    config = ServeConfig.model_validate({"base": "b", "jobs": {"cpus": 4095}})
+    with pytest.raises(ClusterError, match=r"CPU cores without the 4095 of `jobs\.cpus`, too few for 1 replicas"):
+        run_cluster([config], Home(tmp_path), 1)
+
+
 def test_a_metrics_port_is_for_a_single_server(tmp_path):
     from serve.cluster.application import make_settings
 

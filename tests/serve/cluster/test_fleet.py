@@ -5,17 +5,19 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from adapters.store.store import AdapterStore
 from config.home import Home
 from loadtest.bench.cluster_server import replicas_of
 from loadtest.bench.server import RunningServer, free_port, running_command
+from serve.cluster.settings import installed_versions
 from tests.peft_folders import write_base_folder
 from tests.serving import chat, make_serving
 
@@ -35,13 +37,26 @@ def home(tmp_path: Path) -> Home:
     return home
 
 
+def fleet_command(home: Home, port: int, *configs: dict[str, Any], **more: Any) -> list[str]:
+    asked = {"configs": [config | {"port": port} for config in configs], **more}
+    return [sys.executable, "-P", "-m", "tests.serve.cluster.fake_fleet", str(home.root), json.dumps(asked)]
+
+
 @contextmanager
 def fleet(home: Home, *configs: dict[str, Any], **numbers: int) -> Iterator[RunningServer]:
     port = free_port()
-    asked = {"configs": [config | {"port": port} for config in configs], **numbers}
-    command = [sys.executable, "-P", "-m", "tests.serve.cluster.fake_fleet", str(home.root), json.dumps(asked)]
+    command = fleet_command(home, port, *configs, **numbers)
     with running_command(command, f"http://127.0.0.1:{port}", "/ready", home.root / "fleet.log", START_S) as server:
         yield server
+
+
+def workers_of(server: RunningServer) -> list[psutil.Process]:
+    """Job workers, each with the process that ends it with its parent."""
+    found = []
+    for process in psutil.Process(server.pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+            found += [process] if {"lorikeet", "worker"} <= set(process.cmdline()) else []
+    return found
 
 
 async def until(is_so: Callable[[], bool]) -> None:
@@ -64,6 +79,11 @@ async def test_several_bases_answer_behind_one_endpoint(home: Home) -> None:
                 answer = await http.post("/v1/chat/completions", json=chat(name))
                 assert answer.json()["model"].partition("@")[0] == name
             assert (await http.post("/v1/chat/completions", json=chat("neither"))).status_code == 404
+            await until(lambda: bool(workers_of(server)))
+            (worker,) = workers_of(server)
+            worker.kill()
+            await until(lambda: [process.pid for process in workers_of(server)] not in ([], [worker.pid]))
+            assert len(workers_of(server)) == 1
             requests = [line for line in (await http.get("/metrics")).text.splitlines() if "requests_total{" in line]
             assert any('adapter="legal",base="large"' in line and 'replica="0"' in line for line in requests)
 
@@ -91,3 +111,16 @@ async def test_replicas_come_and_go_without_a_failed_request(home: Home) -> None
             assert (await http.post("/v1/chat/completions", json=chat("medical"))).status_code == 200
             assert (await http.get("/ready")).json() == {"status": "ready"}
     assert set(statuses) == {200}
+
+
+async def test_other_versions_are_refused_before_a_replica_starts(home: Home) -> None:
+    config = {"base": "small-nf4", "served_model_name": "small"}
+    command = fleet_command(home, free_port(), config, replicas=1, versions=installed_versions() | {"torch": "0.0.1"})
+    started = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+    )
+    async with asyncio.timeout(START_S):
+        _, errors = await started.communicate()
+    assert started.returncode != 0
+    assert b"but the application was started with 0.0.1. Install the same versions on all nodes" in errors
+    assert b"Replica" not in errors

@@ -4,7 +4,7 @@ import pytest
 
 from config.home import Home
 from serve.cluster.errors import ClusterError
-from serve.cluster.settings import check_node, home_id, installed_versions
+from serve.cluster.settings import check_jobs, check_node, home_id, installed_versions
 
 
 def test_a_state_folder_keeps_its_identity(tmp_path):
@@ -33,3 +33,10 @@ def test_other_versions_are_refused(tmp_path, name):
     wanted = installed_versions() | {name: "0.0.1"}
     with pytest.raises(ClusterError, match=rf"n1 has {name} .* was started with 0.0.1\. Install the same"):
         check_node(tmp_path, home_id(Home(tmp_path)), wanted, "n1")
+
+
+def test_jobs_work_on_one_node_only():
+    check_jobs(is_enabled=True, num_nodes=1)
+    check_jobs(is_enabled=False, num_nodes=3)
+    with pytest.raises(ClusterError, match=r"this cluster has 3: .*Set `jobs: \{enabled: false\}`"):
+        check_jobs(is_enabled=True, num_nodes=3)

@@ -29,6 +29,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- $_ := set $ours "metrics_port" 9464 }}
 {{- $_ := set $ours "metrics_host" "0.0.0.0" }}
 {{- end }}
+{{- if or .Values.ray.enabled .Values.autoscaling.enabled (gt (int .Values.replicas) 1) }}
+{{- /* Their SQLite database must lie on a local disk: pods on several machines cannot share it. */}}
+{{- $_ := set $ours "jobs" (dict "enabled" false) }}
+{{- end }}
 {{- if eq .Values.storage.kind "remote" }}
 {{- $_ := set $ours "remote_store" .Values.storage.remoteStore }}
 {{- end }}
