@@ -36,6 +36,7 @@ from serve.jobs.batch_pace import Pacer
 from serve.jobs.batch_run import BatchContext
 from serve.jobs.batch_runner import BatchRunner
 from serve.jobs.client_latency import ClientLatency
+from serve.jobs.revoked import RevokedKeys
 from serve.jobs.router import jobs_router
 from serve.jobs.services import JobServices, open_services
 from serve.jobs.worker_process import WorkerProcess
@@ -266,6 +267,7 @@ def _loops(
         latency = ClientLatency(on.jobs)
         on.observers.of_generations.append(latency)
         yield on.jobs.sweep
+        yield RevokedKeys(on.jobs, on.keys.find).run
         yield latency.run
     if on.worker is not None:
         yield on.worker
