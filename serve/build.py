@@ -135,6 +135,7 @@ def build_parts(on: Foundation) -> Parts:
             *([] if batches is None else [batches.run]),
         ),
         jobs=_jobs_router(on, residency, resolver, access, tenants, batches),
+        begin_drain=on.jobs.draining.set if on.jobs else lambda: None,
     )
 
 
