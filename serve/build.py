@@ -175,6 +175,7 @@ def _batch_runner(
     jobs: JobServices,
 ) -> BatchRunner:
     """The runner of batches, which sends lines through the same path as all other requests."""
+    base_digest = read_base(on.base_folder).digest
     context = BatchContext(
         queue=jobs.batches,
         files=jobs.files,
@@ -182,7 +183,8 @@ def _batch_runner(
         asker=LineAsker(completions),
         pacer=Pacer(admission.client_load),
         find_key=on.keys.find,
-        is_model=lambda key, model: is_model(resolver, access, key, model),
+        base=on.config.base,
+        is_model=lambda key, model: is_model(resolver, access, key, model, base_digest),
         max_body_bytes=on.config.max_body_bytes,
     )
     return BatchRunner(context, on.metrics.failures)
