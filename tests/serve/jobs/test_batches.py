@@ -24,7 +24,7 @@ from serve.jobs.batch_runner import BatchRunner
 from serve.records import Caller, RequestResult
 from tests.eventually import eventually
 from tests.fake_engine import FakeEngine
-from tests.peft_folders import write_base_folder
+from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import BASE_NAME, Serving, chat, make_serving
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -496,9 +496,11 @@ async def test_a_deleted_input_is_read_to_its_end(server: BatchServer) -> None:
 
 @pytest.mark.anyio
 async def test_a_line_for_another_base_fails_the_batch(server: BatchServer, tmp_path: Path) -> None:
-    other = read_base(write_base_folder(tmp_path / "bases" / "other")).ref.model_copy(update={"digest": "0" * 64})
+    other = read_base(server.serving.base_folder).ref.model_copy(update={"name": "other", "digest": "0" * 64})
+    folder = write_peft_folder(tmp_path / "legal")
+    version = server.serving.store.publish(folder, draft_for(folder, "legal", base=other)).version
+    server.serving.store.promote("legal", version)
     server.serving.publish("medical")
-    server.serving.publish("legal", base=other)
     lines = [line(name, model=name, messages=[]) for name in ("medical", "legal")]
     async with server.running(), server.client() as client:
         batch = await ended(client, await submit(client, lines))

@@ -23,7 +23,7 @@ from train.jobs.worker import Worker
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_S = 500.0
+PATIENCE_S = 1000.0
 QUESTIONS = (
     "A ripe tomato at noon", "Blood in a test tube", "The fire engine's door", "Rust on old iron", "A robin's breast",
     "Cherries in a bowl", "Mars through a telescope", "A stop sign ahead", "Wine from Burgundy", "Lips in winter",
