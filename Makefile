@@ -2,7 +2,7 @@
 # COVERAGE=--cov prints what the fast tests cover: make test-fast COVERAGE=--cov
 # ALL=1 adds the tests that repeat others on more architectures or on real data: make test ALL=1
 .DEFAULT_GOAL := help
-.PHONY: help setup demo serve test test-fast check docs format promtool lm-eval lock clean
+.PHONY: help setup demo serve test test-fast check docs format promtool lm-eval clients lock clean
 BIN := .venv/bin
 ARGS ?=
 COVERAGE ?=
@@ -53,6 +53,10 @@ promtool: ## Unpack Debian's promtool, without which the tests of the alert rule
 lm-eval: setup ## Install lm-evaluation-harness apart, without which its tests are skipped
 	@[ -x .tools/lm-eval/bin/lm_eval ] || { $(BIN)/python -m venv --clear .tools/lm-eval && \
 		.tools/lm-eval/bin/pip install --quiet --no-deps -r requirements/lm-eval.lock; }
+
+clients: setup ## Install LiteLLM and openai's command line apart, without which their tests are skipped
+	@[ -x .tools/clients/bin/openai ] || { $(BIN)/python -m venv --clear .tools/clients && \
+		.tools/clients/bin/pip install --quiet --no-deps -r requirements/clients.lock; }
 
 lock: setup ## Resolve pyproject.toml again into requirements/*.lock
 	$(BIN)/python requirements/lock.py cpu

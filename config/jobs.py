@@ -89,6 +89,12 @@ class JobsConfig(Config):
         ge=3600,
         description="Delete files after this time, seconds, unless the upload sets `expires_after`. null: never.",
     )
+    keep_days: int | None = Field(
+        30,
+        ge=1,
+        description="How long events and result files of ended jobs, and output files of ended batches, are kept, "
+        "days. null: always. Published versions stay.",
+    )
     schedule: dict[str, ScheduleConfig] = Field(
         default_factory=dict,
         description="Scheduled training by adapter: starts once enough corrections are stored.",

@@ -75,7 +75,7 @@ class Parts:
     """The components of the application.
 
     `background` is kept running beside the engine's supervisor; `monitor` is None where there is none. `jobs` are the
-    routes of files and jobs; None: they are not served.
+    routes of files and jobs; None: they are not served. `begin_drain` ends what would keep a stopping server.
     """
 
     engine: Engine
@@ -92,6 +92,7 @@ class Parts:
     monitor: Monitor | None = None
     background: Sequence[Loop] = ()
     jobs: APIRouter | None = None
+    begin_drain: Callable[[], None] = lambda: None
 
 
 def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambda error: None) -> FastAPI:

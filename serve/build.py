@@ -36,6 +36,7 @@ from serve.jobs.batch_pace import Pacer
 from serve.jobs.batch_run import BatchContext
 from serve.jobs.batch_runner import BatchRunner
 from serve.jobs.client_latency import ClientLatency
+from serve.jobs.revoked import RevokedKeys
 from serve.jobs.router import jobs_router
 from serve.jobs.services import JobServices, open_services
 from serve.jobs.worker_process import WorkerProcess
@@ -134,6 +135,7 @@ def build_parts(on: Foundation) -> Parts:
             *([] if batches is None else [batches.run]),
         ),
         jobs=_jobs_router(on, residency, resolver, access, tenants, batches),
+        begin_drain=on.jobs.draining.set if on.jobs else lambda: None,
     )
 
 
@@ -173,6 +175,7 @@ def _batch_runner(
     jobs: JobServices,
 ) -> BatchRunner:
     """The runner of batches, which sends lines through the same path as all other requests."""
+    base_digest = read_base(on.base_folder).digest
     context = BatchContext(
         queue=jobs.batches,
         files=jobs.files,
@@ -180,7 +183,8 @@ def _batch_runner(
         asker=LineAsker(completions),
         pacer=Pacer(admission.client_load),
         find_key=on.keys.find,
-        is_model=lambda key, model: is_model(resolver, access, key, model),
+        base=on.config.base,
+        is_model=lambda key, model: is_model(resolver, access, key, model, base_digest),
         max_body_bytes=on.config.max_body_bytes,
     )
     return BatchRunner(context, on.metrics.failures)
@@ -266,6 +270,7 @@ def _loops(
         latency = ClientLatency(on.jobs)
         on.observers.of_generations.append(latency)
         yield on.jobs.sweep
+        yield RevokedKeys(on.jobs, on.keys.find).run
         yield latency.run
     if on.worker is not None:
         yield on.worker

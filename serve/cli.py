@@ -127,6 +127,7 @@ def _serve_on(
     from serve.api.connections import bounded_connections
     from serve.app import create_app
     from serve.build import build_server
+    from serve.draining import DrainingServer
 
     failures: list[BaseException] = []
 
@@ -137,14 +138,15 @@ def _serve_on(
     logger.info("Starting the engine on %s", config.base)
     parts = build_server(config, home, keys, judge_key)
     refused = parts.metrics.traffic.connections_refused
-    server = uvicorn.Server(
+    server = DrainingServer(
         uvicorn.Config(
             create_app(parts, end),
             log_config=None,
             access_log=False,
             http=bounded_connections(config.max_connections, refused.inc),
             timeout_graceful_shutdown=int(config.drain_timeout_s),
-        )
+        ),
+        parts.begin_drain,
     )
     with suppress(KeyboardInterrupt):  # uvicorn raises it again when all is done
         server.run(sockets)

@@ -59,7 +59,7 @@ class JobsHome:
         assert job is not None
         return job
 
-    def batch(self, owner: str = "acme", file: StoredFile | None = None) -> Batch:
+    def batch(self, owner: str = "acme", file: StoredFile | None = None, **changes: Any) -> Batch:
         file = file or self.stored(owner=owner, purpose="batch")
         return self.batches.submit(
             Batch(
@@ -69,6 +69,7 @@ class JobsHome:
                 input_file_id=file.id,
                 completion_window="24h",
                 created_at=int(self.clock()),
+                **changes,
             )
         )
 

@@ -19,7 +19,8 @@ _NEXT = f"""
 SELECT batches.* FROM batches
 LEFT JOIN (SELECT owner, count(*) AS running FROM batches WHERE worker IS NOT NULL GROUP BY owner) AS busy
     ON busy.owner = batches.owner
-WHERE worker IS NULL AND status NOT IN ({_ENDED}) AND batches.owner NOT IN (SELECT value FROM json_each(?))
+WHERE worker IS NULL AND status NOT IN ({_ENDED}) AND batches.owner NOT IN (SELECT value FROM json_each(:not_of))
+    AND (:base IS NULL OR base IS NULL OR base = :base OR expires_at <= :now)
 ORDER BY coalesce(running, 0), batches.seq LIMIT 1
 """
 
@@ -83,16 +84,18 @@ class BatchQueue:
             rows = connection.execute("SELECT status, count(*) FROM batches GROUP BY status")
             return {row[0]: row[1] for row in rows}
 
-    def claim(self, worker: str, *, not_of: Collection[str] = ()) -> Batch | None:
+    def claim(self, worker: str, *, base: str | None = None, not_of: Collection[str] = ()) -> Batch | None:
         """Take an unfinished batch that nobody works on; its status stays as it is. None if there is none.
 
         The owner with the fewest claimed batches is next, then the oldest batch.
 
         Args:
+            base: Leave batches for models of other bases to other servers until they expire; None: take any.
             not_of: Owners whose batches are left to others.
         """
         with self._database.writing() as connection:
-            row = connection.execute(_NEXT, (json.dumps([*not_of]),)).fetchone()
+            bounds = {"not_of": json.dumps([*not_of]), "base": base, "now": self._clock()}
+            row = connection.execute(_NEXT, bounds).fetchone()
             if row is None:
                 return None
             batch = loaded(Batch, row)

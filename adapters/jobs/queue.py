@@ -14,6 +14,7 @@ from adapters.jobs.database import JobsDatabase
 from adapters.jobs.errors import InvalidStatusError
 from adapters.jobs.events import append_checkpoint, append_event
 from adapters.jobs.records import (
+    ENDED_JOB,
     Checkpoint,
     EventLevel,
     EventType,
@@ -40,12 +41,17 @@ from adapters.jobs.transitions import (
     lose,
     pass_validation,
     pause_job,
+    revoke_job,
 )
 from adapters.jobs.usage import DAY_S, next_job, used_seconds
 
 __all__ = ["MAX_LOSSES", "STALE_AFTER_S", "JobQueue"]
 
 _HAS_METADATA = "EXISTS (SELECT 1 FROM json_each(metadata) AS pair WHERE pair.key = ? AND pair.value = ?)"
+
+_UNFINISHED_OF_KEYS = (
+    f"status NOT IN ({', '.join(repr(status) for status in sorted(ENDED_JOB))}) AND requested IS NOT 'cancel'"
+)
 
 RecordT = TypeVar("RecordT", JobEvent, Checkpoint)
 
@@ -126,6 +132,23 @@ class JobQueue:
             InvalidStatusError: It has ended; or it is to resume and is not paused.
         """
         return self._database.with_reserve(lambda: self._ask(owner, job_id, action))
+
+    def unfinished_keys(self) -> frozenset[str]:
+        """Ids of the API keys that have created unfinished jobs; without jobs that are being cancelled."""
+        with self._database.reading() as connection:
+            sql = f"SELECT DISTINCT key_id FROM jobs WHERE key_id != '' AND {_UNFINISHED_OF_KEYS}"
+            return frozenset(str(row[0]) for row in connection.execute(sql))
+
+    def revoke(self, key_id: str, error: JobFailure) -> tuple[Job, ...]:
+        """Cancel all unfinished jobs of an API key, with the reason as their error; returns them as they were.
+
+        One that runs is cancelled at its worker's next heartbeat.
+        """
+        with self._database.writing() as connection:
+            jobs = find(connection, Job, "jobs", {"key_id = ?": key_id, f"{_UNFINISHED_OF_KEYS} AND ?": 1})
+            for job in jobs:
+                revoke_job(connection, job, error, self._clock())
+            return jobs
 
     def events(self, owner: str | None, job_id: str, *, after: str | None = None, limit: int = 20) -> Page[JobEvent]:
         """Newest first, after the event `after`.

@@ -88,6 +88,7 @@ class Job(Record):
 
     id: str
     owner: str = Field(description="Tenant.")
+    key_id: str = Field("", description="Of the API key that created it; revoking that key cancels the job.")
     model: str = Field(description="As the client wrote it.")
     base: str = Field(description="Name of the prepared base.")
     base_name: str | None = Field(None, description="Its name for clients, in the names of models; None: `base`.")
@@ -170,6 +171,7 @@ class Batch(Record):
     id: str
     owner: str
     key_id: str = Field("", description="Of the API key that created it: its lines may ask what that key may.")
+    base: str | None = Field(None, description="Name of the prepared base of its models; None: any server runs it.")
     endpoint: str
     input_file_id: str
     completion_window: str

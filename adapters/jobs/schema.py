@@ -88,7 +88,12 @@ CREATE TABLE used_seconds (
 CREATE TABLE pressure (id INTEGER PRIMARY KEY CHECK (id = 1), at REAL NOT NULL, p99_ratio REAL NOT NULL)
 """
 
-MIGRATIONS = (_FIRST,)
+_SECOND = """
+ALTER TABLE jobs ADD COLUMN key_id TEXT NOT NULL DEFAULT '';
+ALTER TABLE batches ADD COLUMN base TEXT
+"""
+
+MIGRATIONS = (_FIRST, _SECOND)
 """Migration n upgrades a file from schema version n to n + 1. Append only: released ones never change."""
 
 SCHEMA_VERSION = len(MIGRATIONS)

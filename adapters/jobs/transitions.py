@@ -85,6 +85,12 @@ def ask_job(connection: sqlite3.Connection, job: Job, action: Action, now: float
         raise InvalidStatusError(f"Job {job.id} is {job.status}; only a paused job can resume.")
 
 
+def revoke_job(connection: sqlite3.Connection, job: Job, error: JobFailure, now: float) -> None:
+    """Cancel a job that its client has not cancelled, with the reason as its error."""
+    update(connection, "jobs", job.id, error=error)
+    ask_job(connection, find_job(connection, None, job.id), "cancel", now)
+
+
 def pause_job(connection: sqlite3.Connection, job: Job, now: float) -> None:
     """It stops unfinished; for good, if its client has asked a worker to cancel it."""
     if job.requested == "cancel":
@@ -127,6 +133,8 @@ def end_job(
 ) -> None:
     """End it, with the columns `ending`: its files are released, and its model gets its name."""
     changes = dict(ending or {})
+    if status == "cancelled":
+        changes["error"] = job.error  # of `revoke_job`
     release_holds(connection, job.id)
     name, version, error = (changes.get(column) for column in ("fine_tuned_model", "version", "error"))
     if name is not None and version is not None:
@@ -178,5 +186,5 @@ def _last_words(status: JobStatus, error: JobFailure | None) -> str:
     if status == "succeeded":
         return "The job has successfully completed"
     if status == "cancelled":
-        return "The job was cancelled"
+        return f"The job was cancelled: {error.message}" if error else "The job was cancelled"
     return f"The job failed: {error.message}" if error else "The job failed"

@@ -1,6 +1,6 @@
 """Which of several bases behind one endpoint a model belongs to."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from adapters.errors import AdapterError
 from adapters.reference import DEFAULT_ALIAS, Target, parse_reference
@@ -49,12 +49,19 @@ class BaseOwners:
     Args:
         configs: One for each base.
         store: Of all their adapters.
+        reference: The version that a name `ft:…` stands for; any other name as it is.
     """
 
-    def __init__(self, configs: Sequence[ServeConfig], store: AdapterStore) -> None:
+    def __init__(
+        self,
+        configs: Sequence[ServeConfig],
+        store: AdapterStore,
+        reference: Callable[[str], str] = lambda model: model,
+    ) -> None:
         self._by_name = {config.served_model_name: number for number, config in enumerate(configs)}
         self._by_base = {config.base: number for number, config in enumerate(configs)}
         self._store = store
+        self._reference = reference
         self._known: dict[Target, int] = {}
 
     def owner(self, model: str) -> int:
@@ -64,7 +71,7 @@ class BaseOwners:
         if model in self._by_name:
             return self._by_name[model]
         try:
-            target = self._target(model)
+            target = self._target(self._reference(model))
         except AdapterError:
             return 0
         if target is None:

@@ -18,9 +18,11 @@ from starlette.responses import JSONResponse, Response
 
 from adapters.store.store import AdapterStore
 from config.home import Home
+from config.serve import ServeConfig
 from serve.api.responses import error_response
 from serve.cluster.affinity import PRIMARY
 from serve.cluster.bases import BaseOwners
+from serve.cluster.job_models import JobModels
 from serve.cluster.relay import Batch, RelayedResponse, body_of, is_opening, portable_scope
 from serve.cluster.scrape import ReplicaScrape, merged_scrape
 from serve.cluster.settings import ClusterSettings
@@ -78,8 +80,10 @@ class Ingress:
     ) -> None:
         self._config = settings[0].config
         self._served = tuple(_Served(own, handle) for own, handle in zip(settings, replicas, strict=True))
-        store = AdapterStore(Home(settings[0].home).adapters)
-        self._owners = BaseOwners([own.config for own in settings], store)
+        home, configs = Home(settings[0].home), [own.config for own in settings]
+        self._jobs = _job_models(home, configs)
+        reference = self._jobs.reference if self._jobs else str
+        self._owners = BaseOwners(configs, AdapterStore(home.adapters), reference)
         self._tracing = _provider(self._config.otlp_endpoint)
 
     async def __call__(self, request: Request) -> Response:
@@ -98,7 +102,10 @@ class Ingress:
         if path == "/v1/models" and len(self._served) > 1:
             return await self._models(request)
         session, model = _route(request, body)
-        return await self._ask(self._served[self._owners.owner(model)], request, body, session, model)
+        asked = model
+        if self._jobs and path == "/v1/batches" and request.method == "POST":
+            asked = await asyncio.to_thread(self._jobs.model_of_batch, body)
+        return await self._ask(self._served[self._owners.owner(asked)], request, body, session, model)
 
     async def _read(self, request: Request) -> bytes:
         """The body, or as much of one that is too large as shows it."""
@@ -172,6 +179,13 @@ class Ingress:
             cards = json.loads(await body_of(answer))["data"]
             listed += [card for card in cards if self._owners.owner(card["id"]) == number]
         return JSONResponse({"object": "list", "data": listed})
+
+
+def _job_models(home: Home, configs: Sequence[ServeConfig]) -> JobModels | None:
+    """None where there is one base, which everything is for, or no jobs."""
+    if len(configs) == 1 or not any(config.jobs.enabled for config in configs):
+        return None
+    return JobModels(home, configs[0].max_body_bytes)
 
 
 def _provider(endpoint: str | None) -> "TracerProvider | None":

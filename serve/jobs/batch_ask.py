@@ -58,13 +58,13 @@ class LineAsker:
         return answer, float(response.headers.get("retry-after", 1))
 
 
-def is_model(resolver: Resolver, access: ModelAccess, key: KeyRecord, model: str) -> bool:
-    """Whether a `model` exists and the key may use it."""
+def is_model(resolver: Resolver, access: ModelAccess, key: KeyRecord, model: str, base_digest: str) -> bool:
+    """Whether a `model` exists, the key may use it, and it is of this server's base."""
     try:
-        resolver.resolve(model, lambda name: access.may_use(key, name), "")
+        target = resolver.resolve(model, lambda name: access.may_use(key, name), "").target
     except ServeError:
         return False
-    return True
+    return target is None or resolver.base_digest(target) in (base_digest, None)
 
 
 def _request(endpoint: Endpoint, body: bytes) -> Request:

@@ -144,7 +144,10 @@ def _add(line: BatchLine, found: set[Fingerprint], models: set[str], is_model: C
     if isinstance(model, str) and model in models:
         return
     if not isinstance(model, str) or not is_model(model):
-        message = f"The model {_shown(model)} does not exist. GET /v1/models lists the available models."
+        message = (
+            f"The model {_shown(model)} does not exist, or is not of the base of this batch's first line. "
+            "GET /v1/models lists the available models."
+        )
         raise LineError("model_not_found", message, "body.model")
     models.add(model)
 

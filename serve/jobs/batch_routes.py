@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 
 from adapters.jobs.records import Batch, BatchStatus, new_id
 from config.model import Config
+from serve.access.keys import KeyRecord
 from serve.api.openapi import errors, model_body
 from serve.errors import (
     BodyTimeoutError,
@@ -118,10 +119,11 @@ def batch_answer(batch: Batch) -> BatchAnswer:
     )
 
 
-def add_batch_routes(router: APIRouter, services: JobServices, wake: Callable[[], None]) -> None:
+def add_batch_routes(router: APIRouter, services: JobServices, base: str, wake: Callable[[], None]) -> None:
     """Routes of batches.
 
     Args:
+        base: Name of the prepared base that is served: its servers run the batches that are created here.
         wake: Notifies the runner of a new batch.
     """
     batches = services.batches
@@ -136,7 +138,7 @@ def add_batch_routes(router: APIRouter, services: JobServices, wake: Callable[[]
                 "invalid_input_file",
                 "input_file_id",
             )
-        batch = _new_batch(body, key.tenant, key.id, int(time.time()))
+        batch = _new_batch(body, key, base, int(time.time()))
         batch = await services.run(batches.submit, batch, max_unfinished=services.config.max_jobs_per_tenant)
         await services.record("batch.created", batch.id, key)
         wake()
@@ -162,13 +164,14 @@ def add_batch_routes(router: APIRouter, services: JobServices, wake: Callable[[]
         return batch_answer(batch)
 
 
-def _new_batch(body: NewBatch, owner: str, key_id: str, now: int) -> Batch:
+def _new_batch(body: NewBatch, key: KeyRecord, base: str, now: int) -> Batch:
     fields: dict[str, Any] = body.model_dump(exclude={"output_expires_after"})
     expires_after_s = body.output_expires_after.seconds if body.output_expires_after else None
     return Batch(
         id=new_id("batch_"),
-        owner=owner,
-        key_id=key_id,
+        owner=key.tenant,
+        key_id=key.id,
+        base=base,
         **fields,
         created_at=now,
         expires_at=now + WINDOW_S,

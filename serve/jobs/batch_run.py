@@ -47,7 +47,8 @@ class BatchContext:
     Attributes:
         results: Folder for results of unfinished batches.
         find_key: The key with this id, if it is valid.
-        is_model: Whether a `model` exists and the key may use it.
+        base: Name of the prepared base that is served; batches for other bases are left to other servers.
+        is_model: Whether a `model` exists, is of that base, and the key may use it.
         heartbeat_s: Interval of writing results and of checking for expiry and cancellation.
     """
 
@@ -57,6 +58,7 @@ class BatchContext:
     asker: LineAsker
     pacer: Pacer
     find_key: Callable[[str], KeyRecord | None]
+    base: str
     is_model: Callable[[KeyRecord, str], bool]
     max_body_bytes: int
     heartbeat_s: float = 1.0

@@ -57,8 +57,9 @@ class BatchRunner:
             await self._stop()
 
     async def _claim_all(self) -> None:
+        queue, base = self.context.queue, self.context.base
         while len(self._running) < MAX_BATCHES:
-            batch = await asyncio.to_thread(self.context.queue.claim, self._worker, not_of=frozenset(self._running))
+            batch = await asyncio.to_thread(queue.claim, self._worker, base=base, not_of=frozenset(self._running))
             if batch is None:
                 return
             logger.info("Batch %s of %s requests starts or continues", batch.id, batch.num_total or "unchecked")

@@ -1,8 +1,9 @@
-"""Stream all events of a job as server-sent events until the job ends."""
+"""Stream all events of a job as server-sent events until the job ends, or the server begins to drain."""
 
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 
 from adapters.jobs.records import Job
 from serve.access.keys import KeyRecord
@@ -40,6 +41,8 @@ class EventStreams:
     async def events(self, key: KeyRecord, job_id: str, check_key: Callable[[], object]) -> AsyncIterator[str]:
         """Events, oldest first, until the job has ended; comments keep proxies from closing an idle stream.
 
+        A server that stops ends its streams at once, without `[DONE]`: the client connects again.
+
         Args:
             check_key: Raises a ServeError once the key is no longer valid.
         """
@@ -58,7 +61,7 @@ async def _events(
 ) -> AsyncIterator[str]:
     number, quiet_s = 0, 0.0
     try:
-        while True:
+        while not services.draining.is_set():
             check_key()
             # Read before the events: an ended job gets no further ones.
             job: Job = await services.run(services.queue.get, key.tenant, job_id)
@@ -67,13 +70,15 @@ async def _events(
                 number = event.number
                 yield f"data: {event_answer(event).model_dump_json()}\n\n"
             if not events and job.has_ended:
-                break
+                yield "data: [DONE]\n\n"
+                return
             quiet_s = 0.0 if events else quiet_s + _POLL_S
             if quiet_s >= _KEEP_ALIVE_S:
                 quiet_s = 0.0
                 yield ": still running\n\n"
             if len(events) < _PAGE:
-                await asyncio.sleep(_POLL_S)
-        yield "data: [DONE]\n\n"
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(services.draining.wait(), _POLL_S)
+        yield ": the server stops; connect again\n\n"
     except ServeError as error:  # the status of the response was sent long ago
         yield error_event(error)

@@ -57,6 +57,6 @@ def jobs_router(
     add_upload_routes(router, services, examples, forms)
     add_job_routes(router, services, submission)
     add_action_routes(router, services)
-    add_batch_routes(router, services, batches.wake)
+    add_batch_routes(router, services, base, batches.wake)
     add_model_routes(router, services, ModelDeletion(services, store, residency))
     return router

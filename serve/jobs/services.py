@@ -1,6 +1,7 @@
 """Dependencies of the routes of files and jobs: stores, threads for disk access, and the audit log."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from adapters.jobs.batches import BatchQueue
 from adapters.jobs.database import JobsDatabase
 from adapters.jobs.files import FileStore
 from adapters.jobs.models import ModelNames
+from adapters.jobs.pruning import prune
 from adapters.jobs.queue import JobQueue
 from adapters.jobs.records import FileLimits
 from adapters.jobs.uploads import UploadStore
@@ -24,6 +26,7 @@ AUDIT_FILE = "audit.jsonl"
 
 _NUM_THREADS = 4
 _SWEEP_EVERY_S = 60.0
+_DAY_S = 86400.0
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -31,7 +34,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class JobServices:
-    """The stores of one server. Call anything that blocks on the disk through `run`, which uses separate threads."""
+    """The stores of one server. Call anything that blocks on the disk through `run`, which uses separate threads.
+
+    Attributes:
+        draining: Set once the server stops taking requests.
+    """
 
     config: JobsConfig
     database: JobsDatabase
@@ -41,6 +48,7 @@ class JobServices:
     batches: BatchQueue
     names: ModelNames
     audit: AuditLog
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(_NUM_THREADS, "jobs"))
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -57,10 +65,15 @@ class JobServices:
         await self.run(self.audit.record, action, subject, tenant=key.tenant, key_id=key.id)
 
     async def sweep(self) -> None:
-        """Delete expired files and leftovers of killed processes, until cancelled."""
+        """Delete old results, expired files and leftovers of killed processes, until cancelled."""
         while True:
-            await self.run(self.files.sweep)
+            await self.run(self._sweep)
             await asyncio.sleep(_SWEEP_EVERY_S)
+
+    def _sweep(self) -> None:
+        if self.config.keep_days is not None:
+            prune(self.database, self.config.keep_days * _DAY_S, time.time())
+        self.files.sweep()
 
 
 def open_services(folder: Path, config: JobsConfig) -> JobServices:

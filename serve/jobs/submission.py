@@ -74,6 +74,7 @@ class JobSubmission:
         job = Job(
             id=job_id,
             owner=key.tenant,
+            key_id=key.id,
             model=wanted.model,
             base=self._base,
             base_name=self._base_name,

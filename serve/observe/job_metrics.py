@@ -1,4 +1,4 @@
-"""Metrics of fine-tuning jobs, read from their database at each scrape."""
+"""Metrics of fine-tuning jobs and batches, read from their database at each scrape."""
 
 import logging
 from collections.abc import Callable, Iterable
@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric
 
 from adapters.jobs.errors import JobsError
-from adapters.jobs.figures import JobFigures
+from adapters.jobs.figures import BatchFigures, JobFigures
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,32 @@ class _ReadGauge(Gauge):
     def collect(self) -> Iterable[Metric]:
         self.read()
         return super().collect()
+
+
+class BatchMetrics:
+    """Of all batches together; `JobMetrics` reads their figures."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.batches = Gauge("lorikeet_batches", "Batches, by status.", ("status",), registry=registry)
+        self.oldest_waiting = Gauge(
+            "lorikeet_batches_oldest_waiting_seconds",
+            "Age of the oldest unfinished batch that no server works on; 0 if none waits.",
+            registry=registry,
+        )
+        self.lines = Counter(
+            "lorikeet_batch_lines",
+            "Lines of batches that are done: completed, or failed (an error, expired or cancelled).",
+            ("result",),
+            registry=registry,
+        )
+
+    def show(self, now: BatchFigures, before: BatchFigures | None) -> None:
+        """Export figures; counters grow by the difference to those of the scrape before."""
+        for status, number in now.by_status.items():
+            self.batches.labels(status).set(number)
+        self.oldest_waiting.set(now.oldest_waiting_s)
+        for result, number in now.lines.items():
+            self.lines.labels(result).inc(max(0, number - (before.lines[result] if before else 0)))
 
 
 class JobMetrics:
@@ -49,6 +75,7 @@ class JobMetrics:
             ("phase",),
             registry=registry,
         )
+        self.batches = BatchMetrics(registry)
         self._figures: Callable[[], JobFigures] | None = None
         self._before: JobFigures | None = None
 
@@ -64,6 +91,7 @@ class JobMetrics:
         except JobsError as error:  # the other metrics are scraped all the same
             logger.error("The figures of jobs cannot be read: %s", error)
             return
+        self.batches.show(now.batches, self._before.batches if self._before else None)
         for status, number in now.by_status.items():
             self.jobs.labels(status).set(number)
         self.oldest_queued.set(now.oldest_queued_s)

@@ -43,6 +43,15 @@ class ServedModel:
     target: Target | None
 
 
+@dataclass(frozen=True)
+class _Facts:
+    """What requests need of a version's manifest; `base_digest` is None if it is not available locally."""
+
+    defaults: RequestDefaults | None = None
+    num_virtual_tokens: int = 0
+    base_digest: str | None = None
+
+
 class Resolver:
     """Resolves references against the store as it is now; an unknown name never reaches the engine.
 
@@ -58,7 +67,7 @@ class Resolver:
         self._base_name = base_name
         self._has_remote = has_remote
         self._tuned = tuned
-        self._known: dict[Target, tuple[RequestDefaults | None, int]] = {}
+        self._known: dict[Target, _Facts] = {}
         self._published_at: dict[Target, str] = {}
 
     def resolve(self, model: object, may_use: Permission, sticky_key: str) -> Resolution:
@@ -117,11 +126,15 @@ class Resolver:
 
     def defaults(self, target: Target) -> RequestDefaults | None:
         """Request defaults of a version; None also if its manifest is not available locally."""
-        return self._facts(target)[0]
+        return self._facts(target).defaults
 
     def num_virtual_tokens(self, target: Target) -> int:
         """Virtual tokens in front of each of its prompts; 0 also if its manifest is not available locally."""
-        return self._facts(target)[1]
+        return self._facts(target).num_virtual_tokens
+
+    def base_digest(self, target: Target) -> str | None:
+        """Digest of the base that a version was trained on; None if its manifest is not available locally."""
+        return self._facts(target).base_digest
 
     def published_at(self, target: Target) -> str | None:
         """Publication time of a version from the history, UTC, ISO 8601; None if unknown."""
@@ -130,13 +143,14 @@ class Resolver:
             self._published_at |= {Target(target.name, event.version): event.at for event in published if event.version}
         return self._published_at.get(target)
 
-    def _facts(self, target: Target) -> tuple[RequestDefaults | None, int]:
+    def _facts(self, target: Target) -> _Facts:
         if target not in self._known:
             try:
                 manifest = self._store.manifest(target)
             except (AdapterError, OSError):  # also of one that is removed at this moment
-                return None, 0
-            self._known[target] = manifest.defaults, manifest.lora.num_virtual_tokens  # versions never change
+                return _Facts()
+            facts = _Facts(manifest.defaults, manifest.lora.num_virtual_tokens, manifest.base.digest)
+            self._known[target] = facts  # versions never change
         return self._known[target]
 
     def _reference(self, model: str) -> str:

@@ -160,3 +160,21 @@ def test_batches_are_counted_by_status(home):
     claimed(home)
     home.batches.cancel("acme", home.batch().id)
     assert home.batches.counts() == {"validating": 2, "cancelled": 1}
+
+
+def test_a_batch_is_for_servers_of_its_base(home):
+    batch = home.batch(base="large-nf4")
+    assert home.batches.claim("s1", base="small-nf4") is None
+    assert home.batches.claim("s2", base="large-nf4").id == batch.id
+
+
+def test_a_batch_without_base_is_for_any_server(home):
+    batch = home.batch()
+    assert home.batches.claim("s1", base="small-nf4").id == batch.id
+
+
+def test_an_expired_batch_is_ended_by_any_server(home):
+    batch = home.batch(base="gone-nf4", expires_at=int(NOW_S) + 60)
+    assert home.batches.claim("s1", base="small-nf4") is None
+    home.clock.now_s += 60
+    assert home.batches.claim("s1", base="small-nf4").id == batch.id

@@ -9,7 +9,8 @@ import pytest
 
 from adapters.jobs.database import JobsDatabase
 from adapters.jobs.errors import JobsDiskError, JobsStoreError
-from adapters.jobs.schema import APPLICATION_ID, SCHEMA_VERSION
+from adapters.jobs.queue import JobQueue
+from adapters.jobs.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
 from tests.tracked_files import ROOT
 
 
@@ -134,3 +135,21 @@ def test_processes_create_one_file_at_once(tmp_path: Path):
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]
     errors = [process.communicate(timeout=60)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, errors
+
+
+def test_a_file_of_the_first_schema_is_upgraded(tmp_path):
+    path = tmp_path / "jobs.sqlite3"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(MIGRATIONS[0])
+        connection.execute(
+            "INSERT INTO jobs (id, owner, model, base, adapter, training_file, seed, method, lorikeet, status, "
+            "created_at, result_files, num_losses) "
+            "VALUES ('ftjob-1', 'acme', 'b', 'b', 'a', 'file-1', 7, '{}', '{}', 'queued', 1, '[]', 0)"
+        )
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute("PRAGMA user_version = 1")
+    connection.close()
+    with JobsDatabase(path) as database:
+        job = JobQueue(database).get("acme", "ftjob-1")
+        assert (job.key_id, job.status) == ("", "queued")
+        assert JobQueue(database).unfinished_keys() == frozenset()

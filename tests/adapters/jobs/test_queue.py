@@ -468,3 +468,53 @@ def test_a_queue_of_another_process_continues(home):
         assert queue.heartbeat(job.id, "w1") is None
         queue.finish(job.id, "w1", "succeeded")
     assert home.queue.get("acme", job.id).status == "succeeded"
+
+
+REVOKED = JobFailure(code="invalid_api_key", message="The key is revoked.")
+
+
+def test_a_revoked_key_cancels_its_waiting_jobs_with_the_reason(home):
+    waiting, paused = home.submitted(key_id="k1"), home.submitted(key_id="k1")
+    home.queue.ask(None, paused.id, "pause")
+    others, nobodys = home.submitted(key_id="k2"), home.submitted()
+    assert home.queue.unfinished_keys() == {"k1", "k2"}
+    assert {job.id for job in home.queue.revoke("k1", REVOKED)} == {waiting.id, paused.id}
+    for job in (waiting, paused):
+        ended = home.queue.get(None, job.id)
+        assert (ended.status, ended.error) == ("cancelled", REVOKED)
+        assert home.messages(job)[-1] == "The job was cancelled: The key is revoked."
+    assert {home.queue.get(None, job.id).status for job in (others, nobodys)} == {"queued"}
+    assert home.queue.unfinished_keys() == {"k2"}
+    assert home.queue.revoke("k1", REVOKED) == ()
+
+
+def test_a_running_job_of_a_revoked_key_is_cancelled_by_its_worker(home):
+    job = home.submitted(key_id="k1")
+    home.queue.claim("w1")
+    home.queue.revoke("k1", REVOKED)
+    assert home.queue.unfinished_keys() == frozenset()
+    assert home.queue.heartbeat(job.id, "w1") == "cancel"
+    ended = home.queue.finish(job.id, "w1", "cancelled")
+    assert (ended.status, ended.error) == ("cancelled", REVOKED)
+
+
+def test_a_dead_workers_job_of_a_revoked_key_is_cancelled(home):
+    job = home.submitted(key_id="k1")
+    home.queue.claim("w1")
+    home.queue.revoke("k1", REVOKED)
+    (ended,) = home.queue.release_lost(worker="w1")
+    assert (ended.id, ended.status, ended.error) == (job.id, "cancelled", REVOKED)
+
+
+def test_a_job_that_has_published_before_its_key_was_revoked_has_succeeded(home):
+    job = home.submitted(key_id="k1")
+    home.queue.claim("w1")
+    home.queue.revoke("k1", REVOKED)
+    ended = home.queue.finish(job.id, "w1", "succeeded", fine_tuned_model=MODEL, version="acme-support@1")
+    assert (ended.status, ended.error) == ("succeeded", None)
+
+
+def test_a_job_that_its_client_cancels_has_no_error(home):
+    job = home.submitted(key_id="k1")
+    assert home.queue.ask(None, job.id, "cancel").error is None
+    assert home.messages(job)[-1] == "The job was cancelled"

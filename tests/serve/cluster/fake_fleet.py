@@ -36,6 +36,7 @@ def fake_replica() -> Any:
     from serve.build import Foundation, build_parts
     from serve.cluster.key_limits import SharedLimits
     from serve.cluster.replica import Replica
+    from serve.jobs.services import open_services
     from serve.observe.metrics import ServeMetrics
     from serve.records import Observers
     from tests.fake_engine import FakeEngine
@@ -50,7 +51,10 @@ def fake_replica() -> Any:
             metrics = ServeMetrics(CollectorRegistry(), self._config.served_model_name)
             folder, store = home.bases / self._config.base, AdapterStore(home.adapters)
             keys, observers = KeyRing(None), Observers()
-            on = Foundation(self._config, store, folder, SlowEngine(), metrics, keys, observers, tenants=limits)
+            jobs = open_services(home.jobs, self._config.jobs)
+            on = Foundation(
+                self._config, store, folder, SlowEngine(), metrics, keys, observers, tenants=limits, jobs=jobs
+            )
             parts = build_parts(on)
             return replace(parts, background=(*parts.background, limits.run))
 

@@ -79,3 +79,11 @@ def test_numbers_that_contradict_each_other_are_refused(fewest, most):
         check_numbers(fewest, most)
     check_numbers(0, 1)
     check_numbers(2, None)
+
+
+def test_a_fine_tuned_name_belongs_to_the_base_of_its_version():
+    store = Store(legal="large-nf4", medical="small-nf4")
+    names = {"ft:large:acme:legal:1": "legal@1", "ft:small:acme:medical:1": "medical@2"}
+    owners = BaseOwners([SMALL, LARGE], cast(AdapterStore, store), lambda model: names.get(model, model))
+    found = [owners.owner(model) for model in (*names, "ft:large:acme:gone:1", "legal")]
+    assert found == [1, 0, 0, 1]

@@ -18,6 +18,7 @@ from config.home import Home
 from loadtest.bench.cluster_server import replicas_of
 from loadtest.bench.server import RunningServer, free_port, running_command
 from serve.cluster.settings import installed_versions
+from tests.jobs_home import JobsHome
 from tests.peft_folders import write_base_folder
 from tests.serving import chat, make_serving
 
@@ -66,6 +67,23 @@ async def until(is_so: Callable[[], bool]) -> None:
         await asyncio.sleep(0.5)
 
 
+async def answers_of_batch(http: httpx.AsyncClient, model: str) -> list[str]:
+    """Which models have answered a batch of three lines."""
+    url = "/v1/chat/completions"
+    lines = [{"custom_id": str(n), "method": "POST", "url": url, "body": chat(model)} for n in range(3)]
+    form = {"file": ("lines.jsonl", "\n".join(map(json.dumps, lines)).encode())}
+    file = (await http.post("/v1/files", data={"purpose": "batch"}, files=form)).json()["id"]
+    asked = {"input_file_id": file, "endpoint": url, "completion_window": "24h"}
+    batch = (await http.post("/v1/batches", json=asked)).json()
+    async with asyncio.timeout(CHANGE_S):
+        while batch["status"] not in ("completed", "failed"):
+            await asyncio.sleep(0.5)
+            batch = (await http.get(f"/v1/batches/{batch['id']}")).json()
+    assert batch["status"] == "completed", batch
+    output = (await http.get(f"/v1/files/{batch['output_file_id']}/content")).text
+    return [json.loads(row)["response"]["body"]["model"] for row in output.splitlines()]
+
+
 async def test_several_bases_answer_behind_one_endpoint(home: Home) -> None:
     small = {"base": "small-nf4", "served_model_name": "small"}
     large = {"base": "large-nf4", "served_model_name": "large"}
@@ -84,8 +102,15 @@ async def test_several_bases_answer_behind_one_endpoint(home: Home) -> None:
             worker.kill()
             await until(lambda: [process.pid for process in workers_of(server)] not in ([], [worker.pid]))
             assert len(workers_of(server)) == 1
+            with JobsHome(home.jobs) as jobs:
+                job = jobs.running()
+                jobs.queue.finish(job.id, "w1", "succeeded", fine_tuned_model="ft:large:acme::1", version="legal@1")
+            answer = await http.post("/v1/chat/completions", json=chat("ft:large:acme::1"))
+            assert answer.json()["model"] == "legal@1"
+            assert await answers_of_batch(http, "legal") == ["legal@1"] * 3
             requests = [line for line in (await http.get("/metrics")).text.splitlines() if "requests_total{" in line]
             assert any('adapter="legal",base="large"' in line and 'replica="0"' in line for line in requests)
+            assert not any('adapter="legal",base="small"' in line for line in requests)
 
 
 async def test_replicas_come_and_go_without_a_failed_request(home: Home) -> None:

@@ -15,6 +15,7 @@ import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError, RateLimitError
 from openai.types import Batch
 
+from adapters.bases import read_base
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key, revoke_key
 from serve.engine.protocol import BACKGROUND_PRIORITY, Answer, Endpoint
@@ -23,6 +24,7 @@ from serve.jobs.batch_runner import BatchRunner
 from serve.records import Caller, RequestResult
 from tests.eventually import eventually
 from tests.fake_engine import FakeEngine
+from tests.peft_folders import draft_for, write_peft_folder
 from tests.serving import BASE_NAME, Serving, chat, make_serving
 
 USAGE = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
@@ -490,3 +492,32 @@ async def test_a_deleted_input_is_read_to_its_end(server: BatchServer) -> None:
     assert batch.status == "completed"
     assert batch.request_counts is not None
     assert batch.request_counts.completed == 51
+
+
+@pytest.mark.anyio
+async def test_a_line_for_another_base_fails_the_batch(server: BatchServer, tmp_path: Path) -> None:
+    other = read_base(server.serving.base_folder).ref.model_copy(update={"name": "other", "digest": "0" * 64})
+    folder = write_peft_folder(tmp_path / "legal")
+    version = server.serving.store.publish(folder, draft_for(folder, "legal", base=other)).version
+    server.serving.store.promote("legal", version)
+    server.serving.publish("medical")
+    lines = [line(name, model=name, messages=[]) for name in ("medical", "legal")]
+    async with server.running(), server.client() as client:
+        batch = await ended(client, await submit(client, lines))
+    assert (batch.status, server.engine.asked) == ("failed", [])
+    assert batch.errors is not None
+    assert [(fault.line, fault.code) for fault in batch.errors.data or ()] == [(2, "model_not_found")]
+
+
+@pytest.mark.anyio
+async def test_a_batch_waits_for_a_server_of_its_base(server: BatchServer) -> None:
+    async with server.client() as client:
+        batch = await submit(client, [line("a")])
+        own = server.runner.context
+        server.runner.context = replace(own, base="other")
+        async with server.running():
+            await asyncio.sleep(0.1)
+        assert server.services.batches.get(None, batch.id).status == "validating"
+        server.runner.context = own
+        async with server.running():
+            assert (await ended(client, batch)).status == "completed"

@@ -13,7 +13,8 @@ import pytest
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRing, list_keys, revoke_key
-from tests.jobs_serving import FakeWorker, chat_rows, make_jobs_serving, running_server, sdk_of, token_of
+from serve.jobs.revoked import RevokedKeys
+from tests.jobs_serving import WORKER, FakeWorker, chat_rows, make_jobs_serving, running_server, sdk_of, token_of
 from tests.serving import BASE_NAME, Serving, chat, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -236,3 +237,38 @@ async def test_a_tenant_has_so_many_streams_of_events(serving: Serving, acme: st
         statuses = [await stream(acme) for _ in range(9)]
         others = await stream(rival)
     assert (statuses, others) == ([200] * 8 + [429], 200)
+
+
+async def test_a_revoked_key_ends_its_jobs(tmp_path: Path, store: AdapterStore, base_folder: Path) -> None:
+    tokens, file = [token_of(tmp_path, tenant) for tenant in ("acme", "rival")], tmp_path / "keys.json"
+    serving = make_jobs_serving(tmp_path, store, base_folder, keys=KeyRing(file, check_interval_s=0))
+    loops = (getattr(loop, "__self__", None) for loop in serving.parts.background)
+    revoked = next(owner for owner in loops if isinstance(owner, RevokedKeys))
+    worker = FakeWorker(serving)
+    async with serving.client(tokens[0]) as acme, serving.client(tokens[1]) as rival:
+        running, waiting, others = await start(acme), await start(acme), await start(rival)
+        worker.begin(running["id"])
+        await revoked.check()
+        assert {job.status for job in worker.queue.list("acme").items} == {"running", "validating_files"}
+        key_id = next(key.id for key in list_keys(file) if key.tenant == "acme")
+        revoke_key(file, key_id, now=datetime.now(UTC))
+        await revoked.check()
+    assert worker.queue.heartbeat(running["id"], WORKER) == "cancel"
+    worker.queue.finish(running["id"], WORKER, "cancelled")
+    ended = [worker.queue.get("acme", job["id"]) for job in (running, waiting)]
+    assert [(job.status, job.error and job.error.code) for job in ended] == [("cancelled", "invalid_api_key")] * 2
+    assert worker.queue.get("rival", others["id"]).status == "validating_files"
+    audited = [json.loads(line) for line in (tmp_path / "jobs" / "audit.jsonl").read_text().splitlines()]
+    cancelled = [entry["subject"] for entry in audited if entry["action"] == "job.cancel" and entry["key"] == key_id]
+    assert sorted(cancelled) == sorted(job["id"] for job in (running, waiting))
+
+
+async def test_jobs_of_a_server_without_keys_outlive_its_first_key(
+    tmp_path: Path, store: AdapterStore, base_folder: Path
+) -> None:
+    serving = make_jobs_serving(tmp_path, store, base_folder)
+    async with serving.client() as client:
+        job = await start(client)
+    assert serving.jobs is not None
+    await RevokedKeys(serving.jobs, lambda _: None).check()
+    assert serving.jobs.queue.get(None, job["id"]).status == "validating_files"

@@ -7,6 +7,8 @@ import pytest
 
 from adapters.jobs.figures import JobFigures, job_figures
 from adapters.store.store import AdapterStore
+from tests.clock import FakeClock
+from tests.jobs_home import JobsHome
 from tests.jobs_serving import FakeWorker, chat_rows, make_jobs_serving
 from tests.serving import BASE_NAME, Serving
 
@@ -26,12 +28,10 @@ async def submit(serving: Serving) -> str:
     return str(job["id"])
 
 
-async def scrape(serving: Serving) -> dict[str, float]:
+async def scrape(serving: Serving, prefix: str = "lorikeet_jobs") -> dict[str, float]:
     async with serving.client() as client:
         lines = (await client.get("/metrics")).text.splitlines()
-    return {
-        name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if "lorikeet_jobs" in line[:13])
-    }
+    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if line.startswith(prefix))}
 
 
 def figures_at(serving: Serving, after_s: float) -> JobFigures:
@@ -70,3 +70,35 @@ async def test_a_database_that_cannot_be_read_stops_no_scrape(serving: Serving) 
     async with serving.client() as client:
         text = (await client.get("/metrics")).text
     assert "lorikeet_ready" in text
+
+
+def a_batch(home: JobsHome, num_completed: int, num_failed: int) -> str:
+    """One whose lines a server has done so far."""
+    batch = home.batch()
+    home.batches.claim("s1")
+    home.batches.start(batch.id, "s1", 10)
+    home.batches.progress(batch.id, "s1", num_completed=num_completed, num_failed=num_failed)
+    return batch.id
+
+
+async def test_batches_are_counted_by_status_and_their_lines_once(serving: Serving, tmp_path: Path) -> None:
+    with JobsHome(tmp_path / "jobs") as home:
+        first, second = a_batch(home, 3, 1), a_batch(home, 2, 0)
+        home.batches.finish(first, "s1", "completed")
+        found = await scrape(serving, "lorikeet_batch")
+        assert found['lorikeet_batches{status="completed"}'] == found['lorikeet_batches{status="in_progress"}'] == 1
+        lines = [found[f'lorikeet_batch_lines_total{{result="{result}"}}'] for result in ("completed", "failed")]
+        assert lines == [5, 1]
+        home.batches.progress(second, "s1", num_completed=6, num_failed=2)
+        await scrape(serving, "lorikeet_batch")
+        found = await scrape(serving, "lorikeet_batch")
+    lines = [found[f'lorikeet_batch_lines_total{{result="{result}"}}'] for result in ("completed", "failed")]
+    assert lines == [9, 3]
+
+
+def test_a_batch_that_no_server_runs_grows_old(serving: Serving, tmp_path: Path) -> None:
+    with JobsHome(tmp_path / "jobs", clock=FakeClock(time.time())) as home:
+        home.batch()
+        assert figures_at(serving, 100.0).batches.oldest_waiting_s == pytest.approx(100, abs=30)
+        home.batches.claim("s1")
+        assert figures_at(serving, 100.0).batches.oldest_waiting_s == 0

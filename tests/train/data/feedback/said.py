@@ -19,6 +19,7 @@ class Said:
     home: Home
     store: QualityStore
     now_s: float = NOON_S
+    system: Turn = SYSTEM
 
     def answer(self, question: str, answer: str, version: int = 3, finish_reason: str = "stop") -> int:
         self.now_s += 1.0
@@ -27,7 +28,7 @@ class Said:
             at_s=self.now_s,
             version=version,
             answer=answer,
-            messages=(SYSTEM, Turn("user", question)),
+            messages=(self.system, Turn("user", question)),
             signals=replace(SAMPLE.signals, finish_reason=finish_reason),
         )
         return self.store.add_sample(sample)
