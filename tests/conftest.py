@@ -10,25 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import typer.main
 import typer.testing
 from hypothesis import settings
 
 from adapters.store.store import AdapterStore
-from tests.judge_bench import bench  # noqa: F401 - a fixture around the judge's loop
-from tests.live_server import live, live_home  # noqa: F401 - fixtures of the session
-from tests.peft_folders import write_base_folder, write_peft_folder
-from tests.remote_stores import connect, mirror, origin, waits  # noqa: F401 - fixtures around a remote store
 
 # `make test-fast` looks at fewer examples of each property; `make test` at all.
 settings.register_profile("whole", deadline=None)
 settings.register_profile("fast", max_examples=20, deadline=None)
 settings.load_profile("whole")
 
-# For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on a
-# machine that is busy for minutes.
-torch.set_num_threads(1)
+# Around the judge's loop, the server of the session, and a remote store. They import torch, which takes seconds, so
+# neither they nor the fixtures below are imported in the process of `pytest -n` that only hands out the tests.
+FIXTURES = ("tests.judge_bench", "tests.live_server", "tests.remote_stores")
 
 # For a test that starts an engine or trains, with its fixtures; pyproject.toml has the limit of all others.
 LONG_TEST_TIMEOUT_S = 1200
@@ -63,12 +58,16 @@ def anyio_backend() -> str:
 @pytest.fixture
 def peft_folder(tmp_path: Path) -> Path:
     """A tiny valid PEFT folder: rank 2, four modules."""
+    from tests.peft_folders import write_peft_folder
+
     return write_peft_folder(tmp_path / "peft")
 
 
 @pytest.fixture
 def base_folder(tmp_path: Path) -> Path:
     """A prepared base that `peft_folder` fits."""
+    from tests.peft_folders import write_base_folder
+
     return write_base_folder(tmp_path / "bases" / "tiny")
 
 
@@ -78,11 +77,24 @@ def store(tmp_path: Path) -> AdapterStore:
     return AdapterStore(tmp_path / "adapters", clock=lambda: datetime(2026, 11, 21, tzinfo=UTC))
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Find the shared fixtures, where tests run."""
+    hands_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
+    for name in () if hands_out else FIXTURES:
+        config.pluginmanager.import_plugin(name)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the engine's tests last, and last of these the one that ends the shared server; give long tests more time.
 
     Tests marked `gpu` are skipped where there is no GPU.
     """
+    import torch
+
+    # For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on
+    # a machine that is busy for minutes.
+    torch.set_num_threads(1)
+    gc.freeze()  # what is imported by now stays
     for item in items:
         if any(item.get_closest_marker(name) for name in ("engine", "slow", "gpu")):
             item.add_marker(pytest.mark.timeout(LONG_TEST_TIMEOUT_S))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from config.domain import DomainConfig
-from tests.tiny_llama import tiny_domain
+from tests.tiny_llama import NO_PROBES, tiny_domain
 
 COLOURS = ("red", "green", "blue")
 _NUM_ROWS = 42
@@ -49,4 +49,5 @@ def objective_domain(folder: Path, objective: dict[str, Any], *, name: str = "co
     path.write_text("\n".join(json.dumps(make(number)) for number in range(_NUM_ROWS)) + "\n")
     whole = tiny_domain(path, learning_rate=0.01).model_dump(mode="json", by_alias=True)
     whole["data"]["cleaning"] |= _CHECK_NOTHING
+    whole["evaluation"] |= NO_PROBES
     return DomainConfig.model_validate(whole | {"name": name, "objective": objective} | fields)

@@ -1,6 +1,7 @@
 """A server of hand-made parts: a real store and base folder, and a `FakeEngine`."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,13 @@ class Serving:
     metrics: ServeMetrics
     residency: Residency
     parts: Parts
-    app: FastAPI
     finished: FinishedRequests = field(default_factory=FinishedRequests)
     jobs: JobServices | None = None
+
+    @cached_property
+    def app(self) -> FastAPI:
+        """Made when it is first asked: its routes take longer than all other parts, and many tests ask none."""
+        return create_app(self.parts)
 
     def publish(self, name: str = "medical", *, promote: bool = True, **changes: object) -> Manifest:
         """Publish a tiny adapter with a fingerprint that the fake engine matches."""
@@ -102,4 +107,4 @@ def make_serving(
     keys = keys or KeyRing(None)
     parts = build_parts(Foundation(config, store, base_folder, engine, metrics, keys, observers, jobs=jobs))
     observers.of_requests.append(finished)
-    return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts), finished, jobs)
+    return Serving(engine, store, base_folder, metrics, parts.residency, parts, finished, jobs)

@@ -84,6 +84,13 @@ ANY_GATES = {"min_gain": -1e6, "min_valid_format": 0.0, "max_forgetting": 1e6}
 """Every version passes: a few steps on random weights make no adapter better than its base beyond chance."""
 
 
+NO_PROBES: dict[str, object] = {
+    "forgetting": {"texts": [], "tasks": [], "other_domains": "none"},
+    "overfitting": {"num_rows": 0},
+}
+"""In `evaluation`: asks the held-out questions alone, which halves the time of a tiny run. A dump leaves them out."""
+
+
 def tiny_domain(data_path: Path, **recipe: object) -> DomainConfig:
     return DomainConfig.model_validate(
         {
@@ -109,7 +116,7 @@ def tiny_domain(data_path: Path, **recipe: object) -> DomainConfig:
                 "max_length": 128,
                 **recipe,
             },
-            "evaluation": {"max_new_tokens": 4, "num_few_shot": 2},
+            "evaluation": {"max_new_tokens": 4, "num_few_shot": 2, **NO_PROBES},
             "gates": ANY_GATES,
         }
     )

@@ -66,10 +66,11 @@ class Corpus:
 
 def bleu() -> Corpus:
     """BLEU with sacrebleu's defaults (13a tokens, https://aclanthology.org/W18-6319)."""
+    of_corpus, of_sentence = BLEU(), BLEU(effective_order=True)  # each remembers the tokens of a text
     return Corpus(
         "bleu",
-        lambda answers, expected: float(BLEU().corpus_score(answers, [expected]).score),
-        lambda answer, expected: float(BLEU(effective_order=True).sentence_score(answer, [expected]).score),
+        lambda answers, expected: float(of_corpus.corpus_score(answers, [expected]).score),
+        lambda answer, expected: float(of_sentence.sentence_score(answer, [expected]).score),
     )
 
 

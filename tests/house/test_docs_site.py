@@ -62,9 +62,8 @@ def test_the_navigation_names_every_page_once() -> None:
     assert sorted(nav_pages(nav)) == [page.name for page in PAGES]
 
 
-@pytest.mark.parametrize("page", [*ROOT_PAGES, *PAGES], ids=str)
-def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
-    assert broken_links(page) == []
+def test_every_link_of_a_page_leads_somewhere() -> None:
+    assert [link for page in (*ROOT_PAGES, *PAGES) for link in broken_links(page)] == []
 
 
 @pytest.mark.slow

@@ -31,35 +31,54 @@ def loadtest_run(server: SyntheticServer, folder: Path, *words: str) -> Result:
     return CliRunner().invoke(app, arguments, env={"COLUMNS": "80"})
 
 
-def test_a_run_leaves_its_records_and_its_reports(server: SyntheticServer, tmp_path: Path) -> None:
-    result = loadtest_run(server, tmp_path, *LOAD, "--model", "a", "--model", "b")
+SEEDED = (*LOAD, "--model", "a", "--model", "b", "--seed", "5", "--slo", "ttft=60s")
+
+
+@pytest.fixture(scope="module")
+def seeded(server: SyntheticServer, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
+    """The folder of a run, and what the command said."""
+    folder = tmp_path_factory.mktemp("seeded")
+    return folder, loadtest_run(server, folder, *SEEDED)
+
+
+def test_a_run_leaves_its_records_and_its_reports(seeded: tuple[Path, Result]) -> None:
+    folder, result = seeded
     assert result.exit_code == 0, result.output
-    run = read_run(tmp_path)
-    assert (run.name, len(run.records), sum(record.is_ok for record in run.records)) == (tmp_path.name, 10, 10)
+    run = read_run(folder)
+    assert (run.name, len(run.records), sum(record.is_ok for record in run.records)) == (folder.name, 10, 10)
     assert {record.num_completion_tokens for record in run.records} == {4}
     assert run.workload["arrival"] == {"kind": "constant", "rate": 50.0}
-    names = {path.name for path in tmp_path.iterdir()}
+    names = {path.name for path in folder.iterdir()}
     assert names == {"run.json", "report.json", "report.html", "report.md"}
 
 
 @pytest.mark.slow
-def test_the_same_seed_sends_the_same_again(server: SyntheticServer, tmp_path: Path) -> None:
-    for name in ("one", "two"):
-        loadtest_run(server, tmp_path / name, *LOAD, "--model", "a", "--model", "b", "--seed", "5")
+def test_the_same_seed_sends_the_same_again(
+    server: SyntheticServer, seeded: tuple[Path, Result], tmp_path: Path
+) -> None:
+    loadtest_run(server, tmp_path, *SEEDED)
     one, two = (
-        [(record.model, record.intended_s) for record in read_run(tmp_path / name).records] for name in ("one", "two")
+        [(record.model, record.intended_s) for record in read_run(folder).records] for folder in (seeded[0], tmp_path)
     )
     assert one == two
 
 
-@pytest.mark.parametrize(("slo", "exit_code", "word"), [("ttft=60s", 0, "met"), ("ttft=1ms", 1, "missed")])
-def test_the_exit_code_tells_whether_the_slo_was_met(
-    server: SyntheticServer, tmp_path: Path, slo: str, exit_code: int, word: str
-) -> None:
-    result = loadtest_run(server, tmp_path, *LOAD, "--model", "a", "--slo", slo)
-    assert result.exit_code == exit_code
-    assert word in result.output
-    assert json.loads((tmp_path / "report.json").read_text())["slo"]["is_met"] is (exit_code == 0)
+def is_met(folder: Path) -> object:
+    return json.loads((folder / "report.json").read_text())["slo"]["is_met"]
+
+
+def test_a_slo_that_was_met_ends_with_zero(seeded: tuple[Path, Result]) -> None:
+    folder, result = seeded
+    assert result.exit_code == 0
+    assert "met" in result.output
+    assert is_met(folder) is True
+
+
+def test_a_slo_that_was_missed_ends_with_one(server: SyntheticServer, tmp_path: Path) -> None:
+    result = loadtest_run(server, tmp_path, *LOAD, "--model", "a", "--slo", "ttft=1ms")
+    assert result.exit_code == 1
+    assert "missed" in result.output
+    assert is_met(tmp_path) is False
 
 
 @pytest.mark.parametrize(

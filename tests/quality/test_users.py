@@ -23,7 +23,9 @@ RATES = {
     "all or nothing": lambda rank, rng: 0.9 * (rng.random(len(rank)) < 0.3),
     "users are alike": lambda rank, rng: np.full(len(rank), 0.05),
 }
-SIZES = [(4, 600, 60), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((8, 900, 60), (50, 1800, 60)))]
+FEW = {"num_users": 4, "num_requests": 600}
+SOME_RATES = ("heavy users are slow", "users differ")
+"""The slow tests have all of `RATES`, and more users."""
 
 
 def counted(rng, num_users, num_requests, weight, worse, rates, ramp=False):
@@ -103,26 +105,20 @@ def test_the_simulation_decides_as_decide_does():
 
 
 @pytest.mark.parametrize("weight", [0.3, 0.5])
-@pytest.mark.parametrize("rates", RATES)
-@pytest.mark.parametrize(("num_users", "num_requests", "num_trials"), SIZES)
-def test_equal_weights_are_not_rolled_back_for_who_their_users_are(num_users, num_requests, num_trials, rates, weight):
-    ends, _ = shares(
-        num_trials, 11, num_users=num_users, num_requests=num_requests, weight=weight, worse=0.0, rates=rates
-    )
-    assert ends["beyond"] <= most(num_trials, ALPHA / 3)
+@pytest.mark.parametrize("rates", SOME_RATES)
+def test_equal_weights_are_not_rolled_back_for_who_their_users_are(rates, weight):
+    ends, _ = shares(60, 11, **FEW, weight=weight, worse=0.0, rates=rates)
+    assert ends["beyond"] <= most(60, ALPHA / 3)
 
 
-@pytest.mark.parametrize("rates", RATES)
-@pytest.mark.parametrize(("num_users", "num_requests", "num_trials"), SIZES)
-def test_a_canary_that_is_worse_by_the_limit_is_not_found_within(num_users, num_requests, num_trials, rates):
-    ends, _ = shares(
-        num_trials, 12, num_users=num_users, num_requests=num_requests, weight=0.3, worse=LIMIT, rates=rates
-    )
-    assert ends["within"] <= most(num_trials)
+@pytest.mark.parametrize("rates", SOME_RATES)
+def test_a_canary_that_is_worse_by_the_limit_is_not_found_within(rates):
+    ends, _ = shares(60, 12, **FEW, weight=0.3, worse=LIMIT, rates=rates)
+    assert ends["within"] <= most(60)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ramp", [False, True])
+@pytest.mark.parametrize("ramp", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("worse", [0.0, LIMIT])
 def test_alpha_holds_with_four_hundred_users_also_while_the_weight_is_raised(worse, rates, ramp):
@@ -135,7 +131,7 @@ def test_alpha_holds_with_four_hundred_users_also_while_the_weight_is_raised(wor
 @pytest.mark.slow
 @pytest.mark.parametrize("rates", RATES)
 @pytest.mark.parametrize("weight", [0.3, 0.5])
-@pytest.mark.parametrize("num_users", [4, 8, 50])
+@pytest.mark.parametrize("num_users", [4, pytest.param(8, marks=pytest.mark.exhaustive), 50])
 def test_alpha_holds_in_many_trials_of_few_users(num_users, weight, rates):
     setup = {"num_users": num_users, "num_requests": 2000, "weight": weight, "rates": rates}
     equal, _ = shares(400, 14, worse=0.0, **setup)
@@ -160,7 +156,14 @@ def test_harm_to_a_few_users_is_not_averaged_away_by_the_traffic_of_others():
 
 @pytest.mark.parametrize(
     ("weight", "worse", "least"),
-    [(0.5, 0.5, 0.8), (0.5, 0.7, 0.95), (0.3, 0.5, 0.15), (0.3, 0.7, 0.6), (0.5, 0.95, 0.95), (0.3, 0.95, 0.85)],
+    [
+        (0.5, 0.5, 0.8),
+        (0.3, 0.7, 0.6),
+        *(
+            pytest.param(*harm, marks=pytest.mark.slow)
+            for harm in ((0.5, 0.7, 0.95), (0.3, 0.5, 0.15), (0.5, 0.95, 0.95), (0.3, 0.95, 0.85))
+        ),
+    ],
 )
 def test_a_clear_harm_is_found_with_fifty_users(weight, worse, least):
     ends, pairs = shares(60, 17, num_users=50, num_requests=1800, weight=weight, worse=worse, rates="users are alike")

@@ -66,7 +66,8 @@ def needs_of(package, version):
     """What a package asks for, extras aside; nothing where another version is installed, or none."""
     with suppress(PackageNotFoundError):
         found = distribution(package)
-        return [Requirement(line) for line in found.requires or () if found.version == version]
+        if found.version == version:  # which reads the whole metadata, each time
+            return [Requirement(line) for line in found.requires or ()]
     return []
 
 

@@ -1,6 +1,5 @@
 """An image lacks what only tests need, and nothing that our code imports."""
 
-import ast
 import re
 import subprocess
 import sys
@@ -8,7 +7,7 @@ from importlib.metadata import packages_distributions
 
 import pytest
 
-from tests.house.test_imports import ROOT, all_modules
+from tests.house.test_imports import ROOT, all_modules, imports_of
 
 
 def run_script(*arguments):
@@ -21,17 +20,9 @@ def unneeded():
     return set(run_script("cpu").stdout.split())
 
 
-def imported():
-    """Top-level names of every module that our code imports, inside functions too."""
-    nodes = [node for path in all_modules() for node in ast.walk(ast.parse(path.read_text()))]
-    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
-    absolute = {node.module for node in nodes if isinstance(node, ast.ImportFrom) and node.module}
-    return {name.partition(".")[0] for name in plain | absolute}
-
-
 def test_nothing_that_our_code_imports_is_left_out(unneeded):
-    providers = packages_distributions()
-    found = {name: {re.sub(r"[-_.]+", "-", each).lower() for each in providers.get(name, ())} for name in imported()}
+    providers, names = packages_distributions(), set().union(*map(imports_of, all_modules()))
+    found = {name: {re.sub(r"[-_.]+", "-", each).lower() for each in providers.get(name, ())} for name in names}
     assert {name: each for name, each in found.items() if each and each <= unneeded} == {}
 
 

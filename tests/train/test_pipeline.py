@@ -11,11 +11,13 @@ from adapters.store.manifest import MANIFEST_FILE, QualityRules, RequestDefaults
 from adapters.store.store import AdapterStore
 from config.dataset import read_dataset, read_split
 from config.domain import AnswerConfig, DomainConfig, EvaluationConfig, GatesConfig, QualityConfig
+from config.forgetting import ForgettingConfig, OverfittingConfig
 from config.home import Home
 from quality.errors import MetricError
 from quality.evaluated import read_evaluated
 from quality.held_out import read_held_out
 from tests.tiny_llama import (
+    NO_PROBES,
     RENDERED_AT,
     prepare_tiny_base,
     tiny_domain,
@@ -26,6 +28,7 @@ from tests.tiny_llama import (
 from train.data.encode import encode_prompt
 from train.errors import RecipeError
 from train.pipeline import train_and_publish
+from train.publication import TrainingOutcome
 
 
 @pytest.fixture(scope="module")
@@ -38,13 +41,28 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture
 def domain(tmp_path: Path) -> DomainConfig:
-    domain = tiny_domain(write_colour_data(tmp_path / "colours.jsonl"), max_steps=1)
+    return with_refusal(tmp_path)
+
+
+def with_refusal(folder: Path) -> DomainConfig:
+    domain = tiny_domain(write_colour_data(folder / "colours.jsonl"), max_steps=1)
     return domain.model_copy(update={"answer": AnswerConfig(refusal="none of these")})
 
 
+@pytest.fixture(scope="module")
+def published(home: Home, tmp_path_factory: pytest.TempPathFactory) -> tuple[DomainConfig, TrainingOutcome]:
+    """A domain, and its first version, of which everything is measured."""
+    domain = with_refusal(tmp_path_factory.mktemp("published"))
+    everything = {"forgetting": ForgettingConfig(), "overfitting": OverfittingConfig()}
+    domain = domain.model_copy(update={"evaluation": domain.evaluation.model_copy(update=everything)})
+    return domain, train_and_publish(domain, home)
+
+
 @pytest.mark.slow
-def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(home: Home, domain: DomainConfig) -> None:
-    outcome = train_and_publish(domain, home)
+def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(
+    home: Home, published: tuple[DomainConfig, TrainingOutcome]
+) -> None:
+    domain, outcome = published
     store = AdapterStore(home.adapters)
     assert outcome.is_promoted
     assert store.resolve("colours") == Target("colours", outcome.manifest.version)
@@ -73,9 +91,9 @@ def test_a_version_is_published_with_all_that_is_known_of_it_and_promoted(home: 
 
 @pytest.mark.slow
 def test_a_version_carries_its_held_out_examples_and_what_its_answers_looked_like(
-    home: Home, domain: DomainConfig
+    home: Home, published: tuple[DomainConfig, TrainingOutcome]
 ) -> None:
-    version = train_and_publish(domain, home).manifest.version
+    version = published[1].manifest.version
     held_out = read_held_out(AdapterStore(home.adapters).folder(Target("colours", version)))
     rows = read_split(home.datasets / "colours", "test")
     assert held_out is not None
@@ -115,7 +133,7 @@ def test_a_version_that_fails_its_gates_is_published_but_not_promoted(home: Home
 @pytest.mark.slow
 def test_a_version_has_the_figures_of_perturbed_questions(home: Home, domain: DomainConfig) -> None:
     robustness = {"perturbations": ["casing", "out_of_scope"], "num_questions": 3}
-    evaluation = EvaluationConfig.model_validate({"robustness": robustness, "max_new_tokens": 4})
+    evaluation = EvaluationConfig.model_validate({"robustness": robustness, "max_new_tokens": 4, **NO_PROBES})
     outcome = train_and_publish(domain.model_copy(update={"name": "robust", "evaluation": evaluation}), home)
     figures = {record.key: record for record in outcome.manifest.figures if record.kind == "robustness"}
     assert list(figures) == ["robustness[unperturbed]", "robustness[casing]", "robustness[out_of_scope]"]

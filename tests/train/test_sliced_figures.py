@@ -8,7 +8,7 @@ import pytest
 
 from config.domain import EvaluationConfig
 from config.home import Home
-from tests.tiny_llama import prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
+from tests.tiny_llama import NO_PROBES, prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
 from train.pipeline import train_and_publish
 
 
@@ -19,7 +19,7 @@ def test_training_slices_figures_and_leaves_judges_out(tmp_path: Path, caplog: p
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     path.write_text("".join(json.dumps(row | {"region": "north"}) + "\n" for row in rows))
     domain = tiny_domain(path, max_steps=1)
-    settings = {"metrics": ["judge", "exact_match"], "slice_by": ["region"], "max_new_tokens": 4}
+    settings = {"metrics": ["judge", "exact_match"], "slice_by": ["region"], "max_new_tokens": 4} | NO_PROBES
     domain = domain.model_copy(update={"evaluation": EvaluationConfig.model_validate(settings)})
     with caplog.at_level(logging.INFO):
         manifest = train_and_publish(domain, home).manifest

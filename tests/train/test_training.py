@@ -26,6 +26,8 @@ from train.training import Trained, save_adapter, train_adapter
 
 pytestmark = pytest.mark.slow
 
+PRECISIONS = [pytest.param("bfloat16", marks=pytest.mark.exhaustive), "float32", "mixed"]
+
 
 class Bench:
     """A tiny base and a tiny data set, to train on again and again."""
@@ -70,6 +72,12 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return Bench(tmp_path_factory.mktemp("sft"))
 
 
+@pytest.fixture(scope="module")
+def plain(bench: Bench) -> Trained:
+    """A run by the recipe as it is, to look at."""
+    return bench.train("plain")
+
+
 def lora_weights(model: Trainable) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in model.named_parameters() if "lora_" in name}
 
@@ -80,16 +88,15 @@ def base_weights(model: Trainable) -> dict[str, torch.Tensor]:
     return {name.replace(".base_layer", ""): p.detach().clone() for name, p in named}
 
 
-def test_training_changes_the_adapter_and_nothing_else(bench: Bench) -> None:
-    trained = bench.train("change")
-    weights = lora_weights(trained.model)
+def test_training_changes_the_adapter_and_nothing_else(bench: Bench, plain: Trained) -> None:
+    weights = lora_weights(plain.model)
     assert any(tensor.abs().sum() > 0 for name, tensor in weights.items() if "lora_B" in name)
     assert all(torch.equal(tensor, tensor.bfloat16().to(tensor.dtype)) for tensor in weights.values())
     base = load_file(bench.home.bases / "tiny" / "model.safetensors")
-    assert base_weights(trained.model).keys() == base.keys()
-    assert all(torch.equal(tensor, base[name]) for name, tensor in base_weights(trained.model).items())
-    assert trained.record.metrics["steps"] == 3
-    assert trained.record.arguments == bench.domain.training_arguments
+    assert base_weights(plain.model).keys() == base.keys()
+    assert all(torch.equal(tensor, base[name]) for name, tensor in base_weights(plain.model).items())
+    assert plain.record.metrics["steps"] == 3
+    assert plain.record.arguments == bench.domain.training_arguments
 
 
 def test_the_same_seed_gives_the_same_adapter_byte_for_byte(bench: Bench, tmp_path: Path) -> None:
@@ -99,8 +106,8 @@ def test_the_same_seed_gives_the_same_adapter_byte_for_byte(bench: Bench, tmp_pa
     assert [(tmp_path / "one" / f).read_bytes() for f in files] == [(tmp_path / "two" / f).read_bytes() for f in files]
 
 
-def test_a_saved_adapter_names_its_base_and_no_path_of_this_machine(bench: Bench, tmp_path: Path) -> None:
-    save_adapter(bench.train("saved").model, tmp_path, "tiny")
+def test_a_saved_adapter_names_its_base_and_no_path_of_this_machine(plain: Trained, tmp_path: Path) -> None:
+    save_adapter(plain.model, tmp_path, "tiny")
     saved = json.loads((tmp_path / "adapter_config.json").read_text())
     assert saved["base_model_name_or_path"] == "tiny"
     assert saved["target_modules"] == sorted(saved["target_modules"])
@@ -157,7 +164,7 @@ def test_the_weights_of_the_best_held_out_loss_are_kept(bench: Bench) -> None:
     torch.testing.assert_close(weights, kept, atol=0, rtol=0)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float32", "mixed"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_a_resumed_run_computes_as_it_began(bench: Bench, precision: Precision) -> None:
     begun = ComputeRecord(precision=precision, num_threads=1, layer_ms={"as measured": 1.5})
     trained = bench.train("computed", compute=begun)
@@ -167,8 +174,8 @@ def test_a_resumed_run_computes_as_it_began(bench: Bench, precision: Precision) 
     assert {p.dtype for p in resumed.model.parameters()} == {p.dtype for p in trained.model.parameters()}
 
 
-def test_what_a_run_computes_in_is_measured(bench: Bench) -> None:
-    compute = bench.train("measured").record.compute
+def test_what_a_run_computes_in_is_measured(plain: Trained) -> None:
+    compute = plain.record.compute
     assert compute is not None
     assert len(compute.layer_ms) >= 3
 
@@ -222,7 +229,7 @@ def test_activations_computed_twice_give_the_same_weights(bench: Bench) -> None:
     torch.testing.assert_close(lora_weights(twice.model), lora_weights(once.model), atol=1e-3, rtol=0.02)
 
 
-@pytest.mark.parametrize("precision", ["bfloat16", "float32", "mixed"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_weights_of_the_best_score_are_kept(bench: Bench, precision: Precision) -> None:
     compute = ComputeRecord(precision=precision, num_threads=1)
     trained = bench.train(
@@ -266,7 +273,7 @@ def test_the_loss_of_a_resumed_run_is_of_all_steps(bench: Bench) -> None:
     assert bench.train("means", resume=True).record.metrics == whole.record.metrics
 
 
-@pytest.mark.parametrize("learning_rate", [1e20, 1e38])
+@pytest.mark.parametrize("learning_rate", [pytest.param(1e20, marks=pytest.mark.exhaustive), 1e38])
 def test_a_run_that_diverges_ends_with_the_step(bench: Bench, learning_rate: float) -> None:
     with pytest.raises(DivergenceError, match="not finite at step 1"):
         bench.train("diverges", learning_rate=learning_rate, max_steps=6, warmup_steps=0.0)
@@ -274,12 +281,11 @@ def test_a_run_that_diverges_ends_with_the_step(bench: Bench, learning_rate: flo
     assert all(tensor.isfinite().all() for path in saved for tensor in load_file(path).values())
 
 
-def test_rows_that_were_trained_on_are_known(bench: Bench) -> None:
-    trained = bench.train("seen")
-    kept = trained.record.losses.kept_step if trained.record.losses else None
-    assert trained.seen is not None
+def test_rows_that_were_trained_on_are_known(plain: Trained) -> None:
+    kept = plain.record.losses.kept_step if plain.record.losses else None
+    assert plain.seen is not None
     assert kept is not None
-    assert len(trained.seen) == len(set(trained.seen)) == 4 * kept
+    assert len(plain.seen) == len(set(plain.seen)) == 4 * kept
 
 
 def test_general_rows_are_trained_on_beside_the_domains(bench: Bench) -> None:

@@ -11,6 +11,12 @@ from loadtest.report.compare import Difference, RunComparison, compare
 from tests.runs import random_run, request, run_of
 
 RUN = random_run(num_models=1)
+SLOWER = 1.5
+
+
+@pytest.fixture(scope="module")
+def with_slower() -> RunComparison:
+    return compare(RUN, slower(RUN, SLOWER))
 
 
 def by_metric(comparison: RunComparison) -> dict[str, Difference]:
@@ -42,30 +48,29 @@ def test_two_runs_of_the_same_server_do_not_differ_by_a_tenth(seed: int) -> None
     assert compare(RUN, random_run(num_models=1, seed=seed)).worse_than(0.10) == ()
 
 
-def test_a_slower_server_is_worse_in_every_latency_by_the_right_ratio() -> None:
-    differences = by_metric(compare(RUN, slower(RUN, 1.5)))
+def test_a_slower_server_is_worse_in_every_latency_by_the_right_ratio(with_slower: RunComparison) -> None:
+    differences = by_metric(with_slower)
     assert {differences[f"{m} p50"].change for m in ("ttft", "itl", "e2e")} == {"worse"}
-    assert differences["ttft p50"].ratio == pytest.approx(1.5)
+    assert differences["ttft p50"].ratio == pytest.approx(SLOWER)
     assert differences["ttft p50"].worsening() == pytest.approx(0.5, abs=0.3)
     assert differences["errors"].change == "no difference"
 
 
 def test_a_faster_server_is_better() -> None:
-    assert by_metric(compare(slower(RUN, 1.5), RUN))["ttft p50"].change == "better"
+    assert by_metric(compare(slower(RUN, SLOWER), RUN))["ttft p50"].change == "better"
 
 
 def test_half_the_throughput_is_worse() -> None:
-    run = random_run(error_share=0)
+    run = random_run(num_models=1, error_share=0)
     stretched = run.model_copy(update={"duration_s": 2 * run.duration_s})
     difference = by_metric(compare(run, stretched))["requests/s"]
     assert difference.change == "worse"
     assert difference.ratio == pytest.approx(0.5)
 
 
-def test_only_what_is_surely_worse_than_the_share_fails() -> None:
-    comparison = compare(RUN, slower(RUN, 1.5))
-    assert "ttft p50" in {difference.metric for difference in comparison.worse_than(0.05)}
-    assert comparison.worse_than(0.6) == ()
+def test_only_what_is_surely_worse_than_the_share_fails(with_slower: RunComparison) -> None:
+    assert "ttft p50" in {difference.metric for difference in with_slower.worse_than(0.05)}
+    assert with_slower.worse_than(0.6) == ()
 
 
 def test_more_errors_are_worse_by_the_sure_part_of_the_difference() -> None:
@@ -99,7 +104,7 @@ def test_models_that_both_runs_asked_are_compared_one_by_one() -> None:
 
 
 def test_the_same_seed_gives_the_same_intervals() -> None:
-    a, b = random_run(num_requests=60, seed=1), random_run(num_requests=60, seed=2)
+    a, b = (random_run(num_requests=60, num_models=1, seed=seed) for seed in (1, 2))
     assert compare(a, b, seed=5) == compare(a, b, seed=5)
 
 

@@ -131,7 +131,11 @@ def test_words_stay_as_they_are(text: str) -> None:
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("piece", ["1", "1 ", "4111 1111 1111 1111 ", "a@", "a1-", "a:", "DE89 ", "x" * 7, "eyJ."])
+@pytest.mark.parametrize(
+    "piece",
+    ["1", "1 ", "4111 1111 1111 1111 ", "a@", "a:", "x" * 7, "eyJ."]
+    + [pytest.param(piece, marks=pytest.mark.slow) for piece in ("a1-", "DE89 ")],
+)
 def test_a_hostile_text_takes_no_time_that_grows_with_its_square(piece: str) -> None:
     hostile = piece * (200_000 // len(piece))  # its square would be hours
     assert redact(f"{hostile} from 10.0.0.1").endswith(" from [IP]")

@@ -129,8 +129,12 @@ def serve(house: House, rng: random.Random, num_steps: int, used: dict[str, int]
 
 @pytest.mark.parametrize(
     ("size", "asked", "used"),
-    [(28, 28 * 100, 28 * 100), (1, 5, 5), (1, 2000, 5), (2, 50, 300)],
-    ids=["many-sequences", "short", "asks-for-more-than-it-uses", "uses-more-than-it-asks-for"],
+    [
+        pytest.param(28, 28 * 100, 28 * 100, id="many-sequences"),
+        pytest.param(1, 5, 5, id="short", marks=pytest.mark.slow),
+        pytest.param(1, 2000, 5, id="asks-for-more-than-it-uses"),
+        pytest.param(2, 50, 300, id="uses-more-than-it-asks-for", marks=pytest.mark.slow),
+    ],
 )
 def test_tenants_that_always_wait_get_the_same_tokens(size: int, asked: int, used: int) -> None:
     house = House(32, 1, num_tenants=2)
@@ -304,7 +308,7 @@ def test_limits_hold_whatever_comes_and_everybody_runs_in_the_end(
     assert (house.queue.num_waiting, house.queue.num_tenants, list(house.queue.adapters)) == (0, 0, [])
 
 
-@at_most(25)
+@at_most(10)
 @given(st.integers(2, 9), st.integers(1, 3), st.integers(0, 2**32))
 def test_no_tenant_adapter_or_size_starves(max_running: int, max_loras: int, seed: int) -> None:
     house, rng = House(max_running, max_loras, num_tenants=5), random.Random(seed)

@@ -34,6 +34,7 @@ ROUTES = [
     ("GET", "/openapi.json"),
     ("GET", "/no-such-route"),
 ]
+POSTS = [path for method, path in ROUTES if method == "POST"]
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +55,14 @@ async def status_of(serving: Serving, method: str, path: str, headers: dict[str,
         return await client.request(method, path, headers=headers, **body)
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
 @pytest.mark.parametrize(
-    ("headers", "code"),
+    ("method", "path", "headers", "code"),
     [
-        ({"host": "evil.example"}, "host_not_allowed"),
-        (EVIL, "cross_site"),
-        ({"origin": "null"}, "cross_site"),
-        ({"sec-fetch-site": "cross-site"}, "cross_site"),
-        ({"sec-fetch-site": "same-site"}, "cross_site"),
+        *((*route, {"host": "evil.example"}, "host_not_allowed") for route in ROUTES),
+        *((*route, EVIL, "cross_site") for route in ROUTES),
+        (*ROUTES[0], {"origin": "null"}, "cross_site"),
+        (*ROUTES[0], {"sec-fetch-site": "cross-site"}, "cross_site"),
+        (*ROUTES[0], {"sec-fetch-site": "same-site"}, "cross_site"),
     ],
 )
 async def test_no_route_answers_another_sites_page(
@@ -166,9 +166,13 @@ async def test_the_servers_own_pages_and_other_clients_are_answered(serving: Ser
     assert response.status_code == 200
 
 
-@pytest.mark.parametrize("path", [path for method, path in ROUTES if method == "POST"])
 @pytest.mark.parametrize(
-    "content_type", ["text/plain", "application/x-www-form-urlencoded", "text/plain; application/json", "", None]
+    ("path", "content_type"),
+    [
+        *((path, None) for path in POSTS),
+        *((path, "text/plain") for path in POSTS),
+        *((POSTS[0], kind) for kind in ("application/x-www-form-urlencoded", "text/plain; application/json", "")),
+    ],
 )
 async def test_a_body_that_is_not_json_by_its_header_is_a_415(
     serving: Serving, path: str, content_type: str | None

@@ -12,7 +12,7 @@ from config.home import Home
 from config.serve import ServeConfig
 from quality.samples.store import QualityStore
 from serve.access.keys import KeyRing
-from serve.app import Parts, create_app
+from serve.app import Parts
 from serve.build import Foundation, build_parts
 from serve.engine.protocol import Answer, Endpoint
 from serve.monitor.assemble import open_storage
@@ -47,7 +47,7 @@ def make_watched(store: AdapterStore, base_folder: Path, home: Home, **quality: 
     observers, metrics = Observers(), ServeMetrics(CollectorRegistry(), BASE_NAME)
     engine, keys, storage = TellingEngine(observers), KeyRing(None), open_storage(config, home)
     parts = build_parts(Foundation(config, store, base_folder, engine, metrics, keys, observers, storage))
-    return Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts)), parts
+    return Serving(engine, store, base_folder, metrics, parts.residency, parts), parts
 
 
 async def ask_and_stop(serving: Serving, parts: Parts) -> None:

@@ -22,7 +22,6 @@ from prometheus_client import CollectorRegistry
 from adapters.store.store import AdapterStore
 from config.serve import ServeConfig
 from serve.access.keys import KeyRing
-from serve.app import create_app
 from serve.build import Foundation, build_parts
 from serve.engine.protocol import Answer, Endpoint
 from serve.observe.metrics import TTFT_BUCKETS, ServeMetrics
@@ -138,7 +137,7 @@ def serving(folder: Path) -> Serving:
     store, metrics = AdapterStore(folder / "adapters"), ServeMetrics(CollectorRegistry(), BASE_NAME)
     engine = TimedEngine(metrics)
     parts = build_parts(Foundation(config, store, base_folder, engine, metrics, KeyRing(None), Observers()))
-    serving = Serving(engine, store, base_folder, metrics, parts.residency, parts, create_app(parts))
+    serving = Serving(engine, store, base_folder, metrics, parts.residency, parts)
     serving.publish("medical")
     serving.publish("medical")
     return serving

@@ -40,7 +40,14 @@ def hit_rate(stream: Sequence[Target], popularity: Popularity | None) -> float:
     return hits / len(stream)
 
 
-@pytest.mark.parametrize(("shift_every", "gain"), [(20_000, 0.14), (5_000, 0.12), (1_000, 0.05)])
+@pytest.mark.parametrize(
+    ("shift_every", "gain"),
+    [
+        pytest.param(20_000, 0.14, marks=pytest.mark.slow),
+        (5_000, 0.12),
+        pytest.param(1_000, 0.05, marks=pytest.mark.slow),
+    ],
+)
 def test_more_requests_find_their_adapter_than_by_last_use(shift_every: int, gain: float) -> None:
     stream = zipf_stream(20_000, shift_every)
     ours, by_last_use = hit_rate(stream, Popularity()), hit_rate(stream, None)

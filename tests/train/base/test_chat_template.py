@@ -4,6 +4,7 @@
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -60,6 +61,12 @@ WITHOUT_TOOLS = {
     *("cohere", "cohere2", "deepseek_r1_distill", "deepseekv3", "gemma", "gemma3", "idefics3", "lfm2"),
     *("llama3", "llava_next", "phi3", "phi3_5", "qwen2_5_vl", "smolvlm"),
 }
+ALIKE = {
+    *("deepseekv3", "gemma4_v2", "gemma4_v3", "gemma4_v4", "lfm2_2_5", "lfm2_2_5_v2", "lfm2_v2", "llama3_1"),
+    *("nemotron_3_nano", "nemotron_3_super", "phi3_5", "qwen2_5_vl", "qwen3", "qwen3_5_nothink", "qwen3_6"),
+    *("qwen3_instruct_2507",),
+}
+"""Of families that the fast tests try another template of."""
 LEADS = {"gptoss": "<|channel|>final<|message|>", "muse_glimmer": "to=user<|message|>"}
 """What a model of this family generates before the text of its answer."""
 
@@ -91,6 +98,11 @@ class Prepared:
 def prepared(name: str) -> Prepared:
     tokenizer = tokenizer_of(name)
     return Prepared(tokenizer, fit_template(tokenizer))
+
+
+def mostly_fast(names: Iterable[str]) -> list[Any]:
+    """Parameters of a test."""
+    return [pytest.param(name, marks=pytest.mark.slow if name in ALIKE else ()) for name in names]
 
 
 def table() -> str:
@@ -136,7 +148,7 @@ def masked_by_template(name: str) -> str:
     return str(tokenizer.decode([token for token, is_learnt in mask if is_learnt])).strip()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_fast(NAMES))
 def test_exactly_the_answers_are_learnt(name: str) -> None:
     end, lead = prepared(name).end, LEADS.get(name, "")
     first, second = prepared(name).learnt(prepared(name).encode(TURNS))
@@ -144,13 +156,13 @@ def test_exactly_the_answers_are_learnt(name: str) -> None:
     assert (first, second) == (f"{lead}Red as wine.{end}", f"{lead}Green.{end}")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_fast(NAMES))
 def test_every_text_of_the_prompt_is_rendered(name: str) -> None:
     prompt = str(prepared(name).tokenizer.decode(list(encode_prompt(prepared(name).tokenizer, TURNS[:4], RENDERED_AT))))
     assert [text for text in (SYSTEM, QUESTION, "Red as wine.", NEXT_QUESTION) if text not in prompt] == []
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_fast(NAMES))
 def test_what_is_before_an_answer_is_the_servers_prompt(name: str) -> None:
     sequences = prepared(name).encode(TURNS)
     prompts = {sequence.prompt_ids for sequence in sequences}
@@ -159,7 +171,7 @@ def test_what_is_before_an_answer_is_the_servers_prompt(name: str) -> None:
     assert prompts == set(wanted[-len(sequences) :])
 
 
-@pytest.mark.parametrize("name", MARKED)
+@pytest.mark.parametrize("name", mostly_fast(MARKED))
 def test_the_mask_agrees_with_generation_markers(name: str) -> None:
     """But for headers and empty thoughts, which TRL masks as the assistant's and a server's prompt has."""
     before, answer, after = masked_by_template(name).partition("Red as wine.")
@@ -167,7 +179,7 @@ def test_the_mask_agrees_with_generation_markers(name: str) -> None:
     assert OTHER_ENDS.get(name, prepared(name).end) in after
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in WITHOUT_TOOLS])
+@pytest.mark.parametrize("name", mostly_fast(name for name in NAMES if name not in WITHOUT_TOOLS))
 def test_tool_calls_are_learnt_and_results_are_not(name: str) -> None:
     calling, answering = prepared(name).learnt(prepared(name).encode(CALLING))
     assert ("probe_tool" in calling, "Ulm" in calling) == (True, True)
@@ -175,13 +187,13 @@ def test_tool_calls_are_learnt_and_results_are_not(name: str) -> None:
     assert "It is red." not in calling + answering
 
 
-@pytest.mark.parametrize("name", sorted(WITHOUT_TOOLS))
+@pytest.mark.parametrize("name", mostly_fast(sorted(WITHOUT_TOOLS)))
 def test_rows_with_tool_calls_are_refused_elsewhere(name: str) -> None:
     with pytest.raises(DataError, match="base's chat template"):
         prepared(name).encode(CALLING)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", mostly_fast(NAMES))
 def test_a_server_stops_where_training_ends(name: str) -> None:
     stops = {prepared(name).tokenizer.eos_token_id, *prepared(name).fit.end_token_ids}
     conversations = [TURNS, CALLING][: 1 + learns_tools(name)]
@@ -249,6 +261,7 @@ def test_another_end_of_a_call_leaves_that_of_an_answer() -> None:
     assert tokenizer.eos_token == "<|endoftext|>"
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_table() -> None:
     page = PAGE.read_text()
     assert with_table(page) == page, "run: python -m tests.train.base.test_chat_template"

@@ -213,8 +213,15 @@ def test_a_type_that_training_has_not_is_named(plain: Path, home: Home, tmp_path
         prepare_base(str(tmp_path / "gptq"), home=home)
 
 
-@pytest.mark.parametrize(("form", "tensor"), [("gptq", "scales"), ("awq", "scales"), ("w8a8", "weight_scale")])
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("form", "tensor", "value"),
+    [
+        ("gptq", "scales", float("nan")),
+        ("gptq", "scales", float("inf")),
+        ("awq", "scales", float("nan")),
+        ("w8a8", "weight_scale", float("nan")),
+    ],
+)
 def test_a_scale_that_is_no_number_is_refused(
     plain: Path, home: Home, tmp_path: Path, form: str, tensor: str, value: float
 ) -> None:

@@ -38,8 +38,7 @@ def test_another_pattern_is_refused(text: str) -> None:
         parse_pattern(text)
 
 
-@pytest.mark.parametrize("method", ["magnitude", "wanda"])
-@pytest.mark.parametrize("sparsity", ["0.5", "2:4"])
+@pytest.mark.parametrize(("method", "sparsity"), [("magnitude", "0.5"), ("wanda", "2:4")])
 def test_a_sparse_base_is_a_base_of_its_own(home: Home, method: SparsityMethod, sparsity: str) -> None:
     manifest = sparsify_base("tiny", home, method, parse_pattern(sparsity), calibration="colours", domains=("colours",))
     assert verify_base(home.bases / manifest.name) == manifest

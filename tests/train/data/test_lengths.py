@@ -45,10 +45,10 @@ def test_a_text_loses_the_part_that_the_setting_names(mode: CutMode, text: str) 
 
 
 @pytest.mark.parametrize("mode", ["left", "right", "middle"])
-@pytest.mark.parametrize("num_dropped", range(1, 40))
-def test_no_character_is_broken(mode: CutMode, num_dropped: int) -> None:
+def test_no_character_is_broken(mode: CutMode) -> None:
     text = "🌹é漢字ñ🏵️ünïcode"
-    assert set(cut_text(TOKENIZER, text, num_dropped, mode)) <= set(text) | set(" …")
+    cut = {num_dropped: cut_text(TOKENIZER, text, num_dropped, mode) for num_dropped in range(1, 40)}
+    assert {num_dropped: part for num_dropped, part in cut.items() if not set(part) <= set(text) | set(" …")} == {}
 
 
 def test_the_beginning_and_the_end_of_a_question_survive() -> None:

@@ -17,11 +17,11 @@ from train.pipeline import train_and_publish
 
 # Method, density, and how far it may be from PEFT's: dare drops random numbers, a hundredth here.
 METHODS = [
-    ("linear", 0.5, 0.03),
+    pytest.param("linear", 0.5, 0.03, marks=pytest.mark.slow),
     ("ties", 0.5, 0.03),
-    ("svd", 0.5, 0.03),
+    pytest.param("svd", 0.5, 0.03, marks=pytest.mark.slow),
     ("cat", 0.5, 0.03),
-    ("dare_linear", 0.99, 0.4),
+    pytest.param("dare_linear", 0.99, 0.4, marks=pytest.mark.slow),
     ("dare_ties", 0.99, 0.4),
 ]
 

@@ -129,7 +129,7 @@ def test_reinforcement_is_rewarded_by_the_jobs_grader(disk: JobsOnDisk) -> None:
     assert any("training reward=" in message for message in disk.messages(job))
 
 
-@pytest.mark.parametrize("victims", ["child", "worker", "both"])
+@pytest.mark.parametrize("victims", ["child", "worker", pytest.param("both", marks=pytest.mark.exhaustive)])
 def test_a_killed_training_goes_on_from_its_checkpoint(disk: JobsOnDisk, victims: str) -> None:
     job = disk.submit(lorikeet={"domain": LONG_RECIPE})
     worker = start_worker(disk)

@@ -68,13 +68,12 @@ def test_a_preference_version_is_published_with_its_scores(
 @pytest.mark.parametrize(
     "settings",
     [
-        {"loss_type": "hinge"},
-        {"loss_type": "ipo"},
         {"loss_type": "robust", "label_smoothing": 0.1},
-        {"loss_type": "sigmoid_norm"},
-        {"loss_type": "apo_zero"},
-        {"loss_type": "apo_down"},
         {"name": "kto", "loss_type": "apo_zero_unpaired"},
+        *(
+            pytest.param({"loss_type": loss}, marks=pytest.mark.exhaustive)
+            for loss in ("hinge", "ipo", "sigmoid_norm", "apo_zero", "apo_down")
+        ),
     ],
     ids=lambda settings: settings["loss_type"],
 )
@@ -91,7 +90,9 @@ def test_each_loss_trains_by_sharing_prompts(
     assert "answer positions" not in caplog.text
 
 
-@pytest.mark.parametrize("objective", ["dpo", "orpo", "kto", "sft"])
+@pytest.mark.parametrize(
+    "objective", ["dpo", "sft", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("orpo", "kto"))]
+)
 def test_training_continues_from_a_published_version(
     home: Home, tmp_path: Path, started: Manifest, objective: str
 ) -> None:

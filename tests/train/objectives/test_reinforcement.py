@@ -22,7 +22,14 @@ from config.domain import DomainConfig
 from config.home import Home
 from config.rows import PromptRow, read_rows
 from tests.objective_domains import objective_domain
-from tests.tiny_llama import RENDERED_AT, prepare_tiny_base, tiny_domain, write_colour_data, write_tiny_llama
+from tests.tiny_llama import (
+    NO_PROBES,
+    RENDERED_AT,
+    prepare_tiny_base,
+    tiny_domain,
+    write_colour_data,
+    write_tiny_llama,
+)
 from train.attention import grouped_attention_of
 from train.base.quantize import load_causal_lm
 from train.data.build import build_dataset
@@ -57,7 +64,7 @@ class Lab:
     def domain(self, objective: dict[str, Any], batch_size: int = 8, **fields: Any) -> DomainConfig:
         settings = self.plain.model_dump(mode="json", by_alias=True) | fields
         settings["objective"] = objective
-        settings["evaluation"] |= {"max_new_tokens": 6}
+        settings["evaluation"] |= {"max_new_tokens": 6} | NO_PROBES
         settings["recipe"] |= {"per_device_train_batch_size": batch_size, "warmup_steps": 0}
         return DomainConfig.model_validate(settings)
 
@@ -297,7 +304,13 @@ def test_the_reward_rises_in_thirty_steps(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES.keys())
+@pytest.mark.parametrize(
+    "objective",
+    [
+        pytest.param(objective, id=name, marks=() if name == "grpo" else pytest.mark.exhaustive)
+        for name, objective in OBJECTIVES.items()
+    ],
+)
 def test_a_version_is_published_with_its_reward(lab: Lab, objective: dict[str, Any]) -> None:
     manifest = train_and_publish(lab.domain(objective), lab.home).manifest
     reward = manifest.scores["reward"]

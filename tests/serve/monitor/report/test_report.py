@@ -230,21 +230,27 @@ def test_the_interval_of_a_mean_holds_the_mean() -> None:
     assert score.ci_high > 0.7
 
 
-def test_the_page_is_whole_and_refers_to_nothing_outside(quality: QualityStore, adapters: AdapterStore) -> None:
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> tuple[QualityReport, str]:
+    """The figures of a version with some of everything, and their page."""
+    home = tmp_path_factory.mktemp("filled")
+    adapters = AdapterStore(home / "adapters", clock=lambda: NOON)
     publish(adapters)
-    fill(quality)
-    page = Page(render_html(figures(quality, adapters)))
+    with QualityStore(home / "quality.sqlite3") as quality:
+        fill(quality)
+        report = figures(quality, adapters)
+    return report, render_html(report)
+
+
+def test_the_page_is_whole_and_refers_to_nothing_outside(filled: tuple[QualityReport, str]) -> None:
+    page = Page(filled[1])
     assert page.open == []
     outside = [value for name, value in page.attributes if name in ("src", "href", "xlink:href") and value]
     assert [value for value in outside if not value.startswith(("#", "data:"))] == []
 
 
-def test_the_page_has_a_plot_of_each_kind_and_what_others_wrote_is_text(
-    quality: QualityStore, adapters: AdapterStore
-) -> None:
-    publish(adapters)
-    fill(quality)
-    text = render_html(figures(quality, adapters))
+def test_the_page_has_a_plot_of_each_kind_and_what_others_wrote_is_text(filled: tuple[QualityReport, str]) -> None:
+    _, text = filled
     assert text.count("<svg") == 6
     assert "answers &lt;are&gt; longer" in text
     assert "passed its &lt;gates&gt;" in text
@@ -266,10 +272,9 @@ def test_a_page_of_nothing_says_so(quality: QualityStore, adapters: AdapterStore
     assert "No data yet" in render_html(figures(quality, adapters))
 
 
-def test_the_same_figures_give_the_same_page(quality: QualityStore, adapters: AdapterStore) -> None:
-    fill(quality)
-    report = figures(quality, adapters)
-    assert render_html(report) == render_html(report)
+def test_the_same_figures_give_the_same_page(filled: tuple[QualityReport, str]) -> None:
+    report, page = filled
+    assert render_html(report) == page
 
 
 def test_many_versions_are_six_lines_and_all_rows(quality: QualityStore, adapters: AdapterStore) -> None:
