@@ -1,5 +1,7 @@
 """The application as `serve run` and config files build it."""
 
+from typing import Any
+
 import pytest
 from pydantic import ValidationError
 from ray.serve import Application
@@ -20,7 +22,7 @@ def test_an_application_is_built_from_the_arguments_of_a_file(tmp_path):
 @pytest.mark.parametrize(("jobs", "num_cpus"), [({}, 0), ({"cpus": 3}, 3), ({"worker": False}, None)])
 def test_an_application_has_one_job_worker(tmp_path, jobs, num_cpus):
     configs = [ServeConfig.model_validate({"base": base, "served_model_name": base, "jobs": jobs}) for base in "ab"]
-    ingress = bind(make_settings(configs, Home(tmp_path), 2, None, 1))._bound_deployment
+    ingress: Any = bind(make_settings(configs, Home(tmp_path), 2, None, 1))._bound_deployment  # Ray's types are wrong
     worker = ingress.init_kwargs["worker"]
     found = worker and worker._bound_deployment.ray_actor_options["num_cpus"]
     assert found == num_cpus
