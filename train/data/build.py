@@ -12,7 +12,7 @@ from adapters.bases import read_base
 from adapters.store.manifest import MANIFEST_FILE
 from config.data import DataConfig
 from config.dataset import DatasetManifest, DatasetType, FileRecord, Split, StepRecord, read_dataset, verify_dataset
-from config.domain import DomainConfig
+from config.domain import DomainConfig, EvaluationConfig
 from config.errors import DatasetError
 from config.home import Home
 from config.private import close_to_others
@@ -313,7 +313,7 @@ def describe(
         licence=source.licence,
         chat=config.chat,
         answer=config.answer,
-        evaluation=config.evaluation,
+        evaluation=EvaluationConfig.model_validate(config.evaluation.model_dump()),  # as it is read again
         defaults=config.defaults,
         rubric=config.quality.rubric,
         few_shot=few_shot_examples(splits.train, config.evaluation.num_few_shot),
