@@ -80,7 +80,7 @@ async def test_adapters_and_their_base_share_a_batch_on_bitsandbytes_tensors(bit
     assert headers["model.layers.0.mlp.up_proj.weight"].dtype == STORED_AS[manifest.quantization]
     asked = [(model, adapter) for adapter in ADAPTERS for model in ("tiny", adapter)]
     errors = await asyncio.gather(*(bitsandbytes.error_nats(*pair) for pair in asked))
-    assert max(errors) < {"nf4": 0.1, "int8": 0.25}[manifest.quantization], errors
+    assert max(errors) < {"nf4": 0.1, "int8": 0.5}[manifest.quantization], errors
     others = [await bitsandbytes.error_nats(*pair) for pair in itertools.permutations(ADAPTERS)]
     assert min(others) > 2 * max(errors), (others, errors)  # one adapter's answer for another's would be seen
     staged = [path for path in bitsandbytes.home.staged.glob("*/weights.bin") if len(path.parent.name) == 64]
