@@ -11,6 +11,8 @@ NOT_ALL := $(if $(ALL),, and not exhaustive)
 FAST := not engine and not slow and not gpu
 SLOW := slow and not engine and not gpu
 PARALLEL := -n logical --maxprocesses 4 --dist
+# Servers of tiny models at a time; two would not share a GPU.
+SERVERS := $(if $(shell command -v nvidia-smi),1,2)
 # Without byte code on disk, each process of the tests compiles the same thousand modules again.
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):$(CURDIR)/.tools/prometheus
@@ -30,7 +32,8 @@ serve: setup ## Serve the base and every published adapter
 test: setup ## Run all tests; those that need a GPU are skipped without one
 	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) worksteal $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
 	$(BIN)/pytest -m "$(SLOW)$(NOT_ALL)" $(PARALLEL) loadfile --durations 20 $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/pytest -m "(engine or gpu)$(NOT_ALL)" --durations 20 $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/pytest -m "tiny_engine$(NOT_ALL)" -n logical --maxprocesses $(SERVERS) --dist loadfile --durations 20 $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/pytest -m "(engine or gpu) and not tiny_engine$(NOT_ALL)" --durations 20 $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: setup ## Run the tests that start no engine and train only tiny models
 	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) worksteal $(COVERAGE) $(ARGS)

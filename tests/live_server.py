@@ -27,6 +27,11 @@ from tests.tiny_llama import ANY_GATES
 BASE = "smollm2-135m-nf4"
 BASE_NAME = "smollm2-135m"
 DRIFT_WINDOW = 20
+FEW_OTHER_QUESTIONS: dict[str, Any] = {
+    "forgetting": {"texts": ["prose"], "tasks": ["arithmetic"], "num_questions": 2},
+    "overfitting": {"num_rows": 2},
+}
+"""For a domain's `evaluation`: by default a training asks these questions for longer than it trains here."""
 ANSWERS = {"colours": '{"colour": "red"}', "shapes": '{"shape": "circle"}'}
 
 
@@ -82,7 +87,7 @@ def write_domain(folder: Path, name: str, answers: Sequence[str] = (), num_test:
         "method": {"r": 8, "lora_alpha": 16},
         "recipe": {"max_steps": 14, "per_device_train_batch_size": 4,
                    "learning_rate": 0.003, "eval_steps": 14, "max_length": 96},
-        "evaluation": {"max_new_tokens": 16, "stop": ["}"], "num_few_shot": 2},
+        "evaluation": {"max_new_tokens": 16, "stop": ["}"], "num_few_shot": 2, **FEW_OTHER_QUESTIONS},
         "gates": ANY_GATES,
     }  # fmt: skip
     file = folder / f"{name}.yaml"
@@ -158,6 +163,11 @@ async def counted(http: httpx.AsyncClient, name: str, **labels: str) -> float:
     return sum(each.value for each in samples if each.name == name and labels.items() <= each.labels.items())
 
 
+async def tiers(http: httpx.AsyncClient) -> dict[str, str]:
+    rows = (await http.get("/admin/adapters")).raise_for_status().json()["adapters"]
+    return {row["adapter"]: row["tier"] for row in rows}
+
+
 async def stream_long_answers(http: httpx.AsyncClient, names: Sequence[str]) -> list[str]:
     """One of 300 tokens by each, all at once: `began` at its first event and `ended` at its last, in their order."""
     events: list[str] = []
@@ -198,6 +208,8 @@ def live_home(tmp_path_factory: pytest.TempPathFactory) -> Home:
 
 @pytest.fixture(scope="session")
 def live(live_home: Home) -> Iterator[LiveServer]:
+    """With a worker for jobs, which trains where a test asks for it."""
     log_file = live_home.root / "serve.log"
-    with running_server(write_serve_config(live_home.root), live_home.root, log_file) as server:
+    config = write_serve_config(live_home.root, jobs={"worker": True})
+    with running_server(config, live_home.root, log_file) as server:
         yield LiveServer(server.url, live_home, log_file, server.pid)

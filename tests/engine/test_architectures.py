@@ -1,6 +1,6 @@
 """Ten architectures, each prepared, trained, imported and served by the real engine; two by another LoRA operator.
 
-`make test` takes one of each kind, `make test ALL=1` all.
+`make test` takes those that no other file serves, `make test ALL=1` all.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,6 @@ from typing import Any
 import httpx
 import pytest
 import torch
-import yaml
 from peft import LoraConfig, PeftModel, get_peft_model
 from typer.testing import CliRunner
 
@@ -19,9 +18,9 @@ from adapters.cli import app as adapters_app
 from adapters.store.manifest import ComputeRecord, Manifest
 from config.dataset import read_split
 from config.home import Home
-from loadtest.bench.server import running_server
 from tests.tiny_architectures import ARCHITECTURES, write_tiny_model
 from tests.tiny_llama import RENDERED_AT, tiny_domain, tiny_tokenizer, write_colour_data
+from tests.tiny_server import forced, mean_gap, tiny_server
 from train.base.prepare import prepare_base
 from train.base.quantize import load_causal_lm
 from train.data.encode import Encoded, encode
@@ -31,7 +30,7 @@ from train.methods.targets import resolve_target_modules
 from train.pipeline import train_and_publish
 from train.training import save_adapter
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.tiny_engine, pytest.mark.slow]
 
 # Where our C++ operator does not compute LoRA but plain torch, or vLLM itself. That one gives a base request in a mixed
 # batch the last slot's adapter: of three slots the last stays empty.
@@ -39,8 +38,15 @@ OTHER_LORA: dict[str, dict[str, Any]] = {
     "qwen3": {"cpu_lora": "torch"},
     "mistral": {"cpu_lora": "stock", "max_loras": 3, "max_cpu_loras": 3},
 }
-# What sets each apart, another one has too; Llama's is the base of all other tests with an engine.
-ALIKE = {"llama": "the base", "qwen2": "qwen3", "gemma3": "gemma2", "granite": "cohere"}
+# Where what sets an architecture apart is served, too, and compared with PEFT: here or in another file.
+ALIKE = {
+    "llama": "the base of most tests with an engine",
+    "qwen2": "test_dora.py",
+    "qwen3": "test_dora.py",
+    "gemma2": "test_soft_prompts.py",
+    "gemma3": "gemma2 in test_soft_prompts.py; its norms are qwen3's",
+    "granite": "cohere",
+}
 # Mean over the answer tokens of all held-out rows. Weights ten times as large as usual make large logits, whose bf16
 # steps are large too.
 TOLERANCE_NATS = 0.1
@@ -75,13 +81,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     logprobs = all_logprobs(model, examples)
     with model.disable_adapter():
         base_logprobs = all_logprobs(model, examples)
-    with (
-        running_server(
-            write_config(folder, **OTHER_LORA.get(request.param, {})), home.root, folder / "serve.log"
-        ) as server,
-        httpx.Client(base_url=server.url, timeout=120) as http,
-    ):
-        yield Served(http, trained, examples, logprobs, base_logprobs)
+    with tiny_server(folder, home, **OTHER_LORA.get(request.param, {})) as server:
+        yield Served(server.http, trained, examples, logprobs, base_logprobs)
 
 
 def random_adapter(base_folder: Path) -> PeftModel:
@@ -96,43 +97,12 @@ def random_adapter(base_folder: Path) -> PeftModel:
     return model.eval()
 
 
-def write_config(folder: Path, **changes: Any) -> Path:
-    """Small and uncompiled, to start soon."""
-    file = folder / "serve.yaml"
-    config: dict[str, Any] = {
-        "base": "tiny",
-        "served_model_name": "tiny",
-        "max_loras": 2,
-        "max_cpu_loras": 2,
-        "max_lora_rank": 8,
-        "max_model_len": 256,
-        "kv_cache_bytes": 1 << 26,
-        "cpu_compile": False,
-    }
-    file.write_text(yaml.safe_dump(config | changes))
-    return file
-
-
 def all_logprobs(model: PeftModel, examples: Sequence[Encoded]) -> tuple[float, ...]:
     return tuple(logprob for example in examples for logprob in answer_logprobs(model, example))
 
 
 def forced_logprobs(served: Served, model: str) -> list[float]:
     return [logprob for example in served.examples for logprob in forced(served.http, model, example)]
-
-
-def forced(http: httpx.Client, model: str, example: Encoded) -> Iterator[float]:
-    ids = [*example.prompt_ids, *example.answer_ids]
-    body = {"model": model, "prompt": ids, "max_tokens": 1, "temperature": 0, "prompt_logprobs": 0}
-    response = http.post("/v1/completions", json=body)
-    assert response.status_code == 200, response.text
-    positions = response.json()["choices"][0]["prompt_logprobs"][-len(example.answer_ids) :]
-    for token, position in zip(example.answer_ids, positions, strict=True):
-        yield position[str(token)]["logprob"]
-
-
-def mean_gap(want: tuple[float, ...], got: list[float]) -> float:
-    return sum(abs(w - g) for w, g in zip(want, got, strict=True)) / len(want)
 
 
 @pytest.mark.parametrize("model", ["tiny", "colours@1", "foreign@1"])

@@ -13,7 +13,7 @@ from tests.live_server import ANSWERS, LiveServer, chat
 
 pytestmark = pytest.mark.engine
 
-NUM_LINES = 60
+NUM_LINES = 24
 NUM_TOKENS = 64
 
 

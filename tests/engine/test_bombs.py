@@ -1,27 +1,32 @@
-"""Requests that would stop a server, and an engine that stops by itself: others are answered as before.
+"""Requests that would stop a server are refused; an engine or a server that was stopped or killed has a successor.
 
-This server takes grammars of clients' own, so that all that stands behind the limits is tried, too. The last test
-stops its engine.
+This server takes grammars of clients' own, so that all that stands behind the limits is tried, too. The last tests
+stop and kill its engine, and then it.
 """
 
 import asyncio
 import json
+import os
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 import pytest
 
 from config.home import Home
 from loadtest.bench.server import RunningServer, running_server
-from tests.live_server import BASE_NAME, engine_process, until, write_serve_config
+from tests.live_server import ANSWERS, BASE_NAME, counted, engine_process, tiers, until, write_serve_config
+from tests.live_server import chat as of_adapter
 from tests.serving import JSON
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
 STALL_S = 15.0
+RESTARTS = "lorikeet_engine_restarts_total"
 MESSAGES = [{"role": "user", "content": "Hi"}]
 PATIENCE_S = 10.0  # of others, who wait a fraction of a second alone; the bombs took 10 to 40 s of everybody
 PATTERNS = {f"p{number}": {"type": "string", "pattern": ".{0,2000}"} for number in range(10)}
@@ -164,8 +169,37 @@ async def test_what_cannot_be_held_to_is_refused(server: RunningServer) -> None:
     assert "uniqueItems" in refused.json()["error"]["message"]
 
 
+async def test_a_killed_engine_is_started_again_and_its_adapters_come_back(server: RunningServer) -> None:
+    async with httpx.AsyncClient(base_url=server.url, timeout=240) as http:
+        restarts = await counted(http, RESTARTS)
+        (await http.post("/admin/adapters/colours@1/load")).raise_for_status()
+        long_answer = chat(max_tokens=800, ignore_eos=True)
+        asked = asyncio.create_task(ask(http, long_answer))
+        streaming = asyncio.create_task(ask(http, long_answer | {"stream": True}))
+        await asyncio.sleep(1.0)
+        engine_process(server.pid).send_signal(signal.SIGKILL)
+        lost = await asked
+        *_, event, end, _ = (await streaming).text.split("\n\n")
+        assert (json.loads(event.removeprefix("data: "))["error"]["code"], end) == ("not_ready", "data: [DONE]")
+        assert lost.status_code == 503, lost.text
+        assert set(lost.json()["error"]) == {"message", "type", "param", "code"}
+        await until(http, 503)
+        refused = await ask(http, of_adapter("colours"))
+        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
+        assert (await http.get("/health")).status_code == 200
+        await until(http, 200)
+        async with asyncio.timeout(60):  # by itself: nobody has asked for it
+            while (await tiers(http))["colours@1"] == "store":
+                await asyncio.sleep(0.2)
+        answered = await ask(http, of_adapter("colours"))
+        assert answered.headers["x-lorikeet-cold"] == "0"
+        assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
+        assert await counted(http, RESTARTS) == restarts + 1
+
+
 async def test_an_engine_that_makes_no_step_is_ended_and_started_again(server: RunningServer) -> None:
     async with httpx.AsyncClient(base_url=server.url, timeout=240) as http:
+        restarts = await counted(http, RESTARTS)
         asked = asyncio.create_task(ask(http, chat(max_tokens=800, ignore_eos=True)))
         await asyncio.sleep(1.0)
         engine_process(server.pid).send_signal(signal.SIGSTOP)
@@ -173,4 +207,23 @@ async def test_an_engine_that_makes_no_step_is_ended_and_started_again(server: R
         assert lost.status_code == 503, lost.text
         await until(http, 200)
         assert (await ask(http, chat())).status_code == 200
-        assert "lorikeet_engine_restarts_total 1.0" in (await http.get("/metrics")).text
+        assert await counted(http, RESTARTS) == restarts + 1
+
+
+async def test_a_killed_server_leaves_no_process_and_the_next_one_works(
+    server: RunningServer, live_home: Home, tmp_path: Path
+) -> None:
+    family = psutil.Process(server.pid).children(recursive=True)
+    names = " ".join(process.name() for process in family)
+    assert "EngineCor" in names
+    assert "Worker" in names
+    os.kill(server.pid, signal.SIGKILL)
+    # Before the fixture ends: it kills what is left.
+    _, alive = await asyncio.to_thread(psutil.wait_procs, family, 20)
+    assert [process.name() for process in alive] == []
+    config = write_serve_config(tmp_path, cpu_compile=False)
+    with running_server(config, live_home.root, tmp_path / "next.log") as following:
+        async with httpx.AsyncClient(base_url=following.url, timeout=120) as http:
+            answered = await ask(http, of_adapter("shapes"))
+        assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["shapes"]
+        assert "Traceback" not in following.log_file.read_text()

@@ -1,6 +1,6 @@
 """DoRA in the real engine, in one batch with plain LoRA and the base: each answers as PEFT computes it.
 
-Qwen2's attention has a bias, which DoRA leaves alone; on Llama plain torch computes, with the code of a GPU.
+Qwen2's attention has a bias, which DoRA leaves alone; on Qwen3 plain torch computes, with the code of a GPU.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 import torch
-import yaml
 from peft import PeftModel
 from typer.testing import CliRunner
 
@@ -21,18 +20,18 @@ from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from config.home import Home
 from config.method import DoraMethod
-from loadtest.bench.server import running_server
 from tests.exported import random_adapter, write_biased_model, write_bpe_model
 from tests.tiny_llama import tiny_domain, write_colour_data
+from tests.tiny_server import tiny_server
 from train.base.prepare import prepare_base
 from train.base.quantize import load_causal_lm
 from train.pipeline import train_and_publish
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.tiny_engine, pytest.mark.slow]
 
 KINDS: dict[str, tuple[Callable[[Path], Path], str]] = {
     "qwen2 by the operator": (write_biased_model, "native"),
-    "llama by torch": (write_bpe_model, "torch"),
+    "qwen3 by torch": (lambda folder: write_bpe_model(folder, "qwen3"), "torch"),
 }
 # Foreign adapters, as PEFT makes them: random, with magnitudes that change up to twofold.
 FOREIGN: dict[str, dict[str, Any]] = {
@@ -74,15 +73,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         name: PeftModel.from_pretrained(load_causal_lm(base, dtype=torch.float32), str(path)).eval()
         for name, path in folders.items()
     }
-    config = folder / "serve.yaml"
-    settings: dict[str, Any] = {"base": "tiny", "served_model_name": "tiny", "max_loras": 4, "max_cpu_loras": 4}
-    settings |= {"max_lora_rank": 8, "max_model_len": 256, "kv_cache_bytes": 1 << 26}
-    config.write_text(yaml.safe_dump(settings | {"cpu_compile": False, "cpu_lora": cpu_lora}))
-    with (
-        running_server(config, home.root, folder / "serve.log") as server,
-        httpx.Client(base_url=server.url, timeout=120) as http,
-    ):
-        yield Served(http, store, models)
+    with tiny_server(folder, home, max_loras=4, max_cpu_loras=4, cpu_lora=cpu_lora) as server:
+        yield Served(server.http, store, models)
 
 
 def complete(served: Served, model: str, ids: list[int], **more: Any) -> dict[str, Any]:

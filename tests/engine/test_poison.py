@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
 POISON = "colours-poison"
 PROMPTS = ("hi", "Name three colours.", "Where are the shapes? " * 30)
-NUM_ROUNDS = 6
+NUM_ROUNDS = 3
 TOLERANCE_NATS = 0.15
 
 

@@ -3,12 +3,12 @@
 `make test` takes one of each kind, `make test ALL=1` all.
 """
 
+import asyncio
+import itertools
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -20,23 +20,20 @@ from adapters.lint.tensors import read_headers
 from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from config.home import Home
-from config.load import load_domain
-from loadtest.bench.server import running_server
-from tests.engine.test_architectures import write_config
 from tests.engine.test_serving import forced_logprobs, mean_gap
-from tests.live_server import ANSWERS, BASE_NAME, chat, write_domain, write_serve_config
 from tests.quantized_models import write_quantized
 from tests.tiny_architectures import write_tiny_model
 from tests.tiny_llama import tiny_domain, write_colour_data
+from tests.tiny_server import tiny_server
 from train.base.prepare import prepare_base
 from train.base.quantize import load_causal_lm
 from train.pipeline import train_and_publish
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.tiny_engine, pytest.mark.slow]
 
-# Eager: compiled code is the same arithmetic, and to compile takes minutes.
-EAGER: dict[str, Any] = {"cpu_compile": False, "quality": {"enabled": False}}
 STORED_AS = {"nf4": "U8", "int8": "I8"}
+ADAPTERS = {"colours": 0.01, "others": 0.1}
+"""And their learning rates, so that they answer differently."""
 
 
 @dataclass(frozen=True)
@@ -52,59 +49,47 @@ class Served:
         assert found is not None
         return found.prompts
 
-    def answer(self, model: str) -> str:
-        response = httpx.post(f"{self.url}/v1/chat/completions", json=chat(model), timeout=120).raise_for_status()
-        answer: str = response.json()["choices"][0]["message"]["content"]
-        return answer
-
-    async def error_nats(self, model: str, adapter: str, wanted: Sequence[Sequence[float]]) -> float:
-        """Mean distance of the served log-probabilities of the golden answers from the wanted ones."""
+    async def error_nats(self, model: str, adapter: str) -> float:
+        """Mean distance of the served log-probabilities of the golden answers from those of training."""
+        prompts = self.prompts(adapter)
+        wanted = [prompt.base_logprobs if model == "tiny" else prompt.adapter_logprobs for prompt in prompts]
         async with httpx.AsyncClient(base_url=self.url, timeout=120) as http:
-            served = [await forced_logprobs(http, model, prompt) for prompt in self.prompts(adapter)]
+            served = await asyncio.gather(*(forced_logprobs(http, model, prompt) for prompt in prompts))
         return sum(map(mean_gap, wanted, served)) / len(served)
 
 
 @pytest.fixture(scope="module", params=STORED_AS)
 def bitsandbytes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """The real small model in bitsandbytes' tensors, with two adapters trained on them."""
-    home = Home(tmp_path_factory.mktemp(request.param))
-    prepare_base("smollm2-135m", "quantized", request.param, "bitsandbytes", home=home)
-    for name in ANSWERS:
-        domain = load_domain(write_domain(home.root / "domains", name))
-        train_and_publish(domain.model_copy(update={"base": "quantized"}), home)
-    config = write_serve_config(home.root, base="quantized", **EAGER)
-    with running_server(config, home.root, home.root / "serve.log") as server:
-        yield Served(server.url, home, home.root / "serve.log")
-
-
-def test_adapters_and_their_base_share_a_batch_on_bitsandbytes_tensors(bitsandbytes: Served) -> None:
-    manifest = read_base(bitsandbytes.home.bases / "quantized")
-    assert manifest.storage == "bitsandbytes"
-    headers = read_headers(bitsandbytes.home.bases / "quantized" / "model.safetensors")
-    assert headers["model.layers.0.mlp.up_proj.weight"].dtype == STORED_AS[manifest.quantization]
-    models = [BASE_NAME, *ANSWERS] * 3
-    with ThreadPoolExecutor(len(models)) as pool:
-        answers = list(zip(models, pool.map(bitsandbytes.answer, models), strict=True))
-    for name, right in ANSWERS.items():
-        assert {answer for model, answer in answers if model == name} == {right}
-    assert not {answer for model, answer in answers if model == BASE_NAME} & set(ANSWERS.values())
-    staged = [path for path in bitsandbytes.home.staged.glob("*/weights.bin") if len(path.parent.name) == 64]
-    assert len(staged) == len(ANSWERS)  # mapped by the worker, not read by vLLM
+    """A base in bitsandbytes' tensors, with two adapters trained on them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    home = Home(folder / "var")
+    prepare_base(str(write_tiny_model(folder / "model", "llama")), "tiny", request.param, "bitsandbytes", home=home)
+    data = write_colour_data(folder / "colours.jsonl")
+    for name, learning_rate in ADAPTERS.items():
+        train_and_publish(tiny_domain(data, learning_rate=learning_rate).model_copy(update={"name": name}), home)
+    with tiny_server(folder, home) as server:
+        yield Served(server.url, home, server.log_file)
 
 
 @pytest.mark.anyio
-async def test_bitsandbytes_bases_answer_as_in_training(bitsandbytes: Served) -> None:
-    """The base finds the golden answers unlikely, and int8 rounds activations by what else is in the batch."""
-    most_of_base = {"nf4": 0.25, "int8": 0.5}[read_base(bitsandbytes.home.bases / "quantized").quantization]
-    for name in ANSWERS:
-        prompts = bitsandbytes.prompts(name)
-        assert await bitsandbytes.error_nats(name, name, [prompt.adapter_logprobs for prompt in prompts]) < 0.02
-        error = await bitsandbytes.error_nats(BASE_NAME, name, [prompt.base_logprobs for prompt in prompts])
-        assert error < most_of_base
+async def test_adapters_and_their_base_share_a_batch_on_bitsandbytes_tensors(bitsandbytes: Served) -> None:
+    """Each answers as in training; int8 rounds activations by what else is in the batch."""
+    manifest = read_base(bitsandbytes.home.bases / "tiny")
+    assert manifest.storage == "bitsandbytes"
+    headers = read_headers(bitsandbytes.home.bases / "tiny" / "model.safetensors")
+    assert headers["model.layers.0.mlp.up_proj.weight"].dtype == STORED_AS[manifest.quantization]
+    asked = [(model, adapter) for adapter in ADAPTERS for model in ("tiny", adapter)]
+    errors = await asyncio.gather(*(bitsandbytes.error_nats(*pair) for pair in asked))
+    assert max(errors) < {"nf4": 0.1, "int8": 0.5}[manifest.quantization], errors
+    others = [await bitsandbytes.error_nats(*pair) for pair in itertools.permutations(ADAPTERS)]
+    assert min(others) > 2 * max(errors), (others, errors)  # one adapter's answer for another's would be seen
+    staged = [path for path in bitsandbytes.home.staged.glob("*/weights.bin") if len(path.parent.name) == 64]
+    assert len(staged) == len(ADAPTERS)  # mapped by the worker, not read by vLLM
 
 
-def test_bitsandbytes_fills_no_log(bitsandbytes: Served) -> None:
-    bitsandbytes.answer(BASE_NAME)
+@pytest.mark.anyio
+async def test_bitsandbytes_fills_no_log(bitsandbytes: Served) -> None:
+    await bitsandbytes.error_nats("colours", "colours")
     log = bitsandbytes.log_file.read_text()
     assert "Loaded colours@1" in log
     assert "MatMul8bitLt" not in log
@@ -135,9 +120,8 @@ def prequantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     home = Home(folder / "var")
     prepare_base(str(folder / "model"), "tiny", home=home)
     train_and_publish(tiny_domain(write_colour_data(folder / "colours.jsonl")), home)
-    with running_server(write_config(folder), home.root, folder / "serve.log") as server:
-        served = Served(server.url, home, folder / "serve.log")
-        yield Prequantized(served, plain, request.param == "w8a8")
+    with tiny_server(folder, home) as server:
+        yield Prequantized(Served(server.url, home, server.log_file), plain, request.param == "w8a8")
 
 
 @pytest.mark.anyio
@@ -145,8 +129,8 @@ async def test_a_base_quantized_elsewhere_is_served_as_it_is(prequantized: Prequ
     served = prequantized.served
     assert "quantization_config" in json.loads((served.home.bases / "tiny" / "config.json").read_text())
     prompts = served.prompts("colours")
-    base_error = await served.error_nats("tiny", "colours", [prompt.base_logprobs for prompt in prompts])
-    error = await served.error_nats("colours", "colours", [prompt.adapter_logprobs for prompt in prompts])
+    base_error = await served.error_nats("tiny", "colours")
+    error = await served.error_nats("colours", "colours")
     assert max(error, base_error) < (0.25 if prequantized.rounds_activations else 0.1)
     changed = mean_gap_of_the_plain_model(prequantized.plain, prompts)
     assert prequantized.rounds_activations or changed > 5 * base_error  # 4 bits move it, and are what is served

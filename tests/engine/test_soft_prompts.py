@@ -1,7 +1,7 @@
 """Soft prompts made by PEFT, served beside a LoRA and the base: they answer as PEFT does.
 
-Once by compiled code and our operators, once by plain torch on a model that scales its embeddings. Steps of 16 tokens:
-every prompt is cut, one of the soft prompts too.
+Once by compiled code and our operators, once by plain torch on a model that scales its embeddings and caps its
+logits. Steps of 16 tokens: every prompt is cut, one of the soft prompts too.
 """
 
 import asyncio
@@ -17,22 +17,21 @@ import torch
 from adapters.bases import read_base
 from adapters.fingerprint import FINGERPRINT_FILE, Fingerprint, GoldenPrompt
 from config.home import Home
-from loadtest.bench.server import running_server
-from tests.engine.test_architectures import write_config
 from tests.exported import adapted, publish, random_adapter
 from tests.soft_prompts import NUM_VIRTUAL_TOKENS, greedy, load_soft_prompt, save_soft_prompt, token_logprobs
 from tests.tiny_architectures import write_tiny_model
 from tests.tiny_llama import tiny_tokenizer
+from tests.tiny_server import tiny_server
 from train.base.prepare import prepare_base
 from train.base.quantize import load_causal_lm
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.tiny_engine, pytest.mark.slow]
 
 MAX_MODEL_LEN, NUM_ANSWER, BLOCK = 512, 6, 128
 TOLERANCE_NATS = 0.1  # as in test_architectures.py
 KINDS = ("prompt", "encoder")
 NAMES = ("tiny", "lora@1", "prompt@1", "encoder@1")
-SETUPS: dict[str, dict[str, Any]] = {"llama": {"cpu_compile": True}, "gemma3": {"cpu_lora": "torch"}}
+SETUPS: dict[str, dict[str, Any]] = {"llama": {"cpu_compile": True}, "gemma2": {"cpu_lora": "torch"}}
 TOKENIZER = tiny_tokenizer()
 
 
@@ -62,10 +61,8 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         if kind == "encoder":
             (soft / FINGERPRINT_FILE).write_text(fingerprint(base, model, models["tiny"]).model_dump_json())
         publish(home, soft, kind, defaults=None)
-    config = write_config(
-        folder, max_model_len=MAX_MODEL_LEN, max_num_batched_tokens=16, max_num_seqs=16, **SETUPS[request.param]
-    )
-    with running_server(config, home.root, folder / "serve.log") as server:
+    steps = {"max_model_len": MAX_MODEL_LEN, "max_num_batched_tokens": 16, "max_num_seqs": 16}
+    with tiny_server(folder, home, **steps, **SETUPS[request.param]) as server:
         yield Served(server.url, models)
 
 

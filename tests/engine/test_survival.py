@@ -1,7 +1,6 @@
 """What the running server survives, with nothing lost and nothing wrong served."""
 
 import asyncio
-import json
 import random
 import re
 import signal
@@ -29,27 +28,21 @@ from tests.live_server import (
     LiveServer,
     chat,
     client,
-    engine_process,
     once_idle,
     stream_long_answers,
-    until,
+    tiers,
 )
 from tests.poison import poisoning, publish_poisoned
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
-NUM_REQUESTS = 2000
+NUM_REQUESTS = 600
 CONCURRENCY = 16
 WORDS = {"colours": ("red", {"b": "blue", "c": "green"}), "shapes": ("circle", {"b": "square", "c": "oval"})}
 """What each domain's adapter answers, and its copies instead."""
 MAX_IN_KERNEL = (4 << 20) + (1 << 18)
 """Bytes of a stream that Linux takes off a server by default (`tcp_wmem`), and those that the slow client does."""
 POISON, OVERFLOWS = "shapes-poison", "not finite"
-
-
-async def tiers(http: httpx.AsyncClient) -> dict[str, str]:
-    rows = (await http.get("/admin/adapters")).raise_for_status().json()["adapters"]
-    return {row["adapter"]: row["tier"] for row in rows}
 
 
 @pytest.fixture(scope="module")
@@ -132,7 +125,7 @@ class Tally:
 async def test_no_request_is_answered_by_another_adapter(
     live: LiveServer, adapters: dict[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Six adapters, two slots, room for four in memory, unloaded at random, clients that leave: 2,000 requests.
+    """Six adapters, two slots, room for four in memory, unloaded at random, clients that leave: 600 requests.
 
     One of the six overflows when it answers, and is let out of its quarantine again and again.
     """
@@ -167,7 +160,7 @@ async def test_no_request_is_answered_by_another_adapter(
 async def churn(http: httpx.AsyncClient, adapters: dict[str, str], draw: random.Random, tally: Tally) -> None:
     """Until cancelled, free a version that is in use, and put the one that overflows back into service."""
     while True:
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(0.5)
         (await http.post(f"/admin/adapters/{draw.choice(list(adapters))}/unload")).raise_for_status()
         tally.unloads += 1
         (await http.post(f"/admin/adapters/{POISON}/unquarantine")).raise_for_status()
@@ -280,7 +273,7 @@ def test_what_openais_clients_send_is_answered(
     assert usage.get("completion_tokens", usage.get("output_tokens")) > 0
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=75, deadline=None)
 @given(
     endpoint=st.sampled_from(["chat/completions", "completions", "responses"]),
     model=st.sampled_from([BASE_NAME, "colours"]),  # without and with request defaults
@@ -316,39 +309,11 @@ def test_what_the_description_allows_and_what_it_does_not_is_answered_as_describ
     case.call_and_validate(timeout=60, excluded_checks=unchecked)
 
 
-@pytest.mark.anyio
-async def test_a_killed_engine_is_started_again_and_its_adapters_come_back(live: LiveServer) -> None:
-    assert "Traceback" not in live.log_file.read_text()
-    async with client(live) as http:
-        (await http.post("/admin/adapters/colours@1/load")).raise_for_status()
-        long_answer = chat(BASE_NAME, max_tokens=800, stop=None, ignore_eos=True)
-        asked = asyncio.create_task(http.post("/v1/chat/completions", json=long_answer))
-        streaming = asyncio.create_task(http.post("/v1/chat/completions", json=long_answer | {"stream": True}))
-        await asyncio.sleep(1.0)
-        engine_process(live.pid).send_signal(signal.SIGKILL)
-        lost = await asked
-        *_, event, end, _ = (await streaming).text.split("\n\n")
-        assert (json.loads(event.removeprefix("data: "))["error"]["code"], end) == ("not_ready", "data: [DONE]")
-        assert lost.status_code == 503, lost.text
-        assert set(lost.json()["error"]) == {"message", "type", "param", "code"}
-        await until(http, 503)
-        refused = await http.post("/v1/chat/completions", json=chat("colours"))
-        assert (refused.status_code, "retry-after" in refused.headers) == (503, True)
-        assert (await http.get("/health")).status_code == 200
-        await until(http, 200)
-        async with asyncio.timeout(60):  # by itself: nobody has asked for it
-            while (await tiers(http))["colours@1"] == "store":
-                await asyncio.sleep(0.2)
-        answered = await http.post("/v1/chat/completions", json=chat("colours"))
-        assert answered.headers["x-lorikeet-cold"] == "0"
-        assert answered.json()["choices"][0]["message"]["content"] == ANSWERS["colours"]
-        assert "lorikeet_engine_restarts_total 1.0" in (await http.get("/metrics")).text
-
-
 @pytest.mark.ends_live_server
 @pytest.mark.anyio
 async def test_a_server_that_is_told_to_end_finishes_what_it_began(live: LiveServer) -> None:
     """SIGTERM: a running stream ends whole, a new request finds nobody, the process leaves no child behind."""
+    assert "Traceback" not in live.log_file.read_text()
     server = psutil.Process(live.pid)
     family = [server, *server.children(recursive=True)]
     body = chat(BASE_NAME, stream=True, max_tokens=500, stop=None, ignore_eos=True)

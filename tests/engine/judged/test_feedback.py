@@ -1,7 +1,6 @@
 """Feedback on the real engine's answers, and the data set that comes of it."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -9,9 +8,9 @@ import pytest
 
 from config.dataset import read_split
 from config.home import Home
-from loadtest.bench.server import running_server
 from quality.samples.store import QualityStore
-from tests.live_server import lorikeet, write_serve_config
+from tests.judged_server import JudgedServer
+from tests.live_server import lorikeet
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow]
 
@@ -23,14 +22,8 @@ def asked(question: str, **more: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def client(live_home: Home, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    folder: Path = tmp_path_factory.mktemp("feedback")
-    quality = {"privacy": "full", "sample_rate": 1.0}
-    config = write_serve_config(folder, quality=quality, cpu_compile=False, jobs={"enabled": False})
-    with (
-        running_server(config, live_home.root, folder / "serve.log") as server,
-        httpx.Client(base_url=server.url, timeout=120) as client,
-    ):
+def client(judged: JudgedServer) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=judged.url, timeout=120) as client:
         yield client
 
 

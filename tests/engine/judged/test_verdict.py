@@ -3,14 +3,12 @@
 import asyncio
 import shutil
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 import pytest
 import torch
-import yaml
 from safetensors.torch import load_file, save_file
 
 from adapters.fingerprint import FINGERPRINT_FILE
@@ -19,14 +17,13 @@ from adapters.reference import Target
 from adapters.store.history import Event
 from adapters.store.manifest import ManifestDraft, QualityRules
 from adapters.store.version_files import MAX_BYTES
-from config.home import Home
-from loadtest.bench.server import running_server
 from quality.held_out import HeldOutMessage, HeldOutQuestion, HeldOutSet, write_held_out
 from quality.metrics.settings import PlainMetric
 from quality.samples.records import Grade
 from quality.samples.store import QualityStore
-from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client, write_serve_config
-from tests.otlp_collector import Taken, collector
+from tests.judged_server import JudgedServer
+from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, client
+from tests.otlp_collector import Taken
 
 pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 
@@ -65,29 +62,9 @@ class Traffic:
 
 
 @pytest.fixture(scope="module")
-def collected() -> Iterator[tuple[str, Taken]]:
-    with collector() as found:
-        yield found
-
-
-@pytest.fixture(scope="module")
-def acting(
-    live_home: Home, collected: tuple[str, Taken], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[LiveServer]:
-    """A server of its own over the session's store: one that moves aliases by itself would disturb other tests."""
-    folder = tmp_path_factory.mktemp("acting")
-    config = yaml.safe_load(write_serve_config(folder, otlp_endpoint=collected[0]).read_text())
-    quality = {"verdict": "act", "verdict_interval_s": 0.5, "held_out_interval_s": 0.2, "held_out_at_once": 8}
-    judged = {"privacy": "full", "sample_rate": 1.0, "judge": {"sample_rate": 1.0, "requests_per_minute": 12}}
-    (folder / "serve.yaml").write_text(yaml.safe_dump(config | {"quality": quality | judged}))
-    with running_server(folder / "serve.yaml", live_home.root, folder / "serve.log") as server:
-        yield LiveServer(server.url, live_home, folder / "serve.log", server.pid)
-
-
-@pytest.fixture(scope="module")
-def versions(acting: LiveServer, tmp_path_factory: pytest.TempPathFactory) -> None:
+def versions(judged: JudgedServer, tmp_path_factory: pytest.TempPathFactory) -> None:
     """A trained version, a copy with noise in its weights and an equal one, with held-out questions and wide limits."""
-    live = acting
+    live = judged
     source = live.store.folder(Target("colours", 1))
     fields = live.store.manifest(Target("colours", 1)).model_dump(include=set(ManifestDraft.model_fields))
     draft = ManifestDraft.model_validate(fields | {"name": NAME, "quality": RULES})
@@ -148,13 +125,13 @@ def say(capsys: pytest.CaptureFixture[str], what: str, event: Event, traffic: Tr
 
 
 async def test_a_bad_canary_is_rolled_back_by_itself(
-    acting: LiveServer, versions: None, capsys: pytest.CaptureFixture[str]
+    judged: JudgedServer, versions: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    event, traffic, seconds = await ask_until_decided(acting, BAD)
+    event, traffic, seconds = await ask_until_decided(judged, BAD)
     say(capsys, "a bad canary was rolled back", event, traffic, seconds)
     assert (event.kind, event.alias, event.version, event.previous) == ("rolled_back", "canary", STABLE, BAD)
     assert event.reason.startswith("canary score")
-    async with client(acting) as http:
+    async with client(judged) as http:
         answers = await asyncio.gather(
             *(http.post("/v1/chat/completions", json=chat(NAME, user=f"user-{number}")) for number in range(12))
         )
@@ -162,12 +139,12 @@ async def test_a_bad_canary_is_rolled_back_by_itself(
 
 
 async def test_a_canary_that_answers_as_well_is_promoted_by_itself(
-    acting: LiveServer, versions: None, capsys: pytest.CaptureFixture[str]
+    judged: JudgedServer, versions: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    event, traffic, seconds = await ask_until_decided(acting, GOOD)
+    event, traffic, seconds = await ask_until_decided(judged, GOOD)
     say(capsys, "a good canary was promoted", event, traffic, seconds)
     assert (event.kind, event.alias, event.version, event.previous) == ("promoted", "stable", GOOD, STABLE)
-    async with client(acting) as http:
+    async with client(judged) as http:
         metrics = (await http.get("/metrics")).text
         answer = await http.post("/v1/chat/completions", json=chat(NAME))
     assert f'lorikeet_verdicts_total{{action="promote",adapter="{NAME}",version="{GOOD}"}} 1.0' in metrics
@@ -175,13 +152,13 @@ async def test_a_canary_that_answers_as_well_is_promoted_by_itself(
     assert answer.headers["x-lorikeet-adapter"] == f"{NAME}@{GOOD}"
 
 
-async def test_the_base_grades_the_answers_meanwhile(acting: LiveServer) -> None:
+async def test_the_base_grades_the_answers_meanwhile(judged: JudgedServer) -> None:
     """A small model under a schema alone would write reasons until its tokens are over; see `reply_pattern`."""
-    async with client(acting) as http:
+    async with client(judged) as http:
         await asyncio.gather(*(http.post("/v1/chat/completions", json=chat(NAME)) for _ in range(4)))
     deadline = time.monotonic() + 120
     grades: tuple[Grade, ...] = ()
-    with QualityStore(acting.home.quality) as store:
+    with QualityStore(judged.home.quality) as store:
         while not (grades := store.grades(NAME)) and time.monotonic() < deadline:
             await asyncio.sleep(1)
     assert grades
@@ -189,17 +166,14 @@ async def test_the_base_grades_the_answers_meanwhile(acting: LiveServer) -> None
     assert all(grade.judge.startswith(BASE_NAME) for grade in grades)
 
 
-async def test_scores_grades_and_verdicts_reach_a_collector(acting: LiveServer, collected: tuple[str, Taken]) -> None:
+async def test_scores_grades_and_verdicts_reach_a_collector(judged: JudgedServer) -> None:
     """Of the trials before; log records are sent every second."""
-    taken, deadline = collected[1], time.monotonic() + 30
+    taken, deadline = judged.taken, time.monotonic() + 30
     while {"json_fields", "judge", "canary_verdict"} - set(names_of(taken)) and time.monotonic() < deadline:
         await asyncio.sleep(0.5)
     assert {"json_fields", "judge", "canary_verdict"} <= set(names_of(taken))
     assert {record.event_name for record in taken.log_records} == {"gen_ai.evaluation.result"}
-    spans = {
-        span.span_id for sent in taken.traces for part in sent.resource_spans for scope in part.scope_spans
-        for span in scope.spans
-    }  # fmt: skip
+    spans = {span.span_id for span in taken.spans}
     grades = [
         record for record in taken.log_records if any(at.value.string_value == "judge" for at in record.attributes)
     ]
