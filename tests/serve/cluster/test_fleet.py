@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from serve.cluster.settings import installed_versions
 from tests.jobs_home import JobsHome
 from tests.peft_folders import write_base_folder
 from tests.serving import chat, make_serving
+from tests.tracked_files import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.anyio]
 
@@ -47,7 +49,9 @@ def fleet_command(home: Home, port: int, *configs: dict[str, Any], **more: Any) 
 def fleet(home: Home, *configs: dict[str, Any], **numbers: int) -> Iterator[RunningServer]:
     port = free_port()
     command = fleet_command(home, port, *configs, **numbers)
-    with running_command(command, f"http://127.0.0.1:{port}", "/ready", home.root / "fleet.log", START_S) as server:
+    importable = os.environ | {"PYTHONPATH": str(ROOT)}  # by Ray's processes too, which unpickle classes of `tests`
+    log, url = home.root / "fleet.log", f"http://127.0.0.1:{port}"
+    with running_command(command, url, "/ready", log, START_S, environment=importable) as server:
         yield server
 
 

@@ -7,6 +7,7 @@ import torch
 from transformers import AutoTokenizer
 
 from config.dataset import read_split
+from config.forgetting import ForgettingConfig, OverfittingConfig
 from config.home import Home
 from config.load import load_domain
 from tests.exported import adapted
@@ -24,8 +25,13 @@ NUM_QUESTIONS = 20
 NEARLY_EQUAL = 0.1
 """Nats between two tokens that rounding to float16 may swap; 20 steps of training leave the answers unsure."""
 _SMALL = {
-    "data": {"num_train": 320, "num_validation": 16, "num_test": 40},
+    "data": {"num_train": 320, "num_validation": 16, "num_test": 20},
     "recipe": {"max_steps": 20, "eval_steps": 20},
+    "evaluation": {
+        "forgetting": ForgettingConfig(texts=(), tasks=(), other_domains="none"),
+        "overfitting": OverfittingConfig(num_rows=0),
+        "robustness": None,
+    },
 }
 
 

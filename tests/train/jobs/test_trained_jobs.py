@@ -24,7 +24,7 @@ from train.runs import last_checkpoint
 
 pytestmark = pytest.mark.slow
 
-PATIENCE_S = 200.0
+PATIENCE_S = 600.0  # a job has the lowest priority: beside other tests it takes minutes
 LONG_RECIPE = TINY_RECIPE | {"recipe": TINY_RECIPE["recipe"] | {"max_steps": 120, "eval_steps": 30}}
 
 
