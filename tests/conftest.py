@@ -84,6 +84,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.import_plugin(name)
 
 
+def pytest_unconfigure() -> None:
+    """Let Python free all at its end; libraries that count their objects print those that were not."""
+    gc.unfreeze()
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run the engine's tests last, and last of these the one that ends the shared server; give long tests more time.
 
@@ -94,7 +99,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on
     # a machine that is busy for minutes.
     torch.set_num_threads(1)
-    gc.freeze()  # what is imported by now stays
+    gc.freeze()  # what is imported by now stays until the end
     for item in items:
         if any(item.get_closest_marker(name) for name in ("engine", "slow", "gpu")):
             item.add_marker(pytest.mark.timeout(LONG_TEST_TIMEOUT_S))
