@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from adapters.jobs.errors import JobsDiskError, JobsError, JobsStoreError
 from adapters.jobs.schema import connect
+from config.sqlite_file import transaction
 
 _RESERVE_BYTES = 1 << 20
 _NO_ROOM = (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_SHMSIZE)
@@ -53,18 +54,8 @@ class JobsDatabase:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction; within another one, a part of it."""
-        with self.reading() as connection:
-            if connection.in_transaction:
-                yield connection
-                return
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # a full disk has rolled back already
-                    connection.execute("ROLLBACK")
-                raise
+        with self.reading() as connection, transaction(connection):
+            yield connection
 
     def with_reserve(self, act: Callable[[], ResultT]) -> ResultT:
         """Run `act`; on a full disk give up the reserved space and run it again.

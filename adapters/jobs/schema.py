@@ -5,9 +5,7 @@ from pathlib import Path
 
 from adapters.jobs.errors import JobsStoreError
 from adapters.store.durable import file_lock
-
-# "lrkj": tells our files from other programs' SQLite files.
-APPLICATION_ID = 0x6C726B6A
+from config.sqlite_file import SqliteFormat
 
 _FIRST = """
 CREATE TABLE files (
@@ -93,10 +91,12 @@ ALTER TABLE jobs ADD COLUMN key_id TEXT NOT NULL DEFAULT '';
 ALTER TABLE batches ADD COLUMN base TEXT
 """
 
-MIGRATIONS = (_FIRST, _SECOND)
-"""Migration n upgrades a file from schema version n to n + 1. Append only: released ones never change."""
-
-SCHEMA_VERSION = len(MIGRATIONS)
+FORMAT = SqliteFormat(
+    application_id=0x6C726B6A,  # "lrkj"
+    migrations=(_FIRST, _SECOND),
+    error=JobsStoreError,
+    way_out="Move it away.",
+)
 
 
 def connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
@@ -111,49 +111,12 @@ def connect(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
     try:
         with file_lock(path.with_name(f"{path.name}.lock")):  # SQLite does not wait for others to change its mode
-            _check(connection, path)
+            FORMAT.check(connection, path)
             connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
-            _migrate(connection, path)
+            FORMAT.migrate(connection, path)
         connection.execute("PRAGMA synchronous = FULL")  # a power failure loses no event that was reported
     except BaseException:
         connection.close()
         raise
     connection.row_factory = sqlite3.Row
     return connection
-
-
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Check the file before changing it."""
-    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        return
-    if _pragma(connection, "application_id") != APPLICATION_ID:
-        raise JobsStoreError(f"{str(path)!r} is another program's SQLite file. Move it away.")
-    version = _pragma(connection, "user_version")
-    if version > SCHEMA_VERSION:
-        raise JobsStoreError(
-            f"{str(path)!r} has schema version {version}, written by a newer Lorikeet; this one reads up to "
-            f"{SCHEMA_VERSION}. Update Lorikeet, or move the folder away to start with an empty one."
-        )
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    if _pragma(connection, "user_version") == SCHEMA_VERSION:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        _check(connection, path)  # another process may have been first
-        for version in range(_pragma(connection, "user_version"), SCHEMA_VERSION):
-            for statement in MIGRATIONS[version].split(";"):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
-    return value

@@ -4,10 +4,8 @@ import sqlite3
 from contextlib import suppress
 from pathlib import Path
 
+from config.sqlite_file import SqliteFormat
 from quality.errors import QualityStoreError
-
-# "lrkt": tells our files from other programs' SQLite files.
-APPLICATION_ID = 0x6C726B74
 
 _FIRST = """
 CREATE TABLE samples (
@@ -95,10 +93,21 @@ CREATE TABLE feedback (
 CREATE INDEX feedback_by_over ON feedback (over_id) WHERE over_id IS NOT NULL
 """
 
-MIGRATIONS = (_FIRST, _JUDGE_TOKENS, _TRIAL_PAIRS, _TRIAL_USERS, _RETENTION, _HELD_OUT_NAMES, _DRIFT_NAMES, _FEEDBACK)
-"""Migration n upgrades a file from schema version n to n + 1. Append only: released ones never change."""
-
-SCHEMA_VERSION = len(MIGRATIONS)
+FORMAT = SqliteFormat(
+    application_id=0x6C726B74,  # "lrkt"
+    migrations=(
+        _FIRST,
+        _JUDGE_TOKENS,
+        _TRIAL_PAIRS,
+        _TRIAL_USERS,
+        _RETENTION,
+        _HELD_OUT_NAMES,
+        _DRIFT_NAMES,
+        _FEEDBACK,
+    ),
+    error=QualityStoreError,
+    way_out="Move it away, or name another file.",
+)
 
 
 def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
@@ -113,9 +122,9 @@ def open_database(path: Path, busy_timeout_s: float) -> sqlite3.Connection:
         path.touch(mode=0o600)  # it may hold what people wrote; SQLite gives its other files the same mode
         _close_to_others(path)
         connection = sqlite3.connect(path, timeout=busy_timeout_s, isolation_level=None, check_same_thread=False)
-        _check(connection, path)
+        FORMAT.check(connection, path)
         _configure(connection)
-        _migrate(connection, path)
+        FORMAT.migrate(connection, path)
     except (sqlite3.Error, OSError) as error:
         if connection is not None:
             connection.close()
@@ -132,45 +141,9 @@ def _close_to_others(path: Path) -> None:
             path.chmod(0o600)
 
 
-def _check(connection: sqlite3.Connection, path: Path) -> None:
-    """Check the file before changing it."""
-    if not connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-        return
-    if _pragma(connection, "application_id") != APPLICATION_ID:
-        raise QualityStoreError(f"{str(path)!r} is another program's SQLite file. Move it away, or name another file.")
-    version = _pragma(connection, "user_version")
-    if version > SCHEMA_VERSION:
-        raise QualityStoreError(
-            f"{str(path)!r} has schema version {version}, written by a newer Lorikeet; this one reads up to "
-            f"{SCHEMA_VERSION}. Update Lorikeet, or move the file away to start an empty one."
-        )
-
-
 def _configure(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # counts for a new file only
     connection.execute("PRAGMA journal_mode = WAL")  # readers do not wait for the writer
     connection.execute("PRAGMA synchronous = NORMAL")  # a power cut may cost the last rows, never the file
     connection.execute("PRAGMA secure_delete = ON")  # what retention deletes is overwritten, not only forgotten
     connection.execute("PRAGMA foreign_keys = ON")
-
-
-def _migrate(connection: sqlite3.Connection, path: Path) -> None:
-    if _pragma(connection, "user_version") == SCHEMA_VERSION:
-        return
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        _check(connection, path)  # another process may have been first
-        for version in range(_pragma(connection, "user_version"), SCHEMA_VERSION):
-            for statement in MIGRATIONS[version].split(";"):
-                connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        connection.execute("COMMIT")
-    except BaseException:
-        connection.execute("ROLLBACK")
-        raise
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
-    return value

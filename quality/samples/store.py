@@ -13,6 +13,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from config.sqlite_file import transaction
 from quality.errors import QualityStoreError
 from quality.samples.records import (
     DriftCheck,
@@ -347,18 +348,8 @@ class QualityStore:
     @contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
         """One transaction; within another one, a part of it."""
-        with self._reading() as connection:
-            if connection.in_transaction:
-                yield connection
-                return
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:  # a full disk has rolled back already
-                    connection.execute("ROLLBACK")
-                raise
+        with self._reading() as connection, transaction(connection):
+            yield connection
 
 
 def _of_version(adapter: str | None, version: int | None, table: str = "") -> dict[str, Any]:

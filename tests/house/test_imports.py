@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("adapters", "config", "demo", "loadtest", "quality", "serve", "train")
 LEAVES = ("adapters", "config", "quality")
 SHARED = {
+    "config.sqlite_file",
     "quality.policy",
     "quality.grading.formula",
     "quality.grading.names",
@@ -19,7 +20,7 @@ SHARED = {
     "quality.robustness.settings",
     "quality.robustness.change",
 }
-"""The modules that leaves share: settings that are published, and what a scored question is."""
+"""The modules that leaves share: settings that are published, what a scored question is, and how SQLite is written."""
 STAGES = ("train", "serve", "loadtest")
 
 

@@ -10,7 +10,7 @@ import pytest
 from adapters.jobs.database import JobsDatabase
 from adapters.jobs.errors import JobsDiskError, JobsStoreError
 from adapters.jobs.queue import JobQueue
-from adapters.jobs.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from adapters.jobs.schema import FORMAT
 from tests.tracked_files import ROOT
 
 
@@ -18,7 +18,7 @@ def test_a_new_file_is_durable_and_ours(tmp_path):
     with JobsDatabase(tmp_path / "jobs" / "jobs.sqlite3") as database, database.reading() as connection:
         asked = ("application_id", "user_version", "journal_mode", "synchronous")
         values = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in asked]
-    assert values == [APPLICATION_ID, SCHEMA_VERSION, "wal", 2]
+    assert values == [FORMAT.application_id, FORMAT.version, "wal", 2]
 
 
 def test_another_programs_file_is_refused(tmp_path):
@@ -33,8 +33,8 @@ def test_another_programs_file_is_refused(tmp_path):
 def test_a_file_of_a_newer_lorikeet_is_refused(tmp_path):
     path = tmp_path / "jobs.sqlite3"
     with JobsDatabase(path) as database, database.reading() as connection:
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
-    with pytest.raises(JobsStoreError, match=f"schema version {SCHEMA_VERSION + 1}"):
+        connection.execute(f"PRAGMA user_version = {FORMAT.version + 1}")
+    with pytest.raises(JobsStoreError, match=f"schema version {FORMAT.version + 1}"):
         JobsDatabase(path)
 
 
@@ -140,13 +140,13 @@ def test_processes_create_one_file_at_once(tmp_path: Path):
 def test_a_file_of_the_first_schema_is_upgraded(tmp_path):
     path = tmp_path / "jobs.sqlite3"
     with sqlite3.connect(path) as connection:
-        connection.executescript(MIGRATIONS[0])
+        connection.executescript(FORMAT.migrations[0])
         connection.execute(
             "INSERT INTO jobs (id, owner, model, base, adapter, training_file, seed, method, lorikeet, status, "
             "created_at, result_files, num_losses) "
             "VALUES ('ftjob-1', 'acme', 'b', 'b', 'a', 'file-1', 7, '{}', '{}', 'queued', 1, '[]', 0)"
         )
-        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA application_id = {FORMAT.application_id}")
         connection.execute("PRAGMA user_version = 1")
     connection.close()
     with JobsDatabase(path) as database:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from quality.errors import QualityStoreError
-from quality.samples.schema import APPLICATION_ID, MIGRATIONS, SCHEMA_VERSION
+from quality.samples.schema import FORMAT
 from quality.samples.store import DriftCheck, GeneralScore, Grade, HeldOutScore, Label, QualityStore, Sample, TrialPair
 from quality.signals import Signals, signals_of
 from tests.tracked_files import ROOT
@@ -109,9 +109,9 @@ def test_what_a_trial_showed_comes_back_in_order_and_for_that_trial_only(store: 
 def file_of_schema(version: int, path: Path) -> sqlite3.Connection:
     """A file as a program of this schema version left it."""
     connection = sqlite3.connect(path, isolation_level=None)
-    for script in MIGRATIONS[:version]:
+    for script in FORMAT.migrations[:version]:
         connection.executescript(script)
-    connection.executescript(f"PRAGMA application_id = {APPLICATION_ID}; PRAGMA user_version = {version}")
+    connection.executescript(f"PRAGMA application_id = {FORMAT.application_id}; PRAGMA user_version = {version}")
     return connection
 
 
@@ -284,10 +284,10 @@ def test_a_newer_file_is_refused_and_stays_as_it_is(tmp_path: Path) -> None:
     path = tmp_path / "quality.sqlite3"
     QualityStore(path).close()
     newer = sqlite3.connect(path)
-    newer.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    newer.execute(f"PRAGMA user_version = {FORMAT.version + 1}")
     newer.close()
     before = path.read_bytes()
-    with pytest.raises(QualityStoreError, match=f"has schema version {SCHEMA_VERSION + 1}, written by a newer"):
+    with pytest.raises(QualityStoreError, match=f"has schema version {FORMAT.version + 1}, written by a newer"):
         QualityStore(path)
     assert path.read_bytes() == before
 
@@ -311,7 +311,7 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_store_says_whose_file_it_is(store: QualityStore) -> None:
-    assert store._connection.execute("PRAGMA application_id").fetchone()[0] == APPLICATION_ID
+    assert store._connection.execute("PRAGMA application_id").fetchone()[0] == FORMAT.application_id
 
 
 def test_signals_without_log_probabilities_come_back_so(store: QualityStore) -> None:
