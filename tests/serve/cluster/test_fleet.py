@@ -45,13 +45,17 @@ def fleet_command(home: Home, port: int, *configs: dict[str, Any], **more: Any) 
     return [sys.executable, "-P", "-m", "tests.serve.cluster.fake_fleet", str(home.root), json.dumps(asked)]
 
 
+def environment() -> dict[str, str]:
+    """In which Ray's processes, too, can import the classes of `tests`."""
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
 @contextmanager
 def fleet(home: Home, *configs: dict[str, Any], **numbers: int) -> Iterator[RunningServer]:
     port = free_port()
     command = fleet_command(home, port, *configs, **numbers)
-    importable = os.environ | {"PYTHONPATH": str(ROOT)}  # by Ray's processes too, which unpickle classes of `tests`
     log, url = home.root / "fleet.log", f"http://127.0.0.1:{port}"
-    with running_command(command, url, "/ready", log, START_S, environment=importable) as server:
+    with running_command(command, url, "/ready", log, START_S, environment=environment()) as server:
         yield server
 
 
@@ -146,7 +150,7 @@ async def test_other_versions_are_refused_before_a_replica_starts(home: Home) ->
     config = {"base": "small-nf4", "served_model_name": "small"}
     command = fleet_command(home, free_port(), config, replicas=1, versions=installed_versions() | {"torch": "0.0.1"})
     started = await asyncio.create_subprocess_exec(
-        *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        *command, env=environment(), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
     )
     async with asyncio.timeout(START_S):
         _, errors = await started.communicate()

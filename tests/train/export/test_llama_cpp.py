@@ -19,7 +19,7 @@ from train.export.gguf import export_gguf
 from train.export.version import open_version
 from train.pipeline import train_and_publish
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.exhaustive]  # tiny models: test_gguf.py
 
 NUM_QUESTIONS = 20
 NEARLY_EQUAL = 0.1
