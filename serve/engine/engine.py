@@ -36,7 +36,7 @@ from serve.engine.arguments import server_arguments
 from serve.engine.calls import EngineCall
 from serve.engine.conversation import text_turns
 from serve.engine.cpu.int8 import int8_base
-from serve.engine.cpu.prequantized import check_kernel
+from serve.engine.cpu.prequantized import check_int8, check_kernel
 from serve.engine.cpu.threads import set_cpu_environment
 from serve.engine.errors import engine_is_dead, engine_request_error, errors_in_our_words, refused_configurations
 from serve.engine.finite import NOT_FINITE
@@ -80,8 +80,10 @@ def served_base(config: ServeConfig, base_folder: Path, int8_bases: Path) -> Pat
     """
     if current_platform.is_cpu():
         check_kernel(base_folder)
-    is_int8 = config.cpu_base == "int8" and current_platform.is_cpu()
-    return int8_base(base_folder, int8_bases) if is_int8 else base_folder
+    if config.cpu_base != "int8" or not current_platform.is_cpu():
+        return base_folder
+    check_int8(base_folder.name, "Set cpu_base: bfloat16")
+    return int8_base(base_folder, int8_bases)
 
 
 class VllmEngine:

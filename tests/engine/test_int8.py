@@ -7,6 +7,7 @@ import pytest
 
 from config.home import Home
 from loadtest.bench.server import RunningServer, running_server
+from serve.engine.cpu.prequantized import has_exact_int8
 from tests.engine.test_serving import forced_logprobs, mean_gap
 from tests.live_server import ANSWERS, BASE_NAME, LiveServer, chat, write_serve_config
 
@@ -18,6 +19,8 @@ INT8 = {"cpu_base": "int8", "cpu_compile": False, "quality": {"enabled": False}}
 
 @pytest.fixture(scope="module")
 def int8_server(live_home: Home) -> Iterator[RunningServer]:
+    if not has_exact_int8():
+        pytest.skip("this CPU has no VNNI")
     config = write_serve_config(live_home.root, "int8", **INT8)
     with running_server(config, live_home.root, live_home.root / "int8.log") as server:
         yield server

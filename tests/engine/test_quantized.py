@@ -20,6 +20,7 @@ from adapters.lint.tensors import read_headers
 from adapters.reference import Target
 from adapters.store.store import AdapterStore
 from config.home import Home
+from serve.engine.cpu.prequantized import has_exact_int8, has_packed_kernel
 from tests.engine.test_serving import forced_logprobs, mean_gap
 from tests.quantized_models import write_quantized
 from tests.tiny_architectures import write_tiny_model
@@ -114,6 +115,8 @@ class Prequantized:
     ],
 )
 def prequantized(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prequantized]:
+    if not (has_exact_int8() if request.param == "w8a8" else has_packed_kernel()):
+        pytest.skip(f"this CPU has no instructions for {request.param}")
     folder = tmp_path_factory.mktemp(request.param)
     plain = write_tiny_model(folder / "plain", "llama")
     write_quantized(plain, folder / "model", request.param)

@@ -1,7 +1,7 @@
 """Soft prompts made by PEFT, served beside a LoRA and the base: they answer as PEFT does.
 
-Once by compiled code and our operators, once by plain torch on a model that scales its embeddings and caps its
-logits. Steps of 16 tokens: every prompt is cut, one of the soft prompts too.
+Once by compiled code and our operators, once by plain torch on a model that scales its embeddings. Steps of 16 tokens:
+every prompt is cut, one of the soft prompts too.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ MAX_MODEL_LEN, NUM_ANSWER, BLOCK = 512, 6, 128
 TOLERANCE_NATS = 0.1  # as in test_architectures.py
 KINDS = ("prompt", "encoder")
 NAMES = ("tiny", "lora@1", "prompt@1", "encoder@1")
-SETUPS: dict[str, dict[str, Any]] = {"llama": {"cpu_compile": True}, "gemma2": {"cpu_lora": "torch"}}
+SETUPS: dict[str, dict[str, Any]] = {"llama": {"cpu_compile": True}, "gemma3": {"cpu_lora": "torch"}}
 TOKENIZER = tiny_tokenizer()
 
 
