@@ -42,10 +42,11 @@ OTHER_LORA: dict[str, dict[str, Any]] = {
 ALIKE = {
     "llama": "the base of most tests with an engine",
     "qwen2": "test_dora.py",
-    "qwen3": "test_dora.py",
-    "gemma2": "test_soft_prompts.py",
-    "gemma3": "gemma2 in test_soft_prompts.py; its norms are qwen3's",
+    "qwen3": "qwen2; with ALL=1 test_dora.py",
+    "gemma2": "only with ALL=1",
+    "gemma3": "only with ALL=1, in test_soft_prompts.py, too",
     "granite": "cohere",
+    "phi3": "mistral",
 }
 # Mean over the answer tokens of all held-out rows. Weights ten times as large as usual make large logits, whose bf16
 # steps are large too.

@@ -53,7 +53,10 @@ class Served:
     """PEFT's, in float32, of what is served."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(
+    scope="module",
+    params=["qwen2 by the operator", pytest.param("qwen3 by torch", marks=pytest.mark.exhaustive)],
+)
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     write_model, cpu_lora = KINDS[request.param]
     folder = tmp_path_factory.mktemp("dora")

@@ -59,7 +59,7 @@ class Served:
         return sum(map(mean_gap, wanted, served)) / len(served)
 
 
-@pytest.fixture(scope="module", params=STORED_AS)
+@pytest.fixture(scope="module", params=["nf4", pytest.param("int8", marks=pytest.mark.exhaustive)])
 def bitsandbytes(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A base in bitsandbytes' tensors, with two adapters trained on them."""
     folder = tmp_path_factory.mktemp(request.param)

@@ -43,7 +43,7 @@ class Served:
     models: Mapping[str, Any]
 
 
-@pytest.fixture(scope="module", params=SETUPS)
+@pytest.fixture(scope="module", params=["llama", pytest.param("gemma3", marks=pytest.mark.exhaustive)])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folder = tmp_path_factory.mktemp(request.param)
     home = Home(folder / "var")
