@@ -16,7 +16,8 @@ PRIMARY = "primary"
 """Session of requests for the replica that runs the quality monitor."""
 
 _PLACED_FOR_S = 10.0
-"""An adapter counts as placed from its first request on; later than this the replica itself must have reported it."""
+"""An adapter counts as placed from its first request on; later than this it must have a request there, as while it is
+loaded on a slow machine, or the replica must have reported it."""
 
 _COMING_FOR_S = 2.0
 """A request counts from its choice on; one that the replica has not accepted after this was withdrawn."""
@@ -172,4 +173,4 @@ class Affinity(Generic[ReplicaT]):
             return set()
         since_s = self._clock() - _PLACED_FOR_S
         sent.placed_s = {model: at_s for model, at_s in sent.placed_s.items() if at_s > since_s}
-        return set(sent.placed_s)
+        return set(sent.placed_s) | (set(sent.running.values()) - {"", self._base_model})

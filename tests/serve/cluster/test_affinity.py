@@ -56,6 +56,15 @@ def test_a_load_that_never_ended_is_forgotten():
     assert router.choose("finance", {first: holding("a"), other: EMPTY}) == other
 
 
+def test_an_adapter_that_loads_for_long_is_held_where_its_request_waits() -> None:
+    clock = FakeClock()
+    router = affinity(clock=clock)
+    first = router.send("first", "medical", {1: EMPTY, 2: EMPTY})
+    router.began(first, "first", "medical")
+    clock.now_s += 60
+    assert {router.choose("medical", {1: EMPTY, 2: EMPTY}) for _ in range(10)} == {first}
+
+
 def test_a_hot_adapter_spreads_to_a_replica_that_is_idle():
     router, reports = affinity(), {1: holding("medical"), 2: EMPTY}
     router.began(1, "x")
