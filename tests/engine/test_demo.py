@@ -11,7 +11,7 @@ from demo.cli import DOMAINS
 from demo.figures import DemoReport, QualityDemoReport
 from tests.live_server import ANSWERS, BASE_NAME, lorikeet, write_domain, write_serve_config
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.exhaustive]
 
 NUM_ASKED = 8
 

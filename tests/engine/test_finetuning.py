@@ -13,7 +13,7 @@ from tests.live_server import FEW_OTHER_QUESTIONS, LiveServer
 pytestmark = pytest.mark.engine
 
 COLOUR = '{"colour": "red"}'
-TIMEOUT_S = 420
+TIMEOUT_S = 900
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from loadtest.evaluation.report import EvaluationReport
 from tests.live_server import ANSWERS, LiveServer
 from tests.tracked_files import ROOT
 
-pytestmark = [pytest.mark.engine, pytest.mark.slow]
+pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.exhaustive]
 
 PAGE = (ROOT / "docs" / "leaving-openai.md").read_text()
 BLOCKS = re.findall(r"^```bash\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
