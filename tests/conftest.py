@@ -77,8 +77,10 @@ def store(tmp_path: Path) -> AdapterStore:
     return AdapterStore(tmp_path / "adapters", clock=lambda: datetime(2026, 11, 21, tzinfo=UTC))
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    """Find the shared fixtures, where tests run."""
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Find the shared fixtures, where tests run. Coverage, which begins with the session, counts what they import."""
+    config = session.config
     hands_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     for name in () if hands_out else FIXTURES:
         config.pluginmanager.import_plugin(name)
