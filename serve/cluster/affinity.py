@@ -19,6 +19,10 @@ _PLACED_FOR_S = 10.0
 """An adapter counts as placed from its first request on; later than this it must have a request there, as while it is
 loaded on a slow machine, or the replica must have reported it."""
 
+_REPORTED_AFTER_S = 3.0
+"""A replica has reported an adapter so long after the end of a request for it: its load may have taken longer than the
+above, and reports come every second."""
+
 _COMING_FOR_S = 2.0
 """A request counts from its choice on; one that the replica has not accepted after this was withdrawn."""
 
@@ -49,11 +53,11 @@ class ReplicaReport:
 @dataclass
 class _Sent:
     """What was sent to one replica: requests that run and their models, those on their way with the time of the
-    choice, and when a model was first sent there."""
+    choice, and until when a model counts as placed there."""
 
     running: dict[str, str] = field(default_factory=dict)
     coming: dict[str, tuple[str, float]] = field(default_factory=dict)
-    placed_s: dict[str, float] = field(default_factory=dict)
+    placed_until_s: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_requests(self) -> int:
@@ -114,7 +118,8 @@ class Affinity(Generic[ReplicaT]):
         if model in ("", self._base_model):
             return less_busy_of_two(list(ready), lambda replica: self._load(replica, ready[replica]), self._rng)
         chosen = self._choose_for_adapter(model, ready)
-        self._place(chosen, model)
+        if model not in self._placed(chosen):
+            self._place(chosen, model, _PLACED_FOR_S)
         return chosen
 
     def began(self, replica: ReplicaT, request_id: str, model: str = "") -> None:
@@ -125,9 +130,13 @@ class Affinity(Generic[ReplicaT]):
 
     def ended(self, replica: ReplicaT, request_id: str) -> None:
         """It has ended, however."""
-        if replica in self._sent:
-            self._sent[replica].running.pop(request_id, None)
-            self._sent[replica].coming.pop(request_id, None)
+        sent = self._sent.get(replica)
+        if sent is None:
+            return
+        sent.coming.pop(request_id, None)
+        model = sent.running.pop(request_id, "")
+        if model not in ("", self._base_model):
+            self._place(replica, model, _REPORTED_AFTER_S)
 
     def _choose_for_adapter(self, model: str, ready: Mapping[ReplicaT, ReplicaReport]) -> ReplicaT:
         holders = [replica for replica, report in ready.items() if self._holds(replica, report, model)]
@@ -160,9 +169,9 @@ class Affinity(Generic[ReplicaT]):
     def _holds(self, replica: ReplicaT, report: ReplicaReport, model: str) -> bool:
         return model in report.models or model in self._placed(replica)
 
-    def _place(self, replica: ReplicaT, model: str) -> None:
-        placed = self._sent.setdefault(replica, _Sent()).placed_s
-        placed.setdefault(model, self._clock())
+    def _place(self, replica: ReplicaT, model: str, for_s: float) -> None:
+        placed = self._sent.setdefault(replica, _Sent()).placed_until_s
+        placed[model] = max(placed.get(model, 0.0), self._clock() + for_s)
         if len(placed) > _MAX_PLACED:
             del placed[next(iter(placed))]
 
@@ -171,6 +180,6 @@ class Affinity(Generic[ReplicaT]):
         sent = self._sent.get(replica)
         if sent is None:
             return set()
-        since_s = self._clock() - _PLACED_FOR_S
-        sent.placed_s = {model: at_s for model, at_s in sent.placed_s.items() if at_s > since_s}
-        return set(sent.placed_s) | (set(sent.running.values()) - {"", self._base_model})
+        now_s = self._clock()
+        sent.placed_until_s = {model: until_s for model, until_s in sent.placed_until_s.items() if until_s > now_s}
+        return set(sent.placed_until_s) | (set(sent.running.values()) - {"", self._base_model})

@@ -65,6 +65,19 @@ def test_an_adapter_that_loads_for_long_is_held_where_its_request_waits() -> Non
     assert {router.choose("medical", {1: EMPTY, 2: EMPTY}) for _ in range(10)} == {first}
 
 
+def test_an_adapter_whose_load_was_long_is_held_until_its_replica_reports_it() -> None:
+    clock = FakeClock()
+    router = affinity(clock=clock)
+    first = router.send("first", "medical", {1: EMPTY, 2: EMPTY})
+    router.began(first, "first", "medical")
+    clock.now_s += 60
+    router.ended(first, "first")
+    assert router.choose("medical", {1: EMPTY, 2: EMPTY}) == first
+    assert router.choose("finance", {1: EMPTY, 2: EMPTY}) == 3 - first
+    clock.now_s += 4
+    assert router.choose("medical", {first: EMPTY, 3 - first: holding("medical")}) == 3 - first
+
+
 def test_a_hot_adapter_spreads_to_a_replica_that_is_idle():
     router, reports = affinity(), {1: holding("medical"), 2: EMPTY}
     router.began(1, "x")
