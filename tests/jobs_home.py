@@ -13,6 +13,7 @@ from adapters.jobs.uploads import UploadStore
 from tests.clock import FakeClock
 
 NOW_S = 1_800_000_000.0
+MODEL = "ft:smollm2-135m:acme:support:1a2b"
 
 
 class JobsHome:

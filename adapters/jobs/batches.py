@@ -9,17 +9,18 @@ from typing import Any
 from adapters.jobs.database import JobsDatabase
 from adapters.jobs.errors import ClaimLostError, InvalidStatusError, QuotaExceededError, UnknownIdError
 from adapters.jobs.holds import hold, release_holds
-from adapters.jobs.records import ENDED_BATCH, Batch, BatchFault, BatchStatus, Page
-from adapters.jobs.rows import find, find_page, insert, loaded, shown, update
+from adapters.jobs.records import ENDED_BATCH, UNFINISHED_BATCH, Batch, BatchFault, BatchStatus, Page
+from adapters.jobs.rows import find, find_page, insert, loaded, shown, status_list, update
 from adapters.jobs.transitions import STALE_AFTER_S
 
-_ENDED = ", ".join(f"'{status}'" for status in sorted(ENDED_BATCH))
+_UNFINISHED = f"status IN ({status_list(UNFINISHED_BATCH)})"
 
 _NEXT = f"""
 SELECT batches.* FROM batches
-LEFT JOIN (SELECT owner, count(*) AS running FROM batches WHERE worker IS NOT NULL GROUP BY owner) AS busy
-    ON busy.owner = batches.owner
-WHERE worker IS NULL AND status NOT IN ({_ENDED}) AND batches.owner NOT IN (SELECT value FROM json_each(:not_of))
+LEFT JOIN (
+    SELECT owner, count(*) AS running FROM batches WHERE {_UNFINISHED} AND worker IS NOT NULL GROUP BY owner
+) AS busy ON busy.owner = batches.owner
+WHERE worker IS NULL AND {_UNFINISHED} AND batches.owner NOT IN (SELECT value FROM json_each(:not_of))
     AND (:base IS NULL OR base IS NULL OR base = :base OR expires_at <= :now)
 ORDER BY coalesce(running, 0), batches.seq LIMIT 1
 """
@@ -174,9 +175,12 @@ class BatchQueue:
 
     def release_lost(self, *, stale_after_s: float = STALE_AFTER_S, worker: str | None = None) -> tuple[Batch, ...]:
         """Give back batches of dead workers: those without heartbeat, or all of `worker`."""
-        conditions: dict[str, Any] = {"worker = ?": worker}
+        conditions: dict[str, Any] = {f"{_UNFINISHED} AND worker = ?": worker}
         if worker is None:  # a heartbeat from the future: the clock was set back
-            conditions["worker IS NOT NULL AND abs(? - heartbeat_at) > ?"] = (self._clock(), stale_after_s)
+            conditions[f"{_UNFINISHED} AND worker IS NOT NULL AND abs(? - heartbeat_at) > ?"] = (
+                self._clock(),
+                stale_after_s,
+            )
         with self._database.writing() as connection:
             lost = find(connection, Batch, "batches", conditions, "ORDER BY seq")
             for batch in lost:
@@ -222,7 +226,7 @@ def _claimed(connection: sqlite3.Connection, batch_id: str, worker: str) -> Batc
 
 
 def _check_unfinished(connection: sqlite3.Connection, owner: str, most: int | None) -> None:
-    sql = f"SELECT count(*) FROM batches WHERE owner = ? AND status NOT IN ({_ENDED})"
+    sql = f"SELECT count(*) FROM batches WHERE owner = ? AND {_UNFINISHED}"
     if most is not None and connection.execute(sql, (owner,)).fetchone()[0] >= most:
         raise QuotaExceededError(
             f"You have {most} unfinished batches, the most that a tenant may have. Wait for one, or cancel one.",

@@ -7,7 +7,8 @@ from typing import Literal, get_args
 from pydantic import Field
 
 from adapters.jobs.database import JobsDatabase
-from adapters.jobs.records import ENDED_BATCH, BatchStatus, JobStatus
+from adapters.jobs.records import UNFINISHED_BATCH, BatchStatus, JobStatus
+from adapters.jobs.rows import status_list
 from adapters.store.manifest import Record
 
 JobPhase = Literal["queued", "running"]
@@ -28,7 +29,7 @@ SELECT min(told_at) FROM (
 """
 _BATCHES = f"""
 SELECT coalesce(sum(num_completed), 0) AS completed, coalesce(sum(num_failed), 0) AS failed,
-       min(CASE WHEN worker IS NULL AND status NOT IN ({", ".join(f"'{status}'" for status in sorted(ENDED_BATCH))})
+       min(CASE WHEN worker IS NULL AND status IN ({status_list(UNFINISHED_BATCH)})
            THEN created_at END) AS waiting_since
 FROM batches
 """

@@ -6,10 +6,11 @@ touched, no file that a client has uploaded, and no file that an unfinished job 
 
 from adapters.jobs.database import JobsDatabase
 from adapters.jobs.records import ENDED_BATCH
+from adapters.jobs.rows import status_list
 
-_ENDED = ", ".join(f"'{status}'" for status in sorted(ENDED_BATCH))
 _OLD_BATCHES = f"""
-FROM batches WHERE status IN ({_ENDED}) AND coalesce(completed_at, failed_at, expired_at, cancelled_at) <= :before
+FROM batches WHERE status IN ({status_list(ENDED_BATCH)})
+    AND coalesce(completed_at, failed_at, expired_at, cancelled_at) <= :before
 """
 _OLD_FILES = f"""
 SELECT value FROM jobs, json_each(jobs.result_files) WHERE finished_at <= :before

@@ -14,7 +14,7 @@ from adapters.jobs.database import JobsDatabase
 from adapters.jobs.errors import InvalidStatusError
 from adapters.jobs.events import append_checkpoint, append_event
 from adapters.jobs.records import (
-    ENDED_JOB,
+    UNFINISHED_JOB,
     Checkpoint,
     EventLevel,
     EventType,
@@ -25,7 +25,7 @@ from adapters.jobs.records import (
     JobStatus,
     Page,
 )
-from adapters.jobs.rows import find, find_page, update
+from adapters.jobs.rows import find, find_page, status_list, update
 from adapters.jobs.transitions import (
     MAX_LOSSES,
     STALE_AFTER_S,
@@ -49,9 +49,7 @@ __all__ = ["MAX_LOSSES", "STALE_AFTER_S", "JobQueue"]
 
 _HAS_METADATA = "EXISTS (SELECT 1 FROM json_each(metadata) AS pair WHERE pair.key = ? AND pair.value = ?)"
 
-_UNFINISHED_OF_KEYS = (
-    f"status NOT IN ({', '.join(repr(status) for status in sorted(ENDED_JOB))}) AND requested IS NOT 'cancel'"
-)
+_UNFINISHED_OF_KEYS = f"status IN ({status_list(UNFINISHED_JOB)}) AND requested IS NOT 'cancel'"
 
 RecordT = TypeVar("RecordT", JobEvent, Checkpoint)
 

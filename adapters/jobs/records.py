@@ -1,7 +1,7 @@
 """Records of files, jobs and batches. Ids, statuses and times (whole seconds since the epoch) are OpenAI's."""
 
 import secrets
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ IdKind = Literal["file-", "upload_", "part_", "ftjob-", "ftevent-", "ftckpt_", "
 
 ENDED_JOB = frozenset[JobStatus]({"succeeded", "failed", "cancelled"})
 ENDED_BATCH = frozenset[BatchStatus]({"completed", "failed", "expired", "cancelled"})
+UNFINISHED_JOB: tuple[JobStatus, ...] = tuple(status for status in get_args(JobStatus) if status not in ENDED_JOB)
+UNFINISHED_BATCH: tuple[BatchStatus, ...] = tuple(s for s in get_args(BatchStatus) if s not in ENDED_BATCH)
 
 ItemT = TypeVar("ItemT")
 

@@ -3,7 +3,7 @@
 import json
 import math
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from adapters.jobs.errors import UnknownIdError
@@ -77,7 +77,7 @@ def find_page(
 
 
 def loaded(record: type[RecordT], row: sqlite3.Row) -> RecordT:
-    columns = {name: row[name] for name in row.keys() if name in record.model_fields}  # noqa: SIM118 - a Row is no dict
+    columns = {name: value for name, value in dict(row).items() if name in record.model_fields}
     for name in _JSON_COLUMNS & columns.keys():
         columns[name] = None if columns[name] is None else json.loads(columns[name])
     return record.model_validate(columns)
@@ -99,6 +99,11 @@ def cleaned(value: Any) -> Any:
 def shown(text: str) -> str:
     """The beginning of what a client wrote, for messages."""
     return str(cleaned(text[:_MAX_SHOWN]))
+
+
+def status_list(statuses: Iterable[str]) -> str:
+    """Statuses as literals for `IN (…)`. SQLite uses no index for `NOT IN`, so list the wanted ones."""
+    return ", ".join(f"'{status}'" for status in sorted(statuses))
 
 
 def _stored(name: str, value: Any) -> Any:

@@ -13,8 +13,8 @@ from adapters.jobs.errors import (
 )
 from adapters.jobs.events import add_model, append_event
 from adapters.jobs.holds import hold, release_holds
-from adapters.jobs.records import ENDED_JOB, EventLevel, Job, JobFailure, JobStatus
-from adapters.jobs.rows import find, insert, shown, update
+from adapters.jobs.records import UNFINISHED_JOB, EventLevel, Job, JobFailure, JobStatus
+from adapters.jobs.rows import find, insert, shown, status_list, update
 from adapters.jobs.usage import spend
 
 STALE_AFTER_S = 30.0
@@ -167,8 +167,7 @@ def _ask_worker(connection: sqlite3.Connection, job: Job, action: Action) -> Non
 
 
 def _check_unfinished(connection: sqlite3.Connection, owner: str, most: int | None) -> None:
-    ended = ", ".join(f"'{status}'" for status in sorted(ENDED_JOB))
-    sql = f"SELECT count(*) FROM jobs WHERE owner = ? AND status NOT IN ({ended})"
+    sql = f"SELECT count(*) FROM jobs WHERE owner = ? AND status IN ({status_list(UNFINISHED_JOB)})"
     if most is not None and connection.execute(sql, (owner,)).fetchone()[0] >= most:
         raise QuotaExceededError(
             f"You have {most} unfinished fine-tuning jobs, the most that a tenant may have. Wait, or cancel one.",

@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path
 
 from adapters.errors import AdapterError
 from adapters.jobs.models import MODEL_PREFIX
-from adapters.jobs.records import JobStatus, TunedModel
+from adapters.jobs.records import UNFINISHED_JOB, TunedModel
 from adapters.reference import Target, parse_reference
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRecord
@@ -17,8 +17,6 @@ from serve.jobs.access import Trainer
 from serve.jobs.answers import DeletedModel
 from serve.jobs.services import JobServices
 from serve.residency.residency import Residency
-
-_UNFINISHED: tuple[JobStatus, ...] = ("validating_files", "queued", "running", "paused")
 
 
 class ModelDeletion:
@@ -59,7 +57,7 @@ class ModelDeletion:
             )
         if target.version in self._store.pins(target.name):
             raise ConflictError(f"{str(target)!r} is pinned. Ask the operator of this server to unpin it.")
-        waiting = self._services.queue.list(None, statuses=_UNFINISHED, from_version=str(target), limit=1).items
+        waiting = self._services.queue.list(None, statuses=UNFINISHED_JOB, from_version=str(target), limit=1).items
         if waiting:
             raise ConflictError(
                 f"Job {waiting[0].id} continues from {str(target)!r}. Cancel that job, or wait for its end."
