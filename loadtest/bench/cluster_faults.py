@@ -11,7 +11,7 @@ from loadtest.bench.cluster_server import (
     wait_for_replicas,
     wrong_answers,
 )
-from loadtest.bench.results import BenchResult
+from loadtest.bench.results import BenchResult, compared
 from loadtest.bench.server import RunningServer, ServerError
 from loadtest.load.records import LoadtestRecord, RequestRecord
 
@@ -89,7 +89,6 @@ def kill_a_replica(server: RunningServer, names: tuple[str, ...], number: int) -
 def kill_results(kill: Kill) -> tuple[BenchResult, ...]:
     """Rows of a kill."""
     outcome = kill.outcome
-    ratio = kill.back_s / kill.start_s
     return (
         _must_be_none("SIGKILL of a replica: wrong answers", outcome.num_wrong),
         BenchResult(
@@ -101,14 +100,12 @@ def kill_results(kill: Kill) -> tuple[BenchResult, ...]:
             is_pass=outcome.num_failed <= kill.num_there,
         ),
         _must_be_none("SIGKILL of a replica: failed requests before a token was sent", outcome.num_unsent),
-        BenchResult(
-            name="SIGKILL of a replica: until it is back (baseline: the start of all)",
-            value=kill.back_s,
-            unit="s",
-            baseline=kill.start_s,
-            ratio=ratio,
-            target="ratio at most 1",
-            is_pass=ratio <= 1,
+        compared(
+            "SIGKILL of a replica: until it is back (baseline: the start of all)",
+            "s",
+            kill.start_s,
+            kill.back_s,
+            most=1,
         ),
     )
 

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from config.loadtest import HotSetPopularity, PoissonArrival
-from loadtest.bench.alternate import compare_pairs
 from loadtest.bench.cluster_server import load_on, metrics_of
 from loadtest.bench.cost import require_success
 from loadtest.bench.manyadapters import metric_total
-from loadtest.bench.results import BenchResult, paired
+from loadtest.bench.results import BenchResult, compared
 from loadtest.bench.server import RunningServer
 from loadtest.load.files import write_run
 from loadtest.load.records import LoadtestRecord, RunResult
@@ -88,8 +87,8 @@ def routing_results(random: RoutedLoad, affinity: RoutedLoad) -> tuple[BenchResu
     """Affinity beside random routing; a run of each, with the same arrivals."""
     title = f"Zipf, {affinity.num_requests} requests in an open loop: {{}} (baseline: random routing)"
     return (
-        _compared(title.format("cold loads"), "loads", random.num_loads, affinity.num_loads, most=MOST_COLD_LOADS),
-        _compared(title.format("TTFT p99"), "ms", random.ttft_p99_ms, affinity.ttft_p99_ms, most=MOST_TTFT_P99),
+        compared(title.format("cold loads"), "loads", random.num_loads, affinity.num_loads, most=MOST_COLD_LOADS),
+        compared(title.format("TTFT p99"), "ms", random.ttft_p99_ms, affinity.ttft_p99_ms, most=MOST_TTFT_P99),
     )
 
 
@@ -98,10 +97,6 @@ def hot_results(sticky: RoutedLoad, affinity: RoutedLoad) -> tuple[BenchResult, 
     title = f"one adapter has 90%, {_HOT_STREAMS} streams: {{}} (baseline: adapters stay on one replica)"
     throughput = sticky.tokens_per_s, affinity.tokens_per_s
     return (
-        _compared(title.format("throughput"), "tok/s", *throughput, least=LEAST_HOT_THROUGHPUT),
-        _compared(title.format("TTFT p99"), "ms", sticky.ttft_p99_ms, affinity.ttft_p99_ms),
+        compared(title.format("throughput"), "tok/s", *throughput, least=LEAST_HOT_THROUGHPUT),
+        compared(title.format("TTFT p99"), "ms", sticky.ttft_p99_ms, affinity.ttft_p99_ms),
     )
-
-
-def _compared(name: str, unit: str, baseline: float, candidate: float, **target: float) -> BenchResult:
-    return paired(name, unit, compare_pairs([(baseline, candidate)]), **target)

@@ -2,12 +2,9 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
-
-import httpx
 
 from config.loadtest import (
     Arrival,
@@ -20,9 +17,10 @@ from config.loadtest import (
 )
 from loadtest.bench.alternate import compare_pairs, measure_pairs, with_next_seed
 from loadtest.bench.cost import ComparedServer, successful_run
+from loadtest.bench.jobs_api import JobsApi
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.processes import CpuMeter
-from loadtest.bench.results import BenchResult, paired
+from loadtest.bench.results import BenchResult, compared, paired
 from loadtest.errors import TargetError
 from loadtest.load.workload import plan
 from loadtest.report.stats import percentile, values_of
@@ -38,53 +36,21 @@ MOST_TTFT_P99 = 1.2
 
 _CALM_S = 8.0
 """A server that has just answered clients gives batches less: serve/jobs/batch_pace.py."""
-_POLL_S = 0.2
-_TIMEOUT_S = 600.0
-_ENDED = ("completed", "failed", "expired", "cancelled")
 
 
-class BatchClient:
-    """Batches of one server.
-
-    Args:
-        url: With `/v1`.
-    """
-
-    def __init__(self, url: str, transport: httpx.BaseTransport | None = None) -> None:
-        self._client = httpx.Client(base_url=url, timeout=60, trust_env=False, transport=transport)
+class BatchClient(JobsApi):
+    """Batches of one server."""
 
     def submit(self, lines: bytes) -> str:
-        """Id of a new batch of these lines."""
-        files = {"file": ("lines.jsonl", lines)}
-        file_id = self._asked(self._client.post("/files", data={"purpose": "batch"}, files=files))["id"]
+        """Path of a new batch of these lines."""
+        file_id = self.upload(lines, "batch")
         body = {"input_file_id": file_id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
-        batch_id: str = self._asked(self._client.post("/batches", json=body))["id"]
-        return batch_id
+        return f"/batches/{self.post('/batches', body)['id']}"
 
-    def wait(self, batch_id: str, is_enough: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        """The batch, once it is as wanted.
-
-        Raises:
-            TargetError: It has ended before, or it takes too long.
-        """
-        end_s = time.monotonic() + _TIMEOUT_S
-        while not is_enough(batch := self._asked(self._client.get(f"/batches/{batch_id}"))):
-            if batch["status"] in _ENDED or time.monotonic() > end_s:
-                raise TargetError(f"Batch {batch_id} is {batch['status']}: {batch['errors']}")
-            time.sleep(_POLL_S)
-        return batch
-
-    def cancel(self, batch_id: str) -> dict[str, Any]:
-        """The batch, once it is cancelled."""
-        self._asked(self._client.post(f"/batches/{batch_id}/cancel"))
-        return self.wait(batch_id, lambda batch: batch["status"] == "cancelled")
-
-    @staticmethod
-    def _asked(response: httpx.Response) -> dict[str, Any]:
-        if response.is_error:
-            raise TargetError(f"{response.request.url.path}: {response.status_code}: {response.text[:300]}")
-        answer: dict[str, Any] = response.json()
-        return answer
+    def cancel(self, batch: str) -> None:
+        """Cancel it, and wait until it is."""
+        self.post(f"{batch}/cancel")
+        self.wait(batch, lambda batch: batch["status"] == "cancelled")
 
 
 def bench_batches(side: ComparedServer, model: str, concurrency: int, options: BenchOptions) -> tuple[BenchResult, ...]:
@@ -140,14 +106,14 @@ def _beside(client: BatchClient, url: str, model: str, options: BenchOptions) ->
         return [1000 * ttft_s for ttft_s in values_of(result.records, "ttft")]
 
     def with_batch(seed: int) -> list[float]:
-        batch_id = client.submit(batch_lines(url, model, 2000 + seed, NUM_LINES))
-        before = client.wait(batch_id, lambda batch: batch["request_counts"]["completed"] > 0)
+        batch = client.submit(batch_lines(url, model, 2000 + seed, NUM_LINES))
+        before = client.wait(batch, lambda batch: batch["request_counts"]["completed"] > 0)
         start_s = time.monotonic()
         ttfts_ms = clients(seed)
-        after = client.wait(batch_id, lambda batch: True)
+        after = client.get(batch)
         num_done = after["request_counts"]["completed"] - before["request_counts"]["completed"]
         rates.append(num_done / (time.monotonic() - start_s))
-        client.cancel(batch_id)
+        client.cancel(batch)
         return ttfts_ms
 
     pairs = measure_pairs(
@@ -157,15 +123,8 @@ def _beside(client: BatchClient, url: str, model: str, options: BenchOptions) ->
     for share, most in ((50, None), (99, MOST_TTFT_P99)):
         baseline, value = percentile(alone_ms, share), percentile(beside_ms, share)
         options.say(f"clients' TTFT p{share}: {value:.0f} ms beside a batch, {baseline:.0f} ms without")
-        yield BenchResult(
-            name=f"TTFT p{share} of {CLIENT_RATE:g} requests/s beside {NUM_LINES:,} lines (baseline: without)",
-            value=value,
-            unit="ms",
-            baseline=baseline,
-            ratio=value / baseline,
-            target=None if most is None else f"ratio at most {most:g}",
-            is_pass=None if most is None else value / baseline <= most,
-        )
+        name = f"TTFT p{share} of {CLIENT_RATE:g} requests/s beside {NUM_LINES:,} lines (baseline: without)"
+        yield compared(name, "ms", baseline, value, most=most)
     yield BenchResult(name="the batch beside these clients", value=sum(rates) / len(rates), unit="lines/s")
 
 

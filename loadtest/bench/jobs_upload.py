@@ -3,22 +3,19 @@
 import json
 import time
 from pathlib import Path
-from typing import Literal
-
-import httpx
 
 from loadtest.bench.cost import ComparedServer
+from loadtest.bench.jobs_api import JobsApi, Purpose
 from loadtest.bench.memory import MemorySample, sampled_memory
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.results import BenchResult
-from loadtest.errors import TargetError
 
 NUM_BYTES = 200_000_000
 LEAST_MB_PER_S = 50.0
 MOST_ADDED_MB = 30.0
 
 _EVERY_S = 0.1
-Purpose = Literal["batch", "fine-tune"]
+_PURPOSES: tuple[Purpose, ...] = ("batch", "fine-tune")
 
 
 def bench_upload(side: ComparedServer, folder: Path, options: BenchOptions) -> tuple[BenchResult, ...]:
@@ -30,17 +27,19 @@ def bench_upload(side: ComparedServer, folder: Path, options: BenchOptions) -> t
     Raises:
         TargetError: The server refused it.
     """
+    client = JobsApi(side.url)
     results: list[BenchResult] = []
-    for purpose in ("batch", "fine-tune"):
+    for purpose in _PURPOSES:
         path = folder / f"{purpose}.jsonl"
         _write(path, purpose, NUM_BYTES // 100)
-        _upload(side.url, path, purpose)
+        client.delete(_upload(client, path, purpose))
         _write(path, purpose, NUM_BYTES)
         samples: list[MemorySample] = []
         with sampled_memory(side.pid, samples, _EVERY_S):
             start_s = time.monotonic()
-            _upload(side.url, path, purpose)
+            uploaded = _upload(client, path, purpose)
             duration_s = time.monotonic() - start_s
+        client.delete(uploaded)
         path.unlink()
         mb_per_s = NUM_BYTES / 1e6 / duration_s
         added_mb = (max(sample.resident_bytes for sample in samples) - samples[0].resident_bytes) / 1e6
@@ -77,16 +76,7 @@ def _row(purpose: Purpose) -> dict[str, object]:
     return {"custom_id": "line", "method": "POST", "url": "/v1/chat/completions", "body": {"messages": messages}}
 
 
-def _upload(url: str, path: Path, purpose: Purpose) -> None:
+def _upload(client: JobsApi, path: Path, purpose: Purpose) -> str:
+    """Upload a file; returns its path in the API."""
     with path.open("rb") as file:
-        answer = httpx.post(
-            f"{url}/files",
-            data={"purpose": purpose},
-            files={"file": (path.name, file)},
-            timeout=600,
-            trust_env=False,
-        )
-    if answer.is_error:
-        raise TargetError(f"The server refused a file for {purpose!r}: {answer.status_code}: {answer.text[:300]}")
-    file_url = f"{url}/files/{answer.json()['id']}"
-    httpx.delete(file_url, timeout=60, trust_env=False)
+        return f"/files/{client.upload(file, purpose)}"

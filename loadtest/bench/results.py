@@ -31,11 +31,7 @@ def paired(
     name: str, unit: str, pair: Alternated, *, least: float | None = None, most: float | None = None
 ) -> BenchResult:
     """A figure beside its baseline; with `least` or `most`, what its ratio to the baseline must be."""
-    target, is_pass = None, None
-    if least is not None:
-        target, is_pass = f"ratio at least {least:g}", pair.ratio >= least
-    elif most is not None:
-        target, is_pass = f"ratio at most {most:g}", pair.ratio <= most
+    target, is_pass = _target_of(pair.ratio, least, most)
     return BenchResult(
         name=name,
         value=pair.candidate,
@@ -48,10 +44,35 @@ def paired(
     )
 
 
+def compared(
+    name: str,
+    unit: str,
+    baseline: float,
+    value: float,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+) -> BenchResult:
+    """A figure that was measured once beside its baseline; `least` and `most` as in `paired`."""
+    ratio = value / baseline
+    target, is_pass = _target_of(ratio, least, most)
+    return BenchResult(
+        name=name, value=value, unit=unit, baseline=baseline, ratio=ratio, target=target, is_pass=is_pass
+    )
+
+
 def added(name: str, unit: str, pairs: Sequence[tuple[float, float]], *, below: float) -> BenchResult:
     """By how much the candidate was more than its baseline: the median of the rounds, and what it must stay below."""
     value = median(candidate - baseline for baseline, candidate in pairs)
     return BenchResult(name=name, value=value, unit=unit, target=f"below {below:g} {unit}", is_pass=value < below)
+
+
+def _target_of(ratio: float, least: float | None, most: float | None) -> tuple[str | None, bool | None]:
+    if least is not None:
+        return f"ratio at least {least:g}", ratio >= least
+    if most is not None:
+        return f"ratio at most {most:g}", ratio <= most
+    return None, None
 
 
 class BenchReport(LoadtestRecord):

@@ -1,7 +1,6 @@
 """What `lorikeet bench methods` serves: versions by one server for each base, bases of their own by one each."""
 
 import asyncio
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,6 @@ from config.home import Home
 from loadtest.bench.options import BenchOptions
 from loadtest.bench.servers import made_folder, our_server, serve_config
 from loadtest.evaluate import EvaluationError, evaluate_live
-
-_PARITY = re.compile(r'^lorikeet_adapter_parity_error_nats\{[^}]*adapter="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
 
 Cells = Mapping[str, Mapping[str, Any]]
 
@@ -54,8 +51,8 @@ def serve_cells(
                 if cell.target is None:
                     figures["parity_nats"] = _base_parity(home.bases / base, model, server.url)
                 else:
-                    parity = dict(_PARITY.findall(httpx.get(f"{server.url}/metrics").text))
-                    figures["parity_nats"] = float(parity[model]) if model in parity else None
+                    with httpx.Client(base_url=server.url, timeout=60, trust_env=False) as client:
+                        figures["parity_nats"] = parity_of(client, cell.target)
                 if cells[cell.name].get("exact_match"):
                     figures.pop("exact_match", None)  # training's own, of the same questions
                 yield cell.name, figures
@@ -75,6 +72,13 @@ def waiting_cells(store: AdapterStore, bases: Mapping[str, str], cells: Cells) -
             if store.manifest(target).lora.task == "CAUSAL_LM":
                 waiting.setdefault(base, []).append(ServedCell(name, target))
     return waiting
+
+
+def parity_of(client: httpx.Client, target: Target) -> float | None:
+    """Mean distance of a version's served log-probabilities from those of training; None: it is not loaded."""
+    rows = client.get("/admin/adapters").raise_for_status().json()["adapters"]
+    by_version: dict[str, float | None] = {row["adapter"]: row["parity_error_nats"] for row in rows}
+    return by_version.get(str(target))
 
 
 def _largest_rank(home: Home, cells: list[ServedCell]) -> int:

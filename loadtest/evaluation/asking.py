@@ -19,12 +19,13 @@ from openai.types.chat import ChatCompletion
 
 from config.dataset import DatasetManifest, DatasetRow, Message, few_shot_messages
 from loadtest.evaluate import EvaluationError, filled_by_server, request_arguments
+from loadtest.evaluation.answer_lines import AnswerLines, read_lines
 
 BASE = "base"
 """Names the server's base model, whatever it is called there."""
 
-_DIGEST_HEADER = "x-lorikeet-digest"
-_NAME_HEADER = "x-lorikeet-adapter"
+DIGEST_HEADER = "x-lorikeet-digest"
+NAME_HEADER = "x-lorikeet-adapter"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ async def ask_all(
     requests = requests_of(manifest, rows, model, filled, few_shot=few_shot)
     ids = [request_id(request) for request in requests]
     required, refused = set(ids[:num_required]), dict[str, str]()
-    with _one_error(f"{model!r} on {manifest.domain!r}", f"{model!r}: {unreachable(client)}"):
+    with one_error(f"{model!r} on {manifest.domain!r}", f"{model!r}: {unreachable(client)}"):
         asked = await _ask(client, ids[0], requests[0], since)
         saved = AnswersFile(folder, AnsweredBy(asked.served_by, asked.digest, tuple(filled)))
         if ids[0] not in saved.answers:
@@ -155,8 +156,15 @@ async def ask_all(
 
 
 @contextmanager
-def _one_error(subject: str, unreachable: str) -> Iterator[None]:
-    """Of the requests that fail together, raise the first error."""
+def one_error(subject: str, unreachable: str) -> Iterator[None]:
+    """Of the requests that fail together, raise the first error.
+
+    Args:
+        unreachable: The message if the server does not answer.
+
+    Raises:
+        EvaluationError: A request failed.
+    """
     try:
         yield
     except* APIConnectionError as errors:
@@ -233,18 +241,15 @@ class AnswersFile:
     """The file of one version's answers: a line that says who answered, then a line for each answer."""
 
     def __init__(self, folder: Path, answered_by: AnsweredBy) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.answered_by = answered_by
-        name = "".join(char if char.isalnum() or char in "@.-" else "_" for char in answered_by.served_by)
-        self._path = folder / f"{name}-{hashlib.sha256(answered_by.digest.encode()).hexdigest()[:12]}.jsonl"
-        _end_last_line(self._path)
-        known, self.answers = read_answers(self._path)
+        self._lines = AnswerLines(folder, answered_by.served_by, answered_by.digest)
+        known, self.answers = read_answers(self._lines.path)
         if known != answered_by:
-            self._append(asdict(answered_by))
+            self._lines.append(asdict(answered_by))
 
     def add(self, answer: SavedAnswer) -> None:
         self.answers[answer.id] = answer
-        self._append(asdict(answer))
+        self._lines.append(asdict(answer))
 
     def answers_to(self, model: str, ids: Sequence[str]) -> Answers:
         """The saved answers to these questions; an empty one where none is saved."""
@@ -252,31 +257,22 @@ class AnswersFile:
         found = tuple(self.answers.get(own, replace(none, id=own)) for own in ids)
         return Answers(model, by.served_by, by.digest, found)
 
-    def _append(self, fields: Mapping[str, Any]) -> None:
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(fields, ensure_ascii=False) + "\n")
-
-
-def _end_last_line(path: Path) -> None:
-    """End a line that was cut short, so that the next one stands alone."""
-    if path.is_file() and not path.read_bytes().endswith(b"\n"):
-        with path.open("ab") as file:
-            file.write(b"\n")
-
 
 def read_answers(path: Path) -> tuple[AnsweredBy | None, dict[str, SavedAnswer]]:
-    """Who answered, unless the file is older than that line, and the answers; a line that was cut short is left out."""
+    """Who answered, unless the file is older than that line, and the answers."""
     answered_by, found = None, {}
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        try:
-            fields = json.loads(line)
-            if "digest" in fields:
-                answered_by = AnsweredBy(**{**fields, "filled": tuple(fields["filled"])})
-            else:
-                found[fields["id"]] = SavedAnswer(**{**fields, "calls": tuple(fields["calls"])})
-        except (ValueError, TypeError, KeyError):
-            continue
+    for line in read_lines(path, _parse_line):
+        if isinstance(line, AnsweredBy):
+            answered_by = line
+        else:
+            found[line.id] = line
     return answered_by, found
+
+
+def _parse_line(fields: Any) -> AnsweredBy | SavedAnswer:
+    if "digest" in fields:
+        return AnsweredBy(**{**fields, "filled": tuple(fields["filled"])})
+    return SavedAnswer(**{**fields, "calls": tuple(fields["calls"])})
 
 
 async def _ask(client: AsyncOpenAI, own_id: str, request: dict[str, Any], since: int) -> _Asked:
@@ -298,8 +294,8 @@ async def _ask(client: AsyncOpenAI, own_id: str, request: dict[str, Any], since:
         usage.completion_tokens if usage else 0,
         round(e2e_s, 4),
     )
-    served_by = response.headers.get(_NAME_HEADER) or completion.model
-    digest = response.headers.get(_DIGEST_HEADER, BASE)
+    served_by = response.headers.get(NAME_HEADER) or completion.model
+    digest = response.headers.get(DIGEST_HEADER, BASE)
     return _Asked(answer, served_by, f"{served_by} {since if digest == BASE else digest}")
 
 

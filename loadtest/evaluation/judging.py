@@ -1,8 +1,8 @@
 """Ask a judge for the grades and preferences that its metrics need; each reply is saved as it comes.
 
 A reply is kept by the judge and by all that it was shown: rubric, prompt, expected answer, answers. So an interrupted
-evaluation goes on, and the same answer of another version is not judged again. What has no usable reply is left out of
-the figure with its reason; a judge that cannot be reached ends the evaluation.
+evaluation continues, and the same answer of another version is not judged again. What has no usable reply is left out
+of the figure with its reason; a judge that cannot be reached ends the evaluation.
 """
 
 import asyncio
@@ -27,9 +27,9 @@ from openai import (
     UnprocessableEntityError,
 )
 
-from config.json_lines import numbered_lines
 from config.progress import Progress
 from loadtest.evaluate import EvaluationError
+from loadtest.evaluation.answer_lines import AnswerLines, read_lines
 from loadtest.evaluation.asking import base_model, listed_since
 from quality.judge import JudgeReplyError, JudgeTask, choice_task, grade_task, preference, read_choice, read_grade
 from quality.metrics.item import Item, LeftOut
@@ -237,28 +237,12 @@ class _SavedReplies:
     """The file of one judge's replies."""
 
     def __init__(self, folder: Path, judge: str, identity: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = "".join(char if char.isalnum() or char in "@.-" else "_" for char in judge)[:80]
-        digest = hashlib.sha256(f"{judge} {identity}".encode()).hexdigest()[:12]
-        self._path = folder / f"{name}-{digest}.jsonl"
-        self._path.touch(mode=0o600)
-        self.replies: dict[str, str] = {}
-        text = self._path.read_bytes().decode(errors="replace")
-        for _, line in numbered_lines(text):
-            try:
-                fields = json.loads(line)
-                self.replies[fields["id"]] = str(fields["reply"])
-            except (ValueError, TypeError, KeyError):
-                continue  # cut short by an interruption
-        self._needs_newline = bool(text) and not text.endswith("\n")
+        self._lines = AnswerLines(folder, judge, f"{judge} {identity}")
+        self.replies = dict(read_lines(self._lines.path, lambda fields: (fields["id"], str(fields["reply"]))))
 
     def add(self, own_id: str, reply: str) -> None:
         self.replies[own_id] = reply
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(
-                "\n" * self._needs_newline + json.dumps({"id": own_id, "reply": reply}, ensure_ascii=False) + "\n"
-            )
-        self._needs_newline = False
+        self._lines.append({"id": own_id, "reply": reply})
 
 
 def _client_of(settings: JudgeSettings, environ: Mapping[str, str]) -> AsyncOpenAI | None:

@@ -71,7 +71,13 @@ def calibrate(run: RunResult, limits: Limits, load_s: float | None = None) -> Se
 
 
 def requests_of(run: RunResult) -> list[SimulatedRequest]:
-    """The run's own requests, at their intended times; failed ones are left out."""
+    """The run's own requests, at their intended times; failed ones are left out.
+
+    Raises:
+        LoadtestError: All failed.
+    """
+    if not any(record.is_ok for record in run.records):
+        raise LoadtestError(f"Run {run.name!r} has no answered request.")
     names = sorted({record.model for record in run.records})
     numbers = {name: number for number, name in enumerate(names)}
     return [

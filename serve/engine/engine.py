@@ -304,7 +304,8 @@ class VllmEngine:
             raise engine_is_dead() from None
         except NotFiniteGenerationError as error:
             raise error.error from None
-        # What vLLM's own server answers by an error of the request, whatever raised it; all else is a defect.
+        # The classes that vLLM's own server (0.32, `init_exception_handler`) handles beside bare exceptions, with the
+        # status of its `create_error_response`: 4xx, or 500 and 503 for VLLMServerError. All else is a defect.
         except (VLLMError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
             raise engine_request_error(create_error_response(error)) from error
         if isinstance(answered, ErrorResponse):

@@ -59,3 +59,13 @@ def test_bad_options_are_one_line(run: Path, tmp_path: Path, options: list[str],
 def test_a_real_fleet_is_of_one_size_and_one_policy(run: Path, tmp_path: Path) -> None:
     code, text = simulated(run, tmp_path, "--against", str(run), "--replicas", "2", "--replicas", "4")
     assert (code, "--against needs one --replicas" in text) == (2, True)
+
+
+def test_a_real_fleet_without_an_answer_is_refused(run: Path, tmp_path: Path) -> None:
+    failed = run_by(TRUE)
+    records = tuple(record.model_copy(update={"error": "timeout"}) for record in failed.records)
+    write_run(failed.model_copy(update={"name": "failed", "records": records}), tmp_path / "failed")
+    code, text = simulated(
+        run, tmp_path, "--against", str(tmp_path / "failed"), "--replicas", "1", "--policy", "random"
+    )
+    assert (code, "'failed' has no answered request" in text) == (2, True)

@@ -1,8 +1,6 @@
 """Ask requests at a fixed concurrency, streaming and timed; each answer is saved as it comes."""
 
 import asyncio
-import hashlib
-import json
 import secrets
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -13,10 +11,8 @@ from typing import Any
 from openai import APIConnectionError, APIError, AsyncOpenAI, BadRequestError
 
 from loadtest.evaluate import EvaluationError
-from loadtest.evaluation.asking import BASE, request_id
-
-_DIGEST_HEADER = "x-lorikeet-digest"
-_NAME_HEADER = "x-lorikeet-adapter"
+from loadtest.evaluation.answer_lines import AnswerLines, read_lines
+from loadtest.evaluation.asking import BASE, DIGEST_HEADER, NAME_HEADER, one_error, request_id
 
 
 @dataclass(frozen=True)
@@ -64,7 +60,7 @@ async def identify(client: AsyncOpenAI, model: str) -> IdentifiedModel:
         card = await client.models.retrieve(model)
         created, extra = card.created, card.model_extra or {}
     except APIConnectionError as error:
-        raise unreachable(client) from error
+        raise EvaluationError(_interrupted(client)) from error
     except APIError:
         created, extra = 0, {}
     try:
@@ -72,11 +68,11 @@ async def identify(client: AsyncOpenAI, model: str) -> IdentifiedModel:
             model=model, messages=[{"role": "user", "content": "Hello"}], max_tokens=1
         )
     except APIConnectionError as error:
-        raise unreachable(client) from error
+        raise EvaluationError(_interrupted(client)) from error
     except APIError as error:
         raise EvaluationError(f"{model!r}: {error.message}") from error
-    served_by = response.headers.get(_NAME_HEADER)
-    digest = response.headers.get(_DIGEST_HEADER, BASE)
+    served_by = response.headers.get(NAME_HEADER)
+    digest = response.headers.get(DIGEST_HEADER, BASE)
     return IdentifiedModel(
         model,
         served_by or model,
@@ -117,25 +113,17 @@ async def ask_timed(
             saved.add(await _first_that_fits(client, own, requests, salt))
             on_answers(1)
 
-    try:
+    with one_error(repr(model.model), _interrupted(client)):
         async with asyncio.TaskGroup() as group:
             if len(saved.answers.keys() & set(ids)) < len(set(ids)):
                 await _warm_up(client, questions[0][-1])
             for _ in range(concurrency):
                 group.create_task(ask_one_after_the_other())
-    except* APIConnectionError as errors:
-        raise unreachable(client) from errors
-    except* APIError as errors:
-        error = errors.exceptions[0]
-        assert isinstance(error, APIError)
-        raise EvaluationError(f"{model.model!r}: {error.message}") from errors
     return [saved.answers[own] for own in ids]
 
 
-def unreachable(client: AsyncOpenAI) -> EvaluationError:
-    return EvaluationError(
-        f"{client.base_url} does not answer any more. Run the command again to ask what is left; answers are saved."
-    )
+def _interrupted(client: AsyncOpenAI) -> str:
+    return f"{client.base_url} does not answer any more. Run the command again to ask what is left; answers are saved."
 
 
 async def _warm_up(client: AsyncOpenAI, request: dict[str, Any]) -> None:
@@ -188,28 +176,13 @@ class _SavedTimes:
     """The file of one version's answers at one concurrency."""
 
     def __init__(self, folder: Path, model: IdentifiedModel, concurrency: int) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        name = "".join(char if char.isalnum() or char in "@.-" else "_" for char in model.served_by)
-        digest = hashlib.sha256(model.digest.encode()).hexdigest()[:12]
-        self._path = folder / f"{name}-{digest}-{concurrency}.jsonl"
-        self.answers = dict(_read(self._path))
-        if self._path.is_file() and not self._path.read_bytes().endswith(b"\n"):
-            with self._path.open("a") as file:
-                file.write("\n")  # ends the line that a killed process left
+        self._lines = AnswerLines(folder, model.served_by, model.digest, f"-{concurrency}")
+        self.answers = {answer.id: answer for answer in read_lines(self._lines.path, _parse_answer)}
 
     def add(self, answer: TimedAnswer) -> None:
         self.answers[answer.id] = answer
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(answer), ensure_ascii=False) + "\n")
+        self._lines.append(asdict(answer))
 
 
-def _read(path: Path) -> list[tuple[str, TimedAnswer]]:
-    """The saved answers; a line that was cut short is left out."""
-    found = []
-    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
-        try:
-            fields = json.loads(line)
-            found.append((fields["id"], TimedAnswer(**{**fields, "calls": tuple(fields["calls"])})))
-        except (ValueError, TypeError, KeyError):
-            continue
-    return found
+def _parse_answer(fields: Any) -> TimedAnswer:
+    return TimedAnswer(**{**fields, "calls": tuple(fields["calls"])})

@@ -39,7 +39,7 @@ def test_a_batch_is_waited_for() -> None:
 
 def test_a_failed_batch_ends_the_benchmark() -> None:
     with pytest.raises(TargetError, match="batch_1 is failed"):
-        answering(status="failed").wait("batch_1", lambda batch: batch["status"] == "completed")
+        answering(status="failed").wait("/batches/batch_1", lambda batch: batch["status"] == "completed")
 
 
 def test_a_refusal_ends_the_benchmark() -> None:
@@ -58,10 +58,10 @@ def test_a_failed_job_ends_the_benchmark() -> None:
     job = {"id": "ftjob-1", "status": "failed", "error": {"message": "no"}}
     client = JobClient(URL, httpx.MockTransport(lambda request: httpx.Response(200, json=job)))
     with pytest.raises(TargetError, match="ftjob-1 is failed"):
-        client.wait("ftjob-1", lambda: False)
+        client.wait("/fine_tuning/jobs/ftjob-1", lambda job: False)
 
 
 def test_the_last_step_is_read_from_the_events() -> None:
     events = [{"type": "metrics", "data": {"step": step}} for step in (2, 1)] + [{"type": "message", "data": None}]
     client = JobClient(URL, httpx.MockTransport(lambda request: httpx.Response(200, json={"data": events})))
-    assert client.last_step("ftjob-1") == 2
+    assert client.last_step("/fine_tuning/jobs/ftjob-1") == 2

@@ -3,11 +3,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
+from adapters.reference import Target
 from config.home import Home
 from loadtest.bench.methods import CELLS, bench_methods, table_of
 from loadtest.bench.options import BenchOptions
+from loadtest.bench.served_cells import parity_of
 from loadtest.bench.trainers import BASE
 from loadtest.errors import TargetError
 
@@ -53,3 +56,10 @@ def test_kept_cells_are_not_trained_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(results) == len(CELLS)
     assert not any(line.startswith("training") for line in said)
     assert (place / "table.md").read_text().count("\n") == len(CELLS) + 2
+
+
+def test_parity_is_that_of_the_served_version() -> None:
+    rows = [{"adapter": f"lora@{version}", "parity_error_nats": error} for version, error in ((1, None), (2, 0.02))]
+    transport = httpx.MockTransport(lambda request: httpx.Response(200, json={"adapters": rows}))
+    with httpx.Client(base_url="http://test", transport=transport) as client:
+        assert [parity_of(client, Target("lora", version)) for version in (1, 2, 3)] == [None, 0.02, None]
