@@ -1,7 +1,7 @@
 """What helps against forgetting: trains the demo's legal domain under one remedy, and prints a table of all tried.
 
 `python -m train.bench_remedies HOME REMEDY` trains and adds a line to `HOME/remedies.jsonl`; without REMEDY it prints
-the table. docs/evaluation.md has the result.
+the table. Not run as a whole yet: docs/evaluation.md has the remedies, but no results.
 """
 
 import json
