@@ -6,7 +6,6 @@ chance alone must not promote a version, and must not keep one back.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 from adapters.scores import Score
 from adapters.store.manifest import (
@@ -18,6 +17,7 @@ from adapters.store.manifest import (
     ObjectiveScore,
 )
 from config.domain import FigureGate, GatesConfig
+from quality.intervals import unpaired_difference
 
 MIN_QUESTIONS = 6
 """With fewer, no gain is beyond chance: five of five better happens to one worthless adapter in 32."""
@@ -129,9 +129,10 @@ def _judge_format(evaluation: Evaluation | None, gates: GatesConfig, stable: Man
 
 
 def _is_not_below(own: Score, reference: Score) -> bool:
-    """At most the margin lower, and the interval of the difference reaches zero (Newcombe's, of independent shares)."""
-    difference = own.value - reference.value
-    high = difference + sqrt((own.ci_high - own.value) ** 2 + (reference.value - reference.ci_low) ** 2)
+    """At most the margin lower, and the interval of the difference reaches zero (of independent shares)."""
+    difference, _, high = unpaired_difference(
+        (reference.value, reference.ci_low, reference.ci_high), (own.value, own.ci_low, own.ci_high)
+    )
     return difference >= 0 or (difference >= -FORMAT_MARGIN - _ROUNDING and high >= 0)
 
 
