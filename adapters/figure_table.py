@@ -7,7 +7,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 
 _MAX_CHARS = 60
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord, Manifest
+from adapters.store.evaluation_records import FigureRecord
+from adapters.store.manifest import Manifest
 
 Group = Literal["held-out questions", "robustness", "forgetting"]
 GROUPS: tuple[Group, ...] = ("held-out questions", "robustness", "forgetting")

@@ -7,7 +7,7 @@ from math import exp, inf
 from rich.table import Table
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 
 NATS = "nats per token"
 NF4_RATIO = 1.28

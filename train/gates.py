@@ -8,14 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from adapters.scores import Score
-from adapters.store.manifest import (
-    Evaluation,
-    FigureRecord,
-    Forgetting,
-    GateOutcome,
-    Manifest,
-    ObjectiveScore,
-)
+from adapters.store.evaluation_records import Evaluation, FigureRecord, Forgetting, GateOutcome, ObjectiveScore
+from adapters.store.manifest import Manifest
 from config.domain import FigureGate, GatesConfig
 from quality.intervals import unpaired_difference
 

@@ -5,7 +5,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapters.store.manifest import FigureRecord, LossCurves, ManifestDraft
+from adapters.store.evaluation_records import FigureRecord
+from adapters.store.manifest import LossCurves, ManifestDraft
 from adapters.store.version_files import PLOT_FILE
 from quality.svg import BLUE, GREEN, GREY, RED, plain, svg
 from train.gained_lost import NATS

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from adapters.jobs.database import JobsDatabase
 from adapters.jobs.records import ENDED_BATCH, BatchStatus, JobStatus
-from adapters.store.manifest import Record
+from adapters.store.record import Record
 
 JobPhase = Literal["queued", "running"]
 LineResult = Literal["completed", "failed"]

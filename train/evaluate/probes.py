@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from adapters.store.manifest import FigureKind, FigureRecord
+from adapters.store.evaluation_records import FigureKind, FigureRecord
 from quality.metrics.classes import Accuracy
 from quality.metrics.item import Item, Metric
 from train.evaluate.figures import figure_record
