@@ -40,5 +40,5 @@ def difference(figure: FigureRecord) -> str:
     score = figure.difference
     if score is None:
         return "-"
-    mark = " *" if score.ci_low > 0 or score.ci_high < 0 else ""
+    mark = " *" if figure.change else ""
     return f"{score.value:+.3f} ({score.ci_low:+.3f} to {score.ci_high:+.3f}){mark}"

@@ -131,8 +131,8 @@ def _is_not_below(own: Score, reference: Score) -> bool:
 
 
 def _judge_forgetting(measured: GateEvidence, gates: GatesConfig) -> Iterator[GateOutcome]:
-    texts = [figure for figure in measured.figures if figure.kind == "forgetting" and not figure.higher_is_better]
-    if (text := measured.forgetting) is not None and not texts:
+    has_texts = any(figure.kind == "forgetting" and figure.is_text for figure in measured.figures)
+    if (text := measured.forgetting) is not None and not has_texts:
         lost = text.adapter_nll - text.base_nll
         limit = FORGETTING_NATS if gates.max_forgetting is None else gates.max_forgetting
         is_met = lost <= limit + _ROUNDING

@@ -38,6 +38,10 @@ class ObjectiveScore(Record):
         return self.adapter.value - self.base.value
 
 
+NATS = "nats per token"
+"""Metric of a text's likelihood."""
+_NOT_SHARES = (NATS, "length", "bleu", "chrf")
+
 FigureKind = Literal["metric", "robustness", "forgetting", "overfitting"]
 
 
@@ -63,6 +67,24 @@ class FigureRecord(Record):
     def is_base_at_chance(self) -> bool:
         """Whether the base itself could not do it, so that nothing could be lost."""
         return self.base is not None and self.chance is not None and self.base.ci_low <= self.chance
+
+    @property
+    def is_text(self) -> bool:
+        """Whether it is the likelihood of a text."""
+        return self.metric == NATS
+
+    @property
+    def is_share(self) -> bool:
+        """Whether it is of a metric from 0 to 1, or a gap of one; shown in per cent."""
+        scores = (self.adapter, self.base or self.adapter)
+        return self.metric not in _NOT_SHARES and all(-1 <= score.value <= 1 for score in scores)
+
+    @property
+    def change(self) -> Literal["better", "worse", ""]:
+        """Whether the whole interval of the difference lies on one side; "" if it includes zero or is not known."""
+        if self.difference is None or self.difference.ci_low <= 0 <= self.difference.ci_high:
+            return ""
+        return "better" if (self.difference.value > 0) == self.higher_is_better else "worse"
 
     @property
     def key(self) -> str:
