@@ -1,6 +1,6 @@
 # One target per task. ARGS goes to the program: make test ARGS="-k store", make demo ARGS=--fresh
 # COVERAGE=--cov prints what the fast tests cover: make test-fast COVERAGE=--cov
-# ALL=1 adds the tests that repeat others on more architectures or on real data: make test ALL=1
+# ALL=1 adds the tests marked `exhaustive` (CONTRIBUTING.md): make test ALL=1
 .DEFAULT_GOAL := help
 .PHONY: help setup demo serve test test-fast check docs format promtool lm-eval clients lock clean
 BIN := .venv/bin
@@ -29,7 +29,7 @@ demo: setup ## Start a server, train and swap in three adapters, measure, write 
 serve: setup ## Serve the base and every published adapter
 	$(BIN)/lorikeet serve config/serve.yaml $(ARGS)
 
-test: setup ## Run all tests; those that need a GPU are skipped without one
+test: setup ## Run the tests (ALL=1: also those marked exhaustive); without a GPU, those that need one are skipped
 	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) worksteal $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
 	$(BIN)/pytest -m "$(SLOW)$(NOT_ALL)" $(PARALLEL) loadfile --durations 20 $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m "tiny_engine$(NOT_ALL)" -n logical --maxprocesses $(SERVERS) --dist loadfile --durations 20 $(ARGS) || [ $$? -eq 5 ]

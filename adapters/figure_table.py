@@ -7,7 +7,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 
 _MAX_CHARS = 60
 
@@ -40,5 +40,5 @@ def difference(figure: FigureRecord) -> str:
     score = figure.difference
     if score is None:
         return "-"
-    mark = " *" if score.ci_low > 0 or score.ci_high < 0 else ""
+    mark = " *" if figure.change else ""
     return f"{score.value:+.3f} ({score.ci_low:+.3f} to {score.ci_high:+.3f}){mark}"

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, FiniteFloat, NaiveDatetime, NonNegativeInt, ValidationError, model_validator
 
 from adapters.errors import InvalidAdapterError
-from adapters.store.manifest import Record
+from adapters.store.record import Record
 
 FINGERPRINT_FILE = "fingerprint.json"
 

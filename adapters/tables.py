@@ -9,8 +9,9 @@ from rich.table import Column, Table
 from adapters.reference import Target
 from adapters.release.traffic import CANARY_ALIAS, Split
 from adapters.scores import Score
+from adapters.store.evaluation_records import ObjectiveScore
 from adapters.store.history import Event
-from adapters.store.manifest import Combination, DatasetRef, Manifest, ObjectiveScore, RequestDefaults, VersionRef
+from adapters.store.manifest import Combination, DatasetRef, Manifest, RequestDefaults, VersionRef
 from adapters.store.store import AdapterStore
 
 

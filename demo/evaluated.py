@@ -5,14 +5,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord, Manifest
+from adapters.store.evaluation_records import NATS, FigureRecord
+from adapters.store.manifest import Manifest
 
 Group = Literal["held-out questions", "robustness", "forgetting"]
 GROUPS: tuple[Group, ...] = ("held-out questions", "robustness", "forgetting")
 
 _CLASSES = "class: "
-_NATS = "nats per token"
-_IN_OTHER_UNITS = (_NATS, "length", "bleu", "chrf")
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ def figures_of(manifest: Manifest) -> tuple[FigureRecord, ...]:
         _without_interval(nll, forgetting.num_tokens) for nll in (forgetting.base_nll, forgetting.adapter_nll)
     )
     text = FigureRecord(
-        kind="forgetting", metric=_NATS, part=forgetting.text, base=base, adapter=adapter, higher_is_better=False
+        kind="forgetting", metric=NATS, part=forgetting.text, base=base, adapter=adapter, higher_is_better=False
     )
     return (*manifest.figures, text)
 
@@ -77,35 +76,23 @@ def _row(group: Group, figure: FigureRecord) -> EvaluatedRow:
         "–" if figure.base is None else _value(figure.base, figure),
         _value(figure.adapter, figure),
         _difference(figure),
-        _change(figure),
+        figure.change,
     )
 
 
 def _value(score: Score, figure: FigureRecord) -> str:
-    if not _is_share(figure):
+    if not figure.is_share:
         return f"{score.value:.2f}"
     return f"{100 * score.value:.0f}% ({100 * score.ci_low:.0f}–{100 * score.ci_high:.0f})"
 
 
 def _difference(figure: FigureRecord) -> str:
     found = figure.difference
-    factor, digits = (100, 0) if _is_share(figure) else (1, 2)
+    factor, digits = (100, 0) if figure.is_share else (1, 2)
     if found is None:
         return "–" if figure.base is None else f"{factor * (figure.adapter.value - figure.base.value):+.{digits}f}"
     low, high = factor * found.ci_low, factor * found.ci_high
     return f"{factor * found.value:+.{digits}f} ({low:+.{digits}f} to {high:+.{digits}f})"
-
-
-def _change(figure: FigureRecord) -> Literal["better", "worse", ""]:
-    if figure.difference is None or figure.difference.ci_low <= 0 <= figure.difference.ci_high:
-        return ""
-    return "better" if (figure.difference.value > 0) == figure.higher_is_better else "worse"
-
-
-def _is_share(figure: FigureRecord) -> bool:
-    """Of metrics from 0 to 1, which are written in per cent."""
-    scores = (figure.adapter, figure.base or figure.adapter)
-    return figure.metric not in _IN_OTHER_UNITS and all(0 <= score.value <= 1 for score in scores)
 
 
 def _without_interval(value: float, n: int) -> Score:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 from demo.asking import DomainScores, gain, share_bounds
 from demo.questions import DemoReply
 

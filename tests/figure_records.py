@@ -1,7 +1,7 @@
 """Figures as evaluation gives them, of chosen values."""
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureKind, FigureRecord
+from adapters.store.evaluation_records import FigureKind, FigureRecord
 
 
 def figure(

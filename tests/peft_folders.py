@@ -10,7 +10,8 @@ from safetensors.torch import save_file
 from adapters.bases import base_digest, base_files, chat_template_sha256, tokenizer_sha256, weights_sha256
 from adapters.lint.peft_folder import read_lora_spec
 from adapters.scores import score_of
-from adapters.store.manifest import MANIFEST_FILE, BaseManifest, BaseRef, Evaluation, ManifestDraft
+from adapters.store.evaluation_records import Evaluation
+from adapters.store.manifest import MANIFEST_FILE, BaseManifest, BaseRef, ManifestDraft
 
 HIDDEN, RANK = 8, 2
 MODULES = tuple(f"model.layers.{layer}.self_attn.{part}" for layer in (0, 1) for part in ("q_proj", "v_proj"))

@@ -1,7 +1,7 @@
 """What helps against forgetting: trains the demo's legal domain under one remedy, and prints a table of all tried.
 
 `python -m train.bench_remedies HOME REMEDY` trains and adds a line to `HOME/remedies.jsonl`; without REMEDY it prints
-the table. docs/evaluation.md has the result.
+the table. Not run as a whole yet: docs/evaluation.md has the remedies, but no results.
 """
 
 import json
@@ -9,6 +9,7 @@ import sys
 import time
 from math import exp
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from adapters.store.manifest import ManifestDraft
@@ -16,6 +17,7 @@ from config.domain import DomainConfig
 from config.home import Home
 from config.load import load_domain
 from config.packaged import default_file
+from train.gained_lost import text_losses
 from train.shell import console, shell
 
 DOMAIN = "legal"
@@ -55,8 +57,7 @@ def domain_of(remedy: dict[str, Any]) -> DomainConfig:
 def line_of(name: str, record: ManifestDraft, seconds: float) -> dict[str, Any]:
     """The figures that the table shows."""
     figures = {figure.key: figure for figure in record.figures}
-    texts = [f for f in record.figures if f.kind == "forgetting" and not f.higher_is_better and f.difference]
-    nats = sum(f.difference.value for f in texts if f.difference) / max(len(texts), 1)
+    nats = fmean(text_losses(record.figures))
     tasks = {task: figures[f"forgetting[{task}]"] for task in ("cloze", "arithmetic", "instructions")}
     own = figures["exact_match"]
     return {

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from adapters.figure_table import difference, figure_name, interval
-from adapters.store.manifest import FigureRecord, ManifestDraft
+from adapters.store.evaluation_records import FigureRecord
+from adapters.store.manifest import ManifestDraft
 
 
 def metric_section(figures: Sequence[FigureRecord]) -> list[str]:

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf
+from statistics import fmean
 
 from rich.table import Table
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 
-NATS = "nats per token"
 NF4_RATIO = 1.28
 """Perplexity of the five texts after NF4 quantization of the demo's base, as a ratio (docs/evaluation.md)."""
 
@@ -36,7 +36,7 @@ def gained_and_lost(figures: Sequence[FigureRecord]) -> list[ShownFigure]:
     """The domain's own figures without slices, then the forgetting ones, in order."""
     own = [figure for figure in figures if figure.kind == "metric" and not figure.part and figure.base]
     return [_change(f"held-out: {figure.metric}", figure) for figure in own] + [
-        _change(f"text: {figure.part}" if figure.metric == NATS else figure.part, figure)
+        _change(f"text: {figure.part}" if figure.is_text else figure.part, figure)
         for figure in figures
         if figure.kind == "forgetting"
     ]
@@ -63,18 +63,22 @@ def gained_lost_table(figures: Sequence[FigureRecord]) -> Table:
 
 def text_summary(figures: Sequence[FigureRecord]) -> str:
     """How much likelihood general texts lost in all; "" without texts."""
-    changes = [
-        figure.difference.value
-        for figure in figures
-        if figure.kind == "forgetting" and figure.metric == NATS and figure.difference is not None
-    ]
-    if not changes:
+    losses = text_losses(figures)
+    if not losses:
         return ""
-    ratio = exp(sum(changes) / len(changes))
     return (
-        f"Perplexity of general texts: {ratio:.2f} times the base's, in the mean of {len(changes)}. For comparison: "
+        f"Perplexity of general texts: {exp(fmean(losses)):.2f} times the base's, in the mean of {len(losses)}. For comparison: "
         f"4-bit quantization costs SmolLM2-135M {NF4_RATIO:.2f} times (NF4), a 7B base about 1.04 times."
     )
+
+
+def text_losses(figures: Sequence[FigureRecord]) -> list[float]:
+    """By how much the likelihood of each general text fell, nats per token."""
+    return [
+        figure.difference.value
+        for figure in figures
+        if figure.kind == "forgetting" and figure.is_text and figure.difference is not None
+    ]
 
 
 def overfitting_section(figures: Sequence[FigureRecord]) -> list[str]:
@@ -106,38 +110,25 @@ def _change(name: str, figure: FigureRecord) -> ShownFigure:
 
 
 def _result(figure: FigureRecord) -> str:
-    if figure.is_base_at_chance and not _is_better(figure):
-        return "the base guesses: nothing to lose"
-    if figure.difference is None or figure.difference.ci_low <= 0 <= figure.difference.ci_high:
-        return "no difference seen"
-    if _is_better(figure):
+    if figure.change == "better":
         return "gained"
-    if figure.metric != NATS:
+    if figure.is_base_at_chance:
+        return "the base guesses: nothing to lose"
+    if figure.difference is None or not figure.change:
+        return "no difference seen"
+    if not figure.is_text:
         return "lost"
     ratio = exp(figure.difference.value)
     size = next(word for limit, word in _SIZES if ratio < limit)
     return f"lost {size}: perplexity {ratio:.2f} times"
 
 
-def _is_better(figure: FigureRecord) -> bool:
-    """Whether the whole interval is."""
-    if figure.difference is None:
-        return False
-    return figure.difference.ci_low > 0 if figure.higher_is_better else figure.difference.ci_high < 0
-
-
-def _is_share(figure: FigureRecord) -> bool:
-    """Of metrics from 0 to 1, which are written in per cent."""
-    scores = (figure.adapter, figure.base or figure.adapter)
-    return figure.metric not in (NATS, "length", "bleu", "chrf") and all(-1 <= score.value <= 1 for score in scores)
-
-
 def _text(score: Score, figure: FigureRecord) -> str:
-    return f"{score.value:.1%} (n={score.n})" if _is_share(figure) else f"{score.value:.3f}"
+    return f"{score.value:.1%} (n={score.n})" if figure.is_share else f"{score.value:.3f}"
 
 
 def _signed(score: Score, figure: FigureRecord) -> str:
-    if _is_share(figure):
+    if figure.is_share:
         return f"{100 * score.value:+.1f} points ({100 * score.ci_low:+.1f} to {100 * score.ci_high:+.1f})"
     return f"{score.value:+.3f} ({score.ci_low:+.3f} to {score.ci_high:+.3f})"
 

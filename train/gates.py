@@ -6,18 +6,12 @@ chance alone must not promote a version, and must not keep one back.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 from adapters.scores import Score
-from adapters.store.manifest import (
-    Evaluation,
-    FigureRecord,
-    Forgetting,
-    GateOutcome,
-    Manifest,
-    ObjectiveScore,
-)
+from adapters.store.evaluation_records import Evaluation, FigureRecord, Forgetting, GateOutcome, ObjectiveScore
+from adapters.store.manifest import Manifest
 from config.domain import FigureGate, GatesConfig
+from quality.intervals import unpaired_difference
 
 MIN_QUESTIONS = 6
 """With fewer, no gain is beyond chance: five of five better happens to one worthless adapter in 32."""
@@ -129,15 +123,16 @@ def _judge_format(evaluation: Evaluation | None, gates: GatesConfig, stable: Man
 
 
 def _is_not_below(own: Score, reference: Score) -> bool:
-    """At most the margin lower, and the interval of the difference reaches zero (Newcombe's, of independent shares)."""
-    difference = own.value - reference.value
-    high = difference + sqrt((own.ci_high - own.value) ** 2 + (reference.value - reference.ci_low) ** 2)
+    """At most the margin lower, and the interval of the difference reaches zero (of independent shares)."""
+    difference, _, high = unpaired_difference(
+        (reference.value, reference.ci_low, reference.ci_high), (own.value, own.ci_low, own.ci_high)
+    )
     return difference >= 0 or (difference >= -FORMAT_MARGIN - _ROUNDING and high >= 0)
 
 
 def _judge_forgetting(measured: GateEvidence, gates: GatesConfig) -> Iterator[GateOutcome]:
-    texts = [figure for figure in measured.figures if figure.kind == "forgetting" and not figure.higher_is_better]
-    if (text := measured.forgetting) is not None and not texts:
+    has_texts = any(figure.kind == "forgetting" and figure.is_text for figure in measured.figures)
+    if (text := measured.forgetting) is not None and not has_texts:
         lost = text.adapter_nll - text.base_nll
         limit = FORGETTING_NATS if gates.max_forgetting is None else gates.max_forgetting
         is_met = lost <= limit + _ROUNDING

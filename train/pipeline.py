@@ -14,16 +14,13 @@ from transformers import TrainerCallback
 
 from adapters.bases import check_servable, verify_base
 from adapters.reference import DEFAULT_ALIAS
+from adapters.store.evaluation_records import Evaluation, FigureRecord, Forgetting, ObjectiveScore
 from adapters.store.manifest import (
     BaseManifest,
     DatasetRef,
-    Evaluation,
-    FigureRecord,
-    Forgetting,
     JobRef,
     LoraSpec,
     ManifestDraft,
-    ObjectiveScore,
     RequestDefaults,
     SourceFile,
     VersionRef,

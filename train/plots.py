@@ -5,10 +5,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from adapters.store.manifest import FigureRecord, LossCurves, ManifestDraft
+from adapters.store.evaluation_records import FigureRecord
+from adapters.store.manifest import LossCurves, ManifestDraft
 from adapters.store.version_files import PLOT_FILE
 from quality.svg import BLUE, GREEN, GREY, RED, plain, svg
-from train.gained_lost import NATS
 
 _WIDTH, _HEIGHT = 5.0, 3.4
 
@@ -17,8 +17,8 @@ def write_plot(draft: ManifestDraft, folder: Path) -> bool:
     """Write the plot; False if there is nothing to plot."""
     losses = None if draft.training is None else draft.training.losses
     compared = [figure for figure in draft.figures if _is_compared(figure)]
-    scores = [figure for figure in compared if figure.metric != NATS]
-    texts = [figure for figure in compared if figure.metric == NATS]
+    scores = [figure for figure in compared if not figure.is_text]
+    texts = [figure for figure in compared if figure.is_text]
     panels: list[Callable[[Any], None]] = []
     if losses is not None and losses.held_out:
         panels.append(partial(_losses, losses=losses))
@@ -40,7 +40,7 @@ def write_plot(draft: ManifestDraft, folder: Path) -> bool:
 def _is_compared(figure: FigureRecord) -> bool:
     """Of one scale: shares and means from 0 to 1, and likelihoods."""
     is_shown = figure.kind == "forgetting" or (figure.kind == "metric" and not figure.part)
-    return is_shown and figure.difference is not None and (figure.metric == NATS or abs(figure.adapter.value) <= 1)
+    return is_shown and figure.difference is not None and (figure.is_text or abs(figure.adapter.value) <= 1)
 
 
 def _losses(axes: Any, losses: LossCurves) -> None:
@@ -70,7 +70,4 @@ def _differences(axes: Any, figures: Sequence[FigureRecord], title: str) -> None
 
 
 def _colour(figure: FigureRecord) -> str:
-    assert figure.difference is not None
-    if figure.difference.ci_low <= 0 <= figure.difference.ci_high:
-        return GREY
-    return GREEN if (figure.difference.value > 0) == figure.higher_is_better else RED
+    return {"better": GREEN, "worse": RED, "": GREY}[figure.change]

@@ -7,7 +7,8 @@ from typing import get_args
 
 from adapters.errors import AdapterError, AdapterNotFoundError
 from adapters.reference import DEFAULT_ALIAS
-from adapters.store.manifest import FigureKind, GateOutcome, Manifest
+from adapters.store.evaluation_records import FigureKind, GateOutcome
+from adapters.store.manifest import Manifest
 from adapters.store.store import AdapterStore
 from config.dataset import DatasetRow
 from config.domain import DomainConfig

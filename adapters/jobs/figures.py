@@ -9,7 +9,7 @@ from pydantic import Field
 from adapters.jobs.database import JobsDatabase
 from adapters.jobs.records import UNFINISHED_BATCH, BatchStatus, JobStatus
 from adapters.jobs.rows import status_list
-from adapters.store.manifest import Record
+from adapters.store.record import Record
 
 JobPhase = Literal["queued", "running"]
 LineResult = Literal["completed", "failed"]

@@ -5,7 +5,7 @@ from typing import Any, Generic, Literal, TypeVar, get_args
 
 from pydantic import Field
 
-from adapters.store.manifest import Record
+from adapters.store.record import Record
 
 Purpose = Literal["fine-tune", "fine-tune-results", "batch", "batch_output", "evals", "user_data"]
 FileStatus = Literal["uploaded", "processed", "error"]

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from adapters.jobs.errors import UnknownIdError
 from adapters.jobs.records import Page
-from adapters.store.manifest import Record
+from adapters.store.record import Record
 
 MAX_PAGE = 1000
 """Reading more would hold up a server for tens of milliseconds. OpenAI's client requests the next page by itself."""

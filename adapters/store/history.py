@@ -9,7 +9,7 @@ from pydantic import Field, FiniteFloat, ValidationError, model_validator
 
 from adapters.errors import IntegrityError
 from adapters.store.durable import append_lines
-from adapters.store.manifest import Record
+from adapters.store.record import Record
 
 HISTORY_FILE = "history.jsonl"
 

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from adapters.errors import IntegrityError
 from adapters.store.durable import replace_file
 from adapters.store.history import FileKey, file_key
-from adapters.store.manifest import Record
+from adapters.store.record import Record
 
 QUARANTINE_FILE = "quarantine.json"
 

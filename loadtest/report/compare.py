@@ -6,7 +6,6 @@ errors: of the difference, on one side of 0).
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from math import sqrt
 from typing import Literal
 
 import numpy as np
@@ -16,6 +15,7 @@ from adapters.scores import wilson_interval
 from loadtest.load.records import LoadtestRecord, RequestRecord, RunResult
 from loadtest.report.bootstrap import Floats, Interval, interval_of, resampled_percentiles, resampled_rates
 from loadtest.report.stats import Metric, bucket_width_s, percentile, timeline, values_of
+from quality.intervals import unpaired_difference
 
 Change = Literal["better", "worse", "no difference", "unknown"]
 
@@ -153,11 +153,8 @@ def _error_difference(model: str | None, a: Sequence[RequestRecord], b: Sequence
         return _errors(model, None, None, None, "unknown")
     share_a, share_b = failed_a / len(a), failed_b / len(b)
     (low_a, high_a), (low_b, high_b) = wilson_interval(failed_a, len(a)), wilson_interval(failed_b, len(b))
-    difference = share_b - share_a
-    interval = Interval(
-        difference - sqrt((share_b - low_b) ** 2 + (high_a - share_a) ** 2),
-        difference + sqrt((high_b - share_b) ** 2 + (share_a - low_a) ** 2),
-    )
+    _, low, high = unpaired_difference((share_a, low_a, high_a), (share_b, low_b, high_b))
+    interval = Interval(low, high)
     return _errors(model, share_a, share_b, interval, _change(interval, 0.0, is_higher_better=False))
 
 

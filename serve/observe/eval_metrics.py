@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 
 from adapters.reference import Target
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 from serve.observe.series import VersionFamilies, labels_of
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,8 @@ from prometheus_client import REGISTRY, CollectorRegistry, Counter, Gauge, Histo
 from prometheus_client.registry import Collector
 
 from adapters.reference import Target
-from adapters.store.manifest import FigureRecord, Manifest
+from adapters.store.evaluation_records import FigureRecord
+from adapters.store.manifest import Manifest
 from config.serve import ServeConfig
 from serve.background import Failures
 from serve.errors import NotFiniteError, ParityError, ServeError

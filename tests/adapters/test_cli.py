@@ -8,7 +8,8 @@ from typer.testing import CliRunner
 from adapters.cli import app
 from adapters.reference import Target
 from adapters.scores import Score
-from adapters.store.manifest import DatasetRef, FigureRecord, GateOutcome, Manifest, SourceFile
+from adapters.store.evaluation_records import FigureRecord, GateOutcome
+from adapters.store.manifest import DatasetRef, Manifest, SourceFile
 from adapters.store.store import AdapterStore
 from tests.narrowing import not_none
 from tests.peft_folders import MODULES, draft_for, lora_tensors, write_base_folder, write_peft_folder

@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureKind, FigureRecord, Forgetting, Manifest
+from adapters.store.evaluation_records import FigureKind, FigureRecord, Forgetting
+from adapters.store.manifest import Manifest
 from demo.evaluated import EvaluatedRow, figures_of, rows_of
 from demo.report import print_report, render_html
 from tests.demo.test_report import report

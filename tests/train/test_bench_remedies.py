@@ -1,7 +1,8 @@
 import pytest
 
 from adapters.scores import Score
-from adapters.store.manifest import BaseRef, FigureKind, FigureRecord, LoraSpec, ManifestDraft
+from adapters.store.evaluation_records import FigureKind, FigureRecord
+from adapters.store.manifest import BaseRef, LoraSpec, ManifestDraft
 from train.bench_remedies import REMEDIES, domain_of, line_of
 
 

@@ -1,7 +1,8 @@
 """The model card: tables of what was measured, and the outcome of the gates."""
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord, GateOutcome, LoraSpec, ManifestDraft
+from adapters.store.evaluation_records import FigureRecord, GateOutcome
+from adapters.store.manifest import LoraSpec, ManifestDraft
 from tests.figure_records import figure
 from tests.peft_folders import BASE, EVALUATION
 from train.card import model_card

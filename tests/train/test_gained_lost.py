@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from adapters.scores import Score
-from adapters.store.manifest import BaseRef, FigureRecord, LoraSpec, LossCurves, ManifestDraft, TrainingRecord
+from adapters.store.evaluation_records import FigureRecord
+from adapters.store.manifest import BaseRef, LoraSpec, LossCurves, ManifestDraft, TrainingRecord
 from train.card import model_card, write_model_card
 from train.gained_lost import gained_and_lost, overfitting_section, text_summary
 from train.plots import write_plot

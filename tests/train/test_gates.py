@@ -9,15 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from adapters.scores import Score, score_of
-from adapters.store.manifest import (
-    BaseRef,
-    Evaluation,
-    FigureRecord,
-    Forgetting,
-    LoraSpec,
-    Manifest,
-    ObjectiveScore,
-)
+from adapters.store.evaluation_records import Evaluation, FigureRecord, Forgetting, ObjectiveScore
+from adapters.store.manifest import BaseRef, LoraSpec, Manifest
 from config.domain import FigureGate, GatesConfig
 from quality.metrics.answers import ByItem, exact_match
 from quality.metrics.classes import MacroF1

@@ -17,7 +17,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from adapters.bases import verify_base
-from adapters.store.manifest import BaseLineage, BaseManifest, Evaluation, SparsityRecord
+from adapters.store.evaluation_records import Evaluation
+from adapters.store.manifest import BaseLineage, BaseManifest, SparsityRecord
 from config.dataset import read_dataset, read_split
 from config.home import Home
 from train.base.derived import next_name, write_derived_base

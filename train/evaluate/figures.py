@@ -5,7 +5,7 @@ from math import isfinite
 from pathlib import Path
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureKind, FigureRecord
+from adapters.store.evaluation_records import FigureKind, FigureRecord
 from config.domain import DomainConfig
 from quality.errors import MetricError
 from quality.metrics.figures import Figure, PairedDifference, difference_of, figure_of, scored_once

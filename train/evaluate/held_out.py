@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from adapters.store.manifest import Forgetting, QualityRules
+from adapters.store.evaluation_records import Forgetting
+from adapters.store.manifest import QualityRules
 from config.dataset import DatasetRow
 from config.domain import DomainConfig
 from quality.drift import Exchange

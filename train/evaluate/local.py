@@ -10,7 +10,7 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from adapters.scores import Score, score_of
-from adapters.store.manifest import Evaluation, Forgetting, QualityBaseline
+from adapters.store.evaluation_records import Evaluation, Forgetting, QualityBaseline
 from config.dataset import DatasetManifest, DatasetRow
 from quality.scorers import AnswerFormat, is_exact_match
 from train.data.encode import encode_prompt

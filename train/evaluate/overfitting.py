@@ -8,7 +8,7 @@ from datetime import datetime
 from transformers import PreTrainedTokenizerBase
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 from config.dataset import DatasetRow
 from config.items import items_of
 from config.rows import TextRow

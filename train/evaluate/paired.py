@@ -7,7 +7,7 @@ from statistics import fmean, stdev
 from scipy import stats
 
 from adapters.scores import Score, score_of
-from adapters.store.manifest import ObjectiveScore
+from adapters.store.evaluation_records import ObjectiveScore
 from quality.intervals import paired_difference
 
 

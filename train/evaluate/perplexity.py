@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 
 from adapters.scores import Score
-from adapters.store.manifest import ObjectiveScore
+from adapters.store.evaluation_records import ObjectiveScore
 from train.evaluate.local import without_adapter
 from train.methods.method import Trainable
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from peft import PeftModel
 
 from adapters.scores import Score, mean_score, score_of
-from adapters.store.manifest import ObjectiveScore
+from adapters.store.evaluation_records import ObjectiveScore
 from train.data.encode import Encoded
 from train.evaluate.fingerprint import answer_logprobs
 from train.evaluate.local import without_adapter

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from transformers import PreTrainedTokenizerBase
 
-from adapters.store.manifest import FigureKind, FigureRecord
+from adapters.store.evaluation_records import NATS, FigureKind, FigureRecord
 from quality.metrics.classes import Accuracy
 from quality.metrics.item import Item, Metric
 from train.evaluate.figures import figure_record
@@ -71,7 +71,7 @@ class TextProbe:
         more = [with_it - without for without, with_it in zip(base, adapter, strict=True)]
         record = FigureRecord(
             kind="forgetting",
-            metric="nats per token",
+            metric=NATS,
             part=self.part,
             adapter=mean_nats(adapter),
             base=mean_nats(base),

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 from config.dataset import DatasetRow
 from config.items import items_of
 from config.perturbed import neighbouring_questions, perturbed_row, plain_questions

@@ -19,15 +19,8 @@ from adapters.errors import BaseModelMismatchError
 from adapters.fingerprint import GoldenPrompt, read_fingerprint
 from adapters.lint.base_modules import read_base_modules
 from adapters.lint.peft_folder import CONFIG_FILE, PREFIX, WEIGHTS_FILE, read_adapter_config, read_lora_spec
-from adapters.store.manifest import (
-    Combination,
-    CombinedSource,
-    CombineMethod,
-    Evaluation,
-    Manifest,
-    ManifestDraft,
-    RequestDefaults,
-)
+from adapters.store.evaluation_records import Evaluation
+from adapters.store.manifest import Combination, CombinedSource, CombineMethod, Manifest, ManifestDraft, RequestDefaults
 from adapters.store.store import AdapterStore
 from adapters.template_time import noon
 from config.dataset import DIGEST_CHARS, DatasetManifest, DatasetRow, Message, read_dataset, read_split

@@ -14,7 +14,8 @@ from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 
-from adapters.store.manifest import ComputeRecord, Manifest, ObjectiveScore
+from adapters.store.evaluation_records import ObjectiveScore
+from adapters.store.manifest import ComputeRecord, Manifest
 from config.dataset import DatasetManifest, DatasetRow, Split
 from config.domain import DomainConfig
 from config.rows import AnyRow

@@ -10,7 +10,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback
 from trl.trainer.dpo_config import DPOConfig
 from trl.trainer.kto_config import KTOConfig
 
-from adapters.store.manifest import ObjectiveScore
+from adapters.store.evaluation_records import ObjectiveScore
 from config.dataset import DatasetRow
 from config.objective import DpoObjective, KtoObjective, OrpoObjective
 from config.rows import UnpairedPreferenceRow

@@ -20,7 +20,7 @@ from transformers import (
 from trl import import_utils as trl_imports
 
 from adapters.scores import mean_score
-from adapters.store.manifest import ObjectiveScore
+from adapters.store.evaluation_records import ObjectiveScore
 from config.dataset import DatasetRow, Message, Split
 from config.domain import DomainConfig
 from config.objective import GrpoObjective, ReinforcementObjective

@@ -10,7 +10,7 @@ from trl.trainer.reward_config import RewardConfig
 from trl.trainer.reward_trainer import RewardTrainer
 
 from adapters.scores import mean_score
-from adapters.store.manifest import ObjectiveScore
+from adapters.store.evaluation_records import ObjectiveScore
 from config.dataset import DatasetRow
 from config.objective import RewardObjective
 from train.base.quantize import load_reward_model

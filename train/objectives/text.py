@@ -9,7 +9,7 @@ from datasets import Dataset
 from transformers import EarlyStoppingCallback, PreTrainedModel, PrinterCallback, Trainer
 from trl.trainer.sft_trainer import SFTTrainer
 
-from adapters.store.manifest import ObjectiveScore
+from adapters.store.evaluation_records import ObjectiveScore
 from config.dataset import DatasetRow, Message, Split, full_prompt
 from config.rows import TextRow
 from train.base.quantize import load_causal_lm

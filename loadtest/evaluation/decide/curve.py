@@ -16,7 +16,8 @@ import yaml
 
 from adapters.bases import read_base
 from adapters.reference import Target
-from adapters.store.manifest import FigureRecord, Manifest
+from adapters.store.evaluation_records import FigureRecord
+from adapters.store.manifest import Manifest
 from adapters.store.store import AdapterStore
 from config.data import DataGates
 from config.dataset import DatasetManifest, split_lines

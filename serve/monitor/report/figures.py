@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from adapters.scores import Score
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 from quality.agreement import Agreement
 from serve.monitor.trial.state import TrialState
 

@@ -5,7 +5,8 @@ from prometheus_client import CollectorRegistry
 
 from adapters.reference import Target
 from adapters.scores import Score
-from adapters.store.manifest import FigureKind, FigureRecord, QualityRules
+from adapters.store.evaluation_records import FigureKind, FigureRecord
+from adapters.store.manifest import QualityRules
 from serve.observe.eval_metrics import EvalMetrics
 from serve.observe.metrics import ServeMetrics
 from serve.observe.series import VersionFamilies

@@ -10,7 +10,8 @@ from prometheus_client.samples import Sample
 from adapters.errors import IntegrityError
 from adapters.reference import Target
 from adapters.scores import Score
-from adapters.store.manifest import BaseRef, Evaluation, LoraSpec, Manifest
+from adapters.store.evaluation_records import Evaluation
+from adapters.store.manifest import BaseRef, LoraSpec, Manifest
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyGrant, KeyRing, create_key
 from serve.errors import AdapterRefusedError, ParityError

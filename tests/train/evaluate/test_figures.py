@@ -1,6 +1,6 @@
 """Figures of base and adapter, whole and by slice, as the manifest holds them."""
 
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 from config.dataset import DatasetRow, conversation
 from config.domain import ChatConfig
 from config.items import items_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from adapters.scores import score_of
-from adapters.store.manifest import Evaluation, FigureRecord
+from adapters.store.evaluation_records import Evaluation, FigureRecord
 from config.dataset import DatasetManifest, DatasetRow, read_split
 from config.domain import AnswerConfig, EvaluationConfig
 from config.home import Home

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from adapters.reference import Target
-from adapters.store.manifest import GateOutcome, JobRef, Manifest
+from adapters.store.evaluation_records import GateOutcome
+from adapters.store.manifest import JobRef, Manifest
 from adapters.store.store import AdapterStore
 from tests.jobs_on_disk import JobsOnDisk, jobs_on_disk
 from tests.peft_folders import draft_for, write_peft_folder

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from adapters.scores import score_of
-from adapters.store.manifest import FigureRecord
+from adapters.store.evaluation_records import FigureRecord
 from config.dataset import read_split
 from loadtest.evaluation.decide.curve import TrainedPart
 from loadtest.evaluation.decide.report import DecisionInputs, advise, curve_report, disturbed, way_reports

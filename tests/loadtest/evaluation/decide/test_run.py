@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 
 from adapters.errors import AdapterNotFoundError
 from adapters.scores import score_of
-from adapters.store.manifest import DatasetRef, FigureRecord, TrainingRecord
+from adapters.store.evaluation_records import FigureRecord
+from adapters.store.manifest import DatasetRef, TrainingRecord
 from adapters.store.store import AdapterStore
 from config.dataset import read_dataset
 from config.domain import DomainConfig, GatesConfig

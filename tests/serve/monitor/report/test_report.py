@@ -13,7 +13,8 @@ from typer.testing import CliRunner, Result
 
 from adapters.errors import AdapterNotFoundError
 from adapters.scores import Score, bounded_score
-from adapters.store.manifest import Evaluation, FigureRecord, ManifestDraft
+from adapters.store.evaluation_records import Evaluation, FigureRecord
+from adapters.store.manifest import ManifestDraft
 from adapters.store.store import AdapterStore
 from lorikeet import app
 from quality.held_out import GeneralText, HeldOutSet, write_held_out

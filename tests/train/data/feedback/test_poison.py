@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adapters.scores import score_of
-from adapters.store.manifest import Evaluation
+from adapters.store.evaluation_records import Evaluation
 from config.dataset import DatasetRow, Message, read_split
 from config.domain import GatesConfig
 from config.home import Home
