@@ -67,8 +67,8 @@ def text_summary(figures: Sequence[FigureRecord]) -> str:
     if not losses:
         return ""
     return (
-        f"Perplexity of general texts: {exp(fmean(losses)):.2f} times the base's, in the mean of {len(losses)}. For comparison: "
-        f"4-bit quantization costs SmolLM2-135M {NF4_RATIO:.2f} times (NF4), a 7B base about 1.04 times."
+        f"Perplexity of general texts: {exp(fmean(losses)):.2f} times the base's, in the mean of {len(losses)}. For "
+        f"comparison: 4-bit quantization costs SmolLM2-135M {NF4_RATIO:.2f} times (NF4), a 7B base about 1.04 times."
     )
 
 
