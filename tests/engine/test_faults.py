@@ -33,7 +33,7 @@ pytestmark = [pytest.mark.engine, pytest.mark.slow, pytest.mark.anyio]
 NUM_HELD_OUT = 60
 NUM_QUESTIONS = 24
 MOST_WINDOWS = 3
-WAIT_S = 90
+WAIT_S = 400
 RIGHT = ANSWERS["colours"]
 NOISE, WEAK_NOISE = 8.0, 4.0
 """Standard deviation of what is added to each tensor, in units of its own. With the weak one all answers stay right."""
