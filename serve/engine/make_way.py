@@ -11,49 +11,75 @@ from serve.engine.protocol import BACKGROUND_PRIORITY
 
 LONGEST_STEP_S = 0.03
 """What background requests should make of a step at most while clients are about: a client's prompt waits for it."""
+LONGEST_STEP_ALONE_S = 0.25
+"""The same while no client is about: the first one that comes waits for it."""
 ABOUT_S = 5.0
 """Clients are about for so long after the last step with a request of theirs."""
 MOST_STEPS_OUT = 50
 """Then background requests may run a step: they may hold the cache blocks that a client's request waits for."""
 
-_FEWEST_TOKENS = 8
+_FEWEST_TOKENS, _FEWEST_TOKENS_ALONE = 8, 128
+_LEAST_GROWTH = 8
+
+
+class StepTokens:
+    """How many tokens of background requests keep a step short: learnt from the steps that had as many.
+
+    Args:
+        num_tokens: To begin with.
+        fewest: Not less than these, however long their steps.
+    """
+
+    def __init__(self, longest_s: float, num_tokens: int, fewest: int) -> None:
+        self.num_tokens = num_tokens
+        self._longest_s = longest_s
+        self._fewest = fewest
+        self._filled_s: float | None = None
+
+    def begins(self, num_tokens: int, now_s: float) -> None:
+        """A step begins with so many tokens of background requests."""
+        self._filled_s = now_s if num_tokens >= self.num_tokens else None
+
+    def ended(self, now_s: float) -> None:
+        """The last step has ended."""
+        if self._filled_s is None:
+            return
+        is_long = now_s - self._filled_s > self._longest_s
+        more = self.num_tokens + max(_LEAST_GROWTH, self.num_tokens // 8)
+        self.num_tokens = max(self._fewest, self.num_tokens // 2 if is_long else more)
+        self._filled_s = None
 
 
 class BackgroundShare:
     """How much of a step background requests get. Time comes in as an argument, so the same calls decide the same.
 
     While a client waits for its first token, they sit out. While clients are about, they get as many tokens of a step
-    as keep it short, which is learnt from the steps that had them all. Else they may fill it.
+    as keep it very short; else as many that the first client that comes does not wait for long.
     """
 
     def __init__(self) -> None:
-        self._num_tokens = 4 * _FEWEST_TOKENS
+        self._beside = StepTokens(LONGEST_STEP_S, 4 * _FEWEST_TOKENS, _FEWEST_TOKENS)
+        self._alone = StepTokens(LONGEST_STEP_ALONE_S, 2 * _FEWEST_TOKENS_ALONE, _FEWEST_TOKENS_ALONE)
+        self._current = self._alone
         self._client_seen_s = float("-inf")
         self._num_steps_out = 0
-        self._filled_s: float | None = None
 
     def client_seen(self, now_s: float) -> None:
         self._client_seen_s = now_s
 
-    def tokens(self, *, is_first_token_due: bool, now_s: float) -> int | None:
-        """Tokens that they may have in the next step; 0: they sit it out, None: no bound."""
-        self._learn(now_s)
+    def tokens(self, *, is_first_token_due: bool, now_s: float) -> int:
+        """Tokens that they may have in the next step; 0: they sit it out."""
+        self._current.ended(now_s)
+        self._current = self._alone if now_s - self._client_seen_s > ABOUT_S else self._beside
         self._num_steps_out = self._num_steps_out + 1 if is_first_token_due else 0
         if 0 < self._num_steps_out <= MOST_STEPS_OUT:
             return 0
         self._num_steps_out = 0
-        return None if now_s - self._client_seen_s > ABOUT_S else self._num_tokens
+        return self._current.num_tokens
 
     def scheduled(self, num_tokens: int, now_s: float) -> None:
         """The step that begins has so many of theirs."""
-        self._filled_s = now_s if num_tokens >= self._num_tokens else None
-
-    def _learn(self, now_s: float) -> None:
-        if self._filled_s is not None:
-            is_long = now_s - self._filled_s > LONGEST_STEP_S
-            changed = self._num_tokens // 2 if is_long else self._num_tokens + _FEWEST_TOKENS
-            self._num_tokens = max(_FEWEST_TOKENS, changed)
-            self._filled_s = None
+        self._current.begins(num_tokens, now_s)
 
 
 def schedule_with_way(scheduler: Any, share: BackgroundShare, schedule: Any) -> Any:
@@ -76,7 +102,7 @@ def schedule_with_way(scheduler: Any, share: BackgroundShare, schedule: Any) -> 
         _sit_out(scheduler)
         num_waiting = sum(not _is_background(request) for request in scheduler.waiting)
         scheduler.max_num_active_reqs = min(most_requests, len(scheduler.running) + num_waiting)
-    elif num_tokens is not None:
+    else:
         scheduler.max_num_scheduled_tokens = min(most_tokens, num_tokens + sum(map(_num_due, clients)))
     try:
         step = schedule()
