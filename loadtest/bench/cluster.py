@@ -31,7 +31,16 @@ from loadtest.bench.cluster_faults import (
 )
 from loadtest.bench.cluster_ingress import IngressCosts, ingress_costs, ingress_results
 from loadtest.bench.cluster_kept import KeptMeasurements
-from loadtest.bench.cluster_routing import RoutedLoad, hot_load, hot_results, open_load, routing_results
+from loadtest.bench.cluster_routing import (
+    LOAD,
+    Capacity,
+    RoutedLoad,
+    capacity,
+    hot_load,
+    hot_results,
+    open_load,
+    routing_results,
+)
 from loadtest.bench.cluster_server import ray_server, replicas_of, warm_up
 from loadtest.bench.cluster_simulated import simulated_results
 from loadtest.bench.copies import copy_adapter
@@ -168,7 +177,9 @@ class _ClusterBench:
             return ingress_costs(single, replica, self.names[0], options.rounds, options.rest_s)
 
     def _open_load(self, server: RunningServer, replicas: int, folder: str) -> RoutedLoad:
-        return open_load(server, self.names, replicas, self.runs / folder)
+        base = self.config.served_model_name
+        found = self.kept.measure("capacity", Capacity, lambda: capacity(server, base, replicas))
+        return open_load(server, self.names, LOAD * replicas * found.per_replica, self.runs / folder)
 
     def _one_load(self, server: RunningServer) -> RoutedLoad:
         load = self._open_load(server, 1, "one")

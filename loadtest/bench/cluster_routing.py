@@ -13,14 +13,15 @@ from loadtest.load.files import write_run
 from loadtest.load.records import LoadtestRecord, RunResult
 from loadtest.report.stats import percentile, values_of
 
-RATE = 1.5
-"""Requests per second and replica of the open loop: about half of what a replica with one core answers."""
+LOAD = 0.5
+"""Rate of the open loop, as a share of what the base answers in a closed loop: loads of adapters take time, too."""
 
 MOST_COLD_LOADS = 0.5
 MOST_TTFT_P99 = 0.8
 LEAST_HOT_THROUGHPUT = 1.5
 _OPEN_S = 45.0
-_OPEN_SEED, _HOT_WARM_UP_SEED, _HOT_SEED = 3, 20, 21
+_CAPACITY_S = 15.0
+_CAPACITY_SEED, _OPEN_SEED, _HOT_WARM_UP_SEED, _HOT_SEED = 2, 3, 20, 21
 _HOT_STREAMS = 32
 _HOT_WARM_UP, _HOT_REQUESTS = 2 * _HOT_STREAMS, 6 * _HOT_STREAMS
 _LOADS = "lorikeet_adapter_loads_total"
@@ -41,10 +42,31 @@ class RoutedLoad(LoadtestRecord):
         )
 
 
-def open_load(server: RunningServer, names: tuple[str, ...], replicas: int, folder: Path) -> RoutedLoad:
-    """Poisson arrivals in proportion to the replicas, by Zipf's law over all adapters; none of them is loaded yet.
+class Capacity(LoadtestRecord):
+    """What one replica answers with the base in a closed loop, requests per second."""
+
+    per_replica: float
+
+    def __str__(self) -> str:
+        return f"{self.per_replica:.2f} requests/s of one replica"
+
+
+def capacity(server: RunningServer, base: str, replicas: int) -> Capacity:
+    """Measured on so many replicas.
+
+    Raises:
+        TargetError: A request failed.
+    """
+    run = load_on(server, (base,), duration_s=_CAPACITY_S, seed=_CAPACITY_SEED)
+    require_success(run.records, server.url)
+    return Capacity(per_replica=len(run.records) / run.duration_s / replicas)
+
+
+def open_load(server: RunningServer, names: tuple[str, ...], rate: float, folder: Path) -> RoutedLoad:
+    """Poisson arrivals by Zipf's law over all adapters; none of them is loaded yet.
 
     Args:
+        rate: Requests per second.
         folder: Gets `run.json`, for the simulation.
 
     Raises:
@@ -52,8 +74,7 @@ def open_load(server: RunningServer, names: tuple[str, ...], replicas: int, fold
     """
 
     def load() -> RunResult:
-        arrival = PoissonArrival(rate=RATE * replicas)
-        run = load_on(server, names, duration_s=_OPEN_S, arrival=arrival, seed=_OPEN_SEED)
+        run = load_on(server, names, duration_s=_OPEN_S, arrival=PoissonArrival(rate=rate), seed=_OPEN_SEED)
         write_run(run, folder)
         return run
 
