@@ -63,6 +63,11 @@ class Home:
         return self.root / "loadtests"
 
     @property
+    def base_answers(self) -> Path:
+        """What bases answered to the questions of earlier trainings."""
+        return self.root / "base-answers"
+
+    @property
     def evaluations(self) -> Path:
         """Answers of live models to held-out questions, and reports on them, one folder per domain."""
         return self.root / "evaluations"

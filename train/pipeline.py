@@ -42,6 +42,7 @@ from train.compute import Shape, compute_in, measure_inference
 from train.data.build import build_dataset
 from train.data.encode import encode_prompt
 from train.data.rows import check_type
+from train.evaluate.base_answers import BaseAnswers
 from train.evaluate.decoding import check_format
 from train.evaluate.figures import figures_of, metrics_of
 from train.evaluate.fingerprint import adapted_modules, make_fingerprint
@@ -194,7 +195,7 @@ def _train_and_publish(
         today=today,
     )
     end_other_processes()
-    measured = _measure(trained, objective, others, home.datasets, console)
+    measured = _measure(trained, objective, others, home, BaseAnswers(home.base_answers, base.digest), console)
     golden, at = objective.golden(trained.task), trained.template_time
     fingerprint = make_fingerprint(trained.model, trained.tokenizer, base, golden, at) if golden else None
     held_out = measured.held_out(trained)
@@ -211,7 +212,12 @@ def _train_and_publish(
 
 
 def _measure(
-    trained: Trained, objective: Objective, others: OtherDomains, datasets: Path, console: Console | None
+    trained: Trained,
+    objective: Objective,
+    others: OtherDomains,
+    home: Home,
+    known: BaseAnswers,
+    console: Console | None,
 ) -> MeasuredModel:
     """Evaluate base and adapter on the test rows; the reference is not needed any more then."""
     task, model = trained.task, trained.model
@@ -222,20 +228,20 @@ def _measure(
         if questions:
             _compute_fast(trained, task.dataset, questions)
             at = task.template_time
-            answered = evaluate(model, task.tokenizer, task.dataset, questions, at, on_answers)
+            answered = evaluate(model, task.tokenizer, task.dataset, questions, at, on_answers, known)
         scores = objective.evaluate(task, model, on_answers)
         drop_reference(model)
         forgetting = measure_forgetting(model, task.tokenizer) if objective.gives_answers else None
     metrics = metrics_of(task.config)
     probes = probes_of(trained, objective, others, metrics[0], questions, answered)
     with _stage(console, "measure forgetting and overfitting", 2 * sum(p.num_asked for p in probes)) as on_answers:
-        beside = run_probes(model, probes, on_answers)
+        beside = run_probes(model, probes, on_answers, known)
     if answered is None:
         return MeasuredModel(questions, None, [], scores, forgetting, beside)
     base, adapter = (items_of(questions, [a.text for a in answers]) for answers in (answered.base, answered.adapter))
     items = evaluated_items(metrics, base, adapter, is_published=task.config.quality.publish_held_out)
     figures = figures_of(metrics, base, adapter)
-    figures += _robustness(trained, metrics[0], questions, answered, datasets, console) + beside
+    figures += _robustness(trained, metrics[0], questions, answered, home.datasets, console) + beside
     return MeasuredModel(questions, answered.evaluation, answered.adapter, scores, forgetting, figures, items)
 
 

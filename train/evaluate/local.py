@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -15,6 +16,7 @@ from config.dataset import DatasetManifest, DatasetRow
 from quality.scorers import AnswerFormat, is_exact_match
 from train.data.encode import encode_prompt
 from train.data.general import FORGETTING_TEXT, FORGETTING_TEXT_NAME
+from train.evaluate.base_answers import BaseAnswers
 from train.evaluate.base_weights import with_weights_of_base
 from train.evaluate.decoding import token_choice
 from train.evaluate.generation import ChooseTokens, Continuation, continue_prompts, most_likely
@@ -50,16 +52,18 @@ def evaluate(
     rows: Sequence[DatasetRow],
     at: datetime,
     on_answers: Callable[[int], None] = lambda count: None,
+    known: BaseAnswers | None = None,
 ) -> AnsweredRows:
     """Scores and answers of base (zero-shot) and adapter.
 
     Args:
         at: The time passed to the chat template.
         on_answers: Called after each batch with its number of answers; two per row in total.
+        known: Has answers of the base from earlier trainings, and keeps new ones.
     """
     prompts = [encode_prompt(tokenizer, row.prompt, at, row.tools) for row in rows]
     with without_adapter(model):
-        base = generate(model, tokenizer, prompts, dataset, on_answers)
+        base = _answers_of_base(model, tokenizer, prompts, dataset, on_answers, known)
     adapter = generate(model, tokenizer, prompts, dataset, on_answers)
     evaluation = Evaluation(
         metric="exact_match",
@@ -69,6 +73,28 @@ def evaluate(
         valid_format=valid_format(adapter, dataset),
     )
     return AnsweredRows(evaluation, base, adapter)
+
+
+def _answers_of_base(
+    model: Trainable,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[tuple[int, ...]],
+    dataset: DatasetManifest,
+    on_answers: Callable[[int], None],
+    known: BaseAnswers | None,
+) -> list[EvaluatedAnswer]:
+    """Those of an earlier training, or new ones."""
+
+    def ask() -> list[Any]:
+        answers = generate(model, tokenizer, prompts, dataset, on_answers)
+        return [[answer.text, answer.token_ids, answer.mean_logprob] for answer in answers]
+
+    asked = decoding_of(dataset, tokenizer).asked(prompts)
+    found = known.of(model, asked, ask, lambda: on_answers(len(prompts))) if known else ask()
+    return [
+        EvaluatedAnswer(text, tuple(prompt), tuple(token_ids), mean_logprob)
+        for prompt, (text, token_ids, mean_logprob) in zip(prompts, found, strict=True)
+    ]
 
 
 def generate(
@@ -89,6 +115,12 @@ class Decoding:
     max_new_tokens: int
     stop: tuple[str, ...] = ()
     choose: ChooseTokens = most_likely
+
+    def asked(self, prompts: Sequence[tuple[int, ...]]) -> Any:
+        """All that answers to these prompts depend on beside the model, as JSON; None: also on how tokens are drawn."""
+        if self.choose is not most_likely:
+            return None
+        return ["answers", prompts, self.max_new_tokens, self.stop]
 
 
 def decoding_of(dataset: DatasetManifest, tokenizer: PreTrainedTokenizerBase) -> Decoding:

@@ -4,6 +4,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +21,7 @@ from train.data.encode import encode_prompt, token_ids
 from train.data.template import render
 from train.evaluate.figures import figure_record
 from train.evaluate.local import Decoding
-from train.evaluate.probes import AskedQuestions, Probe
+from train.evaluate.probes import AskedQuestions, Probe, answered
 from train.methods.method import Trainable
 
 _SEED = 13
@@ -51,18 +52,27 @@ class GapProbe:
     def num_asked(self) -> int:
         return len(self.train.items) + (len(self.held_out.items) if isinstance(self.held_out, AskedQuestions) else 0)
 
-    def ask(self, model: Trainable) -> Answers:
+    @property
+    def asked(self) -> Any:
+        parts = [self.train, self.held_out] if isinstance(self.held_out, AskedQuestions) else [self.train]
+        asked = [part.asked for part in parts]
+        return None if None in asked else asked
+
+    def ask(self, model: Trainable) -> tuple[list[str], list[str]]:
         """Answers to the questions of training rows, and of held-out rows unless they are known."""
         return self.train.ask(model), self.held_out.ask(model) if isinstance(self.held_out, AskedQuestions) else []
 
-    def figures(self, base: Answers, adapter: Answers) -> tuple[FigureRecord, ...]:
-        held_out = (base[1], adapter[1]) if isinstance(self.held_out, AskedQuestions) else self.held_out
-        on_train = figure_record(self.metric, base[0], adapter[0], "overfitting", self.part)
-        of_base, of_adapter = (
-            _gap(self.metric, rows, others) for rows, others in zip((base[0], adapter[0]), held_out, strict=True)
-        )
+    def figures(
+        self, base: tuple[list[str], list[str]], adapter: tuple[list[str], list[str]]
+    ) -> tuple[FigureRecord, ...]:
+        on_train = tuple(answered(self.train.items, answers) for answers, _ in (base, adapter))
+        held_out = self.held_out
+        if isinstance(held_out, AskedQuestions):
+            held_out = answered(held_out.items, base[1]), answered(held_out.items, adapter[1])
+        record = figure_record(self.metric, *on_train, "overfitting", self.part)
+        of_base, of_adapter = (_gap(self.metric, rows, others) for rows, others in zip(on_train, held_out, strict=True))
         if of_adapter is None:
-            return (on_train,)
+            return (record,)
         gap = FigureRecord(
             kind="overfitting",
             metric=self.metric.name,
@@ -71,7 +81,7 @@ class GapProbe:
             base=of_base,
             higher_is_better=not self.metric.higher_is_better,
         )
-        return on_train, gap
+        return record, gap
 
 
 def _gap(metric: Metric, train: Sequence[Item], held_out: Sequence[Item]) -> Score | None:

@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from math import fsum, isfinite
 from typing import Any, Protocol
 
@@ -12,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from adapters.store.evaluation_records import NATS, FigureKind, FigureRecord
 from quality.metrics.classes import Accuracy
 from quality.metrics.item import Item, Metric
+from train.evaluate.base_answers import BaseAnswers
 from train.evaluate.figures import figure_record
 from train.evaluate.likelihood import ending_logprobs, mean_nats, token_nats
 from train.evaluate.local import Decoding, answer_prompts, without_adapter
@@ -26,6 +28,11 @@ class Probe(Protocol):
     @property
     def num_asked(self) -> int: ...
 
+    @property
+    def asked(self) -> Any:
+        """All that the results depend on beside the model, as JSON; None: the base is asked in every training."""
+        ...
+
     def ask(self, model: Trainable) -> Any: ...
 
     def figures(self, base: Any, adapter: Any) -> tuple[FigureRecord, ...]:
@@ -34,20 +41,27 @@ class Probe(Protocol):
 
 
 def run_probes(
-    model: Trainable, probes: Sequence[Probe], on_answers: Callable[[int], None] = lambda count: None
+    model: Trainable,
+    probes: Sequence[Probe],
+    on_answers: Callable[[int], None] = lambda count: None,
+    known: BaseAnswers | None = None,
 ) -> tuple[FigureRecord, ...]:
-    """Figures of all probes, in order; the base is asked first, all of them."""
+    """Figures of all probes, in order; the base is asked first, all of them.
 
-    def ask() -> list[Any]:
+    Args:
+        known: Has answers of the base from earlier trainings, and keeps new ones.
+    """
+
+    def ask(known: BaseAnswers | None) -> list[Any]:
         results = []
         for probe in probes:
-            results.append(probe.ask(model))
+            results.append(known.of(model, probe.asked, partial(probe.ask, model)) if known else probe.ask(model))
             on_answers(probe.num_asked)
         return results
 
     with without_adapter(model):
-        base = ask()
-    adapter = ask()
+        base = ask(known)
+    adapter = ask(None)
     return tuple(
         figure for probe, *found in zip(probes, base, adapter, strict=True) for figure in probe.figures(*found)
     )
@@ -60,6 +74,10 @@ class TextProbe:
     part: str
     token_ids: tuple[int, ...]
     num_asked: int = 1
+
+    @property
+    def asked(self) -> Any:
+        return ["text", self.token_ids]
 
     def ask(self, model: Trainable) -> list[float]:
         return token_nats(model, self.token_ids)
@@ -93,6 +111,10 @@ class ChoiceProbe:
     def num_asked(self) -> int:
         return len(self.choices)
 
+    @property
+    def asked(self) -> Any:
+        return ["choices", self.choices]
+
     def ask(self, model: Trainable) -> list[str]:
         pairs = [(beginning, word) for beginning, words in self.choices for word in words]
         logprobs = dict(zip(pairs, ending_logprobs(model, self.tokenizer, pairs), strict=True))
@@ -114,9 +136,12 @@ class AskedQuestions:
     decoding: Decoding
     tokenizer: PreTrainedTokenizerBase
 
-    def ask(self, model: Trainable) -> list[Item]:
-        answers = answer_prompts(model, self.tokenizer, self.prompts, self.decoding)
-        return answered(self.items, [answer.text for answer in answers])
+    @property
+    def asked(self) -> Any:
+        return self.decoding.asked(self.prompts)
+
+    def ask(self, model: Trainable) -> list[str]:
+        return [answer.text for answer in answer_prompts(model, self.tokenizer, self.prompts, self.decoding)]
 
 
 @dataclass(frozen=True)
@@ -137,11 +162,16 @@ class AnswerProbe:
     def num_asked(self) -> int:
         return len(self.questions.items)
 
-    def ask(self, model: Trainable) -> list[Item]:
+    @property
+    def asked(self) -> Any:
+        return self.questions.asked
+
+    def ask(self, model: Trainable) -> list[str]:
         return self.questions.ask(model)
 
-    def figures(self, base: list[Item], adapter: list[Item]) -> tuple[FigureRecord, ...]:
-        record = figure_record(self.metric, base, adapter, self.kind, self.part)
+    def figures(self, base: list[str], adapter: list[str]) -> tuple[FigureRecord, ...]:
+        items = self.questions.items
+        record = figure_record(self.metric, answered(items, base), answered(items, adapter), self.kind, self.part)
         return (record.model_copy(update={"chance": self.chance}),)
 
 

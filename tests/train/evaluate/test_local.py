@@ -1,3 +1,5 @@
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,9 +22,11 @@ from tests.tiny_llama import (
 from train.base.quantize import load_causal_lm
 from train.data.build import build_dataset
 from train.data.encode import encode, encode_prompt
+from train.evaluate.base_answers import BaseAnswers
 from train.evaluate.fingerprint import answer_logprobs, golden_rows, make_fingerprint, stop_token_ids
 from train.evaluate.generation import Continuation
 from train.evaluate.local import (
+    AnsweredRows,
     EvaluatedAnswer,
     _answer,
     evaluate,
@@ -105,6 +109,22 @@ def test_base_and_adapter_are_scored_on_the_same_rows(trained: Trained) -> None:
     assert evaluation.base.n == evaluation.adapter.n == baseline.n == 8
     assert evaluation.adapter.ci_low <= evaluation.adapter.value <= evaluation.adapter.ci_high
     assert baseline.mean_token_logprob < 0
+
+
+def test_the_base_is_evaluated_once(trained: Trained, tmp_path: Path) -> None:
+    def evaluated(on_answers: Callable[[int], None] = lambda count: None) -> AnsweredRows:
+        known = BaseAnswers(tmp_path, "tiny")
+        return evaluate(trained.model, TOKENIZER, trained.dataset, trained.rows, RENDERED_AT, on_answers, known)
+
+    counts: list[int] = []
+    first = evaluated(counts.append)
+    assert evaluated(counts.append) == first
+    assert sum(counts) == 4 * len(trained.rows)
+    (file,) = tmp_path.iterdir()
+    file.write_text(json.dumps([["red", [1], -1.0]] * len(trained.rows)))
+    third = evaluated()
+    assert {answer.text for answer in third.base} == {"red"}
+    assert third.adapter == first.adapter
 
 
 def test_evaluation_counts_the_answers_of_base_and_adapter(trained: Trained) -> None:

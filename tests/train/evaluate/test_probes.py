@@ -1,5 +1,6 @@
 """Forgetting and overfitting of a tiny Llama whose adapter changes much."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from tests.tiny_llama import (
 )
 from train.base.quantize import load_causal_lm
 from train.data.build import build_dataset
+from train.evaluate.base_answers import BaseAnswers
 from train.evaluate.forgetting.measure import forgetting_probes, other_domains
 from train.evaluate.forgetting.texts import TEXTS
 from train.evaluate.local import Decoding, measure_forgetting
@@ -83,6 +85,18 @@ def test_virtual_tokens_are_asked_as_layers_are(made: TinyHome, config: PromptLe
     assert [figure.part for figure in figures] == ["news", "arithmetic", "cloze", "instructions"]
     assert figures[0].base is not None
     assert figures[0].adapter.value != figures[0].base.value
+
+
+def test_the_base_is_not_asked_again(made: TinyHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = ForgettingConfig(texts=("news",), num_questions=3)
+    probes = forgetting_probes(config, TOKENIZER, RENDERED_AT, other_domains(config, "medical", made.home.datasets))
+    counts: list[int] = []
+    known = BaseAnswers(tmp_path, "tiny")
+    first = run_probes(made.model, probes, counts.append, known)
+    monkeypatch.setattr("train.evaluate.probes.without_adapter", lambda model: nullcontext())  # asks the adapter twice
+    assert run_probes(made.model, probes, counts.append, known) == first
+    assert run_probes(made.model, probes) != first
+    assert sum(counts) == 4 * sum(probe.num_asked for probe in probes)
 
 
 def test_a_text_is_measured_as_general_text_is(made: TinyHome) -> None:
