@@ -112,9 +112,9 @@ def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambd
     _add_health_routes(app, parts)
     app.add_middleware(Guard, rules=parts.rules, refused=parts.metrics.key_refused)
     app.add_middleware(CloseUnread)  # the last one is the outermost: also around what the guard refuses
-    if parts.jobs is not None:
-        app.include_router(parts.jobs)
-    app.include_router(admin_router(parts.store, parts.residency, parts.engine, parts.monitor, _admin_only(parts)))
+    admin = admin_router(parts.store, parts.residency, parts.engine, parts.monitor, _admin_only(parts))
+    for router in filter(None, (parts.jobs, admin)):
+        app.router.routes.extend(router.routes)  # `include_router` would build each of them a second time
     add_error_handlers(app)
     return app
 

@@ -4,6 +4,8 @@ A completion's body is described by its main fields, with the bounds of this ser
 Whatever else it holds goes to vLLM, which knows OpenAI's other fields and judges them.
 """
 
+import copy
+from functools import cache
 from typing import Any
 
 from fastapi import FastAPI
@@ -131,7 +133,12 @@ def completion_body(endpoint: Endpoint, limits: RequestLimits) -> dict[str, Any]
 
 def model_body(model: type[BaseModel]) -> dict[str, Any]:
     """`openapi_extra` of a route whose body is a model."""
-    return _body(model.model_json_schema(ref_template="#/components/schemas/{model}"))
+    return _body(copy.deepcopy(_schema_of(model)))
+
+
+@cache
+def _schema_of(model: type[BaseModel]) -> Schema:
+    return model.model_json_schema(ref_template="#/components/schemas/{model}")
 
 
 def _error(kind: type[ServeError]) -> dict[str, Any]:
