@@ -32,7 +32,6 @@ from loadtest.bench.cluster_faults import (
 from loadtest.bench.cluster_ingress import IngressCosts, ingress_costs, ingress_results
 from loadtest.bench.cluster_kept import KeptMeasurements
 from loadtest.bench.cluster_routing import (
-    LOAD,
     Capacity,
     RoutedLoad,
     capacity,
@@ -179,7 +178,7 @@ class _ClusterBench:
     def _open_load(self, server: RunningServer, replicas: int, folder: str) -> RoutedLoad:
         base = self.config.served_model_name
         found = self.kept.measure("capacity", Capacity, lambda: capacity(server, base, replicas))
-        return open_load(server, self.names, LOAD * replicas * found.per_replica, self.runs / folder)
+        return open_load(server, self.names, replicas, found, self.runs / folder)
 
     def _one_load(self, server: RunningServer) -> RoutedLoad:
         load = self._open_load(server, 1, "one")

@@ -19,7 +19,8 @@ LOAD = 0.5
 MOST_COLD_LOADS = 0.5
 MOST_TTFT_P99 = 0.8
 LEAST_HOT_THROUGHPUT = 1.5
-_OPEN_S = 45.0
+_OPEN_REQUESTS = 45
+"""For each replica: as many as `lorikeet simulate` needs of a run."""
 _CAPACITY_S = 15.0
 _CAPACITY_SEED, _OPEN_SEED, _HOT_WARM_UP_SEED, _HOT_SEED = 2, 3, 20, 21
 _HOT_STREAMS = 32
@@ -62,11 +63,13 @@ def capacity(server: RunningServer, base: str, replicas: int) -> Capacity:
     return Capacity(per_replica=len(run.records) / run.duration_s / replicas)
 
 
-def open_load(server: RunningServer, names: tuple[str, ...], rate: float, folder: Path) -> RoutedLoad:
+def open_load(
+    server: RunningServer, names: tuple[str, ...], replicas: int, of_one: Capacity, folder: Path
+) -> RoutedLoad:
     """Poisson arrivals by Zipf's law over all adapters; none of them is loaded yet.
 
     Args:
-        rate: Requests per second.
+        replicas: That many answer; each gets `LOAD` of its capacity.
         folder: Gets `run.json`, for the simulation.
 
     Raises:
@@ -74,7 +77,8 @@ def open_load(server: RunningServer, names: tuple[str, ...], rate: float, folder
     """
 
     def load() -> RunResult:
-        run = load_on(server, names, duration_s=_OPEN_S, arrival=PoissonArrival(rate=rate), seed=_OPEN_SEED)
+        arrival = PoissonArrival(rate=LOAD * replicas * of_one.per_replica)
+        run = load_on(server, names, num_requests=_OPEN_REQUESTS * replicas, arrival=arrival, seed=_OPEN_SEED)
         write_run(run, folder)
         return run
 

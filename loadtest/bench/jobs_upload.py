@@ -2,12 +2,14 @@
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from loadtest.bench.cost import ComparedServer
 from loadtest.bench.jobs_api import JobsApi, Purpose
 from loadtest.bench.memory import MemorySample, sampled_memory
 from loadtest.bench.options import BenchOptions
+from loadtest.bench.processes import tree_usage
 from loadtest.bench.results import BenchResult
 
 NUM_BYTES = 200_000_000
@@ -15,6 +17,8 @@ LEAST_MB_PER_S = 50.0
 MOST_ADDED_MB = 30.0
 
 _EVERY_S = 0.1
+_LOOK_S, _SAME_LOOKS, _MOST_LOOKS = 1.0, 5, 60
+_STEADY_BYTES = 1_000_000
 _PURPOSES: tuple[Purpose, ...] = ("batch", "fine-tune")
 
 
@@ -34,6 +38,7 @@ def bench_upload(side: ComparedServer, folder: Path, options: BenchOptions) -> t
         _write(path, purpose, NUM_BYTES // 100)
         client.delete(_upload(client, path, purpose))
         _write(path, purpose, NUM_BYTES)
+        wait_until_steady(lambda: tree_usage(side.pid).resident_bytes)
         samples: list[MemorySample] = []
         with sampled_memory(side.pid, samples, _EVERY_S):
             start_s = time.monotonic()
@@ -61,6 +66,16 @@ def bench_upload(side: ComparedServer, folder: Path, options: BenchOptions) -> t
             ),
         ]
     return tuple(results)
+
+
+def wait_until_steady(resident_bytes: Callable[[], int], sleep: Callable[[float], None] = time.sleep) -> None:
+    """Wait until memory stays for some seconds: a new server's helpers start after it is ready. At most a minute."""
+    seen: list[int] = []
+    for _ in range(_MOST_LOOKS):
+        seen = [*seen[1 - _SAME_LOOKS :], resident_bytes()]
+        if len(seen) == _SAME_LOOKS and max(seen) - min(seen) < _STEADY_BYTES:
+            return
+        sleep(_LOOK_S)
 
 
 def _write(path: Path, purpose: Purpose, num_bytes: int) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from loadtest.bench.jobs_batches import BatchClient, batch_lines
 from loadtest.bench.jobs_training import NUM_ROWS, JobClient, training_rows
+from loadtest.bench.jobs_upload import wait_until_steady
 from loadtest.errors import TargetError
 
 URL = "http://127.0.0.1:1/v1"
@@ -65,3 +66,18 @@ def test_the_last_step_is_read_from_the_events() -> None:
     events = [{"type": "metrics", "data": {"step": step}} for step in (2, 1)] + [{"type": "message", "data": None}]
     client = JobClient(URL, httpx.MockTransport(lambda request: httpx.Response(200, json={"data": events})))
     assert client.last_step("/fine_tuning/jobs/ftjob-1") == 2
+
+
+def test_memory_is_measured_once_it_is_steady() -> None:
+    sizes = iter([100, 130, 170, *[171] * 9])
+    waits: list[float] = []
+    wait_until_steady(lambda: next(sizes) * 1_000_000, waits.append)
+    assert len(list(sizes)) == 4
+    assert sum(waits) == 7
+
+
+def test_memory_that_never_rests_is_not_waited_for() -> None:
+    waits: list[float] = []
+    sizes = iter(range(0, 10**12, 10**7))
+    wait_until_steady(lambda: next(sizes), waits.append)
+    assert sum(waits) == 60
