@@ -32,9 +32,9 @@ from loadtest.bench.cluster_faults import (
 from loadtest.bench.cluster_ingress import IngressCosts, ingress_costs, ingress_results
 from loadtest.bench.cluster_kept import KeptMeasurements
 from loadtest.bench.cluster_routing import (
-    Capacity,
+    ClosedLoopRate,
     RoutedLoad,
-    capacity,
+    closed_loop_rate,
     hot_load,
     hot_results,
     open_load,
@@ -177,7 +177,7 @@ class _ClusterBench:
 
     def _open_load(self, server: RunningServer, replicas: int, folder: str) -> RoutedLoad:
         base = self.config.served_model_name
-        found = self.kept.measure("capacity", Capacity, lambda: capacity(server, base, replicas))
+        found = self.kept.measure("capacity", ClosedLoopRate, lambda: closed_loop_rate(server, base, replicas))
         return open_load(server, self.names, replicas, found, self.runs / folder)
 
     def _one_load(self, server: RunningServer) -> RoutedLoad:

@@ -21,8 +21,8 @@ MOST_TTFT_P99 = 0.8
 LEAST_HOT_THROUGHPUT = 1.5
 _OPEN_REQUESTS = 45
 """For each replica: as many as `lorikeet simulate` needs of a run."""
-_CAPACITY_S = 15.0
-_CAPACITY_SEED, _OPEN_SEED, _HOT_WARM_UP_SEED, _HOT_SEED = 2, 3, 20, 21
+_CLOSED_LOOP_S = 15.0
+_CLOSED_LOOP_SEED, _OPEN_SEED, _HOT_WARM_UP_SEED, _HOT_SEED = 2, 3, 20, 21
 _HOT_STREAMS = 32
 _HOT_WARM_UP, _HOT_REQUESTS = 2 * _HOT_STREAMS, 6 * _HOT_STREAMS
 _LOADS = "lorikeet_adapter_loads_total"
@@ -43,7 +43,7 @@ class RoutedLoad(LoadtestRecord):
         )
 
 
-class Capacity(LoadtestRecord):
+class ClosedLoopRate(LoadtestRecord):
     """What one replica answers with the base in a closed loop, requests per second."""
 
     per_replica: float
@@ -52,19 +52,19 @@ class Capacity(LoadtestRecord):
         return f"{self.per_replica:.2f} requests/s of one replica"
 
 
-def capacity(server: RunningServer, base: str, replicas: int) -> Capacity:
+def closed_loop_rate(server: RunningServer, base: str, replicas: int) -> ClosedLoopRate:
     """Measured on so many replicas.
 
     Raises:
         TargetError: A request failed.
     """
-    run = load_on(server, (base,), duration_s=_CAPACITY_S, seed=_CAPACITY_SEED)
+    run = load_on(server, (base,), duration_s=_CLOSED_LOOP_S, seed=_CLOSED_LOOP_SEED)
     require_success(run.records, server.url)
-    return Capacity(per_replica=len(run.records) / run.duration_s / replicas)
+    return ClosedLoopRate(per_replica=len(run.records) / run.duration_s / replicas)
 
 
 def open_load(
-    server: RunningServer, names: tuple[str, ...], replicas: int, of_one: Capacity, folder: Path
+    server: RunningServer, names: tuple[str, ...], replicas: int, of_one: ClosedLoopRate, folder: Path
 ) -> RoutedLoad:
     """Poisson arrivals by Zipf's law over all adapters; none of them is loaded yet.
 
