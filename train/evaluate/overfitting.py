@@ -65,12 +65,12 @@ class GapProbe:
     def figures(
         self, base: tuple[list[str], list[str]], adapter: tuple[list[str], list[str]]
     ) -> tuple[FigureRecord, ...]:
-        on_train = tuple(answered(self.train.items, answers) for answers, _ in (base, adapter))
+        by_base, by_adapter = (answered(self.train.items, answers) for answers, _ in (base, adapter))
+        record = figure_record(self.metric, by_base, by_adapter, "overfitting", self.part)
         held_out = self.held_out
         if isinstance(held_out, AskedQuestions):
             held_out = answered(held_out.items, base[1]), answered(held_out.items, adapter[1])
-        record = figure_record(self.metric, *on_train, "overfitting", self.part)
-        of_base, of_adapter = (_gap(self.metric, rows, others) for rows, others in zip(on_train, held_out, strict=True))
+        of_base, of_adapter = _gap(self.metric, by_base, held_out[0]), _gap(self.metric, by_adapter, held_out[1])
         if of_adapter is None:
             return (record,)
         gap = FigureRecord(
