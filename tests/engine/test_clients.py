@@ -110,4 +110,4 @@ def test_the_command_line_asks_and_lists_models(live: LiveServer, tmp_path: Path
     assert "colours@1" in str(openai(url, tmp_path, "models.list"))
     question = ("-g", "user", "What is number 7 of the colours?")
     answer = openai(url, tmp_path, "chat.completions.create", "-m", "colours@1", *question, "-t", "0", "-M", "12")
-    assert "red" in answer
+    assert answer == {"colour": "red"}
