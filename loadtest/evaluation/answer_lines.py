@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,9 +36,8 @@ class AnswerLines:
 
     def _end_last_line(self) -> None:
         """End a line that was cut short, so that the next one stands alone."""
-        content = self.path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            with self.path.open("ab") as file:
+        with self.path.open("rb+") as file:
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
                 file.write(b"\n")
 
 
