@@ -1,6 +1,7 @@
 """Fixtures that tests of several packages share."""
 
 import gc
+import logging
 import os
 import shutil
 import ssl
@@ -9,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import _pytest.logging
 import pytest
 import typer.main
 import typer.testing
@@ -44,6 +46,27 @@ vars(typer.testing)["_get_command"] = cache(typer.main.get_command)
 # The imported libraries are more than a million objects: looking for garbage among them as often as Python does by
 # default takes a fifth of the tests' time.
 gc.set_threshold(50_000, 20, 100)
+
+
+class _RootLogs(_pytest.logging.catching_logs[Any]):
+    """pytest's handlers, on the root alone.
+
+    It looks through all loggers, six times a test, for those that do not propagate: the libraries have thousands, and
+    that took a tenth of the tests' time.
+    """
+
+    def __enter__(self) -> Any:
+        root = logging.getLogger()
+        root.addHandler(self.handler)
+        self.attached_loggers.append(root)
+        if self.level is not None:
+            self.handler.setLevel(self.level)
+            self.orig_level = root.level
+            root.setLevel(min(self.orig_level, self.level))
+        return self.handler
+
+
+vars(_pytest.logging)["catching_logs"] = _RootLogs
 
 # Readline sets them for the processes of `pytest -n`, and a rich console keeps the width that it was made with.
 for _name in ("COLUMNS", "LINES"):
@@ -101,6 +124,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     # For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on
     # a machine that is busy for minutes.
     torch.set_num_threads(1)
+    for logger in logging.root.manager.loggerDict.values():
+        if isinstance(logger, logging.Logger):
+            logger.propagate = True  # to the root, which is what `_RootLogs` listens to
     gc.freeze()  # what is imported by now stays until the end
     for item in items:
         if any(item.get_closest_marker(name) for name in ("engine", "slow", "gpu")):

@@ -103,6 +103,7 @@ async def test_what_was_asked_to_the_end_is_not_asked_again(tmp_path: Path, mani
     assert again.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_another_version_is_asked_anew(tmp_path: Path, manifest: Manifest) -> None:
     folder, other = write_dataset(tmp_path / "medical", num_test=40), Endpoint()

@@ -105,5 +105,6 @@ def test_the_page_and_the_terminal_show_all_groups() -> None:
     assert '<td class="whole worse">+0.32 (+0.22 to +0.42)</td>' in page
 
 
+@pytest.mark.slow
 def test_an_earlier_version_says_how_to_get_its_figures() -> None:
     assert "published without these figures: <code>lorikeet demo --fresh</code>" in render_html(report())

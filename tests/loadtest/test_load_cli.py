@@ -74,6 +74,7 @@ def test_a_slo_that_was_met_ends_with_zero(seeded: tuple[Path, Result]) -> None:
     assert is_met(folder) is True
 
 
+@pytest.mark.slow
 def test_a_slo_that_was_missed_ends_with_one(server: SyntheticServer, tmp_path: Path) -> None:
     result = loadtest_run(server, tmp_path, *LOAD, "--model", "a", "--slo", "ttft=1ms")
     assert result.exit_code == 1
@@ -101,6 +102,7 @@ def test_a_run_that_cannot_start_says_why_and_leaves_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_requests_that_fail_are_records_and_a_warning_never_a_crash(server: SyntheticServer, tmp_path: Path) -> None:
     result = loadtest_run(server, tmp_path, *LOAD, "--model", UNKNOWN_MODEL)
     assert result.exit_code == 0, result.output

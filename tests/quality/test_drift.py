@@ -47,6 +47,7 @@ def test_spending_over_all_looks_comes_to_alpha():
     assert sum(alpha_at(look, 0.05) for look in range(1, 100_000)) == pytest.approx(0.05, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_long_stream_without_drift_is_called_drifting_with_at_most_alpha():
     """All looks of a stream share one baseline, as they do in use; later looks could add alpha / 21 at most."""
     rng, alpha, num_streams, num_looks = np.random.default_rng(11), 0.3, 60, 20
@@ -59,6 +60,7 @@ def test_a_long_stream_without_drift_is_called_drifting_with_at_most_alpha():
     assert 0 < alarms / num_streams <= alpha
 
 
+@pytest.mark.slow
 def test_healthy_streams_raise_no_alarm():
     rng = np.random.default_rng(12)
     alarms = [

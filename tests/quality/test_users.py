@@ -142,6 +142,7 @@ def test_alpha_holds_in_many_trials_of_few_users(num_users, weight, rates):
     assert worse["beyond"] <= most(400, ALPHA / 3)
 
 
+@pytest.mark.slow
 def test_harm_to_a_few_users_is_not_averaged_away_by_the_traffic_of_others():
     """One user in ten gets nothing but slow answers; each sends little beside the heaviest."""
     rng = np.random.default_rng(16)

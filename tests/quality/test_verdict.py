@@ -83,6 +83,7 @@ def test_a_canary_at_the_margin_is_promoted_with_at_most_alpha_whenever_one_look
     assert 0 < rate <= POLICY.alpha
 
 
+@pytest.mark.slow
 def test_a_canary_at_every_limit_is_rolled_back_with_at_most_alpha_whenever_one_looks():
     rng = np.random.default_rng(5)
     shape = (400, 1500)

@@ -20,6 +20,7 @@ def unneeded():
     return set(run_script("cpu").stdout.split())
 
 
+@pytest.mark.slow
 def test_nothing_that_our_code_imports_is_left_out(unneeded):
     providers, names = packages_distributions(), set().union(*map(imports_of, all_modules()))
     found = {name: {re.sub(r"[-_.]+", "-", each).lower() for each in providers.get(name, ())} for name in names}

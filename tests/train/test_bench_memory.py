@@ -2,6 +2,10 @@ import json
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.slow
+
 _LARGE = 512 << 20
 _CHILD = "from train.bench_memory import peak_bytes; print(peak_bytes())"
 _PARENT = f"""

@@ -16,6 +16,8 @@ from train.bench_worker import Product, flops_of, products_of, shape_of
 from train.methods.lora import Lora
 from train.objectives.answer_loss import shared_prefix_length
 
+pytestmark = pytest.mark.slow
+
 IGNORED = -100
 
 

@@ -54,6 +54,7 @@ def domain_file(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, train.cli; sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'trl')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
@@ -114,6 +115,7 @@ def support(home: Home, tmp_path: Path) -> list[str]:
     return [str(path), "--home", str(home.root)]
 
 
+@pytest.mark.slow
 def test_data_report_prints_findings_and_writes_a_page(home: Home, support: list[str]) -> None:
     result = runner.invoke(data_app, ["report", *support])
     assert result.exit_code == 0, result.output

@@ -52,6 +52,7 @@ def test_tasks_share_what_the_cluster_has(cluster, largest_node, num_tasks, shar
     assert share_of(cluster, largest_node, num_tasks) == share
 
 
+@pytest.mark.slow
 def test_a_task_hands_on_what_the_program_prints_and_its_exit_code():
     *lines, code = run_task(DomainTask("d", ("no-such-command",)), num_threads=1)
     assert any("no-such-command" in str(line) for line in lines)

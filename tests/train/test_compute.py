@@ -96,6 +96,7 @@ def test_a_part_counts_as_often_as_the_work_holds_it() -> None:
     assert time_each({BF16: [Part(prefill.run, 2), Part(step.run, 20)]}, 0.0, clock) == {BF16: 16.0}
 
 
+@pytest.mark.slow
 def test_measuring_leaves_model_and_threads_alone(model: PreTrainedModel) -> None:
     torch.set_num_threads(2)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}

@@ -96,6 +96,7 @@ def test_a_card_without_figures_has_no_such_section(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_the_same_figures_give_the_same_plot(tmp_path: Path) -> None:
     plots = []
     for _ in range(2):

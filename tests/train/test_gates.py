@@ -280,6 +280,7 @@ def thrown(rng: np.random.Generator, skill: npt.NDArray[np.float64]) -> list[Ite
     return items([str(n % 3) if right else str(o) for n, (right, o) in enumerate(zip(is_right, other, strict=True))])
 
 
+@pytest.mark.slow
 def test_a_better_adapter_is_promoted() -> None:
     rng = np.random.default_rng(5)
     promoted = 0

@@ -28,6 +28,8 @@ from train.objectives.objective import Task
 from train.objectives.sft import Sft
 from train.replay import REPLAY_FILE, whole_sentences, with_replay
 
+pytestmark = pytest.mark.slow
+
 
 def never(folder: Path) -> PreTrainedModel:
     raise AssertionError(f"{folder} was loaded")

@@ -79,6 +79,7 @@ def test_both_are_warmed_up_and_each_goes_first(options: BenchOptions) -> None:
     assert servings.asked == [(1, 0), (100, 0), (1, 1), (100, 1), (100, 2), (1, 2), (1, 3), (100, 3)]
 
 
+@pytest.mark.slow
 def test_a_measurement_is_of_streams_with_their_first_tokens() -> None:
     with synthetic_server(Delays(ttft_s=0.05, itl_s=0.001)) as server:
         served = measure_served(ComparedServer(f"{server.url}/v1", os.getpid()), NAMES, 1)

@@ -146,6 +146,7 @@ def test_any_server_runs_in_its_environment_until_the_block_ends(tmp_path: Path)
         httpx.get(url)
 
 
+@pytest.mark.slow
 def test_who_is_told_to_end_ends_its_server_first(tmp_path: Path) -> None:
     port = free_port()
     words = [sys.executable, "-c", HOLDER, sys.executable, "-c", HEALTHY, str(port), str(tmp_path / "log")]

@@ -55,6 +55,7 @@ def test_the_page_is_one_file_with_four_plots_and_no_reference_to_elsewhere(path
     assert re.findall(r'(?:src|href)="(?!#|data:)[^"]*"', page) == []
 
 
+@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(paths: ReportPaths) -> None:
     assert render_html(make_report(RUN, SLO), RUN) == paths.html_file.read_text()
 
@@ -67,10 +68,12 @@ def test_a_run_without_requests_has_a_page(tmp_path: Path) -> None:
     assert "no request has this value" in page_of(run_of(duration_s=0.0), tmp_path)
 
 
+@pytest.mark.slow
 def test_the_plots_of_many_models_show_the_most_asked(odd_page: str) -> None:
     assert odd_page.count("the 40 most asked of 50 models") == 2
 
 
+@pytest.mark.slow
 def test_the_page_warns_of_a_late_generator_and_escapes_what_a_server_named_its_models(odd_page: str) -> None:
     assert "it was the bottleneck" in odd_page
     assert "<script>" not in odd_page

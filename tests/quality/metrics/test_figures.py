@@ -51,6 +51,7 @@ def test_equal_scores_are_not_certain() -> None:
     assert figure.ci_low < 0.9
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metric", [exact_match(), token_f1(), MacroF1(), bleu()], ids=lambda metric: metric.name)
 def test_the_better_answers_win_by_item(metric: Metric) -> None:
     expected = "yes it is so indeed"

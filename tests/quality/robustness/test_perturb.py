@@ -123,6 +123,7 @@ def test_any_text_can_be_perturbed(text: str, expected: str, seed: int) -> None:
         assert rewritten(name, question, settings) == rewritten(name, question, settings)
 
 
+@pytest.mark.slow
 @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=20), lambda part: st.lists(part)))
 def test_any_json_stays_json(value: object) -> None:
     for name in REWRITTEN:

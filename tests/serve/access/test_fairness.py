@@ -308,6 +308,7 @@ def test_limits_hold_whatever_comes_and_everybody_runs_in_the_end(
     assert (house.queue.num_waiting, house.queue.num_tenants, list(house.queue.adapters)) == (0, 0, [])
 
 
+@pytest.mark.slow
 @at_most(10)
 @given(st.integers(2, 9), st.integers(1, 3), st.integers(0, 2**32))
 def test_no_tenant_adapter_or_size_starves(max_running: int, max_loras: int, seed: int) -> None:

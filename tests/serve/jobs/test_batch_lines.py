@@ -84,6 +84,7 @@ class EndlessInput(io.RawIOBase):
         return json.dumps(line(f"request-{self.num_lines}-" + "x" * 400)).encode() + b"\n"
 
 
+@pytest.mark.slow
 def test_too_many_lines_are_refused_without_reading_them_all() -> None:
     endless = EndlessInput()
     found = check(endless)
@@ -91,6 +92,7 @@ def test_too_many_lines_are_refused_without_reading_them_all() -> None:
     assert endless.num_lines == MAX_LINES + 1
 
 
+@pytest.mark.slow
 def test_a_check_holds_no_lines() -> None:
     tracemalloc.start()
     try:

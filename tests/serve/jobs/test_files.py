@@ -219,6 +219,7 @@ async def test_a_tenant_over_its_bytes_is_told_so(tmp_path: Path, store: Adapter
     assert second.json()["error"]["code"] == "quota_exceeded"
 
 
+@pytest.mark.slow
 async def test_a_client_that_leaves_in_the_middle_leaves_nothing(serving: Serving, tmp_path: Path) -> None:
     body = form(PURPOSE, (FILE, chat_rows(60_000)))
     async with running_server(serving) as url:
@@ -248,6 +249,7 @@ async def test_an_upload_that_stalls_is_a_408(tmp_path: Path, store: AdapterStor
     assert stored(tmp_path) == []
 
 
+@pytest.mark.slow
 async def test_a_large_file_is_never_held_in_memory(serving: Serving) -> None:
     """In process: the largest piece of 64 MB that Python holds at a time is far smaller."""
     line = json.dumps({"messages": [{"role": "user", "content": "x" * 4000}, {"role": "assistant", "content": "y"}]})

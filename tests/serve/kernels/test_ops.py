@@ -59,6 +59,7 @@ def expected(x: Tensor, weight: Tensor, products: Sequence[Tensor], slots: Seque
     return torch.stack(rows) * 2
 
 
+@pytest.mark.slow
 def test_a_layer_traced_once_follows_other_batches_and_other_adapters() -> None:
     table, products = table_of(1)
     others, other_products = table_of(2)

@@ -83,6 +83,7 @@ def publish_changed(published: Published, folder: Path, name: str, **changes: ob
     return Target(name, store.publish(folder, draft_for(folder, name, base=base)).version)
 
 
+@pytest.mark.slow
 def test_a_version_keeps_the_date_of_its_golden_prompts(published: Published) -> None:
     manifest = AdapterStore(published.home.adapters).verify(COLOURS)
     assert manifest.training is not None
@@ -90,6 +91,7 @@ def test_a_version_keeps_the_date_of_its_golden_prompts(published: Published) ->
     assert "2026-11-28" in (AdapterStore(published.home.adapters).folder(COLOURS) / "README.md").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("today", [NEXT_DAY, NEXT_YEAR])
 async def test_a_version_is_loaded_on_any_later_day(published: Published, today: datetime) -> None:
     serving = published.served_on(today)
@@ -97,11 +99,13 @@ async def test_a_version_is_loaded_on_any_later_day(published: Published, today:
     assert await serving.golden_replay().check(COLOURS)
 
 
+@pytest.mark.slow
 async def test_a_request_still_gets_the_date_of_today(published: Published) -> None:
     engine = published.served_on(NEXT_YEAR).engine
     assert engine.render(QUESTION) == engine.render(QUESTION, NEXT_YEAR) != engine.render(QUESTION, NEXT_DAY)
 
 
+@pytest.mark.slow
 async def test_an_older_fingerprint_without_a_time_is_compared_but_for_the_date(
     published: Published, tmp_path: Path
 ) -> None:
@@ -113,6 +117,7 @@ async def test_an_older_fingerprint_without_a_time_is_compared_but_for_the_date(
         await published.served_on(NEXT_YEAR, CHAT_TEMPLATE).residency.load(older)
 
 
+@pytest.mark.slow
 async def test_another_time_than_the_kept_one_is_refused(published: Published, tmp_path: Path) -> None:
     other = publish_changed(published, tmp_path / "other", "other", template_time=NEXT_DAY)
     with pytest.raises(AdapterRefusedError, match="turns a golden prompt into other tokens"):
@@ -168,6 +173,7 @@ def test_a_time_that_cannot_be_cut_is_told(template: str) -> None:
         find_time(DatedEngine(NEXT_DAY, template), [QUESTION, [QUESTION[0], {"role": "user", "content": "violets"}]])
 
 
+@pytest.mark.slow
 async def test_another_template_is_still_refused(published: Published) -> None:
     other = DATED_TEMPLATE.replace("Date:", "Today:")
     with pytest.raises(AdapterRefusedError, match="turns a golden prompt into other tokens"):

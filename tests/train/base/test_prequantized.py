@@ -24,6 +24,8 @@ from train.base.quantize import load_causal_lm
 from train.errors import PrepareBaseError
 from train.export.base_tensors import BaseTensors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -12,6 +12,8 @@ from train.base.sparsify import Pattern, SparsityMethod, kept, parse_pattern, pr
 from train.data.build import build_dataset
 from train.errors import PrepareBaseError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:

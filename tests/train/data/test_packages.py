@@ -41,6 +41,7 @@ def with_refusal(domain: DomainConfig) -> DomainConfig:
     )
 
 
+@pytest.mark.slow
 def test_own_data_with_refusals_needs_no_package(tmp_path: Path) -> None:
     domain = with_refusal(tiny_domain(write_colour_data(tmp_path / "c.jsonl")))
     (tmp_path / "domain.json").write_text(domain.model_dump_json())
@@ -63,6 +64,7 @@ def test_the_server_imports_no_package_of_the_demo(tmp_path: Path) -> None:
     assert finished.returncode == 0, finished.stderr
 
 
+@pytest.mark.slow
 def test_an_example_domain_says_how_to_install_its_data(tmp_path: Path) -> None:
     finished = without_packages(
         tmp_path,

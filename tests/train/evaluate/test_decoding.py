@@ -25,6 +25,8 @@ from train.errors import DataError
 from train.evaluate.decoding import Sampling, check_format
 from train.evaluate.local import generate
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = tiny_tokenizer()
 SCHEMA = {"type": "object", "required": ["c"], "additionalProperties": False, "properties": {"c": {"enum": ["a", "b"]}}}
 HELD = {

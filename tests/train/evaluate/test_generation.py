@@ -9,6 +9,8 @@ from tests.tiny_architectures import ARCHITECTURES, MOSTLY_SLOW, SLIDING_WINDOW,
 from train.evaluate.generation import Continuation, continue_prompts
 from train.methods.targets import resolve_target_modules
 
+pytestmark = pytest.mark.slow
+
 END = 2
 SHARED = tuple(range(3, 3 + SLIDING_WINDOW + 4))
 

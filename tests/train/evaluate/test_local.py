@@ -39,6 +39,8 @@ from train.evaluate.local import (
 )
 from train.evaluate.stops import ends_answer
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = tiny_tokenizer()
 
 

@@ -18,6 +18,8 @@ from train.data.encode import encode_prompt
 from train.evaluate.local import generate
 from train.evaluate.offline import BATCH_SIZE, answers_of
 
+pytestmark = pytest.mark.slow
+
 QUESTIONS = tuple(f"item {n}" for n in range(3))
 
 

@@ -37,6 +37,8 @@ from train.evaluate.local import Decoding, measure_forgetting
 from train.evaluate.overfitting import document_probes, plain_items, question_probes, sampled, verbatim
 from train.evaluate.probes import ChoiceProbe, TextProbe, answered, run_probes
 
+pytestmark = pytest.mark.slow
+
 TOKENIZER = tiny_tokenizer()
 
 

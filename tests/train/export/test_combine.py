@@ -15,6 +15,8 @@ from train.export.combine_pairs import Weighted, combine
 from train.export.version import open_version, read_pairs
 from train.pipeline import train_and_publish
 
+pytestmark = pytest.mark.slow
+
 # Method, density, and how far it may be from PEFT's: dare drops random numbers, a hundredth here.
 METHODS = [
     pytest.param("linear", 0.5, 0.03, marks=pytest.mark.slow),

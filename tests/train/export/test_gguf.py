@@ -13,7 +13,7 @@ from tests.tiny_architectures import write_tiny_model
 from tests.tiny_llama import prepare_tiny_base
 from train.export.gguf_vocabulary import read_vocabulary
 
-pytestmark = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")]
 
 
 @pytest.fixture

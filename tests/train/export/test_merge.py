@@ -17,7 +17,7 @@ from train.export.merge import merge_version
 from train.export.tensor_files import TensorPlan, write_sharded
 from train.export.version import open_version, read_pairs
 
-pytestmark = pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")]
 
 ADAPTERS = {
     "plain": {},

@@ -15,6 +15,8 @@ from train.evaluate.local import without_adapter
 from train.methods.table import check_method
 from train.methods.virtual_tokens import VirtualTokens
 
+pytestmark = pytest.mark.slow
+
 METHOD = VirtualTokens()
 SETTINGS = [
     PromptTuningMethod(num_virtual_tokens=3),

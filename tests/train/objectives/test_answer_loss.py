@@ -21,6 +21,8 @@ from train.objectives.answer_loss import (
     shared_prefix_length,
 )
 
+pytestmark = pytest.mark.slow
+
 NUM_SHARED = 2 * SLIDING_WINDOW + 3
 SCALED = ("gemma2", "granite", "cohere")
 

@@ -24,6 +24,8 @@ from train.bench_objectives import PlainPairs, PlainSingles
 from train.lora_linear import fuse_lora
 from train.objectives.preference_trainers import OrpoTrainer, PairTrainer, SingleTrainer, log_odds_ratio
 
+pytestmark = pytest.mark.slow
+
 PAIRS = [
     {"prompt_ids": [7, 8, 10, 11, 12, 13], "chosen_ids": [20, 21, 22], "rejected_ids": [30]},
     {"prompt_ids": [7, 8, 40, 41], "chosen_ids": [50], "rejected_ids": [60, 61, 62, 63]},

@@ -42,6 +42,8 @@ from train.objectives.rewards import question_of
 from train.objectives.start import check_reward_model, drop_reference
 from train.pipeline import train_and_publish
 
+pytestmark = pytest.mark.slow
+
 CPU = ComputeRecord(precision="float32", num_threads=1, layer_ms={})
 OBJECTIVES: dict[str, dict[str, Any]] = {
     "grpo": {"name": "grpo", "num_generations": 4},

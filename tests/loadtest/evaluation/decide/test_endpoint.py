@@ -30,6 +30,7 @@ def test_a_running_server_with_the_models_is_asked(tmp_path: Path, adapter: str 
     assert said == [f"asks the server at {server.url}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("adapter", "base"), [("medical@2", "tiny"), (None, "another")])
 def test_a_running_server_without_them_is_left_alone(tmp_path: Path, adapter: str | None, base: str) -> None:
     said: list[str] = []

@@ -31,6 +31,8 @@ from tests.answering import AnsweringServer, answering_server
 from tests.datasets_on_disk import ANSWER, SCHEMA, write_dataset
 from tests.peft_folders import draft_for, write_base_folder, write_peft_folder
 
+pytestmark = pytest.mark.slow
+
 NUM_ROWS = 40
 DOMAIN = {
     "name": "medical",

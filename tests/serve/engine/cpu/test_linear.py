@@ -180,6 +180,7 @@ def test_a_layer_whose_int8_weight_onednn_has_keeps_an_empty_one() -> None:
     assert _get_lora_device(layer) == torch.device("cpu")
 
 
+@pytest.mark.slow
 def test_compiled_code_asks_the_table_at_each_call() -> None:
     """What was compiled for one choice is loaded by a start that has made another one."""
     linear.register_for_compilation()

@@ -192,6 +192,7 @@ async def test_what_is_kept_no_longer_is_not_held(stager: Stager, shared_cache: 
     assert not taken.folder.exists()
 
 
+@pytest.mark.slow
 async def test_a_use_counts_as_one_of_what_is_kept(
     stager: Stager, shared_cache: StagedCache, own_version: Path
 ) -> None:

@@ -273,6 +273,7 @@ def test_a_page_of_nothing_says_so(quality: QualityStore, adapters: AdapterStore
     assert "No data yet" in render_html(figures(quality, adapters))
 
 
+@pytest.mark.slow
 def test_the_same_figures_give_the_same_page(filled: tuple[QualityReport, str]) -> None:
     report, page = filled
     assert render_html(report) == page
