@@ -298,8 +298,8 @@ class Worker:
 
     def _refused(self, job: Job, failure: JobFailure) -> None:
         self._forget(job)
-        logger.warning("%s failed: %s", job.id, failure.message)
-        self.queue.refused(job.id, failure)
+        if self.queue.refused(job.id, failure).status == "failed":  # not if it was cancelled meanwhile
+            logger.warning("%s failed: %s", job.id, failure.message)
 
     def _forget(self, job: Job) -> None:
         JobHome(self.home.root, job.id).remove()

@@ -12,7 +12,7 @@ import pytest
 
 from adapters.jobs.errors import JobsDiskError
 from adapters.jobs.queue import MAX_LOSSES, JobQueue
-from adapters.jobs.records import Job
+from adapters.jobs.records import Job, JobRequest
 from adapters.store.manifest import JobRef
 from config.jobs import JobsConfig
 from tests.jobs_on_disk import JobsOnDisk, chat_lines, jobs_on_disk
@@ -246,6 +246,24 @@ def test_files_that_end_their_readers_are_refused(
     refused = disk.queue.get(None, job.id)
     assert refused.error is not None
     assert (refused.status, refused.error.code) == ("failed", code)
+
+
+@pytest.mark.parametrize(("asked", "is_told"), [("cancel", False), (None, True)])
+def test_a_job_cancelled_while_it_is_read_has_not_failed(
+    disk: JobsOnDisk,
+    make_worker: Callable[..., Worker],
+    caplog: pytest.LogCaptureFixture,
+    asked: JobRequest | None,
+    is_told: bool,
+) -> None:
+    job = disk.submit(status="validating_files")
+    worker = make_worker(fails("invalid_training_file"))
+    worker.step()
+    if asked is not None:
+        disk.queue.ask("acme", job.id, asked)
+    step_until(worker, lambda: worker.validation is None)
+    assert disk.queue.get(None, job.id).status == ("failed" if is_told else "cancelled")
+    assert ("It did not work" in caplog.text) is is_told
 
 
 def test_folders_of_ended_jobs_are_removed(disk: JobsOnDisk, make_worker: Callable[..., Worker]) -> None:
