@@ -16,9 +16,13 @@ READ_MARKUP = ("rich.markup", "rich.progress", "rich.prompt", "rich.status")
 TAG = re.compile(r"\[/?(bold|dim|italic|red|green|yellow|blue|cyan|magenta)\b[^\[\]]*\]|\[/\]")
 
 
+MENTION = re.compile(rf"{'|'.join(MADE)}|rich|markup|status|Panel|Spinner|{TAG.pattern}")
+"""In every source that makes a console or has to do with markup."""
+
+
 @cache
 def nodes_of(source: str) -> tuple[ast.AST, ...]:
-    return tuple(ast.walk(ast.parse(source)))
+    return tuple(ast.walk(ast.parse(source))) if MENTION.search(source) else ()
 
 
 def made_in(source: str) -> list[str]:

@@ -47,6 +47,7 @@ async def refusal(checks: GrammarChecks, grammar: tuple[str, str]) -> str:
     return str(refused.value)
 
 
+@pytest.mark.slow
 async def test_a_repetition_that_the_engine_cannot_compile_is_refused(real: GrammarChecks) -> None:
     score = {"enum": [1, 2]}
     await real.check(schema(reason={"type": "string", "pattern": "^[a-z]{1,120}$"}, score=score))
@@ -74,11 +75,13 @@ async def test_a_grammar_that_takes_too_long_is_ended_and_others_are_not(real: G
     assert "more than 1 s of processor time" in refused
 
 
+@pytest.mark.slow
 async def test_a_grammar_whose_masks_cost_more_and_more_is_refused(real: GrammarChecks) -> None:
     refused = await refusal(real, ("regex", "(a?a?a?a?a?a?a?a?){0,100}b"))
     assert "ms a token" in refused or "to compile" in refused  # on a slow CPU the time to compile is over first
 
 
+@pytest.mark.slow
 async def test_what_is_no_grammar_is_refused_with_the_reason(real: GrammarChecks) -> None:
     assert 'Unsupported type "strin"' in await refusal(real, ("json", '{"type": "strin"}'))
     assert "/project" not in await refusal(real, ("regex", "(a"))

@@ -172,6 +172,7 @@ async def test_what_nobody_touched_is_not_hashed_again(stager: Stager, own_versi
     assert [staged.folder.exists() for staged in (packed, taken)] == [False, True]
 
 
+@pytest.mark.slow
 async def test_what_was_touched_is_hashed_again(stager: Stager, own_version: Path) -> None:
     packed, taken = [await staged_by(stager, own_version) for _ in range(2)]
     with (taken.folder / "weights.bin").open("r+b") as file:
@@ -185,6 +186,7 @@ async def test_what_was_touched_is_hashed_again(stager: Stager, own_version: Pat
     assert (await staged_by(stager, own_version)).digest == packed.digest
 
 
+@pytest.mark.slow
 async def test_what_is_kept_no_longer_is_not_held(stager: Stager, shared_cache: StagedCache, own_version: Path) -> None:
     _, taken = [await staged_by(stager, own_version) for _ in range(2)]
     shared_cache.drop(str(shared_cache.key_of(own_version)))
