@@ -82,15 +82,16 @@ def bench_methods(options: BenchOptions) -> tuple[BenchResult, ...]:
 def table_of(cells: Mapping[str, Mapping[str, Any]]) -> str:
     """The cells as a Markdown table; an empty one says why."""
     head = (
-        "| cell | trainable | s | peak MB | exact match | general text | other | served as | parity | tokens/s |\n"
-        "|---|---:|---:|---:|---|---:|---|---|---:|---:|\n"
+        "| cell | trainable | s | peak MB | exact match | general text | other | served as | conversion | parity "
+        "| tokens/s |\n"
+        "|---|---:|---:|---:|---|---:|---|---|---:|---:|---:|\n"
     )
     return head + "".join(f"| {' | '.join(_columns(name, cell))} |\n" for name, cell in cells.items())
 
 
 def _columns(name: str, cell: Mapping[str, Any]) -> list[str]:
     if "error" in cell:
-        return [name, *[""] * 6, cell["error"], "", ""]
+        return [name, *[""] * 6, cell["error"], "", "", ""]
     match = cell.get("exact_match")
     if start := cell.get("started_from"):
         name = f"{name}, from {start}"
@@ -104,6 +105,7 @@ def _columns(name: str, cell: Mapping[str, Any]) -> list[str]:
         _shown(cell.get("forgotten_nats"), "+.3f"),
         ", ".join(scores),
         cell["served_as"],
+        _shown(cell.get("conversion_nats"), ".4f"),
         _shown(cell.get("parity_nats"), ".4f"),
         _shown(cell.get("tokens_per_s"), ".0f"),
     ]

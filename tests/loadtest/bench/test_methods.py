@@ -18,17 +18,18 @@ CELL: dict[str, Any] = {
     "seconds": 31.2, "peak_bytes": 1.5e9, "trainable_parameters": 4_880.0,
     "exact_match": {"value": 0.4, "ci_low": 0.309, "ci_high": 0.498, "n": 100}, "forgotten_nats": 0.0213,
     "scores": {"reward": {"base": {"value": 0.25}, "adapter": {"value": 0.5}}}, "served_as": "LoRA",
-    "tokens_per_s": 211.4, "parity_nats": 0.0123,
+    "conversion_nats": 0.0435, "tokens_per_s": 211.4, "parity_nats": 0.0123,
 }  # fmt: skip
 
 
 def test_a_cell_is_a_row_and_a_refused_one_says_why() -> None:
     table = table_of({"lora": CELL, "bottleneck": {"error": "there is no engine for it"}}).splitlines()
     assert table[2] == (
-        "| lora | 4,880 | 31 | 1,500 | 0.400 (0.309 to 0.498) | +0.021 | reward 0.250 to 0.500 | LoRA | 0.0123 | 211 |"
+        "| lora | 4,880 | 31 | 1,500 | 0.400 (0.309 to 0.498) | +0.021 | reward 0.250 to 0.500 "
+        "| LoRA | 0.0435 | 0.0123 | 211 |"
     )
     assert "there is no engine for it" in table[3]
-    assert {line.count("|") for line in table} == {11}
+    assert {line.count("|") for line in table} == {12}
 
 
 def test_a_cell_that_went_on_from_another_says_so() -> None:
