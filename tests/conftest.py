@@ -51,8 +51,8 @@ gc.set_threshold(50_000, 20, 100)
 class _RootLogs(_pytest.logging.catching_logs[Any]):
     """pytest's handlers, on the root alone.
 
-    It looks through all loggers, six times a test, for those that do not propagate: the libraries have thousands, and
-    that took a tenth of the tests' time.
+    pytest itself looks through all loggers, six times a test, for those that do not propagate: the libraries have
+    thousands, and that took a tenth of the tests' time.
     """
 
     def __enter__(self) -> Any:

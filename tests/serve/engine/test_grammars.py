@@ -159,7 +159,6 @@ async def test_the_grammars_of_one_tenant_leave_room_for_anothers(tmp_path: Path
     await asyncio.gather(*stuck, return_exceptions=True)
 
 
-@pytest.mark.slow
 async def test_a_compiler_that_ends_starts_again(tmp_path: Path) -> None:
     flag = tmp_path / "ended"
     ends = f"import os; {SAYS_YES} if os.path.exists({str(flag)!r}) else (open({str(flag)!r}, 'w'), os._exit(1))"
