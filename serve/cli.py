@@ -124,7 +124,7 @@ def _serve_on(
 
     set_environment(config.log_level, config.log_format)
 
-    from serve.api.connections import bounded_connections
+    from serve.api.connections import KEEP_ALIVE_S, bounded_connections
     from serve.app import create_app
     from serve.build import build_server
     from serve.draining import DrainingServer
@@ -144,6 +144,7 @@ def _serve_on(
             log_config=None,
             access_log=False,
             http=bounded_connections(config.max_connections, refused.inc),
+            timeout_keep_alive=KEEP_ALIVE_S,
             timeout_graceful_shutdown=int(config.drain_timeout_s),
         ),
         parts.begin_drain,

@@ -13,6 +13,9 @@ from serve.api.responses import error_response
 from serve.errors import NotReadyError
 
 HEADERS_TIMEOUT_S = 10.0
+KEEP_ALIVE_S = 75
+"""How long a connection without a request stays open: longer than clients and proxies keep theirs (httpx 5 s, aiohttp
+15 s, nginx 60 s), so that none sends a request into a connection that is being closed."""
 OPERATORS_PATHS = frozenset({"/health", "/ready", "/metrics"})
 """What is answered beyond `max_connections`, too: a busy server must not look like a dead one."""
 RESERVED_CONNECTIONS = 16
@@ -22,9 +25,10 @@ class TimedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # ch
     """Uvicorn's own connection; it is closed where no request begins within `HEADERS_TIMEOUT_S` of its first bytes.
 
     Uvicorn waits for headers without end. What comes of a body after its answer counts as headers that do not. Beyond
-    `max_connections` a new one gets one answer and is closed: that of `OPERATORS_PATHS`, or a 503. Beyond the reserve
-    it gets a 503 at once. Uvicorn's own `limit_concurrency` refuses requests, also those on connections that were
-    there before, and leaves the connections open.
+    `max_connections` a new one takes the place of that which has been idle for longest. Where each has a request, it
+    gets one answer and is closed: that of `OPERATORS_PATHS`, or a 503. Beyond the reserve it gets a 503 at once.
+    Uvicorn's own `limit_concurrency` refuses requests, also those on connections that were there before, and leaves
+    the connections open.
     """
 
     app: ASGIApp  # uvicorn's
@@ -36,6 +40,8 @@ class TimedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # ch
 
     def connection_made(self, transport: Any) -> None:
         beyond = 0 if self.max_connections is None else len(self.connections) - self.max_connections + 1
+        if beyond > 0 and self._close_longest_idle():
+            beyond = 0
         if beyond > RESERVED_CONNECTIONS:
             self._is_refused = True
             self.refused()
@@ -75,6 +81,14 @@ class TimedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # ch
         self._deadline = None
         if self._waits_for_headers():
             self.transport.close()
+
+    def _close_longest_idle(self) -> bool:
+        """Whether there was a connection that had been answered and waited for its next request."""
+        idle = [one for one in self.connections if one.timeout_keep_alive_task and not one.transport.is_closing()]
+        if not idle:
+            return False
+        min(idle, key=lambda one: one.timeout_keep_alive_task.when()).transport.close()
+        return True
 
     def _answered_once(self, app: ASGIApp) -> ASGIApp:
         """The application of a connection of the reserve."""

@@ -13,7 +13,7 @@ import uvicorn
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRing
-from serve.api.connections import RESERVED_CONNECTIONS, TimedConnection, bounded_connections
+from serve.api.connections import KEEP_ALIVE_S, RESERVED_CONNECTIONS, TimedConnection, bounded_connections
 from tests.serving import JSON, chat, make_serving
 
 pytestmark = pytest.mark.anyio
@@ -67,7 +67,9 @@ async def server(
 ) -> AsyncIterator[int]:
     """A port that a real HTTP server with a fake engine listens on."""
     app = make_serving(store, base_folder, keys=keys, **changes).app
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=http)
+    config = uvicorn.Config(
+        app, host="127.0.0.1", port=0, log_config=None, access_log=False, http=http, timeout_keep_alive=KEEP_ALIVE_S
+    )
     running = uvicorn.Server(config)
     task = asyncio.create_task(running.serve())
     while not running.started:
@@ -252,6 +254,25 @@ async def test_a_scrape_beyond_the_limit_needs_its_key(tmp_path: Path, store: Ad
     async with client_beyond_the_limit(store, base_folder, Refused(), KeyRing(tmp_path / "keys.json")) as client:
         await client.send(b"GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n")
         assert (await client.answer())[0] == 401
+
+
+async def test_beyond_the_limit_the_longest_idle_connection_gives_way(store: AdapterStore, base_folder: Path) -> None:
+    refused = Refused()
+    http = bounded_connections(3, refused)
+    async with server(store, base_folder, http=http) as port, connection(port) as busy, connection(port) as first:
+        await busy.send(sized(len(CHAT)))
+        async with connection(port) as second:
+            for client in (first, second):
+                await client.send(sized(len(CHAT)) + CHAT)
+                assert (await client.answer())[0] == 200
+            async with connection(port) as third:
+                for client in (third, second):
+                    await client.send(sized(len(CHAT)) + CHAT)
+                    assert (await client.answer())[0] == 200
+                assert await first.rest() == b""
+                await busy.send(CHAT)
+                assert (await busy.answer())[0] == 200
+    assert refused.num == 0
 
 
 async def test_a_connection_beyond_the_reserve_is_a_503_at_once(store: AdapterStore, base_folder: Path) -> None:
