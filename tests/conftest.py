@@ -1,9 +1,11 @@
 """Fixtures that tests of several packages share."""
 
+import asyncio
 import gc
 import logging
 import os
 import shutil
+import socketserver
 import ssl
 from datetime import UTC, datetime
 from functools import cache
@@ -14,6 +16,7 @@ import _pytest.logging
 import pytest
 import typer.main
 import typer.testing
+import uvicorn
 from hypothesis import settings
 
 from adapters.store.store import AdapterStore
@@ -42,6 +45,24 @@ os.fsync = _fsync_nothing
 # is made or called, for more than ten milliseconds.
 vars(ssl)["create_default_context"] = cache(ssl.create_default_context)
 vars(typer.testing)["_get_command"] = cache(typer.main.get_command)
+
+# A server of the standard library looks twice a second, and uvicorn ten times, whether it shall end: a test that starts
+# one would wait for that.
+socketserver.BaseServer.serve_forever.__defaults__ = (0.01,)
+
+
+class _ShortSleeps:
+    """`asyncio`, as uvicorn's server sees it."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    @staticmethod
+    async def sleep(delay: float) -> None:
+        await asyncio.sleep(min(delay, 0.01))
+
+
+vars(uvicorn.server)["asyncio"] = _ShortSleeps()
 
 # The imported libraries are more than a million objects: looking for garbage among them as often as Python does by
 # default takes a fifth of the tests' time.

@@ -4,6 +4,7 @@ import re
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 from typer.testing import CliRunner
 
@@ -18,6 +19,7 @@ PAGE = (ROOT / "docs" / "operate.md").read_text()
 ALERTS = yaml.safe_load((ROOT / "config" / "prometheus" / "alerts.rules.yml").read_text())["groups"]
 
 
+@pytest.mark.slow
 def test_its_commands_are_ours():
     text = PAGE.replace("\\\n", " ")
     commands = re.findall(r"(?m)(?:^ *|`)(lorikeet [a-z][^`#\n]*)", text)

@@ -167,6 +167,7 @@ def plain_interval(counts, table):
     return (kappa - half, kappa + half) if half else (-1.0, 1.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "chances"),
     [

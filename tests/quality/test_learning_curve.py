@@ -64,6 +64,7 @@ def covered(seed: int, true: Callable[[int], float]) -> bool:
     return gain.ci_low <= true(4000) - true(2000) <= gain.ci_high
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "true",
     [

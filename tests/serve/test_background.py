@@ -94,6 +94,7 @@ async def test_a_loop_that_is_told_to_end_ends() -> None:
     assert loop.starts == 1
 
 
+@pytest.mark.slow
 async def test_the_application_keeps_its_loops_running(store: AdapterStore, base_folder: Path) -> None:
     serving, loop = make_serving(store, base_folder), BrokenLoop(fails)
     parts = dataclasses.replace(serving.parts, background=(loop.run,))
@@ -106,6 +107,7 @@ async def test_the_application_keeps_its_loops_running(store: AdapterStore, base
     assert 'lorikeet_background_failures_total{task="broken_loop"} 2.0' in metrics
 
 
+@pytest.mark.slow
 async def test_the_monitor_keeps_its_loops_running(store: AdapterStore, base_folder: Path) -> None:
     serving, loop = make_serving(store, base_folder), BrokenLoop(fails)
     monitor = Monitor(serving.engine, serving.metrics.quality, 0.0, serving.metrics.failures)

@@ -27,6 +27,7 @@ def test_nothing_that_our_code_imports_is_left_out(unneeded):
     assert {name: each for name, each in found.items() if each and each <= unneeded} == {}
 
 
+@pytest.mark.slow
 def test_tools_of_the_tests_are_left_out(unneeded):
     assert {"mypy", "pytest", "ruff", "moto"} <= unneeded
 

@@ -33,6 +33,7 @@ def can_mount(folder: Path) -> bool:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["upload", "part", "event", "finish", "heartbeat", "cancel", "delete"])
 def test_a_full_disk_fails_what_needs_it_alone(tmp_path, case):
     if not can_mount(tmp_path):

@@ -133,6 +133,7 @@ def test_a_message_on_names_is_short(tmp_path: Path) -> None:
     assert len(str(finding)) < 1500
 
 
+@pytest.mark.slow
 def test_a_long_name_takes_linear_time() -> None:
     name = "module." * 1_000_000 + NAMES[0]
     assert plan_renames([name], None).names == {name: NAMES[0]}

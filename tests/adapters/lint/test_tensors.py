@@ -34,6 +34,7 @@ def files(draw: st.DrawFn) -> tuple[dict[str, torch.Tensor], set[str]]:
     return made, bad
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(files(), st.sampled_from([1, 7, 1 << 16]))
 def test_exactly_the_tensors_with_nan_or_infinity_are_found(

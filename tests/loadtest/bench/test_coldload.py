@@ -92,6 +92,7 @@ def test_gaps_are_within_one_stream_and_within_the_time() -> None:
     assert list(gaps_between(records, 3.0, 5.0)) == [2.0, 1.5]
 
 
+@pytest.mark.slow
 def test_streams_run_as_long_as_something_else_does(server: SyntheticServer) -> None:
     side = ComparedServer(f"{server.url}/v1", os.getpid())
     stretch = asyncio.run(

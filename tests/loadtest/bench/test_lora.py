@@ -155,6 +155,7 @@ def test_a_cost_is_tokens_over_the_run_and_cpu_time_over_tokens() -> None:
     assert cost_of(PREFILL, run_of(request(0)), cpu_s=0.5) == Cost(tokens_per_s=2.0, cpu_ms_per_token=25.0)
 
 
+@pytest.mark.slow
 def test_a_cost_is_measured_on_a_real_process(server: SyntheticServer) -> None:
     side = ComparedServer(f"{server.url}/v1", os.getpid())
     cost = measure_cost(side, ("a", "b"), Load(num_streams=4, num_requests=40, num_tokens=10), 1)

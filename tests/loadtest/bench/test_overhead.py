@@ -38,6 +38,7 @@ def equal(url: str, model: str) -> TokenCounts:
     return TokenCounts(78, 32)
 
 
+@pytest.mark.slow
 def test_the_tokens_of_a_request_are_as_the_server_counts_them() -> None:
     with synthetic_server(Delays()) as server:
         assert tokens_of_a_request(f"{server.url}/v1", "b") == TokenCounts(9, NUM_TOKENS)

@@ -181,6 +181,7 @@ def test_logs_in_folders_of_the_folder_are_quoted_too() -> None:
         fail_with_logs(folder / "rank-16")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("temporary_folders")
 def test_the_log_of_a_server_that_did_not_start_stays_and_is_quoted_once() -> None:
     words, expected = [sys.executable, "-c", "import sys; sys.exit('no memory')"], r"1\.\nno memory\nThe logs are kept"

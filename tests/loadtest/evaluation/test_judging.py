@@ -233,6 +233,7 @@ def test_a_missing_api_key_is_named_at_once() -> None:
     check_judges([metric], {"JUDGE_KEY": "secret"})
 
 
+@pytest.mark.slow
 async def test_a_judge_elsewhere_that_is_away_is_one_line(tmp_path: Path) -> None:
     metric = judged(url="http://127.0.0.1:9/v1", model="large")
     with pytest.raises(EvaluationError, match=r"'large' at http://127\.0\.0\.1:9/v1/ gives no answer"):

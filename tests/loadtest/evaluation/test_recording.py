@@ -65,6 +65,7 @@ def test_the_key_is_sent_and_not_stored(home: Path, old: Provider) -> None:
     assert not any(b"sk-secret" in path.read_bytes() for path in files)
 
 
+@pytest.mark.slow
 def test_an_interrupted_recording_goes_on_where_it_ended(home: Path, old: Provider) -> None:
     old.most = 2
     code, shown = recorded(home, old)
@@ -74,6 +75,7 @@ def test_an_interrupted_recording_goes_on_where_it_ended(home: Path, old: Provid
     assert [term_of(body) for body in old.asked] == [0, 1, 0, 2, 3]
 
 
+@pytest.mark.slow
 def test_the_budget_ends_a_recording_and_a_higher_one_goes_on(home: Path, old: Provider) -> None:
     code, shown = recorded(home, old, "--max-tokens", str(2 * TOKENS))
     assert code == 1
@@ -82,6 +84,7 @@ def test_the_budget_ends_a_recording_and_a_higher_one_goes_on(home: Path, old: P
     assert "kept 4 of 4" in recorded(home, old, "--max-tokens", "1000")[1]
 
 
+@pytest.mark.slow
 def test_a_field_that_the_provider_refuses_is_left_out(home: Path, old: Provider) -> None:
     old.refused = ("temperature", "max_tokens")
     code, shown = recorded(home, old)

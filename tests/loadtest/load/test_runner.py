@@ -71,6 +71,7 @@ async def test_nothing_is_sent_before_it_is_due() -> None:
     assert min(record.lag_s for record in outcome.records) >= 0
 
 
+@pytest.mark.slow
 async def test_an_open_loop_does_not_wait_for_answers() -> None:
     server = CountingServer(delay_s=0.3)
     await run(configured(num_requests=20, drain_timeout_s=5), server.answer)
@@ -122,6 +123,7 @@ async def test_a_stop_while_draining_ends_the_run() -> None:
     assert [record.error for record in outcome.records] == ["unfinished"] * 2
 
 
+@pytest.mark.slow
 async def test_a_generator_that_cannot_keep_up_says_so() -> None:
     async def hog(_: httpx.Request) -> httpx.Response:
         time.sleep(0.03)

@@ -98,6 +98,7 @@ def test_two_empty_runs_can_be_compared() -> None:
     assert {difference.change for difference in compare(empty, empty).overall} == {"unknown"}
 
 
+@pytest.mark.slow
 def test_models_that_both_runs_asked_are_compared_one_by_one() -> None:
     comparison = compare(random_run(num_requests=60, num_models=3), random_run(num_requests=60, num_models=2))
     assert {difference.model for difference in comparison.by_model} == {"adapter-000", "adapter-001"}

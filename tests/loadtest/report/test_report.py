@@ -60,10 +60,12 @@ def test_the_same_run_gives_the_same_page(paths: ReportPaths) -> None:
     assert render_html(make_report(RUN, SLO), RUN) == paths.html_file.read_text()
 
 
+@pytest.mark.slow
 def test_a_run_without_an_answer_has_a_page(tmp_path: Path) -> None:
     assert "no request has this value" in page_of(run_of(request(error="timeout")), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_without_requests_has_a_page(tmp_path: Path) -> None:
     assert "no request has this value" in page_of(run_of(duration_s=0.0), tmp_path)
 

@@ -40,6 +40,7 @@ def load(url: str, num_models: int = 3) -> LoadtestConfig:
     )
 
 
+@pytest.mark.slow
 def test_a_search_writes_every_run_as_it_goes_and_its_reports_at_the_end(url: str, tmp_path: Path) -> None:
     said: list[str] = []
     runs_file = tmp_path / "runs.jsonl"

@@ -45,6 +45,7 @@ def test_one_hot_adapter_keeps_one_server_busy_by_affinity_and_spreads_by_placem
     assert hot["placement"].ttft_p99_s < hot["affinity"].ttft_p99_s
 
 
+@pytest.mark.slow
 def test_more_servers_answer_sooner() -> None:
     assert figures("placement", 8).ttft_p99_s < figures("placement", 2).ttft_p99_s
 

@@ -228,6 +228,7 @@ def test_a_batch_is_kept_as_a_whole_or_not_at_all(store: QualityStore) -> None:
     assert store.add_sample(SAMPLE) == 1
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_in_a_batch_leaves_none_of_it(store: QualityStore) -> None:
     store.add_sample(SAMPLE)
     command = [sys.executable, "-c", DIES_IN_A_BATCH, str(store.path)]
@@ -254,6 +255,7 @@ def test_threads_and_connections_write_and_read_at_once(store: QualityStore) -> 
     assert len({kept.id for kept in store.samples()}) == 200
 
 
+@pytest.mark.slow
 def test_a_reader_does_not_wait_for_a_writer(store: QualityStore) -> None:
     store.add_sample(SAMPLE)
     writer = sqlite3.connect(store.path, isolation_level=None)

@@ -356,6 +356,7 @@ async def test_where_nobody_may_wait_a_load_still_may(clock: FakeClock) -> None:
     assert is_empty(admission)
 
 
+@pytest.mark.slow
 async def test_a_slot_that_only_waits_is_taken_away_with_time_alone() -> None:
     admission = house(1, 1)
     place = await held(admission)

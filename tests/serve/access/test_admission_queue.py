@@ -141,6 +141,7 @@ def test_when_the_one_who_waits_for_a_slot_leaves_its_adapter_is_open_again() ->
     assert house.go(gone) == [held]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapters", "least_use"), [pytest.param("abc", 0.75, marks=pytest.mark.slow), ("abcdefgh", 0.6)]
 )
@@ -269,6 +270,7 @@ def test_a_flood_of_running_adapters_is_passed_within_few_completions_whichever_
     assert house.num_completions == 60
 
 
+@pytest.mark.slow
 @at_most(10)
 @given(st.integers(4, 8), st.integers(1, 2), st.integers(0, 2**32))
 def test_in_any_mix_everybody_runs_within_a_bounded_number_of_completions(

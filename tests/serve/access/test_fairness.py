@@ -127,6 +127,7 @@ def serve(house: House, rng: random.Random, num_steps: int, used: dict[str, int]
     return served
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "asked", "used"),
     [

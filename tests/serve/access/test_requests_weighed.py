@@ -67,6 +67,7 @@ def serving(store: AdapterStore, base_folder: Path, tmp_path: Path, tokens: dict
     return make_serving(store, base_folder, keys=KeyRing(tmp_path / "keys.json"), max_wait_s=1)
 
 
+@pytest.mark.slow
 async def test_a_request_whose_key_is_revoked_is_answered_to_its_end(
     serving: Serving, tokens: dict[str, str], tmp_path: Path
 ) -> None:
@@ -148,6 +149,7 @@ async def test_a_server_of_few_places_takes_no_more_answers(store: AdapterStore,
     assert (response.status_code, response.json()["error"]["param"]) == (400, "n")
 
 
+@pytest.mark.slow
 async def test_whoever_waits_in_vain_is_told_what_its_tenant_holds(serving: Serving, tokens: dict[str, str]) -> None:
     engine = SlowEngine(serving)
     async with flooded(serving, engine, tokens["greedy"], 1, batch(14, 2)), serving.client(tokens["greedy"]) as client:

@@ -250,6 +250,7 @@ async def test_over_the_limit_is_a_429_that_says_when_to_come_back(guarded: Serv
     assert guarded.metrics.registry.get_sample_value("lorikeet_rejections_total", labels) == 1
 
 
+@pytest.mark.slow
 async def test_hundreds_of_moves_under_load_lose_nothing_and_answer_with_a_version_of_the_moment(
     serving: Serving,
 ) -> None:

@@ -220,6 +220,7 @@ async def test_slow_bodies_of_one_tenant_keep_no_other_out(
     await asyncio.gather(*slow, return_exceptions=True)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_bodies_that_wait_too_long_are_a_429_and_counted(
     tmp_path: Path, store: AdapterStore, base_folder: Path

@@ -103,6 +103,7 @@ async def trickle(client: Client) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", [sized(1000), CHUNKED + b"ff\r\n"])
 async def test_a_trickling_body_is_a_408_and_the_end_of_the_connection(
     store: AdapterStore, base_folder: Path, head: bytes
@@ -125,6 +126,7 @@ async def test_a_slow_body_holds_up_nobody(store: AdapterStore, base_folder: Pat
         assert (await slow.answer())[0] == 200
 
 
+@pytest.mark.slow
 async def test_a_length_that_is_too_large_is_answered_before_the_body(store: AdapterStore, base_folder: Path) -> None:
     async with server(store, base_folder) as port, connection(port) as client:
         await client.send(POST + b"expect: 100-continue\r\ncontent-length: 524289\r\n\r\n")
@@ -197,6 +199,7 @@ async def test_headers_that_do_not_come_end_the_connection(
             sending.cancel()
 
 
+@pytest.mark.slow
 async def test_an_answer_that_takes_longer_than_headers_may_is_given(store: AdapterStore, base_folder: Path) -> None:
     async with server(store, base_folder, http=HastyConnection) as port, connection(port) as client:
         await client.send(sized(len(CHAT)))

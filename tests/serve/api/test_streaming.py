@@ -114,6 +114,7 @@ async def test_a_reader_that_reads_gets_every_event(case: Case) -> None:
     assert case.charged == [(NUM_TOKENS, True)]
 
 
+@pytest.mark.slow
 async def test_the_places_of_a_stalled_stream_are_free_once_the_engine_has_ended(case: Case) -> None:
     stalled = case.ask(Reader(BODY, NUM_READ))
     await case.stopped.wait()
@@ -124,6 +125,7 @@ async def test_the_places_of_a_stalled_stream_are_free_once_the_engine_has_ended
     await stalled
 
 
+@pytest.mark.slow
 async def test_a_stalled_reader_is_left_at_the_deadline(case: Case) -> None:
     reader = Reader(BODY, NUM_READ)
     async with asyncio.timeout(5):
@@ -143,6 +145,7 @@ async def test_a_reader_that_leaves_is_charged_and_the_engine_has_stopped(case: 
     assert (case.charged, case.num_running) == ([(NUM_TOKENS, True)], 0)
 
 
+@pytest.mark.slow
 async def test_an_engine_that_goes_on_past_the_deadline_is_stopped(case: Case) -> None:
     case.may_end.clear()
     reader = Reader(BODY, num_read=10**6)

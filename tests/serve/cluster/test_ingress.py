@@ -142,6 +142,7 @@ async def test_another_replica_is_asked_before_the_first_token(tmp_path: Path, b
     assert handle.num_asked == 2
 
 
+@pytest.mark.slow
 async def test_a_user_gets_one_side_of_a_canary_on_all_replicas(
     tmp_path: Path, replicas: tuple[Serving, Serving], store: AdapterStore
 ) -> None:

@@ -236,6 +236,7 @@ async def test_a_client_that_leaves_in_the_middle_leaves_nothing(serving: Servin
                 await asyncio.sleep(0.01)
 
 
+@pytest.mark.slow
 async def test_an_upload_that_stalls_is_a_408(tmp_path: Path, store: AdapterStore, base_folder: Path) -> None:
     serving = make_jobs_serving(tmp_path, store, base_folder, body_timeout_s=0.3)
 

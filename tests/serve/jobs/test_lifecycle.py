@@ -55,6 +55,7 @@ async def test_events_come_newest_first_in_pages(serving: Serving) -> None:
     assert "Step 1/3" in [event for event in events if event.type == "metrics"][-1].message
 
 
+@pytest.mark.slow
 async def test_a_stream_of_events_ends_with_the_job(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         file = await client.files.create(file=("trees.jsonl", chat_rows()), purpose="fine-tune")

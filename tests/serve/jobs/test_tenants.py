@@ -204,6 +204,7 @@ async def test_every_change_is_in_the_audit_log(serving: Serving, tmp_path: Path
     assert path.stat().st_mode & 0o777 == 0o600
 
 
+@pytest.mark.slow
 async def test_a_revoked_key_ends_its_streams_of_events(tmp_path: Path, store: AdapterStore, base_folder: Path) -> None:
     token = token_of(tmp_path, "acme")
     keys = KeyRing(tmp_path / "keys.json", check_interval_s=0)

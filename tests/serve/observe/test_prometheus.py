@@ -89,6 +89,7 @@ def test_every_recorded_series_that_a_rule_names_is_recorded() -> None:
     assert {name for query in queries() for name in re.findall(r"\w+:\w+:\w+", query)} <= recorded
 
 
+@pytest.mark.slow
 def test_every_label_that_a_query_selects_by_is_the_metrics_own() -> None:
     selected = [found for query in queries() for found in re.findall(r"\b(lorikeet_\w+)\{([^}]*)\}", query)]
     unknown = [

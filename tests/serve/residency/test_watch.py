@@ -94,6 +94,7 @@ def watching(serving: Serving) -> Iterator[asyncio.Task[None]]:
         running.cancel()
 
 
+@pytest.mark.slow
 async def test_an_error_that_nobody_expects_ends_nothing_and_is_tried_again(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -115,6 +116,7 @@ async def test_an_error_that_nobody_expects_ends_nothing_and_is_tried_again(
         assert not running.done()
 
 
+@pytest.mark.slow
 async def test_what_changed_while_nobody_watched_is_followed_after_a_new_start(serving: Serving) -> None:
     serving.publish("medical")
     await serving.residency.load(Target("medical", 1))
@@ -129,6 +131,7 @@ async def test_what_changed_while_nobody_watched_is_followed_after_a_new_start(s
     again.cancel()
 
 
+@pytest.mark.slow
 async def test_the_quarantine_of_another_server_is_shown_and_so_is_its_end(serving: Serving) -> None:
     serving.publish("medical")
     labels = {"adapter": "medical", "version": "1"}
@@ -141,6 +144,7 @@ async def test_the_quarantine_of_another_server_is_shown_and_so_is_its_end(servi
         await until(lambda: gauge() == 0)
 
 
+@pytest.mark.slow
 async def test_a_store_that_is_replaced_is_followed(serving: Serving, tmp_path: Path) -> None:
     serving.publish("medical")
     await serving.residency.load(Target("medical", 1))

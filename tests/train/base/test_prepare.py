@@ -39,6 +39,7 @@ def test_a_prepared_base_is_a_normal_model_folder_with_a_manifest(home: Home, mo
     assert AutoModelForCausalLM.from_pretrained(folder).num_parameters() == manifest.num_parameters
 
 
+@pytest.mark.slow
 def test_the_dequantized_base_answers_as_bitsandbytes_own_nf4(home: Home, model_folder: Path) -> None:
     prepare_base(str(model_folder), "once", "nf4", "dequantized", home=home)
     prepare_base(str(model_folder), "real", "nf4", "bitsandbytes", home=home)

@@ -71,6 +71,7 @@ def test_another_version_is_not_replaced_unless_forced(lorikeet, url, home, tmp_
     assert "pushed colours@2" in lorikeet("export", "hub", "push", "colours@2", url, "--force").stdout
 
 
+@pytest.mark.slow
 def test_changed_bytes_publish_nothing(lorikeet, url, other, tmp_path):
     lorikeet("export", "hub", "push", "colours@1", url)
     path = tmp_path / "hub" / "ada" / "colours" / "adapter_model.safetensors"

@@ -41,6 +41,7 @@ async def test_answers_come_in_order_with_times_and_tokens(tmp_path: Path) -> No
     }
 
 
+@pytest.mark.slow
 async def test_saved_answers_are_not_asked_again(tmp_path: Path) -> None:
     with answering_server(echo) as server:
         first = await asked(server, tmp_path)
@@ -53,6 +54,7 @@ async def test_saved_answers_are_not_asked_again(tmp_path: Path) -> None:
         assert len(server.asked) == 8
 
 
+@pytest.mark.slow
 async def test_another_version_is_asked_afresh(tmp_path: Path) -> None:
     for digest in ("abc", "def"):
         with answering_server(echo, digest=digest) as server:
@@ -69,6 +71,7 @@ async def test_fewer_examples_are_sent_where_the_context_is_short(tmp_path: Path
     assert {answer.num_left_out for answer in answers} == {1}
 
 
+@pytest.mark.slow
 async def test_a_way_does_not_find_its_prompts_in_the_cache(tmp_path: Path) -> None:
     with answering_server(echo) as server:
         await asked(server, tmp_path / "one")

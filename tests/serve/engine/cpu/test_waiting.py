@@ -21,6 +21,7 @@ def stock_wait() -> Iterator[None]:
     shm_broadcast.SpinCondition.wait = before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("stock_wait")
 def test_messages_arrive_without_spinning(monkeypatch: pytest.MonkeyPatch) -> None:
     def spin() -> None:

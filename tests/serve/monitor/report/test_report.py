@@ -264,6 +264,7 @@ def test_a_page_of_an_adapter_of_which_nothing_is_kept_is_a_page_too(
     assert Page(render_html(figures(quality, adapters))).open == []
 
 
+@pytest.mark.slow
 def test_a_page_of_the_base_alone_is_a_page_too(quality: QualityStore, adapters: AdapterStore) -> None:
     quality.add_sample(replace(SAMPLE, adapter="base", version=0, ttft_s=None, prompt=None, answer=None))
     assert Page(render_html(figures(quality, adapters))).open == []
@@ -288,6 +289,7 @@ def test_many_versions_are_six_lines_and_all_rows(quality: QualityStore, adapter
     assert "<!-- medical@5 -->" not in text
 
 
+@pytest.mark.slow
 def test_the_command_shows_and_writes_the_report(
     report: Report, quality: QualityStore, adapters: AdapterStore, tmp_path: Path
 ) -> None:

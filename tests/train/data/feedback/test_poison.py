@@ -117,6 +117,7 @@ def test_a_poisoner_has_at_most_the_share_of_the_rows(said: Said) -> None:
     assert len(owners) == 1 + 0.7 * NUM_CORRECTIONS
 
 
+@pytest.mark.slow
 def test_unbounded_poison_is_not_promoted(said: Said) -> None:
     canary = trained(said, UNBOUNDED)
     verdict = verdict_on(canary)

@@ -114,6 +114,7 @@ def test_random_csv(text: str, has_header: bool, suffix: str) -> None:
     check(f"rows{suffix}", (("input,output\n" if has_header else "") + text).encode())
 
 
+@pytest.mark.slow
 @quick
 @given(st.sampled_from([".parquet", ".arrow"]), st.integers(min_value=0), st.binary(min_size=1, max_size=8))
 def test_damaged_tables(suffix: str, position: int, damage: bytes) -> None:
