@@ -10,7 +10,8 @@ A candidate is a precision and a number of threads. Precisions:
 import copy
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -128,6 +129,24 @@ def set_precision(model: torch.nn.Module, precision: Precision) -> None:
             module.compute_type_is_set = True
         elif precision == "mixed" and isinstance(module, torch.nn.Linear) and module is not head:
             module.weight.data = module.weight.data.to(products)
+
+
+@contextmanager
+def in_float32(model: torch.nn.Module) -> Iterator[None]:
+    """What a bfloat16 model computes meanwhile is float32, on a CPU; its weights are the same before and after.
+
+    PEFT adds what an adapter changes to a sum that is bfloat16 already, and loses the small changes. Our server on a
+    CPU does not (serve/kernels/lora.cpp), and is compared with what is computed here. On a GPU both lose them.
+    """
+    weight = next(model.parameters())
+    if weight.device.type != "cpu" or weight.dtype == torch.float32:
+        yield
+        return
+    set_precision(model, "float32")
+    try:
+        yield
+    finally:
+        set_precision(model, "bfloat16")
 
 
 def weights_dtype(precision: Precision) -> torch.dtype:

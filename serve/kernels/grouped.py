@@ -9,6 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_OF_VALUE, _OF_COLUMN = 49471, 37345
+"""Factors of the dither, as in lora.cpp; an int32 that overflows keeps its lower bits."""
+
 
 @dataclass(frozen=True)
 class TokenGroup:
@@ -83,8 +86,17 @@ def shrink(
 
 def _add_rows(y: Tensor, group: TokenGroup, hidden: Tensor, b: Tensor, scale: float) -> None:
     """`y[rows] += scale * hidden @ b.T`; hidden (G, R), b (N, R)."""
-    if isinstance(group.rows, slice):
-        target = y[group.rows]
-        target.add_(torch.mm(hidden, b.t()).to(y.dtype), alpha=scale)
-    else:
-        y.index_add_(0, group.rows, torch.mm(hidden, b.t()).to(y.dtype), alpha=scale)
+    change = torch.mm(hidden, b.t())
+    y[group.rows] = _sum(y[group.rows], change if scale == 1.0 else change * scale)
+
+
+def _sum(y: Tensor, change: Tensor) -> Tensor:
+    """`y + change` in the type of y; bfloat16 is rounded with a dither, so that small changes count (see lora.cpp)."""
+    if y.dtype != torch.bfloat16:
+        return y + change.to(y.dtype)
+    total = y.float() + change.float()
+    dither = (
+        y.view(torch.int16).int() * _OF_VALUE + torch.arange(y.shape[1], dtype=torch.int32) % 16 * _OF_COLUMN
+    ) & 0xFFFF
+    rounded = ((total.view(torch.int32) + dither) & ~0xFFFF).view(torch.float32)
+    return torch.where(total.isnan(), total, rounded).bfloat16()

@@ -1,6 +1,12 @@
 // LoRA for a batch of mixed adapters on a CPU: y[rows of adapter i] += x[rows] * A_i^T * B_i^T, for every slice of a layer.
 // For DoRA, y is first multiplied by a factor per column, and a constant per column is added (adapters/dora.py).
 //
+// y is bfloat16: rounding its sum to nearest would leave it unchanged wherever an adapter adds less than half a unit in
+// the last place. Small changes of all columns are an adapter's effect, too, so the sum is rounded with a dither:
+// up as often as it lies near the upper number, and right on average (M. P. Connolly, N. J. Higham and T. Mary,
+// "Stochastic Rounding and Its Probabilistic Backward Error Analysis", 2021). The dither comes of y's bits and column
+// alone, so that an answer depends neither on chance nor on its batch.
+//
 // Tokens are grouped by adapter, each weight is read once a block of 16 tokens, in bfloat16; sums are float32. The
 // weights stay where their adapter lies in memory: a layer's table holds their addresses, so that to activate an
 // adapter is to write addresses. See serve/kernels/packed.py for the layout of the weights and for the table.
@@ -12,6 +18,7 @@
 #include <torch/library.h>
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdint>
 #include <cstring>
@@ -73,6 +80,22 @@ inline bf16 narrow(float value) {
   return static_cast<bf16>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);                  // to nearest, ties to even
 }
 
+// Dither of a value that was `before`, in column c of its panel: `kOfValue * before + kOfColumn[c]`, modulo 2**16. The
+// factors, 2**16 divided by powers of the plastic number, spread pairs of numbers evenly (M. Roberts, "The Unreasonable
+// Effectiveness of Quasirandom Sequences", 2018).
+constexpr uint16_t kOfValue = 49471;
+constexpr std::array<uint16_t, 2 * kPanel> kOfColumn = [] {  // twice: a line has two panels
+  std::array<uint16_t, 2 * kPanel> dither{};
+  for (int c = 0; c < 2 * kPanel; ++c) dither[c] = static_cast<uint16_t>(37345 * (c % kPanel));
+  return dither;
+}();
+
+inline bf16 narrow_dithered(float value, bf16 before, int c) {
+  const auto bits = std::bit_cast<uint32_t>(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<bf16>((bits >> 16) | 0x40);  // stays a NaN
+  return static_cast<bf16>((bits + static_cast<uint16_t>(uint32_t{kOfValue} * before + kOfColumn[c])) >> 16);
+}
+
 #define INLINE inline __attribute__((always_inline))
 
 template <int kWidth>
@@ -120,9 +143,10 @@ INLINE void expand_each(const bf16* const* rows, int count, int64_t pairs, const
       float sums[kPanel];
       multiply_row<kPanel>(rows[i], pairs, panels, sums);
       for (int c = 0; c < width; ++c) {
-        float before = widen(targets[i][column + c]);
+        bf16& target = targets[i][column + c];
+        float before = widen(target);
         if constexpr (kRescaled) before = rescaled(before, rescale, column + c);
-        targets[i][column + c] = narrow(before + sums[c]);
+        target = narrow_dithered(before + sums[c], target, c);
       }
     }
   }
@@ -179,6 +203,12 @@ LORIKEET_AVX2 LORIKEET_INLINE __m256 rescaled8(__m256 values, Rescale rescale, i
   return _mm256_fmadd_ps(values, _mm256_loadu_ps(rescale.scale + column), shift);
 }
 
+// Of eight columns from `c` of a panel on.
+LORIKEET_AVX2 INLINE __m128i dither8(__m128i before, int c) {
+  const __m128i of_column = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kOfColumn.data() + c));
+  return _mm_add_epi16(_mm_mullo_epi16(before, _mm_set1_epi16(static_cast<int16_t>(kOfValue))), of_column);
+}
+
 template <bool kRescaled>
 LORIKEET_AVX2 INLINE void expand_eights(const bf16* const* rows, int count, int64_t pairs, const bf16* panels,
                                         int64_t columns, bf16* const* targets, Rescale rescale) {
@@ -194,12 +224,13 @@ LORIKEET_AVX2 INLINE void expand_eights(const bf16* const* rows, int count, int6
         __m256 before = lorikeet::widen8(target + c);
         if constexpr (kRescaled) before = rescaled8(before, rescale, column + c);
         const __m256 sum = _mm256_add_ps(before, _mm256_load_ps(sums + i * kPanel + c));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(target + c), lorikeet::narrow8(sum));
+        __m128i* const eight = reinterpret_cast<__m128i*>(target + c);
+        _mm_storeu_si128(eight, lorikeet::narrow8_dithered(sum, dither8(_mm_loadu_si128(eight), c)));
       }
       for (; c < width; ++c) {
         float before = widen(target[c]);
         if constexpr (kRescaled) before = rescaled(before, rescale, column + c);
-        target[c] = narrow(before + sums[i * kPanel + c]);
+        target[c] = narrow_dithered(before + sums[i * kPanel + c], target[c], c);
       }
     }
   }
@@ -225,36 +256,58 @@ AVX512_BF16 inline __m512bh broadcast_pair(const bf16* row, int64_t pair) {
   return reinterpret_cast<__m512bh>(_mm512_set1_epi32(both));
 }
 
-AVX512_BF16 inline __m512 widen_columns(const bf16* target, __mmask16 columns) {
-  const __m256i before = _mm256_maskz_loadu_epi16(columns, target);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(before), 16));
+AVX512_BF16 inline __m512 widen16(__m256i values) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(values), 16));
 }
 
 AVX512_BF16 inline void narrow_columns(bf16* target, __mmask16 columns, __m512 values) {
   _mm256_mask_storeu_epi16(target, columns, reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(values)));
 }
 
+// 16 numbers to bfloat16, with their dither; a NaN stays one.
+AVX512_BF16 inline __m256i narrow16_dithered(__m512 values, __m256i dither) {
+  const __m512i bits = _mm512_castps_si512(values);
+  const __m512i rounded = _mm512_add_epi32(bits, _mm512_cvtepu16_epi32(dither));
+  const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+  const __mmask16 is_nan = _mm512_cmp_ps_mask(values, values, _CMP_UNORD_Q);
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_mov_epi32(rounded, is_nan, quiet), 16));
+}
+
+// Of the 16 columns of a panel.
+AVX512_BF16 inline __m256i dither16(__m256i before) {
+  const __m256i of_column = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kOfColumn.data()));
+  return _mm256_add_epi16(_mm256_mullo_epi16(before, _mm256_set1_epi16(static_cast<int16_t>(kOfValue))), of_column);
+}
+
 AVX512_BF16 inline void add_to(bf16* target, __mmask16 columns, __m512 sums) {
-  narrow_columns(target, columns, _mm512_add_ps(widen_columns(target, columns), sums));
+  const __m256i before = _mm256_maskz_loadu_epi16(columns, target);
+  const __m256i sum = narrow16_dithered(_mm512_add_ps(widen16(before), sums), dither16(before));
+  _mm256_mask_storeu_epi16(target, columns, sum);
 }
 
 // Scale and shift of the columns from `column` on.
 AVX512_BF16 inline void add_to_rescaled(bf16* target, __mmask16 columns, __m512 sums, Rescale rescale, int64_t column) {
   const __m512 scale = _mm512_maskz_loadu_ps(columns, rescale.scale + column);
   if (rescale.shift) sums = _mm512_add_ps(sums, _mm512_maskz_loadu_ps(columns, rescale.shift + column));
-  narrow_columns(target, columns, _mm512_fmadd_ps(widen_columns(target, columns), scale, sums));
+  const __m256i before = _mm256_maskz_loadu_epi16(columns, target);
+  const __m256i sum = narrow16_dithered(_mm512_fmadd_ps(widen16(before), scale, sums), dither16(before));
+  _mm256_mask_storeu_epi16(target, columns, sum);
 }
 
 // 32 columns are a cache line of y.
 constexpr int64_t kLine = 32;
 
-// 32 columns plus their sums, narrowed.
+// 32 columns, two panels, plus their sums, narrowed.
 AVX512_BF16 INLINE __m512i add_line(__m512i before, const float* sums) {
-  const __m512i low = _mm512_cvtepu16_epi32(_mm512_castsi512_si256(before));
-  const __m512i high = _mm512_cvtepu16_epi32(_mm512_extracti64x4_epi64(before, 1));
-  const __m512 first = _mm512_add_ps(_mm512_castsi512_ps(_mm512_slli_epi32(low, 16)), _mm512_load_ps(sums));
-  const __m512 second = _mm512_add_ps(_mm512_castsi512_ps(_mm512_slli_epi32(high, 16)), _mm512_load_ps(sums + kPanel));
-  return reinterpret_cast<__m512i>(_mm512_cvtne2ps_pbh(second, first));
+  const __m512i of_column = _mm512_loadu_si512(kOfColumn.data());
+  const __m512i of_value = _mm512_mullo_epi16(before, _mm512_set1_epi16(static_cast<int16_t>(kOfValue)));
+  const __m512i dither = _mm512_add_epi16(of_value, of_column);
+  const __m512 low = widen16(_mm512_castsi512_si256(before)), high = widen16(_mm512_extracti64x4_epi64(before, 1));
+  const __m256i first =
+      narrow16_dithered(_mm512_add_ps(low, _mm512_load_ps(sums)), _mm512_castsi512_si256(dither));
+  const __m256i second =
+      narrow16_dithered(_mm512_add_ps(high, _mm512_load_ps(sums + kPanel)), _mm512_extracti64x4_epi64(dither, 1));
+  return _mm512_inserti64x4(_mm512_castsi256_si512(first), second, 1);
 }
 
 // targets[i][column + c] += sums[i][c] for a line of each row. All rows are read before the first is written: rows a

@@ -27,16 +27,25 @@ struct FloatRows {  // of 2 * `pairs` inputs, widened
   int64_t stride;
 };
 
-// Eight numbers to bfloat16, to nearest, ties to even; a NaN stays one.
-LORIKEET_AVX2 LORIKEET_INLINE __m128i narrow8(__m256 values) {
-  const __m256i bits = _mm256_castps_si256(values);
-  const __m256i is_odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
-  const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7fff)));
-  const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+// The upper halves of `rounded`; a NaN of `values` stays one.
+LORIKEET_AVX2 LORIKEET_INLINE __m128i upper_halves(__m256 values, __m256i rounded) {
+  const __m256i quiet = _mm256_or_si256(_mm256_castps_si256(values), _mm256_set1_epi32(0x400000));
   const __m256 is_nan = _mm256_cmp_ps(values, values, _CMP_UNORD_Q);
   const __m256 chosen = _mm256_blendv_ps(_mm256_castsi256_ps(rounded), _mm256_castsi256_ps(quiet), is_nan);
   const __m256i high = _mm256_srli_epi32(_mm256_castps_si256(chosen), 16);
   return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+}
+
+// Eight numbers to bfloat16, to nearest, ties to even; a NaN stays one.
+LORIKEET_AVX2 LORIKEET_INLINE __m128i narrow8(__m256 values) {
+  const __m256i bits = _mm256_castps_si256(values);
+  const __m256i is_odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+  return upper_halves(values, _mm256_add_epi32(bits, _mm256_add_epi32(is_odd, _mm256_set1_epi32(0x7fff))));
+}
+
+// Eight numbers to bfloat16, away from zero where what is cut off and its dither (uint16) pass a unit.
+LORIKEET_AVX2 LORIKEET_INLINE __m128i narrow8_dithered(__m256 values, __m128i dither) {
+  return upper_halves(values, _mm256_add_epi32(_mm256_castps_si256(values), _mm256_cvtepu16_epi32(dither)));
 }
 
 LORIKEET_AVX2 LORIKEET_INLINE __m256 widen8(const uint16_t* values) {

@@ -19,6 +19,7 @@ from train.compute import (
     Shape,
     choose,
     compute_in,
+    in_float32,
     measure_inference,
     measure_training,
     set_precision,
@@ -128,6 +129,17 @@ def test_a_model_computes_as_chosen(tmp_path: Path) -> None:
     compute_in(model, ComputeRecord(precision="float32", num_threads=1))
     assert torch.get_num_threads() == 1
     assert model(torch.tensor([[1, 2]])).logits.dtype == torch.float32
+
+
+def test_a_bfloat16_model_computes_in_float32_for_a_while(tmp_path: Path) -> None:
+    model = load_causal_lm(write_tiny_llama(tmp_path / "model"))
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    ids = torch.tensor([[1, 2]])
+    exact = load_causal_lm(tmp_path / "model", dtype=torch.float32)(ids).logits
+    with in_float32(model):
+        assert torch.equal(model(ids).logits, exact)
+    assert model(ids).logits.dtype == torch.bfloat16
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
 
 def test_a_manifest_of_an_older_version_has_no_choice() -> None:

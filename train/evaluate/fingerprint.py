@@ -12,6 +12,7 @@ from adapters.fingerprint import FINGERPRINT_FILE, Fingerprint, GoldenPrompt
 from adapters.store.manifest import BaseManifest
 from config.dataset import DatasetRow
 from config.private import write_private
+from train.compute import in_float32
 from train.data.encode import Encoded, encode
 from train.data.template import names_time
 from train.evaluate.local import without_adapter
@@ -28,13 +29,15 @@ def make_fingerprint(
     Args:
         at: The time passed to the chat template; stored if the template uses it.
     """
+    with in_float32(model):
+        prompts = tuple(_golden_prompt(model, tokenizer, row, at) for row in golden_rows(rows))
     return Fingerprint(
         base_digest=base.digest,
         chat_template_sha256=base.chat_template_sha256,
         template_time=at if names_time(tokenizer) else None,
         stop_token_ids=stop_token_ids(model, tokenizer),
         modules=adapted_modules(model),
-        prompts=tuple(_golden_prompt(model, tokenizer, row, at) for row in golden_rows(rows)),
+        prompts=prompts,
     )
 
 

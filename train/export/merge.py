@@ -18,6 +18,7 @@ from train.export.base_tensors import BaseTensors
 from train.export.readme import write_readme
 from train.export.tensor_files import INDEX_FILE, SHARD_BYTES, TensorPlan, write_sharded
 from train.export.version import LoraPair, Version, read_pairs
+from train.rounding import rounded
 
 HEAD = "lm_head"
 _EMBEDDINGS = ("embed_tokens", "wte", "embed_in", "word_embeddings")
@@ -52,15 +53,15 @@ def write_merged(version: Version, folder: Path, *, shard_bytes: int = SHARD_BYT
     """
     tensors, pairs = BaseTensors(version.base_folder), read_pairs(version, takes_dora=True)
     merged = _plan(version, tensors, pairs)
-    write_sharded(
-        folder, [each.plan for each in merged], (_merge(tensors, each) for each in merged), shard_bytes=shard_bytes
-    )
+    generator = torch.Generator().manual_seed(0)
+    parts = (_merge(tensors, each, generator) for each in merged)
+    write_sharded(folder, [each.plan for each in merged], parts, shard_bytes=shard_bytes)
     _copy_files(version.base_folder, folder)
     _write_config(folder, is_untied=tensors.has_tied_head and changes_vocabulary(pairs))
 
 
-def add_change(weight: Tensor, pair: LoraPair) -> Tensor:
-    """A new weight: the sum is computed in float32 and rounded once."""
+def add_change(weight: Tensor, pair: LoraPair, generator: torch.Generator) -> Tensor:
+    """A new weight: the sum is computed in float32 and rounded once, stochastically to bfloat16."""
     left, right = pair.factors
     merged = torch.empty_like(weight)
     for start in range(0, len(weight), _CHUNK_ROWS):
@@ -68,7 +69,7 @@ def add_change(weight: Tensor, pair: LoraPair) -> Tensor:
         change = torch.addmm(weight[rows].float(), left[rows], right, alpha=pair.scaling)
         if pair.row_scale is not None:
             change *= pair.row_scale if pair.is_transposed else pair.row_scale[rows, None]
-        merged[rows] = change.to(weight.dtype)
+        merged[rows] = rounded(change, generator) if weight.dtype == torch.bfloat16 else change.to(weight.dtype)
     return merged
 
 
@@ -111,9 +112,9 @@ def _plan(version: Version, tensors: BaseTensors, pairs: Mapping[str, LoraPair])
     return merged
 
 
-def _merge(tensors: BaseTensors, merged: _Merged) -> Tensor:
+def _merge(tensors: BaseTensors, merged: _Merged, generator: torch.Generator) -> Tensor:
     weight = tensors.read(merged.source)
-    return weight if merged.pair is None else add_change(weight, merged.pair)
+    return weight if merged.pair is None else add_change(weight, merged.pair, generator)
 
 
 def _copy_files(base_folder: Path, folder: Path) -> None:

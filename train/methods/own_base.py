@@ -13,6 +13,7 @@ from train.data.encode import Encoded
 from train.errors import RecipeError
 from train.methods.method import Method, ServedAs, Trainable
 from train.methods.targets import named, resolve_target_modules
+from train.rounding import round_weights
 
 
 class OwnBase(Method):
@@ -45,7 +46,8 @@ class Full(OwnBase):
 
     def finish(self, settings: Any, model: Trainable, base_folder: Path, run_folder: Path) -> PreTrainedModel:
         assert isinstance(model, PreTrainedModel)
-        return model.bfloat16()
+        round_weights(model)
+        return model
 
 
 class Merged(OwnBase):
@@ -66,7 +68,8 @@ class Merged(OwnBase):
         assert isinstance(model, PeftModel)
         merged = model.float().merge_and_unload(safe_merge=True)
         assert isinstance(merged, PreTrainedModel)
-        return merged.bfloat16()
+        round_weights(merged)
+        return merged
 
 
 def own_base_methods() -> dict[str, Method]:

@@ -1,5 +1,6 @@
 """Grouped LoRA against a float64 reference, over shapes, ranks and mixes of adapters."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,3 +55,25 @@ def test_adjacent_rows_are_one_slice_and_scattered_rows_an_index() -> None:
     assert adjacent.rows == slice(0, 2)
     assert isinstance(scattered.rows, Tensor)
     assert scattered.rows.tolist() == [2, 4]
+
+
+@pytest.mark.parametrize("slots", [[0, 0, 0], [0, -1, 0]])
+def test_changes_below_half_a_unit_are_there_on_average(slots: list[int]) -> None:
+    share, columns = 0.1, 4096  # of a unit in the last place of y
+    y = (1 + torch.rand(3, columns, generator=torch.Generator().manual_seed(4))).bfloat16()
+    before = y.clone()
+    lora_b = torch.full((1, 1, columns, 1), share * 2**-7).bfloat16()
+    x, lora_a = torch.ones(3, 1).bfloat16(), torch.ones(1, 1, 1, 1).bfloat16()
+    add_lora(y, x, group_tokens(slots), [lora_a], [lora_b], [columns])
+    change = (y.double() - before.double()) / 2**-7
+    rows = [row for row, slot in enumerate(slots) if slot == 0]
+    assert set(change[rows].unique().tolist()) == {0.0, 1.0}
+    assert change[rows].mean() == pytest.approx(share, rel=0.1)
+    assert not change[[row for row, slot in enumerate(slots) if slot < 0]].any()
+
+
+def test_a_nan_stays_a_nan() -> None:
+    y = torch.tensor([[float("nan"), 1.0]]).bfloat16()
+    one = torch.ones(1, 1, 1, 1).bfloat16()
+    add_lora(y, torch.ones(1, 1).bfloat16(), group_tokens([0]), [one], [one.expand(1, 1, 2, 1)], [2])
+    assert y.isnan().tolist() == [[True, False]]

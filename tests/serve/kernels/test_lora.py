@@ -127,8 +127,8 @@ def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(instructi
     got = y.clone()
     torch.ops.lorikeet.add_lora(got, x, table.table, torch.tensor(batch.slots), table.widths)
     want = reference(y, x, batch, adapters)
-    # Half a unit in the last place of bfloat16 (2**-9), and hidden values that were rounded the other way.
-    torch.testing.assert_close(got.double(), want, rtol=2**-8, atol=0.02)
+    # A unit in the last place of bfloat16, and hidden values that were rounded the other way.
+    torch.testing.assert_close(got.double(), want, rtol=2**-7, atol=0.02)
     base_rows = [row for row, slot in enumerate(batch.slots) if slot < 0]
     assert torch.equal(got[base_rows], y[base_rows])
 
@@ -161,7 +161,7 @@ def test_an_output_may_be_part_of_a_wider_one(instructions: str) -> None:
     x = torch.randn(5, 32, generator=torch.Generator().manual_seed(1)).bfloat16()
     torch.ops.lorikeet.add_lora(wide[:, :32], x, table.table, torch.tensor(batch.slots), table.widths)
     want = reference(torch.zeros(5, 32), x, batch, adapters)
-    torch.testing.assert_close(wide[:, :32].double(), want, rtol=2**-8, atol=0.02)
+    torch.testing.assert_close(wide[:, :32].double(), want, rtol=2**-7, atol=0.02)
     assert not wide[:, 32:].any()
 
 
@@ -258,7 +258,41 @@ def test_dora_without_the_layers_shift_only_multiplies(instructions: str) -> Non
     table.set(0, packed.without_shift())
     x = torch.zeros(1, 32, dtype=torch.bfloat16)
     torch.ops.lorikeet.add_lora(y, x, table.table, torch.tensor([0]), table.widths)
-    assert torch.equal(y[0], rescale.scale.bfloat16())
+    torch.testing.assert_close(y[0].float(), rescale.scale, rtol=2**-7, atol=0.0)
+
+
+@pytest.mark.parametrize("kind", ["plain", "dora"])
+@pytest.mark.parametrize("num_rows", [3, 16])
+def test_changes_below_half_a_unit_are_there_on_average(instructions: str, num_rows: int, kind: str) -> None:
+    """Of numbers of both signs; to nearest, none of them would change."""
+    columns = 2048
+    table = SlotTable(1, (columns,))
+    share = 0.1  # of a unit in the last place of y
+    own = [[Rescale(torch.ones(columns), None)]] if kind == "dora" else [[None]]
+    pair = (torch.ones(8, 32) / 256, torch.full((columns, 8), share * 2**-7))
+    table.set(0, pack_layer([pair], own[0]))
+    x = torch.ones(num_rows, 32, dtype=torch.bfloat16)
+    y = (1.25 + torch.rand(num_rows, columns, generator=torch.Generator().manual_seed(4)) / 2).bfloat16()
+    y[:, ::2] *= -1
+    before = y.clone()
+    torch.ops.lorikeet.add_lora(y, x, table.table, torch.zeros(num_rows, dtype=torch.int64), table.widths)
+    change = (y.double() - before.double()) / 2**-7
+    assert set(change.unique().tolist()) == {0.0, 1.0}
+    assert change.mean() == pytest.approx(share, rel=0.1)
+    assert change[:, ::2].mean() == pytest.approx(share, rel=0.15)
+
+
+def test_no_change_leaves_every_number_as_it_is(instructions: str) -> None:
+    """All numbers of bfloat16 but the NaNs, infinities among them."""
+    y = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
+    y = torch.where(y.isnan(), 1.0, y).view(32, 2048)
+    table = SlotTable(1, (2048,))
+    table.set(0, pack_layer([(torch.ones(8, 32), torch.zeros(2048, 8))]))
+    got = y.clone()
+    torch.ops.lorikeet.add_lora(
+        got, torch.ones(32, 32, dtype=torch.bfloat16), table.table, torch.zeros(32, dtype=torch.int64), table.widths
+    )
+    assert torch.equal(got, y)
 
 
 @pytest.mark.parametrize(("rank", "stored"), [(1, 8), (8, 8), (9, 16), (64, 64)])

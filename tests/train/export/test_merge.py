@@ -28,8 +28,8 @@ ADAPTERS = {
     "vocabulary": {"target_modules": ["embed_tokens", "lm_head"]},
     "dora": {"use_dora": True, "use_rslora": True},
 }
-# Of a weight that is rounded to the 8 significant bits of bf16.
-BF16_HALF_STEP = 2**-8
+# Of a weight that is rounded up or down to the 8 significant bits of bf16.
+BF16_STEP = 2**-7
 
 
 def some_logits(model):
@@ -49,7 +49,7 @@ def test_the_merged_model_is_base_plus_adapter(home, tmp_path, lorikeet, options
     logits = some_logits(wanted)
     with wanted.disable_adapter():
         effect = (some_logits(wanted) - logits).abs().max()
-    assert (some_logits(got) - logits).abs().max() < 0.02 * effect
+    assert (some_logits(got) - logits).abs().max() < 0.05 * effect  # weights are rounded up or down
 
 
 @pytest.mark.parametrize("options", [ADAPTERS[name] for name in ("plain", "rslora", "patterns", "dora")])
@@ -60,7 +60,7 @@ def test_weights_are_those_of_merge_and_unload(home, tmp_path, options):
     merge_version(open_version(home, "other@1"), tmp_path / "out")
     wanted = adapted(home.bases / "tiny", folder).merge_and_unload().state_dict()
     for name, tensor in load_file(tmp_path / "out" / "model.safetensors").items():
-        torch.testing.assert_close(tensor.float(), wanted[name], rtol=BF16_HALF_STEP, atol=1e-6, msg=name)
+        torch.testing.assert_close(tensor.float(), wanted[name], rtol=BF16_STEP, atol=1e-6, msg=name)
 
 
 def test_a_changed_head_is_untied_from_the_embedding(home, tmp_path, lorikeet):
@@ -106,7 +106,7 @@ def test_stored_bitsandbytes_tensors_are_dequantized(home, tmp_path, model_folde
     wanted = adapted(home.bases / "unpacked", tmp_path / "colours")
     got = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype=torch.float32)
     logits = some_logits(wanted)
-    assert (some_logits(got) - logits).abs().max() < 0.02 * logits.abs().max()
+    assert (some_logits(got) - logits).abs().max() < 0.05 * logits.abs().max()
     assert "quantization_config" not in json.loads((tmp_path / "out" / "config.json").read_text())
 
 
