@@ -309,6 +309,11 @@ class VllmEngine:
         except (VLLMError, ValueError, TypeError, NotImplementedError, OverflowError) as error:
             raise engine_request_error(create_error_response(error)) from error
         if isinstance(answered, ErrorResponse):
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                # vLLM's serving classes (0.32) make "Client disconnected" of a cancellation, and who was told to end
+                # would go on.
+                raise asyncio.CancelledError
             raise engine_request_error(answered)
         return answered
 
