@@ -46,13 +46,13 @@ os.fsync = _fsync_nothing
 vars(ssl)["create_default_context"] = cache(ssl.create_default_context)
 vars(typer.testing)["_get_command"] = cache(typer.main.get_command)
 
-# A server of the standard library looks twice a second, and uvicorn ten times, whether it shall end: a test that starts
-# one would wait for that.
+# A server of the standard library polls twice a second whether it must stop, and uvicorn ten times a second; each test
+# that starts one would wait for that.
 socketserver.BaseServer.serve_forever.__defaults__ = (0.01,)
 
 
 class _ShortSleeps:
-    """`asyncio`, as uvicorn's server sees it."""
+    """Replaces `asyncio` in uvicorn's server."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)

@@ -133,10 +133,10 @@ def set_precision(model: torch.nn.Module, precision: Precision) -> None:
 
 @contextmanager
 def in_float32(model: torch.nn.Module) -> Iterator[None]:
-    """What a bfloat16 model computes meanwhile is float32, on a CPU; its weights are the same before and after.
+    """Compute in float32 within the block if the model is bfloat16 on a CPU; the weights keep their values.
 
-    PEFT adds what an adapter changes to a sum that is bfloat16 already, and loses the small changes. Our server on a
-    CPU does not (serve/kernels/lora.cpp), and is compared with what is computed here. On a GPU both lose them.
+    PEFT adds LoRA to an output that is already rounded to bfloat16, and drops small changes. Our CPU operator keeps
+    them (serve/kernels/lora.cpp), so the reference it is compared with must, too. On a GPU both drop them.
     """
     weight = next(model.parameters())
     if weight.device.type != "cpu" or weight.dtype == torch.float32:

@@ -5,10 +5,15 @@ from torch import Tensor, nn
 
 
 def rounded(values: Tensor, generator: torch.Generator) -> Tensor:
-    """Float32 numbers in bfloat16: up as often as one lies near the upper neighbour, so right on average.
+    """Round float32 numbers to bfloat16 stochastically: unbiased, and exact for numbers that are bfloat16 already.
 
-    A base's weights are bfloat16 already. Rounding to nearest would leave each as it was that training moved by less
-    than half a unit in the last place, and many such changes together are an effect. What is no change stays exact.
+    The weights of a base are bfloat16. Rounding to nearest would drop every change of less than half a unit in the
+    last place, which can be most of what training changed.
+
+    Args:
+        values: Float32, of any shape; the result has the same shape and device.
+        generator: Of the CPU.
+
     Source: M. P. Connolly, N. J. Higham and T. Mary, "Stochastic Rounding and Its Probabilistic Backward Error
     Analysis", 2021.
     """
@@ -18,7 +23,7 @@ def rounded(values: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def round_weights(model: nn.Module) -> None:
-    """`rounded` for all parameters of a model; the same model gives the same weights."""
+    """Round all parameters of a model in place; the seed is fixed, so the result is reproducible."""
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         parameter.data = rounded(parameter.data.float(), generator)

@@ -25,8 +25,8 @@ class TimedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # ch
     """Uvicorn's own connection; it is closed where no request begins within `HEADERS_TIMEOUT_S` of its first bytes.
 
     Uvicorn waits for headers without end. What comes of a body after its answer counts as headers that do not. Beyond
-    `max_connections` a new one takes the place of that which has been idle for longest. Where each has a request, it
-    gets one answer and is closed: that of `OPERATORS_PATHS`, or a 503. Beyond the reserve it gets a 503 at once.
+    `max_connections` a new one replaces the connection that has been idle for longest. If none is idle, it gets one
+    answer and is closed: that of `OPERATORS_PATHS`, or a 503. Beyond the reserve it gets a 503 at once.
     Uvicorn's own `limit_concurrency` refuses requests, also those on connections that were there before, and leaves
     the connections open.
     """
@@ -83,7 +83,7 @@ class TimedConnection(AutoHTTPProtocol):  # type: ignore[misc, valid-type]  # ch
             self.transport.close()
 
     def _close_longest_idle(self) -> bool:
-        """Whether there was a connection that had been answered and waited for its next request."""
+        """Close the connection that has been idle for longest; False if none is idle."""
         idle = [one for one in self.connections if one.timeout_keep_alive_task and not one.transport.is_closing()]
         if not idle:
             return False

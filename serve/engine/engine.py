@@ -311,8 +311,8 @@ class VllmEngine:
         if isinstance(answered, ErrorResponse):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                # vLLM's serving classes (0.32) make "Client disconnected" of a cancellation, and who was told to end
-                # would go on.
+                # vLLM's serving classes (0.32) turn a cancellation into the error "Client disconnected"; the cancelled
+                # task would continue.
                 raise asyncio.CancelledError
             raise engine_request_error(answered)
         return answered

@@ -91,7 +91,7 @@ def _add_rows(y: Tensor, group: TokenGroup, hidden: Tensor, b: Tensor, scale: fl
 
 
 def _sum(y: Tensor, change: Tensor) -> Tensor:
-    """`y + change` in the type of y; bfloat16 is rounded with a dither, so that small changes count (see lora.cpp)."""
+    """`y + change` in the type of y; bfloat16 is rounded with a dither (see lora.cpp)."""
     if y.dtype != torch.bfloat16:
         return y + change.to(y.dtype)
     total = y.float() + change.float()

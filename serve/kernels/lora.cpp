@@ -1,11 +1,11 @@
 // LoRA for a batch of mixed adapters on a CPU: y[rows of adapter i] += x[rows] * A_i^T * B_i^T, for every slice of a layer.
 // For DoRA, y is first multiplied by a factor per column, and a constant per column is added (adapters/dora.py).
 //
-// y is bfloat16: rounding its sum to nearest would leave it unchanged wherever an adapter adds less than half a unit in
-// the last place. Small changes of all columns are an adapter's effect, too, so the sum is rounded with a dither:
-// up as often as it lies near the upper number, and right on average (M. P. Connolly, N. J. Higham and T. Mary,
-// "Stochastic Rounding and Its Probabilistic Backward Error Analysis", 2021). The dither comes of y's bits and column
-// alone, so that an answer depends neither on chance nor on its batch.
+// y is bfloat16. Rounding the sum to nearest would drop every change of less than half a unit in the last place, and the
+// effect of a weakly trained adapter consists of such changes. The sum is therefore rounded with a dither: the
+// probability of each neighbour is proportional to its closeness, which makes the result unbiased (M. P. Connolly, N. J.
+// Higham and T. Mary, "Stochastic Rounding and Its Probabilistic Backward Error Analysis", 2021). The dither is a
+// function of y's bits and column, so results are reproducible.
 //
 // Tokens are grouped by adapter, each weight is read once a block of 16 tokens, in bfloat16; sums are float32. The
 // weights stay where their adapter lies in memory: a layer's table holds their addresses, so that to activate an
@@ -74,10 +74,15 @@ struct Instructions {
 
 inline float widen(bf16 value) { return std::bit_cast<float>(static_cast<uint32_t>(value) << 16); }
 
-inline bf16 narrow(float value) {
+// The upper half of a float32 number after `added` is added to its bits; a NaN stays a NaN.
+inline bf16 upper_half(uint32_t bits, uint32_t added) {
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  return static_cast<bf16>(is_nan ? (bits >> 16) | 0x40 : (bits + added) >> 16);
+}
+
+inline bf16 narrow(float value) {  // to nearest, ties to even
   const auto bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<bf16>((bits >> 16) | 0x40);  // stays a NaN
-  return static_cast<bf16>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);                  // to nearest, ties to even
+  return upper_half(bits, 0x7fffu + ((bits >> 16) & 1u));
 }
 
 // Dither of a value that was `before`, in column c of its panel: `kOfValue * before + kOfColumn[c]`, modulo 2**16. The
@@ -91,9 +96,7 @@ constexpr std::array<uint16_t, 2 * kPanel> kOfColumn = [] {  // twice: a line ha
 }();
 
 inline bf16 narrow_dithered(float value, bf16 before, int c) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return static_cast<bf16>((bits >> 16) | 0x40);  // stays a NaN
-  return static_cast<bf16>((bits + static_cast<uint16_t>(uint32_t{kOfValue} * before + kOfColumn[c])) >> 16);
+  return upper_half(std::bit_cast<uint32_t>(value), static_cast<uint16_t>(uint32_t{kOfValue} * before + kOfColumn[c]));
 }
 
 #define INLINE inline __attribute__((always_inline))

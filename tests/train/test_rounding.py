@@ -1,4 +1,4 @@
-"""Rounding that keeps small changes on average, and changes nothing where nothing was changed."""
+"""Stochastic rounding is unbiased, reproducible, and exact for numbers that are bfloat16 already."""
 
 import pytest
 import torch

@@ -61,7 +61,7 @@ def write_merged(version: Version, folder: Path, *, shard_bytes: int = SHARD_BYT
 
 
 def add_change(weight: Tensor, pair: LoraPair, generator: torch.Generator) -> Tensor:
-    """A new weight: the sum is computed in float32 and rounded once, stochastically to bfloat16."""
+    """A new weight: the sum is computed in float32 and rounded once; to bfloat16 stochastically."""
     left, right = pair.factors
     merged = torch.empty_like(weight)
     for start in range(0, len(weight), _CHUNK_ROWS):

@@ -1,4 +1,4 @@
-"""Who waits for the engine and is told to end, ends."""
+"""A task that waits for the engine ends when it is cancelled."""
 
 import asyncio
 from collections.abc import AsyncIterator
