@@ -7,6 +7,7 @@ import os
 import shutil
 import socketserver
 import ssl
+import sys
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -127,7 +128,10 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     config = session.config
     hands_out = config.getoption("dist", "no") != "no" and not hasattr(config, "workerinput")
     for name in () if hands_out else FIXTURES:
-        config.pluginmanager.import_plugin(name)
+        if name in sys.modules:  # the conftest.py of a folder that was named on the command line has imported it
+            config.pluginmanager.register(sys.modules[name], name)
+        else:
+            config.pluginmanager.import_plugin(name)
 
 
 def pytest_unconfigure() -> None:
