@@ -27,7 +27,7 @@ def main(folder: Path) -> None:
     rows = [{"input": f"Größe {number} ist {'rot' if number % 2 else 'grün'}", "output": "ü"} for number in range(60)]
     data_file = folder / "data.jsonl"
     data_file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    domain = tiny_domain(data_file).model_copy(update={"description": "Größen."})
+    domain = tiny_domain(data_file, max_length=256).model_copy(update={"description": "Größen."})
     dataset = build_dataset(domain, home)
     model = get_peft_model(load_causal_lm(home.bases / "tiny"), LoraConfig(r=2, target_modules="all-linear"))
     assert isinstance(model, PeftModel)
