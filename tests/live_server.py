@@ -144,7 +144,7 @@ async def once_idle(http: httpx.AsyncClient, timeout_s: float = 60.0) -> dict[st
 
 
 def engine_process(server_pid: int) -> psutil.Process:
-    children = psutil.Process(server_pid).children()
+    children = psutil.Process(server_pid).children(recursive=True)
     return next(
         child for child in children if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
     )

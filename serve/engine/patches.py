@@ -118,6 +118,14 @@ CHANGES: tuple[Change, ...] = (
         is_required=True,
     ),
     Change(
+        "Each of the engine's processes imports vLLM, one after the other: ready half a minute later on two cores.",
+        f"{_TESTS}/cpu/test_forks.py",
+        {
+            "vllm.v1.engine.utils:get_mp_context": "689fcfe7a9c5e042",
+            "vllm.v1.executor.multiproc_executor:get_mp_context": "689fcfe7a9c5e042",
+        },
+    ),
+    Change(
         "The first request that needs a small function waits half a minute for its compilation.",
         f"{_TESTS}/cpu/test_punica.py",
         {

@@ -30,6 +30,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_busy", [False, True])
 @pytest.mark.parametrize("method", ["spawn", "fork"])
 def test_children_of_a_killed_process_end_with_it(tmp_path: Path, method: str, *, is_busy: bool) -> None:

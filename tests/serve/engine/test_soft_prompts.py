@@ -68,6 +68,7 @@ def test_what_the_model_multiplies_by_is_divided_out() -> None:
     assert prompts.embeddings[0, 0].tolist() == [0.5] * HIDDEN
 
 
+@pytest.mark.slow
 def test_torch_finds_no_fault_with_the_operator() -> None:
     prompts = empty_prompts()
     prompts.set(0, torch.ones(2, HIDDEN))

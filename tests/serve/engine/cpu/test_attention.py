@@ -208,6 +208,7 @@ def plain_layer(**changes: Any) -> Any:
     return SimpleNamespace(**(usual | changes))
 
 
+@pytest.mark.slow
 def test_only_plain_layers_are_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     config = SimpleNamespace(kv_transfer_config=None, speculative_config=None)
     monkeypatch.setattr("vllm.config.get_current_vllm_config", lambda: config)

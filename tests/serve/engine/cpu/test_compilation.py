@@ -37,6 +37,7 @@ def model_config(base: Path, **changes: Any) -> ModelConfig:
     return ModelConfig(model=str(base), dtype="bfloat16", max_model_len=64, **changes)
 
 
+@pytest.mark.slow
 def test_a_model_with_lora_is_compiled_and_keeps_its_lora(base: Path) -> None:
     lora = LoRAConfig(max_lora_rank=8, max_loras=1)
     config = VllmConfig(model_config=model_config(base), lora_config=lora)

