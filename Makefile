@@ -35,7 +35,7 @@ test: setup ## Run the tests (ALL=1: also those marked exhaustive); without a GP
 	$(BIN)/pytest -m "tiny_engine$(NOT_ALL)" -n logical --maxprocesses $(SERVERS) --dist loadfile --durations 20 $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m "(engine or gpu) and not tiny_engine$(NOT_ALL)" --durations 20 $(ARGS) || [ $$? -eq 5 ]
 
-test-fast: setup ## Run the tests that start no engine and take less than half a second each
+test-fast: setup ## Run the tests that start no engine and are not slow
 	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) worksteal $(COVERAGE) $(ARGS)
 
 check: setup ## Check format, lint and types

@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import importlib.metadata
 import logging
 import os
 import shutil
@@ -24,7 +25,7 @@ from adapters.store.store import AdapterStore
 
 # `make test-fast` looks at fewer examples of each property; `make test` at all.
 settings.register_profile("whole", deadline=None)
-settings.register_profile("fast", max_examples=20, deadline=None)
+settings.register_profile("fast", max_examples=10, deadline=None)
 settings.load_profile("whole")
 
 # Around the judge's loop, the server of the session, and a remote store. They import torch, which takes seconds, so
@@ -47,6 +48,9 @@ os.fsync = _fsync_nothing
 vars(ssl)["create_default_context"] = cache(ssl.create_default_context)
 vars(typer.testing)["_get_command"] = cache(typer.main.get_command)
 
+# transformers and trl read the lists of files of all installed packages, for almost a second each.
+vars(importlib.metadata)["packages_distributions"] = cache(importlib.metadata.packages_distributions)
+
 # A server of the standard library polls twice a second whether it must stop, and uvicorn ten times a second; each test
 # that starts one would wait for that.
 socketserver.BaseServer.serve_forever.__defaults__ = (0.01,)
@@ -66,8 +70,9 @@ class _ShortSleeps:
 vars(uvicorn.server)["asyncio"] = _ShortSleeps()
 
 # The imported libraries are more than a million objects: looking for garbage among them as often as Python does by
-# default takes a fifth of the tests' time.
-gc.set_threshold(50_000, 20, 100)
+# default takes a fifth of the tests' time. `pytest_collection_modifyitems` enables it again.
+gc.disable()
+gc.set_threshold(200_000, 20, 100)
 
 
 class _RootLogs(_pytest.logging.catching_logs[Any]):
@@ -134,8 +139,20 @@ def pytest_sessionstart(session: pytest.Session) -> None:
             config.pluginmanager.import_plugin(name)
 
 
-def pytest_unconfigure() -> None:
-    """Let Python free all at its end; libraries that count their objects print those that were not."""
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not import tests that start an engine where none of them is to run."""
+    is_left_out = "not engine" in config.getoption("markexpr") and collection_path == Path(__file__).parent / "engine"
+    return True if is_left_out else None
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End without freeing more than a million objects, which takes seconds, where pytest-xdist has all results.
+
+    Elsewhere let Python free all; libraries that count their objects print those that were not.
+    """
+    if hasattr(config, "workerinput"):
+        os._exit(0)
     gc.unfreeze()
 
 
@@ -146,6 +163,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     import torch
 
+    has_gpu = shutil.which("nvidia-smi") is not None
     # For models as tiny as the tests' own: two threads would wait for each other far longer than they compute, and on
     # a machine that is busy for minutes.
     torch.set_num_threads(1)
@@ -153,11 +171,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(logger, logging.Logger):
             logger.propagate = True  # to the root, which is what `_RootLogs` listens to
     gc.freeze()  # what is imported by now stays until the end
-    for item in items:
-        if any(item.get_closest_marker(name) for name in ("engine", "slow", "gpu")):
+    gc.enable()
+    marks = {item: {mark.name for mark in item.iter_markers()} for item in items}
+    for item, names in marks.items():
+        if names & {"engine", "slow", "gpu"}:
             item.add_marker(pytest.mark.timeout(LONG_TEST_TIMEOUT_S))
-    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in ("engine", "ends_live_server")])
-    marked = [item for item in items if item.get_closest_marker("gpu")]
-    if marked and shutil.which("nvidia-smi") is None:
-        for item in marked:
+        if "gpu" in names and not has_gpu:
             item.add_marker(pytest.mark.skip(reason="needs a CUDA GPU; nvidia-smi is not here"))
+    items.sort(key=lambda item: [name in marks[item] for name in ("engine", "ends_live_server")])

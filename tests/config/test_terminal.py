@@ -52,6 +52,7 @@ def test_an_error_escapes_what_commands_a_terminal(capsys: pytest.CaptureFixture
     assert capsys.readouterr().err == "error: No column '\\x1b[31mred\\x9b\\u202e' in\na\u00a0file\n"
 
 
+@pytest.mark.slow
 def test_columns_of_the_shell_do_not_break_lines_of_a_log() -> None:
     code = f"from config.terminal import make_console; make_console().print({LONG!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT,
@@ -59,6 +60,7 @@ def test_columns_of_the_shell_do_not_break_lines_of_a_log() -> None:
     assert done.stdout == f"{LONG}\n"
 
 
+@pytest.mark.slow
 def test_a_log_that_nobody_reads_does_not_end_the_command() -> None:
     code = """
 import logging

@@ -85,6 +85,7 @@ async def examine(endpoint: Endpoint, folder: Path, manifest: Manifest) -> Domai
         return await examiner.examine(folder, manifest, "base")
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_the_adapter_is_asked_all_and_the_base_a_part(tmp_path: Path, manifest: Manifest) -> None:
     endpoint = Endpoint()

@@ -35,7 +35,7 @@ def chart() -> "helm_python.Chart":
 def rendered(values: dict[str, Any], name: str = "lorikeet") -> list[dict[str, Any]]:
     """Every object of a release, in the order of the templates."""
     texts = chart().render(values, name=name, namespace="llm")
-    found = [yaml.safe_load_all(text) for path, text in texts.items() if path.endswith(".yaml")]
+    found = [yaml.load_all(text, yaml.CSafeLoader) for path, text in texts.items() if path.endswith(".yaml")]
     return [each for documents in found for each in documents if each is not None]
 
 

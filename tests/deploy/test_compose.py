@@ -124,6 +124,7 @@ def test_grafana_finds_the_dashboard_and_prometheus():
     assert (source["type"], source["url"], source["isDefault"]) == ("prometheus", "http://prometheus:9090", True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("server", SERVERS)
 def test_the_commands_are_ours(server: str) -> None:
     init = SERVICES[SERVERS[server]]["command"][-1]

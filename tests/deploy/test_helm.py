@@ -54,6 +54,7 @@ def server(values: dict[str, Any]) -> dict[str, Any]:
     return next(each for each in pods(values)[0]["containers"] if each["name"] == "server")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("version", KUBERNETES)
 @pytest.mark.parametrize("install", INSTALLS)
 def test_kubernetes_takes_every_object(install: str, version: str) -> None:
@@ -142,6 +143,7 @@ def test_every_value_has_a_schema():
     }
 
 
+@pytest.mark.slow
 def test_the_server_reads_the_configuration_that_the_chart_writes():
     config = ServeConfig.model_validate(yaml.safe_load(by_kind(REMOTE)["ConfigMap"]["data"]["serve.yaml"]))
     paths = {mount["mountPath"] for mount in server(REMOTE)["volumeMounts"]}
@@ -304,6 +306,7 @@ def test_ray_has_the_version_of_the_lock():
     assert [by_kind(RAY)["RayService"]["spec"]["rayClusterConfig"]["rayVersion"]] == locked
 
 
+@pytest.mark.slow
 def test_ray_serves_our_application_on_the_workers():
     service = by_kind(RAY)["RayService"]["spec"]
     serve = yaml.safe_load(service["serveConfigV2"])

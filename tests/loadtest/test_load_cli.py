@@ -127,6 +127,7 @@ def test_the_live_view_shows_what_is_open_and_how_fast_it_is() -> None:
     assert "TTFT 200/200 ms" in text
 
 
+@pytest.mark.slow
 def test_the_live_view_has_a_line_for_each_model() -> None:
     lines = shown(is_terminal=True, models=("medical", "legal", "legal")).splitlines()
     assert [line.split()[:2] for line in lines[-2:]] == [["legal", "2"], ["medical", "1"]]

@@ -85,6 +85,7 @@ def test_kappa_lies_in_its_interval_and_that_between_minus_one_and_one(pairs, ki
         assert high - low > 0
 
 
+@pytest.mark.slow
 @MODERATE
 @given(ratings, weights)
 def test_who_is_first_does_not_matter(pairs, kind):
@@ -93,6 +94,7 @@ def test_who_is_first_does_not_matter(pairs, kind):
     assert one.ci_low == (None if other.ci_low is None else pytest.approx(other.ci_low))
 
 
+@pytest.mark.slow
 @MODERATE
 @given(ratings, weights)
 def test_counting_the_scale_backwards_changes_nothing(pairs, kind):
@@ -100,6 +102,7 @@ def test_counting_the_scale_backwards_changes_nothing(pairs, kind):
     assert one.kappa == (None if other.kappa is None else pytest.approx(other.kappa))
 
 
+@pytest.mark.slow
 @MODERATE
 @given(ratings)
 def test_no_kappa_means_that_chance_explains_everything(pairs):
@@ -107,6 +110,7 @@ def test_no_kappa_means_that_chance_explains_everything(pairs):
     assert (agreement.kappa is None) == (agreement.expected == pytest.approx(1.0))
 
 
+@pytest.mark.slow
 @MODERATE
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=40))
 def test_scores_of_any_kind_give_an_agreement(pairs):

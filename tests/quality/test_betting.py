@@ -37,6 +37,7 @@ def test_every_stream_of_twelve_is_counted_and_looking_after_each_value_is_safe(
     assert 0 < ever_refuted(streams, 0.5, alpha=0.2) <= 0.2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mean", [0.05, 0.5, 0.95])
 def test_six_hundred_looks_refute_the_truth_with_at_most_alpha(mean):
     streams = np.random.default_rng(1).random((400, 600)) < mean
@@ -44,6 +45,7 @@ def test_six_hundred_looks_refute_the_truth_with_at_most_alpha(mean):
     assert ever_refuted(~streams, 1 - mean, alpha=0.1) <= 0.1
 
 
+@pytest.mark.slow
 def test_graded_values_of_any_distribution_are_covered():
     rng = np.random.default_rng(2)
     streams = [rng.beta(0.4, 1.6, size=150) for _ in range(150)]  # mean 0.2

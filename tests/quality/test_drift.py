@@ -71,6 +71,7 @@ def test_healthy_streams_raise_no_alarm():
     assert alarms == [[]] * 6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "settings", "feature", "most_looks"),
     [
@@ -92,6 +93,7 @@ def test_a_fault_is_seen_soon_after_twenty_healthy_looks(fault, settings, featur
     assert feature in reports[delay - 1].reason
 
 
+@pytest.mark.slow
 def test_noise_in_three_answers_of_ten_is_seen_in_windows_of_two_hundred():
     rng = np.random.default_rng(24)
     baseline = DriftBaseline(exchanges(rng, 240))

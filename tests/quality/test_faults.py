@@ -127,6 +127,7 @@ def test_one_very_long_healthy_stream_raises_no_alarm() -> None:
     assert alarms == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_seen_within_a_window_or_a_few(fault: str) -> None:
     """In each of ten streams."""
@@ -138,6 +139,7 @@ def test_a_fault_is_seen_within_a_window_or_a_few(fault: str) -> None:
     assert max(delays) <= SLOW.get(fault, 1) * WINDOW
 
 
+@pytest.mark.slow
 def test_a_small_share_of_other_questions_needs_larger_windows_and_a_larger_baseline() -> None:
     rng = np.random.default_rng(34)
     delays = [delay_of(mix(0.3), rng, num_baseline=480, window=400)[0] for _ in range(5)]

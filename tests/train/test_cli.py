@@ -60,6 +60,7 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+@pytest.mark.slow
 def test_base_prepare_list_and_show(home: Home, tmp_path: Path) -> None:
     folder = write_tiny_llama(tmp_path / "tiny")
     options = ["--home", str(home.root)]
@@ -97,6 +98,7 @@ def test_a_mistake_with_a_data_set_is_one_line(words: list[str], home: Home) -> 
     assert result.stderr.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_data_show_renders_examples_in_the_chat_template(home: Home, domain_file: Path, tmp_path: Path) -> None:
     prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
     result = runner.invoke(data_app, ["show", str(domain_file), "-n", "1", "--home", str(home.root)])
@@ -126,6 +128,7 @@ def test_data_report_prints_findings_and_writes_a_page(home: Home, support: list
     assert '<span class="learnt">' in page.read_text()
 
 
+@pytest.mark.slow
 def test_a_domain_is_found_by_its_name(
     home: Home, support: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +140,7 @@ def test_a_domain_is_found_by_its_name(
     assert (home.data_reports / "support.html").is_file()
 
 
+@pytest.mark.slow
 def test_data_report_prints_json_alone(support: list[str]) -> None:
     result = runner.invoke(data_app, ["report", *support, "--json"])
     report = DataReport.model_validate_json(result.stdout)
@@ -154,6 +158,7 @@ def test_data_report_needs_no_base(domain_file: Path, home: Home, tmp_path: Path
     assert "lorikeet base prepare" in result.stdout
 
 
+@pytest.mark.slow
 def test_data_show_tells_of_one_line(support: list[str]) -> None:
     kept = runner.invoke(data_app, ["show", *support, "--line", "[bold] <b>rows.jsonl:9"])
     assert kept.exit_code == 0, kept.output
@@ -164,12 +169,14 @@ def test_data_show_tells_of_one_line(support: list[str]) -> None:
     assert "[bold] <b>rows.jsonl line 5" in dropped.stdout
 
 
+@pytest.mark.slow
 def test_data_show_of_a_row_that_is_not_there_is_one_line(support: list[str]) -> None:
     result = runner.invoke(data_app, ["show", *support, "--row", "99"])
     assert result.exit_code == 1
     assert result.stderr.endswith("error: --row is 99, but the training split has 24 rows.\n")
 
 
+@pytest.mark.slow
 def test_data_diff_compares_two_versions(support: list[str], home: Home) -> None:
     path, before = Path(support[0]), []
     for refusal in ("No.", "Not here [/b]."):
@@ -256,6 +263,7 @@ def loopback_teacher() -> Iterator[str]:
         server.server_close()
 
 
+@pytest.mark.slow
 def test_synthetic_rows_are_trained_on_and_never_held_out(home: Home, domain_file: Path, tmp_path: Path) -> None:
     prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
     with loopback_teacher() as url:
@@ -286,6 +294,7 @@ def test_a_mistake_with_the_teacher_is_one_line(options: list[str], reason: str,
     assert reason in result.stderr
 
 
+@pytest.mark.slow
 def test_init_writes_a_yaml_that_builds_without_an_edit(home: Home, tmp_path: Path) -> None:
     prepare_tiny_base(home, write_tiny_llama(tmp_path / "model"))
     rows = [f"question {number},answer {number % 3}" for number in range(60)]

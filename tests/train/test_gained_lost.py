@@ -81,6 +81,7 @@ def test_the_summary_is_of_texts_alone() -> None:
     assert text_summary([GAIN]) == ""
 
 
+@pytest.mark.slow
 def test_the_card_shows_what_was_gained_and_lost(tmp_path: Path) -> None:
     write_model_card(draft(FIGURES, LOSSES), tmp_path)
     card = (tmp_path / "README.md").read_text()
@@ -105,6 +106,7 @@ def test_the_same_figures_give_the_same_plot(tmp_path: Path) -> None:
     assert plots[0] == plots[1]
 
 
+@pytest.mark.slow
 def test_losses_below_zero_are_plotted(tmp_path: Path) -> None:
     negative = LossCurves(train=((1, -0.5), (2, 0.0)), held_out=((2, -0.1),))
     assert write_plot(draft((), negative), tmp_path)

@@ -290,6 +290,7 @@ def test_a_better_adapter_is_promoted() -> None:
     assert promoted >= 95
 
 
+@pytest.mark.slow
 def test_mean_rewards_of_a_worthless_adapter_seldom_gain() -> None:
     rng = np.random.default_rng(7)
     trials = [paired_mean(list(rng.normal(size=8)), list(rng.normal(size=8))) for _ in range(1000)]

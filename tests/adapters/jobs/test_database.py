@@ -84,6 +84,7 @@ def test_threads_share_one_database(tmp_path):
             assert connection.execute("SELECT count(*) FROM adapter_owners").fetchone()[0] == 8
 
 
+@pytest.mark.slow
 def test_a_forked_child_must_open_its_own(tmp_path):
     with JobsDatabase(tmp_path / "jobs.sqlite3") as database:
         child = os.fork()
@@ -130,6 +131,7 @@ def test_a_full_database_gives_up_its_reserve(tmp_path):
 OPENS = "import sys, pathlib; from adapters.jobs.database import JobsDatabase; JobsDatabase(pathlib.Path(sys.argv[1]))"
 
 
+@pytest.mark.slow
 def test_processes_create_one_file_at_once(tmp_path: Path):
     command = [sys.executable, "-c", OPENS, str(tmp_path / "jobs.sqlite3")]
     processes = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) for _ in range(4)]

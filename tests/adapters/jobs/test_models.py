@@ -40,6 +40,7 @@ def test_other_names_are_found_to_be_none(home, name):
     assert home.names.owner_of(name) is None
 
 
+@pytest.mark.slow
 def test_many_unknown_names_take_no_memory(home):
     for number in range(10_000):
         home.names.find(f"ft:{number}")

@@ -32,6 +32,7 @@ def add_ended(home: JobsHome, num: int) -> None:
         home.batches.cancel("acme", home.batch().id)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("poll", POLLS)
 def test_a_poll_reads_nothing_that_has_ended(home, poll):
     add_ended(home, 1)

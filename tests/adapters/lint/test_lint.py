@@ -343,6 +343,7 @@ PATTERN_PARTS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @given(name=NAMES, parts=st.lists(PATTERN_PARTS, min_size=1, max_size=6))
 def test_a_rank_pattern_matches_what_peft_matches(name, parts):
     pattern = "".join(parts)

@@ -63,6 +63,7 @@ def test_pins_follow_the_history(history, expected):
     assert pinned_versions(history) == expected
 
 
+@pytest.mark.slow
 @given(st.text(), st.text(), st.floats(0, 1))
 def test_a_key_is_always_answered_by_the_same_alias(key, salt, weight):
     first, second = (choose(Split(weight), BOTH, key, salt) for _ in range(2))

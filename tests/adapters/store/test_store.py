@@ -176,6 +176,7 @@ def test_a_bad_reference_is_refused(store, reference):
         store.resolve(reference)
 
 
+@pytest.mark.slow
 def test_promote_records_where_the_alias_was_and_why_it_moved(store, published):
     published(2)
     store.promote("medical", 1)

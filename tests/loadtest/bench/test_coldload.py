@@ -103,6 +103,7 @@ def test_streams_run_as_long_as_something_else_does(server: SyntheticServer) -> 
     assert 0 < stretch.cpu_ms_per_token < 20
 
 
+@pytest.mark.slow
 def test_streams_of_a_server_that_refuses_fail(server: SyntheticServer) -> None:
     side = ComparedServer(f"{server.url}/v1", os.getpid())
     streams = streams_of(side, "unknown", 2, 200, 1)
@@ -110,6 +111,7 @@ def test_streams_of_a_server_that_refuses_fail(server: SyntheticServer) -> None:
         asyncio.run(watch_streams(streams, side.pid, lambda: asyncio.sleep(0), settle_s=0.1))
 
 
+@pytest.mark.slow
 def test_a_load_that_fails_ends_the_streams(server: SyntheticServer) -> None:
     async def refused() -> None:
         raise TargetError("no room")

@@ -135,6 +135,7 @@ def test_a_prefill_is_bounded_by_its_prompts() -> None:
     assert [within(20, PREFILL, speed).num_requests for speed in (86, 400, 1600)] == [4, 16, 32]
 
 
+@pytest.mark.slow
 def test_a_round_asks_both_the_same_and_no_prompt_comes_back(options: BenchOptions) -> None:
     figures = Figures(Cost(1.0, 1.0), Cost(1.0, 1.0))
     list(compare(stage(row(), row()), OURS, THEIRS, options, figures, 500))
@@ -163,6 +164,7 @@ def test_a_cost_is_measured_on_a_real_process(server: SyntheticServer) -> None:
     assert cost.cpu_ms_per_token > 0
 
 
+@pytest.mark.slow
 def test_a_request_that_fails_fails_the_measurement(server: SyntheticServer) -> None:
     with pytest.raises(TargetError, match="'unknown' does not exist"):
         measure_cost(ComparedServer(f"{server.url}/v1", os.getpid()), ("unknown",), STREAMS, 1)
@@ -191,6 +193,7 @@ def test_reading_memory_leaves_the_threads_of_torch_alone() -> None:
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.slow
 def test_a_server_of_the_users_cannot_be_compared(tmp_path: Path) -> None:
     with pytest.raises(TargetError, match="starts its servers itself"):
         bench_lora(BenchOptions(Home(tmp_path), url="http://test/v1"))

@@ -50,6 +50,7 @@ def test_a_process_that_is_gone_is_said_to_be(tmp_path: Path) -> None:
         tree_usage(10, tmp_path)
 
 
+@pytest.mark.slow
 def test_the_kernel_tells_of_children_that_work_and_have_ended() -> None:
     with subprocess.Popen([sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

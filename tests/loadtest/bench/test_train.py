@@ -52,11 +52,13 @@ def test_whoever_goes_first_changes_from_round_to_round() -> None:
     assert asked[4:8] == ["bf16", "float32", "ours", "floor"]
 
 
+@pytest.mark.slow
 def test_training_is_held_against_the_faster_of_both_types() -> None:
     speed = row(results("shared", a_round(ours_s=0.5, bf16_s=2.0, float32_s=1.0)), "training (baseline: plain TRL, the")
     assert (speed.value, speed.baseline, speed.ratio, speed.is_pass) == (2000, 1000, 2.0, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("data", "is_pass"), [("shared", False), ("own", True)])
 def test_a_shared_prefix_must_be_twice_as_fast(data: train.Data, is_pass: bool) -> None:
     assert row(results(data, a_round(ours_s=0.6)), "training (baseline: plain TRL, the").is_pass is is_pass
@@ -69,12 +71,14 @@ def test_a_step_must_be_near_its_products(floor_s: float, is_pass: bool) -> None
     assert "100 GFLOP" in found.name
 
 
+@pytest.mark.slow
 def test_warm_ups_are_not_timed() -> None:
     slow = a_round(ours_s=100.0)
     found = results_of("own", [slow, slow, a_round()], is_bf16=True)
     assert found[0].value == 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("is_bf16", "value", "is_pass"), [(True, 0.25, False), (False, 0.0625, True)])
 def test_losses_are_compared_in_our_type(is_bf16: bool, value: float, is_pass: bool) -> None:
     first = a_round()

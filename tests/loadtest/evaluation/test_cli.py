@@ -121,6 +121,7 @@ def test_a_data_set_of_preferences_has_no_questions(home: Path) -> None:
     assert "must have questions with answers; its rows are of type 'preference'" in shown
 
 
+@pytest.mark.slow
 def test_perturbed_questions_are_asked_on_demand(server: SyntheticServer, home: Path) -> None:
     code, shown = evaluated(home, server.url, "--robustness")
     assert code == 0, shown
@@ -131,6 +132,7 @@ def test_perturbed_questions_are_asked_on_demand(server: SyntheticServer, home: 
     assert "perturbed questions" in shown_again.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "is_asked"), [((), True), (("--no-robustness",), False)])
 def test_the_domains_settings_decide_unless_told_otherwise(
     server: SyntheticServer, home: Path, words: tuple[str, ...], is_asked: bool

@@ -55,6 +55,7 @@ def fill(path: Path, *scores: str) -> None:
         writer.writerows(rows)
 
 
+@pytest.mark.slow
 def test_a_judge_of_nonsense_leaves_the_other_metrics(server: SyntheticServer, home: Path) -> None:
     code, shown = run("run", "medical", "--url", f"{server.url}/v1", "--home", str(home))
     assert code == 0, shown
@@ -65,6 +66,7 @@ def test_a_judge_of_nonsense_leaves_the_other_metrics(server: SyntheticServer, h
     assert "no human labels" in run("show", "medical", "--home", str(home))[1]
 
 
+@pytest.mark.slow
 def test_a_judge_on_the_command_line_has_the_domains_settings(server: SyntheticServer, home: Path) -> None:
     shown = run("run", "medical", "--metric", "judge", "--url", f"{server.url}/v1", "--home", str(home))[1]
     assert "judged by writer" in shown
@@ -130,6 +132,7 @@ def test_a_folder_that_does_not_exist_is_named_before_anything_is_asked(home: Pa
     assert "of `--out` does not exist" in shown
 
 
+@pytest.mark.slow
 def test_a_wrong_score_is_named_and_nothing_is_taken(server: SyntheticServer, home: Path) -> None:
     assert export(server, home)[0] == 0
     fill(home / "sheet.csv", "5", "excellent")

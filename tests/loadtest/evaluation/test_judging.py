@@ -152,6 +152,7 @@ async def test_a_body_that_is_not_json_leaves_its_item_out(tmp_path: Path) -> No
     assert figure_of(metric, [item(1, GOOD)]).n == 0
 
 
+@pytest.mark.slow
 async def test_failures_that_are_not_in_a_row_leave_their_items_out(tmp_path: Path) -> None:
     def reply(text: str, body: dict[str, Any]) -> Any:
         is_odd = int(shown_between(text, "PROMPT").removeprefix("question ")) % 2

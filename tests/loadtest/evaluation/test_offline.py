@@ -84,6 +84,7 @@ def machine(tmp_path: Path) -> Machine:
     return Machine(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_version_answers_with_its_own_defaults(machine: Machine) -> None:
     machine.ask("medical")
     asked = machine.first_asked()
@@ -93,6 +94,7 @@ def test_a_version_answers_with_its_own_defaults(machine: Machine) -> None:
     assert dataset["defaults"]["temperature"] == 0.5
 
 
+@pytest.mark.slow
 def test_the_base_answers_with_the_data_sets_settings(machine: Machine) -> None:
     machine.ask("base", "medical@1")
     asked = machine.first_asked()
@@ -101,6 +103,7 @@ def test_the_base_answers_with_the_data_sets_settings(machine: Machine) -> None:
     assert asked["dataset"]["evaluation"]["max_new_tokens"] == 24
 
 
+@pytest.mark.slow
 def test_a_rows_own_system_prompt_stays(machine: Machine) -> None:
     rows = read_split(machine.dataset, "test")[:1]
     own = (Message(role="system", content="My own."), *rows[0].messages[1:])
@@ -108,12 +111,14 @@ def test_a_rows_own_system_prompt_stays(machine: Machine) -> None:
     assert [turn["content"] for turn in machine.first_asked()["questions"][0]["messages"]] == ["My own.", "term 0"]
 
 
+@pytest.mark.slow
 def test_few_shot_examples_stand_before_the_question(machine: Machine) -> None:
     machine.ask("medical", few_shot=True)
     turns = machine.first_asked()["questions"][0]["messages"]
     assert [turn["content"] for turn in turns][1::2] == ["example 0", "example 1", "term 0"]
 
 
+@pytest.mark.slow
 def test_models_of_one_base_share_one_process(machine: Machine) -> None:
     found = machine.ask("base", "medical@1", "medical")
     assert [answers.served_by for answers in found] == ["tiny offline", "medical@1 offline"]
@@ -121,6 +126,7 @@ def test_models_of_one_base_share_one_process(machine: Machine) -> None:
     assert len(machine.jobs) == 1
 
 
+@pytest.mark.slow
 def test_saved_answers_start_no_process(machine: Machine) -> None:
     first = machine.ask("base", "medical")
     assert machine.ask("base", "medical") == first
@@ -136,6 +142,7 @@ def test_a_killed_run_goes_on_with_what_is_missing(machine: Machine) -> None:
     assert [(model["name"], len(model["questions"])) for model in machine.jobs[-1]["models"]] == [("medical@1", 3)]
 
 
+@pytest.mark.slow
 def test_offline_answers_have_files_of_their_own(machine: Machine) -> None:
     machine.ask("base", "medical")
     names = sorted(path.name for path in (machine.dataset / "saved").iterdir())
@@ -172,6 +179,7 @@ def test_two_bases_must_be_named(machine: Machine) -> None:
     assert machine.ask("other")[0].served_by == "other offline"
 
 
+@pytest.mark.slow
 def test_a_trained_base_is_compared_with_its_parent(machine: Machine) -> None:
     parent = read_base(machine.home.bases / "tiny")
     own = write_base_folder(machine.home.bases / "medical-full-1", modules=("model.layers.0.self_attn.q_proj",))

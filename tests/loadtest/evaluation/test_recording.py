@@ -52,12 +52,14 @@ def test_the_old_models_answers_are_kept(home: Path, old: Provider) -> None:
     assert f"kept 4 of 4 answers of {OLD}, {4 * TOKENS} tokens" in shown
 
 
+@pytest.mark.slow
 def test_another_provider_is_asked_in_openais_own_fields(home: Path, old: Provider) -> None:
     recorded(home, old)
     assert {name for body in old.asked for name in body} == {"model", "messages", "temperature", "max_tokens"}
     assert old.asked[0]["messages"][0] == {"role": "system", "content": "Chapter, as JSON."}
 
 
+@pytest.mark.slow
 def test_the_key_is_sent_and_not_stored(home: Path, old: Provider) -> None:
     recorded(home, old)
     files = [path for path in home.rglob("*") if path.is_file()]
@@ -101,6 +103,7 @@ def test_compare_says_how_near_a_model_comes_to_the_old_one(home: Path, old: Pro
     assert figures(home) == {"medical@2": 0.25}
 
 
+@pytest.mark.slow
 def test_old_and_new_model_are_compared_by_the_right_answers(home: Path, old: Provider) -> None:
     recorded(home, old)
     save(home, "medical@2", num_right=2)

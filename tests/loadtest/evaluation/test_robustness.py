@@ -161,6 +161,7 @@ async def test_examples_follow_the_empty_system_prompt(folder: Path) -> None:
     assert {len(turns) for turns in endpoint.asked} == {6}
 
 
+@pytest.mark.slow
 async def test_saved_perturbed_answers_are_not_asked_again(folder: Path) -> None:
     await asked(folder, ChatEndpoint(lambda turns: ANSWER))
     again = ChatEndpoint(lambda turns: ANSWER)

@@ -94,6 +94,7 @@ def test_missing_answers_are_named_with_the_command(home: Path) -> None:
     assert "`lorikeet eval run medical@7 --domain medical --few-shot --limit 2`" in shown
 
 
+@pytest.mark.slow
 def test_models_without_all_answers_are_left_out_of_all(home: Path) -> None:
     save(home, "medical@3", num_right=1, num_asked=3)
     assert compared(home, "medical")[0] == 0

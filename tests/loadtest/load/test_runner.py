@@ -59,12 +59,14 @@ async def run(config: LoadtestConfig, answer: Handler, *, stop_after_s: float | 
         return await runner.run(plan(config, Path("nowhere")))
 
 
+@pytest.mark.slow
 async def test_every_planned_request_is_sent_once_and_recorded_in_order() -> None:
     outcome = await run(configured(num_requests=30), answer_at_once)
     assert [record.index for record in outcome.records] == list(range(30))
     assert all(record.is_ok for record in outcome.records)
 
 
+@pytest.mark.slow
 async def test_nothing_is_sent_before_it_is_due() -> None:
     outcome = await run(configured(num_requests=30), answer_at_once)
     assert [record.intended_s for record in outcome.records] == pytest.approx([0.005 * n for n in range(1, 31)])
@@ -85,6 +87,7 @@ async def test_a_closed_loop_never_has_more_open_than_its_concurrency() -> None:
     assert (server.most_open, len(outcome.records)) == (3, 12)
 
 
+@pytest.mark.slow
 async def test_a_closed_loop_counts_latency_from_the_moment_it_may_send() -> None:
     config = configured(arrival={"kind": "closed", "concurrency": 1}, num_requests=3, drain_timeout_s=5)
     first, second, _ = (await run(config, CountingServer(delay_s=0.05).answer)).records
@@ -99,6 +102,7 @@ async def test_a_closed_loop_ends_in_time() -> None:
     assert max(record.sent_s for record in outcome.records) < 0.1 + 0.05
 
 
+@pytest.mark.slow
 async def test_what_is_open_after_the_drain_is_recorded_as_unfinished() -> None:
     outcome = await run(configured(num_requests=3), never_answer)
     assert [record.error for record in outcome.records] == ["unfinished"] * 3
@@ -110,6 +114,7 @@ async def test_requests_time_out_on_their_own() -> None:
     assert [record.error for record in outcome.records] == ["timeout"] * 3
 
 
+@pytest.mark.slow
 async def test_a_run_that_is_stopped_keeps_what_was_measured() -> None:
     config = configured(arrival={"kind": "constant", "rate": 20})
     outcome = await run(config, answer_at_once, stop_after_s=0.2)
@@ -118,6 +123,7 @@ async def test_a_run_that_is_stopped_keeps_what_was_measured() -> None:
     assert outcome.records[0].is_ok
 
 
+@pytest.mark.slow
 async def test_a_stop_while_draining_ends_the_run() -> None:
     outcome = await run(configured(num_requests=2, drain_timeout_s=50), never_answer, stop_after_s=0.1)
     assert [record.error for record in outcome.records] == ["unfinished"] * 2

@@ -39,15 +39,18 @@ def slower(run: RunResult, factor: float) -> RunResult:
     return run.model_copy(update={"records": tuple(records)})
 
 
+@pytest.mark.slow
 def test_a_run_does_not_differ_from_itself() -> None:
     assert {difference.change for difference in compare(RUN, RUN).overall} == {"no difference"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [2, 3, 4])
 def test_two_runs_of_the_same_server_do_not_differ_by_a_tenth(seed: int) -> None:
     assert compare(RUN, random_run(num_models=1, seed=seed)).worse_than(0.10) == ()
 
 
+@pytest.mark.slow
 def test_a_slower_server_is_worse_in_every_latency_by_the_right_ratio(with_slower: RunComparison) -> None:
     differences = by_metric(with_slower)
     assert {differences[f"{m} p50"].change for m in ("ttft", "itl", "e2e")} == {"worse"}
@@ -56,10 +59,12 @@ def test_a_slower_server_is_worse_in_every_latency_by_the_right_ratio(with_slowe
     assert differences["errors"].change == "no difference"
 
 
+@pytest.mark.slow
 def test_a_faster_server_is_better() -> None:
     assert by_metric(compare(slower(RUN, SLOWER), RUN))["ttft p50"].change == "better"
 
 
+@pytest.mark.slow
 def test_half_the_throughput_is_worse() -> None:
     run = random_run(num_models=1, error_share=0)
     stretched = run.model_copy(update={"duration_s": 2 * run.duration_s})
@@ -73,6 +78,7 @@ def test_only_what_is_surely_worse_than_the_share_fails(with_slower: RunComparis
     assert with_slower.worse_than(0.6) == ()
 
 
+@pytest.mark.slow
 def test_more_errors_are_worse_by_the_sure_part_of_the_difference() -> None:
     clean = run_of(*(request() for _ in range(200)))
     broken = run_of(*(request(error="timeout" if n % 4 == 0 else None) for n in range(200)))
@@ -104,6 +110,7 @@ def test_models_that_both_runs_asked_are_compared_one_by_one() -> None:
     assert {difference.model for difference in comparison.by_model} == {"adapter-000", "adapter-001"}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_intervals() -> None:
     a, b = (random_run(num_requests=60, num_models=1, seed=seed) for seed in (1, 2))
     assert compare(a, b, seed=5) == compare(a, b, seed=5)

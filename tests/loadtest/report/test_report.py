@@ -38,6 +38,7 @@ def page_of(result: RunResult, folder: Path) -> str:
     return write_reports(result, SLO, folder).html_file.read_text()
 
 
+@pytest.mark.slow
 def test_the_json_report_reads_back_as_the_documented_model(paths: ReportPaths) -> None:
     report = Report.model_validate_json(paths.json_file.read_bytes())
     assert report == make_report(RUN, SLO)

@@ -46,6 +46,7 @@ def test_what_cannot_be_read_is_refused_with_what_was_wanted(text: str, message:
         parse_slo(text)
 
 
+@pytest.mark.slow
 @given(
     st.builds(
         Slo,
@@ -106,6 +107,7 @@ def test_the_limit_on_gaps_looks_at_each_gap_of_a_request() -> None:
     assert is_good(request(num_tokens=1), parse_slo("itl=100ms,tpot=1ms"))
 
 
+@pytest.mark.slow
 @given(st.floats(0.01, 3.0), st.floats(0.01, 3.0))
 def test_a_looser_limit_never_lowers_goodput(a: float, b: float) -> None:
     run = random_run(num_requests=15)

@@ -33,6 +33,7 @@ def rates_of(result: CapacityResult) -> list[float]:
     return [round(run.rate, 3) for run in result.runs]
 
 
+@pytest.mark.slow
 @given(st.floats(1.0, 63.9))
 def test_the_capacity_is_found_to_within_the_tolerance(limit: float) -> None:
     result = find_capacity(server(limit), 1, 64, tolerance=0.05, max_runs=99)

@@ -54,6 +54,7 @@ def test_a_search_writes_every_run_as_it_goes_and_its_reports_at_the_end(url: st
     assert "<svg" in (tmp_path / "out" / "capacity.svg").read_text()
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_with_the_runs_of_its_file(url: str, tmp_path: Path) -> None:
     runs_file = tmp_path / "runs.jsonl"
     search_capacity(load(url), SLO, (20, 40, 0.5, 1), runs_file, tmp_path, pause_s=0)
@@ -81,6 +82,7 @@ def test_a_closed_loop_has_no_rate_to_search(tmp_path: Path) -> None:
         search_capacity(closed, SLO, (1, 2, 0.5, 1), tmp_path / "x", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_sweep_measures_every_working_set_with_its_first_models(url: str, tmp_path: Path) -> None:
     asked: list[Setting] = []
 
@@ -167,6 +169,7 @@ def test_copies_go_into_a_state_folder_of_their_own(store: AdapterStore, peft_fo
     assert store.names() == ["medical"]
 
 
+@pytest.mark.slow
 def test_an_unknown_adapter_is_not_copied(tmp_path: Path) -> None:
     with pytest.raises(AdapterNotFoundError, match="There is no 'medical'"):
         copy_adapter(Home(tmp_path), "medical", 2, tmp_path / "copies")

@@ -42,6 +42,7 @@ def found() -> ServerModel:
     return calibrate(run_by(TRUE), LIMITS)
 
 
+@pytest.mark.slow
 def test_known_speeds_are_found_again(found: ServerModel) -> None:
     assert found.step_s + 4 * found.sequence_s == pytest.approx(TRUE.step_s + 4 * TRUE.sequence_s, rel=0.15)
     assert found.prompt_token_s == pytest.approx(TRUE.prompt_token_s, rel=0.3)

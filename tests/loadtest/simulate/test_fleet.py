@@ -24,6 +24,7 @@ def simulated(
 figures = cache(simulated)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("policy", POLICIES)
 def test_every_request_is_answered_and_the_same_seed_gives_the_same_figures(policy: Policy) -> None:
     first = figures(policy)
@@ -37,6 +38,7 @@ def test_affinity_loads_less_than_random_routing() -> None:
     assert figures("placement").num_loads < figures("random").num_loads / 2
 
 
+@pytest.mark.slow
 def test_one_hot_adapter_keeps_one_server_busy_by_affinity_and_spreads_by_placement() -> None:
     hot = {policy: figures(policy, adapters=1, rate=70.0) for policy in ("affinity", "placement")}
     assert hot["affinity"].busiest_share == 1.0
@@ -54,6 +56,7 @@ def test_adapters_that_come_and_go_are_loaded_more_often() -> None:
     assert figures("placement", churn_every=50).num_loads > figures("placement").num_loads
 
 
+@pytest.mark.slow
 def test_progress_counts_every_request() -> None:
     counts: list[int] = []
     simulate(MODEL, make_requests(12_345, 500.0, 10, 1.0, [(4, 1)], 1), 4, "two_choices", on_requests=counts.append)

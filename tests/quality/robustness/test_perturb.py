@@ -115,6 +115,7 @@ def test_json_without_strings_has_no_copies() -> None:
     assert [q for name in REWRITTEN for q in copies(name, '{"a": [1, 2, {"b": true}]}')] == []
 
 
+@pytest.mark.slow
 @given(text=st.text(max_size=200), expected=st.text(max_size=30), seed=st.integers(0, 5))
 def test_any_text_can_be_perturbed(text: str, expected: str, seed: int) -> None:
     settings = RobustnessConfig(seed=seed, long_context_words=30)

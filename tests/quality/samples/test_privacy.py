@@ -88,6 +88,7 @@ def test_what_has_no_such_form_stays(text: str) -> None:
     assert redact(text) == text
 
 
+@pytest.mark.slow
 @given(WORDS, st.emails(), WORDS)
 def test_no_email_address_is_kept(before: str, address: str, after: str) -> None:
     assert redact(f"{before} {address} {after}") == f"{before} [EMAIL] {after}"
@@ -115,6 +116,7 @@ def test_no_international_telephone_number_is_kept(before: str, phone: str, afte
     assert not set(DIGITS) & set(redact(f"{before} {phone} {after}"))
 
 
+@pytest.mark.slow
 @given(WORDS, KEYS, WORDS)
 def test_no_key_is_kept(before: str, key: str, after: str) -> None:
     assert redact(f"{before} {key} {after}") == f"{before} [KEY] {after}"

@@ -238,6 +238,7 @@ def test_a_process_that_dies_in_a_batch_leaves_none_of_it(store: QualityStore) -
     store.add_sample(SAMPLE)
 
 
+@pytest.mark.slow
 def test_threads_and_connections_write_and_read_at_once(store: QualityStore) -> None:
     other = QualityStore(store.path)
 
@@ -268,6 +269,7 @@ def test_a_reader_does_not_wait_for_a_writer(store: QualityStore) -> None:
     store.add_sample(SAMPLE)
 
 
+@pytest.mark.slow
 def test_several_processes_may_make_the_file_at_once(tmp_path: Path) -> None:
     path = tmp_path / "quality.sqlite3"
     stores: list[QualityStore] = []
@@ -323,6 +325,7 @@ def test_signals_without_log_probabilities_come_back_so(store: QualityStore) -> 
     assert kept == signals
 
 
+@pytest.mark.slow
 def test_a_judge_draws_its_share_of_the_samples_and_always_the_same_ones(store: QualityStore) -> None:
     store.add_samples([sample(at_s=float(second)) for second in range(1000)])
     drawn = [{one.id for one in store.ungraded("judge", 1000, share)} for share in (0.0, 0.1, 0.5, 1.0)]

@@ -261,6 +261,7 @@ async def test_metrics_may_be_read_from_another_thread_at_any_time() -> None:
     assert await scraping > 0
 
 
+@pytest.mark.slow
 @at_most(40)
 @given(st.integers(1, 3), st.integers(1, 2), st.integers(0, 6), st.integers(0, 2**32))
 def test_however_clients_come_and_leave_the_house_is_empty_in_the_end(

@@ -252,6 +252,7 @@ def test_limits_hold_nobody_waits_in_vain_and_nothing_is_left_behind(
     assert (house.queue.num_waiting, house.queue.num_tenants, house.queue.running_by_adapter()) == (0, 0, {})
 
 
+@pytest.mark.slow
 @given(st.integers(1, 6), st.integers(1, 3), st.lists(st.integers(0, 99), min_size=60, max_size=60))
 def test_a_flood_of_running_adapters_is_passed_within_few_completions_whichever_end_first(
     max_running: int, max_loras: int, choices: list[int]

@@ -124,6 +124,7 @@ async def test_a_rollback_is_one_call(serving: Serving) -> None:
     assert 400 <= again.status_code < 500
 
 
+@pytest.mark.slow
 async def test_one_user_stays_on_one_side_of_a_split(serving: Serving) -> None:
     for _ in range(2):
         serving.publish("medical", promote=False)
@@ -204,6 +205,7 @@ def guarded(store: AdapterStore, base_folder: Path, tmp_path: Path, tokens: dict
     return serving
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/v1/responses"])
 async def test_with_keys_nobody_is_answered_without_one(guarded: Serving, path: str) -> None:
     async with guarded.client() as client:

@@ -67,6 +67,7 @@ def test_what_is_no_strict_json_is_refused_with_its_place(raw: bytes, message: s
     assert len(str(refused.value)) < 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_ascii", [True, False])
 @given(body=st.dictionaries(st.text(), JSON_VALUES, max_size=5))
 def test_whatever_is_json_is_read_as_it_is(body: dict[str, Any], is_ascii: bool) -> None:

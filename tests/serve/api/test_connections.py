@@ -116,6 +116,7 @@ async def test_a_trickling_body_is_a_408_and_the_end_of_the_connection(
         sending.cancel()
 
 
+@pytest.mark.slow
 async def test_a_slow_body_holds_up_nobody(store: AdapterStore, base_folder: Path) -> None:
     async with server(store, base_folder, body_timeout_s=WAIT_S) as port, connection(port) as slow:
         await slow.send(sized(len(CHAT)) + CHAT[:10])
@@ -134,6 +135,7 @@ async def test_a_length_that_is_too_large_is_answered_before_the_body(store: Ada
         assert (status, headers["connection"], await client.rest()) == (413, "close", b"")
 
 
+@pytest.mark.slow
 async def test_of_a_chunked_body_no_more_than_the_limit_is_read(store: AdapterStore, base_folder: Path) -> None:
     chunk = b"10000\r\n" + b"x" * 65_536 + b"\r\n"
     async with server(store, base_folder) as port, connection(port) as client:
@@ -151,6 +153,7 @@ async def test_of_a_chunked_body_no_more_than_the_limit_is_read(store: AdapterSt
         assert client.num_sent < 64 << 20
 
 
+@pytest.mark.slow
 async def test_a_client_that_sends_too_much_gets_the_answer(store: AdapterStore, base_folder: Path) -> None:
     """An asynchronous client loses what it has not read yet when its connection is reset."""
     async with server(store, base_folder) as port, httpx.AsyncClient(timeout=WAIT_S) as client:
@@ -166,6 +169,7 @@ async def test_what_a_page_sends_is_not_read_either(store: AdapterStore, base_fo
         assert (status, headers["connection"]) == (415, "close")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_bytes", [512 << 10, 100])
 async def test_a_body_within_the_limit_is_answered(store: AdapterStore, base_folder: Path, num_bytes: int) -> None:
     body = CHAT + b" " * (num_bytes - len(CHAT))
@@ -187,6 +191,7 @@ async def test_a_large_body_without_a_key_is_not_read(
         assert (status, headers.get("connection") == "close") == (401, is_closed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", [b"", b"POST /v1/chat/comp", POST, b"GET /health HTTP/1.1\r\n\r\n" + POST])
 async def test_headers_that_do_not_come_end_the_connection(
     store: AdapterStore, base_folder: Path, start: bytes

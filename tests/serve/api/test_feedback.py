@@ -115,6 +115,7 @@ async def test_a_body_that_is_no_feedback_is_told_why(
     assert wrong in response.json()["error"]["message"]
 
 
+@pytest.mark.slow
 async def test_a_body_is_bounded(store: AdapterStore, base_folder: Path, home: Home) -> None:
     async with served(store, base_folder, home) as (client, _):
         response = await client.post("/v1/feedback", json={"request_id": "r-1", "correction": "a" * 140_000})

@@ -121,6 +121,7 @@ def body_of(operation: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+@pytest.mark.slow
 def test_every_documented_route_is_described(description: dict[str, Any]) -> None:
     table = (ROOT / "docs" / "api.md").read_text()
     documented = set(re.findall(r"^\| ([A-Z]+) \| `(/\S*)` \|", table, re.MULTILINE)) - {("GET", "/openapi.json")}

@@ -19,6 +19,7 @@ def test_an_application_is_built_from_the_arguments_of_a_file(tmp_path):
     assert (tmp_path / "var" / "cluster-id").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("jobs", "num_cpus"), [({}, 0), ({"cpus": 3}, 3), ({"worker": False}, None)])
 def test_an_application_has_one_job_worker(tmp_path, jobs, num_cpus):
     configs = [ServeConfig.model_validate({"base": base, "served_model_name": base, "jobs": jobs}) for base in "ab"]

@@ -161,6 +161,7 @@ async def test_a_user_gets_one_side_of_a_canary_on_all_replicas(
     assert [len(replica.engine.bodies) for replica in replicas] == [40, 40]
 
 
+@pytest.mark.slow
 async def test_a_quarantine_of_one_replica_holds_on_the_other(
     tmp_path: Path, replicas: tuple[Serving, Serving], store: AdapterStore
 ) -> None:

@@ -112,6 +112,7 @@ async def test_a_body_that_is_none_is_a_400_that_names_the_field(
     assert message in error["message"]
 
 
+@pytest.mark.slow
 async def test_an_unknown_file_is_a_404(serving: Serving) -> None:
     status, error = await create(serving, training_file="file-1")
     assert (status, error["code"], error["param"]) == (404, "invalid_training_file", "training_file")
@@ -141,6 +142,7 @@ async def test_a_graders_model_must_be_this_servers(serving: Serving) -> None:
     assert (await create(serving, method=method))[0] == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "file"),
     [
@@ -157,6 +159,7 @@ async def test_every_method_is_taken_with_its_settings(serving: Serving, method:
     assert job["hyperparameters"] == settings
 
 
+@pytest.mark.slow
 async def test_the_older_place_of_hyperparameters_still_counts(serving: Serving) -> None:
     _, job = await create(serving, hyperparameters={"n_epochs": 4})
     assert job["method"]["supervised"]["hyperparameters"]["n_epochs"] == 4
@@ -174,6 +177,7 @@ async def test_facts_of_a_file_are_read_again_after_a_restart(
     assert response.json()["error"]["code"] == "invalid_n_examples"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("action", ["cancel", "pause", "resume"])
 async def test_an_unknown_job_is_a_404_with_openais_code(serving: Serving, action: str) -> None:
     async with serving.client() as client:
@@ -182,6 +186,7 @@ async def test_an_unknown_job_is_a_404_with_openais_code(serving: Serving, actio
     assert (response.status_code, error["code"], error["param"]) == (404, "fine_tune_not_found", "fine_tune_id")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     ["limit=0", "limit=101", "limit=x", "after=ftjob-1", "&".join(f"metadata[k{n}]=v" for n in range(1500))],

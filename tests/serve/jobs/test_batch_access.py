@@ -15,6 +15,7 @@ from tests.eventually import eventually
 from tests.peft_folders import draft_for, write_peft_folder
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("changes", "match"),
@@ -67,6 +68,7 @@ async def test_strangers_see_no_batch(tmp_path: Path, store: AdapterStore, base_
         assert [each.id for each in (await mine.batches.list()).data] == [batch.id]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_batch_may_ask_what_its_key_may(tmp_path: Path, store: AdapterStore, base_folder: Path) -> None:
     grant = KeyGrant(tenant="acme", adapters=("medical",), may_train=True, requests_per_minute=4)
@@ -102,6 +104,7 @@ async def test_a_revoked_key_ends_its_batch(tmp_path: Path, store: AdapterStore,
     assert (found.status, found.errors[0].code, found.num_completed) == ("cancelled", "invalid_api_key", 1)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_tenant_has_a_bound_of_unfinished_batches(
     tmp_path: Path, store: AdapterStore, base_folder: Path

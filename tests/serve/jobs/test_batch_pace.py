@@ -43,6 +43,7 @@ class Places:
         return task
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_no_line_starts_while_a_client_waits() -> None:
     places = Places(replace(BUSY, num_waiting=1))

@@ -12,6 +12,7 @@ from tests.batch_serving import BatchServer, ended, line, rows, submit
 from tests.eventually import eventually
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_new_server_asks_only_what_has_no_answer(
     server: BatchServer, tmp_path: Path, store: AdapterStore, base_folder: Path
@@ -55,6 +56,7 @@ async def test_a_server_killed_at_the_end_leaves_no_second_file(
     assert again.engine.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_server_that_lost_a_batch_writes_nothing_more(server: BatchServer) -> None:
     server.engine.held = {"a", "b"}
@@ -96,6 +98,7 @@ async def test_a_full_disk_fails_the_batch_with_its_reason(
     assert batch.errors.data[0].message == "The server's disk is full."
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_deleted_input_is_read_to_its_end(server: BatchServer) -> None:
     server.engine.held = {"a"}
@@ -109,6 +112,7 @@ async def test_a_deleted_input_is_read_to_its_end(server: BatchServer) -> None:
     assert batch.request_counts.completed == 51
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_batch_waits_for_a_server_of_its_base(server: BatchServer) -> None:
     async with server.client() as client:

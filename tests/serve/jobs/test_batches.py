@@ -18,6 +18,7 @@ from tests.eventually import eventually
 from tests.serving import BASE_NAME, chat
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_batch_answers_every_line_once(server: BatchServer) -> None:
     names = [f"line-{number}" for number in range(100)]
@@ -41,6 +42,7 @@ async def test_a_batch_answers_every_line_once(server: BatchServer) -> None:
     assert not list(server.folder.joinpath("batches").iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize(
     ("endpoint", "body"), [("/v1/completions", {"prompt": "Angina"}), ("/v1/responses", {"input": "Angina"})]
@@ -52,6 +54,7 @@ async def test_other_endpoints_work(server: BatchServer, endpoint: str, body: di
     assert answers["a"]["response"]["body"]["object"] == endpoint.removeprefix("/v1/")
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_lines_are_asked_behind_all_clients(server: BatchServer) -> None:
     async with server.running(), server.client() as client:
@@ -61,6 +64,7 @@ async def test_lines_are_asked_behind_all_clients(server: BatchServer) -> None:
     assert server.serving.finished.requests[0].context.source == "batch"
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_line_that_is_refused_is_in_the_error_file(server: BatchServer) -> None:
     bad = line("bad", messages=[{"role": "user", "content": "a"}], max_tokens=10**9)
@@ -92,6 +96,7 @@ async def test_a_bad_input_fails_with_its_lines(server: BatchServer) -> None:
     assert server.engine.asked == []
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_busy_server_is_asked_again(server: BatchServer) -> None:
     server.runner.context.asker._max_pause_s = 0.01
@@ -135,6 +140,7 @@ async def test_what_has_expired_is_in_the_error_file(server: BatchServer) -> Non
     assert errors["b"]["response"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_clients_find_places_and_batches_retreat(server: BatchServer) -> None:
     names = [f"line-{number}" for number in range(60)]
@@ -153,6 +159,7 @@ async def test_clients_find_places_and_batches_retreat(server: BatchServer) -> N
         assert (await ended(client, batch)).status == "completed"
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_lists_go_on_after_a_batch(server: BatchServer) -> None:
     async with server.client() as client:
@@ -161,6 +168,7 @@ async def test_lists_go_on_after_a_batch(server: BatchServer) -> None:
     assert found == made[::-1]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_line_that_is_refused_waits_for_no_room(server: BatchServer) -> None:
     """Else it would end all others first, of all tenants, and run alone."""
@@ -177,6 +185,7 @@ async def test_a_line_that_is_refused_waits_for_no_room(server: BatchServer) -> 
     assert (batch.request_counts.completed, batch.request_counts.failed) == (2, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_line_may_be_as_long_as_a_body(tmp_path: Path, store: AdapterStore, base_folder: Path) -> None:
     """Asked as it was written: with `\\u` for each letter it would be twice as long."""

@@ -52,6 +52,7 @@ async def test_slower_answers_beside_a_training_are_told(serving: Serving) -> No
     assert pressure.read() == 1.0
 
 
+@pytest.mark.slow
 async def test_a_server_that_has_seen_no_quiet_time_says_nothing(serving: Serving) -> None:
     assert serving.jobs is not None
     latency = ClientLatency(serving.jobs)

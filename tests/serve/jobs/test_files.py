@@ -34,6 +34,7 @@ def stored(folder: Path) -> list[Path]:
     return [path for path in (folder / "jobs").rglob("*") if path.is_file() and path.parent.name != "jobs"]
 
 
+@pytest.mark.slow
 async def test_a_file_comes_back_byte_by_byte(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         made = await client.files.create(file=("Bäume.jsonl", chat_rows()), purpose="fine-tune")
@@ -45,6 +46,7 @@ async def test_a_file_comes_back_byte_by_byte(serving: Serving) -> None:
     assert (found.object, found.status, found.expires_at) == ("file", "processed", None)
 
 
+@pytest.mark.slow
 async def test_files_are_listed_in_pages_by_purpose_and_order(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         made = [(await client.files.create(file=(f"{n}.bin", b"x"), purpose="user_data")).id for n in range(5)]
@@ -55,6 +57,7 @@ async def test_files_are_listed_in_pages_by_purpose_and_order(serving: Serving) 
     assert oldest == made
 
 
+@pytest.mark.slow
 async def test_a_deleted_file_is_gone(serving: Serving, tmp_path: Path) -> None:
     async with sdk_of(serving) as client:
         made = await client.files.create(file=("a.jsonl", chat_rows()), purpose="fine-tune")
@@ -66,6 +69,7 @@ async def test_a_deleted_file_is_gone(serving: Serving, tmp_path: Path) -> None:
     assert stored(tmp_path) == []
 
 
+@pytest.mark.slow
 async def test_a_file_expires_as_its_upload_says(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         made = await client.files.create(
@@ -74,6 +78,7 @@ async def test_a_file_expires_as_its_upload_says(serving: Serving) -> None:
     assert made.expires_at == made.created_at + 3600
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -166,6 +171,7 @@ async def test_a_form_without_a_boundary_is_a_400(serving: Serving) -> None:
     assert (response.status_code, "names no boundary" in response.json()["error"]["message"]) == (400, True)
 
 
+@pytest.mark.slow
 async def test_json_is_no_upload(serving: Serving) -> None:
     response = await post(serving, b"{}", {"content-type": "application/json"})
     assert response.status_code == 415
@@ -290,6 +296,7 @@ async def test_a_large_file_comes_in_parts(serving: Serving) -> None:
     assert (found.read(), again.purpose) == (content, "fine-tune")
 
 
+@pytest.mark.slow
 async def test_the_sdks_chunked_upload_works(serving: Serving, tmp_path: Path) -> None:
     path = tmp_path / "big.jsonl"
     path.write_bytes(chat_rows(500))
@@ -301,6 +308,7 @@ async def test_the_sdks_chunked_upload_works(serving: Serving, tmp_path: Path) -
     assert (done.file.bytes, done.file.filename) == (path.stat().st_size, "big.jsonl")
 
 
+@pytest.mark.slow
 async def test_an_upload_is_completed_or_cancelled_once(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         upload = await client.uploads.create(bytes=3, filename="a", mime_type="x", purpose="user_data")

@@ -42,6 +42,7 @@ async def test_a_script_for_openai_trains_and_asks_its_model(serving: Serving) -
     assert checkpoints.data[0].metrics.valid_loss == 0.5
 
 
+@pytest.mark.slow
 async def test_events_come_newest_first_in_pages(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         file = await client.files.create(file=("trees.jsonl", chat_rows()), purpose="fine-tune")
@@ -71,6 +72,7 @@ async def test_a_stream_of_events_ends_with_the_job(serving: Serving) -> None:
     assert lines[-1] == "data: [DONE]"
 
 
+@pytest.mark.slow
 async def test_models_list_name_and_delete_the_fine_tuned_one(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         file = await client.files.create(file=("trees.jsonl", chat_rows()), purpose="fine-tune")
@@ -96,6 +98,7 @@ async def train(client: openai.AsyncOpenAI, serving: Serving, *, promote: bool =
     return FakeWorker(serving).train(job.id, promote=promote).fine_tuned_model or ""
 
 
+@pytest.mark.slow
 async def test_a_deleted_version_gives_its_alias_back(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         names = [await train(client, serving), await train(client, serving)]
@@ -144,6 +147,7 @@ async def test_a_model_that_answers_is_not_deleted(serving: Serving) -> None:
             await asking
 
 
+@pytest.mark.slow
 async def test_jobs_are_listed_in_pages_and_by_metadata(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         file = await client.files.create(file=("trees.jsonl", chat_rows()), purpose="fine-tune")
@@ -163,6 +167,7 @@ async def test_jobs_are_listed_in_pages_and_by_metadata(serving: Serving) -> Non
     assert (odd, none) == ([made[3], made[1]], [bare.id])
 
 
+@pytest.mark.slow
 async def test_a_job_goes_on_from_a_fine_tuned_model(serving: Serving) -> None:
     worker = FakeWorker(serving)
     async with sdk_of(serving) as client:
@@ -174,6 +179,7 @@ async def test_a_job_goes_on_from_a_fine_tuned_model(serving: Serving) -> None:
     assert (second.model, job.from_version, job.base) == (name, "trees@1", serving.base_folder.name)
 
 
+@pytest.mark.slow
 async def test_pause_and_resume_and_cancel_move_a_job(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         file = await client.files.create(file=("trees.jsonl", chat_rows()), purpose="fine-tune")
@@ -189,6 +195,7 @@ async def test_pause_and_resume_and_cancel_move_a_job(serving: Serving) -> None:
     assert again.value.code == "invalid_status"
 
 
+@pytest.mark.slow
 async def test_a_failed_job_says_why(serving: Serving) -> None:
     async with sdk_of(serving) as client:
         file = await client.files.create(file=("trees.jsonl", chat_rows()), purpose="fine-tune")
@@ -200,6 +207,7 @@ async def test_a_failed_job_says_why(serving: Serving) -> None:
     assert (job.error.code, job.error.message) == ("invalid_training_file", "Line 3 is too long.")
 
 
+@pytest.mark.slow
 async def test_a_file_deleted_while_its_job_runs_ends_no_job(serving: Serving) -> None:
     worker = FakeWorker(serving)
     async with sdk_of(serving) as client:
@@ -217,6 +225,7 @@ async def test_a_file_deleted_while_its_job_runs_ends_no_job(serving: Serving) -
     assert (gone.value.code, gone.value.param) == ("invalid_training_file", "training_file")
 
 
+@pytest.mark.slow
 async def test_a_model_that_one_of_many_jobs_continues_from_is_not_deleted(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:

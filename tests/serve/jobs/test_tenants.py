@@ -49,6 +49,7 @@ async def start(client: httpx.AsyncClient, **body: Any) -> dict[str, Any]:
     return answer
 
 
+@pytest.mark.slow
 async def test_a_stranger_sees_nothing_of_a_tenant(serving: Serving, acme: str, rival: str) -> None:
     async with serving.client(acme) as owner, serving.client(rival) as stranger:
         job = await start(owner, suffix="trees")
@@ -99,6 +100,7 @@ async def test_a_model_of_a_job_answers_its_tenant_only(serving: Serving, acme: 
     assert started["error"]["code"] == "model_not_available"
 
 
+@pytest.mark.slow
 async def test_a_tenants_own_model_needs_no_pattern_of_its_key(
     tmp_path: Path, store: AdapterStore, base_folder: Path
 ) -> None:
@@ -111,6 +113,7 @@ async def test_a_tenants_own_model_needs_no_pattern_of_its_key(
     assert answer.status_code == 200
 
 
+@pytest.mark.slow
 async def test_a_base_that_the_key_does_not_allow_is_not_trained(
     tmp_path: Path, store: AdapterStore, base_folder: Path
 ) -> None:
@@ -121,6 +124,7 @@ async def test_a_base_that_the_key_does_not_allow_is_not_trained(
     assert answer["error"]["code"] == "model_not_available"
 
 
+@pytest.mark.slow
 async def test_two_tenants_may_have_the_same_suffix(serving: Serving, acme: str, rival: str) -> None:
     async with serving.client(acme) as one, serving.client(rival) as other:
         first, second = await start(one, suffix="trees"), await start(other, suffix="trees")
@@ -136,6 +140,7 @@ async def test_a_suffix_that_meets_an_adapter_of_the_operator_is_refused(serving
     assert (answer["error"]["code"], answer["error"]["param"]) == ("invalid_suffix", "suffix")
 
 
+@pytest.mark.slow
 async def test_names_that_fold_into_one_stay_with_the_first(
     tmp_path: Path, store: AdapterStore, base_folder: Path, acme: str
 ) -> None:
@@ -161,6 +166,7 @@ async def test_a_key_without_the_right_to_train_gets_a_403(
     assert completed.status_code == 200
 
 
+@pytest.mark.slow
 async def test_requests_count_for_the_keys_limits(tmp_path: Path, store: AdapterStore, base_folder: Path) -> None:
     token = token_of(tmp_path, "acme", requests_per_minute=2)
     serving = make_jobs_serving(tmp_path, store, base_folder, keys=KeyRing(tmp_path / "keys.json"))
@@ -264,6 +270,7 @@ async def test_a_revoked_key_ends_its_jobs(tmp_path: Path, store: AdapterStore, 
     assert sorted(cancelled) == sorted(job["id"] for job in (running, waiting))
 
 
+@pytest.mark.slow
 async def test_jobs_of_a_server_without_keys_outlive_its_first_key(
     tmp_path: Path, store: AdapterStore, base_folder: Path
 ) -> None:

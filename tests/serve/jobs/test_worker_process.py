@@ -42,6 +42,7 @@ async def pid_of(tmp_path: Path) -> int:
     return int(path.read_text())
 
 
+@pytest.mark.slow
 async def test_a_worker_reads_the_configuration_of_its_server(tmp_path: Path) -> None:
     with pytest.raises(WorkerEndedError):
         await process(tmp_path, "pass").run()
@@ -63,6 +64,7 @@ async def test_a_worker_ends_with_the_server(tmp_path: Path, code: str, end_s: f
     assert not psutil.pid_exists(pid)
 
 
+@pytest.mark.slow
 async def test_a_worker_ends_where_the_server_is_killed(tmp_path: Path) -> None:
     code = "; ".join(
         [

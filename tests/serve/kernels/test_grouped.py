@@ -31,6 +31,7 @@ def reference(
     return want
 
 
+@pytest.mark.slow
 @at_most(60)
 @given(batches())
 def test_every_row_gets_its_own_adapter_and_base_rows_stay_as_they_are(

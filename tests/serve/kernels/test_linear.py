@@ -162,6 +162,7 @@ def test_the_table_may_leave_rows_to_vllm(has_bias: bool) -> None:
     assert torch.equal(torch.ops.lorikeet.linear(x[:1], told, 48, bias), product(x[:1], weight, bias))
 
 
+@pytest.mark.slow
 def test_it_can_be_compiled() -> None:
     register_for_compilation()
     weight = numbers(50, 64)

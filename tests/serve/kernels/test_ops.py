@@ -101,6 +101,7 @@ def test_embeddings_get_the_part_of_their_adapter(slots: list[int], used: list[b
     torch.testing.assert_close(y, wanted)
 
 
+@pytest.mark.slow
 def test_torch_finds_no_fault_with_the_embedding_operator() -> None:
     tensors = (torch.zeros(2, 3), torch.tensor([1, 0]), torch.ones(1, 4, 2), torch.ones(1, 1, 3, 2))
     torch.library.opcheck(add_embedding_lora, (*tensors, torch.tensor([True]), torch.tensor([0, -1, 0])))

@@ -40,6 +40,7 @@ def test_it_is_that_of_float64(rows: int, tokens: int, scale: float, shift: floa
     torch.testing.assert_close(log_sum_exp(logits), expected(logits), atol=5e-6, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_whole_vocabulary() -> None:
     logits = (torch.randn(16, 262_144, generator=torch.Generator().manual_seed(1)) * 3).bfloat16()
     torch.testing.assert_close(log_sum_exp(logits), expected(logits), atol=5e-6, rtol=1e-6)

@@ -146,6 +146,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True)
 
 
+@pytest.mark.slow
 @given(
     body=_BODIES,
     endpoint=st.sampled_from(ENDPOINTS),
@@ -178,6 +179,7 @@ async def test_the_answer_says_which_defaults_it_took(serving: Serving, stream: 
     assert serving.engine.bodies[-1]["messages"] == [SYSTEM, USER]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 @pytest.mark.parametrize("model", ["medical", BASE_NAME])
 async def test_without_defaults_nothing_is_filled_or_said(serving: Serving, model: str) -> None:
@@ -235,6 +237,7 @@ async def test_a_long_answer_by_default_is_cut_to_the_context(store: AdapterStor
     assert serving.engine.bodies[-1]["max_tokens"] == 600
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_model_cards_show_the_defaults(serving: Serving) -> None:
     serving.publish("medical", defaults=RequestDefaults(system="Answer in JSON.", temperature=0.0, stop=("}",)))
@@ -246,6 +249,7 @@ async def test_model_cards_show_the_defaults(serving: Serving) -> None:
     assert (listed["medical@1"], listed["legal"], listed[BASE_NAME]) == (one["defaults"], None, None)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_requests_at_once_fill_in_apart(serving: Serving) -> None:
     serving.publish("medical", defaults=DEFAULTS)

@@ -324,6 +324,7 @@ def test_a_pattern_repeated_costs_as_often_as_it_comes(pattern: str, times: int)
     assert not is_one_group or repeated >= times * min(alone, 10**18 // times)
 
 
+@pytest.mark.slow
 @given(schema=st.recursive(
     st.fixed_dictionaries({}, optional={"pattern": PATTERNS, "enum": st.lists(st.integers(), max_size=9),
                                         "maxLength": st.integers(0, 9)}),
@@ -348,6 +349,7 @@ def test_what_passes_costs_no_more_than_the_budget(schema: Any) -> None:
         assert cost(schema) <= 12
 
 
+@pytest.mark.slow
 @settings(deadline=1000)
 @given(body=st.dictionaries(NAMES | st.text(), JSON_VALUES, max_size=6), endpoint=st.sampled_from(ENDPOINTS))
 def test_any_json_passes_or_is_refused_and_nothing_else(body: dict[str, Any], endpoint: Endpoint) -> None:

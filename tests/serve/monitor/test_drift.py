@@ -119,6 +119,7 @@ async def test_traffic_like_the_baseline_is_looked_at_and_is_no_drift(
     assert "has drifted" not in caplog.text
 
 
+@pytest.mark.slow
 async def test_other_prompts_are_drift_and_one_line_says_when_it_begins(
     watch: Callable[..., Watched], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -143,6 +144,7 @@ async def test_drift_that_goes_is_no_longer_exported(watch: Callable[..., Watche
     assert watched.gauge("prompt length") == 0
 
 
+@pytest.mark.slow
 async def test_a_restart_goes_on_counting_looks_and_does_not_tell_again(
     watch: Callable[..., Watched], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -139,6 +139,7 @@ def test_a_busy_version_leaves_as_many_samples_a_minute_as_the_reservoir_holds(s
     assert len(store.samples("legal")) == 1
 
 
+@pytest.mark.slow
 def test_every_answer_of_a_minute_has_the_same_chance(store: QualityStore) -> None:
     watched = Watched(store, reservoir=10)
     for _ in range(60):
@@ -220,6 +221,7 @@ def test_a_clock_that_jumps_forward_deletes_nothing_at_once(store: QualityStore,
     assert len(store.samples()) == 3
 
 
+@pytest.mark.slow
 def test_after_a_long_pause_retention_is_kept_within_a_day_or_two(store: QualityStore) -> None:
     watched = Watched(store)
     watched.see(generation(), minutes=1)

@@ -75,6 +75,7 @@ def test_figures_go_with_their_version(goes: str) -> None:
     assert shown(metrics.registry) == {}
 
 
+@pytest.mark.slow
 def test_a_version_that_is_loaded_again_shows_them_again() -> None:
     metrics = loaded()
     metrics.adapter_unloaded(TARGET)

@@ -40,6 +40,7 @@ def figures_at(serving: Serving, after_s: float) -> JobFigures:
     return job_figures(serving.jobs.database, clock=lambda: time.time() + after_s)
 
 
+@pytest.mark.slow
 async def test_jobs_are_counted_by_status_and_their_tokens_once(serving: Serving) -> None:
     worker = FakeWorker(serving)
     first, second = await submit(serving), await submit(serving)
@@ -52,6 +53,7 @@ async def test_jobs_are_counted_by_status_and_their_tokens_once(serving: Serving
     assert (await scrape(serving))["lorikeet_jobs_trained_tokens_total"] == 600
 
 
+@pytest.mark.slow
 async def test_a_queued_and_a_silent_job_grow_old(serving: Serving) -> None:
     worker = FakeWorker(serving)
     running, queued = await submit(serving), await submit(serving)
@@ -81,6 +83,7 @@ def a_batch(home: JobsHome, num_completed: int, num_failed: int) -> str:
     return batch.id
 
 
+@pytest.mark.slow
 async def test_batches_are_counted_by_status_and_their_lines_once(serving: Serving, tmp_path: Path) -> None:
     with JobsHome(tmp_path / "jobs") as home:
         first, second = a_batch(home, 3, 1), a_batch(home, 2, 0)

@@ -81,6 +81,7 @@ async def test_no_line_holds_the_key_or_the_prompt(serving: Serving, token: str,
     assert "acme" not in text
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_refused_request_says_why(serving: Serving, token: str, lines: Lines) -> None:
     async with serving.client(token) as client:
@@ -128,6 +129,7 @@ def test_the_hash_of_a_tenant_is_the_documented_one() -> None:
     assert finished.stdout.strip() == tenant_hash("acme")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("log_format", "pattern"),
     [("human", "INFO    root: 5 left\n"), ("json", '"level": "info", "logger": "root", "message": "5 left"}\n')],
@@ -140,6 +142,7 @@ def test_the_format_is_chosen_once_for_the_process(log_format: str, pattern: str
     assert logged(code).endswith(pattern)
 
 
+@pytest.mark.slow
 def test_vllms_processes_log_json_too() -> None:
     file = ROOT / "serve" / "engine" / "json_logging.json"
     code = (

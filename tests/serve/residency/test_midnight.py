@@ -136,6 +136,7 @@ def test_tokens_are_of_another_time_only_where_nothing_else_differs() -> None:
     assert not Renderings.of(plain, QUESTION).is_of_another_time(plain.render(QUESTION))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "template",
     [

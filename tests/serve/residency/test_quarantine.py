@@ -85,6 +85,7 @@ async def test_where_the_base_is_not_finite_no_version_is_to_blame(serving: Serv
     await serving.residency.load(target)
 
 
+@pytest.mark.slow
 async def test_a_quarantined_version_answers_422_and_others_answer(serving: Serving) -> None:
     await quarantine(serving)
     async with serving.client() as client:

@@ -46,6 +46,7 @@ async def test_a_remote_version_is_fetched_for_the_first_request(serving: Servin
     assert serving.store.versions("medical") == [1]
 
 
+@pytest.mark.slow
 async def test_while_the_remote_is_away_what_is_here_is_served_and_the_rest_is_a_503(
     serving: Serving, remote: Path
 ) -> None:

@@ -271,6 +271,7 @@ async def test_a_later_load_is_checked_too(serving: Serving) -> None:
         await serving.residency.load(MEDICAL)
 
 
+@pytest.mark.slow
 async def test_loads_at_the_same_time_do_not_overfill_host_memory(store: AdapterStore, base_folder: Path) -> None:
     serving = make_serving(store, base_folder, max_loras=1, max_cpu_loras=2)
     names = ("a", "b", "c", "d")

@@ -32,6 +32,7 @@ async def until(is_true: Callable[[], bool], timeout_s: float = 10.0) -> None:
             await asyncio.sleep(0.02)
 
 
+@pytest.mark.slow
 async def test_a_promotion_is_prefetched_where_the_adapter_is_in_use(serving: Serving) -> None:
     serving.publish("medical")
     await serving.residency.load(Target("medical", 1))

@@ -41,6 +41,7 @@ async def sides(serving: Serving, token: str, **more: Any) -> set[str]:
     return {response.headers["x-lorikeet-adapter"] for response in answered}
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_an_api_key_stays_on_one_side_where_no_user_is_named(serving: Serving, tokens: list[str]) -> None:
     by_key = [await sides(serving, token) for token in tokens]
@@ -48,6 +49,7 @@ async def test_an_api_key_stays_on_one_side_where_no_user_is_named(serving: Serv
     assert set.union(*by_key) == {"medical@1", "medical@2"}
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_user_stays_on_one_side_whichever_key_asks(serving: Serving, tokens: list[str]) -> None:
     by_key = [await sides(serving, token, user="ann") for token in tokens]
@@ -66,6 +68,7 @@ class RestlessStore(AdapterStore):
         return seen
 
 
+@pytest.mark.slow
 def test_aliases_and_weight_are_of_one_moment(serving: Serving) -> None:
     serving.publish("medical", promote=False)
     serving.store.set_aliases("medical", {"canary": 2}, canary_weight=0.0)

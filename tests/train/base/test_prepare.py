@@ -52,6 +52,7 @@ def test_the_dequantized_base_answers_as_bitsandbytes_own_nf4(home: Home, model_
     assert (once - real).abs().mean() < 0.1 * (once - plain).abs().mean()
 
 
+@pytest.mark.slow
 def test_only_linear_layers_are_quantized(home: Home, model_folder: Path) -> None:
     prepare_base(str(model_folder), "once", "nf4", "dequantized", home=home)
     plain, once = load_causal_lm(model_folder), load_causal_lm(home.bases / "once")
@@ -60,6 +61,7 @@ def test_only_linear_layers_are_quantized(home: Home, model_folder: Path) -> Non
     assert not torch.equal(plain.model.layers[0].mlp.up_proj.weight, once.model.layers[0].mlp.up_proj.weight)
 
 
+@pytest.mark.slow
 def test_int8_can_be_dequantized_too(home: Home, model_folder: Path) -> None:
     manifest = prepare_base(str(model_folder), quantization="int8", storage="dequantized", home=home)
     assert (manifest.name, manifest.quantization) == ("tiny-llama-int8", "int8")
@@ -74,6 +76,7 @@ def test_int8_can_be_dequantized_too(home: Home, model_folder: Path) -> None:
     assert bool((off <= 0.51 * steps + plain.abs() * 2**-8).all())
 
 
+@pytest.mark.slow
 def test_the_digest_tells_quantizations_apart(home: Home, model_folder: Path) -> None:
     plain = prepare_base(str(model_folder), quantization="none", home=home)
     assert prepare_base(str(model_folder), quantization="nf4", home=home).digest != plain.digest

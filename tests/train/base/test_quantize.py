@@ -32,6 +32,7 @@ def embedding_gradient(model: PreTrainedModel) -> torch.Tensor:
     return embeddings.grad[:, :-1].float()
 
 
+@pytest.mark.slow
 def test_gradient_flows_through_4_bit_layers_after_an_evaluation(nf4_base: Path) -> None:
     # On a CPU with AVX512-BF16, bitsandbytes alone repacks its layers at the evaluation, and their gradient is lost.
     evaluated = embedding_gradient(load_causal_lm(nf4_base))
@@ -46,6 +47,7 @@ def test_every_4_bit_layer_is_guarded(nf4_base: Path) -> None:
     assert len(guarded) == 14
 
 
+@pytest.mark.slow
 def test_gemma2s_cap_on_attention_scores_is_kept(tmp_path: Path) -> None:
     folder = write_tiny_model(tmp_path, "gemma2")
     with torch.inference_mode():

@@ -113,6 +113,7 @@ def test_control_tokens_of_a_prepared_base_are_refused_with_their_line(tmp_path)
     assert not list((tmp_path / "var").rglob("train.jsonl"))
 
 
+@pytest.mark.slow
 def test_lengths_are_counted_in_tokens_of_a_prepared_base(tmp_path):
     steps = on_a_prepared_base(tmp_path, "drop", max_length=50)
     assert (steps["control tokens"].num_dropped, steps["control tokens"].num_findings) == (1, 1)
@@ -128,6 +129,7 @@ def with_long_rows(root: Path, domain: DomainConfig) -> DomainConfig:
     return domain
 
 
+@pytest.mark.slow
 def test_a_gate_counts_rows_after_the_long_ones_were_dropped(tmp_path):
     domain, home = prepared(tmp_path, num_train=1000, cut_long_inputs="drop")
     num_train = build_dataset(with_long_rows(tmp_path, domain), home).num_train
@@ -147,12 +149,14 @@ def test_each_step_of_a_build_begins_with_the_rows_before_it(tmp_path):
     assert manifest.num_train == min(lengths.num_after, domain.data.num_train)
 
 
+@pytest.mark.slow
 def test_a_build_of_rows_that_are_all_too_long_is_refused(tmp_path):
     domain, home = prepared(tmp_path, max_length=16, cut_long_inputs="drop")
     with pytest.raises(DataError, match=r"rows left for training exceed `recipe.max_length` tokens"):
         build_dataset(domain, home)
 
 
+@pytest.mark.slow
 def test_another_maximum_length_is_another_build(tmp_path):
     domain, home = prepared(tmp_path, num_train=1000, cut_long_inputs="drop")
     before = build_dataset(with_long_rows(tmp_path, domain), home)

@@ -37,6 +37,7 @@ def written(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, examples: list[E
     return path
 
 
+@pytest.mark.slow
 def test_what_is_written_loads_and_fits_the_data(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     config = load_domain(written(tmp_path, tokenizer, questions(200)))
     assert config.data.paths == (str(tmp_path / "rows.jsonl"),)
@@ -46,6 +47,7 @@ def test_what_is_written_loads_and_fits_the_data(tmp_path: Path, tokenizer: PreT
     assert [file.name for file in tmp_path.iterdir()] == ["support.yaml"]
 
 
+@pytest.mark.slow
 def test_every_setting_of_the_recipe_has_its_reason(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     lines = written(tmp_path, tokenizer, questions(200)).read_text().splitlines()
     for key in ("max_length", "max_steps", "metric", "max_new_tokens", "num_test", "system"):

@@ -123,6 +123,7 @@ def test_a_run_that_is_resumed_after_midnight_keeps_its_date(tmp_path: Path) -> 
     assert runs.train(NEXT_DAY).template_time.date() == NEXT_DAY
 
 
+@pytest.mark.slow
 def test_data_show_renders_the_date_that_training_would(tmp_path: Path) -> None:
     runs = Runs(tmp_path)
     file = tmp_path / "colours.yaml"

@@ -32,6 +32,7 @@ def test_a_mean_over_tokens_counts_each_token_once() -> None:
     assert mean_nats([float(n) for n in range(100)]).value == 49.5
 
 
+@pytest.mark.slow
 def test_intervals_of_texts_hold_the_truth_though_neighbours_are_alike() -> None:
     rng = np.random.default_rng(5)
     held = 0

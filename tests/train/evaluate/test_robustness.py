@@ -68,10 +68,12 @@ def figures(held: Held, perturbed: PerturbedQuestions) -> tuple[tuple[FigureReco
     return robustness_figures(exact_match(), perturbed, answers, held.rows, answered), answers
 
 
+@pytest.mark.slow
 def test_without_settings_nothing_is_perturbed(held: Held) -> None:
     assert held.perturbed() is None
 
 
+@pytest.mark.slow
 def test_each_perturbation_is_a_figure_beside_the_unperturbed(held: Held) -> None:
     perturbed = held.perturbed(
         perturbations=["casing", "long_context", "digits", "paraphrase"], num_questions=5, long_context_words=20

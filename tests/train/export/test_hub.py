@@ -26,6 +26,7 @@ def url(tmp_path):
     return f"file://{tmp_path}/hub/ada/colours"
 
 
+@pytest.mark.slow
 def test_a_pushed_version_is_a_peft_folder_with_a_card(lorikeet, url, tmp_path):
     result = lorikeet("export", "hub", "push", "colours@1", url)
     assert (result.exit_code, result.exception) == (0, None), result.stderr

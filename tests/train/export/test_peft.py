@@ -16,6 +16,7 @@ def test_the_folder_has_only_pefts_files_and_a_readme(home, tmp_path, lorikeet):
     )
 
 
+@pytest.mark.slow
 def test_the_configuration_has_no_key_that_other_programs_do_not_need(home, tmp_path, lorikeet):
     publish(
         home, random_adapter(home.bases / "tiny", tmp_path / "rs", use_rslora=True, rank_pattern={"v_proj": 2}), "rs"
@@ -28,6 +29,7 @@ def test_the_configuration_has_no_key_that_other_programs_do_not_need(home, tmp_
     assert LoraConfig.from_pretrained(str(tmp_path / "out")).r == 4
 
 
+@pytest.mark.slow
 def test_dora_keeps_its_magnitudes_and_says_what_it_is(home, tmp_path, lorikeet):
     folder = random_adapter(home.bases / "tiny", tmp_path / "dora", use_dora=True)
     publish(home, folder, "dora")

@@ -19,6 +19,7 @@ def test_a_training_has_half_of_the_cores_by_default() -> None:
     assert cores_of(10_000) == CORES
 
 
+@pytest.mark.slow
 def test_a_process_that_stands_back_is_niced_and_bounded() -> None:
     code = (
         f"import os; from {lower_priority.__module__} import lower_priority; lower_priority(1); "

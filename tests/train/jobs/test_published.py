@@ -32,6 +32,7 @@ def publish(store: AdapterStore, tmp_path: Path, **fields: object) -> Manifest:
     return store.publish(folder, draft_for(folder, "colours", **fields))
 
 
+@pytest.mark.slow
 def test_result_and_checkpoints_are_told_apart(disk: JobsOnDisk, store: AdapterStore, tmp_path: Path) -> None:
     job, other = disk.submit(), disk.submit()
     for reference in (JobRef(id=job.id, step=30), JobRef(id=job.id), JobRef(id=other.id), None):

@@ -125,6 +125,7 @@ def test_one_user_alone_starts_no_training(shop: Shop) -> None:
     assert shop.step() == []
 
 
+@pytest.mark.slow
 def test_corrections_of_before_the_last_training_count_once(shop: Shop) -> None:
     shop.correct(NUM)
     (job,) = shop.step()

@@ -104,6 +104,7 @@ def test_a_killed_process_is_followed_by_another(disk: JobsOnDisk, make_worker: 
     assert any("ended by signal 9" in message for message in disk.messages(job))
 
 
+@pytest.mark.slow
 def test_a_job_that_kills_its_processes_fails(disk: JobsOnDisk, make_worker: Callable[..., Worker]) -> None:
     job = disk.submit()
     worker = make_worker(killed(11))
@@ -149,6 +150,7 @@ def test_an_end_that_cannot_be_written_is_written_later(disk: JobsOnDisk, make_w
     assert ended.error.code == "training_diverged"
 
 
+@pytest.mark.slow
 def test_pause_waits_for_the_checkpoint(disk: JobsOnDisk, make_worker: Callable[..., Worker]) -> None:
     job, worker = disk.submit(), make_worker(STOPS)
     step_until(worker, lambda: worker.child is not None)
@@ -160,6 +162,7 @@ def test_pause_waits_for_the_checkpoint(disk: JobsOnDisk, make_worker: Callable[
     step_until(worker, lambda: worker.child is not None)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_stop_is_killed(disk: JobsOnDisk, make_worker: Callable[..., Worker]) -> None:
     job = disk.submit()
     worker = make_worker("import signal, time\nsignal.signal(15, signal.SIG_IGN)\ntime.sleep(60)")
@@ -171,6 +174,7 @@ def test_a_process_that_does_not_stop_is_killed(disk: JobsOnDisk, make_worker: C
     assert disk.queue.get(None, job.id).status == "paused"
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_gives_its_job_back(disk: JobsOnDisk, make_worker: Callable[..., Worker]) -> None:
     job, worker = disk.submit(), make_worker(STOPS)
     step_until(worker, lambda: worker.child is not None)
@@ -182,6 +186,7 @@ def test_a_stopped_worker_gives_its_job_back(disk: JobsOnDisk, make_worker: Call
     assert (given_back.status, given_back.num_losses) == ("queued", 0)
 
 
+@pytest.mark.slow
 def test_too_much_memory_fails_the_job(disk: JobsOnDisk, make_worker: Callable[..., Worker]) -> None:
     job = disk.submit()
     worker = make_worker("import time; held = bytearray(300 << 20); time.sleep(60)", memory_bytes=256 << 20)
@@ -228,6 +233,7 @@ def test_files_are_validated_beside_a_training(disk: JobsOnDisk, make_worker: Ca
     assert worker.child is not None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("program", "memory_bytes", "code"),
     [

@@ -26,6 +26,7 @@ EXAMPLES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_grouped", [True, False], ids=["our attention", "torch's"])
 def test_examples_have_the_same_loss_and_gradient_packed_and_alone(tmp_path: Path, is_grouped: bool) -> None:
     model: Any = AutoModelForCausalLM.from_pretrained(write_tiny_llama(tmp_path / "model"), dtype=torch.float32).eval()

@@ -62,6 +62,7 @@ async def test_another_version_is_asked_afresh(tmp_path: Path) -> None:
             assert len(server.asked) == 6
 
 
+@pytest.mark.slow
 async def test_fewer_examples_are_sent_where_the_context_is_short(tmp_path: Path) -> None:
     def short(body: dict[str, Any]) -> str | tuple[int, str]:
         return echo(body) if len(body["messages"]) < 3 else (400, "maximum context length")

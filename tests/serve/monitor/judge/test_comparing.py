@@ -107,6 +107,7 @@ async def test_stable_is_asked_the_very_prompt_behind_all_clients(trial: Trial) 
     assert (body["priority"], body["add_special_tokens"], body["temperature"]) == (BACKGROUND_PRIORITY, False, 0)
 
 
+@pytest.mark.slow
 async def test_only_a_canarys_answers_are_compared(trial: Trial) -> None:
     trial.bench.quality.add_samples([sample(1), sample(2, adapter="base", version=0), sample(3, adapter="legal")])
     await trial.judged(GOOD, GOOD, GOOD, better("tie"), better("tie"), GOOD)

@@ -63,6 +63,7 @@ async def test_samples_without_text_are_not_judged(bench: Bench) -> None:
     assert endpoint.requests == []
 
 
+@pytest.mark.slow
 async def test_only_the_share_that_is_drawn_is_judged_and_newest_first(bench: Bench) -> None:
     bench.quality.add_samples([sample(number) for number in range(100)])
     judging = bench.judging(Endpoint(GOOD), sample_rate=0.3)
@@ -116,6 +117,7 @@ async def test_tries_are_few_and_ever_further_apart(bench: Bench) -> None:
     assert bench.time.naps_s == [1.0, 2.0, 4.0]
 
 
+@pytest.mark.slow
 async def test_a_judge_that_goes_on_failing_is_asked_ever_more_seldom(bench: Bench) -> None:
     bench.quality.add_samples([sample(number) for number in range(20)])
     endpoint = Endpoint(httpx.Response(401))
@@ -160,6 +162,7 @@ async def test_the_mean_score_of_a_version_is_exported_and_not_called_calibrated
     assert bench.value("score", adapter="medical", version="1", calibrated="true") is None
 
 
+@pytest.mark.slow
 async def test_enough_labels_calibrate_the_judge_and_kappa_says_how_well(
     bench: Bench, store: AdapterStore, base_folder: Path
 ) -> None:
@@ -194,6 +197,7 @@ async def test_the_base_is_judged_like_any_other(bench: Bench) -> None:
     assert bench.value("score", adapter="base", version="", calibrated="false") == 0.75
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("jump_s", [-365 * 86_400.0, -3600.0, 365 * 86_400.0])
 async def test_a_clock_that_jumps_does_not_stop_the_judge(bench: Bench, jump_s: float) -> None:
     bench.quality.add_samples([sample(number) for number in range(40)])

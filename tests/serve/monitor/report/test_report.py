@@ -257,6 +257,7 @@ def test_the_page_has_a_plot_of_each_kind_and_what_others_wrote_is_text(filled: 
     assert "passed its &lt;gates&gt;" in text
 
 
+@pytest.mark.slow
 def test_a_page_of_an_adapter_of_which_nothing_is_kept_is_a_page_too(
     quality: QualityStore, adapters: AdapterStore
 ) -> None:
@@ -280,6 +281,7 @@ def test_the_same_figures_give_the_same_page(filled: tuple[QualityReport, str]) 
     assert render_html(report) == page
 
 
+@pytest.mark.slow
 def test_many_versions_are_six_lines_and_all_rows(quality: QualityStore, adapters: AdapterStore) -> None:
     for version in range(1, 12):
         quality.add_general_score(GeneralScore(NOON_S, "medical", version, 3.0))
@@ -339,6 +341,7 @@ def on_trial(adapters: AdapterStore, quality: QualityStore) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_trial_under_way_is_told_with_its_users_and_why_it_holds(
     quality: QualityStore, adapters: AdapterStore
 ) -> None:
@@ -375,6 +378,7 @@ def figure(part: str, value: float) -> FigureRecord:
     return FigureRecord(kind="metric", metric="exact_match", part=part, adapter=score)
 
 
+@pytest.mark.slow
 def test_figures_of_versions_stand_side_by_side(quality: QualityStore, adapters: AdapterStore) -> None:
     publish(adapters, evaluated=(figure("", 0.5), figure("scope: <out>", 0.25)))
     adapters.publish(adapters.root.parent / "made-medical", draft_of(adapters, figure("", 0.75)))

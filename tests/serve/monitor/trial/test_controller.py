@@ -117,6 +117,7 @@ def court(trial_store: AdapterStore, now: list[datetime]) -> Court:
     return make_court(trial_store, now)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_canary_that_does_as_well_is_promoted_with_its_figures(court: Court) -> None:
     await court.see(ENOUGH)
@@ -178,6 +179,7 @@ async def test_a_dry_run_tells_once_and_moves_nothing(trial_store: AdapterStore,
     assert court.told("promote") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_dry_run_after_a_restart_does_not_repeat_itself(trial_store: AdapterStore, now: list[datetime]) -> None:
     for _ in range(2):
@@ -187,6 +189,7 @@ async def test_a_dry_run_after_a_restart_does_not_repeat_itself(trial_store: Ada
     assert [event.kind for event in trial_store.history("medical")].count("judged") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_where_the_history_is_another_stores_a_verdict_is_counted_and_nothing_written(
     trial_store: AdapterStore, now: list[datetime]
@@ -274,6 +277,7 @@ async def test_what_stable_was_like_before_the_canary_is_remembered(court: Court
     assert court.controller._cases["medical"].evidence.slow_threshold_s == 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_two_sticky_users_decide_nothing_however_much_they_send(court: Court) -> None:
     await court.controller.judge("medical")
@@ -287,6 +291,7 @@ async def test_two_sticky_users_decide_nothing_however_much_they_send(court: Cou
     assert "send each person's id as `user`" in verdict.reason
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_a_user_counts_once_also_after_a_restart(court: Court, now: list[datetime]) -> None:
     for each in (court, *(make_court(court.store, now) for _ in range(3))):
@@ -313,6 +318,7 @@ async def test_a_user_with_few_requests_counts_after_ten_minutes(court: Court) -
     assert [comparison.num_pairs for comparison in verdict.comparisons] == [0, 1, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_how_a_trial_stands_tells_users_and_reason(court: Court) -> None:
     assert court.controller.trials() == []

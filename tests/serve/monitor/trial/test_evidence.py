@@ -73,6 +73,7 @@ def test_a_request_that_waited_for_a_load_says_nothing_of_the_versions_speed() -
 SEEN = st.lists(st.tuples(st.booleans(), st.sampled_from([0.0, 0.5, 1.0])), max_size=200)
 
 
+@pytest.mark.slow
 @given(SEEN)
 @at_most(200)
 def test_a_stream_forms_the_pairs_that_the_verdict_would_form_of_everything(seen: list[tuple[bool, float]]) -> None:
@@ -110,6 +111,7 @@ RECORDS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(RECORDS, st.lists(st.floats(0, 10), max_size=40))
 @at_most(100)
 def test_whatever_requests_come_the_evidence_can_be_judged(records: list[AnsweredRequest], before: list[float]) -> None:
@@ -154,6 +156,7 @@ def paired(evidence: TrialEvidence) -> list[tuple[int, float, float]]:
     return [(one.num_pairs, one.stable, one.canary) for one in comparisons]
 
 
+@pytest.mark.slow
 @given(RECORDS, st.integers(0, 150), st.lists(st.tuples(st.integers(0, 9), st.sampled_from([0.0, 1.0])), max_size=20))
 @at_most(100)
 def test_evidence_that_is_written_down_can_be_taken_up_again(

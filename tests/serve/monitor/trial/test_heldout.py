@@ -157,6 +157,7 @@ async def test_a_broken_history_leaves_its_versions_to_be_asked_without_their_al
     assert exam.asked() == [("medical@1", "0")] * 2
 
 
+@pytest.mark.slow
 async def test_the_general_text_is_measured_once_a_load(exam: Exam) -> None:
     exam.publish(held_out_set(0, general=GENERAL))
     await exam.resident(FIRST)

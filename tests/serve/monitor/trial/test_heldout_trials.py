@@ -60,6 +60,7 @@ async def test_a_canary_is_asked_stables_questions_though_stable_was_asked_them_
     assert exam.gauge("held_out_questions_scored", FIRST) == 2
 
 
+@pytest.mark.slow
 async def test_a_canary_does_not_bring_its_own_questions(exam: Exam) -> None:
     exam.publish(held_out_set(2))
     exam.publish(held_out_set(2, topic="Easy"))
@@ -71,6 +72,7 @@ async def test_a_canary_does_not_bring_its_own_questions(exam: Exam) -> None:
     assert exam.store.held_out_scores("medical", 2) == ()  # their numbers would mean other questions
 
 
+@pytest.mark.slow
 async def test_a_new_canary_is_asked_everything_anew(exam: Exam) -> None:
     for _ in range(3):
         exam.publish(held_out_set(2))
@@ -89,6 +91,7 @@ async def test_a_canarys_trial_does_not_wait_for_a_pause(exam: Exam) -> None:
     assert len(exam.scores.heard) == 3
 
 
+@pytest.mark.slow
 async def test_another_trial_of_the_same_versions_is_asked_everything_anew(exam: Exam) -> None:
     await on_trial(exam, 2)
     await exam.turns(3)
@@ -99,6 +102,7 @@ async def test_another_trial_of_the_same_versions_is_asked_everything_anew(exam:
     assert len(exam.scores.heard) == 4
 
 
+@pytest.mark.slow
 async def test_canaries_come_first_then_all_others_in_turn(exam: Exam) -> None:
     for _ in range(3):
         exam.publish(held_out_set(3))
@@ -110,6 +114,7 @@ async def test_canaries_come_first_then_all_others_in_turn(exam: Exam) -> None:
     assert {model for model, _ in exam.asked()[6:]} == {"medical@3"}
 
 
+@pytest.mark.slow
 async def test_a_canarys_trial_gets_all_that_may_be_asked_at_once(exam: Exam, quality: QualityStore) -> None:
     for _ in range(3):
         exam.publish(held_out_set(6))
@@ -185,6 +190,7 @@ async def tried(exam: Exam, questions: HeldOutSet, stable: str, canary: str, **c
     await exam.turns(3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("metric", "expected", "stable", "canary", "scores"),
     [
@@ -204,6 +210,7 @@ async def test_both_versions_are_scored_by_stables_metric(
     assert exam.gauge("held_out_live_accuracy", SECOND) == pytest.approx(scores[1])
 
 
+@pytest.mark.slow
 async def test_a_refusal_is_scored_by_the_domains_own(exam: Exam) -> None:
     questions = scored_by(PlainMetric(name="refusal"), "No.", in_scope=False)
     await tried(exam, questions, "No.", "Yes!", quality=QualityRules(refusal="No."))

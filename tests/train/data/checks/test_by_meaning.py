@@ -28,6 +28,7 @@ def answered(row: Example, answer: str) -> Example:
     return replace(row, completion=(Message(role="assistant", content=answer),))
 
 
+@pytest.mark.slow
 def test_a_wrong_answer_is_suspected():
     given = embedded(90)
     rows = list(given.examples)

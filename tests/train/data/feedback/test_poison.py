@@ -109,6 +109,7 @@ def gates_of(canary: Sequence[Row]) -> bool:
     return all(gate.is_met for gate in judge_gates(measured, GatesConfig(), None))
 
 
+@pytest.mark.slow
 def test_a_poisoner_has_at_most_the_share_of_the_rows(said: Said) -> None:
     owners = Counter(
         row.origin.file.rpartition(" by ")[2] for row in built_rows(said, FromSamples()) if row.origin is not None
@@ -125,11 +126,13 @@ def test_unbounded_poison_is_not_promoted(said: Said) -> None:
     assert gates_of(canary)  # it is better than the base, so the gates alone would let it pass
 
 
+@pytest.mark.slow
 def test_the_bounded_rest_does_no_harm_beyond_the_margin(said: Said) -> None:
     verdict = verdict_on(trained(said, FromSamples()))
     assert verdict.comparisons[0].state == "within", verdict.reason
 
 
+@pytest.mark.slow
 def test_poison_on_questions_that_others_correct_is_gone(said: Said) -> None:
     question, right = drawn(random.Random(99), 1)
     for who, answer in (("poisoner", POISON), ("u1", right), ("u2", right)):

@@ -73,6 +73,7 @@ def check(name: str, content: bytes, **config: Any) -> None:
                 "".join([example.text, *(turn.content for turn in turns)]).encode()
 
 
+@pytest.mark.slow
 @quick
 @given(st.sampled_from(SUFFIXES), st.sampled_from(STARTS), st.binary(max_size=200))
 def test_random_bytes(suffix: str, start: bytes, content: bytes) -> None:
@@ -108,6 +109,7 @@ def _required(name: str) -> list[str]:
     return [group[0] for group in layout.required]
 
 
+@pytest.mark.slow
 @quick
 @given(st.text(alphabet='ab,;"\n\r\t\\ \x00\u2028é', max_size=80), st.booleans(), st.sampled_from([".csv", ".tsv"]))
 def test_random_csv(text: str, has_header: bool, suffix: str) -> None:
@@ -130,6 +132,7 @@ def test_damaged_tables(suffix: str, position: int, damage: bytes) -> None:
     check(f"rows{suffix}", bytes(content))
 
 
+@pytest.mark.slow
 @quick
 @given(st.sampled_from(["gz", "zst", "zip"]), st.integers(min_value=0), st.binary(min_size=1, max_size=8))
 def test_damaged_archives(kind: str, position: int, damage: bytes) -> None:

@@ -93,6 +93,7 @@ def test_more_than_ten_findings_are_counted(report):
     assert "2 more:" in page
 
 
+@pytest.mark.slow
 def test_the_file_is_private_and_replaced(report, tmp_path: Path):
     path = write_page(report, tmp_path / "reports")
     assert write_page(report, tmp_path / "reports") == path
