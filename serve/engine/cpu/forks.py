@@ -7,12 +7,15 @@ nothing. What a process reads of its environment as it starts or imports must be
 taken.
 """
 
+import atexit
+import logging
 import multiprocessing
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata, util
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.context import BaseContext, ForkServerContext, ForkServerProcess
@@ -21,6 +24,8 @@ from typing import Any
 
 from serve.engine.cpu.threads import set_cpu_environment
 from serve.engine.replace import Replacement, install
+
+logger = logging.getLogger(__name__)
 
 _READ_EARLY = (
     "LD_PRELOAD",
@@ -42,10 +47,15 @@ def import_ahead() -> None:
     global _imported_with
     if sys.platform != "linux" or not _is_for_cpus():
         return
+    multiprocessing.set_forkserver_preload([f"{__package__}.preloaded"])
     with _environment_of_vllm():
-        multiprocessing.set_forkserver_preload([f"{__package__}.preloaded"])
-        forkserver.ensure_running()
+        try:
+            forkserver.ensure_running()
+        except OSError as error:  # as a folder for its socket that cannot be written, or has too long a path
+            logger.warning("The engine will take longer to start, as each of its processes imports vLLM: %s", error)
+            return
         _imported_with = _read_early()
+    atexit.register(_end)
 
 
 def fork_processes() -> None:
@@ -117,6 +127,14 @@ def _read_early() -> dict[str, str]:
     is_intels = "libiomp" in os.environ.get("LD_PRELOAD", "")
     names = _READ_EARLY + (() if is_intels else _READ_BY_GNUS_OPENMP)
     return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _end() -> None:
+    """End the process to fork from; by itself it would end once it has imported all, and hold our output so long."""
+    process_id = vars(forkserver._forkserver)["_forkserver_pid"]
+    if process_id is not None:
+        with suppress(ProcessLookupError):
+            os.kill(process_id, signal.SIGTERM)
 
 
 @contextmanager

@@ -61,6 +61,21 @@ def test_engine_and_worker_are_forked_with_the_environment_of_who_starts_them(tm
     assert engine["LD_PRELOAD"] == server["LD_PRELOAD"]
 
 
+@pytest.mark.slow
+def test_a_server_that_fails_to_start_leaves_nothing_that_imports() -> None:
+    pytest.importorskip("vllm", reason="vllm is not installed")
+    program = (
+        "from multiprocessing import forkserver; from serve.engine.cpu import forks; forks.import_ahead(); "
+        "print(forkserver._forkserver._forkserver_pid, flush=True); raise SystemExit('failed')"
+    )
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        importing = int(process.stdout.readline())
+        process.wait(timeout=60)
+        assert ended([importing], timeout_s=3)  # to import takes longer
+
+
 def test_the_same_early_variables_are_forked(environment: dict[str, str]) -> None:
     pytest.importorskip("vllm", reason="vllm is not installed")
     assert forks.process_context().get_start_method() == "forkserver"
@@ -78,6 +93,22 @@ def test_nothing_is_started_without_vllm_for_cpus(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("multiprocessing.forkserver.ensure_running", lambda: pytest.fail("started"))
     forks.import_ahead()
     assert forks._imported_with is None
+
+
+def test_where_it_cannot_be_started_vllms_own_way_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refused() -> None:
+        raise OSError("AF_UNIX path too long")
+
+    before = dict(os.environ)
+    monkeypatch.setattr(forks, "_is_for_cpus", lambda: True)
+    monkeypatch.setattr(forks, "_folder", Path)
+    monkeypatch.setattr("multiprocessing.forkserver.ensure_running", refused)
+    forks.import_ahead()
+    assert forks._imported_with is None
+    assert "AF_UNIX path too long" in caplog.text
+    assert dict(os.environ) == before
 
 
 def folders(root: Path, names: tuple[str, ...]) -> dict[str, Any]:
