@@ -22,6 +22,8 @@ from multiprocessing.context import BaseContext, ForkServerContext, ForkServerPr
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from serve.engine.cpu.threads import set_cpu_environment
 from serve.engine.replace import Replacement, install
 
@@ -35,8 +37,16 @@ _READ_EARLY = (
 )
 """What vLLM sets for the engine's processes (0.32, platforms/cpu.py) and is read as they start or import."""
 
-_READ_BY_GNUS_OPENMP = ("OMP_NUM_THREADS", "GOMP_CPU_AFFINITY")
-"""Read as the library is loaded; Intel's reads its own anew in a forked process."""
+_READ_BY_OPENMP = (
+    "OMP_NUM_THREADS",
+    "OMP_PLACES",
+    "OMP_PROC_BIND",
+    "GOMP_CPU_AFFINITY",
+    "KMP_AFFINITY",
+    "KMP_BLOCKTIME",
+    "KMP_TPAUSE",
+)
+"""What vLLM sets for the process of the model alone (0.32, utils/ompmultiprocessing.py)."""
 
 _imported_with: dict[str, str] | None = None
 """Those variables of the process to fork from; None: there is none."""
@@ -54,7 +64,7 @@ def import_ahead() -> None:
         except OSError as error:  # as a folder for its socket that cannot be written, or has too long a path
             logger.warning("The engine will take longer to start, as each of its processes imports vLLM: %s", error)
             return
-        _imported_with = _read_early()
+        _imported_with = {name: os.environ[name] for name in _READ_EARLY + _READ_BY_OPENMP if name in os.environ}
     atexit.register(_end)
 
 
@@ -73,11 +83,22 @@ def process_context() -> BaseContext:
     """How to start a process of the engine."""
     from vllm.utils import system_utils
 
-    if _imported_with == _read_early():
-        return _CONTEXT
+    if _imported_with is not None:
+        differing = _differing(_imported_with) if _is_reachable() else ["no socket"]
+        if not differing:
+            return _CONTEXT
+        logger.warning("A process of the engine imports vLLM itself, which takes longer: %s", ", ".join(differing))
     stock: Any = system_utils.get_mp_context
     context: BaseContext = stock()
     return context
+
+
+def kill_forked() -> None:
+    """Kill what was forked and is still there, as a process that hangs; vLLM kills only its own children."""
+    server = vars(forkserver._forkserver)["_forkserver_pid"]
+    with suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(server).children() if server is not None else ():
+            process.kill()
 
 
 class EngineProcess(ForkServerProcess):
@@ -90,6 +111,7 @@ class EngineProcess(ForkServerProcess):
 
     def run(self) -> None:
         global _imported_with
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # the process to fork from ignores it
         os.environ.clear()
         os.environ.update(self._environment)
         _imported_with = self._imported_with
@@ -102,7 +124,7 @@ class EngineProcess(ForkServerProcess):
 def _cores_of_main_thread(cores: set[int]) -> set[int]:
     """Where the main thread of a process of vLLM runs; Intel's OpenMP binds that of every forked one to some core.
 
-    A worker's is bound to the first core that vLLM tells OpenMP of (0.32, utils/ompmultiprocessing.py), others to none.
+    That of the model is bound to the first core that vLLM tells OpenMP of, others to none.
     """
     found = re.search(r"proclist=\[(\d+)", os.environ.get("KMP_AFFINITY", ""))
     return {int(found[1])} if found else cores
@@ -123,14 +145,23 @@ def _is_for_cpus() -> bool:
     return True
 
 
-def _read_early() -> dict[str, str]:
-    is_intels = "libiomp" in os.environ.get("LD_PRELOAD", "")
-    names = _READ_EARLY + (() if is_intels else _READ_BY_GNUS_OPENMP)
-    return {name: os.environ[name] for name in names if name in os.environ}
+def _is_reachable() -> bool:
+    """Whether the fork server's socket is where it was: somebody may have emptied the folder of temporary files."""
+    address = vars(forkserver._forkserver)["_forkserver_address"]
+    return address is not None and Path(address).exists()
+
+
+def _differing(imported_with: dict[str, str]) -> list[str]:
+    """Variables of this process with which it would have imported something else, or computed otherwise."""
+    early = [name for name in _READ_EARLY if os.environ.get(name) != imported_with.get(name)]
+    return early + [
+        name for name in _READ_BY_OPENMP if name in os.environ and os.environ[name] != imported_with.get(name)
+    ]
 
 
 def _end() -> None:
     """End the process to fork from; by itself it would end once it has imported all, and hold our output so long."""
+    kill_forked()
     process_id = vars(forkserver._forkserver)["_forkserver_pid"]
     if process_id is not None:
         with suppress(ProcessLookupError):
@@ -140,16 +171,35 @@ def _end() -> None:
 @contextmanager
 def _environment_of_vllm() -> Iterator[None]:
     """That of the engine's processes, as vLLM will set it, for the time of the block."""
-    before = dict(os.environ)
-    set_cpu_environment()
-    os.environ |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
-    os.environ["NUMEXPR_MAX_THREADS"] = str(len(os.sched_getaffinity(0)))
-    os.environ["LD_PRELOAD"] = _preloaded(os.environ.get("LD_PRELOAD", ""))
+    wanted = dict(os.environ)
+    set_cpu_environment(wanted)
+    wanted |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
+    wanted["NUMEXPR_MAX_THREADS"] = str(len(os.sched_getaffinity(0)))
+    wanted["LD_PRELOAD"] = _preloaded(wanted.get("LD_PRELOAD", ""))
+    wanted |= _openmp_of_model(wanted)
+    before = {name: os.environ.get(name) for name in wanted if wanted[name] != os.environ.get(name)}
+    os.environ.update(wanted)
     try:
         yield
     finally:
-        os.environ.clear()
-        os.environ.update(before)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _openmp_of_model(environment: dict[str, str]) -> dict[str, str]:
+    """Settings of Intel's OpenMP for the process of the model: a forked process keeps those of the first one."""
+    cores = environment.get("VLLM_CPU_OMP_THREADS_BIND", "")
+    if "libiomp" not in environment["LD_PRELOAD"] or not re.fullmatch(r"\d+(,\d+)*", cores):
+        return {}
+    return {
+        "OMP_NUM_THREADS": str(len(cores.split(","))),
+        "KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{cores}]",
+        "KMP_BLOCKTIME": "5",
+        "KMP_TPAUSE": "0",
+    }
 
 
 def _preloaded(given: str) -> str:

@@ -3,7 +3,11 @@
 import atexit
 import gc
 import os
+import shutil
+import signal
 from importlib import import_module
+from multiprocessing import forkserver
+from pathlib import Path
 
 import setproctitle
 
@@ -17,9 +21,22 @@ MODULES = (
     "serve.engine.worker",
 )
 
+
+def _end() -> None:
+    """Remove the socket, which a killed server has left, and end without freeing what is frozen.
+
+    Libraries would print lists of that.
+    """
+    address = vars(forkserver._forkserver)["_forkserver_address"]
+    if address is not None:
+        shutil.rmtree(Path(address).parent, ignore_errors=True)
+    os._exit(0)
+
+
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python ignores it once all is imported
 for _name in MODULES:
     import_module(_name)
 setproctitle.getproctitle()  # it looks for the title's place now, before a forked process changes its environment
 gc.collect()
 gc.freeze()  # or the first search for garbage in a forked process copies the pages of all
-atexit.register(os._exit, 0)  # without freeing what is frozen, of which libraries would print lists
+atexit.register(_end)

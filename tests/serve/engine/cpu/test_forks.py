@@ -4,25 +4,35 @@ import json
 import os
 import subprocess
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from serve.engine.cpu import forks
+from serve.engine.cpu.threads import own_cores
 from tests.loadtest.bench.test_children import ended
 from tests.tracked_files import ROOT
 
-# Server, engine and worker. Each prints its id, its parent's, what it has imported and two variables, then waits.
+# Server, engine and worker, the last with a setting of OpenMP as vLLM's. Each prints its id, its parent's, what it has
+# imported, two variables, its main thread's cores and how many threads OpenMP has, then waits.
 GENERATIONS = """
-import json, os, sys, time
+import ctypes, json, os, sys, time
 from serve.engine.cpu import forks
 from serve.engine.parent import end_with_parent
 
 def live(generation):
     end_with_parent()
     found = {"pid": os.getpid(), "parent": os.getppid(), "imported": "vllm.v1.worker.cpu_worker" in sys.modules}
-    print(json.dumps(found | {name: os.environ.get(name) for name in ("SET_LATER", "LD_PRELOAD")}), flush=True)
+    found |= {name: os.environ.get(name) for name in ("SET_LATER", "LD_PRELOAD")}
+    found["cores"] = sorted(os.sched_getaffinity(0))
+    if generation == 2:
+        openmp = ctypes.CDLL(None)
+        found["threads"], found["blocktime"] = openmp.omp_get_max_threads(), openmp.kmp_get_blocktime()
+    print(json.dumps(found), flush=True)
+    if generation == 1 and "KMP_BLOCKTIME" in forks._imported_with:
+        os.environ |= {name: forks._imported_with[name] for name in ("OMP_NUM_THREADS", "KMP_AFFINITY")}
     if generation < 2:
         forks._CONTEXT.Process(target=live, args=(generation + 1,)).start()
     time.sleep(600)
@@ -35,15 +45,20 @@ if __name__ == "__main__":
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """The variables that are read as a process starts, and no others; those of a process to fork from."""
-    read: dict[str, str] = {"LD_PRELOAD": "allocator.so", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
-    monkeypatch.setattr(os, "environ", {"SET_LATER": "yes"} | read)
+def socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """That of a process to fork from, which was started with the variables that this one has."""
+    pytest.importorskip("vllm.utils.system_utils", reason="vllm is not installed")
+    read: dict[str, str] = {"LD_PRELOAD": "allocator.so", "TORCHINDUCTOR_COMPILE_THREADS": "1", "KMP_BLOCKTIME": "5"}
+    path = tmp_path / "socket"
+    path.touch()
+    monkeypatch.setattr(os, "environ", {"SET_LATER": "yes", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"} | read)
     monkeypatch.setattr(forks, "_imported_with", dict(read))
-    return read
+    monkeypatch.setitem(vars(forkserver._forkserver), "_forkserver_address", str(path))
+    return path
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not 2 <= len(own_cores()) <= 4, reason="with other numbers of cores GNU's OpenMP is used")
 def test_engine_and_worker_are_forked_with_the_environment_of_who_starts_them(tmp_path: Path) -> None:
     pytest.importorskip("vllm", reason="vllm is not installed")
     program = tmp_path / "program.py"
@@ -59,6 +74,9 @@ def test_engine_and_worker_are_forked_with_the_environment_of_who_starts_them(tm
     assert engine["parent"] == worker["parent"] != server["pid"]
     assert engine["SET_LATER"] == worker["SET_LATER"] == "yes"
     assert engine["LD_PRELOAD"] == server["LD_PRELOAD"]
+    cores = own_cores()
+    assert engine["cores"] == server["cores"]
+    assert (worker["cores"], worker["threads"], worker["blocktime"]) == ([cores[0]], len(cores), 5)
 
 
 @pytest.mark.slow
@@ -76,16 +94,39 @@ def test_a_server_that_fails_to_start_leaves_nothing_that_imports() -> None:
         assert ended([importing], timeout_s=3)  # to import takes longer
 
 
-def test_the_same_early_variables_are_forked(environment: dict[str, str]) -> None:
-    pytest.importorskip("vllm", reason="vllm is not installed")
+def test_with_the_same_variables_a_process_is_forked(socket: Path) -> None:
     assert forks.process_context().get_start_method() == "forkserver"
 
 
-@pytest.mark.parametrize("change", [{"LD_PRELOAD": "another.so"}, {"OMP_NUM_THREADS": "1"}])
-def test_another_early_variable_takes_vllms_own_way(environment: dict[str, str], change: dict[str, str]) -> None:
-    pytest.importorskip("vllm", reason="vllm is not installed")
-    os.environ |= change | {"VLLM_WORKER_MULTIPROC_METHOD": "spawn"}
+def test_openmps_variables_are_of_the_models_process_alone(socket: Path) -> None:
+    del os.environ["KMP_BLOCKTIME"]
+    assert forks.process_context().get_start_method() == "forkserver"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"LD_PRELOAD": "another.so"}, {"KMP_BLOCKTIME": "200"}, {"OMP_NUM_THREADS": "1"}, {"GOMP_CPU_AFFINITY": "0 1"}],
+)
+def test_another_variable_takes_vllms_own_way_and_is_named(
+    socket: Path, change: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    os.environ |= change
     assert forks.process_context().get_start_method() == "spawn"
+    assert next(iter(change)) in caplog.text
+
+
+def test_a_socket_that_is_gone_takes_vllms_own_way(socket: Path) -> None:
+    socket.unlink()
+    assert forks.process_context().get_start_method() == "spawn"
+
+
+@pytest.mark.parametrize(
+    ("cores", "preloaded", "threads"), [("0,2", "libiomp5.so", "2"), ("0-3", "libiomp5.so", None), ("0,2", "", None)]
+)
+def test_openmp_is_set_up_as_for_the_model(cores: str, preloaded: str, threads: str | None) -> None:
+    found = forks._openmp_of_model({"VLLM_CPU_OMP_THREADS_BIND": cores, "LD_PRELOAD": preloaded})
+    assert found.get("OMP_NUM_THREADS") == threads
+    assert ("[0,2]" in found.get("KMP_AFFINITY", "")) is (threads is not None)
 
 
 def test_nothing_is_started_without_vllm_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
