@@ -31,8 +31,6 @@ from tests.answering import AnsweringServer, answering_server
 from tests.datasets_on_disk import ANSWER, SCHEMA, write_dataset
 from tests.peft_folders import draft_for, write_base_folder, write_peft_folder
 
-pytestmark = pytest.mark.slow
-
 NUM_ROWS = 40
 DOMAIN = {
     "name": "medical",
@@ -109,6 +107,7 @@ def decided(home: Home, server: AnsweringServer, *, with_embeddings: bool = True
     return decide(options(home, server, **changes), console, embed=embed if with_embeddings else None, train=own)
 
 
+@pytest.mark.slow
 def test_every_way_is_measured_on_the_same_questions(home: Home) -> None:
     publish(home, DomainConfig.model_validate(DOMAIN | {"data": {"path": "x", "num_train": NUM_ROWS}}), 0.9)
     with answering_server(answer, ("medical@1",)) as server:
@@ -129,6 +128,7 @@ def test_every_way_is_measured_on_the_same_questions(home: Home) -> None:
     assert all(way.answers_per_s and way.seconds_per_1000 for way in report.ways)
 
 
+@pytest.mark.slow
 def test_a_second_run_asks_and_trains_nothing(home: Home) -> None:
     trainings = Trainings(home)
     with answering_server(answer) as server:
@@ -140,6 +140,7 @@ def test_a_second_run_asks_and_trains_nothing(home: Home) -> None:
     assert trainings.done == [(4, 2), (12, 6), (40, 20)]
 
 
+@pytest.mark.slow
 def test_without_an_adapter_the_curve_stands_for_it(home: Home) -> None:
     with answering_server(answer) as server:
         report = decided(home, server)
@@ -153,6 +154,7 @@ def test_without_an_adapter_the_curve_stands_for_it(home: Home) -> None:
     assert report.advice.choice.startswith("base with 2 ")  # which of them is a matter of milliseconds
 
 
+@pytest.mark.slow
 def test_an_adapter_of_the_same_rows_is_not_trained_again(home: Home) -> None:
     publish(home, DomainConfig.model_validate(DOMAIN | {"data": {"path": "x", "num_train": NUM_ROWS}}), 0.9)
     trainings = Trainings(home)
@@ -163,6 +165,7 @@ def test_an_adapter_of_the_same_rows_is_not_trained_again(home: Home) -> None:
     assert report.curve.points[-1].is_existing
 
 
+@pytest.mark.slow
 def test_an_adapter_that_only_the_server_has_is_asked(home: Home) -> None:
     with answering_server(answer, ("medical",)) as server:
         report = decided(home, server, limit=3, has_curve=False)
@@ -170,6 +173,7 @@ def test_an_adapter_that_only_the_server_has_is_asked(home: Home) -> None:
     assert report.adapter == "medical@1"
 
 
+@pytest.mark.slow
 def test_an_adapter_of_another_recipe_is_said(home: Home) -> None:
     publish(home, DomainConfig.model_validate(DOMAIN), 0.9, max_steps=7)
     trainings = Trainings(home)
@@ -179,6 +183,7 @@ def test_an_adapter_of_another_recipe_is_said(home: Home) -> None:
     assert any("medical@1 was trained with other settings" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_an_adapter_of_other_rows_may_know_the_questions(home: Home) -> None:
     publish(home, DomainConfig.model_validate(DOMAIN), 0.9)
     manifest = home.datasets / "medical" / "manifest.json"
@@ -188,6 +193,7 @@ def test_an_adapter_of_other_rows_may_know_the_questions(home: Home) -> None:
     assert any("medical@1 was trained on other rows, which may include" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_versions_of_which_none_is_stable_are_named(home: Home) -> None:
     publish(home, DomainConfig.model_validate(DOMAIN), 0.9, is_promoted=False)
     with answering_server(answer) as server:
@@ -195,6 +201,7 @@ def test_versions_of_which_none_is_stable_are_named(home: Home) -> None:
     assert any("--adapter medical@1" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_without_embeddings_nothing_is_retrieved(home: Home) -> None:
     with answering_server(answer) as server:
         report = decided(home, server, with_embeddings=False, has_curve=False)
@@ -203,6 +210,7 @@ def test_without_embeddings_nothing_is_retrieved(home: Home) -> None:
     assert report.curve is None
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_examples_are_all_used(home: Home) -> None:
     with answering_server(answer) as server:
         report = decided(home, server, num_examples=50, has_curve=False, limit=2)
@@ -211,6 +219,7 @@ def test_fewer_rows_than_examples_are_all_used(home: Home) -> None:
     assert report.ways[-1].name == "base with 40 nearest examples, constrained"
 
 
+@pytest.mark.slow
 def test_prompts_over_the_context_are_said(home: Home) -> None:
     def short(body: dict[str, Any]) -> str | tuple[int, str]:
         return answer(body) if len(body["messages"]) < 5 else (400, "maximum context length is 64 tokens")
@@ -220,6 +229,7 @@ def test_prompts_over_the_context_are_said(home: Home) -> None:
     assert any("base with 2 examples: 3 prompts had fewer" in note for note in report.notes)
 
 
+@pytest.mark.slow
 def test_passages_of_documents_are_a_way(home: Home, tmp_path: Path) -> None:
     (tmp_path / "skin.md").write_text("passage 7")
     with answering_server(answer) as server:
@@ -228,6 +238,7 @@ def test_passages_of_documents_are_a_way(home: Home, tmp_path: Path) -> None:
     assert "base with 3 passages" in {way.name for way in report.ways}
 
 
+@pytest.mark.slow
 def test_the_price_gives_a_cost(home: Home) -> None:
     with answering_server(answer) as server:
         report = decided(home, server, has_curve=False, limit=2, price_per_hour=3.6)
@@ -235,6 +246,7 @@ def test_the_price_gives_a_cost(home: Home) -> None:
     assert report.ways[0].cost_per_1000 == pytest.approx(report.ways[0].seconds_per_1000 / 1000)
 
 
+@pytest.mark.slow
 def test_a_judge_does_not_decide(home: Home) -> None:
     manifest = home.datasets / "medical" / "manifest.json"
     fields = json.loads(manifest.read_text())
@@ -246,6 +258,7 @@ def test_a_judge_does_not_decide(home: Home) -> None:
     assert "No judge is asked here: token_f1 decides." in report.notes
 
 
+@pytest.mark.slow
 def test_a_data_set_of_preferences_is_refused(home: Home) -> None:
     manifest = home.datasets / "medical" / "manifest.json"
     manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"type": "preference"}))
@@ -253,6 +266,7 @@ def test_a_data_set_of_preferences_is_refused(home: Home) -> None:
         decided(home, AnsweringServer("http://127.0.0.1:9/v1"))
 
 
+@pytest.mark.slow
 def test_a_named_adapter_that_is_missing_is_named(home: Home) -> None:
     with pytest.raises(AdapterNotFoundError, match="medical"):
         decide(
@@ -262,6 +276,7 @@ def test_a_named_adapter_that_is_missing_is_named(home: Home) -> None:
         )
 
 
+@pytest.mark.slow
 def test_changed_questions_stop_the_curve(home: Home) -> None:
     def other_rows(config: DomainConfig, own: Home) -> None:
         write_dataset(own.datasets / config.name, num_test=NUM_ROWS + 1)
@@ -288,6 +303,7 @@ def test_sizes_are_shares_of_the_rows(num_train: int, wanted: list[int]) -> None
     assert sizes(num_train) == wanted
 
 
+@pytest.mark.slow
 def test_the_page_and_the_table_show_the_recommendation(home: Home) -> None:
     with answering_server(answer) as server:
         report = decided(home, server, limit=5)
@@ -319,6 +335,7 @@ def test_the_command_writes_a_report_and_a_page(home: Home, tmp_path: Path) -> N
     assert report.with_suffix(".html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("words", "named"), [
     (("nothing-there",), "config/domains/nothing-there.yaml does not exist"),
     (("../etc",), "cannot name a domain"),
