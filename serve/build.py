@@ -354,9 +354,9 @@ def build_server(
         QualityStoreError: The file of samples cannot be used.
         ConfigError: A package is missing for what the configuration asks for, or `metrics_port` is taken.
     """
-    from serve.engine.cpu.forks import import_ahead
+    from serve.engine.cpu.forks import start_fork_server
 
-    import_ahead()
+    start_fork_server()
 
     from serve.engine.cpu.int8 import rounds_activations
     from serve.engine.engine import VllmEngine, served_base

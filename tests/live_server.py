@@ -143,11 +143,10 @@ async def once_idle(http: httpx.AsyncClient, timeout_s: float = 60.0) -> dict[st
         await asyncio.sleep(0.1)
 
 
-def engine_process(server_pid: int) -> psutil.Process:
-    children = psutil.Process(server_pid).children(recursive=True)
-    return next(
-        child for child in children if "EngineCore" in child.name() or "EngineCore" in " ".join(child.cmdline())
-    )
+def engine_processes(server_pid: int) -> list[psutil.Process]:
+    """vLLM's engine process and its worker."""
+    family = psutil.Process(server_pid).children(recursive=True)
+    return [process for process in family if process.name().startswith(("VLLM::EngineCor", "VLLM::Worker"))]
 
 
 async def until(http: httpx.AsyncClient, status: int, timeout_s: float = 240.0) -> None:

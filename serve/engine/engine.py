@@ -35,7 +35,7 @@ from config.serve import ServeConfig
 from serve.engine.arguments import server_arguments
 from serve.engine.calls import EngineCall
 from serve.engine.conversation import text_turns
-from serve.engine.cpu.forks import kill_forked
+from serve.engine.cpu.forks import kill_forked_processes
 from serve.engine.cpu.int8 import int8_base
 from serve.engine.cpu.prequantized import check_int8, check_kernel
 from serve.engine.cpu.threads import set_cpu_environment
@@ -181,7 +181,7 @@ class VllmEngine:
             if hasattr(llm, "grammars"):
                 await llm.grammars.stop()
             await asyncio.to_thread(llm.shutdown)
-        await asyncio.to_thread(kill_forked)
+        await asyncio.to_thread(kill_forked_processes)
         if self._stager is not None:
             stager, self._stager = self._stager, None
             await asyncio.to_thread(stager.close)

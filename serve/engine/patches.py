@@ -118,7 +118,7 @@ CHANGES: tuple[Change, ...] = (
         is_required=True,
     ),
     Change(
-        "Each of the engine's processes imports vLLM, one after the other: ready half a minute later on two cores.",
+        "The engine's processes import vLLM one after the other: a start takes half a minute longer on two cores.",
         f"{_TESTS}/cpu/test_forks.py",
         {
             "vllm.v1.engine.utils:get_mp_context": "689fcfe7a9c5e042",

