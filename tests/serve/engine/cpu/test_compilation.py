@@ -1,5 +1,7 @@
 """Models with LoRA are compiled on a CPU, and what was compiled is found again: with vLLM's own configuration."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,9 +25,13 @@ pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="vLLM itse
 
 
 @pytest.fixture(scope="module", autouse=True)
-def installed() -> None:
+def installed() -> Iterator[None]:
     allow_compilation()
     allow_compilation()  # vLLM loads a plugin more than once
+    before = dict(os.environ)
+    yield
+    os.environ.clear()  # a configuration sets what its engine's processes inherit, such as LD_PRELOAD
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="module")

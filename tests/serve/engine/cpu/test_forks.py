@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def live(generation):
         os.environ |= {name: forks._server_variables[name] for name in ("OMP_NUM_THREADS", "KMP_AFFINITY")}
     if generation < 2:
         forks._CONTEXT.Process(target=live, args=(generation + 1,)).start()
-    time.sleep(600)
+    time.sleep(120)
 
 if __name__ == "__main__":
     forks.start_fork_server()
@@ -63,12 +64,16 @@ def test_engine_and_worker_are_forked_with_the_environment_of_who_starts_them(tm
     pytest.importorskip("vllm", reason="vllm is not installed")
     program = tmp_path / "program.py"
     program.write_text(GENERATIONS)
-    given = {**os.environ, "PYTHONPATH": str(ROOT), "VLLM_LOGGING_LEVEL": "ERROR"}
+    ours = {*forks._IMPORT_VARIABLES, *forks._OPENMP_VARIABLES, "VLLM_CPU_OMP_THREADS_BIND"}
+    given = {name: value for name, value in os.environ.items() if name not in ours}  # vLLM has set some in this process
+    given |= {"PYTHONPATH": str(ROOT), "VLLM_LOGGING_LEVEL": "ERROR"}
     with subprocess.Popen([sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env=given) as process:
         assert process.stdout is not None
         lines = (line for line in process.stdout if line.startswith("{"))
-        server, engine, worker = (json.loads(next(lines)) for _ in range(3))
+        printed = [json.loads(line) for line in islice(lines, 3)]
         process.kill()
+        assert len(printed) == 3, f"{len(printed)} of three processes came so far"
+        server, engine, worker = printed
         assert ended([engine["pid"], worker["pid"], engine["parent"]])
     assert [each["imported"] for each in (server, engine, worker)] == [False, True, True]
     assert engine["parent"] == worker["parent"] != server["pid"]
