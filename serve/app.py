@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Request
+from fastapi import Depends, FastAPI, Path, Request
 from fastapi.responses import Response
 
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRecord, KeyRing
 from serve.access.ownership import ModelAccess
-from serve.api.admin import admin_router
+from serve.api.admin import AdminParts, admin_router, require_admin
 from serve.api.bodies import CloseUnread
 from serve.api.completions import Completions
 from serve.api.feedback import FeedbackAnswer, FeedbackBody, FeedbackRoute
@@ -40,6 +40,8 @@ from serve.errors import (
     UnauthorizedError,
     UnknownAnswerError,
 )
+from serve.jobs.parts import JobParts
+from serve.jobs.router import jobs_router
 from serve.monitor.monitor import Monitor
 from serve.observe.metrics import ServeMetrics
 from serve.residency.residency import Residency
@@ -74,8 +76,8 @@ _FEEDBACK_ERRORS = (
 class Parts:
     """The components of the application.
 
-    `background` is kept running beside the engine's supervisor; `monitor` is None where there is none. `jobs` are the
-    routes of files and jobs; None: they are not served. `begin_drain` ends what would keep a stopping server.
+    `background` is kept running beside the engine's supervisor; `monitor` is None where there is none. Without `jobs`,
+    files and jobs are not served. `begin_drain` ends what would keep a stopping server.
     """
 
     engine: Engine
@@ -91,7 +93,7 @@ class Parts:
     access: ModelAccess
     monitor: Monitor | None = None
     background: Sequence[Loop] = ()
-    jobs: APIRouter | None = None
+    jobs: JobParts | None = None
     begin_drain: Callable[[], None] = lambda: None
 
 
@@ -106,15 +108,16 @@ def create_app(parts: Parts, on_failure: Callable[[BaseException], None] = lambd
     )
     app.state.bodies = parts.completions.bodies
     app.state.authenticate = partial(_client, parts)
+    app.state.admin = AdminParts(parts.store, parts.residency, parts.engine, parts.monitor)
+    app.state.jobs = parts.jobs
     _add_completion_routes(app, parts)
     _add_feedback_route(app, parts)
     _add_model_routes(app, parts)
     _add_health_routes(app, parts)
     app.add_middleware(Guard, rules=parts.rules, refused=parts.metrics.key_refused)
     app.add_middleware(CloseUnread)  # the last one is the outermost: also around what the guard refuses
-    admin = admin_router(parts.store, parts.residency, parts.engine, parts.monitor, _admin_only(parts))
-    for router in filter(None, (parts.jobs, admin)):
-        app.router.routes.extend(router.routes)  # `include_router` would build each of them a second time
+    for router in (*([jobs_router] if parts.jobs else []), admin_router):
+        app.router.routes.extend(router.routes)  # `include_router` would build each of them again
     add_error_handlers(app)
     return app
 
@@ -148,18 +151,6 @@ def _client(parts: Parts, request: Request) -> KeyRecord:
     except UnauthorizedError as error:
         parts.metrics.key_refused(error)
         raise
-
-
-def _admin_only(parts: Parts) -> Any:
-    async def require_admin(request: Request) -> KeyRecord:  # else FastAPI asks a thread
-        tenant = _client(parts, request)
-        if not tenant.is_admin:
-            raise ForbiddenError(
-                "This key lacks admin rights; create an admin key with `lorikeet keys create NAME --admin`."
-            )
-        return tenant
-
-    return require_admin
 
 
 def _add_completion_routes(app: FastAPI, parts: Parts) -> None:
@@ -220,7 +211,7 @@ def _add_health_routes(app: FastAPI, parts: Parts) -> None:
         "/metrics",
         response_class=Response,
         responses=errors(UnauthorizedError, ForbiddenError) | METRICS_ANSWER,
-        dependencies=[Depends(_admin_only(parts))],
+        dependencies=[Depends(require_admin)],
     )
     def metrics() -> Response:
         return metrics_answer(parts.metrics)

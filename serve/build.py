@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter
 from prometheus_client import CollectorRegistry
 
 from adapters.bases import read_base
@@ -36,9 +35,14 @@ from serve.jobs.batch_pace import Pacer
 from serve.jobs.batch_run import BatchContext
 from serve.jobs.batch_runner import BatchRunner
 from serve.jobs.client_latency import ClientLatency
+from serve.jobs.deletion import ModelDeletion
+from serve.jobs.events import EventStreams
+from serve.jobs.examples import ExampleFiles
+from serve.jobs.forms import FormReader
+from serve.jobs.parts import JobParts
 from serve.jobs.revoked import RevokedKeys
-from serve.jobs.router import jobs_router
 from serve.jobs.services import JobServices, open_services
+from serve.jobs.submission import JobSubmission
 from serve.jobs.worker_process import WorkerProcess
 from serve.limits.defaults import AnswerLengths, fill_defaults
 from serve.monitor.assemble import MonitorStorage, assemble_monitor, open_storage
@@ -134,35 +138,36 @@ def build_parts(on: Foundation) -> Parts:
             *_loops(on, residency, remote, monitor, tracing),
             *([] if batches is None else [batches.run]),
         ),
-        jobs=_jobs_router(on, residency, resolver, access, tenants, batches),
+        jobs=_job_parts(on, residency, resolver, access, tenants, batches),
         begin_drain=on.jobs.draining.set if on.jobs else lambda: None,
     )
 
 
-def _jobs_router(
+def _job_parts(
     on: Foundation,
     residency: Residency,
     resolver: Resolver,
     access: ModelAccess,
     tenants: KeyLimiter,
     batches: BatchRunner | None,
-) -> APIRouter | None:
+) -> JobParts | None:
     if on.jobs is None or batches is None:
         return None
-    config = on.config
-    return jobs_router(
-        on.jobs,
-        on.store,
-        residency,
-        resolver,
-        access,
-        tenants,
+    config, examples = on.config, ExampleFiles(on.jobs.files)
+    # Of several servers, the ingress holds a body in memory, so it cuts off what is larger.
+    max_form_bytes = config.max_body_bytes if on.tenants else None
+    return JobParts(
+        services=on.jobs,
+        examples=examples,
+        forms=FormReader(config.body_timeout_s, on.jobs.run, max_form_bytes),
+        submission=JobSubmission(
+            on.jobs, examples, on.store, resolver, access, base=config.base, base_name=config.served_model_name
+        ),
+        streams=EventStreams(on.jobs),
+        deletion=ModelDeletion(on.jobs, on.store, residency),
+        limiter=tenants,
         base=config.base,
-        base_name=config.served_model_name,
-        body_timeout_s=config.body_timeout_s,
-        batches=batches,
-        # Of several servers, the ingress holds a body in memory, so it cuts off what is larger.
-        max_form_bytes=config.max_body_bytes if on.tenants else None,
+        wake_batches=batches.wake,
     )
 
 

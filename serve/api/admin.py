@@ -1,8 +1,9 @@
 """Administration routes: adapter versions, aliases, and the quality monitor."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -107,95 +108,122 @@ class QualityState(BaseModel):
     trials: list[TrialState]
 
 
-def admin_router(
-    store: AdapterStore,
-    residency: Residency,
-    engine: Engine,
-    monitor: Monitor | None,
-    require_admin: Callable[[Request], Awaitable[KeyRecord]],
-) -> APIRouter:
-    """Routes under `/admin`; `require_admin` raises for keys without admin rights."""
-    router = APIRouter(
-        prefix="/admin", dependencies=[Depends(require_admin)], responses=errors(UnauthorizedError, ForbiddenError)
-    )
-    _add_adapter_routes(router, store, residency, engine)
-    _add_alias_routes(router, store)
-    _add_monitor_routes(router, monitor)
-    return router
+@dataclass(frozen=True)
+class AdminParts:
+    """The components behind the routes; `monitor` is None if the quality monitor is off."""
+
+    store: AdapterStore
+    residency: Residency
+    engine: Engine
+    monitor: Monitor | None
 
 
-def _add_adapter_routes(router: APIRouter, store: AdapterStore, residency: Residency, engine: Engine) -> None:
-    @router.get("/adapters", responses=errors(NotReadyError))
-    async def adapters() -> dict[str, list[AdapterRow]]:
-        held = await engine.adapters() if engine.is_ready else EngineAdapters((), frozenset())
-        rows = await asyncio.to_thread(adapter_rows, store, residency.residents, residency.quarantine, held)
-        return {"adapters": rows}
+async def require_admin(request: Request) -> KeyRecord:  # async, or FastAPI would run it in a thread
+    """The key of a request with admin rights.
 
-    @router.post(
-        "/adapters/{reference}/{action}",
-        responses=errors(
-            InvalidRequestError, ModelNotFoundError, ConflictError, AdapterRefusedError, NotReadyError, StoreFullError
-        ),
-    )
-    async def act(reference: _Reference, action: _Action) -> dict[str, str]:
-        target = await asyncio.to_thread(_resolve, store, reference)
-        if action == "unquarantine":
-            with _as_http_errors():
-                await residency.quarantine.lift(target)
-            return {"adapter": str(target), "done": action}
-        if not engine.is_ready:
-            raise NotReadyError("The server is starting. Poll GET /ready, or retry in a minute.")
-        if action == "load":
-            await residency.load(target)
-        elif action == "unload":
-            await residency.unload(target)
-        elif action == "pin":
-            await residency.pin(target)
-            await asyncio.to_thread(store.pin, target)
-        else:
-            await asyncio.to_thread(store.unpin, target)
-            await residency.unpin(target)
+    Raises:
+        UnauthorizedError: No valid key.
+        ForbiddenError: The key has no admin rights.
+    """
+    key: KeyRecord = request.app.state.authenticate(request)
+    if not key.is_admin:
+        raise ForbiddenError(
+            "This key lacks admin rights; create an admin key with `lorikeet keys create NAME --admin`."
+        )
+    return key
+
+
+async def _parts(request: Request) -> AdminParts:
+    parts: AdminParts = request.app.state.admin
+    return parts
+
+
+_Parts = Annotated[AdminParts, Depends(_parts)]
+
+admin_router = APIRouter(
+    prefix="/admin", dependencies=[Depends(require_admin)], responses=errors(UnauthorizedError, ForbiddenError)
+)
+"""Routes under `/admin`. The application's `state.admin` has the `AdminParts`."""
+
+
+@admin_router.get("/adapters", responses=errors(NotReadyError))
+async def list_adapters(parts: _Parts) -> dict[str, list[AdapterRow]]:
+    engine, residency = parts.engine, parts.residency
+    held = await engine.adapters() if engine.is_ready else EngineAdapters((), frozenset())
+    rows = await asyncio.to_thread(adapter_rows, parts.store, residency.residents, residency.quarantine, held)
+    return {"adapters": rows}
+
+
+@admin_router.post(
+    "/adapters/{reference}/{action}",
+    responses=errors(
+        InvalidRequestError, ModelNotFoundError, ConflictError, AdapterRefusedError, NotReadyError, StoreFullError
+    ),
+)
+async def act_on_adapter(reference: _Reference, action: _Action, parts: _Parts) -> dict[str, str]:
+    store, residency = parts.store, parts.residency
+    target = await asyncio.to_thread(_resolve, store, reference)
+    if action == "unquarantine":
+        with _as_http_errors():
+            await residency.quarantine.lift(target)
         return {"adapter": str(target), "done": action}
+    if not parts.engine.is_ready:
+        raise NotReadyError("The server is starting. Poll GET /ready, or retry in a minute.")
+    if action == "load":
+        await residency.load(target)
+    elif action == "unload":
+        await residency.unload(target)
+    elif action == "pin":
+        await residency.pin(target)
+        await asyncio.to_thread(store.pin, target)
+    else:
+        await asyncio.to_thread(store.unpin, target)
+        await residency.unpin(target)
+    return {"adapter": str(target), "done": action}
 
 
-def _add_alias_routes(router: APIRouter, store: AdapterStore) -> None:
-    @router.get("/aliases/{name}", responses=errors(ModelNotFoundError))
-    def aliases(name: _Name) -> dict[str, Any]:
-        return _aliases(store, name)
-
-    @router.post("/aliases/{name}", responses=errors(*_MOVE_ERRORS), openapi_extra=model_body(AliasMove))
-    def move(name: _Name, wanted: _Move) -> dict[str, Any]:
-        versions = {DEFAULT_ALIAS: wanted.stable, CANARY_ALIAS: wanted.canary}
-        moves = {alias: version for alias, version in versions.items() if version is not None}
-        with _as_http_errors():
-            store.set_aliases(
-                name, moves, canary_weight=wanted.canary_weight, is_shadow=wanted.shadow, reason=wanted.reason
-            )
-        return _aliases(store, name)
-
-    @router.post("/aliases/{name}/rollback", responses=errors(*_MOVE_ERRORS), openapi_extra=model_body(AliasRollback))
-    def rollback(name: _Name, wanted: _Rollback) -> dict[str, Any]:
-        with _as_http_errors():
-            store.rollback(name, alias=wanted.alias, reason=wanted.reason)
-        return _aliases(store, name)
+@admin_router.get("/aliases/{name}", responses=errors(ModelNotFoundError))
+def list_aliases(name: _Name, parts: _Parts) -> dict[str, Any]:
+    return _aliases(parts.store, name)
 
 
-def _add_monitor_routes(router: APIRouter, monitor: Monitor | None) -> None:
-    def state() -> dict[str, _MonitorState]:
-        return {"monitor": "off" if monitor is None else "paused" if monitor.is_paused else "works"}
+@admin_router.post("/aliases/{name}", responses=errors(*_MOVE_ERRORS), openapi_extra=model_body(AliasMove))
+def move_aliases(name: _Name, wanted: _Move, parts: _Parts) -> dict[str, Any]:
+    versions = {DEFAULT_ALIAS: wanted.stable, CANARY_ALIAS: wanted.canary}
+    moves = {alias: version for alias, version in versions.items() if version is not None}
+    with _as_http_errors():
+        parts.store.set_aliases(
+            name, moves, canary_weight=wanted.canary_weight, is_shadow=wanted.shadow, reason=wanted.reason
+        )
+    return _aliases(parts.store, name)
 
-    @router.get("/quality")
-    async def quality() -> QualityState:
-        return QualityState(monitor=state()["monitor"], trials=list(monitor.trials()) if monitor else [])
 
-    @router.post("/quality/{action}", responses=errors(InvalidRequestError, ConflictError))
-    async def act(action: Literal["pause", "resume"]) -> dict[str, _MonitorState]:
-        if monitor is None:
-            raise ConflictError(
-                f"Cannot {action} the quality monitor: `quality.enabled` is false in this server's configuration."
-            )
-        await (monitor.pause() if action == "pause" else monitor.resume())
-        return state()
+@admin_router.post("/aliases/{name}/rollback", responses=errors(*_MOVE_ERRORS), openapi_extra=model_body(AliasRollback))
+def roll_back_alias(name: _Name, wanted: _Rollback, parts: _Parts) -> dict[str, Any]:
+    with _as_http_errors():
+        parts.store.rollback(name, alias=wanted.alias, reason=wanted.reason)
+    return _aliases(parts.store, name)
+
+
+@admin_router.get("/quality")
+async def quality_state(parts: _Parts) -> QualityState:
+    trials = list(parts.monitor.trials()) if parts.monitor else []
+    return QualityState(monitor=_monitor_state(parts.monitor), trials=trials)
+
+
+@admin_router.post("/quality/{action}", responses=errors(InvalidRequestError, ConflictError))
+async def act_on_monitor(action: Literal["pause", "resume"], parts: _Parts) -> dict[str, _MonitorState]:
+    monitor = parts.monitor
+    if monitor is None:
+        raise ConflictError(
+            f"Cannot {action} the quality monitor: `quality.enabled` is false in this server's configuration."
+        )
+    await (monitor.pause() if action == "pause" else monitor.resume())
+    return {"monitor": _monitor_state(monitor)}
+
+
+def _monitor_state(monitor: Monitor | None) -> _MonitorState:
+    return "off" if monitor is None else "paused" if monitor.is_paused else "works"
 
 
 def adapter_rows(

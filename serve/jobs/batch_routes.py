@@ -1,7 +1,6 @@
 """OpenAI's batches over HTTP: `/v1/batches`."""
 
 import time
-from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
@@ -19,7 +18,9 @@ from serve.errors import (
 from serve.jobs.access import Trainer, body_of
 from serve.jobs.answers import Identified, ListAnswer, list_answer
 from serve.jobs.errors import JobsQuotaError, JobsRequestError, UnknownJobError
-from serve.jobs.services import JobServices
+from serve.jobs.parts import Jobs
+
+router = APIRouter()
 
 WINDOW_S = 24 * 3600
 
@@ -119,49 +120,45 @@ def batch_answer(batch: Batch) -> BatchAnswer:
     )
 
 
-def add_batch_routes(router: APIRouter, services: JobServices, base: str, wake: Callable[[], None]) -> None:
-    """Routes of batches.
+@router.post("/batches", responses=_BODY_ERRORS, openapi_extra=model_body(NewBatch))
+async def create(key: Trainer, jobs: Jobs, body: Annotated[NewBatch, Depends(body_of(NewBatch))]) -> BatchAnswer:
+    services = jobs.services
+    file = await services.run(services.files.get, key.tenant, body.input_file_id, param="input_file_id")
+    if file.purpose != "batch":
+        raise JobsRequestError(
+            f"The file {file.id!r} has the purpose {file.purpose!r}. Upload it with purpose 'batch'.",
+            400,
+            "invalid_input_file",
+            "input_file_id",
+        )
+    batch = _new_batch(body, key, jobs.base, int(time.time()))
+    batch = await services.run(services.batches.submit, batch, max_unfinished=services.config.max_jobs_per_tenant)
+    await services.record("batch.created", batch.id, key)
+    jobs.wake_batches()
+    return batch_answer(batch)
 
-    Args:
-        base: Name of the prepared base that is served: its servers run the batches that are created here.
-        wake: Notifies the runner of a new batch.
-    """
-    batches = services.batches
 
-    @router.post("/batches", responses=_BODY_ERRORS, openapi_extra=model_body(NewBatch))
-    async def create(key: Trainer, body: Annotated[NewBatch, Depends(body_of(NewBatch))]) -> BatchAnswer:
-        file = await services.run(services.files.get, key.tenant, body.input_file_id, param="input_file_id")
-        if file.purpose != "batch":
-            raise JobsRequestError(
-                f"The file {file.id!r} has the purpose {file.purpose!r}. Upload it with purpose 'batch'.",
-                400,
-                "invalid_input_file",
-                "input_file_id",
-            )
-        batch = _new_batch(body, key, base, int(time.time()))
-        batch = await services.run(batches.submit, batch, max_unfinished=services.config.max_jobs_per_tenant)
-        await services.record("batch.created", batch.id, key)
-        wake()
-        return batch_answer(batch)
+@router.get("/batches", responses=_UNKNOWN | errors(InvalidRequestError))
+async def list_batches(
+    key: Trainer,
+    jobs: Jobs,
+    after: Annotated[str | None, Query(max_length=80)] = None,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+) -> ListAnswer[BatchAnswer]:
+    page = await jobs.services.run(jobs.services.batches.list, key.tenant, after=after, limit=limit)
+    return list_answer(page, batch_answer)
 
-    @router.get("/batches", responses=_UNKNOWN | errors(InvalidRequestError))
-    async def list_batches(
-        key: Trainer,
-        after: Annotated[str | None, Query(max_length=80)] = None,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
-    ) -> ListAnswer[BatchAnswer]:
-        page = await services.run(batches.list, key.tenant, after=after, limit=limit)
-        return list_answer(page, batch_answer)
 
-    @router.get("/batches/{batch_id}", responses=_UNKNOWN)
-    async def retrieve(batch_id: str, key: Trainer) -> BatchAnswer:
-        return batch_answer(await services.run(batches.get, key.tenant, batch_id))
+@router.get("/batches/{batch_id}", responses=_UNKNOWN)
+async def retrieve(batch_id: str, key: Trainer, jobs: Jobs) -> BatchAnswer:
+    return batch_answer(await jobs.services.run(jobs.services.batches.get, key.tenant, batch_id))
 
-    @router.post("/batches/{batch_id}/cancel", responses=_UNKNOWN | errors(InvalidRequestError))
-    async def cancel(batch_id: str, key: Trainer) -> BatchAnswer:
-        batch = await services.run(batches.cancel, key.tenant, batch_id)
-        await services.record("batch.cancel", batch.id, key)
-        return batch_answer(batch)
+
+@router.post("/batches/{batch_id}/cancel", responses=_UNKNOWN | errors(InvalidRequestError))
+async def cancel(batch_id: str, key: Trainer, jobs: Jobs) -> BatchAnswer:
+    batch = await jobs.services.run(jobs.services.batches.cancel, key.tenant, batch_id)
+    await jobs.services.record("batch.cancel", batch.id, key)
+    return batch_answer(batch)
 
 
 def _new_batch(body: NewBatch, key: KeyRecord, base: str, now: int) -> Batch:

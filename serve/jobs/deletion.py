@@ -1,9 +1,6 @@
-"""`DELETE /v1/models/{reference}`: remove a version that a job has made and that is not in use."""
+"""Remove a version that a job has made and that is not in use."""
 
 import asyncio
-from typing import Annotated
-
-from fastapi import APIRouter, Path
 
 from adapters.errors import AdapterError
 from adapters.jobs.models import MODEL_PREFIX
@@ -11,10 +8,7 @@ from adapters.jobs.records import UNFINISHED_JOB, TunedModel
 from adapters.reference import Target, parse_reference
 from adapters.store.store import AdapterStore
 from serve.access.keys import KeyRecord
-from serve.api.openapi import errors
-from serve.errors import ConflictError, ModelNotFoundError, StoreFullError, answer_of_store
-from serve.jobs.access import Trainer
-from serve.jobs.answers import DeletedModel
+from serve.errors import ConflictError, ModelNotFoundError, answer_of_store
 from serve.jobs.services import JobServices
 from serve.residency.residency import Residency
 
@@ -78,13 +72,3 @@ class ModelDeletion:
     def _forget(self, model: TunedModel) -> None:
         for name in self._services.names.names_of(model.version):
             self._services.names.remove(model.owner, name)
-
-
-def add_model_routes(router: APIRouter, services: JobServices, deletion: ModelDeletion) -> None:
-    @router.delete("/models/{reference}", responses=errors(ModelNotFoundError, ConflictError, StoreFullError))
-    async def delete_model(
-        reference: Annotated[str, Path(json_schema_extra={"pattern": "^[^/]+$"})], key: Trainer
-    ) -> DeletedModel:
-        await deletion.delete(reference, key)
-        await services.record("model.deleted", reference, key)
-        return DeletedModel(id=reference)

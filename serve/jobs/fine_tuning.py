@@ -29,10 +29,11 @@ from serve.jobs.answers import (
     list_answer,
 )
 from serve.jobs.errors import UnknownJobError
-from serve.jobs.events import EventStreams
 from serve.jobs.job_request import MAX_METADATA, JobRequest
+from serve.jobs.parts import Jobs
 from serve.jobs.services import JobServices
-from serve.jobs.submission import JobSubmission
+
+router = APIRouter()
 
 _STOP_WAIT_S = 5.0
 _STOP_POLL_S = 0.1
@@ -58,80 +59,88 @@ _EVENTS_ANSWER: dict[int | str, dict[str, Any]] = {
 }
 
 
-def add_job_routes(router: APIRouter, services: JobServices, submission: JobSubmission) -> None:
-    queue, streams = services.queue, EventStreams(services)
+@router.post("/fine_tuning/jobs", responses=errors(*_CREATE_ERRORS), openapi_extra=model_body(JobRequest))
+async def create_job(key: Trainer, jobs: Jobs, wanted: _Wanted) -> JobAnswer:
+    job = await jobs.services.run(jobs.submission.submit, wanted, key)
+    await jobs.services.record("job.created", job.id, key)
+    return job_answer(job)
 
-    @router.post("/fine_tuning/jobs", responses=errors(*_CREATE_ERRORS), openapi_extra=model_body(JobRequest))
-    async def create_job(key: Trainer, wanted: _Wanted) -> JobAnswer:
-        job = await services.run(submission.submit, wanted, key)
-        await services.record("job.created", job.id, key)
-        return job_answer(job)
 
-    @router.get("/fine_tuning/jobs", responses=errors(InvalidRequestError, UnknownJobError))
-    async def list_jobs(
-        request: Request, key: Trainer, after: str | None = None, limit: _Limit = 20
-    ) -> ListAnswer[JobAnswer]:
-        metadata = _asked_metadata(request)
-        has_none = request.query_params.get("metadata") == "null"
-        page = await services.run(
-            queue.list, key.tenant, after=after, limit=limit, metadata=metadata, has_no_metadata=has_none
-        )
-        return list_answer(page, job_answer)
-
-    @router.get("/fine_tuning/jobs/{fine_tuning_job_id}", responses=errors(UnknownJobError))
-    async def retrieve_job(fine_tuning_job_id: str, key: Trainer) -> JobAnswer:
-        return job_answer(await services.run(queue.get, key.tenant, fine_tuning_job_id))
-
-    @router.get(
-        "/fine_tuning/jobs/{fine_tuning_job_id}/events",
-        response_model=None,
-        responses=errors(InvalidRequestError, UnknownJobError) | _EVENTS_ANSWER,
+@router.get("/fine_tuning/jobs", responses=errors(InvalidRequestError, UnknownJobError))
+async def list_jobs(
+    request: Request, key: Trainer, jobs: Jobs, after: str | None = None, limit: _Limit = 20
+) -> ListAnswer[JobAnswer]:
+    services = jobs.services
+    metadata = _asked_metadata(request)
+    has_none = request.query_params.get("metadata") == "null"
+    page = await services.run(
+        services.queue.list, key.tenant, after=after, limit=limit, metadata=metadata, has_no_metadata=has_none
     )
-    async def list_events(
-        request: Request,
-        fine_tuning_job_id: str,
-        key: Trainer,
-        after: str | None = None,
-        limit: _Limit = 20,
-        stream: bool = False,
-    ) -> Response:
-        page = await services.run(queue.events, key.tenant, fine_tuning_job_id, after=after, limit=limit)
-        if stream:
-            streams.check_room(key.tenant)
-            check_key = partial(request.app.state.authenticate, request)
-            events = streams.events(key, fine_tuning_job_id, check_key)
-            return StreamingResponse(events, media_type="text/event-stream")
-        return JSONResponse(list_answer(page, event_answer).model_dump(mode="json"))
-
-    @router.get(
-        "/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints", responses=errors(InvalidRequestError, UnknownJobError)
-    )
-    async def list_checkpoints(
-        fine_tuning_job_id: str, key: Trainer, after: str | None = None, limit: _Limit = 10
-    ) -> ListAnswer[CheckpointAnswer]:
-        page = await services.run(queue.checkpoints, key.tenant, fine_tuning_job_id, after=after, limit=limit)
-        return list_answer(page, checkpoint_answer)
+    return list_answer(page, job_answer)
 
 
-def add_action_routes(router: APIRouter, services: JobServices) -> None:
-    async def act(action: _Action, job_id: str, key: KeyRecord) -> JobAnswer:
-        job = await services.run(services.queue.ask, key.tenant, job_id, action)
-        await services.record(_AUDITED[action], job_id, key)
-        return job_answer(await _stopped(services, key, job))
+@router.get("/fine_tuning/jobs/{fine_tuning_job_id}", responses=errors(UnknownJobError))
+async def retrieve_job(fine_tuning_job_id: str, key: Trainer, jobs: Jobs) -> JobAnswer:
+    return job_answer(await jobs.services.run(jobs.services.queue.get, key.tenant, fine_tuning_job_id))
 
-    responses = errors(InvalidRequestError, UnknownJobError)
 
-    @router.post("/fine_tuning/jobs/{fine_tuning_job_id}/cancel", responses=responses)
-    async def cancel_job(fine_tuning_job_id: str, key: Trainer) -> JobAnswer:
-        return await act("cancel", fine_tuning_job_id, key)
+@router.get(
+    "/fine_tuning/jobs/{fine_tuning_job_id}/events",
+    response_model=None,
+    responses=errors(InvalidRequestError, UnknownJobError) | _EVENTS_ANSWER,
+)
+async def list_events(
+    request: Request,
+    fine_tuning_job_id: str,
+    key: Trainer,
+    jobs: Jobs,
+    after: str | None = None,
+    limit: _Limit = 20,
+    stream: bool = False,
+) -> Response:
+    services = jobs.services
+    page = await services.run(services.queue.events, key.tenant, fine_tuning_job_id, after=after, limit=limit)
+    if stream:
+        jobs.streams.check_room(key.tenant)
+        check_key = partial(request.app.state.authenticate, request)
+        events = jobs.streams.events(key, fine_tuning_job_id, check_key)
+        return StreamingResponse(events, media_type="text/event-stream")
+    return JSONResponse(list_answer(page, event_answer).model_dump(mode="json"))
 
-    @router.post("/fine_tuning/jobs/{fine_tuning_job_id}/pause", responses=responses)
-    async def pause_job(fine_tuning_job_id: str, key: Trainer) -> JobAnswer:
-        return await act("pause", fine_tuning_job_id, key)
 
-    @router.post("/fine_tuning/jobs/{fine_tuning_job_id}/resume", responses=responses)
-    async def resume_job(fine_tuning_job_id: str, key: Trainer) -> JobAnswer:
-        return await act("resume", fine_tuning_job_id, key)
+@router.get(
+    "/fine_tuning/jobs/{fine_tuning_job_id}/checkpoints", responses=errors(InvalidRequestError, UnknownJobError)
+)
+async def list_checkpoints(
+    fine_tuning_job_id: str, key: Trainer, jobs: Jobs, after: str | None = None, limit: _Limit = 10
+) -> ListAnswer[CheckpointAnswer]:
+    services = jobs.services
+    page = await services.run(services.queue.checkpoints, key.tenant, fine_tuning_job_id, after=after, limit=limit)
+    return list_answer(page, checkpoint_answer)
+
+
+_ACTION_ERRORS = errors(InvalidRequestError, UnknownJobError)
+
+
+@router.post("/fine_tuning/jobs/{fine_tuning_job_id}/cancel", responses=_ACTION_ERRORS)
+async def cancel_job(fine_tuning_job_id: str, key: Trainer, jobs: Jobs) -> JobAnswer:
+    return await _act("cancel", fine_tuning_job_id, key, jobs.services)
+
+
+@router.post("/fine_tuning/jobs/{fine_tuning_job_id}/pause", responses=_ACTION_ERRORS)
+async def pause_job(fine_tuning_job_id: str, key: Trainer, jobs: Jobs) -> JobAnswer:
+    return await _act("pause", fine_tuning_job_id, key, jobs.services)
+
+
+@router.post("/fine_tuning/jobs/{fine_tuning_job_id}/resume", responses=_ACTION_ERRORS)
+async def resume_job(fine_tuning_job_id: str, key: Trainer, jobs: Jobs) -> JobAnswer:
+    return await _act("resume", fine_tuning_job_id, key, jobs.services)
+
+
+async def _act(action: _Action, job_id: str, key: KeyRecord, services: JobServices) -> JobAnswer:
+    job = await services.run(services.queue.ask, key.tenant, job_id, action)
+    await services.record(_AUDITED[action], job_id, key)
+    return job_answer(await _stopped(services, key, job))
 
 
 _AUDITED: dict[_Action, Literal["job.cancel", "job.pause", "job.resume"]] = {

@@ -17,8 +17,10 @@ from serve.jobs.arrival import MAX_EXPIRY_S, MIN_EXPIRY_S, UploadPurpose, check_
 from serve.jobs.errors import UnknownJobError
 from serve.jobs.examples import ExampleFiles
 from serve.jobs.files import UPLOAD_ERRORS, form_body
-from serve.jobs.forms import FormReader
+from serve.jobs.parts import Jobs
 from serve.jobs.services import JobServices
+
+router = APIRouter()
 
 _MAX_PARTS = 10_000
 
@@ -58,51 +60,50 @@ _Completion = Annotated[Completion, Depends(body_of(Completion))]
 _CHANGE_ERRORS = (*UPLOAD_ERRORS, UnknownJobError)
 
 
-def add_upload_routes(router: APIRouter, services: JobServices, examples: ExampleFiles, forms: FormReader) -> None:
-    uploads = services.uploads
-
-    @router.post("/uploads", responses=errors(*UPLOAD_ERRORS), openapi_extra=model_body(NewUpload))
-    async def create_upload(key: Trainer, wanted: _New) -> UploadAnswer:
-        upload = await services.run(
-            uploads.create,
-            key.tenant,
-            wanted.purpose,
-            checked_filename(wanted.filename),
-            wanted.bytes,
-            wanted.mime_type,
-            file_expires_after_s=wanted.expires_after.seconds if wanted.expires_after else None,
-        )
-        await services.record("upload.created", upload.id, key)
-        return upload_answer(upload)
-
-    @router.post(
-        "/uploads/{upload_id}/parts", responses=errors(*_CHANGE_ERRORS), openapi_extra=form_body("data", {}, [])
+@router.post("/uploads", responses=errors(*UPLOAD_ERRORS), openapi_extra=model_body(NewUpload))
+async def create_upload(key: Trainer, jobs: Jobs, wanted: _New) -> UploadAnswer:
+    services = jobs.services
+    upload = await services.run(
+        services.uploads.create,
+        key.tenant,
+        wanted.purpose,
+        checked_filename(wanted.filename),
+        wanted.bytes,
+        wanted.mime_type,
+        file_expires_after_s=wanted.expires_after.seconds if wanted.expires_after else None,
     )
-    async def add_part(upload_id: str, request: Request, key: Trainer) -> PartAnswer:
-        with _ArrivingPart() as arriving:
+    await services.record("upload.created", upload.id, key)
+    return upload_answer(upload)
 
-            async def begin(_: str, __: dict[str, str]) -> IncomingPart:
-                arriving.part = await services.run(uploads.begin_part, key.tenant, upload_id)
-                return arriving.part
 
-            await forms.read(request, key.tenant, "data", MAX_PART_BYTES, begin)
-            assert arriving.part is not None
-            return part_answer(await services.run(arriving.part.finish))
+@router.post("/uploads/{upload_id}/parts", responses=errors(*_CHANGE_ERRORS), openapi_extra=form_body("data", {}, []))
+async def add_part(upload_id: str, request: Request, key: Trainer, jobs: Jobs) -> PartAnswer:
+    services = jobs.services
+    with _ArrivingPart() as arriving:
 
-    @router.post(
-        "/uploads/{upload_id}/complete", responses=errors(*_CHANGE_ERRORS), openapi_extra=model_body(Completion)
-    )
-    async def complete_upload(upload_id: str, key: Trainer, wanted: _Completion) -> UploadAnswer:
-        file = await services.run(_complete, services, examples, key, upload_id, wanted)
-        await services.record("upload.completed", upload_id, key)
-        await services.record("file.created", file.id, key)
-        return upload_answer(await services.run(uploads.get, key.tenant, upload_id), file)
+        async def begin(_: str, __: dict[str, str]) -> IncomingPart:
+            arriving.part = await services.run(services.uploads.begin_part, key.tenant, upload_id)
+            return arriving.part
 
-    @router.post("/uploads/{upload_id}/cancel", responses=errors(InvalidRequestError, UnknownJobError))
-    async def cancel_upload(upload_id: str, key: Trainer) -> UploadAnswer:
-        upload = await services.run(uploads.cancel, key.tenant, upload_id)
-        await services.record("upload.cancelled", upload_id, key)
-        return upload_answer(upload)
+        await jobs.forms.read(request, key.tenant, "data", MAX_PART_BYTES, begin)
+        assert arriving.part is not None
+        return part_answer(await services.run(arriving.part.finish))
+
+
+@router.post("/uploads/{upload_id}/complete", responses=errors(*_CHANGE_ERRORS), openapi_extra=model_body(Completion))
+async def complete_upload(upload_id: str, key: Trainer, jobs: Jobs, wanted: _Completion) -> UploadAnswer:
+    services = jobs.services
+    file = await services.run(_complete, services, jobs.examples, key, upload_id, wanted)
+    await services.record("upload.completed", upload_id, key)
+    await services.record("file.created", file.id, key)
+    return upload_answer(await services.run(services.uploads.get, key.tenant, upload_id), file)
+
+
+@router.post("/uploads/{upload_id}/cancel", responses=errors(InvalidRequestError, UnknownJobError))
+async def cancel_upload(upload_id: str, key: Trainer, jobs: Jobs) -> UploadAnswer:
+    upload = await jobs.services.run(jobs.services.uploads.cancel, key.tenant, upload_id)
+    await jobs.services.record("upload.cancelled", upload_id, key)
+    return upload_answer(upload)
 
 
 class _ArrivingPart:

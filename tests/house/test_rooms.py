@@ -15,7 +15,7 @@ ROOMS = sorted(
 def named_elsewhere(room):
     """Names in the docstring of a room's `__init__.py` that none of its modules defines."""
     code = "".join(module.read_text() for module in room.parent.rglob("*.py") if module != room)
-    defined = set(re.findall(r"^(?:class|def|async def) (\w+)", code, re.MULTILINE))
+    defined = set(re.findall(r"^(?:class |def |async def )?(\w+)(?: =|:|\()", code, re.MULTILINE))
     return [name for name in re.findall(r"`(\w+)`", room.read_text()) if name not in defined]
 
 
