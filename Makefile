@@ -13,6 +13,10 @@ SLOW := slow and not engine and not gpu
 PARALLEL := -n logical --maxprocesses 4 --dist
 # Servers of tiny models at a time; two would not share a GPU.
 SERVERS := $(if $(shell command -v nvidia-smi),1,2)
+# The fast tests write thousands of small files: in memory, where there is room, and removed at once where a test passes.
+RAM_DISK := $(shell [ "$$(df -Pk /dev/shm 2> /dev/null | awk 'NR == 2 { print $$4 }')" -gt 2000000 ] 2> /dev/null && echo /dev/shm)
+FAST_PYTEST := $(if $(RAM_DISK),PYTEST_DEBUG_TEMPROOT=$(RAM_DISK)) $(BIN)/pytest -m "$(FAST)" $(PARALLEL) worksteal \
+	$(if $(RAM_DISK),-o tmp_path_retention_policy=failed)
 # Without byte code on disk, each process of the tests compiles the same thousand modules again.
 unexport PYTHONDONTWRITEBYTECODE
 export PATH := $(PATH):$(CURDIR)/.tools/prometheus
@@ -30,13 +34,13 @@ serve: setup ## Serve the base and every published adapter
 	$(BIN)/lorikeet serve config/serve.yaml $(ARGS)
 
 test: setup ## Run the tests (ALL=1: also those marked exhaustive); without a GPU, those that need one are skipped
-	$(BIN)/pytest -m "$(FAST)" $(PARALLEL) worksteal $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
+	$(FAST_PYTEST) $(COVERAGE) $(ARGS) || [ $$? -eq 5 ] # no test of this kind is selected
 	$(BIN)/pytest -m "$(SLOW)$(NOT_ALL)" $(PARALLEL) loadfile --durations 20 $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m "tiny_engine$(NOT_ALL)" -n logical --maxprocesses $(SERVERS) --dist loadfile --durations 20 $(ARGS) || [ $$? -eq 5 ]
 	$(BIN)/pytest -m "(engine or gpu) and not tiny_engine$(NOT_ALL)" --durations 20 $(ARGS) || [ $$? -eq 5 ]
 
 test-fast: setup ## Run the tests that start no engine and are not slow
-	$(BIN)/pytest -m "$(FAST)" --hypothesis-profile=fast $(PARALLEL) worksteal $(COVERAGE) $(ARGS)
+	$(FAST_PYTEST) --hypothesis-profile=fast $(COVERAGE) $(ARGS)
 
 check: setup ## Check format, lint and types
 	$(BIN)/ruff format --check .
