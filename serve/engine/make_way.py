@@ -5,6 +5,7 @@ of a batch's prompts, and then be computed in one step with the tokens of all th
 """
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from serve.engine.protocol import BACKGROUND_PRIORITY
@@ -82,11 +83,15 @@ class BackgroundShare:
         self._current.begins(num_tokens, now_s)
 
 
-def schedule_with_way(scheduler: Any, share: BackgroundShare, schedule: Any) -> Any:
+def schedule_with_way(
+    scheduler: Any, share: BackgroundShare, schedule: Callable[[], Any], can_start: Callable[[Any], bool] | None = None
+) -> Any:
     """Schedule vLLM's next step, with what `share` allows to background requests.
 
     Args:
         schedule: vLLM's own, without arguments.
+        can_start: Whether there is a slot for a request's adapter. For one that waits for theirs, background requests
+            do not sit out. Default: there always is.
     """
     requests, now_s = (*scheduler.running, *scheduler.waiting), time.perf_counter()
     clients = [request for request in requests if not _is_background(request)]
@@ -94,7 +99,7 @@ def schedule_with_way(scheduler: Any, share: BackgroundShare, schedule: Any) -> 
         share.client_seen(now_s)
     if len(clients) == len(requests):
         return schedule()
-    is_due = any(request.num_output_tokens == 0 for request in clients)
+    is_due = any(request.num_output_tokens == 0 and (not can_start or can_start(request)) for request in clients)
     num_tokens = share.tokens(is_first_token_due=is_due, now_s=now_s)
     scheduler.running.sort(key=_is_background)  # what is left of a step is theirs, whoever came first
     most_tokens, most_requests = scheduler.max_num_scheduled_tokens, scheduler.max_num_active_reqs

@@ -47,10 +47,12 @@ def change_at(place: str) -> Change:
 
 CHANGES: tuple[Change, ...] = (
     Change(
-        "Adapters or batches keep clients waiting; a request with NaN or a costly grammar goes on.",
+        "Adapters or batches keep clients waiting, or need more slots than there are, which ends the engine; a request "
+        "with NaN or a costly grammar goes on.",
         f"{_TESTS}/test_scheduler.py",
         {
             "vllm.v1.core.sched.scheduler:Scheduler.schedule": "9bccda83b4fd34af",
+            "vllm.v1.core.sched.scheduler:Scheduler._handle_blocked_waiting_request": "844606d80dea114b",
             "vllm.v1.core.sched.scheduler:Scheduler.add_request": "2fd9eefbdf572e52",
             "vllm.v1.core.sched.scheduler:Scheduler.finish_requests": "fd01cf8d16821cd7",
             "vllm.v1.core.sched.scheduler:Scheduler.update_from_output": "118a85f8ea703095",

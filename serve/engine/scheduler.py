@@ -13,10 +13,16 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from serve.engine.finite import NOT_FINITE, withdraw_not_finite
 from serve.engine.make_way import BackgroundShare, schedule_with_way
 from serve.engine.masks import GRAMMAR_TOO_COSTLY, withdraw_costly
-from serve.engine.slots import rest, turns_of
+from serve.engine.slots import HeldSlots, rest, turns_of
 from serve.engine.withheld import Withheld
 
-OVERRIDDEN = ("schedule", "add_request", "finish_requests", "update_from_output")
+OVERRIDDEN = (
+    "schedule",
+    "_handle_blocked_waiting_request",
+    "add_request",
+    "finish_requests",
+    "update_from_output",
+)
 """Methods of vLLM's `Scheduler`; the table of patches has the source that each was written for."""
 
 _Base: Any = object
@@ -32,12 +38,20 @@ class StepRules(_Base):  # type: ignore[misc] # vLLM's scheduler is the next cla
         self._turns = turns_of(self.lora_config)
         self._withheld = Withheld()
         self._background = BackgroundShare()
+        self._held = HeldSlots(self.lora_config.max_loras) if self.lora_config and not self._turns else None
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
         if self._turns:
             rest(self, self._turns)
-        stock = super().schedule
-        return schedule_with_way(self, self._background, lambda: stock(*args, **kwargs))
+        if self._held:
+            self._held.begin_step(self.running)
+        stock, can_start = super().schedule, self._held.has_room if self._held else None
+        return schedule_with_way(self, self._background, lambda: stock(*args, **kwargs), can_start)
+
+    def _handle_blocked_waiting_request(self, request: Any) -> bool:
+        """Whether a waiting request may start in this step."""
+        is_ready: bool = super()._handle_blocked_waiting_request(request)
+        return is_ready and (self._held is None or self._held.take(request))
 
     def add_request(self, request: Any) -> None:
         super().add_request(request)

@@ -76,6 +76,32 @@ class Turns:
         return first if left_s(first) <= 0 else None
 
 
+class HeldSlots:
+    """The slots of an engine without turns: those of the requests that have started, also of such as sit a step out.
+
+    vLLM counts the adapters of a step alone. While background requests sit steps out (make_way.py), it would start a
+    request for one adapter more, and the step in which they go on would end the engine.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        self._num_slots = num_slots
+        self._adapters: set[int] = set()
+
+    def begin_step(self, running: Iterable[Any]) -> None:
+        self._adapters = {_adapter_of(request) for request in running} - {0}
+
+    def has_room(self, request: Any) -> bool:
+        adapter = _adapter_of(request)
+        return not adapter or adapter in self._adapters or len(self._adapters) < self._num_slots
+
+    def take(self, request: Any) -> bool:
+        """Whether a waiting request may start in this step; its adapter then holds a slot."""
+        has_room = self.has_room(request)
+        if has_room:
+            self._adapters |= {_adapter_of(request)} - {0}
+        return has_room
+
+
 def turns_of(lora_config: Any) -> Turns | None:
     """What an engine's scheduler asks; None where adapters take no turns.
 

@@ -4,17 +4,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("vllm", reason="vllm is not installed")
 
-from vllm.config import SchedulerConfig
+from vllm.config import CacheConfig, LoRAConfig, ModelConfig, SchedulerConfig, VllmConfig
+from vllm.lora.request import LoRARequest
 from vllm.platforms import current_platform
+from vllm.sampling_params import SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+from vllm.v1.structured_output import StructuredOutputManager
 
 from serve.engine.finite import NOT_FINITE
 from serve.engine.masks import GRAMMAR_TOO_COSTLY, _guard
+from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.engine.scheduler import OVERRIDDEN, LorikeetAsyncScheduler, LorikeetScheduler, StepRules
+from tests.restored_environment import restored_environment
+from tests.tiny_llama import write_tiny_llama
 
 
 class EndingScheduler:
@@ -64,6 +74,59 @@ def test_each_overridden_method_is_ours_before_vllms(ours: type, stock: type) ->
     assert issubclass(ours, stock)
     assert all(getattr(ours, name) is getattr(StepRules, name) for name in OVERRIDDEN)
     assert all(name not in vars(AsyncScheduler) for name in OVERRIDDEN)  # the table has the source of Scheduler's
+
+
+@pytest.fixture(scope="module")
+def two_slots(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """vLLM's own scheduler with our rules, without turns: eight requests of two adapters at a time."""
+    base = write_tiny_llama(tmp_path_factory.mktemp("base"))
+    with restored_environment():
+        config = VllmConfig(
+            model_config=ModelConfig(str(base), dtype="bfloat16", max_model_len=64),
+            scheduler_config=SchedulerConfig(
+                max_num_seqs=8, max_num_batched_tokens=64, max_model_len=64, is_encoder_decoder=False, policy="priority"
+            ),
+            cache_config=CacheConfig(block_size=32),
+            lora_config=LoRAConfig(max_lora_rank=8, max_loras=2),
+        )
+    config.cache_config.num_gpu_blocks = 100
+    attention = FullAttentionSpec(block_size=32, num_kv_heads=1, head_size=8, dtype=torch.bfloat16)
+    cache = KVCacheConfig(100, [], [KVCacheGroupSpec(["layer"], attention)])
+    return LorikeetScheduler(
+        vllm_config=config,
+        kv_cache_config=cache,
+        structured_output_manager=StructuredOutputManager(config),
+        block_size=32,
+        hash_block_size=32,
+    )
+
+
+def of_adapter(name: str, adapter: int, priority: int = 0) -> Request:
+    lora_request = LoRARequest(str(adapter), adapter, "unread") if adapter else None
+    return Request(name, [1, 2, 3], SamplingParams(max_tokens=4), None, lora_request=lora_request, priority=priority)
+
+
+def names_of_step(scheduler: Any) -> list[str]:
+    """Schedule a step, and end it: each of its requests has got a token."""
+    step = scheduler.schedule()
+    names = list(step.num_scheduled_tokens)
+    places = {name: place for place, name in enumerate(names)}
+    scheduler.update_from_output(step, ModelRunnerOutput(names, places, sampled_token_ids=[[5]] * len(names)))
+    return names
+
+
+def test_a_client_takes_no_slot_of_background_requests_that_sit_a_step_out(two_slots: Any) -> None:
+    """vLLM alone would start it, as the step has room for its adapter, and end when they go on."""
+    for adapter in (7, 8):
+        two_slots.add_request(of_adapter(f"background {adapter}", adapter, BACKGROUND_PRIORITY))
+    background = names_of_step(two_slots)
+    two_slots.add_request(of_adapter("third", 9))
+    assert names_of_step(two_slots) == background  # for who waits for their slots they do not sit out
+    two_slots.add_request(of_adapter("base", 0))
+    assert names_of_step(two_slots) == ["base"]
+    assert sorted(names_of_step(two_slots)) == sorted(["base", *background])
+    assert "third" not in names_of_step(two_slots)
+    assert "third" in names_of_step(two_slots)
 
 
 def test_vllm_finds_the_scheduler_that_the_arguments_name(tmp_path: Any) -> None:

@@ -1,6 +1,5 @@
 """Models with LoRA are compiled on a CPU, and what was compiled is found again: with vLLM's own configuration."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +18,7 @@ from vllm.platforms import current_platform
 
 from serve.engine.cpu import compilation
 from serve.engine.cpu.compilation import allow_compilation
+from tests.restored_environment import restored_environment
 from tests.tiny_llama import write_tiny_llama
 
 pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="vLLM itself compiles them on a GPU")
@@ -28,10 +28,8 @@ pytestmark = pytest.mark.skipif(not current_platform.is_cpu(), reason="vLLM itse
 def installed() -> Iterator[None]:
     allow_compilation()
     allow_compilation()  # vLLM loads a plugin more than once
-    before = dict(os.environ)
-    yield
-    os.environ.clear()  # a configuration sets what its engine's processes inherit, such as LD_PRELOAD
-    os.environ.update(before)
+    with restored_environment():
+        yield
 
 
 @pytest.fixture(scope="module")
