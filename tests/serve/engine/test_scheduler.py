@@ -1,5 +1,8 @@
 """Our rules around a step of vLLM's scheduler, and that vLLM finds it by the name in the arguments."""
 
+import time
+from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +26,7 @@ from serve.engine.finite import NOT_FINITE
 from serve.engine.masks import GRAMMAR_TOO_COSTLY, _guard
 from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.engine.scheduler import OVERRIDDEN, LorikeetAsyncScheduler, LorikeetScheduler, StepRules
+from serve.engine.slots import SLOT_TURN_VARIABLE
 from tests.restored_environment import restored_environment
 from tests.tiny_llama import write_tiny_llama
 
@@ -76,10 +80,9 @@ def test_each_overridden_method_is_ours_before_vllms(ours: type, stock: type) ->
     assert all(name not in vars(AsyncScheduler) for name in OVERRIDDEN)  # the table has the source of Scheduler's
 
 
-@pytest.fixture(scope="module")
-def two_slots(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """vLLM's own scheduler with our rules, without turns: eight requests of two adapters at a time."""
-    base = write_tiny_llama(tmp_path_factory.mktemp("base"))
+def two_slots(folder: Path) -> LorikeetScheduler:
+    """vLLM's own scheduler with our rules: eight requests of two adapters at a time."""
+    base = write_tiny_llama(folder)
     with restored_environment():
         config = VllmConfig(
             model_config=ModelConfig(str(base), dtype="bfloat16", max_model_len=64),
@@ -115,18 +118,38 @@ def names_of_step(scheduler: Any) -> list[str]:
     return names
 
 
-def test_a_client_takes_no_slot_of_background_requests_that_sit_a_step_out(two_slots: Any) -> None:
+def test_a_client_takes_no_slot_of_background_requests_that_sit_a_step_out(tmp_path: Path) -> None:
     """vLLM alone would start it, as the step has room for its adapter, and end when they go on."""
+    scheduler = two_slots(tmp_path)
     for adapter in (7, 8):
-        two_slots.add_request(of_adapter(f"background {adapter}", adapter, BACKGROUND_PRIORITY))
-    background = names_of_step(two_slots)
-    two_slots.add_request(of_adapter("third", 9))
-    assert names_of_step(two_slots) == background  # for who waits for their slots they do not sit out
-    two_slots.add_request(of_adapter("base", 0))
-    assert names_of_step(two_slots) == ["base"]
-    assert sorted(names_of_step(two_slots)) == sorted(["base", *background])
-    assert "third" not in names_of_step(two_slots)
-    assert "third" in names_of_step(two_slots)
+        scheduler.add_request(of_adapter(f"background {adapter}", adapter, BACKGROUND_PRIORITY))
+    background = names_of_step(scheduler)
+    scheduler.add_request(of_adapter("third", 9))
+    assert names_of_step(scheduler) == background  # for who waits for their slots they do not sit out
+    scheduler.add_request(of_adapter("base", 0))
+    assert names_of_step(scheduler) == ["base"]
+    assert sorted(names_of_step(scheduler)) == sorted(["base", *background])
+    assert "third" not in names_of_step(scheduler)
+    assert "third" in names_of_step(scheduler)
+
+
+@pytest.mark.parametrize("turn_s", ["", "0.001"])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_mix_of_requests_is_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, turn_s: str, seed: int
+) -> None:
+    """By vLLM's scheduler, which ends where a step has more adapters than slots."""
+    monkeypatch.setenv(SLOT_TURN_VARIABLE, turn_s)
+    scheduler, random = two_slots(tmp_path), Random(seed)
+    for number in range(100):
+        for each in range(random.choice([0, 0, 1, 3])):
+            priority = random.choice([0, 0, 1, BACKGROUND_PRIORITY])
+            scheduler.add_request(of_adapter(f"{number}-{each}", random.randrange(5), priority))
+        names_of_step(scheduler)
+    deadline = time.monotonic() + 60
+    while scheduler.has_requests() and time.monotonic() < deadline:
+        names_of_step(scheduler)
+    assert not scheduler.has_requests()
 
 
 def test_vllm_finds_the_scheduler_that_the_arguments_name(tmp_path: Any) -> None:
