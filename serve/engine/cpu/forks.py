@@ -48,7 +48,7 @@ _OPENMP_VARIABLES = (
 """Set by vLLM for the worker only (0.32, utils/ompmultiprocessing.py)."""
 
 _server_variables: dict[str, str] | None = None
-"""These variables as the fork server has them; None if there is no fork server."""
+"""The fork server's values of these variables; None without a fork server."""
 
 
 def start_fork_server() -> None:

@@ -15,7 +15,6 @@ pytest.importorskip("vllm", reason="vllm is not installed")
 from vllm.lora import worker_manager
 from vllm.lora.model_manager import AdapterLRUCache
 
-from serve.engine.protocol import BACKGROUND_PRIORITY
 from serve.engine.scheduler import StepRules
 from serve.engine.slots import SLOT_TURN_VARIABLE, Turns, lend_pinned_slots
 
@@ -102,21 +101,9 @@ def alike(adapters: Iterable[int]) -> dict[int, int]:
     return dict.fromkeys(adapters, 0)
 
 
-NUMBERS = count()
-
-
-def request(adapter: int, priority: int = 0) -> Any:
-    """One that has had its first token."""
-    return SimpleNamespace(
-        request_id=f"{adapter}-{next(NUMBERS)}",
-        lora_request=SimpleNamespace(lora_int_id=adapter) if adapter else None,
-        priority=priority,
-        next_decode_eligible_step=0,
-        num_output_tokens=1,
-        num_tokens_with_spec=11,
-        num_output_placeholders=0,
-        num_computed_tokens=10,
-    )
+def request(adapter: int) -> Any:
+    lora_request = SimpleNamespace(lora_int_id=adapter) if adapter else None
+    return SimpleNamespace(lora_request=lora_request, priority=0, next_decode_eligible_step=0)
 
 
 class StockScheduler:
@@ -125,36 +112,20 @@ class StockScheduler:
     def __init__(self, num_slots: int, *adapters: int) -> None:
         self.lora_config = SimpleNamespace(max_loras=num_slots)
         self.max_num_active_reqs = 8
-        self.max_num_scheduled_tokens = 100
         self.current_step = 0
         self.running: list[Any] = []
         self.waiting = deque(map(request, adapters))
 
-    @property
-    def requests(self) -> dict[str, Any]:
-        return {each.request_id: each for each in (*self.running, *self.waiting)}
-
-    def schedule(self) -> Any:
+    def schedule(self) -> list[int]:
         self.current_step += 1
         scheduled = [r for r in self.running if self.current_step >= r.next_decode_eligible_step]
-        adapters = {_adapter(r) for r in scheduled} - {0}
-        assert len(adapters) <= self.lora_config.max_loras
         for new in tuple(self.waiting):
-            if not self._handle_blocked_waiting_request(new):
-                continue
+            adapters = {_adapter(r) for r in scheduled} - {0}
             if _adapter(new) in adapters or len(adapters) < self.lora_config.max_loras or not _adapter(new):
                 self.waiting.remove(new)
                 self.running.append(new)
                 scheduled.append(new)
-                adapters |= {_adapter(new)} - {0}
-        return SimpleNamespace(num_scheduled_tokens={r.request_id: 1 for r in scheduled})
-
-    def _handle_blocked_waiting_request(self, request: Any) -> bool:
-        return True
-
-    def step(self) -> list[int]:
-        """The adapters of the next step's requests."""
-        return [int(name.partition("-")[0]) for name in self.schedule().num_scheduled_tokens]
+        return [_adapter(r) for r in scheduled]
 
 
 def _adapter(request: Any) -> int:
@@ -176,7 +147,7 @@ def test_requests_of_adapters_take_turns_and_those_of_the_base_always_run(
 ) -> None:
     monkeypatch.setenv(SLOT_TURN_VARIABLE, str(TURN_S))
     house = scheduler(1, 7, 7, 0, 8)
-    steps = [house.step() for _ in range(20)]
+    steps = [house.schedule() for _ in range(20)]
     assert steps[:5] == [[7, 7, 0]] * 5
     assert steps[5] == [0, 8]
     assert [8 in step for step in steps] == ([False] * 5 + [True] * 5) * 2
@@ -192,26 +163,7 @@ def test_without_the_variable_vllms_own_order_stays(
     else:
         monkeypatch.setenv(SLOT_TURN_VARIABLE, value)
     house = scheduler(1, 7, 8)
-    assert [house.step() for _ in range(20)] == [[7]] * 20
-
-
-def test_a_client_takes_no_slot_of_background_requests_that_sit_a_step_out(
-    scheduler: type[Scheduler], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """vLLM would start it, as the step has room, and end when they go on: more adapters than slots."""
-    monkeypatch.delenv(SLOT_TURN_VARIABLE, raising=False)
-    house = scheduler(2)
-    house.running = [request(7, BACKGROUND_PRIORITY), request(8, BACKGROUND_PRIORITY)]
-    due = [request(9), request(8), request(0)]
-    for each in due:
-        each.num_output_tokens = 0
-    house.waiting.extend(due)
-    assert house.step() == [8, 0]
-    for each in due:
-        each.num_output_tokens = 1
-    assert house.step() == [8, 0, 7, 8]
-    house.running = house.running[:2]
-    assert house.step() == [8, 0, 9]
+    assert [house.schedule() for _ in range(20)] == [[7]] * 20
 
 
 class Manager:
